@@ -1,0 +1,34 @@
+"""Errors that a user can cause: one line that says what was given, what was expected and the nearest alternative."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SoundOmniError(Exception):
+    """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
+
+
+class SpecError(SoundOmniError):
+    """A spec, or an override of it, names something that does not exist or has a wrong value."""
+
+
+class PluginError(SoundOmniError):
+    """A plugin is unknown, ambiguous, or does not import."""
+
+
+class DataError(SoundOmniError):
+    """A data set, an audio file or a caption cannot be used."""
+
+
+class UnreadableAudioError(DataError):
+    """One audio file cannot be decoded. Loaders skip it, name it and count it."""
+
+
+class CheckpointError(SoundOmniError):
+    """A checkpoint or a model directory is missing, incomplete, corrupted or of another model."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?" for the closest of the known names, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,296 @@
+"""The contracts of the plugin kinds.
+
+A plugin is a class registered under an entry-point group of its kind. Its constructor takes keyword-only, typed arguments. What
+the assembly passes (the runtime arguments listed at each contract) can't be set in a spec, and nothing else is passed by the assembly.
+
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N tokens,
+H hidden dimensions, V vocabulary, E expert streams.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec
+from soundomni.core.sequence import Role
+
+if TYPE_CHECKING:
+    from soundomni.core.layout import Layout
+
+LossTerms = dict[str, tuple[Tensor, Tensor]]
+"""Name of a loss → (sum over its elements, number of its elements), so that ranks and micro-batches add up exactly."""
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(values `[B, D, T]`, timesteps `[B]`) → prediction of the same shape as the target."""
+
+
+class Codec(nn.Module, ABC):
+    """Waveform to representation and back. Group `soundomni.codecs`; no runtime arguments.
+
+    `spec` must be known from the constructor's arguments alone. Encoding is deterministic unless the codec says otherwise, treats
+    each clip of a batch alone, and never depends on `self.training`.
+    """
+
+    @property
+    @abstractmethod
+    def spec(self) -> RepresentationSpec:
+        """Rate, channels, ratio and dimensions of what `encode` returns."""
+
+    @abstractmethod
+    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
+        """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each."""
+
+    @abstractmethod
+    def decode(self, representation: Representation) -> Tensor:
+        """Decodes to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts to the length it wants."""
+
+    def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
+        """Losses of the codec's own training. A codec without trainable parameters keeps this default, which raises TypeError."""
+        raise TypeError(f"{type(self).__name__} has nothing to train")
+
+
+class Encoder(nn.Module, ABC):
+    """Waveform to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> FeatureSpec:
+        """Rate and dimension, known without weights."""
+
+    @abstractmethod
+    def num_tokens(self, num_samples: int) -> int:
+        """Returns T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
+
+    @abstractmethod
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows."""
+
+
+class Connector(nn.Module, ABC):
+    """Carries tokens into the hidden space and back. Group `soundomni.connectors`.
+
+    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; tokens then also carry a
+    timestep and their place in the clip).
+    """
+
+    @abstractmethod
+    def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
+        """`[N, token_dim]` → `[N, H]`; with `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index within the clip."""
+
+    @abstractmethod
+    def leave(self, hidden: Tensor) -> Tensor:
+        """`[N, H]` → `[N, token_dim]`, the prediction. Zero at the start of training."""
+
+
+class Router(ABC):
+    """Sends tokens to experts. Group `soundomni.routers`; no runtime arguments.
+
+    A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and how the
+    feed-forward network of a stream is built, which may route again by hidden state.
+    """
+
+    @property
+    @abstractmethod
+    def streams(self) -> tuple[str, ...]:
+        """Names of the expert streams, the first being the one that holds text."""
+
+    @abstractmethod
+    def stream_of(self, role: Role) -> int:
+        """Returns the index of the stream that tokens of this role run through."""
+
+    def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
+        """Builds one layer's feed-forward network of one stream; `build()` makes a plain one, `[N, H]` → `[N, H]`.
+
+        A module returned from here may return `(output, (loss sum, count))` to add an auxiliary loss.
+        """
+        return build()
+
+
+class Backbone(nn.Module, ABC):
+    """The language model over expert streams. Group `soundomni.backbones`.
+
+    Runtime arguments: `vocab_size` and `router`.
+    """
+
+    hidden_dim: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The repeated layers: the units of sharding, activation checkpointing and compilation."""
+
+    @abstractmethod
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """`[N]` int64 → `[N, H]`."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """`[N, H]` → logits `[N, V]`."""
+
+    @abstractmethod
+    def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
+        """E streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses."""
+
+    def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
+        """Parameters that only tokens of this stream use, for freezing one expert and for counting. None by default."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What an objective asks the model.
+
+    Args:
+        inputs: corrupted values, same shape as the representation's.
+        timesteps: `[B, T]` in [0, 1]; 1 is all noise, 0 is clean.
+        targets: what to predict, same shape as the prediction.
+        loss_mask: bool `[B, T]`, frames that count.
+    """
+
+    inputs: Tensor
+    timesteps: Tensor
+    targets: Tensor
+    loss_mask: Tensor
+
+
+class Objective(nn.Module, ABC):
+    """Corrupts a representation and measures the prediction. Group `soundomni.objectives`; no runtime arguments; no state between calls."""
+
+    @abstractmethod
+    def corrupt(
+        self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]
+    ) -> Query:
+        """Corrupts clips with `noise` `[B]` set, except their `known` `[B, T]` frames; the others stay clean at timestep 0.
+
+        Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.
+        """
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, query: Query) -> LossTerms:
+        """Returns (sum, count) of each loss over the frames of `query.loss_mask`."""
+
+
+class Sampler(ABC):
+    """Turns noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments; no state between calls."""
+
+    num_steps: int
+
+    @property
+    @abstractmethod
+    def num_evaluations(self) -> int:
+        """How often one call of `sample` asks for a prediction."""
+
+    @abstractmethod
+    def sample(
+        self,
+        predict: Predict,
+        start: Tensor,
+        *,
+        generators: Sequence[torch.Generator],
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Starts from noise `[B, D, T]` at timestep 1 and returns values of that shape at timestep 0.
+
+        `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from `generators[b]` only.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One clip of a data set, as far as it is known without decoding it.
+
+    Args:
+        key: names the clip: a path, or a recipe; unique within the data set.
+        num_samples: length at `sample_rate`.
+        sample_rate: of the file, in Hz.
+        captions: what the clip may be called; empty when it has no caption.
+        questions: (question, answer) pairs about it.
+        attributes: anything else that is known, for evaluation.
+    """
+
+    key: str
+    num_samples: int
+    sample_rate: int
+    captions: tuple[str, ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An item that cannot be used: what it is and why."""
+
+    key: str
+    reason: str
+
+
+class Dataset(ABC):
+    """Clips by index. Group `soundomni.datasets`; no runtime arguments.
+
+    `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank. `skipped` names
+    what was found unusable while listing.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of items."""
+
+    @abstractmethod
+    def item(self, index: int) -> Item:
+        """Returns what is known of item `index`."""
+
+    @abstractmethod
+    def load(self, index: int) -> tuple[np.ndarray, int]:
+        """Returns the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raises UnreadableAudioError."""
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        """Items found unusable while listing."""
+        return ()
+
+
+class Tracker(ABC):
+    """Receives what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec)."""
+
+    @abstractmethod
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records scalar metrics at an optimiser step."""
+
+    def log_files(self, step: int, files: Sequence[Path]) -> None:
+        """Records WAV and PNG files made at this step. Ignored by default: the files stay in the run directory."""
+
+    def close(self) -> None:
+        """Flushes and ends."""
+
+
+KINDS: Mapping[str, type] = {
+    "backbone": Backbone,
+    "router": Router,
+    "connector": Connector,
+    "codec": Codec,
+    "sampler": Sampler,
+    "encoder": Encoder,
+    "objective": Objective,
+    "dataset": Dataset,
+    "tracker": Tracker,
+}
+
+
+class Runtime:
+    """Names of the runtime arguments of each kind: what the assembly passes and a spec may not set."""
+
+    ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "backbone": ("vocab_size", "router"),
+        "connector": ("token_dim", "hidden_dim", "generates"),
+        "tracker": ("run_dir", "spec"),
+    }

@@ -1,0 +1,88 @@
+"""What a codec produces, and what is known of it before any weight is loaded.
+
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationSpec:
+    """Everything that data, packing and assembly need to know of a codec; no torch, no weights.
+
+    Args:
+        kind: "continuous" latents `[B, D, T]` float, or "codes" `[B, K, T]` int64.
+        sample_rate: samples per second of the waveform, in Hz.
+        channels: audio channels C of the waveform.
+        downsampling_ratio: samples per frame.
+        latent_dim: D of continuous latents; None for codes.
+        codebook_sizes: vocabulary of each of the K levels; empty for continuous latents.
+        extra_frames: frames beyond ceil(S / downsampling_ratio), such as the overlap frame of a lapped transform.
+    """
+
+    kind: Literal["continuous", "codes"]
+    sample_rate: int
+    channels: int
+    downsampling_ratio: int
+    latent_dim: int | None = None
+    codebook_sizes: tuple[int, ...] = ()
+    extra_frames: int = 0
+
+    def num_frames(self, num_samples: int) -> int:
+        """Returns T, the frames of a clip of `num_samples` samples at `sample_rate`."""
+        return math.ceil(num_samples / self.downsampling_ratio) + self.extra_frames
+
+    def num_samples(self, num_frames: int) -> int:
+        """Returns the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
+        return max(0, num_frames - self.extra_frames) * self.downsampling_ratio
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.downsampling_ratio
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers per frame: D of continuous latents, K of codes."""
+        return self.latent_dim if self.latent_dim is not None else len(self.codebook_sizes)
+
+
+@dataclass(frozen=True)
+class Representation:
+    """A batch of encoded clips.
+
+    Args:
+        values: `[B, D, T]` float latents or `[B, K, T]` int64 codes. What lies beyond a clip's length is undefined.
+        lengths: `[B]` int64, valid frames of each clip.
+        spec: the codec's spec.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    spec: RepresentationSpec
+
+    def with_values(self, values: Tensor) -> Representation:
+        """Returns the same clips with other values of the same shape, for example normalised ones."""
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """What is known of an understanding encoder before any weight is loaded.
+
+    Args:
+        sample_rate: samples per second that the encoder listens at, in Hz. Encoders take mono `[B, 1, S]`.
+        feature_dim: F of the features `[B, T, F]`.
+        max_seconds: the longest clip the encoder takes whole; None when there is no limit.
+    """
+
+    sample_rate: int
+    feature_dim: int
+    max_seconds: float | None = None

@@ -1,0 +1,271 @@
+"""The shape of a spec: what a YAML file may say. No torch here: specs are checked before anything heavy is imported.
+
+A field of type Slot holds a plugin: in YAML a short name, `dist:name`, or `{class_path: name, init_args: {...}}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A plugin chosen by a spec.
+
+    Args:
+        class_path: a registered name (`oobleck`, `acme:oobleck`); a dotted import path only with --trust-class-paths.
+        init_args: keyword arguments of its constructor.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+def slot(kind: str, *, optional: bool = False, many: bool = False) -> Any:
+    """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them)."""
+    metadata = {"kind": kind, "optional": optional, "many": many}
+    if many:
+        return field(default_factory=list, metadata=metadata)
+    if optional:
+        return field(default=None, metadata=metadata)
+    return field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Text tokens. With `path`, a directory or file that holds a tokenizer.json; otherwise byte-level BPE learnt from the run's captions.
+
+    Args:
+        path: a tokenizer.json or a directory with one.
+        vocab_size: of the learnt tokenizer, special tokens included; 261 or fewer means bytes.
+    """
+
+    path: str | None = None
+    vocab_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorsSpec:
+    """The connectors of the representation (in and out) and of the understanding features (in)."""
+
+    latent: Slot = slot("connector")
+    features: Slot | None = slot("connector", optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The parts of a model.
+
+    Args:
+        backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
+        tokenizer: text tokens.
+        freeze: parts that stay as they are: names of expert streams ("und", "gen"), "embedding", "encoder", "connectors".
+        train_codec: whether the codec's parameters are trained with the model; off, it runs without gradients.
+        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
+        feature_positions: position rule of understanding features.
+        feature_attend: attention among understanding features.
+        normalise: how latents are normalised, fitted on the first clips of the data: per "channel", one "global" scale, or "none".
+    """
+
+    backbone: Slot = slot("backbone")
+    router: Slot = slot("router")
+    codec: Slot = slot("codec")
+    connectors: ConnectorsSpec
+    objective: Slot = slot("objective")
+    encoder: Slot | None = slot("encoder", optional=True)
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    freeze: list[str] = field(default_factory=list)
+    train_codec: bool = False
+    latent_positions: Literal["shared", "advance"] = "shared"
+    feature_positions: Literal["shared", "advance"] = "advance"
+    feature_attend: Literal["full", "causal"] = "full"
+    normalise: Literal["channel", "global", "none"] = "channel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSpec:
+    """Classifier-free guidance.
+
+    Args:
+        scale: 1 is none; v = v_uncond + scale * (v_cond - v_uncond).
+        interval: timesteps (low, high) within which it applies; outside, the scale is 1.
+        renormalise: "none", or what norm is kept at most: of the whole clip ("global") or of each token ("channel").
+        renormalise_min: lower bound of the renormalisation factor.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    renormalise: Literal["none", "global", "channel"] = "none"
+    renormalise_min: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTemplate:
+    """One segment of a task: exactly one of `text` and `audio`.
+
+    Args:
+        text: a pattern with `{caption}`, `{question}` or `{answer}`.
+        audio: "features" (to understand), "target" (to make) or "context" (clean latents).
+        loss: whether the text is predicted; targets always are.
+        known: for a target, the (least, most) share of its first frames that are given, for continuation.
+    """
+
+    text: str | None = None
+    audio: Literal["features", "target", "context"] | None = None
+    loss: bool = False
+    known: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureEntry:
+    """A data set in the mixture.
+
+    Args:
+        source: the data set plugin.
+        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`.
+        weight: how often it is drawn, against the other data sets.
+        is_mandatory: whether an empty or missing data set stops the run; otherwise it is left out and named.
+        num_used: only the first this many items of the seeded order; -1 for all.
+        max_seconds: longer clips are cut at a random place (the target of generation) or refused (understanding); None for no limit.
+    """
+
+    source: Slot = slot("dataset")
+    tasks: dict[str, float] = field(default_factory=lambda: {"generate": 1.0, "describe": 1.0})
+    weight: float = 1.0
+    is_mandatory: bool = True
+    num_used: int = -1
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutSpec:
+    """How often each condition of a generated target is left out of its sample, independently per segment."""
+
+    text: float = 0.1
+    latent: float = 0.3
+    features: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What is trained on, and how it is packed.
+
+    Args:
+        datasets: name → data set.
+        tasks: name → segments, beside the built-in tasks generate, describe, answer and continue.
+        tokens_per_batch: token budget of a packed batch (fixed).
+        max_tokens_per_sample: longer samples are refused and reported; None means the budget.
+        lookahead: samples the packer may choose from.
+        condition_dropout: for guidance.
+        skip_limit: share of unreadable clips, of all seen, beyond which the run stops.
+        workers: threads that read and resample ahead.
+        seed: of order, task choice, cuts, noise and dropout.
+    """
+
+    datasets: dict[str, MixtureEntry]
+    tasks: dict[str, list[SegmentTemplate]] = field(default_factory=dict)
+    tokens_per_batch: int = 4096
+    max_tokens_per_sample: int | None = None
+    lookahead: int = 64
+    condition_dropout: DropoutSpec = field(default_factory=DropoutSpec)
+    skip_limit: float = 0.1
+    workers: int = 2
+    seed: int = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW and gradient clipping."""
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """Learning rate over steps: linear warm-up, then "constant", "cosine" to `min_lr`, or "inverse" square root."""
+
+    kind: Literal["constant", "cosine", "inverse"] = "constant"
+    warmup_steps: int = 2000
+    min_lr: float = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSpec:
+    """The device mesh: parameters are sharded over `shard` ranks (-1: all that are left) and replicated over `replicate`."""
+
+    shard: int = -1
+    replicate: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSpec:
+    """What is made and described during training, to hear and see how far it is.
+
+    Args:
+        every: steps between; 0 for never.
+        prompts: texts to generate from.
+        seconds: length of each.
+        num_describe: clips of the data to describe.
+    """
+
+    every: int = 0
+    prompts: list[str] = field(default_factory=list)
+    seconds: float = 1.0
+    num_describe: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """The run.
+
+    Args:
+        run_dir: where everything of the run goes.
+        target: what is trained: the "model", or the "codec" alone.
+        steps: optimiser steps.
+        batches_per_step: packed batches per optimiser step over all ranks; must be a multiple of the number of ranks.
+        loss_weights: of "ce" and of the objective's losses by name; 1 when not named.
+        ema_decay: of the averaged weights; 0 for none.
+        precision: of the forward and backward pass; parameters and optimiser are fp32.
+        activation_checkpointing: recompute each layer in the backward pass.
+        compile: compile each layer.
+        log_every, save_every: steps between; `save_every` 0 saves only at the end.
+        keep_checkpoints: complete checkpoints to keep.
+        seed: of the initial weights.
+        threads: CPU threads per process; 0 leaves torch's choice.
+    """
+
+    run_dir: str
+    target: Literal["model", "codec"] = "model"
+    steps: int = 1000
+    batches_per_step: int = 1
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    ema_decay: float = 0.9999
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    parallel: ParallelSpec = field(default_factory=ParallelSpec)
+    validation: ValidationSpec = field(default_factory=ValidationSpec)
+    trackers: list[Slot] = slot("tracker", many=True)
+    log_every: int = 10
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    seed: int = 4396
+    threads: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A whole spec. `data` and `train` are absent from a model directory."""
+
+    model: ModelSpec
+    sampler: Slot = slot("sampler")
+    guidance: GuidanceSpec = field(default_factory=GuidanceSpec)
+    data: DataSpec | None = None
+    train: TrainSpec | None = None

@@ -1,0 +1,320 @@
+"""The language of the library: a sample is a list of segments; a packed batch is many samples in one token budget.
+
+Every task is a way to write a sample: text-to-audio, captioning, question answering, continuation, interleaved turns. What may be
+seen follows from the segments alone. Query q sees key k if and only if both are in the same document, and k is not after q or
+both are in the same full or noise segment, and k is not in a noise segment other than q's own.
+
+Nothing of size L x L is built from a packed batch. Host-side tables are numpy; payloads are torch and follow the batch to its device.
+
+Shape letters: G segments, M documents, N tokens, B clips, C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NO_LABEL = -100
+
+
+class Role(IntEnum):
+    """What a token is. Routers send roles to experts."""
+
+    TEXT = 0
+    FEATURES = 1
+    LATENT = 2
+    CODES = 3
+
+
+class Attend(IntEnum):
+    """How the tokens of a segment see each other, and whether later segments see them.
+
+    CAUSAL tokens see what is not after them. FULL tokens see their whole segment. NOISE tokens do too, and no token outside
+    the segment sees them: they carry a target that is still being denoised.
+    """
+
+    CAUSAL = 0
+    FULL = 1
+    NOISE = 2
+
+
+class PositionRule(IntEnum):
+    """How position ids run. ADVANCE counts every token. SHARED gives all tokens of the segment one id.
+
+    After a segment the document's counter has moved by its length (ADVANCE) or by one (SHARED), and by zero after a noise segment.
+    """
+
+    ADVANCE = 0
+    SHARED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A run of tokens of one document that attends as one block.
+
+    A text segment carries `token_ids` of its length. An audio segment has two boundary tokens around its frames, which are
+    text to every expert; `token_ids` holds just these two, and `length` counts them.
+
+    Args:
+        role: what the tokens between the boundaries are.
+        attend: how they see each other.
+        length: tokens, boundaries included.
+        token_ids: int64; `[length]` of text, `[2]` of audio (start and end of audio).
+        positions: the position rule.
+        labels: int64 `[length]`, the token that each text token predicts, NO_LABEL where it predicts nothing; None without loss.
+        num_samples: length of the clip in samples, at the rate of the codec (LATENT, CODES) or of the encoder (FEATURES).
+        known: bool `[length - 2]`, frames of a noise segment that are given and stay clean; None when all are to be made.
+        waveform: float32 `[C, S]`; None until the clip is read.
+    """
+
+    role: Role
+    attend: Attend
+    length: int
+    token_ids: np.ndarray
+    positions: PositionRule = PositionRule.ADVANCE
+    labels: np.ndarray | None = None
+    num_samples: int = 0
+    known: np.ndarray | None = None
+    waveform: np.ndarray | None = None
+
+    @property
+    def boundary(self) -> int:
+        """Boundary tokens on each side: 1 for audio, 0 for text."""
+        return 0 if self.role == Role.TEXT else 1
+
+    @property
+    def num_frames(self) -> int:
+        """Tokens between the boundaries."""
+        return self.length - 2 * self.boundary
+
+    def with_waveform(self, waveform: np.ndarray) -> Segment:
+        """Returns the segment with its clip `[C, S]`, once that has been read."""
+        return replace(self, waveform=waveform)
+
+
+def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, loss: bool = False) -> Segment:
+    """Writes text as a causal segment: `[bos] ids [eos]`, or with loss `[bos] ids`, predicting `ids [eos]`."""
+    ids = np.asarray(token_ids, dtype=np.int64)
+    closed = np.concatenate([[bos], ids, [eos]]).astype(np.int64)
+    if loss:
+        return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(ids) + 1, token_ids=closed[:-1], labels=closed[1:])
+    return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(closed), token_ids=closed)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.
+
+    Noise and timesteps are drawn from the sample's own seed, so that they do not depend on how samples are batched or on which
+    rank they fall.
+    """
+
+    key: str
+    segments: tuple[Segment, ...]
+    seed: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of all segments."""
+        return sum(segment.length for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """One row per segment, int64 `[G]` each, in document order. `start` counts tokens from the beginning of the batch.
+
+    Args:
+        document: index of the document, ascending.
+        role, attend: values of Role and Attend.
+        start, length: first token and number of tokens, boundaries included.
+        boundary: boundary tokens on each side (0 or 1).
+        position: position id of the first token.
+        rule: value of PositionRule.
+    """
+
+    document: np.ndarray
+    role: np.ndarray
+    attend: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    boundary: np.ndarray
+    position: np.ndarray
+    rule: np.ndarray
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.document)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.length.sum())
+
+    @property
+    def num_documents(self) -> int:
+        return int(self.document[-1]) + 1 if len(self.document) else 0
+
+    @classmethod
+    def from_samples(cls, samples: Sequence[Sequence[Segment]], *, first_position: Sequence[int] | None = None) -> SegmentTable:
+        """Lays documents one after the other. Positions restart in each document, at 0 or at `first_position[document]`."""
+        rows: list[tuple[int, ...]] = []
+        start = 0
+        for document, segments in enumerate(samples):
+            position = first_position[document] if first_position is not None else 0
+            for segment in segments:
+                rows.append(
+                    (
+                        document,
+                        segment.role,
+                        segment.attend,
+                        start,
+                        segment.length,
+                        segment.boundary,
+                        position,
+                        segment.positions,
+                    )
+                )
+                start += segment.length
+                position += position_advance(segment)
+        columns = np.asarray(rows, dtype=np.int64).reshape(-1, len(fields(cls))).T.copy()
+        return cls(*columns)
+
+    def token_segments(self) -> np.ndarray:
+        """Returns int64 `[N]`: the row of each token."""
+        return np.repeat(np.arange(self.num_segments), self.length)
+
+    def token_roles(self) -> np.ndarray:
+        """Returns int64 `[N]`: the role of each token; boundary tokens are TEXT."""
+        roles = np.repeat(self.role, self.length)
+        framed = self.boundary > 0
+        roles[self.start[framed]] = Role.TEXT
+        roles[self.start[framed] + self.length[framed] - 1] = Role.TEXT
+        return roles
+
+    def token_positions(self) -> np.ndarray:
+        """Returns int64 `[N]`: the position id of each token."""
+        row = self.token_segments()
+        offset = np.arange(self.num_tokens) - self.start[row]
+        return self.position[row] + np.where(self.rule[row] == PositionRule.ADVANCE, offset, 0)
+
+
+def position_advance(segment: Segment) -> int:
+    """Returns by how much a document's position counter moves past the segment."""
+    if segment.attend == Attend.NOISE:
+        return 0
+    return segment.length if segment.positions == PositionRule.ADVANCE else 1
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The audio segments of one role, as waveforms that a codec or an encoder takes.
+
+    Args:
+        waveform: float32 `[B, C, S]`, zero beyond each clip.
+        lengths: int64 `[B]`, samples of each clip.
+        num_frames: int64 numpy `[B]`, tokens of each clip in the sequence.
+        seeds: the sample's seed for each clip, made distinct within the sample.
+        known: bool `[B, T]`, frames that are given; False beyond each clip.
+        noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
+    """
+
+    waveform: Tensor
+    lengths: Tensor
+    num_frames: np.ndarray
+    seeds: tuple[int, ...]
+    known: Tensor
+    noise: Tensor
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def to(self, device: torch.device | str) -> Clips:
+        """Returns the clips with their tensors on `device`."""
+        return replace(
+            self,
+            waveform=self.waveform.to(device, non_blocking=True),
+            lengths=self.lengths.to(device, non_blocking=True),
+            known=self.known.to(device, non_blocking=True),
+            noise=self.noise.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Many samples in one token budget: the segment table and the payloads by role, each in token order.
+
+    Args:
+        table: one row per segment.
+        keys: the sample's key of each document, `M` of them.
+        text_ids: int64 `[N_text]`, ids of all text tokens, boundaries included.
+        labels: int64 `[N_text]`, what each predicts, NO_LABEL for nothing.
+        features, latents: the clips to understand and the clips to make or continue from.
+    """
+
+    table: SegmentTable
+    keys: tuple[str, ...]
+    text_ids: Tensor
+    labels: Tensor
+    features: Clips
+    latents: Clips
+
+    @classmethod
+    def from_samples(cls, samples: Sequence[Sample], *, first_position: Sequence[int] | None = None) -> PackedBatch:
+        """Packs samples whose clips have been read. Raises ValueError when an audio segment has no waveform."""
+        table = SegmentTable.from_samples([s.segments for s in samples], first_position=first_position)
+        segments = [segment for sample in samples for segment in sample.segments]
+        ids = [segment.token_ids for segment in segments]
+        labels = [s.labels if s.labels is not None else np.full(len(s.token_ids), NO_LABEL) for s in segments]
+        return cls(
+            table=table,
+            keys=tuple(sample.key for sample in samples),
+            text_ids=_flatten(ids),
+            labels=_flatten(labels),
+            features=_clips(samples, (Role.FEATURES,)),
+            latents=_clips(samples, (Role.LATENT, Role.CODES)),
+        )
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Returns the batch with its tensors on `device`; the table stays on the host."""
+        return replace(
+            self,
+            text_ids=self.text_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            features=self.features.to(device),
+            latents=self.latents.to(device),
+        )
+
+
+def _flatten(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *arrays]).astype(np.int64))
+
+
+def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
+    chosen: list[tuple[Segment, int]] = []
+    for sample in samples:
+        audio = [segment for segment in sample.segments if segment.role in roles]
+        chosen += [(segment, sample.seed + 1_000_003 * i) for i, segment in enumerate(audio)]
+    for segment, _ in chosen:
+        if segment.waveform is None:
+            raise ValueError("an audio segment without its waveform cannot be packed; read the clip first")
+    waveforms = [segment.waveform for segment, _ in chosen if segment.waveform is not None]
+    frames = np.asarray([segment.num_frames for segment, _ in chosen], dtype=np.int64)
+    longest = max((w.shape[1] for w in waveforms), default=0)
+    waveform = torch.zeros(len(chosen), waveforms[0].shape[0] if waveforms else 1, longest)
+    known = torch.zeros(len(chosen), int(frames.max(initial=0)), dtype=torch.bool)
+    for i, (segment, _) in enumerate(chosen):
+        waveform[i, :, : waveforms[i].shape[1]] = torch.from_numpy(waveforms[i])
+        if segment.known is not None:
+            known[i, : segment.num_frames] = torch.from_numpy(segment.known)
+    return Clips(
+        waveform=waveform,
+        lengths=torch.tensor([w.shape[1] for w in waveforms], dtype=torch.int64),
+        num_frames=frames,
+        seeds=tuple(seed for _, seed in chosen),
+        known=known,
+        noise=torch.tensor([segment.attend == Attend.NOISE for segment, _ in chosen], dtype=torch.bool),
+    )

@@ -1,0 +1,80 @@
+"""Text to token ids: byte-level BPE with the special tokens of the sequence language.
+
+Byte-level BPE (Radford et al. 2019, section 2.2) writes any text without unknown tokens. A small vocabulary is learnt from the
+captions of a run; a directory with a tokenizer.json of another model works as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from soundomni.core.errors import CheckpointError
+
+PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
+AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
+SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
+FILE_NAME = "tokenizer.json"
+
+
+class TextTokenizer:
+    """Wraps a `tokenizers.Tokenizer` that knows the special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        missing = [token for token in SPECIAL_TOKENS[1:] if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
+        self._tokenizer = tokenizer
+        self.bos: int = tokenizer.token_to_id(BOS)
+        self.eos: int = tokenizer.token_to_id(EOS)
+        self.audio_bos: int = tokenizer.token_to_id(AUDIO_BOS)
+        self.audio_eos: int = tokenizer.token_to_id(AUDIO_EOS)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:
+        """Learns byte-level BPE; the result depends on the texts and the size alone. At most 261 entries means plain bytes."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=max(vocab_size, len(SPECIAL_TOKENS) + 256),
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextTokenizer:
+        """Reads a tokenizer.json, or the one in a directory. Raises CheckpointError when it is missing or unreadable."""
+        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise CheckpointError(f"no tokenizer at '{path}': expected a tokenizer.json or a directory with one")
+        try:
+            return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
+        except CheckpointError:
+            raise
+        except Exception as error:  # the library raises a bare Exception for every malformed file
+            raise CheckpointError(f"'{file}' is not a tokenizer.json: {error}") from error
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes tokenizer.json into `directory` and returns its path."""
+        path = Path(directory) / FILE_NAME
+        path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+        return path
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, special tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, without special tokens around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
