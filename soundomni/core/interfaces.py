@@ -94,8 +94,11 @@ class Router(ABC):
     """Sends tokens to experts. Group `soundomni.routers`; no runtime arguments.
 
     A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and how the
-    feed-forward network of a stream is built, which may route again by hidden state.
+    feed-forward network of a stream is built, which may route again by hidden state. `loss_names` names the auxiliary losses
+    that such networks add.
     """
+
+    loss_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -164,7 +167,13 @@ class Query:
 
 
 class Objective(nn.Module, ABC):
-    """Corrupts a representation and measures the prediction. Group `soundomni.objectives`; no runtime arguments; no state between calls."""
+    """Corrupts a representation and measures the prediction. Group `soundomni.objectives`; no runtime arguments.
+
+    No state between calls. `loss_names` names what `loss` returns; each is counted in frames of noise segments that are not known,
+    so that ranks can weigh them before anything is computed.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def corrupt(

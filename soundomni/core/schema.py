@@ -61,7 +61,6 @@ class ModelSpec:
         backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         tokenizer: text tokens.
         freeze: parts that stay as they are: names of expert streams ("und", "gen"), "embedding", "encoder", "connectors".
-        train_codec: whether the codec's parameters are trained with the model; off, it runs without gradients.
         latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
@@ -76,7 +75,6 @@ class ModelSpec:
     encoder: Slot | None = slot("encoder", optional=True)
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     freeze: list[str] = field(default_factory=list)
-    train_codec: bool = False
     latent_positions: Literal["shared", "advance"] = "shared"
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"

@@ -106,6 +106,28 @@ def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, l
     return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(closed), token_ids=closed)
 
 
+def audio_segment(
+    *,
+    role: Role,
+    attend: Attend,
+    num_frames: int,
+    num_samples: int,
+    boundary_ids: tuple[int, int],
+    positions: PositionRule,
+    known: np.ndarray | None = None,
+) -> Segment:
+    """Writes a clip of `num_frames` tokens between its start and end tokens, `boundary_ids`; the waveform is attached later."""
+    return Segment(
+        role=role,
+        attend=attend,
+        length=num_frames + 2,
+        token_ids=np.asarray(boundary_ids, dtype=np.int64),
+        positions=positions,
+        num_samples=num_samples,
+        known=known,
+    )
+
+
 @dataclass(frozen=True)
 class Sample:
     """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.

@@ -26,6 +26,7 @@ class TextTokenizer:
         missing = [token for token in SPECIAL_TOKENS[1:] if tokenizer.token_to_id(token) is None]
         if missing:
             raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
+        tokenizer.encode_special_tokens = True  # a caption that spells "<|im_end|>" is text, not the end of the text
         self._tokenizer = tokenizer
         self.bos: int = tokenizer.token_to_id(BOS)
         self.eos: int = tokenizer.token_to_id(EOS)

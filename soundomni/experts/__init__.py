@@ -1,0 +1,29 @@
+"""Networks over tokens: routers, the mixture-of-transformers backbone, connectors and understanding encoders."""
+
+from soundomni.experts.dense import DenseRouter
+from soundomni.experts.linear_connector import LinearConnector
+from soundomni.experts.log_mel import LogMelEncoder
+from soundomni.experts.mlp_connector import MLPConnector
+from soundomni.experts.modality import ModalityRouter
+from soundomni.experts.mot import MoTBackbone
+from soundomni.experts.mot_layer import MoTExpert, MoTLayer
+from soundomni.experts.norm import RMSNorm
+from soundomni.experts.qwen2_audio import Qwen2AudioEncoder
+from soundomni.experts.swiglu import SwiGLU
+from soundomni.experts.top_k import TopKFeedForward, TopKRouter
+
+__all__ = [
+    "DenseRouter",
+    "LinearConnector",
+    "LogMelEncoder",
+    "MLPConnector",
+    "MoTBackbone",
+    "MoTExpert",
+    "MoTLayer",
+    "ModalityRouter",
+    "Qwen2AudioEncoder",
+    "RMSNorm",
+    "SwiGLU",
+    "TopKFeedForward",
+    "TopKRouter",
+]

@@ -1,0 +1,20 @@
+"""Folders that commands write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make_directory(path: str | Path) -> Path:
+    """Makes a folder before any work is done for it. Raises DataError when it cannot be written to."""
+    from soundomni.core.errors import DataError
+
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to '{folder}': {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write to '{folder}': permission denied")
+    return folder

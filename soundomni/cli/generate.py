@@ -1,0 +1,164 @@
+"""`soundomni generate`: prompts to WAV files and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.core.hub import SoundOmni
+
+HELP = "make audio from prompts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One clip that is asked for; None leaves the choice to the model's spec."""
+
+    prompt: str
+    seconds: float
+    seed: int
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str | None = None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
+    what.add_argument("--grid", metavar="FILE", help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made")
+    parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each clip (default: 1)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
+    parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
+    parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--out", default="generated", metavar="DIR", help="where files go (default: generated)")
+    parser.add_argument("--no-pictures", action="store_true", help="write WAV files only")
+
+
+def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
+    requests = read_grid(Path(args.grid)) if args.grid else _from_options(args)
+    _check(requests, args.batch)
+
+    from soundomni.cli.files import make_directory
+    from soundomni.cli.output import emit, note
+    from soundomni.core.hub import SoundOmni
+
+
+    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    out = make_directory(args.out)
+    made = []
+    for request, files in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures):
+        note(f"{files[0]}  {request.prompt}")
+        made.append({**asdict(request), "files": [str(file) for file in files]})
+    emit(args, {"model": str(args.model), "clips": made}, text=None)
+    return 0
+
+
+def generate_files(
+    model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool
+) -> Iterator[tuple[Request, list[Path]]]:
+    """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart."""
+    from soundomni.data.audio import write_wav
+    from soundomni.data.spectrogram import save_spectrogram
+
+    index = 0
+    with (out / "prompts.jsonl").open("w", encoding="utf-8") as log:
+        for group in _groups(requests, batch):
+            first = group[0]
+            clips = model.generate(
+                [request.prompt for request in group],
+                seconds=first.seconds,
+                num_steps=first.steps,
+                guidance_scale=first.guidance,
+                negative_prompt=first.negative,
+                seeds=[request.seed for request in group],
+                batch_size=batch,
+            )
+            for request, clip in zip(group, clips, strict=True):
+                stem = out / f"{index:03d}-{slug(request.prompt)}"
+                files = [stem.with_suffix(".wav")]
+                write_wav(files[0], clip.waveform, clip.sample_rate)
+                if pictures:
+                    files.append(stem.with_suffix(".png"))
+                    save_spectrogram(files[1], clip.waveform, clip.sample_rate, title=request.prompt)
+                log.write(json.dumps({**asdict(request), "file": files[0].name}) + "\n")
+                index += 1
+                yield request, files
+
+
+def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
+    for _, same in itertools.groupby(requests, key=lambda request: replace(request, prompt="", seed=0)):
+        group = list(same)
+        for first in range(0, len(group), batch):
+            yield group[first : first + batch]
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """Turns a prompt into a part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or "clip"
+
+
+def _from_options(args: argparse.Namespace) -> list[Request]:
+    return [
+        Request(
+            prompt=prompt,
+            seconds=args.seconds,
+            seed=args.seed + i,
+            steps=args.steps,
+            guidance=args.guidance,
+            negative=args.negative,
+        )
+        for i, prompt in enumerate(args.prompt)
+    ]
+
+
+def read_grid(path: Path) -> list[Request]:
+    """Reads a YAML grid: each key holds a value or a list, and every combination is one clip. Raises DataError or SpecError."""
+    import yaml
+
+    from soundomni.core.errors import DataError, SpecError, did_you_mean
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the grid '{path}': {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict) or "prompt" not in tree:
+        raise SpecError(f"the grid '{path}' must be a mapping with the key prompt; see `soundomni generate --help`")
+    defaults: dict[str, Any] = {"seconds": 1.0, "seed": 0, "steps": None, "guidance": None, "negative": None}
+    types = {"prompt": str, "seconds": (int, float), "seed": int, "steps": int, "guidance": (int, float), "negative": str}
+    for key in tree:
+        if key not in types:
+            raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)}")
+    columns = {key: value if isinstance(value, list) else [value] for key, value in (defaults | tree).items()}
+    for key, values in columns.items():
+        for value in values:
+            if not isinstance(value, types[key]) and not (value is None and key in defaults):  # type: ignore[arg-type]
+                raise SpecError(f"the grid '{path}': {key} has the value {value!r}, which is of the wrong type")
+    order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
+    return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
+
+
+def _check(requests: list[Request], batch: int) -> None:
+    from soundomni.core.errors import SpecError
+
+    if batch < 1:
+        raise SpecError(f"--batch must be at least 1, {batch} was given")
+    for request in requests:
+        if not request.seconds > 0:
+            raise SpecError(f"seconds must be above 0, {request.seconds} was given")
+        if request.steps is not None and request.steps < 1:
+            raise SpecError(f"steps must be at least 1, {request.steps} was given")
+        if not request.prompt.strip():
+            raise SpecError("an empty prompt was given; say what to make, for example --prompt 'a rising sine tone'")

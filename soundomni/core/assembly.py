@@ -1,0 +1,71 @@
+"""From a spec to a model: builds every plugin through the registry and joins them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
+from soundomni.core.model import UnifiedModel
+from soundomni.core.normalizer import LatentNormalizer
+from soundomni.core.registry import build
+from soundomni.core.schema import ModelSpec, Slot
+from soundomni.core.tokenizer import TextTokenizer
+
+
+def build_model(
+    spec: ModelSpec, *, tokenizer: TextTokenizer, trust_class_paths: bool = False, seed: int = 0
+) -> UnifiedModel:
+    """Builds the model of a spec with random weights that depend on `seed` alone.
+
+    Raises:
+        PluginError, SpecError: a plugin or an argument of the spec is wrong, or the parts do not fit together.
+    """
+    if (spec.encoder is None) != (spec.connectors.features is None):
+        raise SpecError("model.encoder and model.connectors.features go together: set both, or neither")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        router = cast(Router, build("router", spec.router, trust_class_paths=trust_class_paths))
+        backbone = cast(
+            Backbone,
+            build(
+                "backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=tokenizer.vocab_size, router=router
+            ),
+        )
+        codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
+        encoder = None
+        if spec.encoder is not None:
+            encoder = cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust_class_paths))
+
+        def connector(slot: Slot, token_dim: int, generates: bool) -> Connector:
+            sizes = {"token_dim": token_dim, "hidden_dim": backbone.hidden_dim, "generates": generates}
+            return cast(Connector, build("connector", slot, trust_class_paths=trust_class_paths, **sizes))
+
+        features = spec.connectors.features
+        parts = {
+            "latent_connector": connector(spec.connectors.latent, codec.spec.token_dim, True),
+            "features_connector": connector(features, encoder.spec.feature_dim, False) if encoder and features else None,
+        }
+        objective = cast(Objective, build("objective", spec.objective, trust_class_paths=trust_class_paths))
+        try:
+            return UnifiedModel(
+                backbone=backbone,
+                router=router,
+                codec=codec,
+                objective=objective,
+                encoder=encoder,
+                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalise),
+                frozen=spec.freeze,
+                **parts,
+            )
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+
+
+def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
+    """Builds a sampler; `num_steps` overrides the spec's."""
+    if num_steps is not None:
+        slot = Slot(slot.class_path, {**slot.init_args, "num_steps": num_steps})
+    return cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))

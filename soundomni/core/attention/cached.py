@@ -1,0 +1,98 @@
+"""Attention of new tokens over a key-value cache: rows of any lengths in one call.
+
+Shape letters: B rows, L cached places per row that are looked at, q the most new tokens of a row, P stored tokens of the call, h heads,
+h_kv key-value heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from soundomni.core.attention.places import token_places
+from soundomni.core.layout import StoredOrder
+
+
+class CachedPlan:
+    """Executor "cached": `scaled_dot_product_attention` on padded rows, with a mask over keys when rows differ."""
+
+    executor = "cached"
+    reason = "new tokens look into a key-value cache"
+
+    def __init__(
+        self,
+        cache_lengths: np.ndarray,
+        capacity: int,
+        new_lengths: np.ndarray,
+        stored: StoredOrder,
+        *,
+        causal: bool,
+        device: torch.device,
+    ) -> None:
+        totals = cache_lengths + new_lengths
+        assert totals.max(initial=0) <= capacity, f"rows of up to {totals.max()} tokens in a cache of {capacity}"
+        self._shape = (len(new_lengths), int(new_lengths.max(initial=0)))
+        self._capacity, self._length = capacity, int(totals.max(initial=0))
+        real = np.arange(self._shape[1]) < new_lengths[:, None]
+        places = token_places(stored)
+        padded = np.zeros(self._shape, dtype=np.int64)
+        padded[real] = places
+        self._query = torch.from_numpy(padded.reshape(-1)).to(device)
+        self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
+        self._places = torch.from_numpy(places).to(device)
+        limit = self._key_limits(cache_lengths, totals, causal=causal)
+        visible = np.arange(self._length) < limit[..., None]
+        self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
+
+    def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
+        """Returns `[B, 1 or q]`: how many keys of its row a query sees. Padding sees at least one, so that no softmax is empty."""
+        if not causal or self._shape[1] <= 1:
+            return np.maximum(totals, 1)[:, None]
+        last = cache_lengths[:, None] + np.arange(1, self._shape[1] + 1)
+        return np.maximum(np.minimum(last, totals[:, None]), 1)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]` → `[P, h, d]`."""
+        if not len(self._real):
+            return torch.zeros_like(query)
+        q = query.index_select(0, self._query).unflatten(0, self._shape).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            q,
+            self._rows(key),
+            self._rows(value),
+            attn_mask=self._mask,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        tokens = out.transpose(1, 2).flatten(0, 1).index_select(0, self._real)
+        return torch.zeros_like(query).index_copy(0, self._places, tokens)
+
+    def _rows(self, buffer: Tensor) -> Tensor:
+        """`[B * capacity, h_kv, d]` → `[B, h_kv, L, d]`, a view."""
+        return buffer.unflatten(0, (-1, self._capacity))[:, : self._length].transpose(1, 2)
+
+
+def plan_cached(
+    cache_lengths: np.ndarray,
+    capacity: int,
+    new_lengths: np.ndarray,
+    stored: StoredOrder,
+    *,
+    causal: bool,
+    device: torch.device,
+) -> CachedPlan:
+    """Plans attention of the new tokens of B rows over the whole flat cache buffers, the new tokens already written after each context.
+
+    A query sees all of its row's context and the new tokens of its row: all of them, or those not after it when `causal`.
+
+    Args:
+        cache_lengths: int64 `[B]`, tokens of context in each row.
+        capacity: places per row of the buffers `[B * capacity, h_kv, d]`.
+        new_lengths: int64 `[B]`, new tokens of each row, which follow one another in token order, row after row.
+        stored: stored order of the new tokens.
+        causal: whether new tokens see each other causally.
+        device: of queries and buffers.
+    """
+    return CachedPlan(cache_lengths, capacity, new_lengths, stored, causal=causal, device=device)

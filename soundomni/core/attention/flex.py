@@ -1,0 +1,135 @@
+"""Any layout in one compiled kernel: FlexAttention (Dong et al. 2024) with the BlockMask of the segment table.
+
+It runs in token order, padded to one of few lengths, so that batches of a run share one compiled kernel: the ids of the rule and the blocks are
+arguments of the compiled function, never captured. Padding tokens form documents of their own, so that no row is without a key.
+
+Shape letters: N tokens, S padded tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from soundomni.core.attention.block_mask import BLOCK, block_mask
+from soundomni.core.attention.places import token_places
+from soundomni.core.attention.rule import OUTSIDE, token_rule
+from soundomni.core.layout import StoredOrder
+from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
+
+RECOMPILE_LIMIT = 64
+"""Kernels of one process: lengths x head shapes x dtypes x with or without gradient. Beyond it flex raises, it never runs eager."""
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Returns why flex can't run on `device` in the present gradient mode, None when it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"flex attention needs a CPU or CUDA device, and the batch is on '{device.type}'"
+    if device.type == "cpu" and torch.is_grad_enabled():
+        return "flex attention has no backward pass on the CPU; use 'merged', or torch.no_grad()"
+    return None
+
+
+def padded_length(num_tokens: int) -> int:
+    """Returns S: the next multiple of 128 of the form 2^k or 3 * 2^k blocks, so that a run meets few lengths."""
+    blocks = max(1, -(-num_tokens // BLOCK))
+    power = 1 << (blocks - 1).bit_length()
+    return BLOCK * (power * 3 // 4 if power >= 4 and blocks <= power * 3 // 4 else power)
+
+
+def pad_table(table: SegmentTable, length: int) -> SegmentTable:
+    """Returns the table of a batch of `length` tokens: padding is causal text in documents that end with their block."""
+    edges = np.union1d([table.num_tokens, length], np.arange(table.num_tokens // BLOCK + 1, length // BLOCK) * BLOCK)
+    pads = len(edges) - 1
+    columns = {
+        "document": table.num_documents + np.arange(pads),
+        "role": np.full(pads, Role.TEXT),
+        "attend": np.full(pads, Attend.CAUSAL),
+        "start": edges[:-1],
+        "length": np.diff(edges),
+        "boundary": np.zeros(pads, np.int64),
+        "position": np.zeros(pads, np.int64),
+        "rule": np.full(pads, PositionRule.ADVANCE),
+    }
+    return SegmentTable(**{f.name: np.concatenate([getattr(table, f.name), columns[f.name]]) for f in fields(table)})
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, document: Tensor, block: Tensor, noise: Tensor, *blocks: Tensor) -> Tensor:
+    """query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, the eight tensors of a BlockMask → `[1, h, S, d]`."""
+
+    def rule(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        same_block = (block[q] == block[k]) & (block[k] != OUTSIDE)
+        shown = (noise[k] == OUTSIDE) | (noise[q] == noise[k])
+        return (document[q] == document[k]) & ((q >= k) | same_block) & shown
+
+    length = query.shape[2]
+    mask = BlockMask((length, length), *blocks, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=rule)
+    out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+    assert isinstance(out, Tensor)
+    return out
+
+
+@functools.cache
+def compiled_attention() -> Callable[..., Tensor]:
+    """Returns `masked_attention` compiled once per process. Whole-graph compilation raises at the limit instead of running eager."""
+    compiled = torch.compile(masked_attention, fullgraph=True, dynamic=False)
+
+    def call(*arguments: Tensor) -> Tensor:
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+            return compiled(*arguments)
+
+    return call
+
+
+class FlexPlan:
+    """Executor "flex": any layout; training on CUDA, inference also on the CPU."""
+
+    executor = "flex"
+
+    def __init__(
+        self,
+        table: SegmentTable,
+        stored: StoredOrder,
+        *,
+        device: torch.device,
+        reason: str,
+        attention: Callable[..., Tensor] | None = None,
+    ) -> None:
+        self.reason = reason
+        self._attention = attention or compiled_attention()
+        self._places = torch.from_numpy(token_places(stored)).to(device)
+        self._padding = padded_length(table.num_tokens) - table.num_tokens
+        padded = pad_table(table, padded_length(table.num_tokens))
+        rule, mask = token_rule(padded), block_mask(padded, device)
+        ids = tuple(torch.from_numpy(x.astype(np.int32)).to(device) for x in (rule.document, rule.block, rule.noise))
+        self._arguments = (
+            *ids,
+            mask.kv_num_blocks,
+            mask.kv_indices,
+            mask.full_kv_num_blocks,
+            mask.full_kv_indices,
+            mask.q_num_blocks,
+            mask.q_indices,
+            mask.full_q_num_blocks,
+            mask.full_q_indices,
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
+        out = self._attention(self._in_order(query), self._in_order(key), self._in_order(value), *self._arguments)
+        tokens = out[0].transpose(0, 1)[: len(self._places)]
+        return torch.zeros_like(query).index_copy(0, self._places, tokens)
+
+    def _in_order(self, stored: Tensor) -> Tensor:
+        """`[P, h, d]` → `[1, h, S, d]`, zero at padding."""
+        tokens = F.pad(stored.index_select(0, self._places), (0, 0, 0, 0, 0, self._padding))
+        return tokens.transpose(0, 1)[None]

@@ -1,0 +1,76 @@
+"""Chooses how the attention of a batch is computed, once per batch, from the segment table.
+
+Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from soundomni.core.attention import flex, merged, reference, varlen
+from soundomni.core.attention.rectangles import cut_rectangles
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.layout import AttentionPlan, StoredOrder
+from soundomni.core.sequence import SegmentTable
+
+EXECUTORS = ("auto", "merged", "varlen", "flex", "reference")
+
+
+def plan_attention(
+    table: SegmentTable,
+    stored: StoredOrder,
+    *,
+    device: torch.device,
+    executor: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> AttentionPlan:
+    """Plans exact attention of a packed batch under the rule of `soundomni.core.sequence`.
+
+    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and is differentiable in all three.
+    Its `executor` and `reason` say what was chosen and why. What was asked for is used or refused, never replaced.
+
+    Args:
+        table: the segments of the batch.
+        stored: where its tokens lie.
+        device: of the queries.
+        executor: one of EXECUTORS. "auto" takes merged on the CPU; on CUDA varlen where its kernels fit, otherwise flex.
+        dtype: of the queries: the varlen kernels take half precision only.
+
+    Raises:
+        SpecError: the executor is unknown, or can't run here; the message says why.
+    """
+    if executor not in EXECUTORS:
+        known = ", ".join(EXECUTORS)
+        raise SpecError(f"unknown attention executor '{executor}': expected one of {known}.{did_you_mean(executor, EXECUTORS)}")
+    name, reason = _choose(table, device, dtype) if executor == "auto" else (executor, "asked for")
+    obstacle = _obstacle(name, table, device, dtype)
+    if obstacle is not None:
+        raise SpecError(f"attention executor '{name}' cannot run here: {obstacle}")
+    if name == "merged":
+        return merged.MergedPlan(cut_rectangles(table), stored, device=device, reason=reason)
+    if name == "varlen":
+        return varlen.VarlenPlan(cut_rectangles(table), stored, device=device, reason=reason)
+    if name == "flex":
+        return flex.FlexPlan(table, stored, device=device, reason=reason)
+    return reference.ReferencePlan(table, stored, device=device, reason=reason)
+
+
+def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """Returns the executor of "auto" and the reason."""
+    if device.type == "cpu":
+        return "merged", "on the CPU, flash calls per segment are exact and the only ones with a backward pass"
+    hindrance = varlen.obstacle(table, device, dtype)
+    if hindrance is None:
+        return "varlen", "no causal segment follows a full one, so two varlen calls are exact without merging"
+    return "flex", hindrance
+
+
+def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns why the executor can't run here, None when it can."""
+    if name == "merged":
+        return merged.obstacle(device)
+    if name == "varlen":
+        return varlen.obstacle(table, device, dtype)
+    if name == "flex":
+        return flex.obstacle(device)
+    return reference.obstacle(table)

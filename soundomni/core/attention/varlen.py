@@ -1,0 +1,109 @@
+"""Variable-length flash attention on CUDA: one call for all causal rectangles of a batch, one for all others.
+
+Exact when every query has one rectangle, that is, when no causal segment follows a full one; then nothing is merged. Rectangles are gathered
+one after the other, so that the kernel sees a batch of sequences whose queries and keys may differ in number (FlashAttention-2, Dao 2023).
+
+Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundomni.core.attention.places import token_places
+from soundomni.core.attention.rectangles import Rectangle, Rectangles
+from soundomni.core.attention.rule import is_single_pass
+from soundomni.core.layout import StoredOrder
+from soundomni.core.sequence import SegmentTable
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns why the varlen kernels can't compute the batch, None when they can."""
+    if device.type != "cuda":
+        return f"varlen kernels need a CUDA device, and the batch is on '{device.type}'"
+    if dtype not in HALF:
+        return f"varlen kernels take bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
+    if not is_single_pass(table):
+        return "a causal segment follows a full one in the same document, which needs two calls merged"
+    return None
+
+
+@dataclass(frozen=True)
+class VarlenCall:
+    """The arguments of one call: every rectangle is one sequence, none is empty.
+
+    Args:
+        query, key: int64 `[Q]` and `[K]`, stored places, rectangle after rectangle.
+        cu_seqlens_q, cu_seqlens_k: int32 `[n + 1]`, where each rectangle begins.
+        causal: whether query i of a rectangle sees only its first i + 1 keys.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    cu_seqlens_q: np.ndarray
+    cu_seqlens_k: np.ndarray
+    causal: bool
+
+
+def varlen_calls(rectangles: Sequence[Rectangle], places: np.ndarray) -> list[VarlenCall]:
+    """Returns at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
+    calls = []
+    for causal in (True, False):
+        chosen = [rectangle for rectangle in rectangles if rectangle.causal == causal]
+        if chosen:
+            calls.append(
+                VarlenCall(
+                    query=places[np.concatenate([r.query for r in chosen])],
+                    key=places[np.concatenate([r.key for r in chosen])],
+                    cu_seqlens_q=np.cumsum([0] + [len(r.query) for r in chosen], dtype=np.int32),
+                    cu_seqlens_k=np.cumsum([0] + [len(r.key) for r in chosen], dtype=np.int32),
+                    causal=causal,
+                )
+            )
+    return calls
+
+
+class _DeviceCall:
+    """A call with its indices on the device."""
+
+    def __init__(self, call: VarlenCall, device: torch.device) -> None:
+        self.query, self.key = (torch.from_numpy(x).to(device) for x in (call.query, call.key))
+        self._cu_seqlens = tuple(torch.from_numpy(x).to(device) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
+        self._max_seqlen = tuple(int(np.diff(x).max()) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
+        self._window = (-1, 0) if call.causal else (-1, -1)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query `[P, h, d]`, key and value `[P, h_kv, d]` → `[Q, h, d]`."""
+        from torch.nn.attention.varlen import varlen_attn  # registers CUDA operators: imported where they run
+
+        group = query.shape[1] // key.shape[1]  # the operator is specified for equal numbers of heads
+        k, v = (x.index_select(0, self.key).repeat_interleave(group, dim=1) for x in (key, value))
+        out = varlen_attn(query.index_select(0, self.query), k, v, *self._cu_seqlens, *self._max_seqlen, window_size=self._window)
+        assert isinstance(out, Tensor)
+        return out
+
+
+class VarlenPlan:
+    """Executor "varlen": bf16 and fp16 on CUDA; training and inference."""
+
+    executor = "varlen"
+
+    def __init__(self, rectangles: Rectangles, stored: StoredOrder, *, device: torch.device, reason: str) -> None:
+        assert not rectangles.second, "a query with two rectangles has to be merged"
+        self.reason = reason
+        self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one half precision dtype, h a multiple of h_kv → `[P, h, d]`."""
+        out = torch.zeros_like(query)
+        for call in self._calls:
+            out = out.index_copy(0, call.query, call(query, key, value))
+        return out

@@ -1,0 +1,248 @@
+"""Plugins by name: found through entry points, imported when used, built from a spec.
+
+Discovery reads the metadata of installed distributions and imports nothing. The built-in plugins register in the same way as those
+of other distributions. A name claimed by two distributions is an error that asks for `dist:name`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from soundomni.core.constructors import Argument, ClauseError, spec_arguments
+from soundomni.core.convert import convert, plain
+from soundomni.core.errors import PluginError, SpecError, did_you_mean
+from soundomni.core.schema import Slot, Spec
+from soundomni.core.slots import slots
+
+KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker")
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """A registered plugin, known from metadata alone.
+
+    Args:
+        kind: one of KINDS; the entry-point group is `soundomni.<kind>s`.
+        name: the short name.
+        distribution: the installed distribution that registers it; empty for a class named by its import path.
+        version: of that distribution.
+        target: "package.module:Class".
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    target: str
+
+    @property
+    def qualified_name(self) -> str:
+        """The name that stays unique whatever else is installed."""
+        return f"{self.distribution}:{self.name}"
+
+
+def entries(kind: str) -> tuple[PluginEntry, ...]:
+    """Returns the registered plugins of a kind, sorted by name; reads metadata and imports none. Raises PluginError for an unknown kind."""
+    if kind not in KINDS:
+        raise PluginError(f"unknown kind of plugin '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    return _all_entries(tuple(sys.path))[kind]
+
+
+@functools.lru_cache(maxsize=4)
+def _all_entries(path: tuple[str, ...]) -> Mapping[str, tuple[PluginEntry, ...]]:
+    """Scans once per state of `sys.path`, as a scan opens a file of every distribution."""
+    points = importlib.metadata.entry_points()
+    found: dict[str, tuple[PluginEntry, ...]] = {}
+    for kind in KINDS:
+        unique: dict[tuple[str, str], PluginEntry] = {}
+        for point in points.select(group=f"soundomni.{kind}s"):
+            name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+            # The first one on sys.path is the one that imports: an editable install may leave a second copy of its metadata.
+            unique.setdefault((_normalised(name), point.name), PluginEntry(kind, point.name, name, version, point.value))
+        found[kind] = tuple(sorted(unique.values(), key=lambda entry: (entry.name, entry.distribution)))
+    return found
+
+
+def find(kind: str, name: str) -> PluginEntry:
+    """Returns the plugin registered as `name` or `dist:name`.
+
+    Raises PluginError when there is none, with what is installed, and when several distributions claim the name.
+    """
+    distribution, _, short = name.rpartition(":")
+    wanted = _normalised(distribution)
+    hits = [e for e in entries(kind) if e.name == short and wanted in ("", _normalised(e.distribution))]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        choices = ", ".join(entry.qualified_name for entry in hits)
+        raise PluginError(f"{kind} '{name}' is claimed by several distributions; write one of: {choices}")
+    known = [entry.name for entry in entries(kind)]
+    near = did_you_mean(name, [*known, *(entry.qualified_name for entry in entries(kind))] if distribution else known)
+    raise PluginError(f"unknown {kind} '{name}'.{near} Installed: {', '.join(dict.fromkeys(known)) or 'none'}")
+
+
+def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
+    """Imports a plugin and checks that it keeps the contract of its kind.
+
+    Args:
+        kind: one of KINDS.
+        name: `name`, `dist:name`, or with trust a dotted import path "package.module.Class".
+        trust_class_paths: whether a dotted path may be imported, which runs whatever code it names.
+
+    Raises PluginError, in one line that names the plugin and its distribution, when it is unknown, ambiguous, not trusted, does not
+    import, or breaks a clause of the contract.
+    """
+    entry = _locate(kind, name, trust_class_paths=trust_class_paths)
+    cls = _import(entry)
+    from soundomni.core import interfaces
+
+    contract = interfaces.KINDS[kind]
+    if not (isinstance(cls, type) and issubclass(cls, contract)):
+        raise PluginError(f"{_label(entry)} is not a {contract.__name__}: '{entry.target}' must be a subclass of {_path(contract)}")
+    arguments(kind, cls, label=_label(entry))
+    return cls
+
+
+def arguments(kind: str, cls: type, *, label: str | None = None) -> tuple[Argument, ...]:
+    """Returns the arguments of a plugin's constructor that a spec may set.
+
+    Raises PluginError when the constructor breaks a clause of the contract; `label` says whose it is.
+    """
+    from soundomni.core import interfaces
+
+    try:
+        return spec_arguments(cls, interfaces.KINDS[kind], runtime_arguments(kind))
+    except ClauseError as error:
+        raise PluginError(f"{label or f'{kind} {cls.__name__}'} breaks the contract: {error}") from error
+
+
+def runtime_arguments(kind: str) -> tuple[str, ...]:
+    """Returns the names of the arguments that the assembly passes to plugins of a kind, and a spec may not set."""
+    from soundomni.core import interfaces
+
+    return tuple(interfaces.Runtime.ARGUMENTS.get(kind, ()))
+
+
+def name_of(kind: str, cls: type) -> str:
+    """Returns the portable name of a plugin class: its short name, `dist:name` when others claim that, else its import path."""
+    hits = [entry for entry in entries(kind) if _is_target(entry, cls)]
+    if not hits:
+        return _path(cls)
+    unique = sum(entry.name == hits[0].name for entry in entries(kind)) == 1
+    return hits[0].name if unique else hits[0].qualified_name
+
+
+def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: Any) -> Any:
+    """Makes the plugin that a slot describes, an instance of the kind's contract.
+
+    Args:
+        kind: one of KINDS.
+        slot: name and arguments, as a spec gives them.
+        trust_class_paths: see `load`.
+        runtime: what the assembly passes; the names are `interfaces.Runtime.ARGUMENTS[kind]`.
+
+    Raises PluginError as `load` does, and SpecError, in one line, when an argument is unknown, missing or of a wrong type, or when
+    the constructor refuses a value with ValueError.
+    """
+    assert set(runtime) == set(runtime_arguments(kind)), f"a {kind} takes {runtime_arguments(kind)} at run time, not {tuple(runtime)}"
+    cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
+    given = _convert_arguments(kind, slot, cls)
+    try:
+        return cls(**given, **runtime)
+    except ValueError as error:
+        raise SpecError(f"{kind} '{slot.class_path}': {' '.join(str(error).split())}") from error
+
+
+def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False) -> dict[str, Any]:
+    """Checks a slot's arguments without building anything; returns all arguments, defaults filled in, as plain data.
+
+    Raises what `build` raises before it calls the constructor.
+    """
+    cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
+    given = plain(_convert_arguments(kind, slot, cls))
+    return {argument.name: given.get(argument.name, argument.default) for argument in arguments(kind, cls)}
+
+
+def lock(spec: Spec) -> list[dict[str, str]]:
+    """Returns {distribution, version} of what a spec's plugins come from, sorted; imports nothing.
+
+    A class named by its import path is looked up by its top-level package; its version is "unknown" when that is not installed.
+    """
+    used: dict[str, str] = {}
+    for _, kind, slot in slots(spec):
+        entry = _locate(kind, slot.class_path, trust_class_paths=True)
+        distribution, version = entry.distribution, entry.version
+        if not distribution:
+            package = entry.target.split(":")[0].split(".")[0]
+            distribution = next(iter(importlib.metadata.packages_distributions().get(package, [])), "")
+            version = importlib.metadata.version(distribution) if distribution else "unknown"
+        used[distribution or package] = version
+    return [{"distribution": name, "version": used[name]} for name in sorted(used)]
+
+
+def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
+    registered = any(entry.name == name for entry in entries(kind))
+    if registered or "." not in name or ":" in name:
+        return find(kind, name)
+    if not trust_class_paths:
+        raise PluginError(f"{kind} '{name}' is an import path, not the name of a plugin; pass --trust-class-paths to run code by its path")
+    module, _, cls = name.rpartition(".")
+    return PluginEntry(kind, name, "", "", f"{module}:{cls}")
+
+
+def _import(entry: PluginEntry) -> Any:
+    module, _, path = entry.target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # a plugin's module may fail in any way; it must be named, and nothing else may fail with it
+        reason = " ".join(str(error).split())
+        raise PluginError(f"{_label(entry)} cannot be imported from '{entry.target}': {type(error).__name__}: {reason}") from error
+    return found
+
+
+def _convert_arguments(kind: str, slot: Slot, cls: type) -> dict[str, Any]:
+    label, runtime = f"{kind} '{slot.class_path}'", runtime_arguments(kind)
+    known = {argument.name: argument for argument in arguments(kind, cls)}
+    for name in slot.init_args:
+        if name in runtime:
+            raise SpecError(f"{label}: '{name}' is set by the assembly, not by a spec; remove it")
+        if name not in known:
+            takes = f"It takes: {', '.join(known)}" if known else "It takes no arguments"
+            raise SpecError(f"{label} has no argument '{name}'.{did_you_mean(name, known)} {takes}")
+    missing = [name for name, argument in known.items() if argument.required and name not in slot.init_args]
+    if missing:
+        raise SpecError(f"{label}: missing {_list('argument', missing)}")
+    return {name: convert(value, known[name].annotation, f"{label}: {name}") for name, value in slot.init_args.items()}
+
+
+def _is_target(entry: PluginEntry, cls: type) -> bool:
+    module, _, path = entry.target.partition(":")
+    if (module, path) == (cls.__module__, cls.__qualname__):
+        return True
+    return getattr(sys.modules.get(module), path, None) is cls  # registered under a module that re-exports it
+
+
+def _label(entry: PluginEntry) -> str:
+    origin = f" of {entry.distribution} {entry.version}" if entry.distribution else ""
+    return f"{entry.kind} '{entry.name}'{origin}"
+
+
+def _list(noun: str, names: Sequence[str]) -> str:
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,168 @@
+"""Specs: read in layers, checked, resolved, written.
+
+A spec is YAML files laid over each other, then dotted overrides. Its shape is `core.schema`, its plugin slots are short names or
+{class_path, init_args}. Checking plugins imports them; reading and merging import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from soundomni.core import registry, yaml_text
+from soundomni.core.convert import convert, join, plain, settle
+from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.layers import merge, override_layer
+from soundomni.core.schema import Slot, Spec
+from soundomni.core.slots import map_slots
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def load_spec(
+    configs: Sequence[Path | str],
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    trust_class_paths: bool = False,
+    validate_plugins: bool = True,
+) -> Spec:
+    """Reads a spec from layers.
+
+    Args:
+        configs: YAML files, or names of shipped specs (`nano`, `nano.yaml`); later ones are laid over earlier ones.
+        overrides: (dotted key, text) pairs, laid over the files in order. `model.codec=mdct` chooses a plugin and, when it is another
+            one, drops the arguments of the one before; `model.codec.frame_size=64` sets one argument of the chosen plugin.
+        trust_class_paths: whether slots may name classes by import path.
+        validate_plugins: whether to import the plugins and check their arguments.
+
+    Raises SpecError, in one line with the dotted key, when a file, a key, a value or an argument is wrong; PluginError when a plugin
+    is unknown, ambiguous, not trusted or broken. Paths within the spec stay as they are written.
+    """
+    if not configs and not overrides:
+        raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
+    try:
+        tree: dict[str, Any] = {}
+        for config in configs:
+            tree = merge(tree, _read(config), Spec)
+        for key, text in overrides:
+            tree = merge(tree, override_layer(key, text, Spec), Spec)
+        spec: Spec = convert(tree, Spec, "")
+    except RecursionError as error:
+        raise SpecError("the spec is nested too deeply, or a YAML anchor refers to itself") from error
+    return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
+
+
+def resolve(spec: Spec, *, trust_class_paths: bool = False) -> Spec:
+    """Returns the spec with every argument of every plugin filled in and every plugin under its portable name. Raises as `load_spec`."""
+    return map_slots(spec, _checker(_resolved, trust_class_paths))
+
+
+def spec_to_dict(spec: Spec) -> dict[str, Any]:
+    """Returns the spec as plain data: every slot as {class_path, init_args}, nulls included."""
+    tree: dict[str, Any] = plain(spec)
+    return tree
+
+
+def dump_spec(spec: Spec) -> str:
+    """Returns the spec as YAML that `load_spec` reads back as the same spec."""
+    return yaml_text.render(spec_to_dict(spec))
+
+
+def spec_schema() -> dict[str, Any]:
+    """Returns the JSON schema (draft 2020-12) of a spec with the arguments of the installed plugins. Imports every plugin."""
+    from soundomni.core import json_schema
+
+    return json_schema.spec_schema()
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, may_change: Collection[str] = ()) -> list[str]:
+    """Returns "key: old -> new" for each dotted key in which two specs, as plain data, differ.
+
+    Args:
+        old, new: results of `spec_to_dict`, best of resolved specs.
+        may_change: dotted keys left out, with all that is below them, such as "train.steps" or "train.validation".
+    """
+    allowed = [(key, f"{key}.") for key in may_change]
+    lines = []
+    for key, before, after in _differences(old, new, ""):
+        if not any(key == exact or key.startswith(below) for exact, below in allowed):
+            lines.append(f"{key}: {_shown(before)} -> {_shown(after)}")
+    return lines
+
+
+def shipped_specs() -> tuple[str, ...]:
+    """Returns the names of the specs that come with the library."""
+    folder = resources.files("soundomni") / "specs"
+    files = [Path(file.name) for file in folder.iterdir()] if folder.is_dir() else []
+    return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
+
+
+def _read(config: Path | str) -> dict[str, Any]:
+    path = Path(config)
+    if path.is_dir():
+        raise SpecError(f"'{config}' is a directory, not a spec; give the YAML file in it")
+    name = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
+    if path.exists():
+        source: Any = path
+    elif path.name == str(config) and name in shipped_specs():
+        source = resources.files("soundomni") / "specs" / f"{name}.yaml"
+    else:
+        shipped = shipped_specs()
+        raise SpecError(f"no spec '{config}': not a file.{did_you_mean(name, shipped)} Shipped specs: {', '.join(shipped) or 'none'}")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"'{config}' cannot be read: {' '.join(str(error).split())}") from error
+    tree = yaml_text.parse(text, str(config))
+    if tree is not None and not isinstance(tree, dict):
+        raise SpecError(f"{config}: given {type(tree).__name__}, expected a mapping with keys such as model, sampler, data and train")
+    return tree or {}
+
+
+def _checker(check: Callable[[str, Slot, bool], Slot], trust: bool) -> Callable[[str, str, Slot], Slot]:
+    """Names the key in errors: the same plugin may be in several slots."""
+
+    def checked(key: str, kind: str, slot: Slot) -> Slot:
+        try:
+            return check(kind, slot, trust)
+        except (SpecError, PluginError) as error:
+            raise _at(key, error) from error
+
+    return checked
+
+
+def _at(key: str, error: SoundOmniError) -> SoundOmniError:
+    return type(error)(f"{key}: {error}")
+
+
+def _given(kind: str, slot: Slot, trust: bool) -> Slot:
+    """Keeps what the spec says and no more: defaults belong to the plugin until the spec is resolved."""
+    full = registry.validate_init_args(kind, slot, trust_class_paths=trust)
+    return Slot(slot.class_path, {name: full[name] for name in slot.init_args})
+
+
+def _resolved(kind: str, slot: Slot, trust: bool) -> Slot:
+    full = registry.validate_init_args(kind, slot, trust_class_paths=trust)
+    cls = registry.load(kind, slot.class_path, trust_class_paths=trust)
+    return Slot(registry.name_of(kind, cls), full)
+
+
+def _settled(key: str, kind: str, slot: Slot) -> Slot:
+    return Slot(slot.class_path, settle(slot.init_args))
+
+
+_ABSENT = object()
+
+
+def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = list(dict.fromkeys([*old, *new]))
+        return [d for n in names for d in _differences(old.get(n, _ABSENT), new.get(n, _ABSENT), join(key, str(n)))]
+    # Not `!=`, for which 1 is True and nan is another number each time.
+    return [] if _shown(old) == _shown(new) else [(key, old, new)]
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else repr(value)

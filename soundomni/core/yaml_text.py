@@ -1,0 +1,75 @@
+"""Safe YAML, read and written with the core rules of YAML 1.2 (section 10.3.2): `no` is a word, `1e-4` a number, `1:30` not a number.
+
+Reader and writer share these rules, so that what is written reads back as it was. Duplicate keys are errors, and so are tags.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from soundomni.core.errors import SpecError
+
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+0123456789."),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+)
+
+
+class _Reader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class declares it so; filled below)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Writer(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Writes a value that occurs twice in full both times: readers of a spec need not know anchors."""
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indents lists under their key."""
+        super().increase_indent(flow, False)
+
+
+for _tag, _pattern, _first in _SCALARS:
+    for _class in (_Reader, _Writer):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def parse(text: str, source: str) -> Any:
+    """Reads one YAML document. Raises SpecError, one line with `source:line:column`, when it is not well-formed."""
+    try:
+        return yaml.load(text, Loader=_Reader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise SpecError(f"{place}: not a valid YAML file: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{source}: not a valid YAML file: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise SpecError(f"{source}: nested too deeply") from error
+    except ValueError as error:  # such as an integer of more digits than Python converts
+        raise SpecError(f"{source}: {error}") from error
+
+
+def render(tree: Any) -> str:
+    """Writes plain data (dicts, lists, text, numbers, None) as YAML, keys in their order."""
+    text: str = yaml.dump(tree, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
+    return text

@@ -1,0 +1,160 @@
+"""Audio files in and out, resampling and channels.
+
+Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 with full scale at 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import uuid
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from soundomni.core.errors import DataError, UnreadableAudioError
+
+SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+"""Suffixes of the files that listings take for audio."""
+
+PEAK_LIMIT = 8.0
+"""A sample beyond this is not an overshoot of a lossy decoder but audio that is not scaled to [-1, 1]."""
+
+_MAX_FRAMES = 2**40  # libsndfile announces 2**63 - 1 frames when it cannot tell
+_RIFF_STREAMED = 0x7FFF0000  # writers to a pipe put a size at or above this, for they cannot go back and fill it in
+
+
+def audio_info(path: str | Path) -> tuple[int, int, int]:
+    """Returns (S, rate, C) as the file's header says, without decoding.
+
+    Raises UnreadableAudioError when there is no such file, it is not audio, it is empty, or it ends before its header says.
+    """
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
+    _check_header(path, int(info.frames))
+    return int(info.frames), int(info.samplerate), int(info.channels)
+
+
+def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
+    """Decodes a file (WAV, FLAC, OGG, MP3, AIFF) and returns float32 `[C, S]` and its rate; S is what the header says.
+
+    Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty or truncated, when it
+    decodes to another length than its header says (see `fit_length`), or holds samples that are not finite or not in [-1, 1].
+    """
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            frames, rate = int(file.frames), int(file.samplerate)
+            _check_header(path, frames)
+            decoded = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
+    if not np.isfinite(decoded).all():
+        raise UnreadableAudioError(f"cannot read '{path}': it holds samples that are not finite")
+    peak = float(np.abs(decoded).max(initial=0.0))
+    if peak > PEAK_LIMIT:
+        raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}, expected them within [-1, 1]")
+    return fit_length(np.ascontiguousarray(decoded.T), frames, rate, name=str(path)), rate
+
+
+def fit_length(waveform: np.ndarray, num_samples: int, rate: int, *, name: str) -> np.ndarray:
+    """Returns `[C, num_samples]`: the waveform `[C, S]` padded with silence at its end, or cut there.
+
+    Headers may be off by a little: MP3 headers estimate, and lossy codecs pad. A difference of more than 1 % and more than 0.1 s
+    is not rounding, but a truncated or replaced file: that raises UnreadableAudioError with `name`, and so does an empty waveform.
+    """
+    found = waveform.shape[1]
+    if found == num_samples > 0:
+        return waveform
+    if found == 0 or abs(found - num_samples) > max(0.01 * num_samples, 0.1 * rate):
+        raise UnreadableAudioError(f"cannot read '{name}': it decodes to {found} samples where {num_samples} were announced")
+    if found > num_samples:
+        return waveform[:, :num_samples]
+    return np.pad(waveform, ((0, 0), (0, num_samples - found)))
+
+
+def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
+    """Returns ceil(num_samples * to_rate / from_rate), the exact length that `resample` returns."""
+    return -(-num_samples * to_rate // from_rate)
+
+
+def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Resamples float32 `[C, S]` to `[C, resampled_length(S, from_rate, to_rate)]` with the soxr library at its "HQ" quality.
+
+    Equal rates return the waveform itself. Raises ValueError for rates below 1.
+    """
+    if min(from_rate, to_rate) < 1:
+        raise ValueError(f"sample rates are at least 1 Hz, got {from_rate} and {to_rate}")
+    if from_rate == to_rate:
+        return waveform
+    length = resampled_length(waveform.shape[1], from_rate, to_rate)
+    # soxr rounds its output length; enough silence for one more output sample lets the last one be computed, not guessed
+    padded = np.pad(waveform, ((0, 0), (0, math.ceil(from_rate / to_rate))))
+    out = soxr.resample(np.ascontiguousarray(padded.T), from_rate, to_rate, quality="HQ")
+    return np.ascontiguousarray(out[:length].T, dtype=np.float32)
+
+
+def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
+    """Returns `[channels, S]`: mono is copied to every channel, many become mono by their mean. Raises DataError otherwise."""
+    given = waveform.shape[0]
+    if given == channels:
+        return waveform
+    if given == 1:
+        return np.repeat(waveform, channels, axis=0)
+    if channels == 1:
+        mono: np.ndarray = waveform.mean(axis=0, keepdims=True)
+        return mono
+    raise DataError(f"the audio has {given} channels, expected {channels} or 1")
+
+
+def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
+    """Writes `[C, S]` as 16-bit PCM, all or nothing, and returns the gain that was applied.
+
+    The gain is 1, or 1 / peak when the peak is above full scale: nothing is ever clipped. Raises DataError when the waveform is
+    not `[C, S]` with S > 0 or not finite, or when the file cannot be written.
+    """
+    target, samples = Path(path), np.asarray(waveform, dtype=np.float32)
+    if samples.ndim != 2 or samples.size == 0 or not np.isfinite(samples).all():
+        raise DataError(f"cannot write '{target}': expected finite samples [C, S], got shape {samples.shape}")
+    gain = 1.0 / max(1.0, float(np.abs(samples).max()))
+    pcm = np.rint(samples.T * np.float32(gain) * np.float32(32767)).astype(np.int16)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        soundfile.write(str(part), pcm, rate, format="WAV", subtype="PCM_16")
+        os.replace(part, target)
+    except (soundfile.SoundFileError, OSError) as error:
+        part.unlink(missing_ok=True)
+        reason = "no such directory" if not target.parent.is_dir() else _first_line(error)
+        raise DataError(f"cannot write '{target}': {reason}") from error
+    return gain
+
+
+def _check_header(path: str | Path, frames: int) -> None:
+    if frames < 1:
+        raise UnreadableAudioError(f"cannot read '{path}': it holds no samples")
+    if frames > _MAX_FRAMES:
+        raise UnreadableAudioError(f"cannot read '{path}': its header does not say how long it is")
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        # libsndfile reads what is left of a truncated WAV without a word
+        announced, found = struct.unpack("<I", head[4:8])[0] + 8, Path(path).stat().st_size
+        if announced < _RIFF_STREAMED and found < 0.99 * announced:
+            raise UnreadableAudioError(f"cannot read '{path}': truncated, {found} bytes of {announced}")
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if not Path(path).is_file():
+        return "no such file"
+    if Path(path).stat().st_size == 0:
+        return "the file is empty"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).split(": ", 1)[-1] if isinstance(error, soundfile.SoundFileError) else str(error)
+    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__

@@ -1,0 +1,96 @@
+"""How far an estimate of a waveform is from its reference: scale-invariant SDR and spectral distances.
+
+Shape letters: C channels, S samples, F frequencies, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_FLOOR = 1e-5  # magnitude below which a spectrum counts as silent: -100 dB of full scale
+
+
+def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, eq. 4).
+
+    Args:
+        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+
+    Returns:
+        the mean over channels; inf for an estimate that is a multiple of the reference, nan if a reference channel is silent.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    reference, estimate = _pair(reference, estimate)
+    energy = (reference**2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        target = ((reference * estimate).sum(-1) / energy)[:, None] * reference
+        ratio = (target**2).sum(-1) / ((estimate - target) ** 2).sum(-1)
+        return float(np.mean(10.0 * np.log10(ratio)))
+
+
+def multi_resolution_stft_distance(reference: np.ndarray, estimate: np.ndarray, *, fft_sizes: Sequence[int] = (256, 512, 1024, 2048)) -> float:
+    """Spectral convergence plus mean absolute log-magnitude difference, averaged over resolutions.
+
+    As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop of a quarter.
+
+    Args:
+        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        fft_sizes: in samples.
+
+    Returns:
+        0 for equal waveforms; the spectral convergence of an estimate of silence is 1.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    reference, estimate = _pair(reference, estimate)
+    total = 0.0
+    for size in fft_sizes:
+        true, other = (magnitudes(signal, size, size // 4) for signal in (reference, estimate))
+        convergence = np.linalg.norm(true - other) / max(float(np.linalg.norm(true)), _FLOOR)
+        log_difference = np.abs(np.log(np.maximum(true, _FLOOR)) - np.log(np.maximum(other, _FLOOR))).mean()
+        total += float(convergence + log_difference)
+    return total / len(fft_sizes)
+
+
+def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_mels: int = 64, fft_size: int = 1024) -> float:
+    """Mean absolute difference of log-mel spectra, in dB (HTK mel scale, floor at -100 dB of full scale).
+
+    Args:
+        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        rate: in Hz.
+        num_mels: bands between 0 Hz and the Nyquist frequency.
+        fft_size: in samples; the hop is a quarter.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    from transformers.audio_utils import mel_filter_bank
+
+    reference, estimate = _pair(reference, estimate)
+    bank = mel_filter_bank(fft_size // 2 + 1, num_mels, 0.0, rate / 2, rate)  # [F, mels]
+    true, other = (magnitudes(signal, fft_size, fft_size // 4) ** 2 for signal in (reference, estimate))
+    levels = [10.0 * np.log10(np.maximum(np.einsum("cft,fm->cmt", power, bank), _FLOOR**2)) for power in (true, other)]
+    return float(np.abs(levels[0] - levels[1]).mean())
+
+
+def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
+    """Magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centred on multiples of `hop`, zeros beyond the clip.
+
+    Scaled so that a sine of amplitude a peaks at a.
+    """
+    window = np.hanning(fft_size + 1)[:-1]
+    padded = np.pad(signal, ((0, 0), (fft_size // 2, fft_size - fft_size // 2)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, fft_size, axis=-1)[:, ::hop]
+    return np.asarray(np.abs(np.fft.rfft(frames * window)).swapaxes(-1, -2) * 2.0 / window.sum())
+
+
+def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both as float64 `[C, S]`."""
+    if np.shape(reference) != np.shape(estimate) or np.size(reference) == 0:
+        raise ValueError(f"reference is {np.shape(reference)} and estimate is {np.shape(estimate)}, expected one shape that is not empty")
+    return np.atleast_2d(np.asarray(reference, dtype=np.float64)), np.atleast_2d(np.asarray(estimate, dtype=np.float64))

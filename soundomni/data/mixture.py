@@ -1,0 +1,246 @@
+"""A mixture of data sets as one infinite, deterministic stream.
+
+The stream is a function of the seed: draw number n picks a data set by weight, and the c-th draw from a data set picks its item,
+task and sample seed from (seed, name, c) alone. A draw is therefore named by (name, c), and the state is a handful of integers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.interfaces import Dataset, Item, Skip
+from soundomni.core.schema import DataSpec, Slot
+from soundomni.data.tasks import Task, build_tasks, find_task
+
+logger = logging.getLogger("soundomni.data")
+
+_NAMED = 3  # skipped items that are named in one warning
+
+
+class _Purpose(IntEnum):
+    """What a random generator is for; keeps their streams apart."""
+
+    CHOICE = 0
+    SUBSET = 1
+    ORDER = 2
+    DRAW = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set and how it is used; the fields are those of MixtureEntry."""
+
+    dataset: Dataset
+    tasks: Mapping[str, float]
+    weight: float = 1.0
+    num_used: int = -1
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One item drawn: the `cursor`-th of data set `source`.
+
+    Args:
+        source, cursor: name the draw.
+        epoch, index: how often the data set has been gone through, and the item's index in it.
+        item: what is known of the item.
+        task: what to do with it; None when no task of the data set suits it.
+        seed: of everything random about the sample.
+    """
+
+    source: str
+    cursor: int
+    epoch: int
+    index: int
+    item: Item
+    task: Task | None
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Names the item across data sets."""
+        return f"{self.source}:{self.item.key}"
+
+
+class Mixture:
+    """Data sets with weights, tasks and a seed. Holds no position: `stream` starts one.
+
+    Args:
+        sources: name → data set and its use.
+        tasks: tasks by name; the built-in ones by default.
+        seed: of the order, the choice of data set and task, and all sample seeds.
+        left_out: data sets that could not be opened and are not mandatory.
+
+    Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
+    """
+
+    def __init__(
+        self, *, sources: Mapping[str, Source], tasks: Mapping[str, Task] | None = None, seed: int = 42, left_out: tuple[Skip, ...] = ()
+    ) -> None:
+        if seed < 0:
+            raise SpecError(f"data.seed is {seed}; expected 0 or more")
+        if not sources:
+            raise DataError("there is no data set to draw from" + "".join(f"; '{skip.key}': {skip.reason}" for skip in left_out))
+        self.sources = dict(sources)
+        self.seed = seed
+        self.left_out = left_out
+        known = tasks if tasks is not None else build_tasks()
+        self.tasks = {name: _tasks_of(name, source, known) for name, source in sources.items()}
+        self._names = tuple(self.sources)
+        weights = np.asarray([source.weight for source in sources.values()])
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._used = {name: self._subset(name) for name in self._names}
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    @classmethod
+    def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
+        """Builds the data sets of a spec. One that raises DataError or is empty stops the run if mandatory, else it is left out."""
+        tasks = build_tasks(spec.tasks)
+        sources: dict[str, Source] = {}
+        left_out: list[Skip] = []
+        for name, entry in spec.datasets.items():
+            try:
+                dataset = build(entry.source)
+                if len(dataset) == 0:
+                    raise DataError("it has no items")
+            except DataError as error:
+                if entry.is_mandatory:
+                    raise DataError(f"data set '{name}': {error}") from error
+                logger.warning("data set '%s' is left out: %s", name, error)
+                left_out.append(Skip(name, str(error)))
+                continue
+            _report_skipped(name, dataset)
+            sources[name] = Source(
+                dataset=dataset, tasks=entry.tasks, weight=entry.weight, num_used=entry.num_used, max_seconds=entry.max_seconds
+            )
+        return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
+
+    def __len__(self) -> int:
+        """Number of items in use."""
+        return sum(len(used) for used in self._used.values())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of items in use by data set."""
+        return {name: len(used) for name, used in self._used.items()}
+
+    def captions(self, limit: int) -> list[str]:
+        """Returns the texts of the first `limit` items in use of each data set, to learn a tokenizer from."""
+        texts: list[str] = []
+        for name, used in self._used.items():
+            for index in itertools.islice(used.tolist(), limit):
+                item = self.sources[name].dataset.item(index)
+                texts += [*item.captions, *(text for pair in item.questions for text in pair)]
+        return texts
+
+    def draw(self, name: str, cursor: int) -> Draw:
+        """Returns the `cursor`-th draw from data set `name`."""
+        epoch, place = divmod(cursor, len(self._used[name]))
+        index = int(self._order(name, epoch)[place])
+        item = self.sources[name].dataset.item(index)
+        random = self._random(_Purpose.DRAW, name, cursor)
+        task_draw, seed = random.random(), int(random.integers(2**52))  # exact in any reader of JSON
+        suitable = {task: weight for task, weight in self.tasks[name] if weight > 0 and task.lacks(item) is None}
+        task = _weighted(suitable, task_draw) if suitable else None
+        return Draw(name, cursor, epoch, index, item, task, seed)
+
+    def choice(self, number: int) -> str:
+        """Returns the data set of draw `number`."""
+        place = np.searchsorted(self._cumulative, self._random(_Purpose.CHOICE, "", number).random(), side="right")
+        return self._names[min(int(place), len(self._names) - 1)]
+
+    def stream(self, state: Mapping[str, Any] | None = None) -> MixtureStream:
+        """Starts drawing, at the beginning or where `state` left off."""
+        return MixtureStream(self, state)
+
+    def _random(self, purpose: _Purpose, name: str, number: int) -> np.random.Generator:
+        return np.random.default_rng([purpose, self.seed, zlib.crc32(name.encode()), number])
+
+    def _subset(self, name: str) -> np.ndarray:
+        source = self.sources[name]
+        size = len(source.dataset)
+        if source.num_used < 0:
+            return np.arange(size)
+        return self._random(_Purpose.SUBSET, name, 0).permutation(size)[: source.num_used]
+
+    def _order(self, name: str, epoch: int) -> np.ndarray:
+        if name not in self._orders or self._orders[name][0] != epoch:
+            used = self._used[name]
+            self._orders[name] = (epoch, used[self._random(_Purpose.ORDER, name, epoch).permutation(len(used))])
+        return self._orders[name][1]
+
+
+class MixtureStream:
+    """A position in the stream of a mixture.
+
+    Raises DataError when `state` comes from other data: other names, sizes or another seed, for then it can't go on exactly.
+    """
+
+    def __init__(self, mixture: Mixture, state: Mapping[str, Any] | None = None) -> None:
+        self.mixture = mixture
+        self._draws = 0
+        self._cursors = dict.fromkeys(mixture.sources, 0)
+        if state is None:
+            return
+        for what, given, expected in (("seed", mixture.seed, state["seed"]), ("sizes", mixture.sizes, dict(state["sizes"]))):
+            if given != expected:
+                raise DataError(f"the run cannot go on with other data: {what} {given}, but its checkpoint was made with {expected}")
+        self._draws = int(state["draws"])
+        self._cursors = {name: int(state["cursors"][name]) for name in mixture.sources}
+
+    def next(self) -> Draw:
+        """Returns the next draw; the stream never ends."""
+        name = self.mixture.choice(self._draws)
+        draw = self.mixture.draw(name, self._cursors[name])
+        self._draws += 1
+        self._cursors[name] += 1
+        return draw
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The position and what it belongs to, in plain numbers for JSON."""
+        return {"seed": self.mixture.seed, "sizes": self.mixture.sizes, "draws": self._draws, "cursors": dict(self._cursors)}
+
+
+def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tuple[Task, float], ...]:
+    """Checks how a data set is used and returns its tasks with their weights."""
+    where = f"data.datasets.{name}"
+    if not source.weight > 0:
+        raise SpecError(f"{where}.weight is {source.weight}; expected more than 0 (to leave a data set out, remove it)")
+    if source.num_used == 0 or source.num_used < -1:
+        raise SpecError(f"{where}.num_used is {source.num_used}; expected a number of items, or -1 for all")
+    if source.max_seconds is not None and not source.max_seconds > 0:
+        raise SpecError(f"{where}.max_seconds is {source.max_seconds}; expected more than 0, or null for no limit")
+    if min(source.tasks.values(), default=-1.0) < 0 or sum(source.tasks.values()) <= 0:
+        raise SpecError(f"{where}.tasks is {dict(source.tasks)}; expected weights of 0 or more that are not all 0")
+    if len(source.dataset) == 0:
+        raise DataError(f"data set '{name}': it has no items")
+    try:
+        return tuple((find_task(task, known), weight) for task, weight in source.tasks.items())
+    except SpecError as error:
+        raise SpecError(f"{where}.tasks: {error}") from error
+
+
+def _weighted(tasks: Mapping[Task, float], draw: float) -> Task:
+    """Returns a task by weight, for a draw in [0, 1)."""
+    cumulative = np.cumsum(list(tasks.values()))
+    place = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
+    return list(tasks)[min(place, len(tasks) - 1)]
+
+
+def _report_skipped(name: str, dataset: Dataset) -> None:
+    skipped = dataset.skipped
+    if skipped:
+        named = "; ".join(f"{skip.key}: {skip.reason}" for skip in skipped[:_NAMED])
+        more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        logger.warning("data set '%s': %d of %d items skipped: %s%s", name, len(skipped), len(skipped) + len(dataset), named, more)

@@ -1,0 +1,68 @@
+"""Segments as training writes them. Inference writes its prompts with the same functions, so that the two cannot drift apart.
+
+Shape letters: S samples, T frames.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from soundomni.core.representation import RepresentationSpec
+from soundomni.core.sequence import Attend, PositionRule, Role, Segment, text_segment
+from soundomni.core.tokenizer import TextTokenizer
+
+Positions = Literal["shared", "advance"]
+_RULES = {"shared": PositionRule.SHARED, "advance": PositionRule.ADVANCE}
+_ATTEND = {"full": Attend.FULL, "causal": Attend.CAUSAL}
+
+
+def text_context(text: str, *, tokenizer: TextTokenizer, loss: bool = False) -> Segment:
+    """Writes text as a causal segment, with loss as one that is predicted."""
+    return text_segment(tokenizer.encode(text), bos=tokenizer.bos, eos=tokenizer.eos, loss=loss)
+
+
+def features_segment(
+    num_samples: int, num_tokens: int, *, tokenizer: TextTokenizer, positions: Positions, attend: Literal["full", "causal"]
+) -> Segment:
+    """Writes a clip to understand: `num_samples` S at the encoder's rate, which it turns into `num_tokens` features."""
+    return Segment(
+        role=Role.FEATURES,
+        attend=_ATTEND[attend],
+        length=num_tokens + 2,
+        token_ids=_boundaries(tokenizer),
+        positions=_RULES[positions],
+        num_samples=num_samples,
+    )
+
+
+def target_segment(
+    num_samples: int, *, codec_spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions, known_frames: int = 0
+) -> Segment:
+    """Writes a clip to make: `num_samples` S at the codec's rate, of whose T frames the first `known_frames` are given."""
+    return _codec_segment(num_samples, Attend.NOISE, codec_spec, tokenizer, positions, known_frames)
+
+
+def clean_segment(num_samples: int, *, codec_spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions) -> Segment:
+    """Writes a clip as clean context (timestep 0): `num_samples` S at the codec's rate."""
+    return _codec_segment(num_samples, Attend.FULL, codec_spec, tokenizer, positions, 0)
+
+
+def _codec_segment(
+    num_samples: int, attend: Attend, spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions, known_frames: int
+) -> Segment:
+    frames = spec.num_frames(num_samples)
+    return Segment(
+        role=Role.CODES if spec.kind == "codes" else Role.LATENT,
+        attend=attend,
+        length=frames + 2,
+        token_ids=_boundaries(tokenizer),
+        positions=_RULES[positions],
+        num_samples=num_samples,
+        known=np.arange(frames) < known_frames if known_frames else None,
+    )
+
+
+def _boundaries(tokenizer: TextTokenizer) -> np.ndarray:
+    return np.asarray([tokenizer.audio_bos, tokenizer.audio_eos], dtype=np.int64)

@@ -1,0 +1,206 @@
+"""Writes clips as samples, in two moments: `plan` from what the listing knows, `fill` once the clip has been read.
+
+Token counts follow from the specs of codec and encoder alone, so that every rank packs the whole stream without reading any audio.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
+from soundomni.core.interfaces import Item, Skip
+from soundomni.core.representation import FeatureSpec, RepresentationSpec
+from soundomni.core.schema import DropoutSpec, SegmentTemplate
+from soundomni.core.sequence import Role, Sample, Segment
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.data.audio import fit_length, match_channels, resample, resampled_length
+from soundomni.data.segments import Positions, clean_segment, features_segment, target_segment, text_context
+from soundomni.data.tasks import Task
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a clip that is used: samples `[offset, offset + num_samples)` of the `total` at the file's own `rate`."""
+
+    offset: int
+    num_samples: int
+    total: int
+    rate: int
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """A sample without its waveforms, and the part of the clip that they will come from."""
+
+    sample: Sample
+    crop: Crop
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.sample.length
+
+
+class SampleWriter:
+    """Writes the samples of one model.
+
+    Args:
+        tokenizer: of the model.
+        codec_spec: of the codec whose representation is made.
+        encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
+        latent_positions, feature_positions, feature_attend: as in ModelSpec.
+        dropout: how often conditions of a target are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: TextTokenizer,
+        codec_spec: RepresentationSpec,
+        encoder_spec: FeatureSpec | None = None,
+        encoder_tokens: Callable[[int], int] | None = None,
+        latent_positions: Positions = "shared",
+        feature_positions: Positions = "advance",
+        feature_attend: Literal["full", "causal"] = "full",
+        dropout: DropoutSpec | None = None,
+    ) -> None:
+        if (encoder_spec is None) != (encoder_tokens is None):
+            raise ValueError("encoder_spec and encoder_tokens come together")
+        self._tokenizer = tokenizer
+        self._codec_spec = codec_spec
+        self._encoder_spec = encoder_spec
+        self._encoder_tokens = encoder_tokens
+        self._latent_positions = latent_positions
+        self._feature_positions = feature_positions
+        self._feature_attend = feature_attend
+        self._dropout = dropout or DropoutSpec()
+        for name in ("text", "latent", "features"):
+            share = getattr(self._dropout, name)
+            if not 0.0 <= share <= 1.0:
+                raise SpecError(f"data.condition_dropout.{name} is {share}; expected a share from 0 to 1")
+
+    def check(self, task: Task) -> None:
+        """Raises SpecError when the model cannot do this task."""
+        if self._encoder_spec is None and task.uses("features"):
+            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder; set model.encoder or drop the task")
+
+    def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
+        """Writes `item` for a task it is eligible for, without its waveforms.
+
+        The choice of a caption or question, the cut of a clip longer than `max_seconds`, the known share and the dropout of
+        conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood.
+        """
+        draws = np.random.default_rng(seed)
+        caption_draw, question_draw, crop_draw = draws.random(3)
+        crop = self._crop(item, task, crop_draw, max_seconds)
+        if isinstance(crop, Skip):
+            return replace(crop, key=key)
+        texts = {"caption": _choose(item.captions, caption_draw)}
+        if item.questions:
+            texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
+        targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
+        segments = []
+        for i, template in enumerate(task.templates):
+            known_draw, dropout_draw = draws.random(2)  # drawn for every segment: one choice never shifts another
+            is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
+            if is_condition and dropout_draw < self._dropout_share(template):
+                continue
+            segments.append(self._segment(template, crop, texts, known_draw))
+        return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop)
+
+    def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int) -> Sample:
+        """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.
+
+        Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_length`), or
+        channels that neither match nor reduce.
+        """
+        crop, key = planned.crop, planned.sample.key
+        if rate != crop.rate:
+            raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
+        whole = fit_length(waveform, crop.total, rate, name=key)
+        part = whole[:, crop.offset : crop.offset + crop.num_samples]
+        made: dict[tuple[int, int], np.ndarray] = {}
+        segments: list[Segment] = []
+        for segment in planned.sample.segments:
+            if segment.role == Role.TEXT:
+                segments.append(segment)
+                continue
+            need = self._needs(segment.role)
+            if need not in made:
+                made[need] = _convert(part, rate, *need, key=key)
+            segments.append(segment.with_waveform(made[need]))
+        return replace(planned.sample, segments=tuple(segments))
+
+    def _needs(self, role: Role) -> tuple[int, int]:
+        """Returns (rate, channels) of the waveform that a segment of this role takes."""
+        if role == Role.FEATURES:
+            assert self._encoder_spec is not None, "checked by check()"
+            return self._encoder_spec.sample_rate, 1
+        return self._codec_spec.sample_rate, self._codec_spec.channels
+
+    def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
+        limits = [max_seconds]
+        if task.uses("features") and self._encoder_spec is not None:
+            limits.append(self._encoder_spec.max_seconds)
+        seconds = min((limit for limit in limits if limit is not None), default=None)
+        longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
+        if item.num_samples <= longest:
+            return Crop(0, item.num_samples, item.num_samples, item.sample_rate)
+        if not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
+            length = item.num_samples / item.sample_rate
+            return Skip(item.key, f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}'")
+        offset = int(draw * (item.num_samples - longest + 1))
+        return Crop(offset, longest, item.num_samples, item.sample_rate)
+
+    def _dropout_share(self, template: SegmentTemplate) -> float:
+        if template.text is not None:
+            return self._dropout.text
+        return self._dropout.features if template.audio == "features" else self._dropout.latent
+
+    def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], known_draw: float) -> Segment:
+        if template.text is not None:
+            return text_context(template.text.format(**texts), tokenizer=self._tokenizer, loss=template.loss)
+        if template.audio == "features":
+            assert self._encoder_spec is not None and self._encoder_tokens is not None, "checked by check()"
+            num_samples = resampled_length(crop.num_samples, crop.rate, self._encoder_spec.sample_rate)
+            return features_segment(
+                num_samples,
+                self._encoder_tokens(num_samples),
+                tokenizer=self._tokenizer,
+                positions=self._feature_positions,
+                attend=self._feature_attend,
+            )
+        num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
+        if template.audio == "context":
+            return clean_segment(
+                num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions
+            )
+        least, most = template.known or (0.0, 0.0)
+        share = least + (most - least) * known_draw
+        return target_segment(
+            num_samples,
+            codec_spec=self._codec_spec,
+            tokenizer=self._tokenizer,
+            positions=self._latent_positions,
+            known_frames=int(share * self._codec_spec.num_frames(num_samples)),
+        )
+
+
+def _choose(texts: tuple[str, ...], draw: float) -> str:
+    return texts[int(draw * len(texts))] if texts else ""
+
+
+def _convert(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
+    """Returns `[channels, S]` at `to_rate`; resamples as few channels as possible."""
+    try:
+        if channels < part.shape[0]:
+            return resample(match_channels(part, channels), from_rate, to_rate)
+        return match_channels(resample(part, from_rate, to_rate), channels)
+    except DataError as error:
+        raise UnreadableAudioError(f"cannot use '{key}': {error}") from error

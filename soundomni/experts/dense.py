@@ -1,0 +1,19 @@
+"""No routing: one network for every token."""
+
+from __future__ import annotations
+
+from soundomni.core.interfaces import Router
+from soundomni.core.sequence import Role
+
+
+class DenseRouter(Router):
+    """Sends every token through one stream, "all": a plain transformer."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """("all",)."""
+        return ("all",)
+
+    def stream_of(self, role: Role) -> int:
+        """Returns 0 for every role."""
+        return 0

@@ -1,0 +1,79 @@
+"""A small trainable encoder over log-mel spectra.
+
+Shape letters: B clips, S samples, M mel bins, L mel frames, T tokens, F feature dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Encoder
+from soundomni.core.representation import FeatureSpec
+from soundomni.experts.mel import MelSpectrum, fit
+
+
+class LogMelEncoder(Encoder):
+    """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of stride 1.
+
+    A token covers four hops. Features of a clip do not depend on the clips beside it: what lies beyond a clip is set to zero
+    before each convolution, which is what the convolution pads with. Order is left to the backbone's positions.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window length in samples.
+        hop_length: samples between mel frames.
+        num_mels: M.
+        feature_dim: F.
+        num_layers: convolutions, at least 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        n_fft: int = 400,
+        hop_length: int = 160,
+        num_mels: int = 80,
+        feature_dim: int = 128,
+        num_layers: int = 4,
+    ) -> None:
+        super().__init__()
+        if num_layers < 2:
+            raise SpecError(f"log-mel encoder: num_layers is {num_layers}; expected at least 2, the layers of stride 2")
+        self.mel = MelSpectrum(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length, num_mels=num_mels, pad_mode="constant")
+        self.feature_dim = feature_dim
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(num_mels if i == 0 else feature_dim, feature_dim, 3, stride=2 if i < 2 else 1, padding=1) for i in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(feature_dim)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Rate and dimension; clips may have any length."""
+        return FeatureSpec(sample_rate=self.mel.sample_rate, feature_dim=self.feature_dim)
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Returns T = ceil(S / (4 · hop_length)), at least 1."""
+        return max(1, -(-num_samples // (4 * self.mel.hop_length)))
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
+        hidden, frames = self._log_mel(waveform, lengths)
+        for convolution in self.convolutions:
+            stride = 2 if convolution.stride == (2,) else 1
+            inside = torch.arange(hidden.shape[-1], device=hidden.device) < frames[:, None]
+            hidden = torch.where(inside[:, None], hidden, 0.0)
+            update = nn.functional.gelu(convolution(hidden))
+            hidden = update if stride == 2 else hidden + update
+            frames = (frames + stride - 1) // stride
+        out: Tensor = self.norm(hidden.transpose(1, 2))
+        return out
+
+    def _log_mel(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns log10 power `[B, M, L]`, brought near [−1.5, 1.5], and the frames that each clip has."""
+        hop = self.mel.hop_length
+        power = self.mel(fit(waveform, lengths, waveform.shape[-1]))[..., : -(-waveform.shape[-1] // hop)]
+        scaled = (power.clamp(min=1e-10).log10() + 4) / 4
+        return scaled.to(self.convolutions[0].weight.dtype), (lengths + hop - 1) // hop  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""Mel power spectra of waveforms, on the waveform's device. Shape letters: B clips, S samples, M mel bins, T frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelSpectrum:
+    """Power spectra under a Hann window, gathered by Slaney-normalised filters on the Slaney mel scale up to half the sample rate.
+
+    Holds no tensors: filters and window are made once per device and stay float32, whatever becomes of the model's parameters.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window length in samples.
+        hop_length: samples between frames.
+        num_mels: M.
+        pad_mode: what a frame sees beyond the ends of the waveform: its mirror image, or zeros.
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    num_mels: int
+    pad_mode: Literal["reflect", "constant"]
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """`[B, S]` → float32 `[B, M, S // hop_length + 1]`; frame t is centred on sample t · hop_length."""
+        window, filters = _constants(self, waveform.device)
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectrum = torch.stft(
+                waveform.float(),
+                self.n_fft,
+                self.hop_length,
+                window=window,
+                center=True,
+                pad_mode=self.pad_mode,
+                return_complex=True,
+            )
+            return filters @ (spectrum.real.square() + spectrum.imag.square())
+
+
+@lru_cache(maxsize=16)
+def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the window `[n_fft]` and the filters `[M, n_fft // 2 + 1]`."""
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(
+        num_frequency_bins=1 + mel.n_fft // 2,
+        num_mel_filters=mel.num_mels,
+        min_frequency=0.0,
+        max_frequency=mel.sample_rate / 2,
+        sampling_rate=mel.sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    with torch.inference_mode(False):  # the tensors outlive the call, and a later one may be recorded for backward
+        return torch.hann_window(mel.n_fft, device=device), torch.tensor(filters.T, dtype=torch.float32, device=device).contiguous()
+
+
+def fit(waveform: Tensor, lengths: Tensor, num_samples: int) -> Tensor:
+    """Mono clips `[B, 1, S]` of `lengths` `[B]` → `[B, num_samples]`, zero beyond each clip."""
+    mono = waveform[:, 0, :num_samples]
+    inside = torch.arange(mono.shape[-1], device=mono.device) < lengths[:, None]
+    return F.pad(torch.where(inside, mono, 0.0), (0, num_samples - mono.shape[-1]))

@@ -1,0 +1,34 @@
+"""A connector with one hidden layer each way. Shape letters: N tokens, H hidden dimensions."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from soundomni.experts.projection_connector import ProjectionConnector, initialise
+
+
+class MLPConnector(ProjectionConnector):
+    """`[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way out starts at zero.
+
+    Hidden tokens leave the backbone normalised, so the way out needs no norm of its own.
+
+    Args:
+        token_dim: numbers per token (runtime).
+        hidden_dim: H (runtime).
+        generates: whether tokens are generated: they then carry time and place, and there is a way out (runtime).
+        multiple: width of the hidden layers, in multiples of H.
+        time_scale: what timesteps in [0, 1] are multiplied by before their sinusoids; 1 as in the original.
+    """
+
+    def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, multiple: int = 2, time_scale: float = 1.0) -> None:
+        super().__init__(
+            inward=_mlp(token_dim, multiple * hidden_dim, hidden_dim, last_std=0.02),
+            outward=_mlp(hidden_dim, multiple * hidden_dim, token_dim, last_std=0.0) if generates else None,
+            hidden_dim=hidden_dim,
+            time_scale=time_scale,
+        )
+
+
+def _mlp(inputs: int, width: int, outputs: int, *, last_std: float) -> nn.Sequential:
+    first, last = nn.Linear(inputs, width), nn.Linear(width, outputs)
+    return nn.Sequential(initialise(first, std=0.02), nn.GELU(), initialise(last, std=last_std))

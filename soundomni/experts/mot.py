@@ -1,0 +1,188 @@
+"""The Mixture-of-Transformers backbone: several transformers over one sequence, joined by attention alone.
+
+Shape letters: N tokens, N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, V vocabulary,
+d head dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.layout import Layout
+from soundomni.experts.mot_layer import AuxiliaryLoss, LayerSizes, MoTExpert, MoTLayer, add_losses
+from soundomni.experts.norm import RMSNorm
+from soundomni.experts.rope import rope_tables
+from soundomni.experts.swiglu import SwiGLU
+
+INITIAL_STD = 0.02
+
+
+class MoTBackbone(Backbone):
+    """Pre-norm transformer with everything but embedding, head and attention apart for each stream (Liang et al. 2024).
+
+    Layers are those of Qwen2: RMSNorm, attention with q, k, v biases and rotary positions, SwiGLU. With one stream it is Qwen2.
+
+    Args:
+        vocab_size: V (runtime).
+        router: says which streams there are and builds their feed-forward networks (runtime).
+        hidden_dim: H.
+        num_layers: layers.
+        num_heads: query heads.
+        num_kv_heads: key-value heads; as many as query heads when None.
+        head_dim: d; hidden_dim / num_heads when None.
+        intermediate_dim: width of the feed-forward networks; 8/3 of hidden_dim, rounded up to a multiple of 16, when None.
+        gen_intermediate_dim: their width in the streams other than the first; the same when None.
+        qk_norm: RMSNorm on queries and keys in no stream, in "all", or in those other than the first ("gen"). A pretrained
+            language model without it changes its function when it is given to the first stream.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: of every RMSNorm.
+        tie_embeddings: whether the head is the embedding's matrix.
+        copy_initialise: whether the other streams start as copies of the first, see `copy_streams`.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        router: Router,
+        hidden_dim: int = 256,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        intermediate_dim: int | None = None,
+        gen_intermediate_dim: int | None = None,
+        qk_norm: Literal["none", "all", "gen"] = "none",
+        rope_theta: float = 1e4,
+        norm_eps: float = 1e-6,
+        tie_embeddings: bool = False,
+        copy_initialise: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = LayerSizes(
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads if num_kv_heads is not None else num_heads,
+            head_dim=head_dim if head_dim is not None else hidden_dim // num_heads,
+            norm_eps=norm_eps,
+        )
+        wide = intermediate_dim if intermediate_dim is not None else math.ceil(8 * hidden_dim / 48) * 16
+        narrow = gen_intermediate_dim if gen_intermediate_dim is not None else wide
+        _check(sizes, explicit_head_dim=head_dim is not None)
+        if copy_initialise and narrow > wide:
+            raise SpecError(
+                f"mot: gen_intermediate_dim is {narrow} with copy_initialise; expected at most intermediate_dim, which is {wide}"
+            )
+        self.hidden_dim, self.num_kv_heads, self.head_dim = hidden_dim, sizes.num_kv_heads, sizes.head_dim
+        self.rope_theta = rope_theta
+        self.copy_initialise = copy_initialise
+        self.streams = router.streams
+
+        def expert(stream: int) -> MoTExpert:
+            width = wide if stream == 0 else narrow
+            network = router.feed_forward(lambda: SwiGLU(hidden_dim=hidden_dim, intermediate_dim=width), hidden_dim)
+            return MoTExpert(sizes, qk_norm=qk_norm == "all" or (qk_norm == "gen" and stream > 0), feed_forward=network)
+
+        self.embedding = nn.Embedding(vocab_size, hidden_dim)
+        self.blocks = nn.ModuleList(
+            MoTLayer(index, {name: expert(stream) for stream, name in enumerate(self.streams)}) for index in range(num_layers)
+        )
+        self.norms = nn.ModuleDict({name: RMSNorm(hidden_dim, eps=norm_eps) for name in self.streams})
+        self.lm_head = None if tie_embeddings else nn.Linear(hidden_dim, vocab_size, bias=False)
+        self.reset_parameters()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The MoTLayers."""
+        return self.blocks
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws the initial weights; a backbone built on the meta device calls it once it has memory.
+
+        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 · layers)
+        (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        residual_std = INITIAL_STD / math.sqrt(2 * max(1, len(self.blocks)))
+        for module in self.modules():
+            if isinstance(module, MoTExpert):
+                nn.init.normal_(module.output.weight, std=residual_std)
+            elif isinstance(module, SwiGLU):
+                nn.init.normal_(module.down.weight, std=residual_std)
+        if self.copy_initialise:
+            self.copy_streams()
+
+    @torch.no_grad()
+    def copy_streams(self) -> None:
+        """Makes the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network takes.
+
+        Called by `copy_initialise`, and again by whoever loads a pretrained language model into the first stream.
+        """
+        first, *others = self.streams
+        for name in others:
+            for layer in self.blocks:
+                experts = cast(MoTLayer, layer).expert
+                experts(name).copy_from(experts(first))
+            self.norms[name].load_state_dict(self.norms[first].state_dict())
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """`[N]` int64 → `[N, H]`."""
+        out: Tensor = self.embedding(token_ids)
+        return out
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """`[N, H]` → logits `[N, V]`."""
+        if self.lm_head is None:
+            return F.linear(hidden, self.embedding.weight)
+        out: Tensor = self.lm_head(hidden)
+        return out
+
+    def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
+        """Streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+
+        Networks that balance their load give {"load_balance": (sum, count)}, summed over tokens, streams and layers alike, so that
+        the quotient is the mean per token and layer.
+        """
+        hidden = list(streams)
+        rope = rope_tables(layout.position_ids, head_dim=self.head_dim, theta=self.rope_theta, dtype=hidden[0].dtype)
+        losses: list[AuxiliaryLoss | None] = []
+        for layer in self.blocks:
+            hidden, loss = layer(hidden, rope, layout)
+            losses.append(loss)
+        balance = add_losses(losses)
+        normed = [norm(x) for norm, x in zip(self.norms.values(), hidden, strict=True)]
+        return normed, {} if balance is None else {"load_balance": balance}
+
+    def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
+        """Yields the parameters that only tokens of `stream` use. Raises SpecError when there is no such stream."""
+        if stream not in self.streams:
+            known = ", ".join(f"'{name}'" for name in self.streams)
+            raise SpecError(f"no expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
+        for layer in self.blocks:
+            yield from cast(MoTLayer, layer).expert(stream).parameters()
+        yield from self.norms[stream].parameters()
+
+
+def _check(sizes: LayerSizes, *, explicit_head_dim: bool) -> None:
+    """Raises SpecError when the sizes do not fit together."""
+    if not explicit_head_dim and sizes.hidden_dim % sizes.num_heads:
+        raise SpecError(f"mot: hidden_dim is {sizes.hidden_dim}; expected a multiple of num_heads, which is {sizes.num_heads}")
+    if sizes.num_heads % sizes.num_kv_heads:
+        raise SpecError(f"mot: num_heads is {sizes.num_heads}; expected a multiple of num_kv_heads, which is {sizes.num_kv_heads}")
+    if sizes.head_dim % 2:
+        raise SpecError(f"mot: head_dim is {sizes.head_dim}; rotary positions expect an even number")

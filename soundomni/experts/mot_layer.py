@@ -1,0 +1,139 @@
+"""One layer of a Mixture of Transformers (Liang et al. 2024, algorithm 1): parameters per stream, attention over all streams.
+
+Each stream stays one contiguous tensor through the whole layer; only queries, keys and values are joined, in stored order.
+
+Shape letters: N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, h query heads, g key-value heads,
+d head dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from soundomni.core.layout import Layout
+from soundomni.experts.norm import RMSNorm
+from soundomni.experts.rope import rotate
+from soundomni.experts.swiglu import SwiGLU
+
+AuxiliaryLoss = tuple[Tensor, Tensor]
+"""(sum, count) of the loss that feed-forward networks add, such as load balance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSizes:
+    """Sizes that all streams share.
+
+    Args:
+        hidden_dim, num_heads, num_kv_heads, head_dim: H, h, g and d.
+        norm_eps: of every norm.
+    """
+
+    hidden_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+
+
+class MoTExpert(nn.Module):
+    """What one stream owns of a layer: both norms, the projections of attention and the feed-forward network.
+
+    Rows of `qkv.weight` are the heads of the queries, then of the keys, then of the values.
+    """
+
+    def __init__(self, sizes: LayerSizes, *, qk_norm: bool, feed_forward: nn.Module) -> None:
+        super().__init__()
+        self.num_heads = sizes.num_heads
+        self.num_kv_heads = sizes.num_kv_heads
+        self.head_dim = sizes.head_dim
+        self.attention_norm = RMSNorm(sizes.hidden_dim, eps=sizes.norm_eps)
+        self.qkv = nn.Linear(sizes.hidden_dim, (sizes.num_heads + 2 * sizes.num_kv_heads) * sizes.head_dim)
+        self.q_norm = RMSNorm(sizes.head_dim, eps=sizes.norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(sizes.head_dim, eps=sizes.norm_eps) if qk_norm else None
+        self.output = nn.Linear(sizes.num_heads * sizes.head_dim, sizes.hidden_dim, bias=False)
+        self.mlp_norm = RMSNorm(sizes.hidden_dim, eps=sizes.norm_eps)
+        self.mlp = feed_forward
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """`[N_e, H]` → queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
+        heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        if self.q_norm is None or self.k_norm is None:
+            return heads
+        query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        return torch.cat([self.q_norm(query), self.k_norm(key), value], dim=1)
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, AuxiliaryLoss | None]:
+        """Adds attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
+        hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
+        update = self.mlp(self.mlp_norm(hidden))
+        if isinstance(update, tuple):
+            return hidden + update[0], update[1]
+        return hidden + update, None
+
+    @torch.no_grad()
+    def copy_from(self, source: MoTExpert) -> None:
+        """Takes over every parameter of the same name and shape, and what narrower SwiGLU networks take of wider ones.
+
+        Parameters without a counterpart, such as the q/k norms of a stream whose model has none, stay as they are.
+        """
+        theirs = dict(source.named_parameters())
+        for name, parameter in self.named_parameters():
+            if name in theirs and theirs[name].shape == parameter.shape:
+                parameter.copy_(theirs[name])
+        networks = dict(source.named_modules())
+        for name, module in self.named_modules():
+            twin = networks.get(name)
+            if isinstance(module, SwiGLU) and isinstance(twin, SwiGLU):
+                module.copy_from(twin)
+
+
+class MoTLayer(nn.Module):
+    """One layer over E streams. Takes tensors and plain objects only, so that it can be sharded, checkpointed or compiled alone.
+
+    Args:
+        index: which layer of the backbone this is; names its place in the cache.
+        experts: stream name → its parameters, in the router's order.
+    """
+
+    def __init__(self, index: int, experts: Mapping[str, MoTExpert]) -> None:
+        super().__init__()
+        self.index = index
+        self.experts = nn.ModuleDict(experts)
+        first = next(iter(experts.values()))
+        self.num_heads = first.num_heads
+        self.num_kv_heads = first.num_kv_heads
+
+    def expert(self, stream: str) -> MoTExpert:
+        """Returns what the stream of this name owns."""
+        return cast(MoTExpert, self.experts[stream])
+
+    def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
+        """Streams `[N_e, H]` in stored order → the same after the layer, and the auxiliary loss of all its networks, if any.
+
+        Args:
+            streams: one tensor per stream, in the router's order.
+            rope: cosines and sines `[P, d/2]`.
+            layout: runs the attention.
+        """
+        experts = [self.expert(name) for name in self.experts]
+        heads = torch.cat([expert.project(hidden) for expert, hidden in zip(experts, streams, strict=True)])
+        turned, value = torch.split(heads, [self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
+        query, key = torch.split(rotate(turned, *rope), [self.num_heads, self.num_kv_heads], dim=1)
+        attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
+        done = [expert.finish(hidden, mixed) for expert, hidden, mixed in zip(experts, streams, attended, strict=True)]
+        return [hidden for hidden, _ in done], add_losses([loss for _, loss in done])
+
+
+def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:
+    """Adds sums and counts of the losses that there are; None when there are none."""
+    present = [loss for loss in losses if loss is not None]
+    if not present:
+        return None
+    sums, counts = zip(*present, strict=True)
+    return torch.stack(sums).sum(), torch.stack(counts).sum()

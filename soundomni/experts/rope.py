@@ -1,0 +1,29 @@
+"""Rotary position embedding (Su et al. 2021, section 3.2.2) in the half-split convention of Llama and Qwen2.
+
+Pair i of a head is (x[i], x[i + d/2]); it turns by position · theta^(−2i/d).
+
+Shape letters: P stored tokens, h heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_tables(position_ids: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines, `[P, d/2]` each, of int64 `position_ids` `[P]`.
+
+    Angles are computed in float32 (float64 for float64 models), whatever `dtype` the tables have.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=wide) / head_dim
+    angles = position_ids[:, None].to(wide) * theta**-exponents
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns queries or keys `[P, h, d]` by tables `[P, d/2]`; the result has the dtype of `x`."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

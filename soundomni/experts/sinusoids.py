@@ -1,0 +1,73 @@
+"""Sinusoidal embeddings of timesteps and of places in a clip, computed for whatever value is asked.
+
+Shape letters: N tokens, H hidden dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import SpecError
+
+TIME_DIM = 256
+MAX_PERIOD = 1e4
+
+
+def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Returns sines and cosines, float32 `[N, dim/2]` each, of `values` `[N]` at frequencies 10000^(−i / (dim/2))."""
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(MAX_PERIOD) / half))
+    angles = values[:, None].float() * frequencies
+    return angles.sin(), angles.cos()
+
+
+def place_embedding(frames: Tensor, dim: int) -> Tensor:
+    """Embeds frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not interleaved).
+
+    There is no table, hence no longest clip.
+    """
+    return torch.cat(sinusoids(frames, dim), dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps to hidden tokens: 256 numbers `[cos | sin]`, then Linear–SiLU–Linear (DiT, Peebles and Xie 2023, section 3.2).
+
+    Args:
+        hidden_dim: H.
+        time_scale: what timesteps in [0, 1] are multiplied by first; 1 as in BAGEL, 1000 as in most diffusion models.
+    """
+
+    def __init__(self, *, hidden_dim: int, time_scale: float = 1.0) -> None:
+        super().__init__()
+        self.time_scale = time_scale
+        self.first = nn.Linear(TIME_DIM, hidden_dim)
+        self.second = nn.Linear(hidden_dim, hidden_dim)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """`[N]` → `[N, H]`."""
+        sines, cosines = sinusoids(timesteps.float() * self.time_scale, TIME_DIM)
+        waves = torch.cat([cosines, sines], dim=-1).to(self.first.weight.dtype)
+        out: Tensor = self.second(nn.functional.silu(self.first(waves)))
+        return out
+
+
+class TimeAndPlace(nn.Module):
+    """What a generated token is told beside its value: its timestep and its frame index within the clip."""
+
+    def __init__(self, *, hidden_dim: int, time_scale: float = 1.0) -> None:
+        super().__init__()
+        if hidden_dim % 2:
+            raise SpecError(f"connector: hidden_dim is {hidden_dim}; sin-cos places expect an even number")
+        self.hidden_dim = hidden_dim
+        self.time = TimeEmbedding(hidden_dim=hidden_dim, time_scale=time_scale)
+
+    def forward(self, timesteps: Tensor, frames: Tensor) -> Tensor:
+        """Timesteps `[N]` in [0, 1] and frames `[N]` → `[N, H]`, to be added to the tokens."""
+        time: Tensor = self.time(timesteps)
+        return time + place_embedding(frames, self.hidden_dim).to(time.dtype)

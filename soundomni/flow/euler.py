@@ -1,0 +1,22 @@
+"""Euler's method, first order: one prediction per step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from soundomni.core.interfaces import Predict
+from soundomni.flow.one_step import OneStepSampler
+from soundomni.flow.schedule import predict_at
+
+
+class EulerSampler(OneStepSampler):
+    """x ← x + (t' − t)·v(x, t)."""
+
+    @property
+    def num_evaluations(self) -> int:
+        """One per step."""
+        return self.num_steps
+
+    def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
+        """Takes `values` `[B, D, T]` one step."""
+        return values + (next_timestep - timestep) * predict_at(predict, values, timestep)

@@ -1,0 +1,86 @@
+"""Flow matching along straight lines between data and noise (Lipman et al. 2023; Liu et al. 2023, rectified flow).
+
+Shape letters: B clips, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.interfaces import LossTerms, Objective, Query
+from soundomni.core.representation import Representation
+from soundomni.flow.schedule import check_shift, shift_timestep
+
+Timesteps = Literal["logit-normal", "uniform"]
+
+
+class FlowMatching(Objective):
+    """x_t = (1 − t)·x0 + t·ε with one t per clip; the target is the velocity ε − x0; the loss is named "velocity".
+
+    Args:
+        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or "uniform".
+        mean, std: of the logit-normal; not read when uniform.
+        shift: s of t ← s·t / (1 + (s − 1)·t); above 1, more of the clips are noisy.
+
+    Raises:
+        SpecError: an argument is out of its range.
+    """
+
+    def __init__(self, *, timesteps: Timesteps = "logit-normal", mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> None:
+        super().__init__()
+        known = get_args(Timesteps)
+        if timesteps not in known:
+            raise SpecError(f"timesteps must be logit-normal or uniform, '{timesteps}' was given.{did_you_mean(timesteps, known)}")
+        if not std > 0:
+            raise SpecError(f"std must be above 0, {std} was given")
+        self.timesteps = timesteps
+        self.mean = mean
+        self.std = std
+        self.shift = check_shift(shift)
+
+    def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
+        """Mixes noise into the clips `[B, D, T]` with `noise` `[B]` set, except their `known` `[B, T]` frames.
+
+        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device: its corruption does
+        not depend on the batch around it, nor on padding. Frames beyond a clip become zero.
+
+        Raises:
+            SpecError: the representation is of codes.
+        """
+        if clean.spec.kind != "continuous":
+            raise SpecError("flow matching needs continuous latents, the codec makes codes: choose an objective for codes")
+        values = clean.values
+        times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
+        for i, (frames, noisy) in enumerate(zip(clean.lengths.tolist(), noise.tolist(), strict=True)):
+            if noisy:
+                times[i] = self._draw_timestep(generators[i])
+                drawn = torch.randn(values.shape[1], frames, generator=generators[i], device=generators[i].device)
+                epsilon[i, :, :frames] = drawn.to(values)
+        valid = torch.arange(values.shape[-1], device=values.device) < clean.lengths.to(values.device)[:, None]
+        counted = valid & noise.to(values.device)[:, None] & ~known
+        per_frame = times.to(values.device)[:, None] * counted
+        data = values.masked_fill(~valid[:, None], 0.0)
+        mix = per_frame[:, None].to(values.dtype)
+        return Query(
+            inputs=(1.0 - mix) * data + mix * epsilon,
+            timesteps=per_frame,
+            targets=epsilon - data,
+            loss_mask=counted,
+        )
+
+    def _draw_timestep(self, generator: torch.Generator) -> float:
+        if self.timesteps == "uniform":
+            drawn = 1.0 - torch.rand((), generator=generator, device=generator.device)  # in (0, 1]: t = 0 means clean
+        else:
+            drawn = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator, device=generator.device))
+        return float(shift_timestep(drawn, self.shift))
+
+    def loss(self, prediction: Tensor, query: Query) -> LossTerms:
+        """Sum over the counted frames of the mean squared error over D, and their number. What lies elsewhere has no gradient."""
+        error = (prediction.float() - query.targets.float()).masked_fill(~query.loss_mask[:, None], 0.0)
+        return {"velocity": (error.square().mean(1).sum(), query.loss_mask.sum())}

@@ -1,0 +1,54 @@
+"""The frame that one-step solvers of the flow's differential equation share: a schedule, and one step after the other.
+
+Shape letters: B clips, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from soundomni.core.interfaces import Predict, Sampler
+from soundomni.flow.schedule import check_shift, check_steps, sampling_timesteps
+
+
+class OneStepSampler(Sampler):
+    """Solves dx/dt = v(x, t) from t = 1 to t = 0 with `step`, which looks at nothing but the present values.
+
+    No step asks for a prediction at t = 0. There the model knows only clean context, and was never trained to predict.
+
+    Args:
+        num_steps: steps.
+        shift: above 1, more of the steps are spent near the noise.
+
+    Raises:
+        SpecError: a number is out of its range.
+    """
+
+    def __init__(self, *, num_steps: int = 50, shift: float = 1.0) -> None:
+        self.num_steps = check_steps(num_steps)
+        self.shift = check_shift(shift)
+
+    @abstractmethod
+    def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
+        """Takes `values` `[B, D, T]` from `timestep` to the smaller `next_timestep`, which is 0 in the last step."""
+
+    def sample(
+        self,
+        predict: Predict,
+        start: Tensor,
+        *,
+        generators: Sequence[torch.Generator] = (),
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Takes noise `[B, D, T]` from t = 1 to t = 0. Deterministic: `generators` are not drawn from."""
+        values = start
+        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift))):
+            values = self.step(predict, values, timestep, next_timestep)
+            if on_step is not None:
+                on_step(index, values)
+        return values

@@ -1,0 +1,50 @@
+"""The timesteps of a sampler, and the shift that moves training and sampling alike toward noise.
+
+Shape letters: B clips, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Predict
+
+Number = TypeVar("Number", float, Tensor)
+
+
+def shift_timestep(timestep: Number, shift: float) -> Number:
+    """Returns s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); keeps 0 and 1, and s = 1 changes nothing."""
+    return shift * timestep / (1.0 + (shift - 1.0) * timestep)
+
+
+def check_shift(shift: float) -> float:
+    """Returns `shift`; raises SpecError unless it is above 0."""
+    if not shift > 0:
+        raise SpecError(f"shift must be above 0 (1 changes nothing), {shift} was given")
+    return shift
+
+
+def check_steps(num_steps: int) -> int:
+    """Returns `num_steps`; raises SpecError unless it is at least 1."""
+    if num_steps < 1:
+        raise SpecError(f"num_steps must be at least 1, {num_steps} was given")
+    return num_steps
+
+
+def sampling_timesteps(num_steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """Returns the `num_steps + 1` timesteps from 1 to 0, both exact: evenly spaced, then shifted.
+
+    >>> sampling_timesteps(4)
+    (1.0, 0.75, 0.5, 0.25, 0.0)
+    """
+    return tuple(shift_timestep(1.0 - step / num_steps, shift) for step in range(num_steps + 1))
+
+
+def predict_at(predict: Predict, values: Tensor, timestep: float) -> Tensor:
+    """Asks for the prediction `[B, D, T]` with every clip at one timestep. Timesteps are at least float32, whatever the values."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return predict(values, torch.full((len(values),), timestep, dtype=dtype, device=values.device))

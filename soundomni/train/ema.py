@@ -1,0 +1,66 @@
+"""Exponential moving average of the trained parameters (Polyak and Juditsky 1992), in fp32 and sharded as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from soundomni.train.parallel import reshard
+
+
+class EMA:
+    """Averages of the parameters that are trained; frozen ones need none.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights are soon forgotten.
+
+    Args:
+        model: its parameters as they are when this is built are the first average.
+        decay: in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.averages = {name: p.detach().to(torch.float32, copy=True) for name, p in _trained(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the averages towards the parameters by one step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        parameters = _trained(model)
+        averages = [_local(average) for average in self.averages.values()]
+        current = [_local(parameters[name].detach()).float() for name in self.averages]
+        torch._foreach_lerp_(averages, current, 1.0 - decay)
+
+    @contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[None]:
+        """Within the context, `model` computes with the averages. Needs memory for one more tensor, not for one more model."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module) -> None:
+        reshard(model)  # gathered parameters that a forward pass left behind would otherwise outlive the exchange
+        parameters = _trained(model)
+        for name, average in self.averages.items():
+            mine, theirs = _local(average), _local(parameters[name].detach())
+            held = mine.clone()
+            mine.copy_(theirs)
+            theirs.copy_(held)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local

@@ -1,0 +1,224 @@
+"""The training loop, read from top to bottom.
+
+step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → log, validate, save.
+
+Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
+batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import SoundOmniError
+from soundomni.core.interfaces import LossTerms
+from soundomni.core.schema import TrainSpec
+from soundomni.train.ema import EMA
+from soundomni.train.optim import clip_gradients, set_learning_rate
+from soundomni.train.parallel import World, reduce_gradients
+from soundomni.train.schedule import learning_rate
+from soundomni.train.trainable import Step, Trainable, as_trainable
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint stores beside tensors.
+
+    Args:
+        step: finished steps.
+        data: the loader's state after the last one; None before the first.
+        totals: what was trained on so far, added up over steps: tokens, samples.
+        skipped_steps: steps of all whose loss or gradient was not finite.
+        skipped_in_a_row: of these, the last ones without a finite one between.
+    """
+
+    step: int = 0
+    data: Any = None
+    totals: dict[str, float] = field(default_factory=dict)
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured: the mean of each loss over its elements, their weighted sum, and the norm before clipping."""
+
+    losses: dict[str, float]
+    loss: float
+    grad_norm: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step may be taken."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What happens around the steps. Each is called on every rank at the same step.
+
+    Args:
+        log: receives the step and its metrics, every `log_every` steps.
+        validate: every `validation.every` steps.
+        save: every `save_every` steps, at the end, and before stopping.
+        should_stop: asked after every step; must answer the same on every rank.
+    """
+
+    log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+    validate: Callable[[int], None] = lambda step: None
+    save: Callable[[Progress], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def fit(
+    model: nn.Module,
+    loader: Iterable[Step],
+    *,
+    train: TrainSpec,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA | None,
+    world: World,
+    progress: Progress,
+    hooks: Hooks,
+) -> bool:
+    """Trains until `train.steps` steps are finished. `progress` is kept up to date in place.
+
+    Args:
+        model: a Trainable, after `parallelise`.
+        loader: steps that follow `progress.data`.
+
+    Returns:
+        True when all steps are finished, False when it was asked to stop before; it has saved in both cases.
+
+    Raises:
+        SoundOmniError: ten steps in a row were not finite.
+    """
+    clock = _Clock(progress)
+    for step in islice(loader, max(0, train.steps - progress.step)):
+        rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
+        set_learning_rate(optimizer, rate)
+        result = train_step(as_trainable(model), step.batches, model=model, train=train, optimizer=optimizer, world=world)
+        if result.is_finite and ema is not None:
+            ema.update(model)
+        _advance(progress, step, result)
+        done = progress.step >= train.steps
+        if progress.step % train.log_every == 0 or done:
+            hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
+        if train.validation.every and progress.step % train.validation.every == 0:
+            hooks.validate(progress.step)
+        stop = hooks.should_stop()
+        if stop or done or (train.save_every and progress.step % train.save_every == 0):
+            hooks.save(progress)
+        if stop and not done:
+            return False
+    return True
+
+
+def train_step(
+    trainable: Trainable,
+    batches: Sequence[Any],
+    *,
+    model: nn.Module,
+    train: TrainSpec,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+) -> StepResult:
+    """Makes one optimiser step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    counts, num_batches = global_counts(trainable, batches, world)
+    means: dict[str, Tensor] = {}
+    for index, batch in enumerate(batches):
+        reduce_gradients(model, index == len(batches) - 1)
+        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
+            terms = trainable(batch.to(world.device))
+        shares = loss_shares(terms, counts, num_batches)
+        loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
+        (loss * world.size).backward()  # gradients are averaged over ranks: this undoes it
+        for name, share in shares.items():
+            means[name] = means.get(name, 0.0) + share.detach()
+    names = sorted(means)
+    values = world.sum(torch.stack([means[name] for name in names]))
+    norm = clip_gradients(model.parameters(), train.optimizer.clip)
+    losses = dict(zip(names, values.tolist(), strict=True))
+    total = sum(train.loss_weights.get(name, 1.0) * value for name, value in losses.items())
+    result = StepResult(losses=losses, loss=total, grad_norm=norm.item())
+    if result.is_finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return result
+
+
+def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) -> tuple[dict[str, float], int]:
+    """Returns the count of each loss, and the number of batches, over all ranks and micro-batches of a step."""
+    local: dict[str, float] = {}
+    for batch in batches:
+        for name, count in trainable.count_terms(batch).items():
+            local[name] = local.get(name, 0.0) + count
+    names = sorted(local)
+    sums = world.sum(torch.tensor([*(local[name] for name in names), len(batches)], dtype=torch.float64)).tolist()
+    return dict(zip(names, sums, strict=False)), int(sums[-1])
+
+
+def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int) -> dict[str, Tensor]:
+    """Returns what one batch contributes to the mean of each loss; see Trainable.count_terms for the two rules."""
+    shares = {}
+    for name, (total, count) in terms.items():
+        scale = max(1.0, counts[name]) if name in counts else count.clamp(min=1e-12) * num_batches
+        shares[name] = total.float() / scale
+    return shares
+
+
+def _advance(progress: Progress, step: Step, result: StepResult) -> None:
+    progress.step += 1
+    progress.data = step.state
+    for name, count in step.counts.items():
+        progress.totals[name] = progress.totals.get(name, 0.0) + count
+    if result.is_finite:
+        progress.skipped_in_a_row = 0
+        return
+    progress.skipped_steps += 1
+    progress.skipped_in_a_row += 1
+    found = ", ".join(f"{name} {value:g}" for name, value in {**result.losses, "gradient norm": result.grad_norm}.items())
+    logger.warning("step %d was skipped: not finite (%s)", progress.step, found)
+    if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise SoundOmniError(
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}); resume from the last "
+            "checkpoint with a lower train.optimizer.lr or train.optimizer.clip, or train.precision: fp32"
+        )
+
+
+def _metrics(result: StepResult, rate: float, progress: Progress) -> dict[str, float]:
+    named = {f"loss/{name}": value for name, value in result.losses.items()}
+    skipped = float(progress.skipped_steps)
+    return {"loss": result.loss, **named, "lr": rate, "grad_norm": result.grad_norm, **progress.totals, "skipped_steps": skipped}
+
+
+class _Clock:
+    """Rates since the last time they were asked for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._start = self._last = time.perf_counter()
+        self._tokens, self._step = progress.totals.get("tokens", 0.0), progress.step
+
+    def rates(self, progress: Progress) -> dict[str, float]:
+        now, tokens = time.perf_counter(), progress.totals.get("tokens", 0.0)
+        passed = max(now - self._last, 1e-9)
+        rates = {
+            "tokens_per_second": (tokens - self._tokens) / passed,
+            "steps_per_second": (progress.step - self._step) / passed,
+            "seconds": now - self._start,
+        }
+        self._last, self._tokens, self._step = now, tokens, progress.step
+        return rates

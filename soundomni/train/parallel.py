@@ -1,0 +1,184 @@
+"""Processes and shards: one process without a group, or FSDP2 over a mesh from torchrun's environment.
+
+The same code runs on CPU (gloo) and GPU (nccl). Gradients are averaged over ranks by FSDP2; the loop multiplies its loss by the
+number of ranks, because it has divided by global counts already.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils.checkpoint import checkpoint
+
+from soundomni.core.errors import SpecError
+from soundomni.core.schema import ParallelSpec, TrainSpec
+from soundomni.train.trainable import as_trainable
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, seen from one of them.
+
+    Args:
+        rank, size: this process and their number.
+        device: where this process computes.
+        mesh: over which parameters are sharded; None for one process without a group.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum of `values` over all ranks; the argument may be overwritten."""
+        if self.mesh is not None:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the small plain `value` of every rank, in rank order."""
+        if self.mesh is None:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """Joins the process group that torchrun describes, or stands alone when it describes none.
+
+    A group that exists already is used and left open.
+
+    Raises:
+        SpecError: the mesh does not fit the number of processes, or there are more local processes than GPUs.
+    """
+    size = int(environment.get("WORLD_SIZE", 1))
+    shape = mesh_shape(parallel, size)
+    device = _device(int(environment.get("LOCAL_RANK", 0)))
+    if "RANK" not in environment and not dist.is_initialized():
+        yield World(rank=0, size=1, device=device)
+        return
+    opened = not dist.is_initialized()
+    if opened:  # gloo carries host tensors, so that agreeing on a number does not wait for the GPU
+        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    try:
+        names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+        with _main_rank_speaks(dist.get_rank()):
+            yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, mesh=mesh)
+    finally:
+        if opened:
+            dist.destroy_process_group()
+
+
+def mesh_shape(parallel: ParallelSpec, size: int) -> tuple[int, ...]:
+    """Returns (shard,), or (replicate, shard) for hybrid sharding, of a mesh over `size` processes. Raises SpecError."""
+    replicate = parallel.replicate
+    if replicate < 1 or size % replicate:
+        raise SpecError(f"train.parallel.replicate is {replicate}; it must divide the number of processes, {size}")
+    shard = size // replicate if parallel.shard == -1 else parallel.shard
+    if replicate * shard != size:
+        raise SpecError(
+            f"train.parallel has {replicate} x {shard} processes, but {size} are running; "
+            f"set train.parallel.shard to {size // replicate} or -1, or start {replicate * max(shard, 1)}"
+        )
+    return (shard,) if replicate == 1 else (replicate, shard)
+
+
+def batches_per_rank(batches_per_step: int, size: int) -> int:
+    """Returns the micro-batches of each rank. Raises SpecError when the ranks cannot have equally many."""
+    if batches_per_step < 1 or batches_per_step % size:
+        nearest = max(1, round(batches_per_step / size)) * size
+        raise SpecError(
+            f"train.batches_per_step is {batches_per_step}; it must be a multiple of the {size} running processes, such as {nearest}"
+        )
+    return batches_per_step // size
+
+
+def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
+    """Moves `model` to the device, sharded over the mesh when there is one; its layers recompute and compile as `train` says.
+
+    Parameters must be equal on all ranks. Frozen parameters of `replicated_modules` stay whole on every rank.
+    """
+    units = list(as_trainable(model).units)
+    for unit in units:
+        if train.activation_checkpointing:
+            _recompute_in_backward(unit)
+        if train.compile:
+            unit.compile()
+    if world.mesh is None:
+        model.to(world.device)
+        return
+    policy = MixedPrecisionPolicy()
+    if train.precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    replicated: tuple[nn.Module, ...] = tuple(getattr(model, "replicated_modules", ()))
+    whole = {p for module in replicated for p in module.parameters() if not p.requires_grad}
+    for module in replicated:
+        module.to(world.device)
+    for unit in units:
+        fully_shard(unit, mesh=world.mesh, mp_policy=policy)
+    fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
+    for name in getattr(model, "FORWARD_METHODS", ()):
+        register_fsdp_forward_method(model, name)
+
+
+def reduce_gradients(model: nn.Module, enabled: bool) -> None:
+    """Says whether the next backward pass adds gradients up over ranks, or only keeps them for a later micro-batch."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+
+
+def reshard(model: nn.Module) -> None:
+    """Frees gathered parameters, so that the next forward pass gathers them anew from the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise SpecError(f"local process {local_rank} has no GPU: there are {torch.cuda.device_count()}; start one process per GPU")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _recompute_in_backward(unit: nn.Module) -> None:
+    """Wraps the forward pass alone: the module keeps its name, its class and its hooks."""
+    forward: Callable[..., Any] = unit.forward
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    unit.forward = recomputed  # type: ignore[method-assign]
+
+
+@contextmanager
+def _main_rank_speaks(rank: int) -> Iterator[None]:
+    logger = logging.getLogger("soundomni")
+    level = logger.level
+    if rank > 0:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,73 @@
+"""What the loop asks of a model, of a batch and of a loader. Any module with these few members can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, cast, runtime_checkable
+
+import torch
+from torch import nn
+
+from soundomni.core.interfaces import LossTerms
+
+
+class Batch(Protocol):
+    """One micro-batch."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the batch on `device`."""
+        ...
+
+
+class Step(Protocol):
+    """What one optimiser step is made of.
+
+    Args:
+        batches: this rank's micro-batches; as many on every rank.
+        state: what the loader needs to go on after this step; plain JSON data, the same on every rank.
+        counts: what the step holds, over all ranks, such as {"tokens": 4096, "samples": 12}.
+    """
+
+    @property
+    def batches(self) -> Sequence[Any]: ...
+
+    @property
+    def state(self) -> Mapping[str, Any]: ...
+
+    @property
+    def counts(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """An nn.Module that the loop can train.
+
+    Calling it with a batch returns `{name: (sum, count)}`, 0-dim tensors, with the same names on every rank and at every step.
+    Every parameter that is trained takes part in every call, whatever the batch holds: that keeps the ranks in step.
+
+    Three more members are used where they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;
+    `replicated_modules`, modules whose frozen parameters every rank holds whole; and `fit_latents(batches)`, called before step 1.
+    """
+
+    @property
+    def units(self) -> Iterable[nn.Module]:
+        """The repeated layers: the units of sharding, activation checkpointing and compilation. May be empty."""
+        ...
+
+    def count_terms(self, batch: Any) -> Mapping[str, float]:
+        """Returns the count of each loss of a batch on the host, known without running the model.
+
+        A loss named here is divided by its count over all ranks and micro-batches, so that each element weighs the same. A loss
+        that is not named is averaged: each batch contributes its own sum / count, divided by the number of batches.
+        """
+        ...
+
+    def __call__(self, batch: Any) -> LossTerms: ...
+
+
+def as_trainable(model: nn.Module) -> Trainable:
+    """Returns `model` under its training protocol. Raises TypeError, naming what is missing, when it has none."""
+    missing = [name for name in ("units", "count_terms") if not hasattr(model, name)]
+    if missing:
+        raise TypeError(f"{type(model).__name__} cannot be trained: it lacks {', '.join(missing)} (see train/trainable.py)")
+    return cast(Trainable, model)

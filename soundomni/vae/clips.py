@@ -1,0 +1,42 @@
+"""What every codec does with a batch of clips of different lengths.
+
+Shape letters: B clips, C channels (of audio or of a layer), L positions (samples or frames).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.representation import Representation, RepresentationSpec
+
+
+def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
+    """`[B, C, L]` → the same with zeros beyond the `lengths` `[B]`, whatever was there."""
+    beyond = torch.arange(values.shape[-1], device=values.device) >= lengths.to(values.device)[:, None]
+    return values.masked_fill(beyond[:, None], 0.0)
+
+
+def check_waveform(waveform: Tensor, lengths: Tensor, spec: RepresentationSpec) -> None:
+    """Raises DataError unless `waveform` is float `[B, C, S]` with the codec's channels and `lengths` is `[B]`."""
+    if waveform.dim() != 3 or waveform.shape[1] != spec.channels or not waveform.is_floating_point():
+        raise DataError(
+            f"the codec takes a float waveform [B, {spec.channels}, S] at {spec.sample_rate} Hz, "
+            f"{waveform.dtype} {list(waveform.shape)} was given"
+        )
+    if lengths.shape != waveform.shape[:1]:
+        raise DataError(f"lengths must be [{len(waveform)}], one per clip, {list(lengths.shape)} was given")
+
+
+def check_latent(representation: Representation, spec: RepresentationSpec) -> None:
+    """Raises DataError unless the values are float `[B, D, T]` with the codec's D."""
+    values = representation.values
+    if values.dim() != 3 or values.shape[1] != spec.latent_dim or not values.is_floating_point():
+        raise DataError(f"the codec takes float latents [B, {spec.latent_dim}, T], {values.dtype} {list(values.shape)} was given")
+
+
+def check_audio_format(sample_rate: int, channels: int) -> None:
+    """Raises SpecError unless both are positive."""
+    if sample_rate < 1 or channels < 1:
+        raise SpecError(f"sample_rate and channels must be at least 1, {sample_rate} and {channels} were given")

@@ -1,0 +1,294 @@
+"""The unified model: packed = unpacked, cached = uncached, batched = single; losses counted before they are computed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.errors import SpecError
+from soundomni.core.generation import (
+    AudioRequest,
+    AudioSlots,
+    Context,
+    features_context,
+    make_cache,
+    next_position,
+    sample_audio,
+    sample_text,
+    text_context,
+)
+from soundomni.core.model import UnifiedModel, frame_places
+from soundomni.core.representation import Representation
+from soundomni.core.schema import ConnectorsSpec, GuidanceSpec, ModelSpec, Slot
+from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.tokenizer import TextTokenizer
+
+RATE = 1000
+TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
+
+
+def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec:
+    return ModelSpec(
+        backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"}),
+        router=Slot(router),
+        codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 16}),
+        connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("mlp")),
+        objective=Slot("flow-matching"),
+        encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
+        latent_positions=positions,  # type: ignore[arg-type]
+        normalise="global",
+    )
+
+
+def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
+    """A tiny model in float64 whose every parameter is random, the outputs that start at zero included."""
+    model = build_model(model_spec(router, positions), tokenizer=TOKENIZER, seed=1)
+    torch.manual_seed(0)
+    clips = torch.randn(4, 1, 160)
+    model.normalizer.fit([model.codec.encode(clips, torch.full((4,), 160))])
+    with torch.no_grad():
+        for parameter in model.latent_connector.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.double()
+
+
+MODELS = {name: make_model(name) for name in ("modality", "dense", "top-k")}
+MODELS["advance"] = make_model("modality", "advance")
+
+
+def rule(name: str) -> PositionRule:
+    return PositionRule.ADVANCE if name == "advance" else PositionRule.SHARED
+
+
+def clip(seed: int, samples: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
+
+
+def latent_segment(model: UnifiedModel, seed: int, samples: int, attend: Attend, positions: PositionRule) -> Segment:
+    bare = audio_segment(
+        role=Role.LATENT,
+        attend=attend,
+        num_frames=model.codec.spec.num_frames(samples),
+        num_samples=samples,
+        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
+        positions=positions,
+    )
+    return bare.with_waveform(clip(seed, samples))
+
+
+def text(words: str, *, loss: bool = False) -> Segment:
+    return text_segment(TOKENIZER.encode(words), bos=TOKENIZER.bos, eos=TOKENIZER.eos, loss=loss)
+
+
+def sample(model: UnifiedModel, name: str, seed: int) -> Sample:
+    """A document of one of five kinds, chosen by the seed."""
+    rng = np.random.default_rng(seed)
+    samples = int(rng.integers(20, 90))
+    heard = features_context(model, clip(seed, samples), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
+    target = latent_segment(model, seed, samples, Attend.NOISE, rule(name))
+    kinds: list[tuple[Segment, ...]] = [
+        (text("one two"), target),
+        (*heard, text("three four five", loss=True)),
+        (target,),
+        (text("zero"), latent_segment(model, seed + 1, 40, Attend.FULL, rule(name)), target, text("two", loss=True)),
+        (*heard, text("five"), target),
+    ]
+    return Sample(key=str(seed), segments=kinds[seed % len(kinds)], seed=seed)
+
+
+def double(batch: PackedBatch) -> PackedBatch:
+    def clips(c):  # type: ignore[no-untyped-def]
+        return replace(c, waveform=c.waveform.double())
+
+    return replace(batch, features=clips(batch.features), latents=clips(batch.latents))
+
+
+def pack(samples: Sequence[Sample]) -> PackedBatch:
+    return double(PackedBatch.from_samples(samples))
+
+
+def losses(model: UnifiedModel, batch: PackedBatch) -> dict[str, tuple[float, float]]:
+    return {name: (float(total), float(count)) for name, (total, count) in model(batch).items()}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=12, deadline=None)
+@given(seeds=st.lists(st.integers(0, 60), min_size=1, max_size=6, unique=True))
+def test_packed_equals_unpacked(name: str, seeds: list[int]) -> None:
+    model = MODELS[name]
+    samples = [sample(model, name, seed) for seed in seeds]
+    together = losses(model, pack(samples))
+    alone = [losses(model, pack([one])) for one in samples]
+    for loss in ("ce", "velocity"):
+        assert together[loss][1] == sum(one[loss][1] for one in alone)
+        assert together[loss][0] == pytest.approx(sum(one[loss][0] for one in alone), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=10, deadline=None)
+@given(seeds=st.lists(st.integers(0, 60), max_size=5, unique=True))
+def test_losses_are_counted_before_they_are_computed(name: str, seeds: list[int]) -> None:
+    model = MODELS[name]
+    batch = pack([sample(model, name, seed) for seed in seeds])
+    counted = model.count_terms(batch)
+    computed = losses(model, batch)
+    assert counted == {loss: count for loss, (_, count) in computed.items()}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("kinds", [[], [2], [1], [0, 3]])
+def test_every_trainable_parameter_has_a_gradient_whatever_the_batch_holds(name: str, kinds: list[int]) -> None:
+    model = make_model(name if name != "advance" else "modality")
+    sum(total for total, _ in model(pack([sample(model, name, seed) for seed in kinds])).values()).backward()
+    lacking = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert lacking == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def one_forward(model: UnifiedModel, context: Context, values: torch.Tensor, t: float, positions: PositionRule) -> torch.Tensor:
+    """The prediction of a noise segment by the whole sequence at once, as in training."""
+    segment = audio_segment(
+        role=Role.LATENT,
+        attend=Attend.NOISE,
+        num_frames=values.shape[-1],
+        num_samples=0,
+        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
+        positions=positions,
+    ).with_waveform(np.zeros((1, 1), np.float32))
+    batch = pack([Sample(key="x", segments=(*context, segment))])
+    layout = model.plan(batch.table)
+    places = frame_places(np.asarray([values.shape[-1]]), values.shape[-1], model.device)
+    blocks = {
+        Role.TEXT: model.backbone.embed(batch.text_ids),
+        Role.FEATURES: model.enter_features(batch.features),
+        Role.LATENT: model.enter_frames(values, torch.full((1, values.shape[-1]), t).double(), places),
+    }
+    streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
+    return model.leave_frames(layout.take(streams, Role.LATENT), places, values)
+
+
+def contexts_of(model: UnifiedModel, words: Sequence[str]) -> list[Context]:
+    return [text_context(TOKENIZER, w) if w else () for w in words]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=8, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["", "one", "two three four", "five zero five"]), min_size=1, max_size=4),
+    frames=st.lists(st.integers(1, 9), min_size=4, max_size=4),
+    t=st.floats(0.0, 1.0),
+)
+def test_cached_and_batched_predictions_equal_the_whole_sequence_alone(name: str, words: list[str], frames: list[int], t: float) -> None:
+    model = MODELS[name]
+    contexts = contexts_of(model, words)
+    frames = frames[: len(words)]
+    with torch.no_grad():
+        cache = make_cache(model, contexts, room=max(frames) + 2)
+        slots = AudioSlots(
+            model,
+            cache,
+            positions=[next_position(context) for context in contexts],
+            num_frames=frames,
+            rule=rule(name),
+            boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
+        )
+        values = torch.randn(len(words), 16, max(frames), dtype=torch.float64)
+        for _ in range(2):  # a slot is rewritten at every step: the second call must not see the first
+            cached = slots.predict(values, torch.full((len(words), max(frames)), t).double())
+        for row, context in enumerate(contexts):
+            whole = one_forward(model, context, values[row : row + 1, :, : frames[row]], t, rule(name))
+            torch.testing.assert_close(cached[row : row + 1, :, : frames[row]], whole, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_batched_audio_equals_single(name: str) -> None:
+    model = MODELS[name]
+    requests = [
+        AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+        for seed, (context, negative, frames) in enumerate(
+            zip(contexts_of(model, ["one", "", "two three"]), contexts_of(model, ["", "five", "four"]), [3, 7, 5], strict=True)
+        )
+    ]
+    guidance = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
+    sampler = build_sampler(Slot("heun", {"num_steps": 4}))
+
+    def run(batch: Sequence[AudioRequest]) -> Representation:
+        return sample_audio(model, batch, sampler=sampler, guidance=guidance, tokenizer=TOKENIZER, rule=rule(name))
+
+    together = run(requests)
+    for row, request in enumerate(requests):
+        alone = run([request]).values
+        torch.testing.assert_close(together.values[row : row + 1, :, : request.num_frames], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str) -> None:
+    model = MODELS[name]
+    contexts = [
+        features_context(model, clip(seed, length), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
+        for seed, length in enumerate([30, 70, 55])
+    ]
+    together = sample_text(model, contexts, tokenizer=TOKENIZER, max_new_tokens=6)
+    for context, ids in zip(contexts, together, strict=True):
+        assert sample_text(model, [context], tokenizer=TOKENIZER, max_new_tokens=6) == [ids]
+        assert ids == greedy(model, context, 6)
+
+
+def greedy(model: UnifiedModel, context: Context, count: int) -> list[int]:
+    """Greedy decoding that computes the whole sequence again for each token."""
+    ids: list[int] = []
+    while len(ids) < count:
+        segment = text_segment(ids, bos=TOKENIZER.bos, eos=TOKENIZER.eos, loss=True)
+        batch = pack([Sample(key="x", segments=(*context, segment))])
+        layout = model.plan(batch.table)
+        blocks = {Role.TEXT: model.backbone.embed(batch.text_ids), Role.FEATURES: model.enter_features(batch.features)}
+        with torch.no_grad():
+            streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
+            chosen = int(model.backbone.head(layout.take(streams, Role.TEXT)[-1:]).argmax())
+        if chosen == TOKENIZER.eos:
+            break
+        ids.append(chosen)
+    return ids
+
+
+def test_a_noise_target_is_not_seen_by_what_follows() -> None:
+    model = MODELS["modality"]
+    context, after = text("one"), text("three four", loss=True)
+    results = []
+    for seed in (1, 2):
+        target = latent_segment(model, seed, 40, Attend.NOISE, PositionRule.SHARED)
+        results.append(losses(model, pack([Sample(key="x", segments=(context, target, after), seed=seed)])))
+    assert results[0]["velocity"] != results[1]["velocity"]
+    assert results[0]["ce"][0] == pytest.approx(results[1]["ce"][0], rel=1e-12)
+
+
+@pytest.mark.parametrize("part", ["und", "gen", "embedding", "encoder", "connectors"])
+def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
+    free = build_model(model_spec(), tokenizer=TOKENIZER)
+    frozen = build_model(replace(model_spec(), freeze=[part]), tokenizer=TOKENIZER)
+    before = {name for name, p in free.named_parameters() if p.requires_grad}
+    after = {name for name, p in frozen.named_parameters() if p.requires_grad}
+    assert after < before
+    sum(total for total, _ in frozen(PackedBatch.from_samples([sample(frozen, "modality", 0), sample(frozen, "modality", 1)])).values()).backward()
+    assert {name for name, p in frozen.named_parameters() if p.grad is not None} == after
+
+
+def test_freezing_something_that_does_not_exist_is_a_mistake_in_the_spec() -> None:
+    with pytest.raises(SpecError, match="no part 'generation'"):
+        build_model(replace(model_spec(), freeze=["generation"]), tokenizer=TOKENIZER)
+
+
+def test_an_encoder_needs_its_connector() -> None:
+    with pytest.raises(SpecError, match="go together"):
+        build_model(replace(model_spec(), connectors=ConnectorsSpec(latent=Slot("linear"))), tokenizer=TOKENIZER)
+
+
+def test_the_same_seed_builds_the_same_model() -> None:
+    first, second, other = (build_model(model_spec(), tokenizer=TOKENIZER, seed=s).state_dict() for s in (5, 5, 6))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
