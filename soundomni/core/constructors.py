@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Collection
 from typing import Any, get_type_hints
 
@@ -12,6 +13,8 @@ from soundomni.core.errors import SpecError
 
 REQUIRED = inspect.Parameter.empty
 """The default of an argument that has none."""
+
+_DESCRIBED = re.compile(r"^ {4}(\w[\w, ]*): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 
 class ClauseError(Exception):
@@ -63,6 +66,13 @@ def spec_arguments(cls: type, contract: type, runtime: Collection[str]) -> tuple
     if absent:
         raise ClauseError(f"its constructor lacks '{absent[0]}', which the assembly passes to every plugin of this kind")
     return tuple(_argument(p, owner) for p in parameters if p.name not in runtime)
+
+
+def argument_texts(cls: type) -> dict[str, str]:
+    """Returns what the Args section of a class's own docstring says of each name; names that share a line share its text."""
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:\n")
+    described = _DESCRIBED.findall(section.partition("\n\n")[0])
+    return {name: " ".join(text.split()) for names, text in described for name in names.split(", ")}
 
 
 def _argument(parameter: inspect.Parameter, owner: type) -> Argument:

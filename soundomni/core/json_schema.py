@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from enum import Enum
 from typing import Any, Literal, cast, get_args, get_origin
 
 from soundomni.core import registry
+from soundomni.core.constructors import Argument, argument_texts
 from soundomni.core.convert import DICTS, LISTS, field_types, is_union, plain
 from soundomni.core.errors import PluginError
-from soundomni.core.schema import Slot, Spec
-
-_ARGUMENT = re.compile(r"^ {8}(\w[\w, ]*): (.*(?:\n {12,}.*)*)", re.MULTILINE)
+from soundomni.core.schema import Spec
 
 
 def spec_schema() -> dict[str, Any]:
@@ -60,7 +58,7 @@ def _scalar_schema(annotation: Any) -> dict[str, Any]:
 
 
 def _fields_schema(of: type) -> dict[str, Any]:
-    types, texts = field_types(of), _argument_texts(of)
+    types, texts = field_types(of), argument_texts(of)
     properties: dict[str, Any] = {}
     required: list[str] = []
     for field in dataclasses.fields(cast(Any, of)):
@@ -104,10 +102,8 @@ def _slot_schema(kind: str) -> dict[str, Any]:
             continue
         arguments = registry.arguments(kind, cls)
         required = [argument.name for argument in arguments if argument.required]
-        properties = {
-            argument.name: {**schema_of(argument.annotation), **({} if argument.required else {"default": argument.default})}
-            for argument in arguments
-        }
+        texts = argument_texts(cls)
+        properties = {argument.name: _argument_schema(argument, texts.get(argument.name)) for argument in arguments}
         takes = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
         choices.append(_choice({"class_path": {"const": name}}, takes, required=bool(required)))
         if not required:
@@ -115,17 +111,11 @@ def _slot_schema(kind: str) -> dict[str, Any]:
     return {"anyOf": [{"enum": names}, *choices]} if names else {"anyOf": choices}
 
 
+def _argument_schema(argument: Argument, text: str | None) -> dict[str, Any]:
+    schema = {"description": text, **schema_of(argument.annotation)} if text else schema_of(argument.annotation)
+    return schema if argument.required else {**schema, "default": argument.default}
+
+
 def _choice(name: dict[str, Any], init_args: dict[str, Any], *, required: bool) -> dict[str, Any]:
     keys = ["class_path", "init_args"] if required else ["class_path"]
     return {"type": "object", "properties": {**name, "init_args": init_args}, "required": keys, "additionalProperties": False}
-
-
-def _argument_texts(of: type) -> dict[str, str]:
-    """Reads the Args section of a docstring; names that share a line share its text."""
-    if of is Slot:
-        return {}
-    texts: dict[str, str] = {}
-    for names, text in _ARGUMENT.findall(of.__doc__ or ""):
-        for name in names.split(", "):
-            texts[name] = " ".join(text.split())
-    return texts

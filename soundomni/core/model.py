@@ -104,6 +104,11 @@ class UnifiedModel(nn.Module):
         """Where the parameters are."""
         return next(self.backbone.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.backbone.parameters()).dtype
+
     # Training
 
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
@@ -134,7 +139,7 @@ class UnifiedModel(nn.Module):
         losses |= self.objective.loss(self.leave_frames(hidden, places, query.inputs), query)
         for name in self.router.loss_names:
             total, count = auxiliary[name]
-            losses[name] = (total / count, torch.ones_like(total))
+            losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
         return losses
 
     def text_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +159,8 @@ class UnifiedModel(nn.Module):
 
     def _empty_query(self) -> Query:
         """No clips: the connectors still run, on nothing, so that every rank computes the same gradients."""
-        values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device)
-        mask = torch.zeros(0, 1, device=self.device)
+        values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=self.dtype)
+        mask = values[:, 0]
         return Query(inputs=values, timesteps=mask, targets=values, loss_mask=mask.bool())
 
     def fit_latents(self, batches: Iterable[PackedBatch]) -> None:
@@ -200,9 +205,9 @@ class UnifiedModel(nn.Module):
         if self.encoder is None or self.features_connector is None:
             if len(clips):
                 raise ValueError("the batch holds audio to understand, but the model has no encoder")
-            return torch.zeros(0, self.backbone.hidden_dim, device=self.device)
+            return torch.zeros(0, self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
         if len(clips) == 0:  # a silent clip of which nothing is taken: every rank runs the encoder
-            silence = torch.zeros(1, 1, self.encoder.spec.sample_rate // 10, device=self.device)
+            silence = torch.zeros(1, 1, self.encoder.spec.sample_rate // 10, device=self.device, dtype=self.dtype)
             features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
             return self.features_connector.enter(features.flatten(0, 1)[:0])
         features = self.encoder(clips.waveform, clips.lengths)
@@ -221,7 +226,7 @@ class UnifiedModel(nn.Module):
         tokens = self.latent_connector.leave(hidden)
         b, _, t = like.shape
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
-        return rearrange(flat, "(b t) d -> b d t", b=b)
+        return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     # Generation: the context once, then the slot alone
 
@@ -235,6 +240,7 @@ class UnifiedModel(nn.Module):
         blocks = {Role.TEXT: self.backbone.embed(batch.text_ids), Role.FEATURES: self.enter_features(batch.features)}
         if len(batch.latents):
             clean = self.encode(batch.latents.waveform, batch.latents.lengths)
+            clean = clean.with_values(clean.values.to(self.dtype))
             places = frame_places(batch.latents.num_frames, clean.values.shape[-1], self.device)
             blocks[self.audio_role] = self.enter_frames(clean.values, torch.zeros_like(clean.values[:, 0]), places)
         self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
@@ -253,9 +259,11 @@ class UnifiedModel(nn.Module):
         Returns:
             The prediction `[R, D, T]`.
         """
-        blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: self.enter_frames(values, timesteps, places)}
+        # The sampler keeps its own precision, whatever that of the parameters.
+        frames = self.enter_frames(values.to(self.dtype), timesteps.to(self.dtype), places)
+        blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        return self.leave_frames(layout.take(streams, self.audio_role), places, values)
+        return self.leave_frames(layout.take(streams, self.audio_role), places, values).to(values.dtype)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """One more text token per row, `[R]` → logits of the one after it, `[R, V]`."""

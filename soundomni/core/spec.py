@@ -54,6 +54,13 @@ def load_spec(
     return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
 
 
+def parse_slot(kind: str, text: str) -> Slot:
+    """Reads a plugin slot from the text of an option: a name, or YAML with class_path and init_args. Raises SpecError."""
+    value = yaml_text.parse(text, kind)
+    slot: Slot = convert(value if isinstance(value, dict) else text, Slot, kind)
+    return slot
+
+
 def resolve(spec: Spec, *, trust_class_paths: bool = False) -> Spec:
     """Returns the spec with every argument of every plugin filled in and every plugin under its portable name. Raises as `load_spec`."""
     return map_slots(spec, _checker(_resolved, trust_class_paths))

@@ -60,9 +60,9 @@ def parse(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise SpecError(f"{place}: not a valid YAML file: {error.problem or error.context}") from error
+        raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{source}: not a valid YAML file: {' '.join(str(error).split())}") from error
+        raise SpecError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise SpecError(f"{source}: nested too deeply") from error
     except ValueError as error:  # such as an integer of more digits than Python converts

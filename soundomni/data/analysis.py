@@ -35,6 +35,7 @@ SILENCE_DB = -55.0
 _HOP = 0.0025
 _MERGE_GAP = 0.12  # seconds: longer than between clicks of one event, shorter than between events
 _MIN_EVENT = 0.012
+_MIN_RANGE = 10.0  # dB between the loudest frame and the quietest stretch; less means that the event fills the clip
 _MAX_CLICK = 0.05
 _TRIM = 0.012  # seconds at each end of a sustained event that are fades, not the sound itself
 _MIN_CLARITY = 0.65
@@ -152,15 +153,19 @@ def _runs(active: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the frames (first, last + 1) of each event: stretches clearly above the quietest tenth of the clip.
+    """Returns the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the clip.
 
-    An event that fills the clip leaves no background to compare with, so the threshold is never nearer than 18 dB to the loudest
-    frame; nor further than 30 dB, below which nothing counts as an event beside it.
+    Above a background the threshold is 7 dB, or a third of the range where that is less, so that a quiet event beside a loud one still
+    counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below the loudest frame.
     """
-    peak, floor = envelope.max(), np.percentile(envelope, 10)
+    peak = envelope.max()
     if peak < SILENCE_DB:
         return []
-    threshold = max(peak - 30.0, min(floor + 7.0, peak - 18.0))
+    width = min(round(_MERGE_GAP / _HOP), len(envelope))
+    power = np.pad(np.cumsum(10.0 ** (envelope / 10.0)), (1, 0))
+    floor = 10.0 * np.log10(max(1e-20, (power[width:] - power[:-width]).min() / width))
+    above = min(7.0, (peak - floor) / 3.0) if peak - floor > _MIN_RANGE else -np.inf
+    threshold = max(peak - 30.0, floor + above)
     merged: list[tuple[int, int]] = []
     for first, last in _runs(envelope > threshold):
         if merged and (first - merged[-1][1]) * _HOP < _MERGE_GAP:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -150,7 +150,7 @@ class Mixture:
         item = self.sources[name].dataset.item(index)
         random = self._random(_Purpose.DRAW, name, cursor)
         task_draw, seed = random.random(), int(random.integers(2**52))  # exact in any reader of JSON
-        suitable = {task: weight for task, weight in self.tasks[name] if weight > 0 and task.lacks(item) is None}
+        suitable = [(task, weight) for task, weight in self.tasks[name] if weight > 0 and task.lacks(item) is None]
         task = _weighted(suitable, task_draw) if suitable else None
         return Draw(name, cursor, epoch, index, item, task, seed)
 
@@ -231,11 +231,11 @@ def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tup
         raise SpecError(f"{where}.tasks: {error}") from error
 
 
-def _weighted(tasks: Mapping[Task, float], draw: float) -> Task:
+def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
     """Returns a task by weight, for a draw in [0, 1)."""
-    cumulative = np.cumsum(list(tasks.values()))
+    cumulative = np.cumsum([weight for _, weight in tasks])
     place = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
-    return list(tasks)[min(place, len(tasks) - 1)]
+    return tasks[min(place, len(tasks) - 1)][0]
 
 
 def _report_skipped(name: str, dataset: Dataset) -> None:

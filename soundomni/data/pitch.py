@@ -14,9 +14,10 @@ FRAME_SECONDS = 0.032
 _MIN_HZ, _MAX_HZ = 80.0, 1500.0
 _KEY_MAXIMUM = 0.88  # the first peak this near to the highest one is the period; later ones are its multiples
 _MAX_FRAMES = 400
+_WORKING_RATE = 8000  # Hz; signals of at least twice this rate are averaged down
 
 
-def pitch_track(signal: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Finds the fundamental frequency over time.
 
     Args:
@@ -27,6 +28,10 @@ def pitch_track(signal: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
         frequency in Hz `[M]`, between 80 and 1500, and clarity `[M]`, the height of the peak: 1 for a periodic frame, about 0.2 for
         white noise, 0 for silence (whose frequency is 0). M is at most 400.
     """
+    factor = max(1, int(rate // _WORKING_RATE))
+    if factor > 1:  # noise above the harmonics that matter only disturbs
+        signal = signal[: len(signal) // factor * factor].reshape(-1, factor).mean(1)
+        rate = rate / factor
     size = round(FRAME_SECONDS * rate)
     signal = np.pad(signal, (0, max(0, size - len(signal))))
     starts = np.unique(np.linspace(0, len(signal) - size, min(_MAX_FRAMES, 1 + (len(signal) - size) * 3 // size)).astype(int))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Item
@@ -31,7 +32,7 @@ class Task:
     name: str
     templates: tuple[SegmentTemplate, ...]
 
-    @property
+    @cached_property
     def placeholders(self) -> frozenset[str]:
         """What its texts ask of an item."""
         return frozenset(name for template in self.templates for name in _placeholders(template.text or ""))

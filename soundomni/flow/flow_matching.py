@@ -6,7 +6,7 @@ Shape letters: B clips, D latent dimensions, T frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class FlowMatching(Objective):
     Raises:
         SpecError: an argument is out of its range.
     """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("velocity",)
 
     def __init__(self, *, timesteps: Timesteps = "logit-normal", mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> None:
         super().__init__()

@@ -110,7 +110,7 @@ def fit(
     for step in islice(loader, max(0, train.steps - progress.step)):
         rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
         set_learning_rate(optimizer, rate)
-        result = train_step(as_trainable(model), step.batches, model=model, train=train, optimizer=optimizer, world=world)
+        result = train_step(model, step.batches, train=train, optimizer=optimizer, world=world)
         if result.is_finite and ema is not None:
             ema.update(model)
         _advance(progress, step, result)
@@ -128,15 +128,15 @@ def fit(
 
 
 def train_step(
-    trainable: Trainable,
+    model: nn.Module,
     batches: Sequence[Any],
     *,
-    model: nn.Module,
     train: TrainSpec,
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
     """Makes one optimiser step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
     means: dict[str, Tensor] = {}
     for index, batch in enumerate(batches):
@@ -145,7 +145,7 @@ def train_step(
             terms = trainable(batch.to(world.device))
         shares = loss_shares(terms, counts, num_batches)
         loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
-        (loss * world.size).backward()  # gradients are averaged over ranks: this undoes it
+        torch.autograd.backward(loss * world.size)  # gradients are averaged over ranks: this undoes it
         for name, share in shares.items():
             means[name] = means.get(name, 0.0) + share.detach()
     names = sorted(means)

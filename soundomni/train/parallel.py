@@ -169,7 +169,7 @@ def _recompute_in_backward(unit: nn.Module) -> None:
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    unit.forward = recomputed  # type: ignore[method-assign]
+    unit.forward = recomputed
 
 
 @contextmanager

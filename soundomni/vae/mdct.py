@@ -101,27 +101,62 @@ class MDCTCodec(Codec):
         values = zero_beyond(_at_least_float32(representation.values), representation.lengths)
         coefficients = rearrange(values, "b (c m) t -> b c t m", c=self._spec.channels)
         frames = self._synthesise(_expand(coefficients, self.companding))
-        first, second = frames.split(self.frame_size, dim=-1)
+        first, second = frames.chunk(2, dim=-1)
         waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
         return zero_beyond(waveform, (representation.lengths - 1).clamp_min(0) * self.frame_size)
 
     def _analyse(self, frames: Tensor) -> Tensor:
         """`[..., 2M]` samples → `[..., M]` coefficients."""
-        window, in_turn, out_turn = self._tables(frames)
-        spectrum = torch.fft.fft(frames * window * in_turn)[..., : self.frame_size]
-        return (spectrum * out_turn).real
+        window, sample_turn, coefficient_turn = self._tables(frames)
+        spectrum = torch.fft.fft(frames * window * sample_turn)[..., : self.frame_size]
+        coefficients: Tensor = (spectrum * coefficient_turn).real
+        return coefficients
 
     def _synthesise(self, coefficients: Tensor) -> Tensor:
         """`[..., M]` coefficients → `[..., 2M]` windowed samples, aliasing included."""
-        window, in_turn, out_turn = self._tables(coefficients)
-        rotated = coefficients * (out_turn * self._phase(coefficients))
-        return (torch.fft.fft(rotated, n=2 * self.frame_size) * in_turn).real * window
-
-    def _phase(self, like: Tensor) -> Tensor:
-        """The constant that is in the turn of each coefficient, and in the synthesis belongs to no coefficient."""
-        return like.new_ones(())
+        window, sample_turn, coefficient_turn = self._tables(coefficients)
+        spectrum = torch.fft.fft(coefficients * coefficient_turn, n=2 * self.frame_size)
+        frames: Tensor = (spectrum * sample_turn).real * window
+        return frames
 
     def _tables(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        window, in_turn, out_turn = (torch.from_numpy(table).to(like.device) for table in _tables(self.frame_size, self.window))
-        complex_type = torch.complex128 if like.dtype == torch.float64 else torch.complex64
-        return window.to(like.dtype), in_turn.to(complex_type), out_turn.to(complex_type)
+        complex_dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+        window, sample_turn, coefficient_turn = map(torch.from_numpy, _tables(self.frame_size, self.window))
+        return window.to(like), sample_turn.to(like.device, complex_dtype), coefficient_turn.to(like.device, complex_dtype)
+
+
+@lru_cache(maxsize=16)
+def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the window `[2M]` and the rotations of samples `[2M]` and of coefficients `[M]`, in double precision.
+
+    The cosine is the real part of a product of three turns, exp(-i·π·n·k / M) of the FFT, one of n alone and one of k alone. These
+    are arrays and no buffers, so that a module that is built without memory, or cast, keeps its transform.
+    """
+    n, k = np.arange(2 * hop), np.arange(hop)
+    sample_turn = np.exp(-0.5j * np.pi / hop * n)
+    coefficient_turn = np.sqrt(2.0 / hop) * np.exp(-0.5j * np.pi / hop * (hop + 1) * (k + 0.5))
+    if window == "sine":
+        return np.sin(np.pi * (n + 0.5) / (2 * hop)), sample_turn, coefficient_turn
+    kaiser = np.cumsum(np.kaiser(hop + 1, np.pi * KBD_ALPHA))
+    rising = np.sqrt(kaiser[:-1] / kaiser[-1])
+    return np.concatenate([rising, rising[::-1]]), sample_turn, coefficient_turn
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _compand(values: Tensor, power: float) -> Tensor:
+    if power == 1.0:
+        return values
+    size = values.abs()
+    curved = size.clamp_min(COMPANDING_KNEE) ** power
+    return values.sign() * torch.where(size > COMPANDING_KNEE, curved, size * COMPANDING_KNEE ** (power - 1.0))
+
+
+def _expand(values: Tensor, power: float) -> Tensor:
+    if power == 1.0:
+        return values
+    size, knee = values.abs(), COMPANDING_KNEE**power
+    curved = size.clamp_min(knee) ** (1.0 / power)
+    return values.sign() * torch.where(size > knee, curved, size * COMPANDING_KNEE ** (1.0 - power))

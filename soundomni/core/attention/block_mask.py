@@ -9,6 +9,7 @@ Shape letters: G segments, N tokens, n pieces, b blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,24 +57,34 @@ def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
     return counts
 
 
-def block_mask(table: SegmentTable, device: torch.device) -> BlockMask:
-    """Returns the BlockMask `[1, 1, N, N]` of blocks of 128. Its `mask_mod` is left to the executor, which has the ids on the device."""
+def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ...]:
+    """Returns what a BlockMask of blocks of 128 is made of, int32, in the order that `assemble_mask` takes.
+
+    For partial and for full blocks by query, then for both by key: how many there are `[1, 1, b]` and their indices `[1, 1, b, b]`.
+    """
     counts = block_counts(table)
     full = counts == BLOCK * BLOCK
     partial = (counts > 0) & ~full
+    tensors = [tensor for blocks in (partial, full, partial.T, full.T) for tensor in _ordered(blocks)]
+    return tuple(torch.from_numpy(tensor)[None, None].to(device) for tensor in tensors)
+
+
+def assemble_mask(length: int, blocks: Sequence[Tensor], mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
+    """Returns the BlockMask `[1, 1, N, N]` of N = `length` tokens; `mask_mod` is the rule within partial blocks."""
+    kv, kv_index, full_kv, full_kv_index, q, q_index, full_q, full_q_index = blocks
     return BlockMask(
-        (table.num_tokens, table.num_tokens),
-        *_ordered(partial, device),
-        *_ordered(full, device),
-        *_ordered(partial.T, device),
-        *_ordered(full.T, device),
+        seq_lengths=(length, length),
+        kv_num_blocks=kv,
+        kv_indices=kv_index,
+        full_kv_num_blocks=full_kv,
+        full_kv_indices=full_kv_index,
+        q_num_blocks=q,
+        q_indices=q_index,
+        full_q_num_blocks=full_q,
+        full_q_indices=full_q_index,
         BLOCK_SIZE=(BLOCK, BLOCK),
-        mask_mod=_all_visible,
+        mask_mod=mask_mod,
     )
-
-
-def _all_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    return batch.new_ones((), dtype=torch.bool)
 
 
 def _cut(table: SegmentTable, block: int) -> _Pieces:
@@ -90,8 +101,6 @@ def _running_sum(values: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _ordered(blocks: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns how many blocks each row has, int32 `[1, 1, b]`, and all columns, those blocks first, int32 `[1, 1, b, b]`."""
-    count = blocks.sum(axis=1, dtype=np.int32)
-    columns = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
-    return torch.from_numpy(count)[None, None].to(device), torch.from_numpy(columns)[None, None].to(device)
+def _ordered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many blocks each row has, int32 `[b]`, and all columns, those blocks first, int32 `[b, b]`."""
+    return blocks.sum(axis=1, dtype=np.int32), np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)

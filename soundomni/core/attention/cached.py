@@ -48,17 +48,18 @@ class CachedPlan:
 
     def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
         """Returns `[B, 1 or q]`: how many keys of its row a query sees. Padding sees at least one, so that no softmax is empty."""
-        if not causal or self._shape[1] <= 1:
-            return np.maximum(totals, 1)[:, None]
-        last = cache_lengths[:, None] + np.arange(1, self._shape[1] + 1)
-        return np.maximum(np.minimum(last, totals[:, None]), 1)
+        limit = totals[:, None]
+        if causal and self._shape[1] > 1:
+            limit = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), limit)
+        at_least_one: np.ndarray = np.maximum(limit, 1)
+        return at_least_one
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]` → `[P, h, d]`."""
         if not len(self._real):
             return torch.zeros_like(query)
-        q = query.index_select(0, self._query).unflatten(0, self._shape).transpose(1, 2)
+        q = query.index_select(0, self._query).view(*self._shape, *query.shape[1:]).transpose(1, 2)
         out = F.scaled_dot_product_attention(
             q,
             self._rows(key),
@@ -71,7 +72,7 @@ class CachedPlan:
 
     def _rows(self, buffer: Tensor) -> Tensor:
         """`[B * capacity, h_kv, d]` → `[B, h_kv, L, d]`, a view."""
-        return buffer.unflatten(0, (-1, self._capacity))[:, : self._length].transpose(1, 2)
+        return buffer.view(-1, self._capacity, *buffer.shape[1:])[:, : self._length].transpose(1, 2)
 
 
 def plan_cached(

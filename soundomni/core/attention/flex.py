@@ -1,7 +1,8 @@
 """Any layout in one compiled kernel: FlexAttention (Dong et al. 2024) with the BlockMask of the segment table.
 
-It runs in token order, padded to one of few lengths, so that batches of a run share one compiled kernel: the ids of the rule and the blocks are
-arguments of the compiled function, never captured. Padding tokens form documents of their own, so that no row is without a key.
+It runs in token order, padded to one of few lengths, so that batches of a run share one compiled kernel: the ids of the rule and
+the blocks are arguments of the compiled function, never captured. Padding tokens form documents of their own, so that no row is
+without a key.
 
 Shape letters: N tokens, S padded tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -9,7 +10,7 @@ Shape letters: N tokens, S padded tokens, P stored tokens, h heads, h_kv key-val
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -17,13 +18,15 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
-from soundomni.core.attention.block_mask import BLOCK, block_mask
+from soundomni.core.attention.block_mask import BLOCK, assemble_mask, block_tensors
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import OUTSIDE, token_rule
 from soundomni.core.layout import StoredOrder
 from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
+
+MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 RECOMPILE_LIMIT = 64
 """Kernels of one process: lengths x head shapes x dtypes x with or without gradient. Beyond it flex raises, it never runs eager."""
@@ -62,29 +65,29 @@ def pad_table(table: SegmentTable, length: int) -> SegmentTable:
     return SegmentTable(**{f.name: np.concatenate([getattr(table, f.name), columns[f.name]]) for f in fields(table)})
 
 
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, document: Tensor, block: Tensor, noise: Tensor, *blocks: Tensor) -> Tensor:
-    """query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, the eight tensors of a BlockMask → `[1, h, S, d]`."""
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
+    """query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, `block_tensors` → `[1, h, S, d]`."""
+    document, block, noise = ids
 
     def rule(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same_block = (block[q] == block[k]) & (block[k] != OUTSIDE)
         shown = (noise[k] == OUTSIDE) | (noise[q] == noise[k])
         return (document[q] == document[k]) & ((q >= k) | same_block) & shown
 
-    length = query.shape[2]
-    mask = BlockMask((length, length), *blocks, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=rule)
+    mask = assemble_mask(query.shape[2], blocks, rule)
     out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
     assert isinstance(out, Tensor)
     return out
 
 
 @functools.cache
-def compiled_attention() -> Callable[..., Tensor]:
+def compiled_attention() -> MaskedAttention:
     """Returns `masked_attention` compiled once per process. Whole-graph compilation raises at the limit instead of running eager."""
     compiled = torch.compile(masked_attention, fullgraph=True, dynamic=False)
 
-    def call(*arguments: Tensor) -> Tensor:
+    def call(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
         with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-            return compiled(*arguments)
+            return compiled(query, key, value, ids, blocks)
 
     return call
 
@@ -101,31 +104,21 @@ class FlexPlan:
         *,
         device: torch.device,
         reason: str,
-        attention: Callable[..., Tensor] | None = None,
+        attention: MaskedAttention | None = None,
     ) -> None:
         self.reason = reason
         self._attention = attention or compiled_attention()
         self._places = torch.from_numpy(token_places(stored)).to(device)
         self._padding = padded_length(table.num_tokens) - table.num_tokens
         padded = pad_table(table, padded_length(table.num_tokens))
-        rule, mask = token_rule(padded), block_mask(padded, device)
-        ids = tuple(torch.from_numpy(x.astype(np.int32)).to(device) for x in (rule.document, rule.block, rule.noise))
-        self._arguments = (
-            *ids,
-            mask.kv_num_blocks,
-            mask.kv_indices,
-            mask.full_kv_num_blocks,
-            mask.full_kv_indices,
-            mask.q_num_blocks,
-            mask.q_indices,
-            mask.full_q_num_blocks,
-            mask.full_q_indices,
-        )
+        rule = token_rule(padded)
+        self._ids = tuple(torch.from_numpy(x.astype(np.int32)).to(device) for x in (rule.document, rule.block, rule.noise))
+        self._blocks = block_tensors(padded, device)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
-        out = self._attention(self._in_order(query), self._in_order(key), self._in_order(value), *self._arguments)
+        out = self._attention(self._in_order(query), self._in_order(key), self._in_order(value), self._ids, self._blocks)
         tokens = out[0].transpose(0, 1)[: len(self._places)]
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -56,11 +55,14 @@ class _Group:
 
     def queries_of(self, stored: Tensor) -> Tensor:
         """`[P, h, d]` → `[n, h, q, d]`."""
-        return self.query.of(stored).unflatten(0, (self.count, -1)).transpose(1, 2)
+        return self._batched(self.query.of(stored))
 
     def keys_of(self, stored: Tensor) -> Tensor:
         """`[P, h_kv, d]` → `[n, h_kv, k, d]`."""
-        return self.key.of(stored).unflatten(0, (self.count, -1)).transpose(1, 2)
+        return self._batched(self.key.of(stored))
+
+    def _batched(self, rows: Tensor) -> Tensor:
+        return rows.view(self.count, -1, *rows.shape[1:]).transpose(1, 2)
 
     def mask_as(self, dtype: torch.dtype) -> Tensor | None:
         """The mask in the dtype of the queries, as the kernel wants it."""
@@ -70,7 +72,7 @@ class _Group:
         """Returns the output `[n * q, h, d]` and log-sum-exp `[n * q, h]` of these rectangles alone."""
         q, k, v = self.queries_of(query), self.keys_of(key), self.keys_of(value)
         out, lse = _flash(q, k, v, 0.0, self.causal, attn_mask=self.mask_as(q.dtype))
-        return rearrange(out, "n h q d -> (n q) h d"), rearrange(lse, "n h q -> (n q) h")
+        return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
 def _group(rectangles: Sequence[Rectangle], places: np.ndarray, device: torch.device) -> list[_Group]:
@@ -143,7 +145,7 @@ class _MergedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         grads = tuple(torch.zeros_like(x, dtype=lse.dtype) for x in (query, key, value))
@@ -158,13 +160,13 @@ class _MergedAttention(torch.autograd.Function):
                 group.keys_of(key),
                 group.keys_of(value),
                 group.queries_of(out),
-                rearrange(rows_lse, "(n q) h -> n h q", n=group.count),
+                rows_lse.view(group.count, -1, query.shape[1]).transpose(1, 2),
                 0.0,
                 group.causal,
                 attn_mask=group.mask_as(query.dtype),
             )
             for rows, grad, part in zip((group.query, group.key, group.key), grads, parts, strict=True):
-                rows.add_to(grad, rearrange(part, "n h r d -> (n r) h d").to(grad.dtype))
+                rows.add_to(grad, part.transpose(1, 2).flatten(0, 1).to(grad.dtype))
         return (*(grad.to(query.dtype) for grad in grads), None, None)
 
 
@@ -182,5 +184,7 @@ class MergedPlan:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
-        out: Tensor = _MergedAttention.apply(query, key, value, self._first, self._second)
+        out: Tensor = _MergedAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, self._first, self._second
+        )
         return out

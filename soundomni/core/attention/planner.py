@@ -26,7 +26,7 @@ def plan_attention(
 ) -> AttentionPlan:
     """Plans exact attention of a packed batch under the rule of `soundomni.core.sequence`.
 
-    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and is differentiable in all three.
+    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and has gradients for all three.
     Its `executor` and `reason` say what was chosen and why. What was asked for is used or refused, never replaced.
 
     Args:

@@ -1,7 +1,7 @@
 """Cuts the allowed pairs of a batch into rectangles that a flash kernel computes exactly, without a mask.
 
 A full or noise segment is one rectangle: its queries see the visible (that is, non-noise) tokens before it and itself. Causal tokens
-with only causal or noise segments before them form one causal rectangle, since nothing of the noise is seen between them. Causal tokens after
+with only causal or noise segments before them form one causal rectangle, since the noise between them is not seen. Causal tokens after
 a full segment need two: the causal one among themselves and a full one over everything visible before. Only these are merged.
 
 Shape letters: G segments, N tokens.
@@ -10,6 +10,7 @@ Shape letters: G segments, N tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def cut_rectangles(table: SegmentTable) -> Rectangles:
     """Covers every allowed pair of the batch exactly once."""
     found = Rectangles()
     edges = np.flatnonzero(np.diff(table.document, prepend=-1, append=-1))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         _cut_document(table, range(int(first), int(last)), found)
     return found
 

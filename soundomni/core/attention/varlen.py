@@ -1,7 +1,8 @@
 """Variable-length flash attention on CUDA: one call for all causal rectangles of a batch, one for all others.
 
-Exact when every query has one rectangle, that is, when no causal segment follows a full one; then nothing is merged. Rectangles are gathered
-one after the other, so that the kernel sees a batch of sequences whose queries and keys may differ in number (FlashAttention-2, Dao 2023).
+Exact when every query has one rectangle, that is, when no causal segment follows a full one; then nothing is merged. Rectangles are
+gathered one after the other, so that the kernel sees a batch of sequences whose queries and keys may differ in number
+(FlashAttention-2, Dao 2023).
 
 Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
@@ -75,17 +77,16 @@ class _DeviceCall:
 
     def __init__(self, call: VarlenCall, device: torch.device) -> None:
         self.query, self.key = (torch.from_numpy(x).to(device) for x in (call.query, call.key))
-        self._cu_seqlens = tuple(torch.from_numpy(x).to(device) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
-        self._max_seqlen = tuple(int(np.diff(x).max()) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
+        self._cu_q, self._cu_k = (torch.from_numpy(x).to(device) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
+        self._max_q, self._max_k = (int(np.diff(x).max()) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
         self._window = (-1, 0) if call.causal else (-1, -1)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value `[P, h_kv, d]` → `[Q, h, d]`."""
-        from torch.nn.attention.varlen import varlen_attn  # registers CUDA operators: imported where they run
-
         group = query.shape[1] // key.shape[1]  # the operator is specified for equal numbers of heads
         k, v = (x.index_select(0, self.key).repeat_interleave(group, dim=1) for x in (key, value))
-        out = varlen_attn(query.index_select(0, self.query), k, v, *self._cu_seqlens, *self._max_seqlen, window_size=self._window)
+        q = query.index_select(0, self.query)
+        out = varlen_attn(q, k, v, self._cu_q, self._cu_k, self._max_q, self._max_k, window_size=self._window)
         assert isinstance(out, Tensor)
         return out
 

@@ -1,0 +1,123 @@
+"""The command line: finds the command, imports its file alone, and turns every failure into one line.
+
+Exit status: 0 done, 1 an error of the program or a check that failed, 2 a mistake of the user, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from soundomni import __version__
+from soundomni.cli.arguments import Parser, UsageError, split_overrides
+from soundomni.core.errors import SoundOmniError, did_you_mean
+
+COMMANDS = {
+    "train": "train a model or a codec from a spec",
+    "generate": "make audio from prompts",
+    "describe": "say what is heard in audio files, or answer a question about them",
+    "reconstruct": "send audio files through the codec and back, and measure the difference",
+    "export": "write a run's weights as a model directory",
+    "evaluate": "measure what a model generates, describes and reconstructs",
+    "plugins": "list the installed plugins, or show one",
+    "spec": "validate or print a spec, or write its JSON schema",
+    "demo": "serve a page to generate and describe audio",
+}
+"""Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
+
+GLOBAL_OPTIONS = {
+    "--json": "print one machine-readable result on stdout, all else on stderr",
+    "--debug": "show tracebacks",
+    "--trust-class-paths": "let a spec name classes by import path, which runs their code",
+}
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status. Without --debug no traceback is ever shown."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except SystemExit as end:  # argparse, after --help and --version
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("soundomni: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has left; what is still buffered must not raise again when the interpreter ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (SoundOmniError, OSError) as error:
+        return _fail(arguments, f"error: {error}", status=2)
+    except Exception as error:
+        hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
+        return _fail(arguments, f"internal error: {type(error).__name__}: {error}{hint}", status=1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    given = [argument for argument in arguments if argument in GLOBAL_OPTIONS]
+    arguments = [argument for argument in arguments if argument not in GLOBAL_OPTIONS]
+    place = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    before, command, after = arguments[:place], arguments[place : place + 1], arguments[place + 1 :]
+    top = _top_parser()
+    top.parse_args(before)
+    if not command:
+        top.print_help()
+        return 0
+    name = command[0]
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command '{name}'.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"soundomni.cli.{name}")
+    parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
+    module.configure(parser)
+    _add_global_options(parser)
+    rest, overrides = split_overrides([*given, *before, *after], parser)
+    status: int = module.run(parser.parse_args(rest), overrides)
+    return status
+
+
+def _top_parser() -> Parser:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="soundomni",
+        usage="soundomni [options] COMMAND ...",
+        description=f"Models that make and understand audio, assembled from plugins.\n\ncommands:\n{commands}",
+        epilog="`soundomni COMMAND --help` says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"soundomni {__version__}")
+    _add_global_options(parser)
+    return parser
+
+
+def _add_global_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("options of every command, at any place")
+    for option, text in GLOBAL_OPTIONS.items():
+        group.add_argument(option, action="store_true", help=text)
+
+
+def _fail(arguments: list[str], message: str, *, status: int) -> int:
+    line = " ".join(message.split())
+    if "--debug" in arguments:
+        traceback.print_exc()
+    sys.stderr.write(f"soundomni: {line}\n")
+    if "--json" in arguments:
+        from soundomni.cli.output import to_json
+
+        sys.stdout.write(to_json({"error": line.removeprefix("error: ")}) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

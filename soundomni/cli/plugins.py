@@ -1,0 +1,105 @@
+"""`soundomni plugins`: what is installed, and what each plugin takes."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from soundomni.cli.arguments import Overrides, refuse_overrides
+
+if TYPE_CHECKING:
+    from soundomni.core.registry import PluginEntry
+
+HELP = "list the installed plugins, or show one"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
+    listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
+    listing.add_argument("--check", action="store_true", help="import each and say which are broken; exit status 1 if one is")
+    show = actions.add_parser("show", help="one plugin and its arguments", description="Show what a plugin is and takes.")
+    show.add_argument("kind", metavar="KIND", help="such as codec")
+    show.add_argument("name", metavar="NAME", help="name, or distribution:name")
+
+
+def run(args: argparse.Namespace, overrides: Overrides) -> int:
+    """Lists or shows."""
+    refuse_overrides(overrides, "plugins")
+    return _list(args) if args.action == "list" else _show(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from soundomni.cli.output import emit, table
+    from soundomni.core import registry
+
+    kinds = [args.kind] if args.kind else registry.KINDS
+    found = [entry for kind in kinds for entry in registry.entries(kind)]
+    rows = [_row(entry) for entry in found]
+    if args.check:
+        rows = [row | {"error": _error(entry)} for row, entry in zip(rows, found, strict=True)]
+    columns = ["kind", "name", "distribution", "target"]
+    cells = [[row["kind"], row["name"], f"{row['distribution']} {row['version']}", row["target"]] for row in rows]
+    if args.check:
+        columns.append("state")
+        cells = [[*cell, row["error"] or "ok"] for cell, row in zip(cells, rows, strict=True)]
+    emit(args, {"plugins": rows}, text=table(columns, cells))
+    return 1 if any(row.get("error") for row in rows) else 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from soundomni.cli.output import emit, table
+    from soundomni.core import registry
+    from soundomni.core.constructors import argument_texts
+    from soundomni.core.convert import type_name
+
+    cls = registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths)
+    texts = argument_texts(cls)
+    summary = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    arguments: list[dict[str, Any]] = []
+    for argument in registry.arguments(args.kind, cls):
+        entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
+        default = {} if argument.required else {"default": argument.default}
+        arguments.append(entry | default | {"description": texts.get(argument.name, "")})
+    runtime = registry.runtime_arguments(args.kind)
+    result = {
+        "kind": args.kind,
+        "name": registry.name_of(args.kind, cls),
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "summary": summary,
+        "init_args": arguments,
+        "runtime_args": list(runtime),
+    }
+    cells = [[a["name"], a["type"], "required" if a["required"] else repr(a["default"]), a["description"]] for a in arguments]
+    lines = [
+        f"{args.kind} {result['name']}: {result['class']}",
+        summary,
+        "",
+        table(["init_args", "type", "default", ""], cells) if cells else "takes no init_args",
+        *([f"\npassed by the assembly: {', '.join(runtime)}"] if runtime else []),
+    ]
+    emit(args, result, text="\n".join(lines))
+    return 0
+
+
+def _row(entry: PluginEntry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "target": entry.target,
+    }
+
+
+def _error(entry: PluginEntry) -> str | None:
+    from soundomni.core import registry
+    from soundomni.core.errors import PluginError
+
+    try:
+        registry.load(entry.kind, entry.qualified_name)
+    except PluginError as error:
+        return str(error)
+    return None

@@ -1,0 +1,73 @@
+"""`soundomni spec`: checks a spec, prints it resolved, or writes the JSON schema of specs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from soundomni.cli.arguments import Overrides, UsageError, refuse_overrides
+
+if TYPE_CHECKING:
+    from soundomni.core.schema import Spec
+
+HELP = "validate or print a spec, or write its JSON schema"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="validate|print|schema")
+    texts = {
+        "validate": "import the plugins of a spec and check every key and argument",
+        "print": "print a spec as YAML with every default filled in",
+    }
+    for name, text in texts.items():
+        action = actions.add_parser(name, help=text, description=f"{text.capitalize()}. Overrides: --key.of.spec=value.")
+        action.add_argument("specs", nargs="*", metavar="SPEC", help="YAML files or shipped specs, each laid over the one before")
+        action.add_argument("--config", action="append", default=[], metavar="SPEC", help="the same as SPEC")
+    actions.add_parser("schema", help="write the JSON schema of specs, plugins included", description="Write the JSON schema of specs.")
+
+
+def run(args: argparse.Namespace, overrides: Overrides) -> int:
+    """Validates, prints or describes."""
+    if args.action == "schema":
+        refuse_overrides(overrides, "spec schema")
+        return _schema()
+    if not args.specs and not args.config:
+        raise UsageError(f"`soundomni spec {args.action}` needs a spec: a YAML file or the name of a shipped one")
+    from soundomni.core.spec import load_spec, resolve
+
+    trust = args.trust_class_paths
+    spec = resolve(load_spec([*args.specs, *args.config], overrides, trust_class_paths=trust), trust_class_paths=trust)
+    return _validate(args, spec) if args.action == "validate" else _print(args, spec)
+
+
+def _validate(args: argparse.Namespace, spec: Spec) -> int:
+    from soundomni.cli.output import emit, table
+    from soundomni.core.registry import lock
+    from soundomni.core.slots import slots
+
+    rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
+    versions = lock(spec)
+    names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
+    text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
+    emit(args, {"ok": True, "plugins": rows, "lock": versions}, text=f"ok\n{text}\nfrom {names}")
+    return 0
+
+
+def _print(args: argparse.Namespace, spec: Spec) -> int:
+    from soundomni.cli.output import emit
+    from soundomni.core.spec import dump_spec, spec_to_dict
+
+    emit(args, spec_to_dict(spec), text=dump_spec(spec))
+    return 0
+
+
+def _schema() -> int:
+    import json
+    import sys
+
+    from soundomni.core.spec import spec_schema
+
+    json.dump(spec_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    return 0

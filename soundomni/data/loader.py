@@ -1,0 +1,135 @@
+"""Packed batches for one rank, read ahead of time, resumable at any step and on any number of ranks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from soundomni.core.errors import SpecError
+from soundomni.core.schema import DataSpec
+from soundomni.core.sequence import PackedBatch
+from soundomni.data.mixture import Mixture
+from soundomni.data.planner import Planned, Planner
+from soundomni.data.reader import ClipReader, PendingSample
+from soundomni.data.writer import SampleWriter
+
+_STEPS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step is made from.
+
+    Args:
+        batches: this rank's packed batches; one may be empty, when none of its clips could be read.
+        state: of the data after this step, for JSON; the same on all ranks.
+        counts: of this step. `samples`, `tokens`, `seen` (clips tried), `unreadable`: of this rank's batches; `fill`: their share
+            of the token budget; `refused`, `ineligible`: samples that planning left out, the same on all ranks.
+    """
+
+    batches: tuple[PackedBatch, ...]
+    state: dict[str, Any]
+    counts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Scheduled:
+    """A planned step whose clips are being read."""
+
+    pending: tuple[list[tuple[Planned, PendingSample]], ...]
+    state: dict[str, Any]
+    left_out: dict[str, float]
+
+
+class PackedLoader(Iterator[Step]):
+    """An infinite iterator of steps. The global batches are the same for any number of ranks: number i of a step goes to rank i % world_size.
+
+    Args:
+        mixture: what is drawn from.
+        writer: how clips are written for the model.
+        spec: budget, lookahead, workers and skip limit.
+        rank, world_size: this process among all.
+        batches_per_step: packed batches of a step over all ranks.
+        state: `Step.state` of an earlier loader, to go on exactly after that step.
+
+    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used or too much cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixture: Mixture,
+        writer: SampleWriter,
+        spec: DataSpec,
+        rank: int = 0,
+        world_size: int = 1,
+        batches_per_step: int = 1,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        if batches_per_step < 1 or batches_per_step % world_size:
+            raise SpecError(f"train.batches_per_step is {batches_per_step}; expected a multiple of the {world_size} ranks")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of {world_size}")
+        if spec.workers < 0:
+            raise SpecError(f"data.workers is {spec.workers}; expected 0 or more threads")
+        if not 0.0 <= spec.skip_limit <= 1.0:
+            raise SpecError(f"data.skip_limit is {spec.skip_limit}; expected a share from 0 to 1")
+        self._mixture = mixture
+        self._writer = writer
+        self._spec = spec
+        self._mine = [i % world_size == rank for i in range(batches_per_step)]
+        self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state)
+        self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers, skip_limit=spec.skip_limit)
+        self._ahead: deque[_Scheduled] = deque()
+        self._closed = False
+
+    def __next__(self) -> Step:
+        """Returns the next step; the stream never ends. Raises ValueError after `close`."""
+        if self._closed:
+            raise ValueError("the loader is closed")
+        while len(self._ahead) <= _STEPS_AHEAD:
+            self._ahead.append(self._schedule())
+        scheduled = self._ahead.popleft()
+        seen, unreadable = self._reader.seen, self._reader.unreadable.count
+        batches = tuple(PackedBatch.from_samples(self._reader.finish(pending)) for pending in scheduled.pending)
+        tokens = sum(batch.table.num_tokens for batch in batches)
+        counts: dict[str, float] = {
+            "samples": sum(len(batch.keys) for batch in batches),
+            "tokens": tokens,
+            "seen": self._reader.seen - seen,
+            "unreadable": self._reader.unreadable.count - unreadable,
+            "fill": tokens / (len(batches) * self._spec.tokens_per_batch),
+            **scheduled.left_out,
+        }
+        return Step(batches, scheduled.state, counts)
+
+    def preview_batches(self, count: int) -> list[PackedBatch]:
+        """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
+        planner = Planner(mixture=self._mixture, writer=self._writer, spec=self._spec)
+        pending = [self._reader.start(planner.next_batch()) for _ in range(count)]
+        return [PackedBatch.from_samples(self._reader.finish(batch)) for batch in pending]
+
+    def close(self) -> None:
+        """Ends the reading threads. May be called twice."""
+        self._closed = True
+        self._ahead.clear()
+        self._reader.close()
+
+    def __enter__(self) -> PackedLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _schedule(self) -> _Scheduled:
+        refused, ineligible = self._planner.refused.count, self._planner.ineligible.count
+        plans: Sequence[list[Planned]] = [self._planner.next_batch() for _ in self._mine]
+        left_out: dict[str, float] = {
+            "refused": self._planner.refused.count - refused,
+            "ineligible": self._planner.ineligible.count - ineligible,
+        }
+        pending = tuple(self._reader.start(plan) for plan, mine in zip(plans, self._mine, strict=True) if mine)
+        return _Scheduled(pending, self._planner.state, left_out)

@@ -1,0 +1,107 @@
+"""Plans packed batches from metadata alone: mixture → writer → packer. Every rank computes the same plan without reading audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.interfaces import Skip
+from soundomni.core.schema import DataSpec
+from soundomni.data.mixture import Draw, Mixture
+from soundomni.data.packer import StreamPacker
+from soundomni.data.reports import Reports
+from soundomni.data.writer import PlannedSample, SampleWriter
+
+_PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these bounds
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A draw and how it is written."""
+
+    draw: Draw
+    plan: PlannedSample
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.plan.length
+
+
+class Planner:
+    """An infinite stream of packed batches, as plans.
+
+    A sample longer than the limit, or of an item that no task suits, is never silently lost: it is named once in the log
+    `soundomni.data` and counted in `refused` or `ineligible`.
+
+    Args:
+        mixture, writer: what is drawn and how it is written.
+        spec: budget, limit and lookahead.
+        state: of an earlier planner.
+
+    Raises SpecError when the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
+    """
+
+    def __init__(self, *, mixture: Mixture, writer: SampleWriter, spec: DataSpec, state: Mapping[str, Any] | None = None) -> None:
+        self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
+        if not 1 <= self._limit <= spec.tokens_per_batch:
+            raise SpecError(
+                f"data.max_tokens_per_sample is {self._limit}; expected 1 to data.tokens_per_batch, which is {spec.tokens_per_batch}"
+            )
+        if spec.lookahead < 1:
+            raise SpecError(f"data.lookahead is {spec.lookahead}; expected 1 or more")
+        for tasks in mixture.tasks.values():
+            for task, weight in tasks:
+                if weight > 0:
+                    writer.check(task)
+        self._mixture = mixture
+        self._writer = writer
+        self.refused = Reports("refused")
+        self.ineligible = Reports("ineligible")
+        self._stream = mixture.stream(state["mixture"] if state else None)
+        self._patience = min(max(_PATIENCE[0], 2 * len(mixture)), _PATIENCE[1])
+        held = (self._write(mixture.draw(name, cursor)) for name, cursor in (state["pool"] if state else ()))
+        self._packer = StreamPacker[Planned](
+            budget=spec.tokens_per_batch, lookahead=spec.lookahead, pool=(planned for planned in held if planned is not None)
+        )
+        self._candidates = self._write_all()
+
+    def next_batch(self) -> list[Planned]:
+        """Returns the samples of the next packed batch; at least one."""
+        return self._packer.next_batch(self._candidates)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The position in the mixture, and the packer's pool as (data set, cursor) pairs; for JSON."""
+        return {"mixture": self._stream.state, "pool": [[held.draw.source, held.draw.cursor] for held in self._packer.pool]}
+
+    def _write_all(self) -> Iterator[Planned]:
+        in_a_row = 0
+        while True:
+            planned = self._write(self._stream.next())
+            if planned is not None:
+                in_a_row = 0
+                yield planned
+                continue
+            in_a_row += 1
+            if in_a_row >= self._patience:
+                examples = "; ".join((self.refused.examples + self.ineligible.examples)[:3])
+                raise DataError(f"no sample can be used: {in_a_row} in a row were refused, such as {examples}")
+
+    def _write(self, draw: Draw) -> Planned | None:
+        if draw.task is None:
+            tasks = [task for task, weight in self._mixture.tasks[draw.source] if weight > 0]
+            lacking = ", ".join(f"'{task.name}' needs a {task.lacks(draw.item)}" for task in tasks)
+            self.ineligible.add(draw.key, f"task {lacking}")
+            return None
+        max_seconds = self._mixture.sources[draw.source].max_seconds
+        plan = self._writer.plan(draw.item, draw.task, seed=draw.seed, key=draw.key, max_seconds=max_seconds)
+        if isinstance(plan, Skip):
+            self.refused.add(draw.key, plan.reason)
+            return None
+        if plan.length > self._limit:
+            self.refused.add(draw.key, f"{plan.length} tokens, the limit is {self._limit} (data.max_tokens_per_sample)")
+            return None
+        return Planned(draw, plan)

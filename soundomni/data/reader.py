@@ -1,0 +1,71 @@
+"""Reads the clips of planned samples ahead of time, and decides what happens when one cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.sequence import Sample
+from soundomni.data.mixture import Mixture
+from soundomni.data.planner import Planned
+from soundomni.data.reports import Reports
+from soundomni.data.writer import SampleWriter
+
+MIN_SEEN = 20
+"""Clips that must have been tried before the share of unreadable ones may stop a run."""
+
+PendingSample = Callable[[], Sample]
+"""Waits for a sample whose clip is being read; raises UnreadableAudioError."""
+
+
+class ClipReader:
+    """Reads clips in threads: decoding and resampling release the interpreter.
+
+    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing takes its place.
+
+    Args:
+        mixture, writer: where clips come from, and how they are written.
+        workers: threads; 0 reads when a batch is asked for.
+        skip_limit: share of unreadable clips, of all tried, beyond which DataError is raised.
+    """
+
+    def __init__(self, *, mixture: Mixture, writer: SampleWriter, workers: int, skip_limit: float) -> None:
+        self._mixture = mixture
+        self._writer = writer
+        self._skip_limit = skip_limit
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="soundomni-read") if workers else None
+        self.seen = 0
+        self.unreadable = Reports("unreadable")
+
+    def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
+        """Begins to read the clips of a batch."""
+        if self._threads is None:
+            return [(one, lambda one=one: self._read(one)) for one in planned]  # type: ignore[misc]
+        return [(one, self._threads.submit(self._read, one).result) for one in planned]
+
+    def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:
+        """Waits for a batch and returns its readable samples in order. Raises DataError beyond the skip limit."""
+        samples = []
+        for planned, wait in pending:
+            self.seen += 1
+            try:
+                samples.append(wait())
+            except UnreadableAudioError as error:
+                self.unreadable.add(planned.draw.key, str(error))
+        lost = self.unreadable.count
+        if self.seen >= MIN_SEEN and lost > self._skip_limit * self.seen:
+            examples = "; ".join(self.unreadable.examples[:3])
+            raise DataError(
+                f"{lost} of {self.seen} clips could not be read, more than data.skip_limit = {self._skip_limit:g} allows: {examples}"
+            )
+        return samples
+
+    def close(self) -> None:
+        """Ends the threads; clips that nobody waits for are not read."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, planned: Planned) -> Sample:
+        waveform, rate = self._mixture.sources[planned.draw.source].dataset.load(planned.draw.index)
+        return self._writer.fill(planned.plan, waveform, rate)

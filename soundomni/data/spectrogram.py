@@ -1,0 +1,155 @@
+"""A picture of a sound: its waveform above its spectrogram on a logarithmic frequency axis.
+
+Shape letters: C channels, S samples, F frequencies, T frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from soundomni.core.errors import DataError
+from soundomni.data.metrics import magnitudes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_RANGE_DB = 80.0
+_QUIETEST_TOP_DB = -60.0  # a silent clip is drawn as silence, not as amplified rounding errors
+_MAX_FRAMES = 1000
+_MAX_POINTS = 2000
+_NUM_ROWS = 256
+_TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+
+
+def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title: str | None = None) -> Path:
+    """Draws a clip and writes it as PNG, all at once: the file is whole or not there.
+
+    Args:
+        path: of the picture; its directory must exist.
+        waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms are drawn over
+            each other, the spectrogram shows their mean power.
+        rate: in Hz.
+        title: printed above.
+
+    Returns:
+        the path.
+
+    Raises:
+        DataError: if the picture can't be written, or the clip is empty or not finite.
+    """
+    if waveform.ndim != 2 or waveform.size == 0 or not np.isfinite(waveform).all():
+        raise DataError(f"no picture of a waveform of shape {tuple(waveform.shape)}: expected [C, S] with at least one sample, all finite")
+    path = Path(path)
+    try:
+        _write_atomically(path, _draw(waveform, rate, title))
+    except OSError as error:
+        raise DataError(f"the picture '{path}' can't be written: {error.strerror or error}; name a file in a directory that can be written") from error
+    return path
+
+
+def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes what the picture shows.
+
+    Args:
+        waveform: float `[C, S]`.
+        rate: in Hz.
+
+    Returns:
+        level in dB `[F, T]` (0 for a sine of full scale, at least -200), frequencies in Hz `[F]`, logarithmically spaced up to the
+        Nyquist frequency, and times in seconds `[T]`, at most about 1000 of them.
+    """
+    fft_size = 1 << max(8, round(np.log2(0.064 * rate)))
+    hop = max(1, fft_size // 16, -(-waveform.shape[1] // _MAX_FRAMES))
+    # one channel after the other: all of them at once could take C times the memory
+    power = sum(magnitudes(channel[None], fft_size, hop)[0] ** 2 for channel in waveform.astype(np.float64)) / len(waveform)
+    linear = np.fft.rfftfreq(fft_size, 1.0 / rate)
+    rows = np.geomspace(max(20.0, linear[1]), rate / 2, _NUM_ROWS)
+    place = rows / linear[1]
+    below = np.minimum(place.astype(int), len(linear) - 2)
+    share = (place - below)[:, None]
+    level = 10.0 * np.log10(np.maximum(power[below] * (1.0 - share) + power[below + 1] * share, 1e-20))
+    return level, rows, np.arange(power.shape[1]) * hop / rate
+
+
+def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
+    """Returns the picture as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 5.0), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.4))
+    if title:
+        above.set_title(title, fontsize=11, parse_math=False, wrap=True)
+    _draw_waveform(above, waveform, rate)
+    mesh = _draw_levels(below, waveform, rate)
+    below.set_xlim(0.0, waveform.shape[1] / rate)
+    figure.colorbar(mesh, ax=below, label="level (dB)", pad=0.01)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
+    """Draws every channel; long clips as the lowest and highest sample of each of _MAX_POINTS stretches."""
+    alpha = max(0.15, 0.9 / np.sqrt(len(waveform)))
+    starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_POINTS, endpoint=False).astype(int))
+    time = np.append(starts, waveform.shape[1]) / rate
+    for channel in waveform:
+        if len(starts) == waveform.shape[1]:
+            axes.plot(np.arange(len(channel)) / rate, channel, linewidth=0.7, alpha=alpha, marker="." if len(channel) < 50 else None)
+        else:
+            low, high = np.minimum.reduceat(channel, starts), np.maximum.reduceat(channel, starts)
+            axes.fill_between(time, np.append(low, low[-1]), np.append(high, high[-1]), step="post", linewidth=0.3, alpha=alpha)
+    limit = max(1e-3, 1.05 * float(np.abs(waveform).max()))
+    axes.set_ylim(-limit, limit)
+    axes.set_ylabel("amplitude")
+    axes.grid(alpha=0.3)
+
+
+def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
+    """Draws the spectrogram and returns the mesh, for its colour bar."""
+    level, rows, time = log_spectrogram(waveform, rate)
+    top = max(float(level.max()), _QUIETEST_TOP_DB)
+    step = time[1] - time[0] if len(time) > 1 else 1.0 / rate
+    growth = (rows[1] / rows[0]) ** 0.5
+    mesh = axes.pcolormesh(
+        np.append(time - step / 2, time[-1] + step / 2),
+        np.append(rows / growth, rows[-1] * growth),
+        level,
+        vmin=top - _RANGE_DB,
+        vmax=top,
+        cmap="magma",
+        rasterized=True,
+    )
+    ticks = [tick for tick in _TICKS_HZ if rows[0] <= tick <= rows[-1]]
+    axes.set_yscale("log")
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(rows[0], rows[-1])
+    axes.set_ylabel("frequency (Hz)")
+    axes.set_xlabel("time (s)")
+    return mesh
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Writes beside the target and renames, so that no reader meets half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise

@@ -1,0 +1,252 @@
+"""Checkpoints that are either complete or not there.
+
+    checkpoints/
+      latest                     name of the newest complete checkpoint, for people and tools
+      step-00001000/
+        manifest.json            SHA-256 and size of every other file
+        state.json               progress, what the run is
+        rank-00000.safetensors   tensors, see shards.py
+        rank-00000.json
+
+A checkpoint is written under another name, flushed to disk, given its manifest and then renamed. Writing happens in a thread from
+a copy in host memory. On several nodes the directory must be on a file system that all of them see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from soundomni.core.errors import CheckpointError
+from soundomni.train.parallel import World
+from soundomni.train.shards import Slice, stage, write_rank
+
+STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"
+_PREFIX, _UNFINISHED, _REMOVED = "step-", ".writing-", ".removed-"
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Writes the checkpoints of a run, one at a time, in the background.
+
+    Args:
+        directory: made when missing.
+        world: its ranks write together.
+        keep: complete checkpoints to keep, at least 1.
+    """
+
+    def __init__(self, directory: Path, world: World, *, keep: int) -> None:
+        self.directory = directory
+        self._world = world
+        self._keep = max(1, keep)
+        self._group = dist.new_group(backend="gloo") if world.mesh is not None else None
+        self._thread: threading.Thread | None = None
+        self._error: CheckpointError | None = None
+        if world.is_main:
+            for leftover in [*directory.glob(f"{_UNFINISHED}*"), *directory.glob(f"{_REMOVED}*")]:
+                shutil.rmtree(leftover, ignore_errors=True)
+        self._gather(None)  # no rank writes before the leftovers are gone
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], *, rank_state: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Copies the tensors and starts writing them as the checkpoint of `step`. Waits for the one before.
+
+        Args:
+            tensors: as every rank holds them; sharded ones in their slices.
+            rank_state: plain JSON data of this rank.
+            state: plain JSON data of the run; rank 0's is written.
+
+        Raises:
+            CheckpointError: the checkpoint before this one could not be written, on any rank.
+        """
+        self.wait()
+        staged = stage(tensors, rank=self._world.rank)
+        arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))))
+        self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until what was saved is complete. Raises CheckpointError when it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, step: int, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        unfinished = self.directory / f"{_UNFINISHED}{step_name(step)}"
+        try:
+            written = self._write_files(unfinished, staged, rank_state, state)
+            self._agree(written.get("error"))
+            problem = None
+            files = {name: entry for rank_files in self._gather(written["files"]) for name, entry in rank_files.items()}
+            if self._world.is_main:
+                problem = self._publish(unfinished, step, files)
+            self._agree(problem)
+        except CheckpointError as error:
+            if self._world.is_main:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            self._error = error
+        except Exception as error:  # a thread has no caller: whatever went wrong surfaces at the next save
+            self._error = CheckpointError(f"the checkpoint of step {step} could not be written: {error}")
+
+    def _write_files(
+        self, directory: Path, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            files = write_rank(directory, self._world.rank, staged, rank_state)
+            if self._world.is_main:
+                files.append(directory / STATE_FILE)
+                files[-1].write_text(json.dumps({**state, "num_ranks": self._world.size}, indent=2), encoding="utf-8")
+            return {"files": {path.name: _flush(path) for path in files}}
+        except Exception as error:  # whatever it is, the other ranks are waiting to hear of it
+            return {"error": f"the checkpoint in '{self.directory}' could not be written: {error}"}
+
+    def _publish(self, unfinished: Path, step: int, files: Mapping[str, Any]) -> str | None:
+        """Makes the checkpoint visible and removes old ones; returns what went wrong."""
+        final = self.directory / step_name(step)
+        try:
+            manifest = unfinished / MANIFEST_FILE
+            manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
+            _flush(manifest)
+            _flush_directory(unfinished)
+            if final.exists():  # of an attempt that was found damaged, or of an earlier run of the same steps
+                _remove(final)
+            unfinished.rename(final)
+            _flush_directory(self.directory)
+            point_at(self.directory, final.name)
+            self._prune(step)
+        except OSError as error:
+            return f"the checkpoint '{final}' could not be completed: {error}"
+        return None
+
+    def _prune(self, step: int) -> None:
+        done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step]
+        for path in done[self._keep :]:
+            _remove(path)
+
+    def _agree(self, problem: str | None) -> None:
+        problems = [found for found in self._gather(problem) if found is not None]
+        if problems:
+            raise CheckpointError(problems[0])
+
+    def _gather(self, value: Any) -> list[Any]:
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * self._world.size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+
+def step_name(step: int) -> str:
+    """Returns the directory's name of a step's checkpoint."""
+    return f"{_PREFIX}{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Returns the step of a checkpoint's directory."""
+    return int(path.name.removeprefix(_PREFIX))
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Returns the checkpoints in `directory`, newest first, whether they are intact or not."""
+    found = [p for p in directory.glob(f"{_PREFIX}*") if p.is_dir() and p.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def find_latest(directory: Path, world: World | None = None) -> Path | None:
+    """Returns the newest intact checkpoint, or None when there is none at all. Damaged ones are named in a warning.
+
+    With a world, every rank must call this; each checks its share of the files.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is intact.
+    """
+    candidates = list_checkpoints(directory)
+    problem = ""
+    for path in candidates:
+        mine = damage(path, part=(world.rank, world.size) if world else (0, 1))
+        problems = [p for p in (world.gather(mine) if world else [mine]) if p is not None]
+        if not problems:
+            return path
+        problem = problems[0]
+        logger.warning("checkpoint '%s' is damaged (%s); trying the one before", path, problem)
+    if candidates:
+        raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest: {problem}")
+    return None
+
+
+def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
+    """Returns what is wrong with a checkpoint's files, or None. Checks files `part[0]`, `part[0] + part[1]`, … of its manifest."""
+    try:
+        files = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+        entries = sorted(files.items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return f"its {MANIFEST_FILE} cannot be read: {error}"
+    if STATE_FILE not in files:
+        return f"its {MANIFEST_FILE} does not list {STATE_FILE}"
+    for name, entry in entries[part[0] :: part[1]]:
+        try:
+            if _sha256(path / name) != entry["sha256"]:
+                return f"{name} is not what was written: its SHA-256 differs"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+    return None
+
+
+def point_at(directory: Path, name: str) -> None:
+    """Writes the pointer file in one step."""
+    pointer = directory / f"{POINTER_FILE}.part"
+    pointer.write_text(f"{name}\n", encoding="utf-8")
+    _flush(pointer)
+    pointer.replace(directory / POINTER_FILE)
+    _flush_directory(directory)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint's run state. Raises CheckpointError."""
+    try:
+        state: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path / STATE_FILE}' cannot be read: {error}") from error
+    return state
+
+
+def _flush(path: Path) -> dict[str, Any]:
+    """Forces a file to disk and returns its manifest entry, of what is read back."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; it stops being one before the first file goes."""
+    doomed = path.with_name(f"{_REMOVED}{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Tensors on disk, in the shards they have in memory: safetensors beside JSON, never pickle.
+
+Each rank writes `rank-00000.safetensors` with its slices along dimension 0 and `rank-00000.json` with, for each, the whole shape and
+where the slice starts. A reader takes the slices it needs from whichever files hold them, so any number of ranks can read what any
+other number wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from soundomni.core.errors import CheckpointError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Slice:
+    """This rank's part of a tensor: `values` are rows `start` to `start + len(values)` of a tensor of shape `shape`.
+
+    `is_owner` is true on exactly one of the ranks that hold these rows. A 0-dim tensor is whole, with start 0.
+    """
+
+    values: Tensor
+    shape: tuple[int, ...]
+    start: int
+    is_owner: bool
+
+
+def local_slice(tensor: Tensor, *, rank: int) -> Slice:
+    """Finds this rank's slice: of a DTensor sharded along dimension 0 as FSDP2 does, or the whole of a plain tensor.
+
+    Raises:
+        ValueError: the placement is another one.
+    """
+    if not isinstance(tensor, DTensor):
+        return Slice(tensor.detach(), tuple(tensor.shape), 0, rank == 0)
+    mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+    assert coordinate is not None, "this rank is not part of the mesh"
+    start, is_owner, sharded = 0, True, False
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            is_owner = is_owner and coordinate[dimension] == 0
+        elif type(placement) is Shard and placement.dim == 0 and not sharded:
+            chunk = -(-tensor.shape[0] // mesh.size(dimension))  # rows per rank, as torch.chunk deals them
+            start, sharded = min(chunk * coordinate[dimension], tensor.shape[0]), True
+        else:
+            raise ValueError(f"cannot save a tensor placed as {tensor.placements}: expected one Shard(0) at most")
+    local: Tensor = tensor.to_local()
+    return Slice(local.detach(), tuple(tensor.shape), start, is_owner)
+
+
+def stage(tensors: Mapping[str, Tensor], *, rank: int) -> dict[str, Slice]:
+    """Copies what this rank has to write into host memory of its own, so that training can go on while it is written."""
+    staged = {}
+    for name, tensor in tensors.items():
+        part = local_slice(tensor, rank=rank)
+        if part.is_owner and (part.values.numel() or part.shape[0] == 0):
+            values = part.values.to("cpu", copy=True).contiguous()
+            staged[name] = Slice(values, part.shape, part.start, True)
+    return staged
+
+
+def write_rank(directory: Path, rank: int, staged: Mapping[str, Slice], extra: Mapping[str, Any]) -> list[Path]:
+    """Writes one rank's slices, and `extra` (plain JSON) beside their index. Returns the files. Raises OSError, SafetensorError."""
+    tensors, index = _paths(directory, rank)
+    save_file({name: part.values for name, part in staged.items()}, tensors)
+    places = {name: {"shape": part.shape, "start": part.start} for name, part in staged.items()}
+    index.write_text(json.dumps({"tensors": places, **extra}), encoding="utf-8")
+    return [tensors, index]
+
+
+class ShardReader:
+    """Reads whole tensors, or any rank's slice of them, from the files of `num_ranks` ranks.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+
+    def __init__(self, directory: Path, num_ranks: int) -> None:
+        self.directory = directory
+        self._indices = [self._read_index(rank) for rank in range(num_ranks)]
+        self._holders: dict[str, list[tuple[int, int]]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for rank, index in enumerate(self._indices):
+            for name, place in index["tensors"].items():
+                self._holders.setdefault(name, []).append((place["start"], rank))
+                self._shapes[name] = tuple(place["shape"])
+
+    def _read_index(self, rank: int) -> dict[str, Any]:
+        path = _paths(self.directory, rank)[1]
+        try:
+            index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        return index
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the whole shape of a tensor."""
+        return self._shapes[name]
+
+    def extra(self, rank: int) -> dict[str, Any]:
+        """Returns what that rank wrote beside its index."""
+        return {key: value for key, value in self._indices[rank].items() if key != "tensors"}
+
+    @torch.no_grad()
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Fills this rank's slice of `target`, a plain tensor or a DTensor, in place.
+
+        Raises:
+            CheckpointError: there is no such tensor, or it has another shape or type, or rows are missing.
+        """
+        if name not in self._shapes:
+            raise CheckpointError(f"'{self.directory}' has no tensor '{name}'.{did_you_mean(name, self._shapes)}")
+        wanted = local_slice(target, rank=0)
+        if self._shapes[name] != wanted.shape:
+            raise CheckpointError(f"'{self.directory}': '{name}' has shape {self._shapes[name]}, the model expects {wanted.shape}")
+        first, last = wanted.start, wanted.start + _rows(wanted.values)
+        filled = 0
+        for start, rank in self._holders[name]:
+            filled += self._copy_rows(name, rank, start, wanted.values, first, last)
+        if filled < last - first:
+            raise CheckpointError(f"'{self.directory}': {last - first - filled} rows of '{name}' are missing")
+
+    def _copy_rows(self, name: str, rank: int, start: int, target: Tensor, first: int, last: int) -> int:
+        """Copies the rows that a rank's file has of rows `first` to `last`; returns their number."""
+        path = _paths(self.directory, rank)[0]
+        try:
+            with safe_open(path, framework="pt") as file:
+                if target.ndim == 0:
+                    target.copy_(_same_type(file.get_tensor(name), target, name, path))
+                    return 1
+                piece = file.get_slice(name)
+                low, high = max(first, start), min(last, start + piece.get_shape()[0])
+                if low >= high:
+                    return 0
+                target[low - first : high - first].copy_(_same_type(piece[low - start : high - start], target, name, path))
+                return int(high - low)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+
+
+def expect_same_names(wanted: Iterable[str], found: Iterable[str], directory: Path) -> None:
+    """Raises CheckpointError, naming the first difference, unless both hold the same names."""
+    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or unexpected:
+        raise CheckpointError(
+            f"'{directory}' is of another model: {len(missing)} tensors missing, {len(unexpected)} unexpected "
+            f"(first: {(missing + unexpected)[0]})"
+        )
+
+
+def _paths(directory: Path, rank: int) -> tuple[Path, Path]:
+    return directory / f"rank-{rank:05d}.safetensors", directory / f"rank-{rank:05d}.json"
+
+
+def _rows(tensor: Tensor) -> int:
+    return 1 if tensor.ndim == 0 else len(tensor)
+
+
+def _same_type(found: Tensor, target: Tensor, name: str, path: Path) -> Tensor:
+    if found.dtype != target.dtype:
+        raise CheckpointError(f"'{path}': '{name}' is {found.dtype}, the model expects {target.dtype}")
+    return found

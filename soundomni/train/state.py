@@ -1,0 +1,158 @@
+"""Everything a run is between two steps, as named tensors and plain data: what a checkpoint stores and restores."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import CheckpointError
+from soundomni.train.checkpoint import Checkpointer, read_state
+from soundomni.train.ema import EMA
+from soundomni.train.loop import Progress
+from soundomni.train.parallel import World, reshard
+from soundomni.train.shards import ShardReader, expect_same_names
+
+MODEL, AVERAGE, OPTIMIZER = "model/", "ema/", "optimizer/"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """The objects that hold the state of a run. The learning-rate schedule is a function of `progress.step`."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    progress: Progress
+
+    def save(self, checkpointer: Checkpointer, world: World, *, identity: Mapping[str, Any]) -> None:
+        """Starts writing the checkpoint of the current step; `identity` says what run it belongs to. Raises CheckpointError."""
+        reshard(self.model)
+        progress = dataclasses.asdict(self.progress)
+        updates = self.ema.updates if self.ema is not None else 0
+        checkpointer.save(
+            self.progress.step,
+            dict(self._tensors()),
+            rank_state={"rng": rng_state(world.device)},
+            state={"progress": progress, "ema_updates": updates, **identity},
+        )
+
+    def load(self, path: Path, world: World) -> None:
+        """Restores everything from a checkpoint, on any number of ranks.
+
+        The random state of each rank is restored when the number of ranks is the same. Otherwise it starts from the step.
+
+        Raises:
+            CheckpointError: it is of another model or optimiser.
+        """
+        reshard(self.model)
+        state = read_state(path)
+        reader = ShardReader(path, state["num_ranks"])
+        self._make_optimizer_state(reader)
+        tensors = dict(self._tensors())
+        expect_same_names(tensors, reader.names, path)
+        for name, tensor in tensors.items():
+            reader.read_into(name, tensor)
+        for field in dataclasses.fields(Progress):
+            setattr(self.progress, field.name, state["progress"][field.name])
+        if self.ema is not None:
+            self.ema.updates = state["ema_updates"]
+        if state["num_ranks"] == world.size:
+            set_rng_state(reader.extra(world.rank)["rng"], world.device)
+        else:
+            logger.info("saved by %d ranks, resumed on %d: random state starts from the step", state["num_ranks"], world.size)
+            torch.manual_seed(self.progress.step)
+            random.seed(self.progress.step)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.model.state_dict().items():
+            yield MODEL + name, tensor
+        if self.ema is not None:
+            for name, tensor in self.ema.averages.items():
+                yield AVERAGE + name, tensor
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"{OPTIMIZER}{name}/{key}", value
+
+    def _make_optimizer_state(self, reader: ShardReader) -> None:
+        """Gives a fresh optimiser the entries that the checkpoint has, to be filled: moments like the parameter, and 0-dim counters."""
+        parameters = dict(self.model.named_parameters())
+        fused = {p for group in self.optimizer.param_groups if group.get("fused") for p in group["params"]}
+        for full_name in reader.names:
+            if not full_name.startswith(OPTIMIZER):
+                continue
+            name, _, key = full_name.removeprefix(OPTIMIZER).rpartition("/")
+            if name not in parameters:
+                raise CheckpointError(f"'{reader.directory}' is of another model: it has an optimiser state for '{name}'")
+            parameter = parameters[name]
+            if reader.shape(full_name) == tuple(parameter.shape) and key != "step":
+                value = torch.zeros_like(parameter, requires_grad=False)
+            else:
+                device = parameter.device if parameter in fused else "cpu"
+                value = torch.zeros(reader.shape(full_name), device=device)
+            self.optimizer.state[parameter][key] = value
+
+
+@torch.no_grad()
+def load_trained_weights(model: nn.Module, path: Path, *, average: bool = True, prefix: str = "") -> None:
+    """Loads the weights of a checkpoint into a model, averaged ones where there are averages.
+
+    Args:
+        model: built from the same spec, whole or sharded.
+        path: a checkpoint's directory.
+        average: whether to take the averaged weights.
+        prefix: what the names of `model` start with in the checkpoint, such as "codec." for a codec trained on its own.
+
+    Raises:
+        CheckpointError: it is of another model.
+    """
+    reader = ShardReader(path, read_state(path)["num_ranks"])
+    tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    saved = {name.removeprefix(MODEL) for name in reader.names if name.startswith(MODEL)}
+    expect_same_names(tensors, saved, path)
+    averaged = {name.removeprefix(AVERAGE) for name in reader.names if average and name.startswith(AVERAGE)}
+    for name, tensor in tensors.items():
+        reader.read_into((AVERAGE if name in averaged else MODEL) + name, tensor)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of torch's, numpy's and Python's global generators as plain JSON data."""
+    version, internal, gauss = random.getstate()
+    name, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "torch": _encode(torch.get_rng_state()),
+        "python": [version, list(internal), gauss],
+        "numpy": [name, [int(key) for key in keys], place, has_gauss, cached],
+    }
+    if device.type == "cuda":
+        state["cuda"] = _encode(torch.cuda.get_rng_state(device))
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restores what `rng_state` returned. A run that moved between CPU and GPU keeps the GPU's generator as it is."""
+    torch.set_rng_state(_decode(state["torch"]))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), place, has_gauss, cached))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(_decode(state["cuda"]), device)
+
+
+def _encode(values: Tensor) -> str:
+    return base64.b64encode(values.numpy().tobytes()).decode("ascii")
+
+
+def _decode(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

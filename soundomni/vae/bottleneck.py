@@ -1,0 +1,40 @@
+"""The Gaussian bottleneck of a variational autoencoder (Kingma and Welling 2014), as Stable Audio scales it.
+
+Shape letters: B clips, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+LEAST_STD = 1e-4
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """What an encoder says of each latent number.
+
+    Args:
+        mean, std: `[B, D, T]`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def from_parameters(cls, parameters: Tensor) -> DiagonalGaussian:
+        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4."""
+        mean, scale = parameters.chunk(2, dim=1)
+        return cls(mean, functional.softplus(scale) + LEAST_STD)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """`noise` `[B, D, T]` of unit variance → mean + std·noise."""
+        return self.mean + self.std * noise
+
+    def divergence(self) -> Tensor:
+        """`[B, T]`: mean² + std² − log std² − 1, summed over D. Twice the Kullback-Leibler divergence from N(0, 1), as in the original."""
+        variance = self.std.square()
+        return (self.mean.square() + variance - variance.log() - 1.0).sum(1)

@@ -1,0 +1,155 @@
+"""Stable Audio's autoencoder as a codec, and its training as a plain variational autoencoder.
+
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Codec, LossTerms
+from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
+from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
+from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
+from soundomni.vae.weights import load_strict
+
+
+class OobleckCodec(Codec):
+    """Continuous latents `[B, D, T]` with T = ceil(S / product of the strides). The defaults are Stable Audio 2.0's.
+
+    Each clip is padded with silence to a multiple of the ratio and comes out as if it were alone in the batch.
+
+    Args:
+        sample_rate: in Hz.
+        channels: C.
+        base_channels: width of the first layer.
+        channel_multiples: width of each block, in multiples of `base_channels`.
+        strides: of each block, at least 2; as many as `channel_multiples`.
+        latent_dim: D.
+        final_tanh: bounds what is decoded to (-1, 1).
+        use_snake: SnakeBeta activations; ELU otherwise.
+        sample_latents: encode to mean + std·ε, ε from torch's global generator, instead of the mean. Encoding is then random.
+        kl_weight: factor of the "kl" loss, applied already.
+        stft_windows: window lengths of the "stft" loss, in samples.
+        weights: a .safetensors file of this codec's own state dict.
+
+    Raises:
+        SpecError: an argument is out of its range.
+        CheckpointError: the weights are missing, damaged, or of another size.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 44100,
+        channels: int = 2,
+        base_channels: int = 128,
+        channel_multiples: tuple[int, ...] = (1, 2, 4, 8, 16),
+        strides: tuple[int, ...] = (2, 4, 4, 8, 8),
+        latent_dim: int = 64,
+        final_tanh: bool = False,
+        use_snake: bool = True,
+        sample_latents: bool = False,
+        kl_weight: float = 1e-4,
+        stft_windows: tuple[int, ...] = DEFAULT_WINDOWS,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_audio_format(sample_rate, channels)
+        _check_sizes(base_channels, channel_multiples, strides, latent_dim, stft_windows)
+        widths = [base_channels * multiple for multiple in (1, *channel_multiples)]
+        self.encoder = OobleckEncoder(
+            audio_channels=channels, widths=widths, strides=strides, output_dim=2 * latent_dim, use_snake=use_snake
+        )
+        self.decoder = OobleckDecoder(
+            audio_channels=channels,
+            widths=widths[::-1],
+            strides=strides[::-1],
+            latent_dim=latent_dim,
+            use_snake=use_snake,
+            final_tanh=final_tanh,
+        )
+        self.sample_latents = sample_latents
+        self.kl_weight = kl_weight
+        self.stft_windows = tuple(stft_windows)
+        self._spec = RepresentationSpec(
+            kind="continuous",
+            sample_rate=sample_rate,
+            channels=channels,
+            downsampling_ratio=math.prod(strides),
+            latent_dim=latent_dim,
+        )
+        if weights is not None:
+            load_strict(self, weights)
+
+    @property
+    def spec(self) -> RepresentationSpec:
+        """Of the latents."""
+        return self._spec
+
+    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
+        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        posterior, frames = self._posterior(waveform, lengths)
+        latent = posterior.sample(torch.randn_like(posterior.mean)) if self.sample_latents else posterior.mean
+        return Representation(latent, frames, self._spec)
+
+    def decode(self, representation: Representation) -> Tensor:
+        """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
+        check_latent(representation, self._spec)
+        return self._decode(representation.values, representation.lengths)
+
+    def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
+        """Losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn from `generators[b]` alone.
+
+        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight` times the
+        divergence, summed over D, per frame. Samples and frames beyond a clip don't count.
+        """
+        posterior, frames = self._posterior(waveform, lengths)
+        noise = torch.zeros_like(posterior.mean)
+        for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
+            drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)
+            noise[i, :, :count] = drawn.to(noise)
+        decoded = self._decode(posterior.sample(noise), frames)[..., : waveform.shape[-1]]
+        target, estimate = zero_beyond(waveform, lengths).float(), zero_beyond(decoded, lengths).float()
+        distances, counted = stft_distances(target, estimate, lengths.to(target.device), self.stft_windows)
+        divergence = zero_beyond(posterior.divergence()[:, None].float(), frames)
+        return {
+            "stft": (distances.sum(), counted.sum()),
+            "l1": ((target - estimate).abs().sum(), lengths.sum() * self._spec.channels),
+            "kl": (self.kl_weight * divergence.sum(), frames.sum()),
+        }
+
+    def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:
+        check_waveform(waveform, lengths, self._spec)
+        ratio = self._spec.downsampling_ratio
+        frames = -(-lengths // ratio)
+        num_frames = self._spec.num_frames(waveform.shape[-1])
+        padded = functional.pad(zero_beyond(waveform, lengths), (0, num_frames * ratio - waveform.shape[-1]))
+        parameters = self.encoder(padded, Extent.of(frames, num_frames))
+        return DiagonalGaussian.from_parameters(parameters), frames
+
+    def _decode(self, latent: Tensor, frames: Tensor) -> Tensor:
+        out: Tensor = self.decoder(zero_beyond(latent, frames), Extent.of(frames, latent.shape[-1]))
+        return out
+
+
+def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int, windows: Sequence[int]) -> None:
+    if len(multiples) != len(strides) or not strides:
+        raise SpecError(f"channel_multiples and strides must be as many, at least one: {list(multiples)} and {list(strides)} were given")
+    if min(strides) < 2:
+        raise SpecError(f"strides must be at least 2, {list(strides)} were given")
+    if min(base_channels, latent_dim, *multiples) < 1:
+        raise SpecError(
+            f"base_channels, latent_dim and channel_multiples must be at least 1, "
+            f"{base_channels}, {latent_dim} and {list(multiples)} were given"
+        )
+    if not windows or any(window < 4 or window % 2 for window in windows):
+        raise SpecError(f"stft_windows must be even lengths of at least 4 samples, at least one, {list(windows)} were given")

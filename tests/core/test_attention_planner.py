@@ -1,0 +1,73 @@
+"""What the planner chooses, and how it refuses."""
+
+import pytest
+import torch
+from attention_layouts import CPU, stored_of, table_of
+
+from soundomni.core.attention import flex, merged, plan_attention
+from soundomni.core.attention.planner import EXECUTORS, _choose
+from soundomni.core.errors import SpecError
+from soundomni.core.sequence import Attend
+
+CAUSAL, FULL, NOISE = Attend.CAUSAL, Attend.FULL, Attend.NOISE
+CUDA = torch.device("cuda")
+
+
+def plan(executor, *documents, **kwargs):
+    table = table_of(*(documents or ([(CAUSAL, 3), (NOISE, 4)],)))
+    return plan_attention(table, stored_of(table), device=CPU, executor=executor, **kwargs)
+
+
+def test_auto_is_merged_on_the_cpu_and_says_why():
+    chosen = plan("auto")
+    assert chosen.executor == "merged"
+    assert "on the CPU" in chosen.reason
+
+
+@pytest.mark.parametrize("executor", ["merged", "reference"])
+def test_what_is_asked_for_is_used(executor):
+    chosen = plan(executor)
+    assert (chosen.executor, chosen.reason) == (executor, "asked for")
+
+
+@pytest.mark.parametrize(
+    ("document", "dtype", "executor", "reason"),
+    [
+        ([(CAUSAL, 4), (NOISE, 5)], torch.bfloat16, "varlen", "no causal segment follows a full one"),
+        ([(CAUSAL, 4)], torch.float16, "varlen", "no causal segment follows a full one"),
+        ([(CAUSAL, 4), (FULL, 5), (CAUSAL, 2)], torch.bfloat16, "flex", "a causal segment follows a full one"),
+        ([(CAUSAL, 4)], torch.float32, "flex", "bfloat16 or float16, not float32"),
+    ],
+)
+def test_auto_on_cuda(document, dtype, executor, reason):
+    chosen, why = _choose(table_of(document), CUDA, dtype)
+    assert chosen == executor
+    assert reason in why
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(SpecError, match=r"unknown attention executor 'merge': expected one of auto, .*Did you mean 'merged'\?"):
+        plan("merge")
+
+
+def test_varlen_on_the_cpu_is_refused():
+    with pytest.raises(SpecError, match=r"'varlen' cannot run here: varlen kernels need a CUDA device"):
+        plan("varlen")
+
+
+def test_the_reference_refuses_large_batches():
+    with pytest.raises(SpecError, match=r"'reference' cannot run here: .* at most 16384 tokens, and the batch has 16385"):
+        plan("reference", [(CAUSAL, 16385)])
+
+
+def test_devices_that_nothing_runs_on():
+    assert "for the CPU, and the batch is on 'cuda'" in merged.obstacle(CUDA)
+    table = table_of([(CAUSAL, 2)])
+    with pytest.raises(SpecError, match=r"'flex' cannot run here: .* on 'mps'"):
+        plan_attention(table, stored_of(table), device=torch.device("mps"))
+
+
+def test_every_name_is_known():
+    assert EXECUTORS == ("auto", "merged", "varlen", "flex", "reference")
+    with torch.no_grad():
+        assert flex.obstacle(CPU) is None
