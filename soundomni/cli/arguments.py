@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
 
     Raises UsageError, with the nearest alternative, for an option that is neither.
     """
-    options, roots = set(_options(parser)), _spec_roots()
+    options = set(_options(parser))
     rest: list[str] = []
     overrides: Overrides = []
     queue = list(arguments)
@@ -45,7 +46,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         key = option.removeprefix("--")
         if not option.startswith("--") or option in options:
             rest.append(token)
-        elif key.partition(".")[0] in roots:
+        elif key.partition(".")[0] in _spec_roots():
             if not equals:
                 if not queue or queue[0].startswith("--"):
                     raise UsageError(f"{option} needs a value: {option}=VALUE")
@@ -71,6 +72,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from _options(chosen)
 
 
+@functools.cache
 def _spec_roots() -> set[str]:
     from soundomni.core.schema import Spec
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": "measure what a model generates, describes and reconstructs",
     "plugins": "list the installed plugins, or show one",
     "spec": "validate or print a spec, or write its JSON schema",
-    "demo": "serve a page to generate and describe audio",
+    "demo": "train a small model on this machine, and hear and see what it learnt",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
 
@@ -70,6 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     place = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     before, command, after = arguments[:place], arguments[place : place + 1], arguments[place + 1 :]
     top = _top_parser()
+    before, early = split_overrides(before, top)
     top.parse_args(before)
     if not command:
         top.print_help()
@@ -81,8 +82,8 @@ def _dispatch(arguments: list[str]) -> int:
     parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
     module.configure(parser)
     _add_global_options(parser)
-    rest, overrides = split_overrides([*given, *before, *after], parser)
-    status: int = module.run(parser.parse_args(rest), overrides)
+    rest, overrides = split_overrides([*given, *after], parser)
+    status: int = module.run(parser.parse_args(rest), [*early, *overrides])
     return status
 
 

@@ -6,7 +6,6 @@ Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 w
 from __future__ import annotations
 
 import math
-import os
 import struct
 import uuid
 from pathlib import Path
@@ -125,7 +124,7 @@ def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         soundfile.write(str(part), pcm, rate, format="WAV", subtype="PCM_16")
-        os.replace(part, target)
+        part.replace(target)
     except (soundfile.SoundFileError, OSError) as error:
         part.unlink(missing_ok=True)
         reason = "no such directory" if not target.parent.is_dir() else _first_line(error)

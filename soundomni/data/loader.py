@@ -45,7 +45,7 @@ class _Scheduled:
 
 
 class PackedLoader(Iterator[Step]):
-    """An infinite iterator of steps. The global batches are the same for any number of ranks: number i of a step goes to rank i % world_size.
+    """An infinite iterator of steps. Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
 
     Args:
         mixture: what is drawn from.
@@ -108,7 +108,13 @@ class PackedLoader(Iterator[Step]):
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
         """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
-        planner = Planner(mixture=self._mixture, writer=self._writer, spec=self._spec)
+        planner = Planner(
+            mixture=self._mixture,
+            writer=self._writer,
+            spec=self._spec,
+            refused=self._planner.refused,
+            ineligible=self._planner.ineligible,
+        )
         pending = [self._reader.start(planner.next_batch()) for _ in range(count)]
         return [PackedBatch.from_samples(self._reader.finish(batch)) for batch in pending]
 

@@ -32,7 +32,9 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         return float(np.mean(10.0 * np.log10(ratio)))
 
 
-def multi_resolution_stft_distance(reference: np.ndarray, estimate: np.ndarray, *, fft_sizes: Sequence[int] = (256, 512, 1024, 2048)) -> float:
+def multi_resolution_stft_distance(
+    reference: np.ndarray, estimate: np.ndarray, *, fft_sizes: Sequence[int] = (256, 512, 1024, 2048)
+) -> float:
     """Spectral convergence plus mean absolute log-magnitude difference, averaged over resolutions.
 
     As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop of a quarter.

@@ -50,7 +50,7 @@ def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
     energy = np.pad(np.cumsum(frames**2, axis=1), ((0, 0), (1, 0)))
     lags = np.arange(num_lags)
     overlap = energy[:, size - lags] + energy[:, -1:] - energy[:, lags]
-    return 2.0 * np.divide(correlation, overlap, out=np.zeros_like(correlation), where=overlap > 1e-12)
+    return np.asarray(2.0 * np.divide(correlation, overlap, out=np.zeros_like(correlation), where=overlap > 1e-12))
 
 
 def _first_peak(function: np.ndarray, min_lag: int) -> tuple[float, float]:

@@ -40,11 +40,21 @@ class Planner:
         mixture, writer: what is drawn and how it is written.
         spec: budget, limit and lookahead.
         state: of an earlier planner.
+        refused, ineligible: where to report what is left out; shared by planners of one run, so that each key is named once.
 
     Raises SpecError when the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
     """
 
-    def __init__(self, *, mixture: Mixture, writer: SampleWriter, spec: DataSpec, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        mixture: Mixture,
+        writer: SampleWriter,
+        spec: DataSpec,
+        state: Mapping[str, Any] | None = None,
+        refused: Reports | None = None,
+        ineligible: Reports | None = None,
+    ) -> None:
         self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
         if not 1 <= self._limit <= spec.tokens_per_batch:
             raise SpecError(
@@ -58,8 +68,8 @@ class Planner:
                     writer.check(task)
         self._mixture = mixture
         self._writer = writer
-        self.refused = Reports("refused")
-        self.ineligible = Reports("ineligible")
+        self.refused = refused or Reports("refused")
+        self.ineligible = ineligible or Reports("ineligible")
         self._stream = mixture.stream(state["mixture"] if state else None)
         self._patience = min(max(_PATIENCE[0], 2 * len(mixture)), _PATIENCE[1])
         held = (self._write(mixture.draw(name, cursor)) for name, cursor in (state["pool"] if state else ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from soundomni.core.errors import DataError, UnreadableAudioError
 from soundomni.core.sequence import Sample
@@ -41,7 +42,7 @@ class ClipReader:
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
         """Begins to read the clips of a batch."""
         if self._threads is None:
-            return [(one, lambda one=one: self._read(one)) for one in planned]  # type: ignore[misc]
+            return [(one, partial(self._read, one)) for one in planned]
         return [(one, self._threads.submit(self._read, one).result) for one in planned]
 
     def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:

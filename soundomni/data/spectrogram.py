@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _RANGE_DB = 80.0
 _QUIETEST_TOP_DB = -60.0  # a silent clip is drawn as silence, not as amplified rounding errors
 _MAX_FRAMES = 1000
-_MAX_POINTS = 2000
+_MAX_POINTS = 20000
+_MAX_STRETCHES = 1500
 _NUM_ROWS = 256
 _TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
@@ -50,7 +51,9 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
     try:
         _write_atomically(path, _draw(waveform, rate, title))
     except OSError as error:
-        raise DataError(f"the picture '{path}' can't be written: {error.strerror or error}; name a file in a directory that can be written") from error
+        raise DataError(
+            f"the picture '{path}' can't be written: {error.strerror or error}; name a file in a directory that can be written"
+        ) from error
     return path
 
 
@@ -98,16 +101,15 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
-    """Draws every channel; long clips as the lowest and highest sample of each of _MAX_POINTS stretches."""
+    """Draws every channel; long clips as the lowest and highest sample of each of _MAX_STRETCHES stretches, which look the same."""
     alpha = max(0.15, 0.9 / np.sqrt(len(waveform)))
-    starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_POINTS, endpoint=False).astype(int))
-    time = np.append(starts, waveform.shape[1]) / rate
+    starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_STRETCHES, endpoint=False).astype(int))
     for channel in waveform:
-        if len(starts) == waveform.shape[1]:
-            axes.plot(np.arange(len(channel)) / rate, channel, linewidth=0.7, alpha=alpha, marker="." if len(channel) < 50 else None)
+        if len(channel) <= _MAX_POINTS:
+            axes.plot(np.arange(len(channel)) / rate, channel, linewidth=0.6, alpha=alpha, marker="." if len(channel) < 50 else None)
         else:
             low, high = np.minimum.reduceat(channel, starts), np.maximum.reduceat(channel, starts)
-            axes.fill_between(time, np.append(low, low[-1]), np.append(high, high[-1]), step="post", linewidth=0.3, alpha=alpha)
+            axes.fill_between(starts / rate, low, high, linewidth=0.6, alpha=alpha)
     limit = max(1e-3, 1.05 * float(np.abs(waveform).max()))
     axes.set_ylim(-limit, limit)
     axes.set_ylabel("amplitude")
@@ -121,7 +123,7 @@ def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
     step = time[1] - time[0] if len(time) > 1 else 1.0 / rate
     growth = (rows[1] / rows[0]) ** 0.5
     mesh = axes.pcolormesh(
-        np.append(time - step / 2, time[-1] + step / 2),
+        np.append(time - step / 2, max(time[-1] + step / 2, waveform.shape[1] / rate)),
         np.append(rows / growth, rows[-1] * growth),
         level,
         vmin=top - _RANGE_DB,

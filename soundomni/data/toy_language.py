@@ -14,7 +14,7 @@ COUNT_WORDS = ("one", "two", "three", "four")
 NUM_PHRASINGS = 4
 
 _DIRECTION_WORDS = {"rising": "rising", "falling": "falling", "up": "rising", "down": "falling"}
-_FILLERS = frozenset("a an the some and as at in going glides burst of sound sounds short".split())
+_FILLERS = frozenset(("a", "an", "the", "some", "as", "at", "going", "burst", "of", "sound", "sounds", "short"))
 _KIND_WORDS: dict[str, Kind] = {
     **dict.fromkeys(("tone", "wave", "note"), "tone"),
     **dict.fromkeys(("chirp", "sweep"), "chirp"),
@@ -31,9 +31,9 @@ _SEQUENCES = (  # pattern, whether what is said first comes last
 
 
 def captions(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the captions of a recipe of one or two events, without duplicates: four phrasings with all attributes, then one without loudness.
+    """Returns the captions of a recipe of one or two events: four phrasings with all attributes, then one without loudness.
 
-    The first is the canonical one.
+    The first is the canonical one; duplicates are left out.
     """
     full = (_sequence([_phrase(event, index) for event in recipe.events], index) for index in range(NUM_PHRASINGS))
     plain = _sequence([_phrase(event, 0) for event in recipe.without_loudness().events], 0)

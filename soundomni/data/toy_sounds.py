@@ -67,7 +67,9 @@ class ToySounds(Dataset):
         self._shares = np.cumsum(shares / shares.sum())
         for count in self._counts:
             if not self._any_allowed(chosen, count):
-                raise DataError(f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds: allow more of them")
+                raise DataError(
+                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds: allow more of them"
+                )
 
     def __len__(self) -> int:
         return self.size
@@ -151,7 +153,9 @@ def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Se
     """Raises DataError for values out of range."""
     choices = ("exclude", "only", "include")
     if held_out not in choices:
-        raise DataError(f"toy sounds: held_out is {held_out!r}, expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}")
+        raise DataError(
+            f"toy sounds: held_out is {held_out!r}, expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
+        )
     if size < 1 or seed < 0:
         raise DataError(f"toy sounds: size {size} and seed {seed}, expected a size of at least 1 and a seed of at least 0")
     if sample_rate < MIN_SAMPLE_RATE:

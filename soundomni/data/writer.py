@@ -178,9 +178,7 @@ class SampleWriter:
             )
         num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
         if template.audio == "context":
-            return clean_segment(
-                num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions
-            )
+            return clean_segment(num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions)
         least, most = template.known or (0.0, 0.0)
         share = least + (most - least) * known_draw
         return target_segment(

@@ -12,6 +12,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Encoder
 from soundomni.core.representation import FeatureSpec
 from soundomni.experts.mel import MelSpectrum, fit
+from soundomni.experts.sizes import require_positive
 
 
 class LogMelEncoder(Encoder):
@@ -40,12 +41,14 @@ class LogMelEncoder(Encoder):
         num_layers: int = 4,
     ) -> None:
         super().__init__()
+        sizes = {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "num_mels": num_mels, "feature_dim": feature_dim}
+        require_positive("log-mel", sizes)
         if num_layers < 2:
-            raise SpecError(f"log-mel encoder: num_layers is {num_layers}; expected at least 2, the layers of stride 2")
+            raise SpecError(f"log-mel: num_layers is {num_layers}; expected at least 2, the layers of stride 2")
         self.mel = MelSpectrum(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length, num_mels=num_mels, pad_mode="constant")
         self.feature_dim = feature_dim
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(num_mels if i == 0 else feature_dim, feature_dim, 3, stride=2 if i < 2 else 1, padding=1) for i in range(num_layers)
+            nn.Conv1d(num_mels if i == 0 else feature_dim, feature_dim, 3, stride=_stride(i), padding=1) for i in range(num_layers)
         )
         self.norm = nn.LayerNorm(feature_dim)
 
@@ -61,8 +64,8 @@ class LogMelEncoder(Encoder):
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
         hidden, frames = self._log_mel(waveform, lengths)
-        for convolution in self.convolutions:
-            stride = 2 if convolution.stride == (2,) else 1
+        for index, convolution in enumerate(self.convolutions):
+            stride = _stride(index)
             inside = torch.arange(hidden.shape[-1], device=hidden.device) < frames[:, None]
             hidden = torch.where(inside[:, None], hidden, 0.0)
             update = nn.functional.gelu(convolution(hidden))
@@ -76,4 +79,8 @@ class LogMelEncoder(Encoder):
         hop = self.mel.hop_length
         power = self.mel(fit(waveform, lengths, waveform.shape[-1]))[..., : -(-waveform.shape[-1] // hop)]
         scaled = (power.clamp(min=1e-10).log10() + 4) / 4
-        return scaled.to(self.convolutions[0].weight.dtype), (lengths + hop - 1) // hop  # type: ignore[arg-type]
+        return scaled.to(self.norm.weight.dtype), (lengths + hop - 1) // hop
+
+
+def _stride(layer: int) -> int:
+    return 2 if layer < 2 else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from soundomni.experts.projection_connector import ProjectionConnector, initialise
+from soundomni.experts.sizes import require_positive
 
 
 class MLPConnector(ProjectionConnector):
@@ -21,6 +22,7 @@ class MLPConnector(ProjectionConnector):
     """
 
     def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, multiple: int = 2, time_scale: float = 1.0) -> None:
+        require_positive("mlp", {"multiple": multiple})
         super().__init__(
             inward=_mlp(token_dim, multiple * hidden_dim, hidden_dim, last_std=0.02),
             outward=_mlp(hidden_dim, multiple * hidden_dim, token_dim, last_std=0.0) if generates else None,

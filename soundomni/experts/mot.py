@@ -20,6 +20,7 @@ from soundomni.core.layout import Layout
 from soundomni.experts.mot_layer import AuxiliaryLoss, LayerSizes, MoTExpert, MoTLayer, add_losses
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rope_tables
+from soundomni.experts.sizes import require_positive
 from soundomni.experts.swiglu import SwiGLU
 
 INITIAL_STD = 0.02
@@ -67,6 +68,9 @@ class MoTBackbone(Backbone):
         copy_initialise: bool = False,
     ) -> None:
         super().__init__()
+        whole = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
+        whole |= {"head_dim": head_dim, "intermediate_dim": intermediate_dim, "gen_intermediate_dim": gen_intermediate_dim}
+        require_positive("mot", whole)
         sizes = LayerSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
@@ -118,7 +122,7 @@ class MoTBackbone(Backbone):
                     nn.init.zeros_(module.bias)
             elif module is not self and callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-        residual_std = INITIAL_STD / math.sqrt(2 * max(1, len(self.blocks)))
+        residual_std = INITIAL_STD / math.sqrt(2 * len(self.blocks))
         for module in self.modules():
             if isinstance(module, MoTExpert):
                 nn.init.normal_(module.output.weight, std=residual_std)

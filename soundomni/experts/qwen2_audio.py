@@ -10,10 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Encoder
 from soundomni.core.representation import FeatureSpec
 from soundomni.experts.mel import MelSpectrum, fit
+from soundomni.experts.sizes import require_positive
 
 SAMPLE_RATE = 16000
 N_FFT = 400
@@ -51,6 +52,10 @@ class Qwen2AudioEncoder(Encoder):
         from transformers.models.qwen2_audio import Qwen2AudioEncoderConfig
 
         super().__init__()
+        sizes = {"num_mel_bins": num_mel_bins, "d_model": d_model, "num_layers": num_layers, "num_heads": num_heads, "ffn_dim": ffn_dim}
+        require_positive("qwen2-audio", sizes | {"max_source_positions": max_source_positions})
+        if d_model % num_heads:
+            raise SpecError(f"qwen2-audio: d_model is {d_model}; expected a multiple of num_heads, which is {num_heads}")
         config = Qwen2AudioEncoderConfig(
             num_mel_bins=num_mel_bins,
             d_model=d_model,

@@ -36,7 +36,7 @@ class TopKRouter(Router):
 
     def __init__(self, *, num_experts: int = 4, k: int = 2, by_modality: bool = True, balance: float = 0.01) -> None:
         if not 1 <= k <= num_experts:
-            raise SpecError(f"top-k router: k is {k}; expected 1 to num_experts, which is {num_experts}")
+            raise SpecError(f"top-k: k is {k}; expected 1 to num_experts, which is {num_experts}")
         self.num_experts = num_experts
         self.k = k
         self.balance = balance

@@ -92,5 +92,7 @@ def test_wrong_use_is_named(kind: type[LinearConnector]) -> None:
         listens.enter(torch.zeros(1, 5), timesteps=torch.zeros(1))
     with pytest.raises(ValueError, match="needs both timesteps and frames"):
         speaks.enter(torch.zeros(1, 5), timesteps=torch.zeros(1))
+    with pytest.raises(SpecError, match="multiple is 0; expected at least 1"):
+        MLPConnector(token_dim=5, hidden_dim=8, generates=False, multiple=0)
     with pytest.raises(SpecError, match="hidden_dim is 7"):
         kind(token_dim=5, hidden_dim=7, generates=True)

@@ -68,6 +68,8 @@ def test_it_learns_to_tell_high_from_low() -> None:
     assert loss.item() < 0.05
 
 
-def test_too_few_layers_are_named() -> None:
+def test_wrong_sizes_are_named() -> None:
     with pytest.raises(SpecError, match="num_layers is 1; expected at least 2"):
         LogMelEncoder(num_layers=1)
+    with pytest.raises(SpecError, match="log-mel: hop_length is 0; expected at least 1"):
+        LogMelEncoder(hop_length=0)

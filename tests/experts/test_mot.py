@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from soundomni.core.attention import plan_attention
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Router
 from soundomni.core.layout import PADDING, Layout
@@ -157,6 +159,20 @@ def test_any_packing_equals_the_reference(lay_out: LayOut, documents: list[list[
     with torch.no_grad():
         streams, _ = backbone(to_streams(layout, tokens), layout)
         torch.testing.assert_close(to_tokens(layout, streams), reference(backbone, router, table, tokens), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("executor", ["reference", "merged"])
+def test_planned_attention_gives_the_same(executor: str, lay_out: LayOut, documents: list[list[Segment]]) -> None:
+    backbone = tiny(ModalityRouter()).float()
+    table, layout = lay_out(documents, ModalityRouter(), 8)
+    planned = replace(layout, attention=plan_attention(table, layout.stored, device=torch.device("cpu"), executor=executor))
+    streams = to_streams(layout, torch.randn(table.num_tokens, 16))
+    parameters = list(backbone.layers.parameters())
+    results = []
+    for each in (layout, planned):
+        out, _ = backbone(streams, each)
+        results.append((out, torch.autograd.grad(sum(x.square().sum() for x in out), parameters)))  # type: ignore[arg-type]
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
 
 
 def test_single_precision_stays_near_the_reference(lay_out: LayOut, documents: list[list[Segment]]) -> None:
@@ -353,6 +369,7 @@ def test_initial_weights_have_the_stated_spread() -> None:
     ("sizes", "message"),
     [
         ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of num_heads, which is 4"),
+        ({"num_heads": 0}, "num_heads is 0; expected at least 1"),
         ({"num_kv_heads": 3}, "num_heads is 4; expected a multiple of num_kv_heads, which is 3"),
         ({"head_dim": 5}, "head_dim is 5; rotary positions expect an even number"),
         ({"intermediate_dim": 8, "gen_intermediate_dim": 9, "copy_initialise": True}, "gen_intermediate_dim is 9 .* at most .* 8"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, WhisperFeatureExtractor
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.experts import Qwen2AudioEncoder
 
 SIZES = {"num_mel_bins": 80, "d_model": 16, "num_layers": 2, "num_heads": 4, "ffn_dim": 16, "max_source_positions": 30}
@@ -97,6 +97,11 @@ def test_longer_clips_are_refused_by_length(encoder: Qwen2AudioEncoder) -> None:
         encoder.num_tokens(16000)
     with pytest.raises(DataError, match=r"1\.00 s"):
         encoder(torch.zeros(2, 1, 16000), torch.tensor([10, 16000]))
+
+
+def test_heads_that_do_not_divide_are_named() -> None:
+    with pytest.raises(SpecError, match="d_model is 16; expected a multiple of num_heads, which is 3"):
+        Qwen2AudioEncoder(**SIZES | {"num_heads": 3})
 
 
 def test_every_parameter_but_the_positions_learns(encoder: Qwen2AudioEncoder) -> None:

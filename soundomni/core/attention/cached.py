@@ -71,8 +71,8 @@ class CachedPlan:
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 
     def _rows(self, buffer: Tensor) -> Tensor:
-        """`[B * capacity, h_kv, d]` → `[B, h_kv, L, d]`, a view."""
-        return buffer.view(-1, self._capacity, *buffer.shape[1:])[:, : self._length].transpose(1, 2)
+        """`[B' * capacity, h_kv, d]`, B' >= B → `[B, h_kv, L, d]` of the first B rows, a view."""
+        return buffer.view(-1, self._capacity, *buffer.shape[1:])[: self._shape[0], : self._length].transpose(1, 2)
 
 
 def plan_cached(
@@ -85,6 +85,8 @@ def plan_cached(
     device: torch.device,
 ) -> CachedPlan:
     """Plans attention of the new tokens of B rows over the whole flat cache buffers, the new tokens already written after each context.
+
+    The buffers may have more than B rows: the first B are used.
 
     A query sees all of its row's context and the new tokens of its row: all of them, or those not after it when `causal`.
 

@@ -1,0 +1,89 @@
+"""AudioCaps (Kim et al. 2019, "AudioCaps: Generating Captions for Audios in The Wild"): its CSV and the clips cut from it.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from soundomni.core.errors import DataError, UnreadableAudioError, did_you_mean
+from soundomni.core.interfaces import Dataset, Item, Skip
+from soundomni.data.audio import audio_info, read_audio
+
+COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+
+
+class AudioCaps(Dataset):
+    """One item per clip, `{youtube_id}_{start_time}{extension}`, with all captions that the CSV has for it, in the CSV's order.
+
+    Args:
+        csv: a split of AudioCaps, with the columns audiocap_id, youtube_id, start_time and caption.
+        audio_dir: the folder of its clips. Clips that are missing (videos vanish) or unreadable are skipped.
+        extension: of the clips' files.
+
+    Raises DataError when the CSV is missing, lacks a column, or none of its clips is there.
+    """
+
+    def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:
+        self._audio_dir = Path(audio_dir)
+        self._skipped: list[Skip] = []
+        if not self._audio_dir.is_dir():
+            raise DataError(f"no folder '{audio_dir}': expected the clips of AudioCaps")
+        clips: dict[str, list[dict[str, str]]] = {}
+        for row in _read(Path(csv)):
+            clips.setdefault(f"{row['youtube_id']}_{row['start_time']}{extension}", []).append(row)
+        found = (self._examine(key, rows) for key, rows in clips.items())
+        self._items = tuple(item for item in found if item is not None)
+        if not self._items:
+            first = f"; the first, '{self._skipped[0].key}': {self._skipped[0].reason}" if self._skipped else ""
+            raise DataError(f"none of the {len(clips)} clips of '{csv}' can be used from '{audio_dir}'{first}")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def item(self, index: int) -> Item:
+        return self._items[index]
+
+    def load(self, index: int) -> tuple[np.ndarray, int]:
+        """Returns float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
+        return read_audio(self._audio_dir / self._items[index].key)
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        return tuple(self._skipped)
+
+    def _examine(self, key: str, rows: list[dict[str, str]]) -> Item | None:
+        captions = tuple(dict.fromkeys(row["caption"] for row in rows if row["caption"]))
+        try:
+            num_samples, rate, _ = audio_info(self._audio_dir / key)
+        except UnreadableAudioError as error:
+            self._skipped.append(Skip(key, str(error)))
+            return None
+        if not captions:
+            self._skipped.append(Skip(key, "it has no caption"))
+            return None
+        attributes = {
+            "youtube_id": rows[0]["youtube_id"],
+            "start_time": rows[0]["start_time"],
+            "audiocap_ids": tuple(row["audiocap_id"] for row in rows),
+        }
+        return Item(key=key, num_samples=num_samples, sample_rate=rate, captions=captions, attributes=attributes)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """Returns the rows, each with a value for every column. Raises DataError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            missing = [column for column in COLUMNS if column not in columns]
+            if missing:
+                raise DataError(f"'{path}' has no column '{missing[0]}', only {columns}.{did_you_mean(missing[0], columns)}")
+            return [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read '{path}': expected the CSV of AudioCaps ({error})") from error

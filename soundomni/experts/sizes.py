@@ -1,0 +1,14 @@
+"""Checks of sizes that a spec gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from soundomni.core.errors import SpecError
+
+
+def require_positive(plugin: str, sizes: Mapping[str, int | None]) -> None:
+    """Raises SpecError when a size is below 1; None stands for a default."""
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise SpecError(f"{plugin}: {name} is {size}; expected at least 1")

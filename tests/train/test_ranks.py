@@ -1,0 +1,172 @@
+"""Two processes must compute what one does, and agree on everything they decide."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import TinyRun, alone, settings
+
+from soundomni.core.errors import SpecError
+from soundomni.core.schema import ParallelSpec
+from soundomni.train.checkpoint import Checkpointer, find_latest
+from soundomni.train.parallel import mesh_shape, open_world
+
+WORKER = Path(__file__).with_name("two_ranks.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, list[float]]:
+    """Losses and gradient norms of one process."""
+    run = TinyRun(alone(), settings())
+    run.run(20)
+    return {"losses": run.losses, "norms": run.norms}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes ran every scenario."""
+    path = tmp_path_factory.mktemp("ranks")
+    checkpointer = Checkpointer(path / "alone", alone(), keep=1)
+    TinyRun(alone(), settings()).run(10, checkpointer=checkpointer)
+    checkpointer.wait()
+    port = str(free_port())
+    workers = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        command = [sys.executable, str(WORKER), str(path)]
+        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=240)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()
+    return path
+
+
+@pytest.fixture(scope="module")
+def seen(out: Path) -> list[dict[str, Any]]:
+    """What each rank saw."""
+    return [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("scenario", ["sharded", "hybrid", "recomputed", "resumed_from_one", "averaged"])
+def test_two_processes_compute_what_one_does(scenario: str, one: dict[str, list[float]], seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        losses = rank[scenario]["losses"]
+        assert losses == pytest.approx(one["losses"][20 - len(losses) :], abs=1e-5)
+    assert len(seen[0][scenario]["losses"]) == (10 if scenario == "resumed_from_one" else 20)
+
+
+@pytest.mark.parametrize("scenario", ["sharded", "hybrid"])
+def test_gradient_norm_is_of_whole_tensors(scenario: str, one: dict[str, list[float]], seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank[scenario]["norms"] == pytest.approx(one["norms"], rel=1e-4)
+
+
+def test_meshes_shard_and_replicate_as_they_say(seen: list[dict[str, Any]]) -> None:
+    assert [rank["sharded"]["rows"] for rank in seen] == [3, 2]
+    assert [rank["hybrid"]["rows"] for rank in seen] == [5, 5]
+    assert seen[0]["sharded"]["whole"] == "Parameter", "the frozen codec is not sharded"
+
+
+def test_resuming_is_bit_exact(out: Path, seen: list[dict[str, Any]]) -> None:
+    assert [rank["resumed"]["from"] for rank in seen] == [10, 10]
+    assert [rank["resumed"]["losses"] for rank in seen] == [rank["sharded"]["losses"][10:] for rank in seen]
+    expected, found = load_file(out / "sharded.safetensors"), load_file(out / "resumed.safetensors")
+    assert expected.keys() == found.keys()
+    assert any(name.startswith("optimizer/") for name in expected) and any(name.startswith("ema/") for name in expected)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+@pytest.mark.parametrize("name", ["sharded", "hybrid"])
+def test_one_process_goes_on_from_two(name: str, out: Path, one: dict[str, list[float]]) -> None:
+    latest = find_latest(out / name)
+    assert latest is not None
+    run = TinyRun(alone(), settings(), resume=latest)
+    run.run(20)
+    assert run.losses == pytest.approx(one["losses"][10:], abs=1e-5)
+
+
+def test_one_poisoned_rank_makes_all_skip(seen: list[dict[str, Any]]) -> None:
+    run = TinyRun(alone(), settings(), poisoned=(8,))
+    run.run(20)
+    for rank in seen:
+        assert rank["poisoned"]["skipped"] == 1
+        assert rank["poisoned"]["losses"][2] is None
+        assert rank["poisoned"]["losses"][3:] == pytest.approx(run.losses[3:], abs=1e-5)
+
+
+def test_all_ranks_give_up_together(seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank["poisoned_for_good"]["step"] == 12
+        assert "10 steps in a row were not finite" in rank["poisoned_for_good"]["error"]
+
+
+def test_averages_are_what_is_computed_with_and_leave_no_trace(seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank["averaged"]["error"] < 1e-6 < 1e-3 < rank["averaged"]["difference"]
+        assert rank["averaged"]["restored"]
+
+
+def test_bf16_shards_keep_fp32_weights(one: dict[str, list[float]], seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank["bf16"]["dtype"] == "torch.float32"
+        assert rank["bf16"]["losses"] == pytest.approx(one["losses"][:5], rel=0.05)
+        assert rank["bf16"]["losses"] != one["losses"][:5]
+
+
+def test_one_rank_that_is_asked_to_stop_stops_all(seen: list[dict[str, Any]]) -> None:
+    assert [rank["stopping"] for rank in seen] == [{"finished": False, "saved": [3]}] * 2
+
+
+def test_a_rank_that_cannot_write_fails_the_save_on_all_and_keeps_the_last(seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert "could not be written" in rank["full_disk"]["error"]
+        assert rank["full_disk"]["latest"] == "step-00000002"
+        assert rank["full_disk"]["left"] == ["latest", "step-00000002"]
+
+
+def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any]]) -> None:
+    refused = seen[1]["refusals"]
+    assert "train.batches_per_step is 3; it must be a multiple of the 2 running processes, such as 4" in refused["batches"]
+    assert "1 x 3 processes, but 2 are running" in refused["mesh"]
+    assert "train.parallel.replicate is 3; it must divide" in refused["replicate"]
+
+
+@pytest.mark.parametrize(
+    ("replicate", "shard", "size", "expected"), [(1, -1, 4, (4,)), (2, -1, 4, (2, 2)), (4, 1, 4, (4, 1)), (1, 1, 1, (1,))]
+)
+def test_mesh_shapes(replicate: int, shard: int, size: int, expected: tuple[int, ...]) -> None:
+    assert mesh_shape(ParallelSpec(replicate=replicate, shard=shard), size) == expected
+
+
+def test_without_torchrun_there_is_no_group() -> None:
+    with open_world(ParallelSpec(), environment={}) as world:
+        assert (world.rank, world.size, world.mesh) == (0, 1, None)
+    with pytest.raises(SpecError, match=r"replicate is 2; it must divide"), open_world(ParallelSpec(replicate=2), environment={}):
+        pass

@@ -1,0 +1,197 @@
+"""One of two processes: runs every scenario in one process group and writes what it saw to `OUT/seen-RANK.json`.
+
+Run as `python two_ranks.py OUT` with torchrun's environment; OUT/alone/checkpoints holds a checkpoint of one process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from tiny_training import TinyModel, TinyRun, make_batch, settings
+
+from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
+from soundomni.core.schema import ParallelSpec
+from soundomni.train.checkpoint import Checkpointer, find_latest
+from soundomni.train.loop import Hooks
+from soundomni.train.parallel import World, batches_per_rank, open_world
+from soundomni.train.signals import StopRequest
+
+Seen = dict[str, Any]
+
+
+def keep(run: TinyRun, path: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in run.tensors().items()}
+    if run.world.is_main:
+        save_file(tensors, path)
+
+
+def sharded(world: World, out: Path) -> Seen:
+    """Twenty steps, saving after ten."""
+    run, checkpointer = TinyRun(world, settings()), Checkpointer(out / "sharded", world, keep=2)
+    run.run(10, checkpointer=checkpointer)
+    run.run(20)
+    checkpointer.wait()
+    keep(run, out / "sharded.safetensors")
+    rows = run.state.model.enter.weight.to_local().shape[0]
+    return {"losses": run.losses, "norms": run.norms, "rows": rows, "whole": type(run.state.model.codec.weight).__name__}
+
+
+def resumed(world: World, out: Path) -> Seen:
+    latest = find_latest(out / "sharded", world)
+    run = TinyRun(world, settings(), resume=latest)
+    step = run.state.progress.step
+    run.run(20)
+    keep(run, out / "resumed.safetensors")
+    return {"losses": run.losses, "from": step}
+
+
+def resumed_from_one(world: World, out: Path) -> Seen:
+    run = TinyRun(world, settings(), resume=find_latest(out / "alone", world))
+    run.run(20)
+    return {"losses": run.losses}
+
+
+def hybrid(world: World, out: Path) -> Seen:
+    run, checkpointer = TinyRun(world, settings()), Checkpointer(out / "hybrid", world, keep=1)
+    run.run(10, checkpointer=checkpointer)
+    run.run(20)
+    checkpointer.wait()
+    return {"losses": run.losses, "norms": run.norms, "rows": run.state.model.enter.weight.to_local().shape[0]}
+
+
+def poisoned(world: World, out: Path) -> Seen:
+    """Batch 8 falls on rank 0 alone."""
+    run = TinyRun(world, settings(), poisoned=(8,))
+    run.run(20)
+    losses = [loss if math.isfinite(loss) else None for loss in run.losses]
+    return {"losses": losses, "skipped": run.state.progress.skipped_steps}
+
+
+def poisoned_for_good(world: World, out: Path) -> Seen:
+    run = TinyRun(world, settings(), poisoned=tuple(range(8, 100, 2)))
+    try:
+        run.run(20)
+    except SoundOmniError as error:
+        return {"error": str(error), "step": run.state.progress.step}
+    return {}
+
+
+def averaged(world: World, out: Path) -> Seen:
+    """Predicts with the averages in the middle of a run, and goes on."""
+    run = TinyRun(world, settings())
+    inputs = make_batch(3).inputs
+    run.run(5)
+    model, ema = run.state.model, run.state.ema
+    assert ema is not None
+    with torch.no_grad():
+        plain = model.predict(inputs)
+        with ema.swapped(model):
+            found = model.predict(inputs)
+        again = model.predict(inputs)
+    reference = TinyModel()
+    reference.load_state_dict({n.removeprefix("model/"): t for n, t in run.tensors().items() if n.startswith("model/")})
+    averages = {n.removeprefix("ema/"): t for n, t in run.tensors().items() if n.startswith("ema/")}
+    reference.load_state_dict(averages, strict=False)
+    with torch.no_grad():
+        expected = reference.predict(inputs)
+    run.run(20)
+    return {
+        "losses": run.losses,
+        "error": (found - expected).abs().max().item(),
+        "difference": (found - plain).abs().max().item(),
+        "restored": torch.equal(plain, again),
+    }
+
+
+def recomputed(world: World, out: Path) -> Seen:
+    run = TinyRun(world, settings(activation_checkpointing=True))
+    run.run(20)
+    return {"losses": run.losses}
+
+
+def bf16(world: World, out: Path) -> Seen:
+    run = TinyRun(world, settings(precision="bf16"))
+    run.run(5)
+    return {"losses": run.losses, "dtype": str(run.state.model.enter.weight.dtype)}
+
+
+def stopping(world: World, out: Path) -> Seen:
+    """Rank 1 alone is asked to stop after its third step."""
+    run, stop, saved = TinyRun(world, settings()), StopRequest(), []
+
+    def should_stop() -> bool:
+        stop.requested = world.rank == 1 and run.state.progress.step == 3
+        return stop.agreed(world)
+
+    hooks = Hooks(save=lambda progress: saved.append(progress.step), should_stop=should_stop)
+    return {"finished": run.run(20, hooks=hooks), "saved": saved}
+
+
+def full_disk(world: World, out: Path) -> Seen:
+    """Rank 1 cannot write its second checkpoint; the first one stays, and both ranks hear of it."""
+    run, checkpointer = TinyRun(world, settings()), Checkpointer(out / "full", world, keep=1)
+    run.run(2, checkpointer=checkpointer)
+    checkpointer.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run.run(4, checkpointer=None)
+    if world.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    run.state.save(checkpointer, world, identity={})
+    error = None
+    try:
+        checkpointer.wait()
+    except CheckpointError as found:
+        error = str(found)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    dist.barrier()
+    latest = find_latest(out / "full", world)
+    return {"error": error, "latest": latest.name if latest else None, "left": sorted(p.name for p in (out / "full").iterdir())}
+
+
+def refusals(world: World, out: Path) -> Seen:
+    seen: Seen = {}
+    attempts: dict[str, Callable[[], Any]] = {
+        "batches": lambda: batches_per_rank(3, world.size),
+        "mesh": lambda: open_world(ParallelSpec(shard=3)).__enter__(),
+        "replicate": lambda: open_world(ParallelSpec(replicate=3)).__enter__(),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except SpecError as error:
+            seen[name] = str(error)
+    return seen
+
+
+SHARDED = (sharded, resumed, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16, stopping, full_disk, refusals)
+
+
+def main(out: Path) -> None:
+    logging.basicConfig(level=logging.CRITICAL)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    seen: dict[str, Seen] = {}
+    for name, parallel, scenarios in (
+        ("shard", ParallelSpec(), SHARDED),
+        ("replicate", ParallelSpec(replicate=2, shard=1), (hybrid,)),
+    ):
+        with open_world(parallel) as world:
+            for scenario in scenarios:
+                seen[scenario.__name__] = scenario(world, out)
+        assert dist.is_initialized(), f"{name}: a group that was there before stays open"
+    (out / f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
