@@ -44,10 +44,8 @@ def build_model(
             return cast(Connector, build("connector", slot, trust_class_paths=trust_class_paths, **sizes))
 
         features = spec.connectors.features
-        parts = {
-            "latent_connector": connector(spec.connectors.latent, codec.spec.token_dim, True),
-            "features_connector": connector(features, encoder.spec.feature_dim, False) if encoder and features else None,
-        }
+        latent_connector = connector(spec.connectors.latent, codec.spec.token_dim, True)
+        features_connector = connector(features, encoder.spec.feature_dim, False) if encoder and features else None
         objective = cast(Objective, build("objective", spec.objective, trust_class_paths=trust_class_paths))
         try:
             return UnifiedModel(
@@ -55,10 +53,11 @@ def build_model(
                 router=router,
                 codec=codec,
                 objective=objective,
+                latent_connector=latent_connector,
+                features_connector=features_connector,
                 encoder=encoder,
                 normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalise),
                 frozen=spec.freeze,
-                **parts,
             )
         except ValueError as error:
             raise SpecError(str(error)) from error

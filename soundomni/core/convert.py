@@ -119,7 +119,7 @@ def _check_keys(tree: Mapping[Any, Any], of: type, key: str) -> None:
     required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     missing = [join(key, name) for name in required if name not in tree]
     if missing:
-        raise SpecError(f"missing: {', '.join(missing)}. Every spec must give {'it' if len(missing) == 1 else 'them'}")
+        raise SpecError(f"{', '.join(missing)}: missing; a spec must give {'it' if len(missing) == 1 else 'them'}")
 
 
 def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Predict
 from soundomni.core.schema import GuidanceSpec
 
@@ -77,7 +77,8 @@ def _check(guidance: GuidanceSpec) -> None:
     if not low <= high:
         raise SpecError(f"guidance.interval must be (low, high) with low <= high, {(low, high)} was given")
     if guidance.renormalise not in RENORMALISATIONS:
-        raise SpecError(f"guidance.renormalise must be one of {', '.join(RENORMALISATIONS)}, '{guidance.renormalise}' was given")
+        near = did_you_mean(guidance.renormalise, RENORMALISATIONS)
+        raise SpecError(f"guidance.renormalise must be none, global or channel, '{guidance.renormalise}' was given.{near}")
     if not 0.0 <= guidance.renormalise_min <= 1.0:
         raise SpecError(f"guidance.renormalise_min must lie between 0 and 1, {guidance.renormalise_min} was given")
 

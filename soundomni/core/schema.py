@@ -150,7 +150,7 @@ class DataSpec:
     """What is trained on, and how it is packed.
 
     Args:
-        datasets: name → data set.
+        datasets: name → data set; null leaves out one that an earlier layer named.
         tasks: name → segments, beside the built-in tasks generate, describe, answer and continue.
         tokens_per_batch: token budget of a packed batch (fixed).
         max_tokens_per_sample: longer samples are refused and reported; None means the budget.
@@ -161,7 +161,7 @@ class DataSpec:
         seed: of order, task choice, cuts, noise and dropout.
     """
 
-    datasets: dict[str, MixtureEntry]
+    datasets: dict[str, MixtureEntry | None]
     tasks: dict[str, list[SegmentTemplate]] = field(default_factory=dict)
     tokens_per_batch: int = 4096
     max_tokens_per_sample: int | None = None

@@ -221,7 +221,8 @@ class SegmentTable:
         """Returns int64 `[N]`: the position id of each token."""
         row = self.token_segments()
         offset = np.arange(self.num_tokens) - self.start[row]
-        return self.position[row] + np.where(self.rule[row] == PositionRule.ADVANCE, offset, 0)
+        positions: np.ndarray = self.position[row] + np.where(self.rule[row] == PositionRule.ADVANCE, offset, 0)
+        return positions
 
 
 def position_advance(segment: Segment) -> int:

@@ -23,15 +23,16 @@ class TextTokenizer:
     """Wraps a `tokenizers.Tokenizer` that knows the special tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        missing = [token for token in SPECIAL_TOKENS[1:] if tokenizer.token_to_id(token) is None]
-        if missing:
-            raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS[1:]}
+        known = {token: index for token, index in ids.items() if index is not None}
+        if len(known) < len(ids):
+            raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(sorted(ids.keys() - known.keys()))}")
         tokenizer.encode_special_tokens = True  # a caption that spells "<|im_end|>" is text, not the end of the text
         self._tokenizer = tokenizer
-        self.bos: int = tokenizer.token_to_id(BOS)
-        self.eos: int = tokenizer.token_to_id(EOS)
-        self.audio_bos: int = tokenizer.token_to_id(AUDIO_BOS)
-        self.audio_eos: int = tokenizer.token_to_id(AUDIO_EOS)
+        self.bos = known[BOS]
+        self.eos = known[EOS]
+        self.audio_bos = known[AUDIO_BOS]
+        self.audio_eos = known[AUDIO_EOS]
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:

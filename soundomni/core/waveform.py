@@ -20,7 +20,9 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     if from_rate == to_rate:
         return waveform
     wanted = resampled_length(waveform.shape[1], from_rate, to_rate)
-    out = np.ascontiguousarray(soxr.resample(waveform.T, from_rate, to_rate, quality="HQ").T, dtype=np.float32)
+    # soxr rounds its output length; silence worth one more output sample lets the last one be computed instead of set to zero
+    padded = np.pad(waveform, ((0, 0), (0, math.ceil(from_rate / to_rate))))
+    out = np.ascontiguousarray(soxr.resample(padded.T, from_rate, to_rate, quality="HQ").T, dtype=np.float32)
     return fit_length(out, wanted)
 
 
@@ -38,5 +40,6 @@ def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
     if given == 1:
         return np.repeat(waveform, channels, axis=0)
     if channels == 1:
-        return waveform.mean(axis=0, keepdims=True, dtype=np.float32)
+        mono: np.ndarray = waveform.mean(axis=0, keepdims=True, dtype=np.float32)
+        return mono
     raise DataError(f"the clip has {given} channels, {channels} were expected; only 1 to any and any to 1 can be converted")

@@ -21,6 +21,7 @@ _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Reader(yaml.SafeLoader):
@@ -48,6 +49,12 @@ class _Writer(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+def _write_text(writer: _Writer, text: str) -> yaml.ScalarNode:
+    """Quotes line breaks other than a newline so that they are escaped: unquoted, a reader takes them for a space."""
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS.search(text) else None)
+
+
+_Writer.add_representer(str, _write_text)
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Reader, _Writer):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

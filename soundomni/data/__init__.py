@@ -1,6 +1,6 @@
 """Audio files, data sets, tasks, packing and resumable loading."""
 
-from soundomni.data.audio import audio_info, fit_length, match_channels, read_audio, resample, resampled_length, write_wav
+from soundomni.data.audio import audio_info, fit_announced, match_channels, read_audio, resample, resampled_length, write_wav
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.audiocaps import AudioCaps
 from soundomni.data.loader import PackedLoader, Step
@@ -33,7 +33,7 @@ __all__ = [
     "clean_segment",
     "features_segment",
     "find_task",
-    "fit_length",
+    "fit_announced",
     "match_channels",
     "pack_offline",
     "read_audio",

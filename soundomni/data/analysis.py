@@ -116,9 +116,9 @@ def analyse(waveform: np.ndarray, rate: int) -> SoundReport:
         raise DataError(f"sound analysis needs a sample rate of at least {MIN_SAMPLE_RATE} Hz, got {rate}: resample the clip first")
     if not np.isfinite(waveform).all():
         raise DataError("sound analysis got samples that are NaN or infinite, expected finite ones")
-    signal = np.asarray(waveform, dtype=np.float64).reshape(-1, np.shape(waveform)[-1]).mean(0)
-    if not signal.size:
+    if not np.size(waveform):
         return SoundReport((), -np.inf, 0.0)
+    signal = np.atleast_2d(np.asarray(waveform, dtype=np.float64)).mean(0)
     signal = signal - signal.mean()
     envelope = _envelope(signal, rate)
     events = tuple(_measure(signal, envelope, first, last, rate) for first, last in _segments(envelope))

@@ -1,20 +1,22 @@
-"""Audio files in and out, resampling and channels.
+"""Audio files in and out. Resampling and channels are core's, for inference needs them without files; they are offered here too.
 
 Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 with full scale at 1.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 import struct
 import uuid
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.waveform import fit_length, match_channels, resample, resampled_length
+
+__all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
 SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 """Suffixes of the files that listings take for audio."""
@@ -33,9 +35,9 @@ def audio_info(path: str | Path) -> tuple[int, int, int]:
     """
     try:
         info = soundfile.info(str(path))
+        _check_header(path, int(info.frames))
     except (soundfile.SoundFileError, OSError) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
-    _check_header(path, int(info.frames))
     return int(info.frames), int(info.samplerate), int(info.channels)
 
 
@@ -43,7 +45,7 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     """Decodes a file (WAV, FLAC, OGG, MP3, AIFF) and returns float32 `[C, S]` and its rate; S is what the header says.
 
     Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty or truncated, when it
-    decodes to another length than its header says (see `fit_length`), or holds samples that are not finite or not in [-1, 1].
+    decodes to another length than its header says (see `fit_announced`), or holds samples that are not finite or not in [-1, 1].
     """
     try:
         with soundfile.SoundFile(str(path)) as file:
@@ -57,57 +59,19 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     peak = float(np.abs(decoded).max(initial=0.0))
     if peak > PEAK_LIMIT:
         raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}, expected them within [-1, 1]")
-    return fit_length(np.ascontiguousarray(decoded.T), frames, rate, name=str(path)), rate
+    return fit_announced(np.ascontiguousarray(decoded.T), frames, rate, name=str(path)), rate
 
 
-def fit_length(waveform: np.ndarray, num_samples: int, rate: int, *, name: str) -> np.ndarray:
+def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: str) -> np.ndarray:
     """Returns `[C, num_samples]`: the waveform `[C, S]` padded with silence at its end, or cut there.
 
     Headers may be off by a little: MP3 headers estimate, and lossy codecs pad. A difference of more than 1 % and more than 0.1 s
     is not rounding, but a truncated or replaced file: that raises UnreadableAudioError with `name`, and so does an empty waveform.
     """
     found = waveform.shape[1]
-    if found == num_samples > 0:
-        return waveform
     if found == 0 or abs(found - num_samples) > max(0.01 * num_samples, 0.1 * rate):
         raise UnreadableAudioError(f"cannot read '{name}': it decodes to {found} samples where {num_samples} were announced")
-    if found > num_samples:
-        return waveform[:, :num_samples]
-    return np.pad(waveform, ((0, 0), (0, num_samples - found)))
-
-
-def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Returns ceil(num_samples * to_rate / from_rate), the exact length that `resample` returns."""
-    return -(-num_samples * to_rate // from_rate)
-
-
-def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Resamples float32 `[C, S]` to `[C, resampled_length(S, from_rate, to_rate)]` with the soxr library at its "HQ" quality.
-
-    Equal rates return the waveform itself. Raises ValueError for rates below 1.
-    """
-    if min(from_rate, to_rate) < 1:
-        raise ValueError(f"sample rates are at least 1 Hz, got {from_rate} and {to_rate}")
-    if from_rate == to_rate:
-        return waveform
-    length = resampled_length(waveform.shape[1], from_rate, to_rate)
-    # soxr rounds its output length; enough silence for one more output sample lets the last one be computed, not guessed
-    padded = np.pad(waveform, ((0, 0), (0, math.ceil(from_rate / to_rate))))
-    out = soxr.resample(np.ascontiguousarray(padded.T), from_rate, to_rate, quality="HQ")
-    return np.ascontiguousarray(out[:length].T, dtype=np.float32)
-
-
-def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
-    """Returns `[channels, S]`: mono is copied to every channel, many become mono by their mean. Raises DataError otherwise."""
-    given = waveform.shape[0]
-    if given == channels:
-        return waveform
-    if given == 1:
-        return np.repeat(waveform, channels, axis=0)
-    if channels == 1:
-        mono: np.ndarray = waveform.mean(axis=0, keepdims=True)
-        return mono
-    raise DataError(f"the audio has {given} channels, expected {channels} or 1")
+    return fit_length(waveform, num_samples)
 
 
 def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
@@ -126,7 +90,8 @@ def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
         soundfile.write(str(part), pcm, rate, format="WAV", subtype="PCM_16")
         part.replace(target)
     except (soundfile.SoundFileError, OSError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         reason = "no such directory" if not target.parent.is_dir() else _first_line(error)
         raise DataError(f"cannot write '{target}': {reason}") from error
     return gain

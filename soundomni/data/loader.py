@@ -26,13 +26,19 @@ class Step:
     Args:
         batches: this rank's packed batches; one may be empty, when none of its clips could be read.
         state: of the data after this step, for JSON; the same on all ranks.
-        counts: of this step. `samples`, `tokens`, `seen` (clips tried), `unreadable`: of this rank's batches; `fill`: their share
-            of the token budget; `refused`, `ineligible`: samples that planning left out, the same on all ranks.
+        counts: of this step, each a sum over steps when added. `samples`, `tokens`, `budget` (tokens that would have fit), `seen`
+            (clips tried) and `unreadable`: of this rank's batches; `refused`, `ineligible`: samples that planning left out, the
+            same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
     state: dict[str, Any]
     counts: dict[str, float]
+
+    @property
+    def fill(self) -> float:
+        """Share of this rank's token budget that is used, in [0, 1]."""
+        return self.counts["tokens"] / self.counts["budget"]
 
 
 @dataclass(frozen=True)
@@ -95,13 +101,12 @@ class PackedLoader(Iterator[Step]):
         scheduled = self._ahead.popleft()
         seen, unreadable = self._reader.seen, self._reader.unreadable.count
         batches = tuple(PackedBatch.from_samples(self._reader.finish(pending)) for pending in scheduled.pending)
-        tokens = sum(batch.table.num_tokens for batch in batches)
         counts: dict[str, float] = {
             "samples": sum(len(batch.keys) for batch in batches),
-            "tokens": tokens,
+            "tokens": sum(batch.table.num_tokens for batch in batches),
+            "budget": len(batches) * self._spec.tokens_per_batch,
             "seen": self._reader.seen - seen,
             "unreadable": self._reader.unreadable.count - unreadable,
-            "fill": tokens / (len(batches) * self._spec.tokens_per_batch),
             **scheduled.left_out,
         }
         return Step(batches, scheduled.state, counts)

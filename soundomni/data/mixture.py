@@ -109,6 +109,8 @@ class Mixture:
         sources: dict[str, Source] = {}
         left_out: list[Skip] = []
         for name, entry in spec.datasets.items():
+            if entry is None:
+                continue
             try:
                 dataset = build(entry.source)
                 if len(dataset) == 0:

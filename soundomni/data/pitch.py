@@ -14,6 +14,7 @@ FRAME_SECONDS = 0.032
 _MIN_HZ, _MAX_HZ = 80.0, 1500.0
 _KEY_MAXIMUM = 0.88  # the first peak this near to the highest one is the period; later ones are its multiples
 _MAX_FRAMES = 400
+_STEPS = 4  # per sample, of the lag
 _WORKING_RATE = 8000  # Hz; signals of at least twice this rate are averaged down
 
 
@@ -37,24 +38,28 @@ def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray
     starts = np.unique(np.linspace(0, len(signal) - size, min(_MAX_FRAMES, 1 + (len(signal) - size) * 3 // size)).astype(int))
     frames = signal[starts[:, None] + np.arange(size)]
     function = _square_difference(frames - frames.mean(1, keepdims=True), int(rate / _MIN_HZ) + 2)
-    tracks = [_first_peak(row, max(2, int(rate / _MAX_HZ))) for row in function]
-    lag, clarity = np.array(tracks).T
+    tracks = [_first_peak(row, int(_STEPS * rate / _MAX_HZ)) for row in function]
+    lag, clarity = np.array(tracks).T / [[_STEPS], [1.0]]
     return np.divide(rate, lag, out=np.zeros_like(lag), where=lag > 0), clarity
 
 
 def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
-    """Returns n(lag) `[M, L]` of frames `[M, N]`, for lags 0 to L - 1; 0 for silence."""
+    """Returns n(lag) `[M, L]` of frames `[M, N]`, for lags from 0 to below `num_lags` in steps of 1 / _STEPS samples; 0 for silence.
+
+    Between samples the autocorrelation is interpolated exactly, by a longer inverse transform of its spectrum.
+    """
     size = frames.shape[1]
-    spectrum = np.fft.rfft(frames, 1 << (size + num_lags).bit_length())
-    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, :num_lags]
+    length = 1 << (size + num_lags).bit_length()
+    spectrum = np.fft.rfft(frames, length)
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2, _STEPS * length)[:, : _STEPS * num_lags] * _STEPS
     energy = np.pad(np.cumsum(frames**2, axis=1), ((0, 0), (1, 0)))
-    lags = np.arange(num_lags)
+    lags = np.arange(num_lags).repeat(_STEPS)  # the energy of the overlap hardly changes within a sample
     overlap = energy[:, size - lags] + energy[:, -1:] - energy[:, lags]
     return np.asarray(2.0 * np.divide(correlation, overlap, out=np.zeros_like(correlation), where=overlap > 1e-12))
 
 
 def _first_peak(function: np.ndarray, min_lag: int) -> tuple[float, float]:
-    """Returns (lag, height) of the first high peak of one row `[L]`, between samples by a parabola; (0, 0) if there is none."""
+    """Returns (lag in steps, height) of the first high peak of one row `[L]`, refined by a parabola; (0, 0) if there is none."""
     inner = function[1:-1]
     peaks = np.flatnonzero((inner > function[:-2]) & (inner >= function[2:]) & (inner > 0)) + 1
     peaks = peaks[peaks >= min_lag]

@@ -1,4 +1,4 @@
-"""Segments as training writes them. Inference writes its prompts with the same functions, so that the two cannot drift apart.
+"""The segments that tasks are made of, from the settings of a model.
 
 Shape letters: S samples, T frames.
 """
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from soundomni.core.representation import RepresentationSpec
-from soundomni.core.sequence import Attend, PositionRule, Role, Segment, text_segment
+from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment
 from soundomni.core.tokenizer import TextTokenizer
 
 Positions = Literal["shared", "advance"]
@@ -27,13 +27,13 @@ def features_segment(
     num_samples: int, num_tokens: int, *, tokenizer: TextTokenizer, positions: Positions, attend: Literal["full", "causal"]
 ) -> Segment:
     """Writes a clip to understand: `num_samples` S at the encoder's rate, which it turns into `num_tokens` features."""
-    return Segment(
+    return audio_segment(
         role=Role.FEATURES,
         attend=_ATTEND[attend],
-        length=num_tokens + 2,
-        token_ids=_boundaries(tokenizer),
-        positions=_RULES[positions],
+        num_frames=num_tokens,
         num_samples=num_samples,
+        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
+        positions=_RULES[positions],
     )
 
 
@@ -53,16 +53,12 @@ def _codec_segment(
     num_samples: int, attend: Attend, spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions, known_frames: int
 ) -> Segment:
     frames = spec.num_frames(num_samples)
-    return Segment(
+    return audio_segment(
         role=Role.CODES if spec.kind == "codes" else Role.LATENT,
         attend=attend,
-        length=frames + 2,
-        token_ids=_boundaries(tokenizer),
-        positions=_RULES[positions],
+        num_frames=frames,
         num_samples=num_samples,
+        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
+        positions=_RULES[positions],
         known=np.arange(frames) < known_frames if known_frames else None,
     )
-
-
-def _boundaries(tokenizer: TextTokenizer) -> np.ndarray:
-    return np.asarray([tokenizer.audio_bos, tokenizer.audio_eos], dtype=np.int64)

@@ -74,11 +74,23 @@ def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.nda
     power = sum(magnitudes(channel[None], fft_size, hop)[0] ** 2 for channel in waveform.astype(np.float64)) / len(waveform)
     linear = np.fft.rfftfreq(fft_size, 1.0 / rate)
     rows = np.geomspace(max(20.0, linear[1]), rate / 2, _NUM_ROWS)
-    place = rows / linear[1]
-    below = np.minimum(place.astype(int), len(linear) - 2)
-    share = (place - below)[:, None]
-    level = 10.0 * np.log10(np.maximum(power[below] * (1.0 - share) + power[below + 1] * share, 1e-20))
+    level = 10.0 * np.log10(np.maximum(_log_rows(power, rows / linear[1]), 1e-20))
     return level, rows, np.arange(power.shape[1]) * hop / rate
+
+
+def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Takes linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
+
+    Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between two rows.
+    """
+    below = np.minimum(place.astype(int), len(power) - 2)
+    share = (place - below)[:, None]
+    interpolated = power[below] * (1.0 - share) + power[below + 1] * share
+    step = np.sqrt(place[1] / place[0])
+    first = np.clip(np.ceil(place / step).astype(int), 0, len(power) - 1)
+    strongest = np.maximum.reduceat(power, first, axis=0)
+    is_wide = np.append(first[1:], len(power)) > first
+    return np.asarray(np.where(is_wide[:, None], strongest, interpolated))
 
 
 def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:

@@ -169,7 +169,7 @@ def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | No
     padded: list[Event | None] = [*heard, *[None] * max(0, len(expected) - len(heard))]
     # permutations come in lexicographic order and max keeps the first, so ties keep the order of time
     best = max(
-        itertools.permutations(padded[: len(expected) + 2], len(expected)),
+        itertools.permutations(padded, len(expected)),
         key=lambda partners: sum(p is not None and p.kind == e.kind for p, e in zip(partners, expected, strict=True)),
     )
     return list(best)

@@ -56,7 +56,7 @@ def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator)
     """Makes one event `[N]` at its level."""
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
-        return level * _clicks(event.clicks or 1, num_samples, rate, rng)
+        return np.asarray(level * _clicks(event.clicks or 1, num_samples, rate, rng))
     if event.kind == "tone":
         wave = _tone(str(event.waveform), note_frequency(str(event.note)), num_samples, rate, rng)
     elif event.kind == "chirp":
@@ -75,7 +75,7 @@ def _tone(waveform: str, frequency: float, num_samples: int, rate: int, rng: np.
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
     place = (frequency / rate * np.arange(num_samples) + rng.random()) % 1.0 * _TABLE_SIZE
     index = place.astype(np.int64)
-    return table[index] + (place - index) * (table[index + 1] - table[index])
+    return np.asarray(table[index] + (place - index) * (table[index + 1] - table[index]))
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.data.audio import fit_length, match_channels, resample, resampled_length
+from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
 from soundomni.data.segments import Positions, clean_segment, features_segment, target_segment, text_context
 from soundomni.data.tasks import Task
 
@@ -117,13 +117,13 @@ class SampleWriter:
     def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int) -> Sample:
         """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.
 
-        Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_length`), or
+        Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_announced`), or
         channels that neither match nor reduce.
         """
         crop, key = planned.crop, planned.sample.key
         if rate != crop.rate:
             raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
-        whole = fit_length(waveform, crop.total, rate, name=key)
+        whole = fit_announced(waveform, crop.total, rate, name=key)
         part = whole[:, crop.offset : crop.offset + crop.num_samples]
         made: dict[tuple[int, int], np.ndarray] = {}
         segments: list[Segment] = []

@@ -23,7 +23,8 @@ class DPMppSampler(Sampler):
     """Integrates the linear part exactly and extrapolates the predicted data from the last two predictions, over λ.
 
     λ is infinite at both ends. The first two steps cannot look back and the last cannot look ahead, so these use the latest
-    prediction alone, which makes them Euler's steps.
+    prediction alone, which makes them Euler's steps. Steps near the ends are never small in λ: over N steps that are even in t the
+    error falls as log(N) / N².
 
     Args:
         num_steps: steps.

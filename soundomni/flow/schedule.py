@@ -17,8 +17,8 @@ Number = TypeVar("Number", float, Tensor)
 
 
 def shift_timestep(timestep: Number, shift: float) -> Number:
-    """Returns s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); keeps 0 and 1, and s = 1 changes nothing."""
-    return shift * timestep / (1.0 + (shift - 1.0) * timestep)
+    """Returns s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); s = 1 changes nothing. Written so that 0 and 1 stay exact."""
+    return timestep / (timestep + (1.0 - timestep) / shift)
 
 
 def check_shift(shift: float) -> float:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import SoundOmniError
+from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
 from soundomni.core.interfaces import LossTerms
 from soundomni.core.schema import TrainSpec
 from soundomni.train.ema import EMA
 from soundomni.train.optim import clip_gradients, set_learning_rate
-from soundomni.train.parallel import World, reduce_gradients
+from soundomni.train.parallel import World, computing_precision, reduce_gradients
 from soundomni.train.schedule import learning_rate
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
@@ -113,7 +113,7 @@ def fit(
         result = train_step(model, step.batches, train=train, optimizer=optimizer, world=world)
         if result.is_finite and ema is not None:
             ema.update(model)
-        _advance(progress, step, result)
+        _advance(progress, step.state, world.sum_counts(step.counts), result)
         done = progress.step >= train.steps
         if progress.step % train.log_every == 0 or done:
             hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
@@ -141,8 +141,9 @@ def train_step(
     means: dict[str, Tensor] = {}
     for index, batch in enumerate(batches):
         reduce_gradients(model, index == len(batches) - 1)
-        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
+        with computing_precision(world, train):
             terms = trainable(batch.to(world.device))
+        _check_weights(train.loss_weights, terms)
         shares = loss_shares(terms, counts, num_batches)
         loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
         torch.autograd.backward(loss * world.size)  # gradients are averaged over ranks: this undoes it
@@ -166,9 +167,7 @@ def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) ->
     for batch in batches:
         for name, count in trainable.count_terms(batch).items():
             local[name] = local.get(name, 0.0) + count
-    names = sorted(local)
-    sums = world.sum(torch.tensor([*(local[name] for name in names), len(batches)], dtype=torch.float64)).tolist()
-    return dict(zip(names, sums, strict=False)), int(sums[-1])
+    return world.sum_counts(local), len(batches) * world.size
 
 
 def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int) -> dict[str, Tensor]:
@@ -180,10 +179,16 @@ def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int)
     return shares
 
 
-def _advance(progress: Progress, step: Step, result: StepResult) -> None:
+def _check_weights(weights: Mapping[str, float], terms: LossTerms) -> None:
+    for name in weights:
+        if name not in terms:
+            raise SpecError(f"train.loss_weights names '{name}'; the losses are {', '.join(sorted(terms))}.{did_you_mean(name, terms)}")
+
+
+def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float], result: StepResult) -> None:
     progress.step += 1
-    progress.data = step.state
-    for name, count in step.counts.items():
+    progress.data = data
+    for name, count in counts.items():
         progress.totals[name] = progress.totals.get(name, 0.0) + count
     if result.is_finite:
         progress.skipped_in_a_row = 0

@@ -47,10 +47,10 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class ProgressBar:
-    """Steps and losses on stderr; silent where `enabled` is false or stderr is no terminal."""
+    """Steps and losses on stderr; silent where stderr is no terminal."""
 
-    def __init__(self, *, total: int, initial: int, enabled: bool) -> None:
-        self._bar = tqdm(total=total, initial=initial, unit="step", disable=None if enabled else True, dynamic_ncols=True)
+    def __init__(self, *, total: int, initial: int) -> None:
+        self._bar = tqdm(total=total, initial=initial, unit="step", disable=None, dynamic_ncols=True)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Moves to `step`."""

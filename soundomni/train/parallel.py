@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.schema import ParallelSpec, TrainSpec
 from soundomni.train.trainable import as_trainable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Returns named numbers added up over all ranks, which must have the same names."""
+        names = sorted(counts)
+        sums = self.sum(torch.tensor([counts[name] for name in names], dtype=torch.float64)).tolist()
+        return dict(zip(names, sums, strict=True))
+
     def gather(self, value: Any) -> list[Any]:
         """Returns the small plain `value` of every rank, in rank order."""
         if self.mesh is None:
@@ -58,6 +66,19 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def on_main(self, action: Callable[[], T]) -> T | None:
+        """Runs `action` on rank 0 and returns its result there, None elsewhere. What it raises is raised on every rank."""
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except (SoundOmniError, OSError) as found:
+                error = found
+        raised = self.gather(error)[0]
+        if raised is not None:
+            raise raised
+        return result
 
 
 @contextmanager
@@ -138,6 +159,11 @@ def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
     fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
     for name in getattr(model, "FORWARD_METHODS", ()):
         register_fsdp_forward_method(model, name)
+
+
+def computing_precision(world: World, train: TrainSpec) -> AbstractContextManager[Any]:
+    """Returns the context in which the model runs: autocast to bf16, or nothing."""
+    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16")
 
 
 def reduce_gradients(model: nn.Module, enabled: bool) -> None:

@@ -25,7 +25,7 @@ class Step(Protocol):
     Args:
         batches: this rank's micro-batches; as many on every rank.
         state: what the loader needs to go on after this step; plain JSON data, the same on every rank.
-        counts: what the step holds, over all ranks, such as {"tokens": 4096, "samples": 12}.
+        counts: what this rank's batches hold, such as {"tokens": 4096, "samples": 12}; the same names on every rank.
     """
 
     @property

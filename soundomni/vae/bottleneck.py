@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,8 +27,8 @@ class DiagonalGaussian:
 
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> DiagonalGaussian:
-        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4."""
-        mean, scale = parameters.chunk(2, dim=1)
+        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4. In float32 at least: half precision would round the least std away."""
+        mean, scale = parameters.to(torch.promote_types(parameters.dtype, torch.float32)).chunk(2, dim=1)
         return cls(mean, functional.softplus(scale) + LEAST_STD)
 
     def sample(self, noise: Tensor) -> Tensor:

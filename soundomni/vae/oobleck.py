@@ -104,7 +104,7 @@ class OobleckCodec(Codec):
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
         check_latent(representation, self._spec)
-        return self._decode(representation.values, representation.lengths)
+        return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
         """Losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn from `generators[b]` alone.
@@ -129,7 +129,7 @@ class OobleckCodec(Codec):
 
     def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         check_waveform(waveform, lengths, self._spec)
-        ratio = self._spec.downsampling_ratio
+        ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
         frames = -(-lengths // ratio)
         num_frames = self._spec.num_frames(waveform.shape[-1])
         padded = functional.pad(zero_beyond(waveform, lengths), (0, num_frames * ratio - waveform.shape[-1]))

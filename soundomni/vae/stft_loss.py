@@ -37,7 +37,7 @@ def stft_distances(target: Tensor, estimate: Tensor, lengths: Tensor, windows: S
         fits = lengths >= window
         if window > target.shape[-1]:
             continue
-        distance = _distance(_magnitudes(target, window), _magnitudes(estimate, window), lengths // window // 4 + 1)
+        distance = _distance(_magnitudes(target, window), _magnitudes(estimate, window), lengths // (window // 4) + 1)
         total = total + distance.masked_fill(~fits, 0.0)
         fitting = fitting + fits
     return total / fitting.clamp_min(1), fitting > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from attention_layouts import CPU, stored_of, table_of
 
-from soundomni.core.attention import flex, merged, plan_attention
+from soundomni.core.attention import merged, plan_attention
 from soundomni.core.attention.planner import EXECUTORS, _choose
 from soundomni.core.errors import SpecError
 from soundomni.core.sequence import Attend
@@ -67,7 +67,11 @@ def test_devices_that_nothing_runs_on():
         plan_attention(table, stored_of(table), device=torch.device("mps"))
 
 
-def test_every_name_is_known():
-    assert EXECUTORS == ("auto", "merged", "varlen", "flex", "reference")
+def test_flex_runs_forward_on_the_cpu():
     with torch.no_grad():
-        assert flex.obstacle(CPU) is None
+        assert plan("flex").executor == "flex"
+
+
+def test_every_executor_is_documented_by_its_name():
+    with pytest.raises(SpecError, match=", ".join(EXECUTORS)):
+        plan("nothing like it")

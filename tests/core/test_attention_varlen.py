@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from attention_layouts import forward_backward, largest_error, layouts, qkv, stored_of, table_of
+from attention_layouts import largest_error, layouts, qkv, stored_of, table_of
 from hypothesis import given, settings
 
 from soundomni.core.attention import plan_attention
@@ -61,6 +61,11 @@ def test_what_stands_in_the_way(device, dtype, document, said):
     assert found is None if said is None else said in found
 
 
+def gradients(plan, inputs):
+    out = plan(*inputs)
+    return [out.detach(), *torch.autograd.grad(out.double().square().mean() * 1e3, inputs)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("executor", ["varlen", "flex"])
@@ -73,15 +78,3 @@ def test_kernels_agree_with_the_reference(executor):
     found = [x.cpu() for x in gradients(plan, inputs)]
     expected = [x.cpu() for x in gradients(reference, tuple(x.detach().double().requires_grad_() for x in inputs))]
     assert largest_error(found, expected) <= 0.1
-
-
-def gradients(plan, inputs):
-    out = plan(*inputs)
-    return [out.detach(), *torch.autograd.grad(out.double().square().mean() * 1e3, inputs)]
-
-
-def test_forward_backward_helper_is_deterministic():
-    table = table_of([(CAUSAL, 4), (NOISE, 3)])
-    stored = stored_of(table)
-    plan = plan_attention(table, stored, device=torch.device("cpu"))
-    assert largest_error(forward_backward(plan, qkv(stored)), forward_backward(plan, qkv(stored))) == 0

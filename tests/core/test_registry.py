@@ -60,6 +60,7 @@ class FrameCodec(Codec):
 '''
 
 SAMPLERS = '''
+from dataclasses import dataclass, field
 from soundomni.core.interfaces import Sampler
 
 class _Base(Sampler):
@@ -85,6 +86,10 @@ class WrongDefault(_Base):
 class Unresolved(_Base):
     def __init__(self, *, num_steps: "Missing" = 1) -> None: ...
 
+@dataclass
+class Factory(_Base):
+    orders: list[int] = field(default_factory=lambda: [1, 2])
+
 class NotASampler:
     pass
 
@@ -107,7 +112,7 @@ def acme(install):
 
 @pytest.fixture
 def samplers(install):
-    names = ("Keywords", "Positions", "Untyped", "NamesCode", "WrongDefault", "Unresolved", "NotASampler", "Fine", "Absent")
+    names = ("Keywords", "Positions", "Untyped", "NamesCode", "WrongDefault", "Unresolved", "NotASampler", "Fine", "Absent", "Factory")
     points = {name.lower(): f"acme_samplers:{name}" for name in names}
     install("acme-samplers", groups={"soundomni.samplers": points}, modules={"acme_samplers": SAMPLERS})
 
@@ -165,7 +170,7 @@ def test_resolved_arguments_are_plain_and_stable(acme):
         ({"frame_size": "abc"}, "codec 'acme': frame_size: given 'abc', expected int"),
         ({"frame_size": True}, "codec 'acme': frame_size: given True, expected int"),
         ({"rates": [1, "x"]}, "codec 'acme': rates[1]: given 'x', expected int"),
-        ({"window": {}}, "missing: codec 'acme': window.size. Every spec must give it"),
+        ({"window": {}}, "codec 'acme': window.size: missing; a spec must give it"),
         (
             {"window": {"size": 1, "shape": "sin"}},
             "codec 'acme': window.shape: given 'sin', expected one of sine, hann. Did you mean 'sine'?",
@@ -246,6 +251,11 @@ def test_a_broken_contract_is_refused_by_its_clause(samplers, name, clause):
 def test_a_plugin_without_a_constructor_takes_nothing(samplers):
     assert registry.arguments("sampler", registry.load("sampler", "fine")) == ()
     assert "It takes no arguments" in refusal(registry.build, "sampler", Slot("fine", {"num_steps": 1}))
+
+
+def test_a_dataclass_is_a_plugin_with_its_default_factories(samplers):
+    assert registry.validate_init_args("sampler", Slot("factory")) == {"orders": [1, 2]}
+    assert registry.build("sampler", Slot("factory", {"orders": [3]})).orders == [3]
 
 
 def test_a_connector_must_take_what_the_assembly_passes(install):

@@ -124,7 +124,7 @@ class TinyLoader:
         while True:
             indices = range(step * self.batches_per_step, (step + 1) * self.batches_per_step)
             batches = tuple(make_batch(i, poisoned=i in self.poisoned) for i in indices[self.rank :: self.size])
-            tokens = float(sum(len(make_batch(i).inputs) for i in indices))
+            tokens = float(sum(len(make_batch(i).inputs) for i in indices[self.rank :: self.size]))
             step += 1
             yield TinyStep(batches, {"step": step}, {"tokens": tokens})
 

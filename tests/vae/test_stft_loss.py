@@ -35,7 +35,7 @@ def test_equals_the_formula_clip_by_clip():
     distances, counted = stft_distances(x, y, torch.tensor(lengths), windows)
     for i, n in enumerate(lengths):
         fitting = tuple(w for w in windows if w <= n)
-        assert distances[i].item() == pytest.approx(reference(x[i, 0, :n].numpy(), y[i, 0, :n].numpy(), fitting), rel=2e-3)
+        assert distances[i].item() == pytest.approx(reference(x[i, 0, :n].numpy(), y[i, 0, :n].numpy(), fitting), rel=1e-5)
     assert counted.all()
 
 

@@ -1,0 +1,35 @@
+"""`soundomni train`: a run from a spec, under plain python or torchrun."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "train a model or a codec from a spec"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        metavar="SPEC",
+        help="YAML file or the name of a shipped spec; later ones change earlier ones",
+    )
+
+
+def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """Trains, or goes on with the run in train.run_dir; exit status 75 when it saved and stopped before the end."""
+    import os
+
+    from soundomni.cli.output import emit
+    from soundomni.core.spec import load_spec
+    from soundomni.train.run import run_training
+
+    spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths)
+    result = run_training(spec, trust_class_paths=args.trust_class_paths)
+    if os.environ.get("RANK", "0") == "0":
+        report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}
+        state = "finished" if result.finished else "saved and stopped; the same command goes on from there"
+        emit(args, report, text=f"{result.run_dir}: step {result.step}, {state}")
+    return result.exit_status

@@ -1,0 +1,286 @@
+"""A whole training run from a spec: data, model, loop, checkpoints, validation.
+
+The same call trains in one process or in each of torchrun's, and goes on where an earlier call stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from soundomni.core import registry
+from soundomni.core.assembly import build_model
+from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
+from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.interfaces import Codec, Dataset, Tracker
+from soundomni.core.model import UnifiedModel
+from soundomni.core.schema import DataSpec, MixtureEntry, Slot, Spec, TrainSpec
+from soundomni.core.sequence import PackedBatch
+from soundomni.core.spec import resolve, spec_to_dict
+from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.data.loader import PackedLoader
+from soundomni.data.mixture import Mixture
+from soundomni.data.writer import SampleWriter
+from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
+from soundomni.train.codec_training import CodecTraining, write_codec
+from soundomni.train.ema import EMA
+from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.optim import build_optimizer
+from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
+from soundomni.train.reporting import Reporter
+from soundomni.train.run_directory import CHECKPOINTS, CODEC_FILE, SAMPLES, Existing, open_run
+from soundomni.train.signals import STOPPED_STATUS, StopRequest
+from soundomni.train.state import RunState
+from soundomni.train.validation import KnownClip, Validation, make_and_describe, reconstruct
+
+TOKENIZER_TEXTS = 20_000
+"""Items of each data set whose texts a tokenizer is learnt from."""
+FIT_BATCHES = 8
+"""Packed batches whose clips the latent normalisation is fitted on."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Args:
+        run_dir: the run directory.
+        finished: whether all steps are done; otherwise it saved and stopped on request.
+        step: finished steps.
+        checkpoint: the newest one.
+        metrics: of the last logged step of this call.
+    """
+
+    run_dir: Path
+    finished: bool
+    step: int
+    checkpoint: Path | None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def exit_status(self) -> int:
+        """0, or STOPPED_STATUS, which asks to run the same command again."""
+        return 0 if self.finished else STOPPED_STATUS
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a run is made of, before anything is sharded."""
+
+    spec: Spec
+    train: TrainSpec
+    mixture: Mixture
+    tokenizer: TextTokenizer
+    model: UnifiedModel
+    module: nn.Module
+    loader: PackedLoader
+
+
+@dataclass(frozen=True)
+class _RankStep:
+    """A Step for the loop."""
+
+    batches: Sequence[PackedBatch]
+    state: Mapping[str, Any]
+    counts: Mapping[str, float]
+
+
+def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume") -> RunResult:
+    """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
+
+    Args:
+        spec: with `data` and `train`.
+        trust_class_paths: whether its plugins may be named by import path.
+        existing: what to do when the run directory holds a run.
+
+    Raises:
+        SoundOmniError: the spec, the data or the run directory cannot be used, or the loss is not finite for ten steps in a row.
+    """
+    data, train = _checked(spec)
+    resolved = resolve(spec, trust_class_paths=trust_class_paths)
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
+        batches_per_rank(train.batches_per_step, world.size)
+        latest = open_run(Path(train.run_dir), resolved, world, existing=existing)
+        parts = _build(resolved, data, train, world, latest=latest, trust_class_paths=trust_class_paths)
+        stack.callback(parts.loader.close)
+        return _train(parts, world, latest=latest, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
+
+
+def _checked(spec: Spec) -> tuple[DataSpec, TrainSpec]:
+    """Refuses numbers that make no sense, and settles what a codec is trained on."""
+    data, train = spec.data, spec.train
+    if data is None or train is None:
+        raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
+    for name, least in (("steps", 1), ("log_every", 1), ("save_every", 0), ("keep_checkpoints", 1), ("threads", 0)):
+        if getattr(train, name) < least:
+            raise SpecError(f"train.{name} is {getattr(train, name)}; it must be at least {least}")
+    if not 0.0 <= train.ema_decay < 1.0:
+        raise SpecError(f"train.ema_decay is {train.ema_decay}; it must be at least 0, which is none, and below 1")
+    if train.target == "codec":
+        entries: dict[str, MixtureEntry | None] = {
+            name: dataclasses.replace(entry, tasks={"generate": 1.0}) for name, entry in data.datasets.items() if entry
+        }
+        data = dataclasses.replace(data, datasets=entries)
+    return data, train
+
+
+def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest: Path | None, trust_class_paths: bool) -> _Parts:
+    def dataset(slot: Slot) -> Dataset:
+        return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
+
+    torch.manual_seed(train.seed)
+    random.seed(train.seed)
+    mixture = Mixture.open(data, dataset)
+    tokenizer = _tokenizer(spec, mixture, world, Path(train.run_dir), latest=latest)
+    model = build_model(spec.model, tokenizer=tokenizer, trust_class_paths=trust_class_paths, seed=train.seed)
+    loader = PackedLoader(
+        mixture=mixture,
+        writer=_writer(spec, data, model, tokenizer),
+        spec=data,
+        rank=world.rank,
+        world_size=world.size,
+        batches_per_step=train.batches_per_step,
+        state=read_state(latest)["progress"]["data"] if latest is not None else None,
+    )
+    module = CodecTraining(model.codec) if train.target == "codec" else model
+    if latest is None and module is model:
+        model.fit_latents(loader.preview_batches(FIT_BATCHES))
+    return _Parts(spec=spec, train=train, mixture=mixture, tokenizer=tokenizer, model=model, module=module, loader=loader)
+
+
+def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, latest: Path | None) -> TextTokenizer:
+    """Returns the run's tokenizer: kept in the run directory, and on the first start loaded from the spec's path or learnt."""
+    if latest is not None:
+        if _fingerprint(run_dir) != read_state(latest)["tokenizer"]:
+            raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
+        return TextTokenizer.load(run_dir)
+    wanted = spec.model.tokenizer
+    if wanted.path is not None:
+        tokenizer = TextTokenizer.load(wanted.path)
+    else:
+        tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
+    world.on_main(lambda: tokenizer.save(run_dir))
+    return tokenizer
+
+
+def _fingerprint(run_dir: Path) -> str:
+    try:
+        return hashlib.sha256((run_dir / TOKENIZER_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror}") from error
+
+
+def _writer(spec: Spec, data: DataSpec, model: UnifiedModel, tokenizer: TextTokenizer) -> SampleWriter:
+    encoder = model.encoder
+    return SampleWriter(
+        tokenizer=tokenizer,
+        codec_spec=model.codec.spec,
+        encoder_spec=encoder.spec if encoder is not None else None,
+        encoder_tokens=encoder.num_tokens if encoder is not None else None,
+        latent_positions=spec.model.latent_positions,
+        feature_positions=spec.model.feature_positions,
+        feature_attend=spec.model.feature_attend,
+        dropout=data.condition_dropout,
+    )
+
+
+def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
+    train, module, run_dir = parts.train, parts.module, Path(parts.train.run_dir)
+    parallelise(module, world, train)
+    ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
+    state = RunState(module, build_optimizer(module, train.optimizer), ema, Progress())
+    if latest is not None:
+        state.load(latest, world)
+    reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
+    if reporter is not None:
+        stack.callback(reporter.close)
+    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints)
+    stack.callback(checkpointer.wait)
+    identity = {"spec": spec_to_dict(parts.spec), "tokenizer": _fingerprint(run_dir)}
+    finished = fit(
+        module,
+        _steps(parts.loader, world),
+        train=train,
+        optimizer=state.optimizer,
+        ema=ema,
+        world=world,
+        progress=state.progress,
+        hooks=Hooks(
+            log=reporter.log if reporter is not None else _ignore,
+            validate=_validation(parts, world, ema, reporter.files if reporter is not None else _ignore),
+            save=lambda progress: state.save(checkpointer, world, identity=identity),
+            should_stop=lambda: stop.agreed(world),
+        ),
+    )
+    checkpointer.wait()
+    if not finished:
+        logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
+    newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
+    if finished and isinstance(module, CodecTraining) and newest is not None:
+        codec = cast(Codec, registry.build("codec", parts.spec.model.codec, trust_class_paths=trust_class_paths))
+        world.on_main(partial(write_codec, codec, newest, run_dir / CODEC_FILE))
+    return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _steps(loader: PackedLoader, world: World) -> Iterator[_RankStep]:
+    """Gives the loader's steps counts that add up over ranks: what planning left out is the same on all, and counts once."""
+    for step in loader:
+        own = {name: step.counts[name] for name in ("samples", "tokens", "unreadable")}
+        shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
+        yield _RankStep(step.batches, step.state, own | shared)
+
+
+def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:
+    run_dir = Path(parts.train.run_dir)
+    trackers: list[Tracker] = [
+        registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
+        for slot in parts.train.trackers
+    ]
+    return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers)
+
+
+def _validation(parts: _Parts, world: World, ema: EMA | None, report: Callable[[int, Sequence[Path]], None]) -> Validation:
+    train, module = parts.train, parts.module
+    clips = _known_clips(parts.mixture, train.validation.num_describe) if train.validation.every else []
+    if isinstance(module, CodecTraining):
+        make = partial(reconstruct, module, clips, world.device)
+    else:
+        make = partial(make_and_describe, SoundOmni(parts.model, parts.spec, parts.tokenizer), train, clips)
+    samples_dir = Path(train.run_dir) / SAMPLES
+    return Validation(make=make, module=module, ema=ema, samples_dir=samples_dir, world=world, train=train, report=report)
+
+
+def _known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
+    """Returns the first `count` readable clips of the data sets, in their order."""
+    clips: list[KnownClip] = []
+    for source in mixture.sources.values():
+        for index in range(len(source.dataset)):
+            if len(clips) == count:
+                return clips
+            try:
+                waveform, rate = source.dataset.load(index)
+            except UnreadableAudioError:
+                continue  # the loader names and counts it when its turn comes
+            item = source.dataset.item(index)
+            clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
+    return clips
+
+
+def _ignore(step: int, what: object) -> None:
+    """On ranks that do not report."""

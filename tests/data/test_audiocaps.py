@@ -1,0 +1,53 @@
+"""The AudioCaps reader on a tiny copy of its layout."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundomni.core.errors import DataError
+from soundomni.data.audiocaps import AudioCaps
+
+CSV = """audiocap_id,youtube_id,start_time,caption
+1,abc,30,A dog barks
+2,abc,30,"A dog, barking"
+3,-x_y,0,Rain falls
+4,gone,10,A car passes
+5,abc,40,
+"""
+
+
+@pytest.fixture
+def parts(tmp_path):
+    (tmp_path / "train.csv").write_text(CSV)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name, rate in (("abc_30", 32000), ("-x_y_0", 44100), ("abc_40", 32000)):
+        soundfile.write(clips / f"{name}.wav", np.zeros((rate // 10, 2)), rate)
+    return {"csv": str(tmp_path / "train.csv"), "audio_dir": str(clips)}
+
+
+def test_captions_of_one_clip_are_grouped_and_missing_clips_skipped(parts):
+    data = AudioCaps(**parts)
+    assert [data.item(i).key for i in range(len(data))] == ["abc_30.wav", "-x_y_0.wav"]
+    dog = data.item(0)
+    assert dog.captions == ("A dog barks", "A dog, barking") and (dog.num_samples, dog.sample_rate) == (3200, 32000)
+    assert dog.attributes["audiocap_ids"] == ("1", "2")
+    assert data.load(1)[0].shape == (2, 4410)
+    reasons = {skip.key: skip.reason for skip in data.skipped}
+    assert "no such file" in reasons["gone_10.wav"] and reasons["abc_40.wav"] == "it has no caption" and len(reasons) == 2
+
+
+def test_a_missing_column_is_named(parts, tmp_path):
+    (tmp_path / "train.csv").write_text("audiocap_id,youtube,start_time,caption\n1,abc,30,x\n")
+    with pytest.raises(DataError, match="no column 'youtube_id'.*Did you mean 'youtube'"):
+        AudioCaps(**parts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"csv": "none.csv"}, "cannot read"), ({"audio_dir": "none"}, "no folder"), ({"extension": ".flac"}, "none of the 4 clips")],
+)
+def test_wrong_places_are_one_line(parts, changed, reason):
+    with pytest.raises(DataError, match=reason) as caught:
+        AudioCaps(**(parts | changed))
+    assert "\n" not in str(caught.value)
