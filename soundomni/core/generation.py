@@ -199,7 +199,7 @@ def sample_audio(
         out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
         return out.reshape(count, *values.shape)
 
-    predict = target.hold(guided(predict_branches, guidance, valid=valid))
+    predict = target.hold(guided(predict_branches, guidance, valid=valid & ~target.known))
     generators = [torch.Generator().manual_seed(request.seed + 1) for request in requests]
     values = sampler.sample(predict, target.show(start), generators=generators, on_step=on_step)
     return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)

@@ -97,7 +97,7 @@ class SoundOmni:
             path.mkdir(parents=True, exist_ok=True)
             save_file(state, path / f"{WEIGHTS_FILE}.part", metadata={"format": "pt"})
             (path / f"{WEIGHTS_FILE}.part").replace(path / WEIGHTS_FILE)
-            (path / SPEC_FILE).write_text(dump_spec(replace(self.spec, data=None, train=None)), encoding="utf-8")
+            (path / SPEC_FILE).write_text(dump_spec(_portable(self.spec)), encoding="utf-8")
             (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             (path / CARD_FILE).write_text(card or _card(self.spec, parameters), encoding="utf-8")
             self.tokenizer.save(path)
@@ -242,6 +242,13 @@ def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _rule(name: str) -> PositionRule:
     return PositionRule.SHARED if name == "shared" else PositionRule.ADVANCE
+
+
+def _portable(spec: Spec) -> Spec:
+    """Leaves out what a model directory has no use for: the run, and the file that the codec started from."""
+    codec = spec.model.codec
+    init_args = {name: value for name, value in codec.init_args.items() if name != "weights"}
+    return replace(spec, model=replace(spec.model, codec=replace(codec, init_args=init_args)), data=None, train=None)
 
 
 def _plugins(spec: Spec) -> dict[str, str]:

@@ -35,7 +35,8 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 class Codec(nn.Module, ABC):
     """Waveform to representation and back. Group `soundomni.codecs`; no runtime arguments.
 
-    `spec` must be known from the constructor's arguments alone. Encoding is deterministic unless the codec says otherwise, treats
+    `spec` must be known from the constructor's arguments alone. An argument named `weights` is a file to start from; a saved model
+    holds the weights itself and leaves that argument out. Encoding is deterministic unless the codec says otherwise, treats
     each clip of a batch alone, and never depends on `self.training`.
     """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from soundomni.core.errors import CheckpointError, DataError, SpecError, did_you_mean
 from soundomni.core.representation import Representation
 
-Kind = Literal["channel", "global", "none"]
+Kind = Literal["channel", "half", "global", "none"]
 
 STD_FLOOR = 1e-3
 """Least standard deviation of a dimension, as a share of the largest. A dimension that is silent in the clips of the fit, such as a
@@ -27,7 +27,9 @@ class LatentNormalizer(nn.Module):
     Args:
         token_dim: D.
         kind: "channel" gives every dimension zero mean and unit variance; "global" divides all by one number, their root mean
-            square, and so keeps the balance between dimensions; "none" changes nothing and needs no fit.
+            square, and so keeps the balance between dimensions; "half" lies between them, dividing each by a multiple of the square
+            root of its own root mean square, so that all together have one, and suits spectra, whose dimensions differ by orders of
+            magnitude; "none" changes nothing and needs no fit.
 
     Raises:
         SpecError: `kind` is none of these, or `token_dim` is not positive.
@@ -40,7 +42,7 @@ class LatentNormalizer(nn.Module):
     def __init__(self, *, token_dim: int, kind: Kind) -> None:
         super().__init__()
         if kind not in get_args(Kind):
-            raise SpecError(f"normalise must be channel, global or none, '{kind}' was given.{did_you_mean(kind, get_args(Kind))}")
+            raise SpecError(f"normalise must be channel, half, global or none, '{kind}' was given.{did_you_mean(kind, get_args(Kind))}")
         if token_dim < 1:
             raise SpecError(f"token_dim must be at least 1, {token_dim} was given")
         self.kind = kind
@@ -72,11 +74,12 @@ class LatentNormalizer(nn.Module):
             count = total
         if count == 0:
             raise DataError("latents cannot be normalised: there is no frame to fit on; give at least one clip")
-        if self.kind == "global":
-            std = (squares / count + mean.square()).mean().sqrt().expand_as(mean)
-            mean = torch.zeros_like(mean)
-        else:
+        size = (squares / count + mean.square()).sqrt()
+        if self.kind == "channel":
             std = (squares / count).sqrt()
+        else:
+            std = (size * size.mean()).sqrt() if self.kind == "half" else size.square().mean().sqrt().expand_as(mean)
+            mean = torch.zeros_like(mean)
         largest = float(std.max())
         if not 0 < largest < float("inf"):
             raise DataError(f"latents cannot be normalised: their standard deviation is {largest:g}; fit on clips that are not silent")

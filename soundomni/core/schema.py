@@ -64,7 +64,8 @@ class ModelSpec:
         latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
-        normalise: how latents are normalised, fitted on the first clips of the data: per "channel", one "global" scale, or "none".
+        normalise: how latents are normalised, fitted on the first clips of the data: per "channel", with
+            one "global" scale, "half" way between, or "none".
     """
 
     backbone: Slot = slot("backbone")
@@ -78,7 +79,7 @@ class ModelSpec:
     latent_positions: Literal["shared", "advance"] = "shared"
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"
-    normalise: Literal["channel", "global", "none"] = "channel"
+    normalise: Literal["channel", "half", "global", "none"] = "channel"
 
 
 @dataclass(frozen=True, kw_only=True)

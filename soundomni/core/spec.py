@@ -42,15 +42,12 @@ def load_spec(
     """
     if not configs and not overrides:
         raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
-    try:
-        tree: dict[str, Any] = {}
-        for config in configs:
-            tree = merge(tree, _read(config), Spec)
-        for key, text in overrides:
-            tree = merge(tree, override_layer(key, text, Spec), Spec)
-        spec: Spec = convert(tree, Spec, "")
-    except RecursionError as error:
-        raise SpecError("the spec is nested too deeply, or a YAML anchor refers to itself") from error
+    tree: dict[str, Any] = {}
+    for config in configs:
+        tree = merge(tree, _read(config), Spec)
+    for key, text in overrides:
+        tree = merge(tree, override_layer(key, text, Spec), Spec)
+    spec: Spec = convert(tree, Spec, "")
     return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
 
 

@@ -27,6 +27,15 @@ _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 class _Reader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class declares it so; filled below)
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuses an alias within the node that it stands for: such data has no end."""
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()  # type: ignore[no-untyped-call]
+            node = self.anchors.get(alias.anchor)
+            if node is not None and node.end_mark is None:
+                raise yaml.composer.ComposerError(None, None, f"'*{alias.anchor}' refers to what it is part of", alias.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:

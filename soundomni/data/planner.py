@@ -111,7 +111,7 @@ class Planner:
         if isinstance(plan, Skip):
             self.refused.add(draw.key, plan.reason)
             return None
-        if plan.length > self._limit:
-            self.refused.add(draw.key, f"{plan.length} tokens, the limit is {self._limit} (data.max_tokens_per_sample)")
+        if plan.full_length > self._limit:
+            self.refused.add(draw.key, f"{plan.full_length} tokens, the limit is {self._limit} (data.max_tokens_per_sample)")
             return None
         return Planned(draw, plan)

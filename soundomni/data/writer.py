@@ -36,10 +36,17 @@ class Crop:
 
 @dataclass(frozen=True)
 class PlannedSample:
-    """A sample without its waveforms, and the part of the clip that they will come from."""
+    """A sample without its waveforms.
+
+    Args:
+        sample: its segments, conditions that dropped out left out.
+        crop: the part of the clip that the waveforms will come from.
+        full_length: tokens with all conditions. Limits look at this, so that whether an item is used does not depend on dropout.
+    """
 
     sample: Sample
     crop: Crop
+    full_length: int
 
     @property
     def length(self) -> int:
@@ -105,14 +112,16 @@ class SampleWriter:
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
         targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
-        segments = []
+        segments: list[Segment] = []
+        full_length = 0
         for i, template in enumerate(task.templates):
             known_draw, dropout_draw = draws.random(2)  # drawn for every segment: one choice never shifts another
+            segment = self._segment(template, crop, texts, known_draw)
+            full_length += segment.length
             is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
-            if is_condition and dropout_draw < self._dropout_share(template):
-                continue
-            segments.append(self._segment(template, crop, texts, known_draw))
-        return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop)
+            if not (is_condition and dropout_draw < self._dropout_share(template)):
+                segments.append(segment)
+        return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
     def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int) -> Sample:
         """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.

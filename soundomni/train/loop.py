@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -118,7 +119,8 @@ def fit(
         if progress.step % train.log_every == 0 or done:
             hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
         if train.validation.every and progress.step % train.validation.every == 0:
-            hooks.validate(progress.step)
+            with clock.paused():
+                hooks.validate(progress.step)
         stop = hooks.should_stop()
         if stop or done or (train.save_every and progress.step % train.save_every == 0):
             hooks.save(progress)
@@ -217,7 +219,15 @@ class _Clock:
         self._start = self._last = time.perf_counter()
         self._tokens, self._step = progress.totals.get("tokens", 0.0), progress.step
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within does not slow the rates."""
+        begun = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - begun
+
     def rates(self, progress: Progress) -> dict[str, float]:
+        """Returns tokens and steps per second since the last call, and the seconds since the start."""
         now, tokens = time.perf_counter(), progress.totals.get("tokens", 0.0)
         passed = max(now - self._last, 1e-9)
         rates = {

@@ -59,7 +59,7 @@ class FrameCodec(Codec):
         return (representation.values / self.gain).transpose(1, 2).flatten(1)[:, None]
 '''
 
-SAMPLERS = '''
+SAMPLERS = """
 from dataclasses import dataclass, field
 from soundomni.core.interfaces import Sampler
 
@@ -95,14 +95,14 @@ class NotASampler:
 
 class Fine(_Base):
     pass
-'''
+"""
 
-CONNECTOR = '''
+CONNECTOR = """
 from soundomni.core.interfaces import Connector
 
 class Half(Connector):
     def __init__(self, *, token_dim: int, hidden_dim: int) -> None: ...
-'''
+"""
 
 
 @pytest.fixture
@@ -166,7 +166,10 @@ def test_resolved_arguments_are_plain_and_stable(acme):
 @pytest.mark.parametrize(
     ("init_args", "expected"),
     [
-        ({"frame_siz": 3}, "codec 'acme' has no argument 'frame_siz'. Did you mean 'frame_size'? It takes: frame_size, gain, window, rates"),
+        (
+            {"frame_siz": 3},
+            "codec 'acme' has no argument 'frame_siz'. Did you mean 'frame_size'? It takes: frame_size, gain, window, rates",
+        ),
         ({"frame_size": "abc"}, "codec 'acme': frame_size: given 'abc', expected int"),
         ({"frame_size": True}, "codec 'acme': frame_size: given True, expected int"),
         ({"rates": [1, "x"]}, "codec 'acme': rates[1]: given 'x', expected int"),
@@ -221,7 +224,9 @@ def test_one_distribution_found_twice_is_not_ambiguous(acme, install):
 
 
 def test_broken_plugin_is_named_and_hurts_no_other(acme, install):
-    install("broken-audio", groups={"soundomni.codecs": {"broken": "broken_codec:Codec"}}, modules={"broken_codec": "import no_such_module"})
+    install(
+        "broken-audio", groups={"soundomni.codecs": {"broken": "broken_codec:Codec"}}, modules={"broken_codec": "import no_such_module"}
+    )
     assert {"acme", "broken"} <= {entry.name for entry in registry.entries("codec")}
     assert registry.load("codec", "acme").__name__ == "FrameCodec"
     assert refusal(registry.load, "codec", "broken") == (

@@ -35,7 +35,7 @@ class Ramps(Dataset):
         return np.tile(np.linspace(0, 1, self.lengths[index], dtype=np.float32), (self.channels, 1)), self.rate
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ramps():
     """Returns the class of an in-memory data set."""
     return Ramps
@@ -47,7 +47,7 @@ def tokenizer():
     return TextTokenizer.train(["ramp"], vocab_size=261)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_writer(tokenizer):
     """Returns a function that makes a writer for a tiny codec and encoder, with changes."""
 

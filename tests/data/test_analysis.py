@@ -17,7 +17,7 @@ from soundomni.data.toy_recipe import NOTES, Recipe, note_frequency
 from soundomni.data.toy_sounds import ToySounds
 
 ATTRIBUTES = {"events", "kinds", "order", "waveform", "pitch", "direction", "clicks", "noise", "loudness"}
-COUNT = 300
+COUNT = 200
 
 
 def white(waveform: np.ndarray, decibels: float, seed: int) -> np.ndarray:

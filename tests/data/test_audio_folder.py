@@ -89,7 +89,9 @@ def test_places_complete_each_other(tmp_path):
     assert item.captions == ("a tone",) and item.questions == (("Q?", "A"),)
 
 
-@pytest.mark.parametrize("places", [("a.json", "a.txt"), ("a.json", "metadata.csv"), ("a.txt", "metadata.jsonl"), ("metadata.csv", "metadata.jsonl")])
+@pytest.mark.parametrize(
+    "places", [("a.json", "a.txt"), ("a.json", "metadata.csv"), ("a.txt", "metadata.jsonl"), ("metadata.csv", "metadata.jsonl")]
+)
 def test_places_that_disagree_are_both_named(tmp_path, places):
     put(tmp_path, "a.wav")
     for i, place in enumerate(places):

@@ -3,14 +3,17 @@
 import json
 import logging
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, PluginError, SpecError
 from soundomni.core.interfaces import Skip
+from soundomni.core.registry import build
 from soundomni.core.schema import DataSpec, MixtureEntry, Slot
 from soundomni.data.mixture import Mixture, Source
 
@@ -68,12 +71,10 @@ def test_the_stream_depends_on_the_seed_alone_and_each_data_set_on_its_name(ramp
 
 @settings(max_examples=20, deadline=None)
 @given(before=st.integers(0, 60), after=st.integers(0, 60))
-def test_resuming_anywhere_goes_on_exactly(before, after):
-    from conftest import Ramps
-
-    whole, first = mix(Ramps).stream(), mix(Ramps).stream()
+def test_resuming_anywhere_goes_on_exactly(ramps, before, after):
+    whole, first = mix(ramps).stream(), mix(ramps).stream()
     take(first, before)
-    resumed = mix(Ramps).stream(json.loads(json.dumps(first.state)))
+    resumed = mix(ramps).stream(json.loads(json.dumps(first.state)))
     assert names_of(take(whole, before + after)[before:]) == names_of(take(resumed, after))
 
 
@@ -119,14 +120,15 @@ def test_uses_that_make_no_sense(ramps, use, problem):
 
 
 def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, caplog):
-    def build(slot):
+    class Skipping(ramps):
+        skipped = tuple(Skip(f"s{i}", "it has no caption") for i in range(5))
+
+    def make(slot):
         if slot.class_path == "missing":
             raise DataError("no folder 'x'")
         if slot.class_path == "unknown":
             raise PluginError("unknown data set")
-        dataset = ramps(lengths=[1000] * slot.init_args["size"])
-        type(dataset).skipped = property(lambda self: tuple(Skip(f"s{i}", "it has no caption") for i in range(5)))
-        return dataset
+        return Skipping(lengths=[1000] * slot.init_args["size"])
 
     def spec(**paths):
         return DataSpec(
@@ -136,23 +138,34 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
             }
         )
 
-    skipped = ramps.__dict__.get("skipped")
-    try:
-        with caplog.at_level(logging.WARNING, "soundomni.data"):
-            mixture = Mixture.open(spec(must3="ramps", may1="missing", may0="ramps"), build)
-    finally:
-        if skipped is None:
-            del ramps.skipped
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        mixture = Mixture.open(spec(must3="ramps", may1="missing", may0="ramps"), make)
     assert mixture.sizes == {"must3": 3}
     assert [(skip.key, skip.reason) for skip in mixture.left_out] == [("may1", "no folder 'x'"), ("may0", "it has no items")]
     assert "data set 'may1' is left out: no folder 'x'" in caplog.text
     assert "5 of 8 items skipped: s0: it has no caption" in caplog.text and "and 2 more" in caplog.text
     with pytest.raises(DataError, match="data set 'must1': no folder"):
-        Mixture.open(spec(must1="missing"), build)
+        Mixture.open(spec(must1="missing"), make)
     with pytest.raises(DataError, match="no data set to draw from; 'may1': no folder 'x'"):
-        Mixture.open(spec(may1="missing"), build)
+        Mixture.open(spec(may1="missing"), make)
     with pytest.raises(PluginError):
-        Mixture.open(spec(may1="unknown"), build)
+        Mixture.open(spec(may1="unknown"), make)
+
+
+def test_registered_data_sets_open_by_name(tmp_path):
+    soundfile.write(tmp_path / "a_1.wav", np.zeros(800), 8000)
+    (tmp_path / "a_1.txt").write_text("silence")
+    (tmp_path / "clips.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,a,1,silence\n")
+    spec = DataSpec(
+        datasets={
+            "folder": MixtureEntry(source=Slot("audio-folder", {"path": str(tmp_path), "include": ["*.wav"]})),
+            "caps": MixtureEntry(source=Slot("audiocaps", {"csv": str(tmp_path / "clips.csv"), "audio_dir": str(tmp_path)})),
+            "gone": MixtureEntry(source=Slot("audio-folder", {"path": str(tmp_path / "gone")}), is_mandatory=False),
+        }
+    )
+    mixture = Mixture.open(spec, partial(build, "dataset"))
+    assert mixture.sizes == {"folder": 1, "caps": 1} and mixture.captions(1) == ["silence", "silence"]
+    assert mixture.left_out[0].reason.startswith("no folder")
 
 
 def test_captions_for_a_tokenizer(ramps):

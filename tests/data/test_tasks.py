@@ -33,7 +33,10 @@ def test_custom_tasks_join_the_built_in_ones():
     [
         ([Template()], "segment 1 needs exactly one of text and audio"),
         ([Template(text="x", audio="target")], "exactly one"),
-        ([Template(audio="target"), Template(text="{captoin}")], "segment 2 has an unknown placeholder '{captoin}'.*Did you mean 'caption'"),
+        (
+            [Template(audio="target"), Template(text="{captoin}")],
+            "segment 2 has an unknown placeholder '{captoin}'.*Did you mean 'caption'",
+        ),
         ([Template(text="{}", loss=True)], "unknown placeholder"),
         ([Template(text="{caption", loss=True)], "no pattern"),
         ([Template(text="{caption!r}", loss=True)], "plainly"),

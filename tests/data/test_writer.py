@@ -136,7 +136,9 @@ def test_a_model_without_encoder_cannot_describe(make_writer):
 
 def test_conditions_drop_out_at_their_rates_and_independently(make_writer):
     writer = make_writer(dropout=DropoutSpec(text=0.1, latent=0.3, features=0.5))
-    roles = [tuple(s.role if s.attend != Attend.NOISE else "target" for s in plan(writer, "edit", seed=i).sample.segments) for i in range(3000)]
+    roles = [
+        tuple(s.role if s.attend != Attend.NOISE else "target" for s in plan(writer, "edit", seed=i).sample.segments) for i in range(3000)
+    ]
     dropped = np.asarray([[role not in found for role in (Role.TEXT, Role.LATENT, Role.FEATURES)] for found in roles])
     # four standard deviations
     assert np.abs(dropped.mean(0) - [0.1, 0.3, 0.5]).max() < 4 * 0.5 / np.sqrt(3000)
@@ -155,6 +157,7 @@ def test_dropout_does_not_shift_other_choices(make_writer):
     plans = [plan(make_writer(dropout=DropoutSpec(text=share)), "continue", seed=5, max_seconds=0.5) for share in (0.0, 1.0)]
     assert len(plans[0].sample.segments) == 2 and len(plans[1].sample.segments) == 1
     assert plans[0].crop == plans[1].crop
+    assert plans[0].full_length == plans[1].full_length == plans[0].length > plans[1].length
     np.testing.assert_array_equal(plans[0].sample.segments[-1].known, plans[1].sample.segments[-1].known)
 
 

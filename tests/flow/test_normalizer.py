@@ -121,3 +121,15 @@ def test_refuses_what_cannot_be_fitted():
     assert not normalizer.fitted
     with pytest.raises(SpecError, match="Did you mean 'channel'"):
         LatentNormalizer(token_dim=3, kind="chanel")
+
+
+def test_half_lies_between_and_gives_one_root_mean_square_over_all():
+    values = torch.randn(2, 3, 50, dtype=torch.float64) * torch.tensor([10.0, 1.0, 0.1])[:, None]
+    representation = Representation(values, torch.tensor([50, 50]), SPEC)
+    normalizer = LatentNormalizer(token_dim=3, kind="half").double()
+    normalizer.fit([representation])
+    out = normalizer.normalise(representation).values
+    size = out.square().mean(dim=(0, 2)).sqrt()
+    assert out.square().mean().sqrt().item() == pytest.approx(1.0)
+    before = values.square().mean(dim=(0, 2)).sqrt()
+    torch.testing.assert_close(size / size[1], (before / before[1]).sqrt())

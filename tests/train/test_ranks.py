@@ -18,6 +18,7 @@ from soundomni.core.schema import ParallelSpec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.parallel import mesh_shape, open_world
 
+pytestmark = pytest.mark.long
 WORKER = Path(__file__).with_name("two_ranks.py")
 
 

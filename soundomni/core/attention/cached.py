@@ -47,12 +47,11 @@ class CachedPlan:
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
 
     def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
-        """Returns `[B, 1 or q]`: how many keys of its row a query sees. Padding sees at least one, so that no softmax is empty."""
-        limit = totals[:, None]
-        if causal and self._shape[1] > 1:
-            limit = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), limit)
-        at_least_one: np.ndarray = np.maximum(limit, 1)
-        return at_least_one
+        """Returns `[B, 1 or q]`: how many keys of its row a query sees."""
+        if not causal or self._shape[1] <= 1:
+            return totals[:, None]
+        limit: np.ndarray = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), totals[:, None])
+        return limit
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,0 +1,265 @@
+"""The loader: ranks, resumption, threads, and what happens to samples that cannot be used."""
+
+import json
+import logging
+import threading
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.schema import DataSpec
+from soundomni.core.schema import SegmentTemplate as Template
+from soundomni.data.audio_folder import AudioFolder
+from soundomni.data.loader import PackedLoader
+from soundomni.data.mixture import Mixture, Source
+from soundomni.data.tasks import build_tasks
+
+BUDGET = 256
+ALL = {"generate": 1.0, "describe": 1.0, "continue": 1.0}
+
+
+def spec_of(**changes):
+    return DataSpec(**({"datasets": {}, "tokens_per_batch": BUDGET, "lookahead": 16, "workers": 2} | changes))
+
+
+def mixture_of(dataset, *, tasks=None, max_seconds=None, **others):
+    sources = {"main": Source(dataset=dataset, tasks=tasks or ALL, max_seconds=max_seconds)}
+    return Mixture(sources=sources | {name: Source(dataset=other, tasks=ALL) for name, other in others.items()}, seed=5)
+
+
+@pytest.fixture
+def mixture(ramps):
+    """Two data sets of clips of many lengths."""
+    return mixture_of(ramps(lengths=range(500, 8000, 333)), more=ramps(lengths=[4000] * 7, rate=11025, channels=2))
+
+
+def content(batch):
+    """Everything of a batch, to compare."""
+    return (
+        batch.keys,
+        batch.text_ids.tolist(),
+        batch.labels.tolist(),
+        batch.table.start.tolist(),
+        batch.latents.seeds,
+        batch.latents.known.tolist(),
+        batch.latents.waveform.numpy().tobytes(),
+        batch.features.waveform.numpy().tobytes(),
+    )
+
+
+def steps_of(mixture, writer, count, **arguments):
+    with PackedLoader(mixture=mixture, writer=writer, **({"spec": spec_of()} | arguments)) as loader:
+        return list(islice(loader, count))
+
+
+def test_a_step_holds_filled_batches_and_counts(mixture, make_writer):
+    steps = steps_of(mixture, make_writer(), 10, batches_per_step=2)
+    for step in steps:
+        assert len(step.batches) == 2
+        assert all(batch.table.num_tokens <= BUDGET for batch in step.batches)
+        assert step.counts["tokens"] == sum(batch.table.num_tokens for batch in step.batches)
+        assert step.counts["samples"] == step.counts["seen"] == sum(len(batch.keys) for batch in step.batches)
+        assert step.counts["unreadable"] == step.counts["refused"] == step.counts["ineligible"] == 0
+        assert step.fill == step.counts["tokens"] / (2 * BUDGET)
+    assert np.mean([step.fill for step in steps]) > 0.99
+
+
+@settings(max_examples=6, deadline=None)
+@given(stop=st.integers(0, 6), workers=st.sampled_from([0, 2]), world_size=st.sampled_from([1, 2]))
+def test_resuming_after_any_step_goes_on_exactly_on_any_number_of_ranks(ramps, make_writer, stop, workers, world_size):
+    mixture = mixture_of(ramps(lengths=range(500, 8000, 333)), more=ramps(lengths=[4000] * 7, rate=11025, channels=2))
+    writer = make_writer()
+    whole = steps_of(mixture, writer, 8, batches_per_step=2)
+    state = json.loads(json.dumps(whole[stop].state))
+    parts = [
+        steps_of(
+            mixture, writer, 7 - stop, batches_per_step=2, state=state, rank=rank, world_size=world_size, spec=spec_of(workers=workers)
+        )
+        for rank in range(world_size)
+    ]
+    for i, expected in enumerate(whole[stop + 1 :]):
+        batches = [parts[g % world_size][i].batches[g // world_size] for g in range(2)]
+        assert [content(batch) for batch in batches] == [content(batch) for batch in expected.batches]
+        assert all(part[i].state == expected.state for part in parts)
+
+
+def test_ranks_share_the_batches_of_one(mixture, make_writer):
+    whole = steps_of(mixture, make_writer(), 4, batches_per_step=6)
+    for world_size in (2, 3):
+        ranks = [steps_of(mixture, make_writer(), 4, batches_per_step=6, rank=r, world_size=world_size) for r in range(world_size)]
+        for i, step in enumerate(whole):
+            for g, batch in enumerate(step.batches):
+                assert content(ranks[g % world_size][i].batches[g // world_size]) == content(batch)
+
+
+def test_a_rank_reads_only_its_own_clips(ramps, make_writer):
+    class Counting(ramps):
+        loaded: list
+
+        def load(self, index):
+            self.loaded.append(index)
+            return super().load(index)
+
+    dataset = Counting(lengths=range(500, 8000, 333))
+    dataset.loaded = []
+    steps = steps_of(mixture_of(dataset), make_writer(), 5, batches_per_step=4, rank=1, world_size=4, spec=spec_of(workers=0))
+    assert len(dataset.loaded) == sum(step.counts["seen"] for step in steps)
+
+
+def test_order_does_not_depend_on_threads(ramps, make_writer):
+    class Uneven(ramps):
+        def load(self, index):
+            time.sleep(0.002 * (index % 3))
+            return super().load(index)
+
+    dataset = Uneven(lengths=range(500, 8000, 333))
+    results = [steps_of(mixture_of(dataset), make_writer(), 4, spec=spec_of(workers=workers)) for workers in (0, 1, 4)]
+    assert [[content(b) for step in steps for b in step.batches] for steps in results[1:]] == [
+        [content(b) for step in results[0] for b in step.batches]
+    ] * 2
+
+
+def test_unreadable_clips_are_left_out_named_once_and_counted(ramps, make_writer, caplog):
+    lengths = range(500, 8000, 333)
+    good, bad = ramps(lengths=lengths), ramps(lengths=lengths, broken=[3, 11])
+    whole = steps_of(mixture_of(good), make_writer(), 12)
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        steps = steps_of(mixture_of(bad), make_writer(), 12, spec=spec_of(skip_limit=0.5))
+    for step, expected in zip(steps, whole, strict=True):
+        lost = [key for key in expected.batches[0].keys if key in ("main:ramp-3", "main:ramp-11")]
+        assert step.batches[0].keys == tuple(key for key in expected.batches[0].keys if key not in lost)
+        assert step.counts["unreadable"] == len(lost)
+        assert step.counts["seen"] == step.counts["samples"] + len(lost)
+        assert step.state == expected.state
+    assert sum(step.counts["unreadable"] for step in steps) > 2
+    assert [record.getMessage().split(":")[1] for record in caplog.records].count("ramp-3'") == 1
+    assert len(caplog.records) == 2
+
+
+def test_a_batch_may_be_empty(ramps, make_writer):
+    dataset = ramps(lengths=[24000, 24000], broken=[0, 1])
+    step = steps_of(mixture_of(dataset, tasks={"generate": 1.0}), make_writer(), 1)[0]
+    assert step.batches[0].keys == () and step.batches[0].table.num_tokens == 0 and step.counts["samples"] == 0
+    assert step.batches[0].latents.waveform.shape == (0, 1, 0)
+
+
+def test_too_many_unreadable_clips_stop_the_run(ramps, make_writer):
+    dataset = ramps(lengths=[800] * 40, broken=range(0, 40, 4))
+    with pytest.raises(
+        DataError, match=r"of \d+ clips could not be read, more than data.skip_limit = 0.1 allows: main:ramp-\d+: cannot read"
+    ):
+        steps_of(mixture_of(dataset), make_writer(), 50)
+    assert len(steps_of(mixture_of(dataset), make_writer(), 20, spec=spec_of(skip_limit=0.5))) == 20
+
+
+def test_broken_files_in_a_real_folder(tmp_path, make_writer, caplog):
+    for i in range(8):
+        rate, kind = (8000, 16000, 44100)[i % 3], ("wav", "flac", "ogg", "mp3")[i % 4]
+        path = tmp_path / f"{i}.{kind}"
+        soundfile.write(path, 0.1 * np.random.default_rng(i).standard_normal((rate // 2, 1 + i % 2)), rate)
+        path.with_suffix(".txt").write_text(f"noise {i}")
+    folder = AudioFolder(path=str(tmp_path))
+    (tmp_path / "1.flac").write_bytes((tmp_path / "1.flac").read_bytes()[:3000])
+    (tmp_path / "2.ogg").unlink()
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        steps = steps_of(mixture_of(folder), make_writer(), 6, spec=spec_of(skip_limit=0.9))
+    keys = {key for step in steps for key in step.batches[0].keys}
+    assert keys == {f"main:{i}.{('wav', 'flac', 'ogg', 'mp3')[i % 4]}" for i in (0, 3, 4, 5, 6, 7)}
+    assert "unreadable 'main:1.flac'" in caplog.text and "unreadable 'main:2.ogg'" in caplog.text and "no such file" in caplog.text
+    for step in steps:
+        latents = step.batches[0].latents
+        assert torch.isfinite(latents.waveform).all() and (latents.lengths == 4000).all()
+
+
+def test_samples_over_the_limit_are_refused_by_key(ramps, make_writer, caplog):
+    dataset = ramps(lengths=[2000, 60000, 2000])
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        steps = steps_of(mixture_of(dataset, tasks={"generate": 1.0}), make_writer(), 5)
+    keys = {key for step in steps for key in step.batches[0].keys}
+    assert keys == {"main:ramp-0", "main:ramp-2"}
+    assert sum(step.counts["refused"] for step in steps) > 1
+    (record,) = caplog.records
+    assert "refused 'main:ramp-1'" in record.getMessage() and f"tokens, the limit is {BUDGET}" in record.getMessage()
+
+
+def test_a_caption_over_the_limit_is_refused_by_key(ramps, make_writer, caplog):
+    long = ramps(lengths=[2000], captions=("long " * 100,))
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        steps = steps_of(mixture_of(ramps(lengths=[2000] * 5), tasks={"describe": 1.0}, more=long), make_writer(), 3)
+    assert {key.split(":")[0] for step in steps for key in step.batches[0].keys} == {"main"}
+    assert "refused 'more:ramp-0'" in caplog.text
+
+
+def test_nothing_left_is_an_error(ramps, make_writer):
+    with pytest.raises(DataError, match=r"no sample can be used: 100 in a row were refused, such as main:ramp-\d: \d+ tokens, the limit"):
+        steps_of(mixture_of(ramps(lengths=[60000] * 3), tasks={"generate": 1.0}), make_writer(), 1)
+    with pytest.raises(DataError, match="can be understood"):
+        steps_of(mixture_of(ramps(lengths=[6000] * 3), tasks={"describe": 1.0}, max_seconds=0.5), make_writer(), 1)
+    with pytest.raises(DataError, match="task 'answer' needs a question"):
+        steps_of(mixture_of(ramps(lengths=[2000]), tasks={"answer": 1.0}), make_writer(), 1)
+
+
+def test_items_without_captions_are_counted_as_ineligible(ramps, make_writer, caplog):
+    mixture = mixture_of(ramps(lengths=[2000] * 3), mute=ramps(lengths=[2000] * 2, captions=()))
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        steps = steps_of(mixture, make_writer(), 4)
+    assert sum(step.counts["ineligible"] for step in steps) > 2 and len(caplog.records) == 2
+    assert all(key.startswith("main:") for step in steps for key in step.batches[0].keys)
+
+
+def test_custom_tasks_are_loaded(ramps, make_writer):
+    tasks = build_tasks({"edit": [Template(audio="context"), Template(text="Now {caption}"), Template(audio="target")]})
+    mixture = Mixture(sources={"a": Source(dataset=ramps(lengths=[2000] * 3), tasks={"edit": 1.0})}, tasks=tasks)
+    latents = steps_of(mixture, make_writer(), 1)[0].batches[0].latents
+    assert latents.noise.any() and not latents.noise.all()
+
+
+def test_preview_is_the_same_at_any_time_and_moves_nothing(mixture, make_writer):
+    expected = steps_of(mixture, make_writer(), 6)
+    with PackedLoader(mixture=mixture, writer=make_writer(), spec=spec_of()) as loader:
+        first = [content(batch) for batch in loader.preview_batches(3)]
+        steps = list(islice(loader, 3))
+        assert [content(batch) for batch in loader.preview_batches(3)] == first
+        steps += list(islice(loader, 3))
+    assert first == [content(step.batches[0]) for step in expected[:3]]
+    assert [content(step.batches[0]) for step in steps] == [content(step.batches[0]) for step in expected]
+    assert [step.counts for step in steps] == [step.counts for step in expected]
+
+
+def test_reading_ahead_is_bounded_and_close_ends_the_threads(mixture, make_writer):
+    before = threading.active_count()
+    loader = PackedLoader(mixture=mixture, writer=make_writer(), spec=spec_of(workers=3))
+    next(loader)
+    assert before < threading.active_count() <= before + 3
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="closed"):
+        next(loader)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "problem"),
+    [
+        ({}, {"batches_per_step": 3, "world_size": 2}, "batches_per_step is 3; expected a multiple of the 2 ranks"),
+        ({"max_tokens_per_sample": 1000}, {}, "max_tokens_per_sample is 1000; expected 1 to data.tokens_per_batch, which is 256"),
+        ({"lookahead": 0}, {}, "lookahead is 0"),
+        ({"workers": -1}, {}, "workers is -1"),
+        ({"skip_limit": 2.0}, {}, "skip_limit is 2.0"),
+    ],
+)
+def test_numbers_that_do_not_fit_together(mixture, make_writer, changes, arguments, problem):
+    with pytest.raises(SpecError, match=problem):
+        PackedLoader(mixture=mixture, writer=make_writer(), spec=spec_of(**changes), **arguments)
+
+
+def test_tasks_that_the_model_cannot_do_are_refused_before_reading(mixture, make_writer):
+    with pytest.raises(SpecError, match="no encoder"):
+        PackedLoader(mixture=mixture, writer=make_writer(encoder_spec=None, encoder_tokens=None), spec=spec_of())
