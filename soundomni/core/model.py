@@ -198,7 +198,10 @@ class UnifiedModel(nn.Module):
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
         """Lays out the tokens of a table and plans exact attention among them."""
         stored = self.stored(table)
-        return self.layout(stored, plan_attention(table, stored, device=self.device, executor=self.executor), cache)
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+        plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=dtype)
+        return self.layout(stored, plan, cache)
 
     def enter_features(self, clips: Clips) -> Tensor:
         """Clips to understand → hidden tokens `[N, H]`."""

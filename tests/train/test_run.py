@@ -152,8 +152,8 @@ def test_mistakes_are_told(tmp_path: Path, override: str, message: str) -> None:
 
 def test_a_codec_is_trained_alone(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    settings = ("train.steps=24", "train.optimizer.lr=0.01", "train.validation.every=24", "train.validation.num_describe=1")
-    spec = tiny_spec(run_dir, *settings, codec=True)
+    learning = ("train.steps=24", "train.optimizer.lr=0.01", "data.datasets.toys.source.kinds=[sine]")
+    spec = tiny_spec(run_dir, *learning, "train.validation.every=24", "train.validation.num_describe=1", codec=True)
     run_training(spec)
     lines = measured(run_dir)
     assert {"loss/stft", "loss/l1", "loss/kl"} <= set(lines[0])
