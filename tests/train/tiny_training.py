@@ -62,6 +62,7 @@ class TinyModel(nn.Module):
         self.codec = nn.Linear(3, 3).requires_grad_(False)
         self.enter = nn.Linear(3, 5)
         self.layers = nn.ModuleList(Block() for _ in range(2))
+        self.layers[0].norm.requires_grad_(False)  # a unit of which only a part is trained
         self.leave = nn.Linear(5, 2)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.register_buffer("scale", torch.ones(()))
