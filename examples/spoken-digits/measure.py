@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Classifier(nn.Module):
         widths = (1, 16, 32, 48, 64)
         blocks = [
             nn.Sequential(nn.Conv2d(a, b, 3, stride=1 if a == 1 else 2, padding=1), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         ]
         self.body = nn.Sequential(*blocks)
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(64 * 5, len(DIGITS)))

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     result = evaluate(model, unseen, limit=args.measure, seed=0, batch=16)
     report: dict[str, Any] = {"step": step, "model": str(out / "model"), "generated": files, "heard": heard, "measured": result}
     emit(args, report, text="\n".join(lines(result)))
-    note(f"\nListen to {folder}, or make more: soundomni generate --model {out / 'model'} --prompt \"{PROMPTS[0]}\"")
+    note(f'\nListen to {folder}, or make more: soundomni generate --model {out / "model"} --prompt "{PROMPTS[0]}"')
     return 0
 
 

@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="model directory")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
-    what.add_argument("--grid", metavar="FILE", help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made")
+    what.add_argument(
+        "--grid", metavar="FILE", help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made"
+    )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each clip (default: 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
@@ -54,7 +56,6 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit, note
     from soundomni.core.hub import SoundOmni
-
 
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     out = make_directory(args.out)

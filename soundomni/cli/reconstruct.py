@@ -47,9 +47,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
                 "mel_distance": round(mel_distance(reference, made.waveform, made.sample_rate), 4),
             }
         )
-    text = "\n".join(
-        f"{row['out']}  SI-SDR {row['si_sdr']} dB  STFT {row['stft_distance']}  mel {row['mel_distance']}" for row in rows
-    )
+    text = "\n".join(f"{row['out']}  SI-SDR {row['si_sdr']} dB  STFT {row['stft_distance']}  mel {row['mel_distance']}" for row in rows)
     emit(args, {"files": rows}, text=text)
     return 0
 

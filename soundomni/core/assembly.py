@@ -15,9 +15,7 @@ from soundomni.core.schema import ModelSpec, Slot
 from soundomni.core.tokenizer import TextTokenizer
 
 
-def build_model(
-    spec: ModelSpec, *, tokenizer: TextTokenizer, trust_class_paths: bool = False, seed: int = 0
-) -> UnifiedModel:
+def build_model(spec: ModelSpec, *, tokenizer: TextTokenizer, trust_class_paths: bool = False, seed: int = 0) -> UnifiedModel:
     """Builds the model of a spec with random weights that depend on `seed` alone.
 
     Raises:
@@ -30,9 +28,7 @@ def build_model(
         router = cast(Router, build("router", spec.router, trust_class_paths=trust_class_paths))
         backbone = cast(
             Backbone,
-            build(
-                "backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=tokenizer.vocab_size, router=router
-            ),
+            build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=tokenizer.vocab_size, router=router),
         )
         codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
         encoder = None

@@ -216,9 +216,7 @@ def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTa
 
 
 @torch.no_grad()
-def sample_text(
-    model: UnifiedModel, contexts: Sequence[Context], *, tokenizer: TextTokenizer, max_new_tokens: int
-) -> list[list[int]]:
+def sample_text(model: UnifiedModel, contexts: Sequence[Context], *, tokenizer: TextTokenizer, max_new_tokens: int) -> list[list[int]]:
     """Continues each context with text, greedily, until the end token or `max_new_tokens`. Returns the ids of each text."""
     cache = make_cache(model, contexts, room=max_new_tokens + 1)
     start = text_segment([], bos=tokenizer.bos, eos=tokenizer.eos, loss=True)
@@ -244,9 +242,7 @@ def sample_text(
     return texts
 
 
-def features_context(
-    model: UnifiedModel, waveform: np.ndarray, *, tokenizer: TextTokenizer, attend: Attend, rule: PositionRule
-) -> Context:
+def features_context(model: UnifiedModel, waveform: np.ndarray, *, tokenizer: TextTokenizer, attend: Attend, rule: PositionRule) -> Context:
     """Writes a mono clip `[1, S]`, at the encoder's rate, as something to understand."""
     assert model.encoder is not None, "describing needs an encoder"
     segment = audio_segment(

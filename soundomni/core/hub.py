@@ -63,9 +63,7 @@ class SoundOmni:
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(
-        cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu"
-    ) -> SoundOmni:
+    def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
         """Loads a model directory. The weights must fit the spec exactly.
 
         Args:
@@ -144,18 +142,13 @@ class SoundOmni:
         spec = self.model.codec.spec
         num_samples = max(1, round(seconds * spec.sample_rate))
         negative = text_context(self.tokenizer, negative_prompt) if negative_prompt else ()
+        frames = spec.num_frames(num_samples)
         requests = [
-            AudioRequest(
-                context=text_context(self.tokenizer, prompt),
-                negative=negative,
-                num_frames=spec.num_frames(num_samples),
-                seed=seed,
-            )
+            AudioRequest(context=text_context(self.tokenizer, prompt), negative=negative, num_frames=frames, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        guidance = self.spec.guidance
-        if guidance_scale is not None:
-            guidance = replace(guidance, scale=guidance_scale)
+        given = self.spec.guidance
+        guidance = given if guidance_scale is None else replace(given, scale=guidance_scale)
         sampler = build_sampler(self.spec.sampler, num_steps=num_steps)
         clips: list[Audio] = []
         for batch in _batches(requests, batch_size):
@@ -172,9 +165,7 @@ class SoundOmni:
             clips += [Audio(fit_length(w, num_samples), spec.sample_rate) for w in waveform]
         return clips
 
-    def describe(
-        self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16
-    ) -> list[str]:
+    def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
 
         Raises:
@@ -268,6 +259,6 @@ def _card(spec: Spec, parameters: int) -> str:
     return (
         "---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\n---\n\n"
         f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{plugins}\n\n"
-        "```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(\".\")\n"
+        '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
         'clip = model.generate(["..."], seconds=1.0)[0]\n```\n'
     )

@@ -177,9 +177,7 @@ class Objective(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def corrupt(
-        self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]
-    ) -> Query:
+    def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Corrupts clips with `noise` `[B]` set, except their `known` `[B, T]` frames; the others stay clean at timestep 0.
 
         Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.

@@ -35,7 +35,7 @@ def folder_of(path: Path, count: int = 4, *, seconds: float = 0.5, captions: boo
 
 
 def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
-    return f"--data.datasets={{mine: {{source: {{class_path: audio-folder, init_args: {{path: '{path}'}}}}, tasks: {tasks}}}}}"
+    return f"--data.datasets={{toys: null, mine: {{source: {{class_path: audio-folder, init_args: {{path: '{path}'}}}}, tasks: {tasks}}}}}"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,17 @@ def test_a_finished_run_is_not_trained_again(tiny_spec: Path, tiny_run: Path) ->
 
 def test_generate_writes_sound_and_pictures(tiny_model: Path, tmp_path: Path, result: Any) -> None:
     made = result(
-        "generate", "--model", tiny_model, "--prompt", "a sine tone", "--prompt", "two clicks", "--seconds", "0.4", "--out", tmp_path / "out"
+        "generate",
+        "--model",
+        tiny_model,
+        "--prompt",
+        "a sine tone",
+        "--prompt",
+        "two clicks",
+        "--seconds",
+        "0.4",
+        "--out",
+        tmp_path / "out",
     )
     assert len(made["clips"]) == 2
     for clip in made["clips"]:
@@ -158,7 +168,7 @@ def test_damaged_and_foreign_weights_are_refused(tiny_model: Path, tmp_path: Pat
     state = load_file(weights)
     save_file({**state, "extra": torch.zeros(1)}, weights)
     assert "holds another model: 0 tensors missing, 1 unexpected" in fails("generate", "--model", copy, "--prompt", "x")
-    save_file({key: value for key, value in list(state.items())[1:]}, weights)
+    save_file(dict(list(state.items())[1:]), weights)
     assert "1 tensors missing" in fails("generate", "--model", copy, "--prompt", "x")
     weights.write_bytes((tiny_model / "model.safetensors").read_bytes()[:-100])
     assert "cannot be read as safetensors" in fails("generate", "--model", copy, "--prompt", "x")

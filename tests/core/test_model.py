@@ -275,7 +275,9 @@ def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
     before = {name for name, p in free.named_parameters() if p.requires_grad}
     after = {name for name, p in frozen.named_parameters() if p.requires_grad}
     assert after < before
-    sum(total for total, _ in frozen(PackedBatch.from_samples([sample(frozen, "modality", 0), sample(frozen, "modality", 1)])).values()).backward()
+    sum(
+        total for total, _ in frozen(PackedBatch.from_samples([sample(frozen, "modality", 0), sample(frozen, "modality", 1)])).values()
+    ).backward()
     assert {name for name, p in frozen.named_parameters() if p.grad is not None} == after
 
 

@@ -26,9 +26,7 @@ BOS, EOS = 1, 2
 
 def audio(role: Role, attend: Attend, frames: int, rule: PositionRule, seed: int = 0) -> Segment:
     waveform = np.random.default_rng(seed).standard_normal((1, frames * 4)).astype(np.float32)
-    segment = audio_segment(
-        role=role, attend=attend, num_frames=frames, num_samples=frames * 4, boundary_ids=(3, 4), positions=rule
-    )
+    segment = audio_segment(role=role, attend=attend, num_frames=frames, num_samples=frames * 4, boundary_ids=(3, 4), positions=rule)
     return segment.with_waveform(waveform)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.signal
+import torch
+import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +226,6 @@ def test_mel_distance_closed_forms() -> None:
 
 
 def test_mel_distance_equals_torchaudio() -> None:
-    torch, torchaudio = pytest.importorskip("torch"), pytest.importorskip("torchaudio")
     rng = np.random.default_rng(1)
     one, two = rng.standard_normal((2, 1, 3000))
     window = float(np.hanning(513)[:-1].sum())
