@@ -73,3 +73,15 @@ def test_two_processes_make_and_say_what_one_does(runs: tuple[Path, Path]) -> No
     assert abs(one - two).max() < 2e-3 < abs(one).max()
     said = [[json.loads(line) for line in (folder / "descriptions.jsonl").read_text().splitlines()] for folder in folders]
     assert [line["clip"] for line in said[0]] == [line["clip"] for line in said[1]]
+
+
+@pytest.mark.long
+def test_the_losses_of_two_processes_are_those_of_one_over_twenty_steps(tmp_path: Path) -> None:
+    run_training(tiny_spec(tmp_path / "one", "train.steps=20"))
+    command = [sys.executable, *TORCHRUN, str(PROGRAM), str(tmp_path / "two"), "train.steps=20"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one, two = (measured(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 20
+    for name in ("loss/ce", "loss/velocity"):
+        assert max(abs(a[name] - b[name]) for a, b in zip(one, two, strict=True)) <= 1e-5
