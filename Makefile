@@ -30,15 +30,18 @@ bench: $(READY)
 	$(PYTHON) -m pytest benchmarks --benchmark-only -q
 
 $(READY): pyproject.toml
-	test -x $(PYTHON) || python3 -m venv $(VENV)
+	@test -x $(VENV)/bin/pip || python3 -m venv --clear $(VENV) || \
+		{ echo "python3 cannot make virtual environments here: sudo apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
 # The spoken-digits example and its test speak with espeak-ng and convert with sox.
 tools:
 	@if ! command -v espeak-ng >/dev/null || ! command -v sox >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 			apt-get update -qq && apt-get install -y -qq espeak-ng sox; \
+		elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
+			sudo -n apt-get update -qq && sudo -n apt-get install -y -qq espeak-ng sox; \
 		else \
 			echo "espeak-ng and sox are needed: sudo apt-get install espeak-ng sox" >&2; exit 2; \
 		fi; \

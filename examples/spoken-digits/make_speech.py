@@ -125,14 +125,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shutil.which(tool) is None:
             sys.stderr.write(f"{tool} is missing: sudo apt-get install espeak-ng sox\n")
             return 2
-    recordings = plan(args.per_voice, args.seed)
+    if args.out.exists():
+        sys.stderr.write(f"'{args.out}' exists already: remove it, or choose another folder\n")
+        return 2
+    unfinished = args.out.with_name(args.out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     for folder in ("train", "files", "voices"):
-        (args.out / folder).mkdir(parents=True, exist_ok=True)
+        (unfinished / folder).mkdir(parents=True)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda recording: speak(recording, args.out), recordings))
-    broken = break_one(args.out / "train")
+        list(pool.map(lambda recording: speak(recording, unfinished), plan(args.per_voice, args.seed)))
+    break_one(unfinished / "train")
+    unfinished.rename(args.out)
     counts = {name: len(list((args.out / name).glob("*.txt"))) for name in ("train", "files", "voices")}
-    sys.stdout.write(f"{args.out}: {counts}, of which {broken} is broken\n")
+    sys.stdout.write(f"{args.out}: {counts}, of which one is broken\n")
     return 0
 
 

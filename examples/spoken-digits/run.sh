@@ -3,10 +3,11 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${WORK:-$here/work}"
+python="${PYTHON:-$here/../../.venv/bin/python}"
 mkdir -p "$work"
 cd "$work"
-test -d speech/voices || python "$here/make_speech.py" speech
-soundomni train --config "$here/digits.yaml" "$@"
-soundomni export run --out model
-soundomni generate --model model --prompt three --prompt seven --seconds 0.6 --out said
-python "$here/measure.py" --speech speech --model model
+test -e speech || "$python" "$here/make_speech.py" speech
+"$python" -m soundomni train --config "$here/digits.yaml" "$@"
+"$python" -m soundomni export run --out model
+"$python" -m soundomni generate --model model --prompt three --prompt seven --seconds 0.6 --out said
+"$python" "$here/measure.py" --speech speech --model model

@@ -20,13 +20,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file."""
     from soundomni.cli.output import emit
-    from soundomni.core.errors import SpecError
     from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_device
     from soundomni.data.audio import read_audio
 
-    for option, value in (("--max-tokens", args.max_tokens), ("--batch", args.batch)):
-        if value < 1:
-            raise SpecError(f"{option} must be at least 1, {value} was given")
+    check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)
+    check_count("--batch", args.batch)
+    check_device(args.device)
     clips = [Audio(*read_audio(file)) for file in args.files]
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     texts = model.describe(clips, question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)

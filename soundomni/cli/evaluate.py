@@ -29,14 +29,16 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni import __version__
     from soundomni.cli.evaluation import evaluate, lines
     from soundomni.cli.output import emit
-    from soundomni.core.errors import SpecError
     from soundomni.core.hub import SoundOmni
     from soundomni.core.interfaces import Dataset
+    from soundomni.core.limits import check_count, check_device, check_seed
     from soundomni.core.registry import build
     from soundomni.core.spec import parse_slot
 
-    if args.limit < 1 or args.batch < 1:
-        raise SpecError(f"--limit and --batch must be at least 1, {args.limit} and {args.batch} were given")
+    check_count("--limit", args.limit)
+    check_count("--batch", args.batch)
+    check_seed(args.seed)
+    check_device(args.device)
     slot = parse_slot("dataset", args.dataset)
     dataset = cast(Dataset, build("dataset", slot, trust_class_paths=args.trust_class_paths))
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)

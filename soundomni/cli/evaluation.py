@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, UnreadableAudioError
 
 if TYPE_CHECKING:
     from soundomni.core.hub import Audio, SoundOmni
@@ -21,19 +21,17 @@ def evaluate(model: SoundOmni, dataset: Dataset, *, limit: int, seed: int, batch
     """Measures a model on the first `limit` clips of a data set.
 
     "reconstructed" is always measured. "described" and "answered" need an encoder, and captions or questions. "generated" needs
-    clips whose attributes can be heard by signal analysis: those of toy-sounds.
+    clips whose attributes can be heard by signal analysis: those of toy-sounds. Clips that cannot be read are named on stderr, left
+    out, and counted as "unreadable".
 
     Raises:
-        DataError: the data set is empty, or a clip cannot be read.
+        DataError: the data set is empty, or none of its clips can be read.
     """
-    from soundomni.core.hub import Audio
-
     if len(dataset) == 0:
         raise DataError("there is nothing to evaluate on: the data set is empty")
-    indices = range(min(limit, len(dataset)))
-    items = [dataset.item(i) for i in indices]
-    clips = [Audio(*dataset.load(i)) for i in indices]
-    result: dict[str, Any] = {"clips": len(clips), "reconstructed": reconstruction_scores(model, clips)}
+    count = min(limit, len(dataset))
+    items, clips = _read(dataset, count)
+    result: dict[str, Any] = {"clips": len(clips), "unreadable": count - len(clips), "reconstructed": reconstruction_scores(model, clips)}
     toys = [item for item in items if "events" in item.attributes]
     if model.model.encoder is not None:
         texts = model.describe(clips, batch_size=batch)
@@ -44,6 +42,24 @@ def evaluate(model: SoundOmni, dataset: Dataset, *, limit: int, seed: int, batch
         made = model.generate([item.captions[0] for item in items], seconds=seconds, seeds=seed, batch_size=batch)
         result["generated"] = generation_scores(items, made)
     return result
+
+
+def _read(dataset: Dataset, count: int) -> tuple[list[Item], list[Audio]]:
+    from soundomni.cli.output import note
+    from soundomni.core.hub import Audio
+
+    items, clips = [], []
+    for i in range(count):
+        item = dataset.item(i)
+        try:
+            clips.append(Audio(*dataset.load(i)))
+        except UnreadableAudioError as error:
+            note(f"left out '{item.key}': {error}")
+            continue
+        items.append(item)
+    if not clips:
+        raise DataError(f"there is nothing to evaluate on: none of the {count} clips can be read")
+    return items, clips
 
 
 def reconstruction_scores(model: SoundOmni, clips: Sequence[Audio]) -> Scores:
@@ -111,7 +127,7 @@ def _answered(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], b
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Writes a result as text, one line per task."""
-    out = [f"{result['clips']} clips"]
+    out = [f"{result['clips']} clips" + (f", {result['unreadable']} unreadable" if result["unreadable"] else "")]
     for task in ("generated", "described", "answered", "reconstructed"):
         if task in result:
             parts = [f"{name} {_number(name, value)}" for name, value in result[task].items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -18,3 +19,9 @@ def make_directory(path: str | Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise DataError(f"cannot write to '{folder}': permission denied")
     return folder
+
+
+def next_number(folder: Path) -> int:
+    """Returns the number after the highest one that a file name in the folder begins with, as in `012-name.wav`; 0 without any."""
+    numbers = [int(match[1]) for path in folder.iterdir() if (match := re.match(r"(\d+)-", path.name))]
+    return max(numbers, default=-1) + 1

@@ -19,7 +19,7 @@ HELP = "make audio from prompts"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One clip that is asked for; None leaves the choice to the model's spec."""
+    """One clip that is asked for; None leaves the choice to the model's spec. `spans` in seconds of the file `keep` are kept."""
 
     prompt: str
     seconds: float
@@ -27,6 +27,8 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     negative: str | None = None
+    keep: str | None = None
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
+    parser.add_argument("--keep", metavar="FILE", help="audio that stays while the rest is made, to continue it or to fill a gap")
+    parser.add_argument(
+        "--span",
+        type=_span,
+        action="append",
+        metavar="FROM:TO",
+        help="seconds of the file that stay; may be given several times (default: all of it)",
+    )
     parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
     parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
     parser.add_argument("--out", default="generated", metavar="DIR", help="where files go (default: generated)")
@@ -52,51 +62,62 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
     requests = read_grid(Path(args.grid)) if args.grid else _from_options(args)
     _check(requests, args.batch)
+    requests = _keeping(requests, args)
 
     from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit, note
+    from soundomni.cli.output import emit
     from soundomni.core.hub import SoundOmni
+    from soundomni.core.limits import check_negative
 
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    for request in requests:
+        check_negative(request.negative, model.spec.guidance.scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
-    made = []
+    made, lines = [], []
     for request, files in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures):
-        note(f"{files[0]}  {request.prompt}")
         made.append({**asdict(request), "files": [str(file) for file in files]})
-    emit(args, {"model": str(args.model), "clips": made}, text=None)
+        lines.append(f"{files[0]}  {' '.join(request.prompt.split())}")
+    emit(args, {"model": str(args.model), "clips": made}, text="\n".join(lines))
     return 0
 
 
 def generate_files(
     model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool
 ) -> Iterator[tuple[Request, list[Path]]]:
-    """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart."""
-    from soundomni.data.audio import write_wav
+    """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart.
+
+    What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows.
+    """
+    from soundomni.cli.files import next_number
+    from soundomni.core.hub import Audio, Kept
+    from soundomni.data.audio import read_audio, write_wav
     from soundomni.data.spectrogram import save_spectrogram
 
-    index = 0
-    with (out / "prompts.jsonl").open("w", encoding="utf-8") as log:
-        for group in _groups(requests, batch):
-            first = group[0]
-            clips = model.generate(
-                [request.prompt for request in group],
-                seconds=first.seconds,
-                num_steps=first.steps,
-                guidance_scale=first.guidance,
-                negative_prompt=first.negative,
-                seeds=[request.seed for request in group],
-                batch_size=batch,
-            )
-            for request, clip in zip(group, clips, strict=True):
-                stem = out / f"{index:03d}-{slug(request.prompt)}"
-                files = [stem.with_suffix(".wav")]
-                write_wav(files[0], clip.waveform, clip.sample_rate)
-                if pictures:
-                    files.append(stem.with_suffix(".png"))
-                    save_spectrogram(files[1], clip.waveform, clip.sample_rate, title=request.prompt)
+    index = next_number(out)
+    for group in _groups(requests, batch):
+        first = group[0]
+        kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
+        clips = model.generate(
+            [request.prompt for request in group],
+            seconds=first.seconds,
+            num_steps=first.steps,
+            guidance_scale=first.guidance,
+            negative_prompt=first.negative,
+            known=[kept] * len(group),
+            seeds=[request.seed for request in group],
+            batch_size=batch,
+        )
+        for request, clip in zip(group, clips, strict=True):
+            stem = out / f"{index:03d}-{slug(request.prompt)}"
+            files = [stem.with_suffix(".wav")]
+            write_wav(files[0], clip.waveform, clip.sample_rate)
+            if pictures:
+                files.append(stem.with_suffix(".png"))
+                save_spectrogram(files[1], clip.waveform, clip.sample_rate, title=request.prompt)
+            with (out / "prompts.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps({**asdict(request), "file": files[0].name}) + "\n")
-                index += 1
-                yield request, files
+            index += 1
+            yield request, files
 
 
 def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
@@ -125,6 +146,30 @@ def _from_options(args: argparse.Namespace) -> list[Request]:
     ]
 
 
+def _span(text: str) -> tuple[float, float]:
+    start, colon, end = text.partition(":")
+    try:
+        if colon:
+            return float(start), float(end)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} was given, expected FROM:TO in seconds, such as 0:1.5")
+
+
+def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:
+    """Adds what --keep and --span say to every request."""
+    from soundomni.core.errors import SpecError
+    from soundomni.data.audio import audio_info
+
+    if args.keep is None:
+        if args.span:
+            raise SpecError("--span says what is kept of a file: give it with --keep FILE")
+        return requests
+    samples, rate, _ = audio_info(args.keep)
+    spans = tuple(args.span or [(0.0, samples / rate)])
+    return [replace(request, keep=args.keep, spans=spans) for request in requests]
+
+
 def read_grid(path: Path) -> list[Request]:
     """Reads a YAML grid: each key holds a value or a list, and every combination is one clip. Raises DataError or SpecError."""
     import yaml
@@ -145,7 +190,8 @@ def read_grid(path: Path) -> list[Request]:
     columns = {key: value if isinstance(value, list) else [value] for key, value in (defaults | tree).items()}
     for key, values in columns.items():
         for value in values:
-            if not isinstance(value, types[key]) and not (value is None and key in defaults):  # type: ignore[arg-type]
+            right = isinstance(value, types[key]) and not isinstance(value, bool)  # type: ignore[arg-type]
+            if not right and not (value is None and key in ("steps", "guidance", "negative")):
                 raise SpecError(f"the grid '{path}': {key} has the value {value!r}, which is of the wrong type")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
     return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
@@ -153,13 +199,15 @@ def read_grid(path: Path) -> list[Request]:
 
 def _check(requests: list[Request], batch: int) -> None:
     from soundomni.core.errors import SpecError
+    from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seconds, check_seed
 
-    if batch < 1:
-        raise SpecError(f"--batch must be at least 1, {batch} was given")
+    check_count("--batch", batch)
     for request in requests:
-        if not request.seconds > 0:
-            raise SpecError(f"seconds must be above 0, {request.seconds} was given")
-        if request.steps is not None and request.steps < 1:
-            raise SpecError(f"steps must be at least 1, {request.steps} was given")
+        check_seconds(request.seconds)
+        check_seed(request.seed)
+        if request.steps is not None:
+            check_count("steps", request.steps, most=MOST_STEPS)
+        if request.guidance is not None:
+            check_scale(request.guidance)
         if not request.prompt.strip():
             raise SpecError("an empty prompt was given; say what to make, for example --prompt 'a rising sine tone'")

@@ -1,6 +1,9 @@
 """The command line: finds the command, imports its file alone, and turns every failure into one line.
 
 Exit status: 0 done, 1 an error of the program or a check that failed, 2 a mistake of the user, 130 interrupted.
+
+Under torchrun every process of a node finds the same mistake of the user, and the first one tells it. What one process met alone, which
+has a note that says so (World.own_errors), and what is no mistake of the user is told by whichever process it happens to.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (SoundOmniError, OSError) as error:
-        return _fail(arguments, f"error: {error}", status=2)
+        return 2 if _is_told_by_another(error) else _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
     except Exception as error:
         hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
         return _fail(arguments, f"internal error: {type(error).__name__}: {error}{hint}", status=1)
@@ -106,6 +109,15 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of every command, at any place")
     for option, text in GLOBAL_OPTIONS.items():
         group.add_argument(option, action="store_true", help=text)
+
+
+def _is_told_by_another(error: Exception) -> bool:
+    local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
+    return local_rank != "0" and isinstance(error, SoundOmniError) and not _notes(error)
+
+
+def _notes(error: Exception) -> list[str]:
+    return [f"({note})" for note in getattr(error, "__notes__", ())]
 
 
 def _fail(arguments: list[str], message: str, *, status: int) -> int:

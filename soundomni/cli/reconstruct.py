@@ -25,10 +25,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
     from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.limits import check_device
     from soundomni.core.waveform import match_channels, resample
     from soundomni.data.analysis import mel_distance, multi_resolution_stft_distance, si_sdr
     from soundomni.data.audio import read_audio, write_wav
 
+    check_device(args.device)
     clips = [Audio(*read_audio(file)) for file in args.files]
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     out = make_directory(args.out)

@@ -43,9 +43,12 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
     from soundomni.cli.output import emit, table
+    from soundomni.core.checks import check_train
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
 
+    if spec.train is not None:
+        check_train(spec.train)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)

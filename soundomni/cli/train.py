@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 HELP = "train a model or a codec from a spec"
+EXISTING = ("resume", "refuse", "overwrite")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SPEC",
         help="YAML file or the name of a shipped spec; later ones change earlier ones",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=EXISTING,
+        default="resume",
+        help="what to do when train.run_dir holds a run: go on with it, stop, or remove it first (default: resume)",
     )
 
 
@@ -27,7 +34,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.train.run import run_training
 
     spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths)
-    result = run_training(spec, trust_class_paths=args.trust_class_paths)
+    result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
     if os.environ.get("RANK", "0") == "0":
         report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}
         state = "finished" if result.finished else "saved and stopped; the same command goes on from there"

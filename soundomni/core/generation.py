@@ -54,6 +54,7 @@ def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> K
     """Allocates a cache with one row per context and room for `room` more tokens in each, and computes the contexts into it."""
     backbone = model.backbone
     parameter = next(backbone.parameters())
+    kind = parameter.device.type
     cache = KVCache(
         num_rows=len(contexts),
         capacity=max(map(context_length, contexts)) + room,
@@ -61,7 +62,7 @@ def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> K
         num_kv_heads=backbone.num_kv_heads,
         head_dim=backbone.head_dim,
         device=parameter.device,
-        dtype=parameter.dtype,
+        dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
     )
     samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
     model.prefill(PackedBatch.from_samples(samples).to(model.device), cache)
@@ -148,6 +149,11 @@ class AudioRequest:
     known_mask: Tensor | None = None
 
 
+def sampler_seed(seed: int) -> int:
+    """Returns the seed of what a stochastic sampler draws: another stream than that of any clip's noise nearby."""
+    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators read the low 32 bits alone
+
+
 def start_noise(requests: Sequence[AudioRequest], dim: int) -> Tensor:
     """Noise `[B, D, T]`, each clip from its own seed and independent of the batch around it."""
     longest = max(request.num_frames for request in requests)
@@ -200,7 +206,7 @@ def sample_audio(
         return out.reshape(count, *values.shape)
 
     predict = target.hold(guided(predict_branches, guidance, valid=valid & ~target.known))
-    generators = [torch.Generator().manual_seed(request.seed + 1) for request in requests]
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
     values = sampler.sample(predict, target.show(start), generators=generators, on_step=on_step)
     return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
 

@@ -42,7 +42,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
     Raises:
         SpecError: the guidance is out of its range.
     """
-    _check(guidance)
+    check_guidance(guidance)
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
@@ -72,7 +72,8 @@ def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid:
     return factor.clamp(guidance.renormalise_min, 1.0).to(steered.dtype)
 
 
-def _check(guidance: GuidanceSpec) -> None:
+def check_guidance(guidance: GuidanceSpec) -> None:
+    """Raises SpecError, naming the dotted key, when a value is out of its range."""
     low, high = guidance.interval
     if not low <= high:
         raise SpecError(f"guidance.interval must be (low, high) with low <= high, {(low, high)} was given")

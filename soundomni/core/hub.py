@@ -1,12 +1,14 @@
 """A trained model and how it is used: load, save, generate, describe, reconstruct.
 
-A model directory holds spec.yaml, config.json, model.safetensors, tokenizer.json and README.md (the model card). Nothing in it is
-ever unpickled, and its spec may only name registered plugins.
+Nothing in a model directory (see model_directory.py) is ever unpickled, and its spec may only name registered plugins.
+
+Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +21,45 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.editing import known_frames
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.generation import (
     AudioRequest,
     Context,
+    context_length,
     features_context,
     sample_audio,
     sample_text,
     text_context,
 )
+from soundomni.core.limits import (
+    MOST_NEW_TOKENS,
+    MOST_STEPS,
+    check_count,
+    check_device,
+    check_negative,
+    check_scale,
+    check_seconds,
+    check_seed,
+)
 from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import Slot, Spec
+from soundomni.core.model_directory import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    check_portable,
+    plugins,
+    portable,
+    read_max_tokens,
+    replacing,
+    trained_max_tokens,
+)
+from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
+from soundomni.core.model_directory import (
+    card as model_card,
+)
+from soundomni.core.schema import Spec
 from soundomni.core.sequence import Attend, PositionRule
 from soundomni.core.spec import dump_spec, load_spec
 from soundomni.core.tokenizer import TextTokenizer
@@ -37,7 +67,8 @@ from soundomni.core.waveform import fit_length, match_channels, resample
 
 T = TypeVar("T")
 
-SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "spec.yaml", "config.json", "model.safetensors", "README.md"
+BOUNDARIES = 2
+"""Tokens around the frames of a clip."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +79,20 @@ class Audio:
     sample_rate: int
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a clip while the rest is made: its beginning to continue it, all but a gap to fill that.
+
+    Args:
+        clip: any rate and channel count; its time 0 is that of the clip to make.
+        spans: (from, to) in seconds. The frames of the codec that lie whole within them are given to the model and come back as
+            the codec reconstructs them.
+    """
+
+    clip: Audio
+    spans: Sequence[tuple[float, float]]
+
+
 class SoundOmni:
     """A model ready for use.
 
@@ -55,12 +100,14 @@ class SoundOmni:
         model: the network.
         spec: what it was built from.
         tokenizer: its text tokens.
+        max_tokens: the longest sample it was trained with; longer ones are refused. None for no limit.
     """
 
-    def __init__(self, model: UnifiedModel, spec: Spec, tokenizer: TextTokenizer) -> None:
+    def __init__(self, model: UnifiedModel, spec: Spec, tokenizer: TextTokenizer, *, max_tokens: int | None = None) -> None:
         self.model = model
         self.spec = spec
         self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
@@ -74,34 +121,44 @@ class SoundOmni:
         Raises:
             CheckpointError: a file is missing or damaged, or the weights are of another model.
             PluginError: the spec names something that is not a registered plugin.
+            SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
         """
+        check_device(device)
         path = Path(directory)
         for name in (SPEC_FILE, WEIGHTS_FILE):
             if not (path / name).is_file():
                 raise CheckpointError(f"'{path}' is not a model directory: it has no {name}; `soundomni export RUN` makes one")
+        max_tokens = read_max_tokens(path)
         spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()))
+        check_portable(spec)
+        spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
         model = build_model(spec.model, tokenizer=tokenizer)
         load_weights(model, path / WEIGHTS_FILE)
-        return cls(model.to(device), spec, tokenizer)
+        return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens)
 
     def save_pretrained(self, directory: str | Path, *, card: str | None = None) -> Path:
-        """Writes a model directory. Raises CheckpointError when it cannot be written."""
-        path = Path(directory)
+        """Writes a model directory, whole or not at all; an older one is replaced.
+
+        Raises:
+            CheckpointError: it cannot be written, or something other than an older model is there.
+        """
         state = {key: value.detach().contiguous().cpu() for key, value in self.model.state_dict().items()}
         parameters = sum(p.numel() for p in self.model.parameters())
-        config = {"format": 1, "parameters": parameters, "sample_rate": self.sample_rate, "plugins": _plugins(self.spec)}
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            save_file(state, path / f"{WEIGHTS_FILE}.part", metadata={"format": "pt"})
-            (path / f"{WEIGHTS_FILE}.part").replace(path / WEIGHTS_FILE)
-            (path / SPEC_FILE).write_text(dump_spec(_portable(self.spec)), encoding="utf-8")
+        config = {
+            "format": FORMAT,
+            "parameters": parameters,
+            "sample_rate": self.sample_rate,
+            "max_tokens": self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
+            "plugins": plugins(self.spec),
+        }
+        with replacing(directory) as path:
+            save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
+            (path / SPEC_FILE).write_text(dump_spec(portable(self.spec)), encoding="utf-8")
             (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            (path / CARD_FILE).write_text(card or _card(self.spec, parameters), encoding="utf-8")
             self.tokenizer.save(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot write the model directory '{path}': {error}") from error
-        return path
+            (path / CARD_FILE).write_text(card or model_card(self.spec, parameters), encoding="utf-8")
+        return Path(directory)
 
     @property
     def sample_rate(self) -> int:
@@ -116,6 +173,7 @@ class SoundOmni:
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
+        known: Sequence[Kept | None] | None = None,
         seeds: Sequence[int] | int = 0,
         batch_size: int = 16,
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -127,30 +185,32 @@ class SoundOmni:
             seconds: length of each clip.
             num_steps, guidance_scale: of the sampler; None leaves them to the spec.
             negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
+            known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it.
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range.
+            SpecError: a number is out of its range, or nothing whole is kept.
+            DataError: a prompt and its clip are longer than what the model was trained with.
         """
-        if not seconds > 0:
-            raise SpecError(f"seconds must be above 0, {seconds} was given")
-        if batch_size < 1:
-            raise SpecError(f"batch size must be at least 1, {batch_size} was given")
-        seeds = range(seeds, seeds + len(prompts)) if isinstance(seeds, int) else seeds
-        spec = self.model.codec.spec
-        num_samples = max(1, round(seconds * spec.sample_rate))
-        negative = text_context(self.tokenizer, negative_prompt) if negative_prompt else ()
-        frames = spec.num_frames(num_samples)
-        requests = [
-            AudioRequest(context=text_context(self.tokenizer, prompt), negative=negative, num_frames=frames, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        given = self.spec.guidance
-        guidance = given if guidance_scale is None else replace(given, scale=guidance_scale)
+        check_seconds(seconds)
+        check_count("batch size", batch_size)
+        guidance = self.spec.guidance if guidance_scale is None else replace(self.spec.guidance, scale=guidance_scale)
+        check_scale(guidance.scale)
+        check_negative(negative_prompt, guidance.scale)
+        if num_steps is not None:
+            check_count("steps", num_steps, most=MOST_STEPS)
         sampler = build_sampler(self.spec.sampler, num_steps=num_steps)
+        num_samples = max(1, round(seconds * self.sample_rate))
+        given = [None] * len(prompts) if known is None else known
+        numbers = range(seeds, seeds + len(prompts)) if isinstance(seeds, int) else seeds
+        for name, values in (("seeds", numbers), ("known", given)):
+            if len(values) != len(prompts):
+                raise SpecError(f"{name}: {len(values)} were given for {len(prompts)} prompts")
         clips: list[Audio] = []
+        negative = text_context(self.tokenizer, negative_prompt) if negative_prompt else ()
+        requests = [self._request(*one, negative, num_samples) for one in zip(prompts, numbers, given, strict=True)]
         for batch in _batches(requests, batch_size):
             made = sample_audio(
                 self.model,
@@ -162,21 +222,57 @@ class SoundOmni:
                 on_step=on_step,
             )
             waveform = self.model.decode(made).float().cpu().numpy()
-            clips += [Audio(fit_length(w, num_samples), spec.sample_rate) for w in waveform]
+            clips += [Audio(fit_length(w, num_samples), self.sample_rate) for w in waveform]
         return clips
+
+    def _request(self, prompt: str, seed: int, kept: Kept | None, negative: Context, num_samples: int) -> AudioRequest:
+        check_seed(seed)
+        spec = self.model.codec.spec
+        context = text_context(self.tokenizer, prompt)
+        frames = spec.num_frames(num_samples)
+        for before, name in ((context, "prompt"), (negative, "negative prompt")):
+            text = context_length(before)
+            if self.max_tokens is not None and text + frames + BOUNDARIES > self.max_tokens:
+                fits = spec.num_samples(self.max_tokens - text - BOUNDARIES) / spec.sample_rate
+                raise DataError(
+                    f"{num_samples / spec.sample_rate:g} s of audio and a {name} of {text} tokens take {text + frames + BOUNDARIES} "
+                    f"tokens; the model was trained with at most {self.max_tokens}: "
+                    + (f"at most {fits:g} s fit with this {name}" if fits > 0 else f"shorten the {name}")
+                )
+        request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+        return request if kept is None else self._keep(request, kept, num_samples)
+
+    @torch.no_grad()
+    def _keep(self, request: AudioRequest, kept: Kept, num_samples: int) -> AudioRequest:
+        """Adds the normalised values `[D, T]` of what is kept to a request for a clip of `num_samples`."""
+        waveform = self._to_codec(kept.clip)
+        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self.model.device)
+        values = self.model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
+        return replace(request, known=values, known_mask=torch.from_numpy(mask))
 
     def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
 
+        Args:
+            clips: what to hear.
+            question: what to answer; None asks for a description.
+            max_new_tokens: longest text; it ends earlier where the sample reaches the length that the model was trained with.
+            batch_size: clips heard at once.
+
         Raises:
-            SpecError: the model cannot describe.
-            DataError: a clip is too long for the encoder.
+            SpecError: the model cannot describe, or a number is out of its range.
+            DataError: a clip is too long for the encoder, or with its question for what the model was trained with.
         """
+        check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
+        check_count("batch size", batch_size)
         contexts = [self._listen(clip, question) for clip in clips]
         texts: list[str] = []
         for batch in _batches(contexts, batch_size):
-            ids = sample_text(self.model, batch, tokenizer=self.tokenizer, max_new_tokens=max_new_tokens)
-            texts += [self.tokenizer.decode(one) for one in ids]
+            rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(context) for context in batch]
+            longest = min(max_new_tokens, max(rooms))
+            ids = sample_text(self.model, batch, tokenizer=self.tokenizer, max_new_tokens=longest)
+            texts += [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
         return texts
 
     def _listen(self, clip: Audio, question: str | None) -> Context:
@@ -195,17 +291,39 @@ class SoundOmni:
             attend=Attend.FULL if self.spec.model.feature_attend == "full" else Attend.CAUSAL,
             rule=_rule(self.spec.model.feature_positions),
         )
-        return heard + (text_context(self.tokenizer, question) if question else ())
+        asked = text_context(self.tokenizer, question) if question else ()
+        self._check_heard(waveform.shape[1], context_length(asked), context_length(heard))
+        return heard + asked
+
+    def _check_heard(self, num_samples: int, asked: int, heard: int) -> None:
+        """Raises DataError when a clip of `heard` tokens, a question of `asked` tokens and the start of an answer are too long."""
+        total = heard + asked + 1
+        if self.max_tokens is None or total <= self.max_tokens:
+            return
+        encoder = self.model.encoder
+        assert encoder is not None, "checked by _listen"
+        room = self.max_tokens - asked - 1 - BOUNDARIES
+        fits = bisect_right(range(1, num_samples + 1), room, key=encoder.num_tokens) / encoder.spec.sample_rate
+        question = f", a question of {asked} tokens" if asked else ""
+        raise DataError(
+            f"a clip of {num_samples / encoder.spec.sample_rate:g} s{question} and the start of the text take {total} tokens; "
+            f"the model was trained with at most {self.max_tokens}: "
+            + (f"at most {fits:g} s fit, so cut the clip" if fits > 0 else "shorten the question")
+        )
 
     @torch.no_grad()
     def reconstruct(self, clip: Audio) -> Audio:
         """Encodes and decodes a clip with the codec; the result has the codec's rate and channels and the clip's length."""
-        spec = self.model.codec.spec
-        waveform = resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
+        waveform = self._to_codec(clip)
         batch = torch.from_numpy(waveform)[None].to(self.model.device)
         lengths = torch.tensor([waveform.shape[1]], device=batch.device)
         out = self.model.codec.decode(self.model.codec.encode(batch, lengths))[0].float().cpu().numpy()
-        return Audio(fit_length(out, waveform.shape[1]), spec.sample_rate)
+        return Audio(fit_length(out, waveform.shape[1]), self.sample_rate)
+
+    def _to_codec(self, clip: Audio) -> np.ndarray:
+        """Returns `[C, S]` with the rate and the channels of the codec."""
+        spec = self.model.codec.spec
+        return resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
 
 
 def load_weights(model: UnifiedModel, path: Path) -> None:
@@ -233,32 +351,3 @@ def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _rule(name: str) -> PositionRule:
     return PositionRule.SHARED if name == "shared" else PositionRule.ADVANCE
-
-
-def _portable(spec: Spec) -> Spec:
-    """Leaves out what a model directory has no use for: the run, and the file that the codec started from."""
-    codec = spec.model.codec
-    init_args = {name: value for name, value in codec.init_args.items() if name != "weights"}
-    return replace(spec, model=replace(spec.model, codec=replace(codec, init_args=init_args)), data=None, train=None)
-
-
-def _plugins(spec: Spec) -> dict[str, str]:
-    slots: dict[str, Slot | None] = {
-        "backbone": spec.model.backbone,
-        "router": spec.model.router,
-        "codec": spec.model.codec,
-        "encoder": spec.model.encoder,
-        "objective": spec.model.objective,
-        "sampler": spec.sampler,
-    }
-    return {kind: slot.class_path for kind, slot in slots.items() if slot is not None}
-
-
-def _card(spec: Spec, parameters: int) -> str:
-    plugins = "\n".join(f"- {kind}: `{name}`" for kind, name in _plugins(spec).items())
-    return (
-        "---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\n---\n\n"
-        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{plugins}\n\n"
-        '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
-        'clip = model.generate(["..."], seconds=1.0)[0]\n```\n'
-    )

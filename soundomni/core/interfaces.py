@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ class Codec(nn.Module, ABC):
     """Waveform to representation and back. Group `soundomni.codecs`; no runtime arguments.
 
     `spec` must be known from the constructor's arguments alone. An argument named `weights` is a file to start from; a saved model
-    holds the weights itself and leaves that argument out. Encoding is deterministic unless the codec says otherwise, treats
-    each clip of a batch alone, and never depends on `self.training`.
+    holds the weights itself and leaves that argument out. Encoding treats each clip of a batch alone, is random only where
+    generators are given, and never depends on `self.training`.
     """
 
     @property
@@ -46,8 +46,11 @@ class Codec(nn.Module, ABC):
         """Rate, channels, ratio and dimensions of what `encode` returns."""
 
     @abstractmethod
-    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
-        """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each."""
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
+
+        A codec with a random encoding draws that of clip b from `generators[b]`, and returns its mean without generators.
+        """
 
     @abstractmethod
     def decode(self, representation: Representation) -> Tensor:
@@ -236,10 +239,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Skip:
-    """An item that cannot be used: what it is and why."""
+    """An item that cannot be used.
+
+    Args:
+        key: names it.
+        reason: why, in one line.
+        kind: "unreadable" when it is there but cannot be read, the only kind that counts against data.skip_limit; "missing" when
+            it is named but not there; "no caption"; "unsuitable" for anything else, such as a clip that is too long.
+    """
 
     key: str
     reason: str
+    kind: Literal["unreadable", "missing", "no caption", "unsuitable"] = "unreadable"
 
 
 class Dataset(ABC):

@@ -1,6 +1,7 @@
 """Layers of a spec: files, then overrides, each laid over what came before.
 
-Mappings merge key by key; lists and values are replaced. A plugin slot is special: a layer that names another plugin replaces the
+Mappings merge key by key; lists and values are replaced, and so are mappings whose field says so (`schema.replaced`), unless a dotted
+override reaches into them. A plugin slot is special: a layer that names another plugin replaces the
 whole slot, so that arguments of one class never leak into another; a layer that names the same plugin, or only arguments, merges them.
 """
 
@@ -13,6 +14,10 @@ from soundomni.core import yaml_text
 from soundomni.core.convert import DICTS, Text, field_types, join, type_name, unknown_key, without_none
 from soundomni.core.errors import SpecError
 from soundomni.core.schema import Slot
+
+
+class Entries(dict[str, Any]):
+    """Entries of a mapping that a dotted override names one by one: they merge even where a whole mapping would replace."""
 
 
 def merge(base: Any, layer: Any, annotation: Any, key: str = "") -> Any:
@@ -30,8 +35,20 @@ def merge(base: Any, layer: Any, annotation: Any, key: str = "") -> Any:
         types = dict.fromkeys(layer, (get_args(of) or (str, Any))[1])
     else:
         return layer
-    below = base if isinstance(base, dict) else {}
+    below = _below(base, layer, of)
     return {**below, **{k: merge(below.get(k), v, types.get(k, Any), join(key, str(k))) for k, v in layer.items()}}
+
+
+def _below(base: Any, layer: dict[str, Any], of: Any) -> dict[str, Any]:
+    """Returns what the layer merges with: not a mapping that it replaces whole, but its default where one entry of that is set."""
+    below = dict(base) if isinstance(base, dict) else {}
+    for field in dataclasses.fields(of) if dataclasses.is_dataclass(of) else ():
+        if field.metadata.get("replace") and field.name in layer:
+            if not isinstance(layer[field.name], Entries):
+                below.pop(field.name, None)
+            elif field.default_factory is not dataclasses.MISSING:
+                below.setdefault(field.name, field.default_factory())
+    return below
 
 
 def _merge_slot(base: Any, layer: Any, key: str) -> Any:
@@ -68,7 +85,7 @@ def _nest(annotation: Any, parts: list[str], text: str, key: str) -> Any:
             raise unknown_key(name, types, key)
         return {name: _nest(types[name], rest, text, join(key, name))}
     if get_origin(of) in DICTS:
-        return {name: _nest(get_args(of)[1], rest, text, join(key, name))}
+        return Entries({name: _nest(get_args(of)[1], rest, text, join(key, name))})
     raise SpecError(f"unknown key '{join(key, name)}'. '{key}' holds {type_name(annotation)}, which has no keys")
 
 

@@ -153,8 +153,8 @@ class UnifiedModel(nn.Module):
         """Encodes, normalises and corrupts the clips to make; each draws from its own seed."""
         if len(clips) == 0:
             return self._empty_query()
-        clean = self.encode(clips.waveform, clips.lengths)
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
+        clean = self.encode(clips.waveform, clips.lengths, generators)
         return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
 
     def _empty_query(self) -> Query:
@@ -175,14 +175,16 @@ class UnifiedModel(nn.Module):
     # Codec
 
     @torch.no_grad()
-    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
-        """`[B, C, S]` → normalised representation."""
-        return self.normalizer.normalise(self.codec.encode(waveform, lengths))
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """`[B, C, S]` → normalised representation, in the codec's own precision, as the normalisation was fitted."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.normalizer.normalise(self.codec.encode(waveform, lengths, generators))
 
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
-        """Normalised representation → `[B, C, S]`."""
-        return self.codec.decode(self.normalizer.denormalise(representation))
+        """Normalised representation → `[B, C, S]`, in the codec's own precision."""
+        with torch.autocast(representation.values.device.type, enabled=False):
+            return self.codec.decode(self.normalizer.denormalise(representation))
 
     # In and out of the hidden space
 
@@ -262,8 +264,8 @@ class UnifiedModel(nn.Module):
         Returns:
             The prediction `[R, D, T]`.
         """
-        # The sampler keeps its own precision, whatever that of the parameters.
-        frames = self.enter_frames(values.to(self.dtype), timesteps.to(self.dtype), places)
+        # The sampler keeps its own precision, whatever that of the parameters, and timesteps are not rounded to theirs.
+        frames = self.enter_frames(values.to(self.dtype), timesteps, places)
         blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return self.leave_frames(layout.take(streams, self.audio_role), places, values).to(values.dtype)

@@ -87,6 +87,12 @@ class LatentNormalizer(nn.Module):
         self.std.copy_(std.clamp_min(STD_FLOOR * largest))
         self.fitted.fill_(True)
 
+    def leave(self) -> None:
+        """Settles for changing nothing, in place of a fit: for a model that is trained on no latents at all."""
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        self.fitted.fill_(True)
+
     def normalise(self, representation: Representation) -> Representation:
         """Returns the same clips with (values - mean) / std. Raises CheckpointError before a fit."""
         if self.kind == "none":

@@ -5,6 +5,7 @@ A field of type Slot holds a plugin: in YAML a short name, `dist:name`, or `{cla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +21,11 @@ class Slot:
 
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
+
+
+def replaced(default: Callable[[], Any]) -> Any:
+    """Declares a mapping that a later layer replaces whole, where other mappings merge; a dotted override still sets one entry."""
+    return field(default_factory=default, metadata={"replace": True})
 
 
 def slot(kind: str, *, optional: bool = False, many: bool = False) -> Any:
@@ -122,7 +128,8 @@ class MixtureEntry:
 
     Args:
         source: the data set plugin.
-        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`.
+        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A later layer that gives a mapping replaces
+            all of it; `tasks.describe=2` sets one weight.
         weight: how often it is drawn, against the other data sets.
         is_mandatory: whether an empty or missing data set stops the run; otherwise it is left out and named.
         num_used: only the first this many items of the seeded order; -1 for all.
@@ -130,7 +137,7 @@ class MixtureEntry:
     """
 
     source: Slot = slot("dataset")
-    tasks: dict[str, float] = field(default_factory=lambda: {"generate": 1.0, "describe": 1.0})
+    tasks: dict[str, float] = replaced(lambda: {"generate": 1.0, "describe": 1.0})
     weight: float = 1.0
     is_mandatory: bool = True
     num_used: int = -1
@@ -227,7 +234,8 @@ class TrainSpec:
         target: what is trained: the "model", or the "codec" alone.
         steps: optimiser steps.
         batches_per_step: packed batches per optimiser step over all ranks; must be a multiple of the number of ranks.
-        loss_weights: of "ce" and of the objective's losses by name; 1 when not named.
+        loss_weights: of "ce" and of the objective's losses by name; 1 when not named. A later layer that gives a mapping replaces all
+            of it; `loss_weights.ce=2` sets one.
         ema_decay: of the averaged weights; 0 for none.
         precision: of the forward and backward pass; parameters and optimiser are fp32.
         activation_checkpointing: recompute each layer in the backward pass.
@@ -244,7 +252,7 @@ class TrainSpec:
     batches_per_step: int = 1
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    loss_weights: dict[str, float] = field(default_factory=dict)
+    loss_weights: dict[str, float] = replaced(dict)
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from soundomni.core.errors import CheckpointError
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
+WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
+"""What may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
 FILE_NAME = "tokenizer.json"
 
@@ -38,7 +40,9 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:
         """Learns byte-level BPE; the result depends on the texts and the size alone. At most 261 entries means plain bytes."""
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.normalizer = normalizers.Prepend(" ")  # the first word is written as any other
+        words = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=max(vocab_size, len(SPECIAL_TOKENS) + 256),
@@ -70,8 +74,8 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Entries, special tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """One more than the largest id, special tokens included; the ids of a tokenizer from elsewhere may have holes."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, without special tokens around it."""

@@ -112,6 +112,8 @@ def _check_header(path: str | Path, frames: int) -> None:
 
 
 def _reason(path: str | Path, error: Exception) -> str:
+    if Path(path).is_dir():
+        return "it is a folder"
     if not Path(path).is_file():
         return "no such file"
     if Path(path).stat().st_size == 0:

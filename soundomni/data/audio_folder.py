@@ -35,7 +35,10 @@ class AudioFolder(Dataset):
         exclude: patterns of keys to leave out.
         file_list: a text file with one key per line, for instance of a split; only these are taken. Relative to the working directory.
 
-    Raises DataError when there is no such folder, no audio in it, no caption at all, or two places disagree on a caption.
+    Links are followed to wherever they lead: the folder is its owner's. A file whose captions cannot be read counts as unreadable.
+
+    Raises DataError when there is no such folder, no audio in it, no caption at all, a table that is malformed or names a file outside
+    the folder, or two places that disagree on a caption.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class AudioFolder(Dataset):
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read the file list '{file_list}': {error}") from error
         wanted = {Path(line.strip()).as_posix() for line in lines if line.strip()}
-        self._skipped += [Skip(key, f"named in {file_list.name}, but there is no such file") for key in wanted.difference(keys)]
+        self._skipped += [Skip(key, f"named in {file_list.name}, but there is no such file", "missing") for key in wanted.difference(keys)]
         return [key for key in keys if key in wanted]
 
     def _examine(self, key: str, tables: Mapping[str, Mapping[str, Notes]]) -> Item | None:
@@ -111,7 +114,7 @@ class AudioFolder(Dataset):
             return None
         notes = merge(key, places)
         if self._needs_captions and not notes.captions and not notes.questions:
-            self._skipped.append(Skip(key, "it has no caption"))
+            self._skipped.append(Skip(key, "it has no caption", "no caption"))
             return None
         return Item(
             key=key,
@@ -125,10 +128,10 @@ class AudioFolder(Dataset):
     def _report_missing(self, tables: Mapping[str, Mapping[str, Notes]]) -> None:
         for name, table in tables.items():
             missing = (key for key in table if not (self._root / key).is_file())
-            self._skipped += [Skip(key, f"named in {name}, but there is no such file") for key in missing]
+            self._skipped += [Skip(key, f"named in {name}, but there is no such file", "missing") for key in missing]
 
     def _refuse(self, num_files: int) -> None:
-        if all(skip.reason == "it has no caption" for skip in self._skipped):
+        if all(skip.kind == "no caption" for skip in self._skipped):
             raise DataError(
                 f"none of the {num_files} audio files in '{self._root}' has a caption: looked for <stem>.json, <stem>.txt, "
                 f"{TABLES[0]} and {TABLES[1]}; or set captions to false"

@@ -15,6 +15,7 @@ from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.data.audio import audio_info, read_audio
 
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+_NOT_IN_NAMES = "/\\\0"  # with these a row could reach beyond the folder of clips
 
 
 class AudioCaps(Dataset):
@@ -25,7 +26,7 @@ class AudioCaps(Dataset):
         audio_dir: the folder of its clips. Clips that are missing (videos vanish) or unreadable are skipped.
         extension: of the clips' files.
 
-    Raises DataError when the CSV is missing, lacks a column, or none of its clips is there.
+    Raises DataError when the CSV is missing, lacks a column or names a file outside the folder, or when none of its clips is there.
     """
 
     def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:
@@ -61,10 +62,10 @@ class AudioCaps(Dataset):
         try:
             num_samples, rate, _ = audio_info(self._audio_dir / key)
         except UnreadableAudioError as error:
-            self._skipped.append(Skip(key, str(error)))
+            self._skipped.append(Skip(key, str(error), "unreadable" if (self._audio_dir / key).exists() else "missing"))
             return None
         if not captions:
-            self._skipped.append(Skip(key, "it has no caption"))
+            self._skipped.append(Skip(key, "it has no caption", "no caption"))
             return None
         attributes = {
             "youtube_id": rows[0]["youtube_id"],
@@ -84,6 +85,11 @@ def _read(path: Path) -> list[dict[str, str]]:
             missing = [column for column in COLUMNS if column not in columns]
             if missing:
                 raise DataError(f"'{path}' has no column '{missing[0]}', only {columns}.{did_you_mean(missing[0], columns)}")
-            return [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
+            rows = [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read '{path}': expected the CSV of AudioCaps ({error})") from error
+    for row in rows:
+        for column in ("youtube_id", "start_time"):
+            if any(sign in row[column] for sign in _NOT_IN_NAMES):
+                raise DataError(f"'{path}' has the {column} {row[column]!r}: expected a part of a file's name, without folders")
+    return rows

@@ -57,7 +57,10 @@ def read_tables(root: Path) -> dict[str, dict[str, Notes]]:
             file_name = values.get("file_name")
             if not isinstance(file_name, str) or not file_name.strip():
                 raise DataError(f"'{path}', row {row}: no file_name")
-            key = Path(file_name.strip()).as_posix()
+            inside = Path(file_name.strip())
+            if inside.is_absolute() or ".." in inside.parts:
+                raise DataError(f"'{path}', row {row}: file_name '{file_name}' leads out of the folder; expected a path within it")
+            key = inside.as_posix()
             try:
                 notes[key] = notes.get(key, Notes()).add(_notes(values))
             except ValueError as error:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import PackedBatch
 from soundomni.data.mixture import Mixture
@@ -26,9 +27,11 @@ class Step:
     Args:
         batches: this rank's packed batches; one may be empty, when none of its clips could be read.
         state: of the data after this step, for JSON; the same on all ranks.
-        counts: of this step, each a sum over steps when added. `samples`, `tokens`, `budget` (tokens that would have fit), `seen`
-            (clips tried) and `unreadable`: of this rank's batches; `refused`, `ineligible`: samples that planning left out, the
-            same on all ranks.
+        counts: of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have fit), `seen` (clips
+            tried) and `unreadable` (of those): of this rank's batches, to be added up over ranks too. `unlisted`: files that the
+            listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh run, and it is
+            0 otherwise, so this adds up over ranks as well. `refused`, `ineligible`: samples that planning left out, the same on
+            all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
@@ -56,12 +59,14 @@ class PackedLoader(Iterator[Step]):
     Args:
         mixture: what is drawn from.
         writer: how clips are written for the model.
-        spec: budget, lookahead, workers and skip limit.
+        spec: budget, lookahead and workers.
         rank, world_size: this process among all.
         batches_per_step: packed batches of a step over all ranks.
         state: `Step.state` of an earlier loader, to go on exactly after that step.
 
-    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used or too much cannot be read.
+    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
+
+    Whether too many clips are unreadable is judged from the counts of all ranks, with `check_skip_limit` of soundomni/data/reports.py.
     """
 
     def __init__(
@@ -88,7 +93,8 @@ class PackedLoader(Iterator[Step]):
         self._spec = spec
         self._mine = [i % world_size == rank for i in range(batches_per_step)]
         self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state)
-        self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers, skip_limit=spec.skip_limit)
+        self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers)
+        self._unlisted = mixture.num_unlisted if rank == 0 and state is None else 0
         self._ahead: deque[_Scheduled] = deque()
         self._closed = False
 
@@ -107,9 +113,16 @@ class PackedLoader(Iterator[Step]):
             "budget": len(batches) * self._spec.tokens_per_batch,
             "seen": self._reader.seen - seen,
             "unreadable": self._reader.unreadable.count - unreadable,
+            "unlisted": self._unlisted,
             **scheduled.left_out,
         }
+        self._unlisted = 0
         return Step(batches, scheduled.state, counts)
+
+    @property
+    def unreadable(self) -> tuple[Skip, ...]:
+        """The first 100 clips that this rank could not read so far, in the order they were met."""
+        return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
         """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""

@@ -10,7 +10,7 @@ import itertools
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -19,11 +19,10 @@ import numpy as np
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.core.schema import DataSpec, Slot
+from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.data.tasks import Task, build_tasks, find_task
 
 logger = logging.getLogger("soundomni.data")
-
-_NAMED = 3  # skipped items that are named in one warning
 
 
 class _Purpose(IntEnum):
@@ -104,7 +103,11 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Builds the data sets of a spec. One that raises DataError or is empty stops the run if mandatory, else it is left out."""
+        """Builds the data sets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
+
+        That is one that raises DataError, is empty, or of whose files the listing found more than the share `spec.skip_limit`
+        unreadable, once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
+        """
         tasks = build_tasks(spec.tasks)
         sources: dict[str, Source] = {}
         left_out: list[Skip] = []
@@ -115,11 +118,13 @@ class Mixture:
                 dataset = build(entry.source)
                 if len(dataset) == 0:
                     raise DataError("it has no items")
+                unreadable = _unreadable(dataset)
+                check_skip_limit(len(unreadable), len(unreadable) + len(dataset), limit=spec.skip_limit, skips=unreadable)
             except DataError as error:
                 if entry.is_mandatory:
                     raise DataError(f"data set '{name}': {error}") from error
                 logger.warning("data set '%s' is left out: %s", name, error)
-                left_out.append(Skip(name, str(error)))
+                left_out.append(Skip(name, str(error), "unsuitable"))
                 continue
             _report_skipped(name, dataset)
             sources[name] = Source(
@@ -135,6 +140,16 @@ class Mixture:
     def sizes(self) -> dict[str, int]:
         """Number of items in use by data set."""
         return {name: len(used) for name, used in self._used.items()}
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        """All that the data sets found unusable while listing, with keys like those of draws."""
+        return tuple(replace(skip, key=f"{name}:{skip.key}") for name, source in self.sources.items() for skip in source.dataset.skipped)
+
+    @property
+    def num_unlisted(self) -> int:
+        """Number of files that were left out because the listing found them unreadable."""
+        return sum(len(_unreadable(source.dataset)) for source in self.sources.values())
 
     def captions(self, limit: int) -> list[str]:
         """Returns the texts of the first `limit` items in use of each data set, to learn a tokenizer from."""
@@ -243,6 +258,8 @@ def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
 def _report_skipped(name: str, dataset: Dataset) -> None:
     skipped = dataset.skipped
     if skipped:
-        named = "; ".join(f"{skip.key}: {skip.reason}" for skip in skipped[:_NAMED])
-        more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        logger.warning("data set '%s': %d of %d items skipped: %s%s", name, len(skipped), len(skipped) + len(dataset), named, more)
+        logger.warning("data set '%s': %d of %d items skipped: %s", name, len(skipped), len(skipped) + len(dataset), name_first(skipped))
+
+
+def _unreadable(dataset: Dataset) -> tuple[Skip, ...]:
+    return tuple(skip for skip in dataset.skipped if skip.kind == "unreadable")

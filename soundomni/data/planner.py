@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from soundomni.core.errors import DataError, SpecError
@@ -11,7 +13,8 @@ from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.packer import StreamPacker
-from soundomni.data.reports import Reports
+from soundomni.data.reports import Reports, name_first
+from soundomni.data.tasks import Task
 from soundomni.data.writer import PlannedSample, SampleWriter
 
 _PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these bounds
@@ -56,6 +59,7 @@ class Planner:
         ineligible: Reports | None = None,
     ) -> None:
         self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
+        self._limit_name = "data.tokens_per_batch" if spec.max_tokens_per_sample is None else "data.max_tokens_per_sample"
         if not 1 <= self._limit <= spec.tokens_per_batch:
             raise SpecError(
                 f"data.max_tokens_per_sample is {self._limit}; expected 1 to data.tokens_per_batch, which is {spec.tokens_per_batch}"
@@ -97,21 +101,52 @@ class Planner:
                 continue
             in_a_row += 1
             if in_a_row >= self._patience:
-                examples = "; ".join((self.refused.examples + self.ineligible.examples)[:3])
+                examples = name_first(self.refused.skips[:1] + self.ineligible.skips[:1])
                 raise DataError(f"no sample can be used: {in_a_row} in a row were refused, such as {examples}")
 
     def _write(self, draw: Draw) -> Planned | None:
         if draw.task is None:
-            tasks = [task for task, weight in self._mixture.tasks[draw.source] if weight > 0]
-            lacking = ", ".join(f"'{task.name}' needs a {task.lacks(draw.item)}" for task in tasks)
-            self.ineligible.add(draw.key, f"task {lacking}")
+            self.ineligible.add(draw.key, partial(self._why_ineligible, draw))
             return None
         max_seconds = self._mixture.sources[draw.source].max_seconds
         plan = self._writer.plan(draw.item, draw.task, seed=draw.seed, key=draw.key, max_seconds=max_seconds)
         if isinstance(plan, Skip):
-            self.refused.add(draw.key, plan.reason)
+            self.refused.add(draw.key, partial(str, plan.reason))
             return None
         if plan.full_length > self._limit:
-            self.refused.add(draw.key, f"{plan.full_length} tokens, the limit is {self._limit} (data.max_tokens_per_sample)")
+            self.refused.add(draw.key, partial(self._why_too_long, Planned(draw, plan)))
             return None
         return Planned(draw, plan)
+
+    def _tasks(self, source: str) -> list[Task]:
+        """Returns the tasks that a data set is really used for."""
+        return [task for task, weight in self._mixture.tasks[source] if weight > 0]
+
+    def _why_ineligible(self, draw: Draw) -> str:
+        lacking = (f"'{task.name}' needs a {task.lacks(draw.item)}" for task in self._tasks(draw.source))
+        return f"task {', '.join(lacking)}"
+
+    def _why_too_long(self, planned: Planned) -> str:
+        """Tells the lengths and, where audio makes most of the sample, how much of it would fit and how to have it cut."""
+        draw, length, seconds = planned.draw, planned.plan.full_length, planned.plan.crop.num_samples / planned.plan.crop.rate
+        reason = f"{length} tokens, the limit is {self._limit} ({self._limit_name})"
+        fitting = bisect_right(range(int(100 * seconds) + 1), self._limit, key=partial(self._longest, draw)) - 1
+        if length <= 2 * self._longest(draw, 0) or fitting < 1:
+            return reason
+        fits = f"{fitting / 100:.2f}"
+        way_out = "cut the file into shorter ones"
+        if any(task.uses("target") for task in self._tasks(draw.source)):
+            where = f"data.datasets.{draw.source}.max_seconds"
+            way_out = f"set {where} to {fits}, which cuts longer clips for generation (understanding takes whole clips)"
+        audio = f"most of them are its {seconds:.2f} s of audio, of which {fits} s would fit"
+        return f"{reason}; {audio}: {way_out}, or raise {self._limit_name}"
+
+    def _longest(self, draw: Draw, hundredths: int) -> int:
+        """Returns the tokens that an item would have in the longest of its tasks, were its clip this many hundredths of a second long.
+
+        Beyond the limit, no matter how far, when one of the tasks does not take such a clip. Never falls with the length of the clip.
+        """
+        short = replace(draw.item, num_samples=max(1, int(hundredths / 100 * draw.item.sample_rate)))
+        tasks = [task for task in self._tasks(draw.source) if task.lacks(short) is None]
+        plans = [self._writer.plan(short, task, seed=draw.seed, key=draw.key) for task in tasks]
+        return max(self._limit + 1 if isinstance(plan, Skip) else plan.full_length for plan in plans)

@@ -1,4 +1,4 @@
-"""Reads the clips of planned samples ahead of time, and decides what happens when one cannot be read."""
+"""Reads the clips of planned samples ahead of time, and leaves out those that cannot be read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.sequence import Sample
 from soundomni.data.mixture import Mixture
 from soundomni.data.planner import Planned
 from soundomni.data.reports import Reports
 from soundomni.data.writer import SampleWriter
-
-MIN_SEEN = 20
-"""Clips that must have been tried before the share of unreadable ones may stop a run."""
 
 PendingSample = Callable[[], Sample]
 """Waits for a sample whose clip is being read; raises UnreadableAudioError."""
@@ -24,20 +21,19 @@ class ClipReader:
     """Reads clips in threads: decoding and resampling release the interpreter.
 
     A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing takes its place.
+    Whether too many were is for the run to decide, which knows the counts of all ranks and of the time before it was resumed.
 
     Args:
         mixture, writer: where clips come from, and how they are written.
         workers: threads; 0 reads when a batch is asked for.
-        skip_limit: share of unreadable clips, of all tried, beyond which DataError is raised.
     """
 
-    def __init__(self, *, mixture: Mixture, writer: SampleWriter, workers: int, skip_limit: float) -> None:
+    def __init__(self, *, mixture: Mixture, writer: SampleWriter, workers: int) -> None:
         self._mixture = mixture
         self._writer = writer
-        self._skip_limit = skip_limit
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="soundomni-read") if workers else None
         self.seen = 0
-        self.unreadable = Reports("unreadable")
+        self.unreadable = Reports("unreadable", kind="unreadable")
 
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
         """Begins to read the clips of a batch."""
@@ -46,20 +42,14 @@ class ClipReader:
         return [(one, self._threads.submit(self._read, one).result) for one in planned]
 
     def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:
-        """Waits for a batch and returns its readable samples in order. Raises DataError beyond the skip limit."""
+        """Waits for a batch and returns its readable samples in order."""
         samples = []
         for planned, wait in pending:
             self.seen += 1
             try:
                 samples.append(wait())
             except UnreadableAudioError as error:
-                self.unreadable.add(planned.draw.key, str(error))
-        lost = self.unreadable.count
-        if self.seen >= MIN_SEEN and lost > self._skip_limit * self.seen:
-            examples = "; ".join(self.unreadable.examples[:3])
-            raise DataError(
-                f"{lost} of {self.seen} clips could not be read, more than data.skip_limit = {self._skip_limit:g} allows: {examples}"
-            )
+                self.unreadable.add(planned.draw.key, partial(str, error))
         return samples
 
     def close(self) -> None:

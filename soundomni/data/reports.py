@@ -1,10 +1,21 @@
-"""Names what is left out, once each, without flooding the log."""
+"""Names what is left out, once each, without flooding the log, and decides when too much of it is unreadable."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from soundomni.core.errors import DataError
+from soundomni.core.interfaces import Skip
 
 logger = logging.getLogger("soundomni.data")
+
+MIN_SEEN = 20
+"""Clips that must have been seen before their unreadable share may stop a run: one broken file of five is no pattern yet."""
+
+_NAMED = 3  # items that are named in one line
+_KEPT = 100  # items that are remembered
 
 
 class Reports:
@@ -12,24 +23,42 @@ class Reports:
 
     Args:
         what: what happened to them, such as "refused".
-        limit: keys to name before only counting goes on.
+        limit: keys to name in the log before only counting goes on.
+        kind: of the items, as of Skip.
     """
 
-    def __init__(self, what: str, *, limit: int = 20) -> None:
+    def __init__(self, what: str, *, limit: int = 20, kind: Literal["unreadable", "unsuitable"] = "unsuitable") -> None:
         self.count = 0
-        self.examples: list[str] = []
+        self._kind = kind
         self._what = what
         self._limit = limit
-        self._keys: set[str] = set()
+        self._skips: dict[str, Skip] = {}
 
-    def add(self, key: str, reason: str) -> None:
-        """Counts one, and names it unless it has been named."""
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """The first 100 items that differ, in the order they were found."""
+        return tuple(self._skips.values())
+
+    def add(self, key: str, reason: Callable[[], str]) -> None:
+        """Counts one, and names it unless it has been named; only then is its reason put into words."""
         self.count += 1
-        if key in self._keys or len(self._keys) > self._limit:
+        if key in self._skips or len(self._skips) == _KEPT:
             return
-        self._keys.add(key)
-        if len(self._keys) > self._limit:
+        self._skips[key] = skip = Skip(key, reason(), self._kind)
+        if len(self._skips) <= self._limit:
+            logger.warning("%s '%s': %s", self._what, key, skip.reason)
+        elif len(self._skips) == self._limit + 1:
             logger.warning("more items were %s; from here on they are only counted", self._what)
-            return
-        self.examples.append(f"{key}: {reason}")
-        logger.warning("%s '%s': %s", self._what, key, reason)
+
+
+def name_first(skips: Sequence[Skip]) -> str:
+    """Returns the first three with their reasons, and how many more there are, in one line."""
+    more = len(skips) - _NAMED
+    return "; ".join(f"{skip.key}: {skip.reason}" for skip in skips[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Sequence[Skip]) -> None:
+    """Raises DataError when more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of them."""
+    if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
+        named = f": {name_first(skips)}" if skips else ""
+        raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")

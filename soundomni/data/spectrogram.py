@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
         waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms are drawn over
             each other, the spectrogram shows their mean power.
         rate: in Hz.
-        title: printed above.
+        title: printed above; letters that the font lacks are drawn as boxes.
 
     Returns:
         the path.
@@ -108,7 +109,9 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
     below.set_xlim(0.0, waveform.shape[1] / rate)
     figure.colorbar(mesh, ax=below, label="level (dB)", pad=0.01)
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        canvas.print_png(buffer)
     return buffer.getvalue()
 
 

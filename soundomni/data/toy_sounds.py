@@ -37,6 +37,8 @@ class ToySounds(Dataset):
         events: least and most events per clip, within 1 and 2.
         notes: only these, such as ["A3", "A4"]; None for all 24, C3 to B4.
         kinds: only these kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high); None for all.
+        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is drawn: from 0, each recipe is always the
+            same sound but for its noise, to 1, all is. Less is easier to learn.
         held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" has no others, "include" does not care.
 
     Raises:
@@ -53,10 +55,14 @@ class ToySounds(Dataset):
         events: tuple[int, int] = (1, 2),
         notes: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
+        variation: float = 1.0,
         held_out: HeldOut = "exclude",
     ) -> None:
+        if not 0.0 <= variation <= 1.0:
+            raise DataError(f"toy sounds: variation is {variation}, expected 0 to 1")
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
+        self.variation = variation
         self.held_out = held_out
         self._counts = range(events[0], events[1] + 1)
         chosen = _choose(notes, kinds)
@@ -94,7 +100,8 @@ class ToySounds(Dataset):
         """Synthesises item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
         rng = self._generator(index)
         recipe = self._draw(rng)
-        return synthesise(recipe, sample_rate=self.sample_rate, seconds=self.seconds, rng=rng), self.sample_rate
+        waveform = synthesise(recipe, sample_rate=self.sample_rate, seconds=self.seconds, rng=rng, variation=self.variation)
+        return waveform, self.sample_rate
 
     def _generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.size:

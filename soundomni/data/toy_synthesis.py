@@ -1,6 +1,7 @@
 """Synthesis of toy sounds: a recipe and a random generator make a waveform.
 
-What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator.
+What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator, as
+far as `variation` lets it: at 0 a recipe is always the same sound, its noise aside.
 Levels are exact: see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
 
 Shape letters: S samples, N samples of one event.
@@ -31,7 +32,7 @@ _TABLE_SIZE = 8192
 _MAX_HARMONICS = 64
 
 
-def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
+def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.random.Generator, variation: float = 1.0) -> np.ndarray:
     """Makes a clip of one or two events.
 
     Args:
@@ -39,6 +40,7 @@ def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.rand
         sample_rate: in Hz, at least MIN_SAMPLE_RATE.
         seconds: length, at least MIN_SECONDS of the number of events.
         rng: draws everything that the recipe leaves open.
+        variation: from 0, nothing but noise is drawn, to 1, all is.
 
     Returns:
         float32 `[1, S]` in [-1, 1], with S = round(seconds * sample_rate).
@@ -46,21 +48,21 @@ def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.rand
     clip = np.zeros((1, round(seconds * sample_rate)), dtype=np.float32)
     slot = (seconds - MIN_GAP * (len(recipe.events) - 1)) / len(recipe.events)
     for index, event in enumerate(recipe.events):
-        begin, end = rng.uniform(0.0, _LEAD * slot, 2) * (1, -1) + index * (slot + MIN_GAP) + np.array((0.0, slot))
+        begin, end = variation * rng.uniform(0.0, _LEAD * slot, 2) * (1, -1) + index * (slot + MIN_GAP) + np.array((0.0, slot))
         first, last = round(begin * sample_rate), min(round(end * sample_rate), clip.shape[1])
-        clip[0, first:last] = _render(event, last - first, sample_rate, rng)
+        clip[0, first:last] = _render(event, last - first, sample_rate, rng, variation)
     return np.clip(clip, -1.0, 1.0)
 
 
-def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
     """Makes one event `[N]` at its level."""
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
-        return np.asarray(level * _clicks(event.clicks or 1, num_samples, rate, rng))
+        return np.asarray(level * _clicks(event.clicks or 1, num_samples, rate, rng, variation))
     if event.kind == "tone":
-        wave = _tone(str(event.waveform), note_frequency(str(event.note)), num_samples, rate, rng)
+        wave = _tone(str(event.waveform), note_frequency(str(event.note)), num_samples, rate, variation * rng.random())
     elif event.kind == "chirp":
-        wave = _chirp(event.direction == "rising", num_samples, rate, rng)
+        wave = _chirp(event.direction == "rising", num_samples, rate, rng, variation)
     else:
         wave = _noise(str(event.colour), num_samples, rate, rng)
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(round(_FADE * rate)) + 0.5) / round(_FADE * rate))
@@ -70,10 +72,10 @@ def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator)
     return wave
 
 
-def _tone(waveform: str, frequency: float, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """A steady tone with every harmonic below the Nyquist frequency and none above, so that nothing aliases."""
+def _tone(waveform: str, frequency: float, num_samples: int, rate: int, phase: float) -> np.ndarray:
+    """A steady tone from `phase` of its period on, with every harmonic below the Nyquist frequency and none above: nothing aliases."""
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
-    place = (frequency / rate * np.arange(num_samples) + rng.random()) % 1.0 * _TABLE_SIZE
+    place = (frequency / rate * np.arange(num_samples) + phase) % 1.0 * _TABLE_SIZE
     index = place.astype(np.int64)
     return np.asarray(table[index] + (place - index) * (table[index + 1] - table[index]))
 
@@ -95,9 +97,10 @@ def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
     return np.append(period, period[0])
 
 
-def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
     """A sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and 910 Hz."""
-    low, octaves, phase = rng.uniform(180.0, 300.0), rng.uniform(1.0, 1.6), rng.uniform(0.0, 2.0 * np.pi)
+    low, octaves = _between(180.0, 300.0, rng, variation), _between(1.0, 1.6, rng, variation)
+    phase = variation * rng.uniform(0.0, 2.0 * np.pi)
     course = np.linspace(0.0, octaves, num_samples)
     frequency = low * 2.0 ** (course if rising else course[::-1])
     return np.asarray(np.sin(phase + 2.0 * np.pi / rate * np.cumsum(frequency)))
@@ -114,9 +117,10 @@ def _noise(colour: str, num_samples: int, rate: int, rng: np.random.Generator) -
     return np.fft.irfft(spectrum)[:num_samples]
 
 
-def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
     """Equally spaced damped oscillations; each has an RMS of 1 over CLICK_WINDOW."""
-    spacing, frequency = rng.uniform(_MIN_CLICK_SPACING, MAX_CLICK_SPACING), rng.uniform(1000.0, 2000.0)
+    spacing = _between(_MIN_CLICK_SPACING, MAX_CLICK_SPACING, rng, variation)
+    frequency = _between(1000.0, 2000.0, rng, variation)
     time = np.arange(round(CLICK_WINDOW * rate)) / rate
     click = np.exp(-time / _CLICK_DECAY) * np.sin(2.0 * np.pi * frequency * time)
     click /= np.sqrt(np.sum(click**2) / len(click))
@@ -125,3 +129,9 @@ def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator) -
         start = round(index * spacing * rate)
         wave[start : start + len(click)] = click[: num_samples - start]
     return wave
+
+
+def _between(low: float, high: float, rng: np.random.Generator, variation: float) -> float:
+    """Draws around the middle of an interval, of which `variation` is used."""
+    middle = 0.5 * (low + high)
+    return middle + variation * (rng.uniform(low, high) - middle)

@@ -163,7 +163,8 @@ class SampleWriter:
             return Crop(0, item.num_samples, item.num_samples, item.sample_rate)
         if not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
             length = item.num_samples / item.sample_rate
-            return Skip(item.key, f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}'")
+            reason = f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}'"
+            return Skip(item.key, reason, "unsuitable")
         offset = int(draw * (item.num_samples - longest + 1))
         return Crop(offset, longest, item.num_samples, item.sample_rate)
 

@@ -1,6 +1,8 @@
 """The training loop, read from top to bottom.
 
-step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → log, validate, save.
+step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → log, save, validate.
+
+Saving comes before validating, so that whatever goes wrong there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
 batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
@@ -20,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
+from soundomni.core.checks import check_loss_weights
+from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import LossTerms
 from soundomni.core.schema import TrainSpec
 from soundomni.train.ema import EMA
@@ -73,15 +76,15 @@ class Hooks:
 
     Args:
         log: receives the step and its metrics, every `log_every` steps.
-        validate: every `validation.every` steps.
-        save: every `save_every` steps, at the end, and before stopping.
         should_stop: asked after every step; must answer the same on every rank.
+        save: every `save_every` steps, at the end, and before stopping.
+        validate: every `validation.every` steps, after saving; not when stopping.
     """
 
     log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
-    validate: Callable[[int], None] = lambda step: None
-    save: Callable[[Progress], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
+    save: Callable[[Progress], None] = lambda progress: None
+    validate: Callable[[int], None] = lambda step: None
 
 
 def fit(
@@ -118,14 +121,14 @@ def fit(
         done = progress.step >= train.steps
         if progress.step % train.log_every == 0 or done:
             hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
-        if train.validation.every and progress.step % train.validation.every == 0:
-            with clock.paused():
-                hooks.validate(progress.step)
         stop = hooks.should_stop()
         if stop or done or (train.save_every and progress.step % train.save_every == 0):
             hooks.save(progress)
-        if stop and not done:
-            return False
+        if stop:
+            return done
+        if train.validation.every and progress.step % train.validation.every == 0:
+            with clock.paused():
+                hooks.validate(progress.step)
     return True
 
 
@@ -145,7 +148,7 @@ def train_step(
         reduce_gradients(model, index == len(batches) - 1)
         with computing_precision(world, train):
             terms = trainable(batch.to(world.device))
-        _check_weights(train.loss_weights, terms)
+        check_loss_weights(train.loss_weights, terms)
         shares = loss_shares(terms, counts, num_batches)
         loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
         torch.autograd.backward(loss * world.size)  # gradients are averaged over ranks: this undoes it
@@ -179,12 +182,6 @@ def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int)
         scale = max(1.0, counts[name]) if name in counts else count.clamp(min=1e-12) * num_batches
         shares[name] = total.float() / scale
     return shares
-
-
-def _check_weights(weights: Mapping[str, float], terms: LossTerms) -> None:
-    for name in weights:
-        if name not in terms:
-            raise SpecError(f"train.loss_weights names '{name}'; the losses are {', '.join(sorted(terms))}.{did_you_mean(name, terms)}")
 
 
 def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float], result: StepResult) -> None:

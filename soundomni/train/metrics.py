@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per logged step, appended; and the progress bar of a terminal."""
+"""metrics.jsonl: one JSON object per logged step, appended."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 FILE_NAME = "metrics.jsonl"
 
@@ -44,20 +42,3 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             return
-
-
-class ProgressBar:
-    """Steps and losses on stderr; silent where stderr is no terminal."""
-
-    def __init__(self, *, total: int, initial: int) -> None:
-        self._bar = tqdm(total=total, initial=initial, unit="step", disable=None, dynamic_ncols=True)
-
-    def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Moves to `step`."""
-        losses = {name.removeprefix("loss/"): f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
-        self._bar.set_postfix(losses, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def close(self) -> None:
-        """Leaves the last line as it is."""
-        self._bar.close()

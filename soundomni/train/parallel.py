@@ -80,6 +80,19 @@ class World:
             raise raised
         return result
 
+    @contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """Notes the rank on mistakes that this rank may meet alone, such as a file that it alone cannot read.
+
+        All others are met by every rank, and told by the first process of each node; those with a note are told by their own rank.
+        """
+        try:
+            yield
+        except SoundOmniError as error:
+            if self.size > 1:
+                error.add_note(f"on rank {self.rank}")
+            raise
+
 
 @contextmanager
 def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ) -> Iterator[World]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from soundomni.core.interfaces import Tracker
-from soundomni.train.metrics import MetricsLog, ProgressBar
+from soundomni.train.metrics import MetricsLog
+from soundomni.train.terminal import open_display
 
 
 class Reporter:
@@ -22,14 +23,14 @@ class Reporter:
     def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Sequence[Tracker]) -> None:
         self.last: dict[str, float] = {}
         self._metrics = MetricsLog(run_dir, resumed_step=resumed_step)
-        self._bar = ProgressBar(total=total_steps, initial=resumed_step)
+        self._display = open_display(total=total_steps, initial=resumed_step)
         self._trackers = tuple(trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records the metrics of a step."""
         self.last = dict(metrics)
         self._metrics.log(step, metrics)
-        self._bar.show(step, metrics)
+        self._display.show(step, metrics)
         for tracker in self._trackers:
             tracker.log(step, metrics)
 
@@ -39,7 +40,7 @@ class Reporter:
             tracker.log_files(step, files)
 
     def close(self) -> None:
-        """Ends the bar and the trackers."""
-        self._bar.close()
+        """Ends the display and the trackers."""
+        self._display.close()
         for tracker in self._trackers:
             tracker.close()

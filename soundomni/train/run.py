@@ -20,8 +20,10 @@ import torch
 from torch import nn
 
 from soundomni.core import registry
-from soundomni.core.assembly import build_model
-from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
+from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.errors import CheckpointError, DataError, SpecError, UnreadableAudioError
+from soundomni.core.guidance import check_guidance
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.model import UnifiedModel
@@ -47,8 +49,10 @@ from soundomni.train.validation import KnownClip, Validation, make_and_describe,
 
 TOKENIZER_TEXTS = 20_000
 """Items of each data set whose texts a tokenizer is learnt from."""
-FIT_BATCHES = 8
-"""Packed batches whose clips the latent normalisation is fitted on."""
+FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
+"""Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
+MIN_SEEN = 20
+"""Clips that must have been tried before the share of unreadable ones may stop a run."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +86,7 @@ class _Parts:
     """What a run is made of, before anything is sharded."""
 
     spec: Spec
+    data: DataSpec
     train: TrainSpec
     mixture: Mixture
     tokenizer: TextTokenizer
@@ -110,7 +115,7 @@ def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Exist
     Raises:
         SoundOmniError: the spec, the data or the run directory cannot be used, or the loss is not finite for ten steps in a row.
     """
-    data, train = _checked(spec)
+    data, train = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     if train.threads:
         torch.set_num_threads(train.threads)
@@ -122,16 +127,14 @@ def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Exist
         return _train(parts, world, latest=latest, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
 
-def _checked(spec: Spec) -> tuple[DataSpec, TrainSpec]:
-    """Refuses numbers that make no sense, and settles what a codec is trained on."""
+def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec]:
+    """Refuses what cannot work, validation included, before anything is built; and settles what a codec is trained on."""
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
-    for name, least in (("steps", 1), ("log_every", 1), ("save_every", 0), ("keep_checkpoints", 1), ("threads", 0)):
-        if getattr(train, name) < least:
-            raise SpecError(f"train.{name} is {getattr(train, name)}; it must be at least {least}")
-    if not 0.0 <= train.ema_decay < 1.0:
-        raise SpecError(f"train.ema_decay is {train.ema_decay}; it must be at least 0, which is none, and below 1")
+    check_train(train)
+    check_guidance(spec.guidance)
+    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
     if train.target == "codec":
         entries: dict[str, MixtureEntry | None] = {
             name: dataclasses.replace(entry, tasks={"generate": 1.0}) for name, entry in data.datasets.items() if entry
@@ -159,9 +162,11 @@ def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest
         state=read_state(latest)["progress"]["data"] if latest is not None else None,
     )
     module = CodecTraining(model.codec) if train.target == "codec" else model
-    if latest is None and module is model:
-        model.fit_latents(loader.preview_batches(FIT_BATCHES))
-    return _Parts(spec=spec, train=train, mixture=mixture, tokenizer=tokenizer, model=model, module=module, loader=loader)
+    if module is model:
+        check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+        if latest is None:
+            _fit_latents(model, mixture, loader)
+    return _Parts(spec=spec, data=data, train=train, mixture=mixture, tokenizer=tokenizer, model=model, module=module, loader=loader)
 
 
 def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, latest: Path | None) -> TextTokenizer:
@@ -177,6 +182,25 @@ def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, lat
         tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
     world.on_main(lambda: tokenizer.save(run_dir))
     return tokenizer
+
+
+def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
+    """Fits the latent normalisation on the first clips of the data, or leaves it alone when no task ever uses latents."""
+    tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
+    if model.normalizer.fitted or not any(task.uses("target") or task.uses("context") for task in tasks):
+        model.normalizer.leave()
+        return
+    for count in FIT_BATCHES:
+        batches = loader.preview_batches(count)
+        num_clips = sum(len(batch.latents) for batch in batches)
+        if num_clips >= FIT_CLIPS:
+            break
+    if num_clips == 0:
+        raise DataError(
+            f"the first {len(batches)} packed batches hold no clip to make, so latents cannot be normalised; "
+            f"{_examples(loader) or 'give tasks such as generate more weight'}"
+        )
+    model.fit_latents(batches)
 
 
 def _fingerprint(run_dir: Path) -> str:
@@ -206,7 +230,8 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     state = RunState(module, build_optimizer(module, train.optimizer), ema, Progress())
     if latest is not None:
-        state.load(latest, world)
+        with world.own_errors():
+            state.load(latest, world)
     reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
@@ -215,7 +240,7 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
     identity = {"spec": spec_to_dict(parts.spec), "tokenizer": _fingerprint(run_dir)}
     finished = fit(
         module,
-        _steps(parts.loader, world),
+        _steps(parts, state.progress, world),
         train=train,
         optimizer=state.optimizer,
         ema=ema,
@@ -223,9 +248,9 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
         progress=state.progress,
         hooks=Hooks(
             log=reporter.log if reporter is not None else _ignore,
-            validate=_validation(parts, world, ema, reporter.files if reporter is not None else _ignore),
-            save=lambda progress: state.save(checkpointer, world, identity=identity),
             should_stop=lambda: stop.agreed(world),
+            save=lambda progress: state.save(checkpointer, world, identity=identity),
+            validate=_validation(parts, world, ema, reporter.files if reporter is not None else _ignore),
         ),
     )
     checkpointer.wait()
@@ -238,12 +263,37 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
 
 
-def _steps(loader: PackedLoader, world: World) -> Iterator[_RankStep]:
-    """Gives the loader's steps counts that add up over ranks: what planning left out is the same on all, and counts once."""
-    for step in loader:
-        own = {name: step.counts[name] for name in ("samples", "tokens", "unreadable")}
+def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankStep]:
+    """Gives the loader's steps counts that add up over ranks: what planning left out is the same on all, and counts once.
+
+    The loop adds a step's counts up over all ranks and steps before it asks for the next one; then the totals are judged.
+
+    Raises:
+        DataError: more clips than `data.skip_limit` allows could not be read, on all ranks together.
+    """
+    while True:
+        with world.own_errors():
+            step = next(parts.loader)
+        own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
+        lost = progress.totals.get("unreadable", 0.0)
         yield _RankStep(step.batches, step.state, own | shared)
+        if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never go on
+            _check_unreadable(parts, progress.totals, world)
+
+
+def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) -> None:
+    """Raises the same DataError on every rank."""
+    limit, lost, seen = parts.data.skip_limit, totals["unreadable"], totals["seen"]
+    if seen < MIN_SEEN or lost <= limit * seen:
+        return
+    examples = "; ".join(text for text in world.gather(_examples(parts.loader)) if text)
+    raise DataError(f"{lost:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows: {examples}")
+
+
+def _examples(loader: PackedLoader) -> str:
+    """Returns clips that this rank could not read, and why."""
+    return "; ".join(f"{skip.key}: {skip.reason}" for skip in loader.unreadable[:3])
 
 
 def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:
@@ -257,7 +307,8 @@ def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> R
 
 def _validation(parts: _Parts, world: World, ema: EMA | None, report: Callable[[int, Sequence[Path]], None]) -> Validation:
     train, module = parts.train, parts.module
-    clips = _known_clips(parts.mixture, train.validation.num_describe) if train.validation.every else []
+    with world.own_errors():
+        clips = _known_clips(parts.mixture, train.validation.num_describe) if train.validation.every else []
     if isinstance(module, CodecTraining):
         make = partial(reconstruct, module, clips, world.device)
     else:

@@ -28,6 +28,8 @@ from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.parallel import World
+from soundomni.train.schedule import learning_rate
+from soundomni.train.terminal import tell
 
 SPEC_FILE, LOCK_FILE, CHECKPOINTS, SAMPLES, CODEC_FILE = "spec.yaml", "lock.json", "checkpoints", "samples", "codec.safetensors"
 
@@ -38,6 +40,7 @@ MAY_CHANGE = (
     "sampler",
     "guidance",
     "data.workers",
+    "data.skip_limit",
     "train.run_dir",
     "train.steps",
     "train.log_every",
@@ -49,7 +52,7 @@ MAY_CHANGE = (
     "train.parallel",
     "train.activation_checkpointing",
 )
-"""Keys that do not change what is learnt, and may differ when a run is resumed."""
+"""Keys that may differ when a run is resumed: they do not change what is learnt, but for `train.steps` (see check_steps)."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
         SpecError: `existing` is none of its choices.
         CheckpointError: there is a run and it may not be touched, none of its checkpoints is intact, it was made from another spec,
             or the directory cannot be written.
+
+    Says on stderr which step a run goes on from, and warns where that will not be as before: see `check_steps` and `lock.json`.
     """
     if existing not in get_args(Existing):
         raise SpecError(
@@ -69,8 +74,13 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
     world.on_main(lambda: _clear(directory, existing))
     latest = find_latest(directory / CHECKPOINTS, world)
     if latest is not None:
-        check_unchanged(read_state(latest)["spec"], spec, latest)
-        logger.info("resuming from '%s'", latest)
+        saved = read_state(latest)
+        step = saved["progress"]["step"]
+        check_unchanged(saved["spec"], spec, latest)
+        check_steps(saved["spec"]["train"]["steps"], spec, step)
+        if world.is_main:
+            tell(f"resuming from step {step} of checkpoint '{latest}'")
+            _compare_versions(directory, spec)
     world.on_main(lambda: _write(directory, spec))
     return latest
 
@@ -81,8 +91,28 @@ def check_unchanged(saved: Mapping[str, Any], spec: Spec, checkpoint: Path) -> N
     if changed:
         raise CheckpointError(
             f"'{checkpoint}' was made from another spec, so the run cannot go on: {'; '.join(changed)}; "
-            "undo these changes, choose another train.run_dir, or overwrite the run"
+            "undo these changes, choose another train.run_dir, or start over with --existing overwrite"
         )
+
+
+def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
+    """Judges a change of `train.steps` at a resumed step, which moves a cosine schedule and thus changes what is learnt.
+
+    More steps are allowed, with a warning that names both learning rates; a run without steps left is not affected.
+
+    Raises:
+        CheckpointError: fewer steps.
+    """
+    train = spec.train
+    if train is None or train.schedule.kind != "cosine" or train.steps == saved_steps or train.steps <= step:
+        return
+    before, now = (
+        learning_rate(step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=steps) for steps in (saved_steps, train.steps)
+    )
+    change = f"train.steps: {saved_steps} -> {train.steps} moves the cosine schedule: the learning rate after step {step} is {now:.4g}"
+    if train.steps < saved_steps:
+        raise CheckpointError(f"{change}, not {before:.4g}; keep {saved_steps} steps or more, or start over with --existing overwrite")
+    logger.warning("%s, it was to be %.4g", change, before)
 
 
 def _clear(directory: Path, existing: Existing) -> None:
@@ -91,12 +121,27 @@ def _clear(directory: Path, existing: Existing) -> None:
             raise CheckpointError(f"'{directory}' holds a {SPEC_FILE} that is not of a run; choose another train.run_dir")
         return
     if existing == "refuse":
-        raise CheckpointError(f"'{directory}' already holds a run; resume it, overwrite it, or choose another train.run_dir")
+        raise CheckpointError(
+            f"'{directory}' already holds a run; go on with it by --existing resume, start over with --existing overwrite, or choose another train.run_dir"
+        )
     if existing == "overwrite":
         for name in (CHECKPOINTS, SAMPLES):
             shutil.rmtree(directory / name, ignore_errors=True)
         for name in (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, METRICS_FILE, CODEC_FILE):
             (directory / name).unlink(missing_ok=True)
+
+
+def _compare_versions(directory: Path, spec: Spec) -> None:
+    """Warns of each plugin distribution whose version is not the one that the run used last."""
+    try:
+        before = {entry["distribution"]: entry["version"] for entry in json.loads((directory / LOCK_FILE).read_text(encoding="utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("'%s' cannot be read, so plugin versions are not compared: %s", directory / LOCK_FILE, error)
+        return
+    for entry in registry.lock(spec):
+        name, version = entry["distribution"], entry["version"]
+        if before.get(name, version) != version:
+            logger.warning("the run used %s %s so far and goes on with %s: results may differ", name, before[name], version)
 
 
 def _write(directory: Path, spec: Spec) -> None:

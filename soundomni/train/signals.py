@@ -1,9 +1,15 @@
-"""Stopping on request: SIGTERM or SIGINT ends the step, saves, and leaves with a status that means "run me again"."""
+"""Stopping on request: SIGTERM or SIGINT ends the step, saves, and leaves with a status that means "run me again".
+
+Under torchrun a signal may come twice, from the terminal or the scheduler and once more from torchrun, which passes on its own. There
+every signal asks for the same; torchrun itself kills what has not ended 30 seconds later.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,10 +27,14 @@ class StopRequest:
     """Within this context, the first SIGTERM or SIGINT only sets a flag; the next one does what it always did.
 
     Outside the main thread, where Python allows no handlers, signals are left alone.
+
+    Args:
+        environment: tells whether torchrun started this process; then the next ones, too, only set the flag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, environment: Mapping[str, str] = os.environ) -> None:
         self.requested = False
+        self._launched = "TORCHELASTIC_RUN_ID" in environment
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -41,7 +51,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not self._launched:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

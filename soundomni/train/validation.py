@@ -8,10 +8,12 @@ Shape letters: B clips, C audio channels, S samples.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from soundomni.core.errors import DataError
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.schema import TrainSpec
 from soundomni.core.waveform import fit_length, match_channels, resample
@@ -29,6 +32,8 @@ from soundomni.train.ema import EMA
 from soundomni.train.parallel import World, computing_precision, reshard
 
 DESCRIPTIONS_FILE, PROMPTS_FILE = "descriptions.jsonl", "prompts.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,18 @@ class Validation:
     report: Callable[[int, Sequence[Path]], None]
 
     def __call__(self, step: int) -> None:
-        """Makes and writes. Raises DataError when the files cannot be written."""
+        """Makes and writes. Files that cannot be written are named in a warning, and the run goes on."""
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
         with _kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
             made = self.make()
         reshard(self.module)
-        files = self.world.on_main(lambda: write_made(made, self.samples_dir / f"step-{step:08d}"))
-        if files is not None:
-            self.report(step, files)
+        try:
+            self.world.on_main(partial(self._write, made, step))
+        except (OSError, DataError) as error:
+            logger.warning("what was made at step %d could not be written, the run goes on: %s", step, error)
+
+    def _write(self, made: Made, step: int) -> None:
+        self.report(step, write_made(made, self.samples_dir / f"step-{step:08d}"))
 
 
 def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownClip]) -> Made:

@@ -13,6 +13,7 @@ Shape letters: B clips, C audio channels, S samples, M samples per frame (hop), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -84,7 +85,7 @@ class MDCTCodec(Codec):
         """Of the latents; the last frame only closes the overlap."""
         return self._spec
 
-    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(_at_least_float32(waveform), lengths)

@@ -36,7 +36,7 @@ class OobleckCodec(Codec):
         latent_dim: D.
         final_tanh: bounds what is decoded to (-1, 1).
         use_snake: SnakeBeta activations; ELU otherwise.
-        sample_latents: encode to mean + std·ε, ε from torch's global generator, instead of the mean. Encoding is then random.
+        sample_latents: where generators are given, as in training, encode to mean + std·ε instead of the mean.
         kl_weight: factor of the "kl" loss, applied already.
         stft_windows: window lengths of the "stft" loss, in samples.
         weights: a .safetensors file of this codec's own state dict.
@@ -95,11 +95,12 @@ class OobleckCodec(Codec):
         """Of the latents."""
         return self._spec
 
-    def encode(self, waveform: Tensor, lengths: Tensor) -> Representation:
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
         posterior, frames = self._posterior(waveform, lengths)
-        latent = posterior.sample(torch.randn_like(posterior.mean)) if self.sample_latents else posterior.mean
-        return Representation(latent, frames, self._spec)
+        if self.sample_latents and generators is not None:
+            return Representation(posterior.sample(self._noise(posterior.mean, frames, generators)), frames, self._spec)
+        return Representation(posterior.mean, frames, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
@@ -113,10 +114,7 @@ class OobleckCodec(Codec):
         divergence, summed over D, per frame. Samples and frames beyond a clip don't count.
         """
         posterior, frames = self._posterior(waveform, lengths)
-        noise = torch.zeros_like(posterior.mean)
-        for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
-            drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)
-            noise[i, :, :count] = drawn.to(noise)
+        noise = self._noise(posterior.mean, frames, generators)
         decoded = self._decode(posterior.sample(noise), frames)[..., : waveform.shape[-1]]
         target, estimate = zero_beyond(waveform, lengths).float(), zero_beyond(decoded, lengths).float()
         distances, counted = stft_distances(target, estimate, lengths.to(target.device), self.stft_windows)
@@ -126,6 +124,14 @@ class OobleckCodec(Codec):
             "l1": ((target - estimate).abs().sum(), lengths.sum() * self._spec.channels),
             "kl": (self.kl_weight * divergence.sum(), frames.sum()),
         }
+
+    def _noise(self, like: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draws ε `[B, D, T]`, clip b from `generators[b]` alone and whatever the padding."""
+        noise = torch.zeros_like(like)
+        for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
+            drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)
+            noise[i, :, :count] = drawn.to(noise)
+        return noise
 
     def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         check_waveform(waveform, lengths, self._spec)

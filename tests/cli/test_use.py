@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
@@ -73,6 +74,48 @@ def test_a_grid_makes_every_combination(tiny_model: Path, tmp_path: Path, result
     assert [line["file"] for line in log] == [Path(clip["files"][0]).name for clip in made]
 
 
+def test_the_files_are_the_result_on_stdout(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "--model", str(tiny_model), "--seconds", "0.2", "--no-pictures", "--out", str(tmp_path)]
+    assert main([*arguments, "--prompt", "a sine tone", "--prompt", "two\nclicks"]) == 0
+    first, second = tmp_path / "000-a-sine-tone.wav", tmp_path / "001-two-clicks.wav"
+    assert capsys.readouterr().out == f"{first}  a sine tone\n{second}  two clicks\n"
+
+
+def test_a_second_call_goes_on_where_the_first_ended(tiny_model: Path, tmp_path: Path) -> None:
+    common = ["generate", "--model", str(tiny_model), "--seconds", "0.2", "--no-pictures", "--out", str(tmp_path)]
+    assert main([*common, "--prompt", "noise", "--prompt", "clicks"]) == 0
+    first = (tmp_path / "000-noise.wav").read_bytes()
+    (tmp_path / "011-mine.txt").write_text("kept")
+    assert main([*common, "--prompt", "noise", "--seed", "5"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["000-noise.wav", "001-clicks.wav", "012-noise.wav"]
+    assert (tmp_path / "000-noise.wav").read_bytes() == first
+    log = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["seed"]) for line in log] == [("000-noise.wav", 0), ("001-clicks.wav", 1), ("012-noise.wav", 5)]
+
+
+def test_finished_clips_are_in_the_log_when_a_later_one_fails(tiny_model: Path, tmp_path: Path, fails: Any) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("prompt: noise\nseconds: [0.2, 100.0]\n")
+    out = tmp_path / "out"
+    assert "the model was trained with at most 256" in fails("generate", "--model", tiny_model, "--grid", grid, "--out", out)
+    assert [json.loads(line)["file"] for line in (out / "prompts.jsonl").read_text().splitlines()] == ["000-noise.wav"]
+
+
+def test_a_file_is_continued_and_its_gap_is_filled(tiny_model: Path, tmp_path: Path, result: Any) -> None:
+    file = tmp_path / "start.wav"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(3200), 8000)
+    given = soundfile.read(file)[0]
+    common = ("generate", "--model", tiny_model, "--prompt", "noise", "--no-pictures", "--out", tmp_path / "out", "--keep", file)
+    clip = result(*common, "--seconds", "0.8")["clips"][0]
+    made = soundfile.read(clip["files"][0])[0]
+    assert len(made) == 6400 and np.abs(made[:3000] - given[:3000]).max() < 1e-3
+    assert (clip["keep"], clip["spans"]) == (str(file), [[0.0, 0.4]])
+    clip = result(*common, "--seconds", "0.4", "--span", "0:0.1", "--span", "0.3:0.4")["clips"][0]
+    made = soundfile.read(clip["files"][0])[0]
+    assert np.abs(made[:700] - given[:700]).max() < 1e-3 and np.abs(made[2600:] - given[2600:]).max() < 1e-3
+    assert np.abs(made[1000:2200] - given[1000:2200]).max() > 0.01
+
+
 def test_samplers_are_swapped_by_name(tiny_model: Path, tmp_path: Path) -> None:
     for sampler in ("heun", "midpoint", "rk4", "dpmpp"):
         arguments = ["--model", str(tiny_model), "--prompt", "noise", "--seconds", "0.2", "--no-pictures", "--steps", "2"]
@@ -102,6 +145,26 @@ def test_evaluate_scores_every_task(tiny_model: Path, result: Any) -> None:
     assert scores["made_with"]["sampler"]["class_path"] == "euler"
 
 
+def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
+    tiny_model: Path, tmp_path: Path, result: Any, fails: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.flac", 0.1 * np.random.default_rng(i).standard_normal(8000), 8000)
+        (tmp_path / f"{i}.txt").write_text("noise")
+    data = bytearray((tmp_path / "1.flac").read_bytes())
+    data[2000:2400] = bytes(range(200)) * 2
+    (tmp_path / "1.flac").write_bytes(data)
+    arguments = ("evaluate", "--model", tiny_model, "--dataset", f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}'}}}}")
+    scores = result(*arguments)
+    assert (scores["clips"], scores["unreadable"]) == (2, 1) and scores["reconstructed"]["si_sdr"] > 60
+    assert main([str(a) for a in arguments]) == 0
+    captured = capsys.readouterr()
+    assert "1.flac" in captured.err and captured.out.startswith("2 clips, 1 unreadable\n")
+    for i in (0, 2):
+        (tmp_path / f"{i}.flac").unlink()
+    assert "none of the 1 clips can be read" in fails(*arguments)
+
+
 def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) -> None:
     model = SoundOmni.from_pretrained(tiny_model)
     clip = model.generate(["a sine tone"], seconds=0.4)[0]
@@ -115,6 +178,21 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
     [
         (["--prompt", " "], "an empty prompt"),
         (["--prompt", "x", "--seconds", "0"], "seconds must be above 0"),
+        (["--prompt", "x", "--seconds", "inf"], "seconds must be above 0 and at most 86400, inf was given"),
+        (["--prompt", "x", "--seconds", "nan"], "seconds must be above 0"),
+        (["--prompt", "x", "--seconds", "9"], "the model was trained with at most 256"),
+        (["--prompt", "many words " * 200], "shorten the prompt"),
+        (["--prompt", "x", "--guidance", "nan"], "the guidance scale must be from"),
+        (["--prompt", "x", "--guidance=-inf"], "the guidance scale must be from"),
+        (["--prompt", "x", "--guidance.scale=nan"], "guidance"),
+        (["--prompt", "x", "--guidance", "1", "--negative", "y"], "a negative prompt does nothing"),
+        (["--prompt", "x", "--guidance.scale=1", "--negative", "y"], "a negative prompt does nothing"),
+        (["--prompt", "x", "--seed=-1"], "a seed must be from 0"),
+        (["--prompt", "x", "--seed", "9223372036854775808"], "a seed must be from 0"),
+        (["--prompt", "x", "--prompt", "y", "--seed", "9223372036854775807"], "a seed must be from 0"),
+        (["--prompt", "x", "--device", "gpu"], "no device 'gpu' here, expected one of: cpu"),
+        (["--prompt", "x", "--device", "cuda:99"], "no device 'cuda:99' here"),
+        (["--prompt", "x", "--steps", "1000000000000"], "steps must be at most"),
         (["--prompt", "x", "--steps", "0"], "steps must be at least 1"),
         (["--prompt", "x", "--batch", "0"], "--batch must be at least 1"),
         (["--prompt", "x", "--sampler=hun"], "Did you mean 'heun'"),
@@ -127,11 +205,43 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
     assert message in fails("generate", "--model", tiny_model, *arguments)
 
 
-@pytest.mark.parametrize("text", ["seconds: 1", "prompt: [1]", "prompt: a\nstep: 3", "- a", "prompt: [a"])
+WRONG_GRIDS = ("seconds: 1", "prompt: [1]", "prompt: a\nstep: 3", "prompt: a\nseed: true", "prompt: a\nseconds: null", "- a", "prompt: [a")
+
+
+@pytest.mark.parametrize("text", WRONG_GRIDS)
 def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: Any, text: str) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(text)
     assert "the grid" in fails("generate", "--model", tiny_model, "--grid", grid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--prompt", "x", "--keep", "missing.wav"], "missing.wav"),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was given"),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--span", "nan:1"], "0 <= from < to <= 0.5 s"),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),
+        (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
+        (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
+        (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
+        (["describe", "WAV", "--device", "gpu"], "no device 'gpu'"),
+        (["describe", "WAV", "--question", "how many events? " * 100], "shorten the question"),
+        (["reconstruct", "WAV", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["evaluate", "--device", "gpu"], "no device 'gpu'"),
+        (["evaluate", "--seed=-3"], "a seed must be from 0"),
+        (["evaluate", "--limit", "0"], "--limit must be at least 1"),
+    ],
+)
+def test_wrong_numbers_and_devices_end_in_one_line(tiny_model: Path, wav: Path, fails: Any, arguments: list[str], message: str) -> None:
+    assert message in fails(*(wav if a == "WAV" else a for a in arguments), "--model", tiny_model)
+
+
+def test_a_clip_longer_than_in_training_is_refused(tiny_model: Path, tmp_path: Path, fails: Any) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(8000 * 30), 8000)
+    line = fails("describe", tmp_path / "long.wav", "--model", tiny_model)
+    assert "a clip of 30 s and the start of the text" in line and "at most 256" in line
 
 
 def test_files_that_cannot_be_heard_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: Any) -> None:
@@ -145,11 +255,89 @@ def test_an_output_that_cannot_be_written_ends_in_one_line(tiny_model: Path, tmp
     (tmp_path / "file").write_text("")
     assert "cannot write" in fails("generate", "--model", tiny_model, "--prompt", "x", "--out", tmp_path / "file" / "out")
     assert "cannot write" in fails("export", tiny_model.parent / "run", "--out", tmp_path / "file")
+    assert "cannot write" in fails("export", tiny_model.parent / "run", "--out", tmp_path / "file" / "out")
 
 
 def test_what_is_not_a_model_or_a_run_is_named(tmp_path: Path, fails: Any) -> None:
     assert "not a model directory" in fails("generate", "--model", tmp_path, "--prompt", "x")
     assert "not a run directory" in fails("export", tmp_path, "--out", tmp_path / "out")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_export_destroys_nothing(tiny_run: Path, tiny_model: Path, tmp_path: Path, fails: Any) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("my project")
+    (mine / "config.json").write_text('{"format": 2}')
+    annotated, run = tmp_path / "annotated", tmp_path / "run"
+    shutil.copytree(tiny_model, annotated)
+    (annotated / "notes.txt").write_text("what I heard")
+    shutil.copytree(tiny_run, run)
+    before = tree(tmp_path)
+    assert "not empty and not a model directory" in fails("export", tiny_run, "--out", mine)
+    assert "also holds 'notes.txt'" in fails("export", tiny_run, "--out", annotated)
+    assert "is a run directory" in fails("export", tiny_run, "--out", run)
+    assert "is a run directory" in fails("export", run, "--out", run)
+    assert tree(tmp_path) == before
+
+
+def test_export_replaces_an_older_model_and_fills_an_empty_folder(tiny_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    old, empty = tmp_path / "old", tmp_path / "empty"
+    shutil.copytree(tiny_model, old)
+    (old / "README.md").write_text("an older card")
+    empty.mkdir()
+    for folder in (old, empty, tmp_path / "new" / "er"):
+        assert main(["export", str(tiny_run), "--out", str(folder)]) == 0
+        assert tree(folder) == tree(tiny_model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "old"]
+
+
+def test_a_write_that_fails_leaves_the_older_model_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    model = SoundOmni.from_pretrained(tiny_model)
+    target = model.save_pretrained(tmp_path / "model")
+    before = tree(tmp_path)
+    with pytest.raises(UnicodeEncodeError):
+        model.save_pretrained(target, card="a card that no file can hold: \udc80")
+    assert tree(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_directory_says_what_it_was_trained_with(tiny_model: Path, tmp_path: Path, fails: Any) -> None:
+    model = SoundOmni.from_pretrained(tiny_model)
+    assert model.max_tokens == 256
+    copy = model.save_pretrained(tmp_path / "copy")
+    assert tree(copy) == tree(tiny_model)
+    config = json.loads((copy / "config.json").read_text())
+    for limit, expected in ((0, "max_tokens must be"), ("many", "max_tokens must be")):
+        (copy / "config.json").write_text(json.dumps({**config, "max_tokens": limit}))
+        assert expected in fails("generate", "--model", copy, "--prompt", "x")
+    for text, expected in (("{", "cannot be read as JSON"), ("[]", "must hold a JSON object"), ('{"format": 2}', "reads format 1")):
+        (copy / "config.json").write_text(text)
+        assert expected in fails("generate", "--model", copy, "--prompt", "x")
+    (copy / "config.json").write_text('{"format": 1}')
+    assert SoundOmni.from_pretrained(copy).max_tokens is None
+    (copy / "config.json").unlink()
+    assert len(SoundOmni.from_pretrained(copy).generate(["x"], seconds=2.5)) == 1
+
+
+def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path: Path, fails: Any) -> None:
+    codec = "{class_path: oobleck, init_args: {sample_rate: 8000, base_channels: 4, channel_multiples: [1], strides: [64], latent_dim: 4}}"
+    run, model = tmp_path / "run", tmp_path / "model"
+    assert main(["train", "--config", str(tiny_spec), f"--train.run_dir={run}", f"--model.codec={codec}", "--train.steps=1"]) == 0
+    assert main(["export", str(run), "--out", str(model)]) == 0
+    spec = model / "spec.yaml"
+    arguments = ["generate", "--model", model, "--prompt", "x", "--seconds", "0.2", "--no-pictures", "--out", tmp_path / "out"]
+    assert "model.codec.weights: a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
+    tree_of = yaml.safe_load(spec.read_text())
+    assert "weights" not in tree_of["model"]["codec"]["init_args"]
+    tree_of["model"]["tokenizer"]["path"] = "/etc/passwd"
+    spec.write_text(yaml.safe_dump(tree_of))
+    assert main([str(a) for a in arguments]) == 0
+    tree_of["model"]["codec"]["init_args"]["weights"] = "/etc/passwd"
+    spec.write_text(yaml.safe_dump(tree_of))
+    assert "'/etc/passwd' was given" in fails(*arguments)
 
 
 def test_a_model_directory_may_not_name_import_paths(tiny_model: Path, tmp_path: Path, fails: Any) -> None:

@@ -10,8 +10,9 @@ from soundomni.core.attention import plan_attention
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import cut_rectangles
 from soundomni.core.attention.rule import dense_mask, is_single_pass
-from soundomni.core.attention.varlen import obstacle, varlen_calls
-from soundomni.core.sequence import Attend
+from soundomni.core.attention.varlen import VarlenPlan, obstacle, varlen_calls
+from soundomni.core.layout import store
+from soundomni.core.sequence import Attend, SegmentTable
 
 CAUSAL, FULL, NOISE = Attend.CAUSAL, Attend.FULL, Attend.NOISE
 CUDA = torch.device("cuda")
@@ -78,3 +79,12 @@ def test_kernels_agree_with_the_reference(executor):
     found = [x.cpu() for x in gradients(plan, inputs)]
     expected = [x.cpu() for x in gradients(reference, tuple(x.detach().double().requires_grad_() for x in inputs))]
     assert largest_error(found, expected) <= 0.1
+
+
+def test_an_empty_batch_stays_in_the_graph():
+    table = SegmentTable.from_samples([])
+    stored = store(table, lambda role: 0, 1)
+    plan = VarlenPlan(cut_rectangles(table), stored, device=torch.device("cpu"), reason="test")
+    query = torch.randn(1, 2, 4, requires_grad=True)
+    plan(query, query, query).sum().backward()
+    assert query.grad is not None and not query.grad.any()

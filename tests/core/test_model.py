@@ -1,6 +1,5 @@
-"""The unified model: packed = unpacked, cached = uncached, batched = single; losses counted before they are computed."""
+"""The unified model: packed = unpacked, cached = uncached; losses counted before they are computed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,65 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import MODELS, TOKENIZER, clip, contexts_of, make_model, model_spec, one_forward, pack, rule
 
-from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.assembly import build_model
 from soundomni.core.errors import SpecError
-from soundomni.core.generation import (
-    AudioRequest,
-    AudioSlots,
-    Context,
-    features_context,
-    make_cache,
-    next_position,
-    sample_audio,
-    sample_text,
-    text_context,
-)
-from soundomni.core.model import UnifiedModel, frame_places
-from soundomni.core.representation import Representation
-from soundomni.core.schema import ConnectorsSpec, GuidanceSpec, ModelSpec, Slot
+from soundomni.core.generation import AudioSlots, features_context, make_cache, next_position
+from soundomni.core.model import UnifiedModel
+from soundomni.core.schema import ConnectorsSpec, Slot
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
-from soundomni.core.tokenizer import TextTokenizer
-
-RATE = 1000
-TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
-
-
-def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec:
-    return ModelSpec(
-        backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"}),
-        router=Slot(router),
-        codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 16}),
-        connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("mlp")),
-        objective=Slot("flow-matching"),
-        encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
-        latent_positions=positions,  # type: ignore[arg-type]
-        normalise="global",
-    )
-
-
-def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
-    """A tiny model in float64 whose every parameter is random, the outputs that start at zero included."""
-    model = build_model(model_spec(router, positions), tokenizer=TOKENIZER, seed=1)
-    torch.manual_seed(0)
-    clips = torch.randn(4, 1, 160)
-    model.normalizer.fit([model.codec.encode(clips, torch.full((4,), 160))])
-    with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.double()
-
-
-MODELS = {name: make_model(name) for name in ("modality", "dense", "top-k")}
-MODELS["advance"] = make_model("modality", "advance")
-
-
-def rule(name: str) -> PositionRule:
-    return PositionRule.ADVANCE if name == "advance" else PositionRule.SHARED
-
-
-def clip(seed: int, samples: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
 
 
 def latent_segment(model: UnifiedModel, seed: int, samples: int, attend: Attend, positions: PositionRule) -> Segment:
@@ -99,17 +47,6 @@ def sample(model: UnifiedModel, name: str, seed: int) -> Sample:
         (*heard, text("five"), target),
     ]
     return Sample(key=str(seed), segments=kinds[seed % len(kinds)], seed=seed)
-
-
-def double(batch: PackedBatch) -> PackedBatch:
-    def clips(c):  # type: ignore[no-untyped-def]
-        return replace(c, waveform=c.waveform.double())
-
-    return replace(batch, features=clips(batch.features), latents=clips(batch.latents))
-
-
-def pack(samples: Sequence[Sample]) -> PackedBatch:
-    return double(PackedBatch.from_samples(samples))
 
 
 def losses(model: UnifiedModel, batch: PackedBatch) -> dict[str, tuple[float, float]]:
@@ -150,32 +87,6 @@ def test_every_trainable_parameter_has_a_gradient_whatever_the_batch_holds(name:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def one_forward(model: UnifiedModel, context: Context, values: torch.Tensor, t: float, positions: PositionRule) -> torch.Tensor:
-    """The prediction of a noise segment by the whole sequence at once, as in training."""
-    segment = audio_segment(
-        role=Role.LATENT,
-        attend=Attend.NOISE,
-        num_frames=values.shape[-1],
-        num_samples=0,
-        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
-        positions=positions,
-    ).with_waveform(np.zeros((1, 1), np.float32))
-    batch = pack([Sample(key="x", segments=(*context, segment))])
-    layout = model.plan(batch.table)
-    places = frame_places(np.asarray([values.shape[-1]]), values.shape[-1], model.device)
-    blocks = {
-        Role.TEXT: model.backbone.embed(batch.text_ids),
-        Role.FEATURES: model.enter_features(batch.features),
-        Role.LATENT: model.enter_frames(values, torch.full((1, values.shape[-1]), t).double(), places),
-    }
-    streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
-    return model.leave_frames(layout.take(streams, Role.LATENT), places, values)
-
-
-def contexts_of(model: UnifiedModel, words: Sequence[str]) -> list[Context]:
-    return [text_context(TOKENIZER, w) if w else () for w in words]
-
-
 @pytest.mark.parametrize("name", list(MODELS))
 @settings(max_examples=8, deadline=None)
 @given(
@@ -201,59 +112,9 @@ def test_cached_and_batched_predictions_equal_the_whole_sequence_alone(name: str
         for _ in range(2):  # a slot is rewritten at every step: the second call must not see the first
             cached = slots.predict(values, torch.full((len(words), max(frames)), t).double())
         for row, context in enumerate(contexts):
-            whole = one_forward(model, context, values[row : row + 1, :, : frames[row]], t, rule(name))
+            at = torch.full((1, frames[row]), t)
+            whole = one_forward(model, context, values[row : row + 1, :, : frames[row]], at, rule(name))
             torch.testing.assert_close(cached[row : row + 1, :, : frames[row]], whole, rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("name", list(MODELS))
-def test_batched_audio_equals_single(name: str) -> None:
-    model = MODELS[name]
-    requests = [
-        AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
-        for seed, (context, negative, frames) in enumerate(
-            zip(contexts_of(model, ["one", "", "two three"]), contexts_of(model, ["", "five", "four"]), [3, 7, 5], strict=True)
-        )
-    ]
-    guidance = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
-    sampler = build_sampler(Slot("heun", {"num_steps": 4}))
-
-    def run(batch: Sequence[AudioRequest]) -> Representation:
-        return sample_audio(model, batch, sampler=sampler, guidance=guidance, tokenizer=TOKENIZER, rule=rule(name))
-
-    together = run(requests)
-    for row, request in enumerate(requests):
-        alone = run([request]).values
-        torch.testing.assert_close(together.values[row : row + 1, :, : request.num_frames], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", list(MODELS))
-def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str) -> None:
-    model = MODELS[name]
-    contexts = [
-        features_context(model, clip(seed, length), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
-        for seed, length in enumerate([30, 70, 55])
-    ]
-    together = sample_text(model, contexts, tokenizer=TOKENIZER, max_new_tokens=6)
-    for context, ids in zip(contexts, together, strict=True):
-        assert sample_text(model, [context], tokenizer=TOKENIZER, max_new_tokens=6) == [ids]
-        assert ids == greedy(model, context, 6)
-
-
-def greedy(model: UnifiedModel, context: Context, count: int) -> list[int]:
-    """Greedy decoding that computes the whole sequence again for each token."""
-    ids: list[int] = []
-    while len(ids) < count:
-        segment = text_segment(ids, bos=TOKENIZER.bos, eos=TOKENIZER.eos, loss=True)
-        batch = pack([Sample(key="x", segments=(*context, segment))])
-        layout = model.plan(batch.table)
-        blocks = {Role.TEXT: model.backbone.embed(batch.text_ids), Role.FEATURES: model.enter_features(batch.features)}
-        with torch.no_grad():
-            streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
-            chosen = int(model.backbone.head(layout.take(streams, Role.TEXT)[-1:]).argmax())
-        if chosen == TOKENIZER.eos:
-            break
-        ids.append(chosen)
-    return ids
 
 
 def test_a_noise_target_is_not_seen_by_what_follows() -> None:

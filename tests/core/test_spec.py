@@ -120,6 +120,44 @@ def test_later_files_merge_mappings_and_replace_lists_and_values(write):
     assert list(spec.data.datasets) == ["toy", "more"]
 
 
+WEIGHED = WHOLE.replace("{generate: 1}", "{generate: 3, answer: 0.5}") + "  loss_weights: {ce: 2, velocity: 3}\n"
+
+
+def test_one_weight_is_set_beside_the_default_ones(write):
+    spec = load_spec(
+        write(WHOLE.replace(", tasks: {generate: 1}", "")), [("data.datasets.toy.tasks.describe", "2")], validate_plugins=False
+    )
+    assert spec.data.datasets["toy"].tasks == {"generate": 1.0, "describe": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("layer", "overrides", "tasks", "weights"),
+    [
+        ("{}", [], {"generate": 3.0, "answer": 0.5}, {"ce": 2.0, "velocity": 3.0}),
+        ("data: {datasets: {toy: {tasks: {describe: 1}}}}", [], {"describe": 1.0}, {"ce": 2.0, "velocity": 3.0}),
+        ("train: {loss_weights: {ce: 1}}", [], {"generate": 3.0, "answer": 0.5}, {"ce": 1.0}),
+        ("{}", [("data.datasets.toy.tasks", "{describe: 1}"), ("train.loss_weights", "{}")], {"describe": 1.0}, {}),
+        ("{}", [("data.datasets.toy", "{tasks: {describe: 1}}"), ("train", "{loss_weights: {a: 1}}")], {"describe": 1.0}, {"a": 1.0}),
+        (
+            "{}",
+            [("data.datasets.toy.tasks.answer", "2"), ("train.loss_weights.velocity", "1")],
+            {"generate": 3.0, "answer": 2.0},
+            {"ce": 2.0, "velocity": 1.0},
+        ),
+        (
+            "train: {loss_weights: {ce: 1}}",
+            [("data.datasets.toy.tasks", "{describe: 1}"), ("data.datasets.toy.tasks.answer", "2"), ("train.loss_weights.x", "4")],
+            {"describe": 1.0, "answer": 2.0},
+            {"ce": 1.0, "x": 4.0},
+        ),
+    ],
+)
+def test_weights_are_replaced_whole_and_changed_one_by_one(write, layer, overrides, tasks, weights):
+    spec = load_spec(write(WEIGHED, layer), overrides, validate_plugins=False)
+    assert (spec.data.datasets["toy"].tasks, spec.train.loss_weights) == (tasks, weights)
+    assert spec.data.datasets["toy"].source == Slot("toy-sounds", {}) and spec.train.run_dir == "runs/x"
+
+
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [

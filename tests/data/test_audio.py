@@ -88,6 +88,12 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind, reason):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_folder_is_called_a_folder(tmp_path):
+    for read in (read_audio, audio_info):
+        with pytest.raises(UnreadableAudioError, match="it is a folder$"):
+            read(tmp_path)
+
+
 def test_header_scan_finds_what_a_header_can_tell(tmp_path):
     for kind in ("missing", "empty", "text", "zero-length", "WAV"):
         path = tmp_path / f"{kind}.wav"

@@ -126,6 +126,9 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(tmp_path):
     assert "odd.json" in reasons["odd.wav"] and "expected a list" in reasons["list.wav"] and "'answer'" in reasons["half.wav"]
     assert "Format not recognised" in reasons["noise.wav"]
     assert "metadata.csv" in reasons["gone.wav"]
+    kinds = {skip.key: skip.kind for skip in folder.skipped}
+    assert kinds["gone.wav"] == "missing" and kinds["mute.wav"] == kinds["blank.wav"] == "no caption"
+    assert all(kinds[key] == "unreadable" for key in ("odd.wav", "list.wav", "half.wav", "noise.wav"))
     free = AudioFolder(path=str(tmp_path), captions=False)
     assert [free.item(i).key for i in range(len(free))] == ["blank.wav", "good.wav", "mute.wav"]
 
@@ -167,6 +170,9 @@ def test_folders_that_hold_nothing_say_what_was_looked_for(tmp_path):
     [
         ("metadata.csv", "filename,caption\na.wav,x\n", "Did you mean 'filename'"),
         ("metadata.csv", "file_name,caption\n,x\n", "row 2: no file_name"),
+        ("metadata.csv", "file_name,caption\na.wav,x\n../b.wav,y\n", r"row 3: file_name '\.\./b\.wav' leads out of the folder"),
+        ("metadata.csv", "file_name,caption\nsub/../../b.wav,y\n", "leads out of the folder"),
+        ("metadata.jsonl", '{"file_name": "/etc/b.wav", "text": "y"}\n', "row 1: file_name '/etc/b.wav' leads out of the folder"),
         ("metadata.jsonl", '{"file_name": "a.wav", "text": "x"}\n[]\n', "row 2: expected an object"),
         ("metadata.jsonl", "{\n", "row 1"),
     ],
@@ -177,6 +183,18 @@ def test_malformed_tables_are_named_with_their_row(tmp_path, name, text, reason)
     with pytest.raises(DataError, match=reason) as caught:
         AudioFolder(path=str(tmp_path))
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_links_out_of_the_folder_are_followed(tmp_path):
+    outside = put(tmp_path, "elsewhere/a.wav")
+    root = tmp_path / "sounds"
+    root.mkdir()
+    (root / "b.wav").symlink_to(outside)
+    (root / "b.txt").write_text("a tone")
+    (root / "c.wav").symlink_to(tmp_path / "nowhere.wav")
+    folder = AudioFolder(path=str(root))
+    assert folder.item(0).key == "b.wav" and folder.load(0)[0].shape == (1, 2000)
+    assert [(skip.key, skip.kind) for skip in folder.skipped] == [("c.wav", "unreadable")]
 
 
 def test_a_file_that_breaks_after_listing_raises_on_load(tmp_path):

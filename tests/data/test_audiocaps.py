@@ -51,3 +51,18 @@ def test_wrong_places_are_one_line(parts, changed, reason):
     with pytest.raises(DataError, match=reason) as caught:
         AudioCaps(**(parts | changed))
     assert "\n" not in str(caught.value)
+
+
+def test_missing_and_unreadable_clips_are_told_apart(parts, tmp_path):
+    (tmp_path / "clips" / "-x_y_0.wav").write_bytes(b"noise")
+    kinds = {skip.key: skip.kind for skip in AudioCaps(**parts).skipped}
+    assert kinds == {"-x_y_0.wav": "unreadable", "gone_10.wav": "missing", "abc_40.wav": "no caption"}
+
+
+@pytest.mark.parametrize("row", ["1,../secret,30,x", "1,{root}/secret,30,x", "1,secret,/../../secret_30,x", "1,a\\b,30,x", "1,a\0,30,x"])
+def test_no_row_leads_out_of_the_folder(parts, tmp_path, row):
+    soundfile.write(tmp_path / "secret_30.wav", np.zeros(800), 8000)
+    (tmp_path / "train.csv").write_text(f"audiocap_id,youtube_id,start_time,caption\n2,abc,30,y\n{row.format(root=tmp_path)}\n")
+    with pytest.raises(DataError, match=r"train.csv' has the (youtube_id|start_time) '.*without folders") as caught:
+        AudioCaps(**parts)
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from itertools import islice
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
 from soundomni.core.schema import SegmentTemplate as Template
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source
+from soundomni.data.reports import check_skip_limit
 from soundomni.data.tasks import build_tasks
 
 BUDGET = 256
@@ -150,13 +153,42 @@ def test_a_batch_may_be_empty(ramps, make_writer):
     assert step.batches[0].latents.waveform.shape == (0, 1, 0)
 
 
-def test_too_many_unreadable_clips_stop_the_run(ramps, make_writer):
-    dataset = ramps(lengths=[800] * 40, broken=range(0, 40, 4))
-    with pytest.raises(
-        DataError, match=r"of \d+ clips could not be read, more than data.skip_limit = 0.1 allows: main:ramp-\d+: cannot read"
-    ):
-        steps_of(mixture_of(dataset), make_writer(), 50)
-    assert len(steps_of(mixture_of(dataset), make_writer(), 20, spec=spec_of(skip_limit=0.5))) == 20
+def test_a_rank_names_and_counts_what_it_cannot_read_and_leaves_the_judgement_to_the_run(ramps, make_writer):
+    dataset = ramps(lengths=[800] * 160, broken=range(0, 160, 8))
+    with PackedLoader(mixture=mixture_of(dataset), writer=make_writer(), spec=spec_of(skip_limit=0.0)) as loader:
+        assert loader.unreadable == ()
+        counts = [step.counts for step in islice(loader, 40)]
+        found = loader.unreadable
+    assert {skip.key for skip in found} <= {f"main:ramp-{i}" for i in range(0, 160, 8)} and len(found) > 10
+    assert len({skip.key for skip in found}) == len(found) and all(skip.kind == "unreadable" for skip in found)
+    unreadable, seen = (sum(step[name] for step in counts) for name in ("unreadable", "seen"))
+    assert unreadable >= len(found)
+    with pytest.raises(DataError, match=rf"{unreadable} of {seen} clips .* data.skip_limit = 0.05 allows: {found[0].key}: cannot read"):
+        check_skip_limit(unreadable, seen, limit=0.05, skips=found)
+    check_skip_limit(unreadable, seen, limit=0.5, skips=found)
+
+
+def test_only_a_hundred_unreadable_clips_are_remembered(ramps, make_writer, caplog):
+    with PackedLoader(
+        mixture=mixture_of(ramps(lengths=[800] * 300, broken=range(300))), writer=make_writer(), spec=spec_of(workers=0)
+    ) as loader:
+        steps = list(islice(loader, 60))
+        assert len(loader.unreadable) == 100 < sum(step.counts["unreadable"] for step in steps)
+    assert caplog.text.count("cannot read") == 20 and caplog.text.count("more items were unreadable") == 1
+
+
+def test_what_the_listing_found_unreadable_is_counted_once_over_ranks_and_resumptions(ramps, make_writer):
+    class Listed(ramps):
+        skipped = (Skip("a", "noise"), Skip("b", "gone", "missing"), Skip("c", "empty"), Skip("d", "mute", "no caption"))
+
+    mixture = mixture_of(Listed(lengths=[2000] * 9), more=Listed(lengths=[2000] * 9))
+    assert mixture.num_unlisted == 4
+    first, second = (steps_of(mixture, make_writer(), 3, batches_per_step=2, rank=rank, world_size=2) for rank in (0, 1))
+    assert [step.counts["unlisted"] for step in first] == [4, 0, 0]
+    assert [step.counts["unlisted"] for step in second] == [0, 0, 0]
+    assert all(step.counts["seen"] == step.counts["samples"] and step.counts["unreadable"] == 0 for step in first)
+    resumed = steps_of(mixture, make_writer(), 2, batches_per_step=2, state=first[0].state)
+    assert [step.counts["unlisted"] for step in resumed] == [0, 0]
 
 
 def test_broken_files_in_a_real_folder(tmp_path, make_writer, caplog):
@@ -204,6 +236,51 @@ def test_nothing_left_is_an_error(ramps, make_writer):
         steps_of(mixture_of(ramps(lengths=[6000] * 3), tasks={"describe": 1.0}, max_seconds=0.5), make_writer(), 1)
     with pytest.raises(DataError, match="task 'answer' needs a question"):
         steps_of(mixture_of(ramps(lengths=[2000]), tasks={"answer": 1.0}), make_writer(), 1)
+
+
+def numbers(pattern, text):
+    """The groups of a pattern that must be in the text, as numbers."""
+    return [float(group) for group in re.search(pattern, text).groups()]
+
+
+@pytest.mark.parametrize("tasks", [{"generate": 1.0}, {"continue": 1.0}, {"generate": 2.0, "describe": 1.0}])
+def test_a_newcomer_is_told_how_long_clips_may_be_and_the_advice_works(ramps, make_writer, tasks):
+    dataset, spec = ramps(lengths=[80000] * 3), spec_of(tokens_per_batch=1280, max_tokens_per_sample=180)
+    with pytest.raises(DataError) as caught:
+        steps_of(mixture_of(dataset, tasks=tasks), make_writer(), 1, spec=spec)
+    message = str(caught.value)
+    assert "no sample can be used" in message and "\n" not in message and "or raise data.max_tokens_per_sample" in message
+    length, seconds, fits = numbers(r"(\d+) tokens, the limit is 180 .*its ([\d.]+) s of audio, of which ([\d.]+) s would fit", message)
+    assert length > 180 and seconds == 10.0 and numbers(r"set data.datasets.main.max_seconds to ([\d.]+)", message) == [fits]
+    steps = steps_of(mixture_of(dataset, tasks=tasks, max_seconds=fits - 0.02), make_writer(), 2, spec=spec)  # captions differ by a byte
+    assert all(step.counts["samples"] > 0 for step in steps)
+    latents = steps[0].batches[0].latents
+    assert (latents.lengths == int((fits - 0.02) * 8000)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(limit=st.integers(80, 500), rate=st.sampled_from([8000, 11025, 44100]), task=st.sampled_from(["generate", "describe"]))
+def test_the_seconds_named_are_the_most_that_fit(ramps, make_writer, limit, rate, task):
+    writer, spec = make_writer(), spec_of(tokens_per_batch=limit)
+
+    def try_seconds(seconds):
+        clip = ramps(lengths=[int(seconds * rate)], rate=rate, captions=("ramp",))
+        return steps_of(mixture_of(clip, tasks={task: 1.0}), writer, 1, spec=spec)
+
+    with pytest.raises(DataError) as caught:
+        try_seconds(30.0)
+    (fits,) = numbers(r"of which ([\d.]+) s would fit", str(caught.value))
+    assert try_seconds(fits)[0].counts["samples"] > 0
+    with pytest.raises(DataError, match="no sample can be used"):
+        try_seconds(fits + 0.011)
+
+
+def test_where_cutting_does_not_help_it_is_not_advised(ramps, make_writer):
+    with pytest.raises(DataError, match=r"s would fit: cut the file into shorter ones, or raise data.tokens_per_batch") as caught:
+        steps_of(mixture_of(ramps(lengths=[160000]), tasks={"describe": 1.0}), make_writer(), 1)
+    assert "max_seconds" not in str(caught.value)
+    with pytest.raises(DataError, match=r"the limit is 256 \(data.tokens_per_batch\)$"):
+        steps_of(mixture_of(ramps(lengths=[8000], captions=("long " * 100,)), tasks={"generate": 1.0}), make_writer(), 1)
 
 
 def test_items_without_captions_are_counted_as_ineligible(ramps, make_writer, caplog):

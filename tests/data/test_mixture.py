@@ -121,7 +121,7 @@ def test_uses_that_make_no_sense(ramps, use, problem):
 
 def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, caplog):
     class Skipping(ramps):
-        skipped = tuple(Skip(f"s{i}", "it has no caption") for i in range(5))
+        skipped = tuple(Skip(f"s{i}", "it has no caption", "no caption") for i in range(5))
 
     def make(slot):
         if slot.class_path == "missing":
@@ -140,7 +140,8 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
 
     with caplog.at_level(logging.WARNING, "soundomni.data"):
         mixture = Mixture.open(spec(must3="ramps", may1="missing", may0="ramps"), make)
-    assert mixture.sizes == {"must3": 3}
+    assert mixture.sizes == {"must3": 3} and mixture.num_unlisted == 0
+    assert [(skip.key, skip.kind) for skip in mixture.skipped] == [(f"must3:s{i}", "no caption") for i in range(5)]
     assert [(skip.key, skip.reason) for skip in mixture.left_out] == [("may1", "no folder 'x'"), ("may0", "it has no items")]
     assert "data set 'may1' is left out: no folder 'x'" in caplog.text
     assert "5 of 8 items skipped: s0: it has no caption" in caplog.text and "and 2 more" in caplog.text
@@ -150,6 +151,65 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
         Mixture.open(spec(may1="missing"), make)
     with pytest.raises(PluginError):
         Mixture.open(spec(may1="unknown"), make)
+
+
+def folder_of(root, *, good, garbage):
+    """A folder of captioned clips, some of them no audio at all."""
+    root.mkdir()
+    for i in range(good + garbage):
+        path = root / f"{i:02}.wav"
+        path.with_suffix(".txt").write_text("a sound")
+        if i < good:
+            soundfile.write(path, np.zeros(800), 8000)
+        else:
+            path.write_bytes(b"no audio" * 20)
+    return root
+
+
+def open_folder(root, *, is_mandatory=True, **changes):
+    entry = MixtureEntry(source=Slot("audio-folder", {"path": str(root)}), is_mandatory=is_mandatory)
+    toys = MixtureEntry(source=Slot("toy-sounds"))
+    return Mixture.open(DataSpec(datasets={"mine": entry, "toys": toys}, **changes), partial(build, "dataset"))
+
+
+def test_a_folder_of_garbage_stops_the_run(tmp_path):
+    root = folder_of(tmp_path / "sounds", good=5, garbage=45)
+    with pytest.raises(DataError, match="data set 'mine': 45 of 50 clips could not be read, more than data.skip_limit = 0.1") as caught:
+        open_folder(root)
+    message = str(caught.value)
+    assert all(f"{i:02}.wav: cannot read" in message for i in (5, 6, 7)) and "and 42 more" in message and "\n" not in message
+    assert open_folder(root, skip_limit=0.9).num_unlisted == 45
+    optional = open_folder(root, is_mandatory=False)
+    assert set(optional.sources) == {"toys"} and "45 of 50" in optional.left_out[0].reason
+
+
+@pytest.mark.parametrize(("good", "garbage", "opens"), [(4, 1, True), (3, 16, True), (18, 2, True), (17, 3, False)])
+def test_a_few_broken_files_are_named_and_the_rest_is_used(tmp_path, caplog, good, garbage, opens):
+    root = folder_of(tmp_path / "sounds", good=good, garbage=garbage)
+    if not opens:
+        with pytest.raises(DataError, match=f"{garbage} of {good + garbage} clips"):
+            open_folder(root)
+        return
+    with caplog.at_level(logging.WARNING, "soundomni.data"):
+        mixture = open_folder(root)
+    assert mixture.sizes["mine"] == good and mixture.num_unlisted == garbage
+    assert [skip.key for skip in mixture.skipped] == [f"mine:{i:02}.wav" for i in range(good, good + garbage)]
+    assert f"{garbage} of {good + garbage} items skipped: {good:02}.wav: cannot read" in caplog.text
+
+
+def test_missing_files_and_captions_are_not_unreadable(tmp_path):
+    root = folder_of(tmp_path / "sounds", good=40, garbage=0)
+    for i in range(30):
+        (root / f"{i:02}.txt").unlink()
+    (root / "metadata.csv").write_text("file_name,caption\n" + "".join(f"gone{i}.wav,x\n" for i in range(30)))
+    rows = "".join(f"{i},v{i},0,x\n" for i in range(30))
+    soundfile.write(tmp_path / "v0_0.wav", np.zeros(800), 8000)
+    (tmp_path / "caps.csv").write_text("audiocap_id,youtube_id,start_time,caption\n" + rows)
+    caps = MixtureEntry(source=Slot("audiocaps", {"csv": str(tmp_path / "caps.csv"), "audio_dir": str(tmp_path)}))
+    folder = MixtureEntry(source=Slot("audio-folder", {"path": str(root)}))
+    mixture = Mixture.open(DataSpec(datasets={"mine": folder, "caps": caps}, skip_limit=0.0), partial(build, "dataset"))
+    assert mixture.sizes == {"mine": 10, "caps": 1} and mixture.num_unlisted == 0
+    assert Counter(skip.kind for skip in mixture.skipped) == {"missing": 59, "no caption": 30}
 
 
 def test_registered_data_sets_open_by_name(tmp_path):

@@ -68,6 +68,15 @@ def test_title_and_sound_are_in_the_picture(tmp_path: Path) -> None:
     assert plain.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    titles = ("a dog \U0001f415 barks", "狗在叫")
+    pictures = [imread(save_spectrogram(tmp_path / f"{i}.png", sine(200, 8000), 8000, title=title)) for i, title in enumerate(titles)]
+    blank = imread(save_spectrogram(tmp_path / "blank.png", sine(200, 8000), 8000, title=" "))
+    assert all(not np.array_equal(picture[:30], blank[:30]) for picture in pictures)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_unwritable_paths_are_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "directory.png").mkdir()

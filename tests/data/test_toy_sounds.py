@@ -266,3 +266,20 @@ def test_agreement_judges_attribute_by_attribute() -> None:
     assert agreement(recipe, None) == dict.fromkeys(everything, False)
     assert agreement(Recipe((clicks,)), recipe) == {"events": False, "kinds": False, "clicks": True, "loudness": True}
     assert agreement(Recipe((Event(kind="noise"),)), Recipe((Event(kind="noise", colour="low"),))) == {"events": True, "kinds": True}
+
+
+def test_without_variation_a_recipe_is_one_sound_but_for_its_noise() -> None:
+    def clips(variation: float) -> dict[str, list[np.ndarray]]:
+        dataset = ToySounds(size=400, events=(1, 1), notes=["A3"], variation=variation)
+        found: dict[str, list[np.ndarray]] = {}
+        for i in range(len(dataset)):
+            found.setdefault(dataset.item(i).captions[0], []).append(dataset.load(i)[0])
+        return found
+
+    for caption, same in clips(0.0).items():
+        spread = max(float(np.abs(same[0] - other).max()) for other in same)
+        assert (spread > 0.01) == ("noise" in caption), caption
+    varied = clips(1.0)["a loud sine tone at A3"]
+    assert max(float(np.abs(varied[0] - other).max()) for other in varied) > 0.01
+    with pytest.raises(DataError, match="variation is 2"):
+        ToySounds(variation=2)

@@ -1,0 +1,48 @@
+"""Checks of the numbers in the `train` section of a spec. No torch here: a spec is checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.schema import TrainSpec
+
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda x: x >= 1, ("steps", "batches_per_step", "log_every", "keep_checkpoints", "parallel.replicate")),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        ("save_every", "threads", "schedule.warmup_steps", "validation.every", "validation.num_describe"),
+    ),
+    ("at least 1, or -1 for all processes that are left", lambda x: x == -1 or x >= 1, ("parallel.shard",)),
+    ("at least 0, which is none, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
+    ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
+    ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
+    ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps", "validation.seconds")),
+)
+"""(what is expected, whether a number is that, keys below `train`). Comparisons are False for nan, which is thus refused."""
+
+
+def check_train(train: TrainSpec) -> None:
+    """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
+    for expected, holds, keys in _RANGES:
+        for key in keys:
+            _expect(holds, f"train.{key}", attrgetter(key)(train), expected)
+    for i, beta in enumerate(train.optimizer.betas):
+        _expect(lambda x: 0 <= x < 1, f"train.optimizer.betas[{i}]", beta, "at least 0 and below 1")
+    for name, weight in train.loss_weights.items():
+        _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
+
+
+def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:
+    """Raises SpecError when `train.loss_weights` names a loss that is not among those that a model has."""
+    for name in weights:
+        if name not in losses:
+            raise SpecError(f"train.loss_weights names '{name}'; the losses are {', '.join(sorted(losses))}.{did_you_mean(name, losses)}")
+
+
+def _expect(holds: Callable[[float], bool], key: str, value: float, expected: str) -> None:
+    if not holds(value):
+        raise SpecError(f"{key} is {value}; it must be {expected}")

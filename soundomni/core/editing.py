@@ -1,0 +1,45 @@
+"""Which frames of a clip are given when a part of it is kept: continuation and inpainting.
+
+Shape letters: S samples, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from soundomni.core.errors import SpecError
+from soundomni.core.representation import RepresentationSpec
+
+
+def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int) -> np.ndarray:
+    """Returns bool `[T]`: the frames that are made of samples within the spans alone.
+
+    A frame is made of its own `downsampling_ratio` samples and, where the codec has extra frames, of those of as many frames before.
+
+    Args:
+        spans: (from, to) in seconds.
+        spec: of the codec.
+        num_samples: S of the clip to make.
+        num_given: samples of the clip of which the spans are kept.
+
+    Raises:
+        SpecError: a span is empty or lies outside the clip, or no whole frame is kept.
+    """
+    longest = min(num_samples, num_given)
+    covered = np.zeros(num_samples, dtype=bool)
+    for start, end in spans:
+        if not 0 <= start < end or end * spec.sample_rate >= longest + 0.5:
+            seconds = longest / spec.sample_rate
+            raise SpecError(f"a span that is kept must be (from, to) with 0 <= from < to <= {seconds:g} s, ({start}, {end}) was given")
+        covered[round(start * spec.sample_rate) : round(end * spec.sample_rate)] = True
+    frames = np.arange(spec.num_frames(num_samples))
+    first = np.maximum((frames - spec.extra_frames) * spec.downsampling_ratio, 0)
+    last = np.minimum((frames + 1) * spec.downsampling_ratio, num_samples)
+    count = np.concatenate([[0], np.cumsum(covered)])
+    known: np.ndarray = count[last] - count[first] == last - first
+    if not known.any():
+        enough = (spec.extra_frames + 2) * spec.downsampling_ratio / spec.sample_rate
+        raise SpecError(f"the spans that are kept hold no whole frame of the codec; one of {enough:g} s always does")
+    return known

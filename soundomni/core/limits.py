@@ -1,0 +1,57 @@
+"""Checks of what a caller asks of a model, before anything is computed; every refusal is one line. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from soundomni.core.errors import SpecError
+
+LONGEST_SECONDS = 86400.0
+LARGEST_SEED = 2**63 - 1
+"""Generators take 64 bits, and read a negative seed as a large one: it is refused, so that each stream has one name."""
+LARGEST_SCALE = 1e6
+MOST_STEPS = 10_000
+MOST_NEW_TOKENS = 65_536
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises SpecError when a length in seconds is not above 0, not finite, or beyond a day."""
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise SpecError(f"seconds must be above 0 and at most {LONGEST_SECONDS:g}, {seconds} was given")
+
+
+def check_count(name: str, value: int, *, most: int | None = None) -> None:
+    """Raises SpecError when `value` is below 1 or above `most`."""
+    if value < 1:
+        raise SpecError(f"{name} must be at least 1, {value} was given")
+    if most is not None and value > most:
+        raise SpecError(f"{name} must be at most {most}, {value} was given")
+
+
+def check_seed(seed: int) -> None:
+    """Raises SpecError when a seed is negative or above 2^63 - 1."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SpecError(f"a seed must be from 0 to {LARGEST_SEED}, {seed} was given")
+
+
+def check_scale(scale: float) -> None:
+    """Raises SpecError when a guidance scale is not a finite number of sensible size."""
+    if not abs(scale) <= LARGEST_SCALE:
+        raise SpecError(f"the guidance scale must be from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}, {scale} was given")
+
+
+def check_negative(negative_prompt: str | None, scale: float) -> None:
+    """Raises SpecError when a negative prompt is given but the guidance scale is 1, which steers away from nothing."""
+    if negative_prompt and scale == 1.0:
+        raise SpecError("a negative prompt does nothing with the guidance scale 1: give a scale above 1, or leave the negative prompt out")
+
+
+def check_device(name: str) -> None:
+    """Raises SpecError when this machine has no such device."""
+    import torch
+
+    known = ["cpu"]
+    if torch.cuda.is_available():
+        known += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        known.append("mps")
+    if str(name) not in known:
+        raise SpecError(f"there is no device '{name}' here, expected one of: {', '.join(known)}")

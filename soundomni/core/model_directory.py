@@ -1,0 +1,167 @@
+"""What a model directory holds, and how one is written: whole or not at all.
+
+| name | what it is |
+|---|---|
+| spec.yaml | what the model is assembled from, without the run |
+| config.json | the format, what the model was trained with, and a summary |
+| model.safetensors | every weight |
+| tokenizer.json | text tokens |
+| README.md | the model card |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.schema import Slot, Spec
+from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+
+FORMAT = 1
+SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "spec.yaml", "config.json", "model.safetensors", "README.md"
+FILES = frozenset({SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TOKENIZER_FILE})
+RUN_FILES = frozenset({"lock.json", "checkpoints"})
+
+
+def read_max_tokens(directory: Path) -> int | None:
+    """Returns the longest sample, in tokens, that the model was trained with, or None where its config.json does not say.
+
+    Raises:
+        CheckpointError: config.json is damaged or of another format.
+    """
+    file = directory / CONFIG_FILE
+    if not file.exists():
+        return None
+    config = _read_config(file)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"'{file}' has the format {config.get('format')!r}; this version reads format {FORMAT}")
+    limit = config.get("max_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {limit!r} was given")
+    return limit
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"'{file}' must hold a JSON object")
+    return config
+
+
+def check_target(directory: str | Path) -> None:
+    """Raises CheckpointError when a model directory may not be written at `directory`.
+
+    It may where nothing is, where an empty folder is, and in place of an older model directory with nothing else in it.
+    """
+    path = Path(directory)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"cannot write the model directory '{path}': it is a file")
+    names = {entry.name for entry in path.iterdir()}
+    if names & RUN_FILES:
+        raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
+    if names and not _is_model(path):
+        raise CheckpointError(f"'{path}' is not empty and not a model directory, and would be replaced; choose another directory")
+    if names - FILES:
+        raise CheckpointError(f"'{path}' also holds '{min(names - FILES)}', which would be lost; move it, or choose another directory")
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return _read_config(path / CONFIG_FILE).get("format") == FORMAT
+    except CheckpointError:
+        return False
+
+
+@contextmanager
+def replacing(directory: str | Path) -> Iterator[Path]:
+    """Gives an empty folder beside `directory` that takes its place when the block ends; on any error what was there stays.
+
+    Raises:
+        CheckpointError: `directory` may not be replaced, or cannot be written.
+    """
+    try:
+        check_target(directory)
+        target = Path(directory).resolve()
+        mark = uuid.uuid4().hex[:8]
+        part, old = (target.with_name(f".{target.name}.{mark}.{end}") for end in ("part", "old"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        try:
+            yield part
+            _swap(part, target, old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the model directory '{directory}': {error}") from error
+
+
+def _swap(part: Path, target: Path, old: Path) -> None:
+    try:
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def trained_max_tokens(spec: Spec) -> int | None:
+    """Returns the longest sample, in tokens, of the data that a spec trains on; None without data."""
+    if spec.data is None:
+        return None
+    return spec.data.max_tokens_per_sample if spec.data.max_tokens_per_sample is not None else spec.data.tokens_per_batch
+
+
+def portable(spec: Spec) -> Spec:
+    """Leaves out what a model directory has no use for: the run, and the files that the codec and the tokenizer started from."""
+    codec = spec.model.codec
+    init_args = {name: value for name, value in codec.init_args.items() if name != "weights"}
+    model = replace(spec.model, codec=replace(codec, init_args=init_args), tokenizer=replace(spec.model.tokenizer, path=None))
+    return replace(spec, model=model, data=None, train=None)
+
+
+def check_portable(spec: Spec) -> None:
+    """Raises SpecError when the spec of a model directory, or an override of it, names a file for the codec to start from."""
+    weights = spec.model.codec.init_args.get("weights")
+    if weights is not None:
+        raise SpecError(f"model.codec.weights: a model directory holds all weights itself, '{weights}' was given; leave it out")
+
+
+def plugins(spec: Spec) -> dict[str, str]:
+    """Returns kind → name of the plugins that a model is assembled from."""
+    slots: dict[str, Slot | None] = {
+        "backbone": spec.model.backbone,
+        "router": spec.model.router,
+        "codec": spec.model.codec,
+        "encoder": spec.model.encoder,
+        "objective": spec.model.objective,
+        "sampler": spec.sampler,
+    }
+    return {kind: slot.class_path for kind, slot in slots.items() if slot is not None}
+
+
+def card(spec: Spec, parameters: int) -> str:
+    """Writes the model card that a model has when nobody wrote one."""
+    parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
+    return (
+        "---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\n---\n\n"
+        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n\n"
+        '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
+        'clip = model.generate(["..."], seconds=1.0)[0]\n```\n'
+    )

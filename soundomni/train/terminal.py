@@ -1,0 +1,88 @@
+"""What a run says on stderr while it trains: a bar on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from tqdm import tqdm
+
+LINE_SHARE, LINE_SECONDS = 0.1, 30.0
+"""Share of all steps, and seconds, that both pass between two plain lines."""
+
+
+def tell(text: str) -> None:
+    """Writes a line to stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+class ProgressDisplay(Protocol):
+    """Shows how far a run is."""
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves to `step`."""
+        ...
+
+    def close(self) -> None:
+        """Leaves what is shown as it is."""
+        ...
+
+
+def open_display(*, total: int, initial: int) -> ProgressDisplay:
+    """Returns the display that suits stderr, for `total` steps of which `initial` are finished."""
+    return ProgressBar(total=total, initial=initial) if sys.stderr.isatty() else ProgressLines(total=total, initial=initial)
+
+
+class ProgressBar:
+    """Steps and losses in one line of a terminal."""
+
+    def __init__(self, *, total: int, initial: int) -> None:
+        self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves to `step`."""
+        self._bar.set_postfix(_losses(metrics), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leaves the last line as it is."""
+        self._bar.close()
+
+
+class ProgressLines:
+    """Steps, losses, speed and the time that is left, one line at a time.
+
+    A line is due after a tenth of all steps or after 30 seconds, whichever is later; the last step has one in any case.
+
+    Args:
+        total: steps of the run.
+        initial: of these, finished before.
+        clock: seconds.
+    """
+
+    def __init__(self, *, total: int, initial: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._clock = clock
+        self._step, self._time = initial, clock()
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes a line for `step` if one is due."""
+        steps, seconds = step - self._step, self._clock() - self._time
+        if step < self._total and (steps < LINE_SHARE * self._total or seconds < LINE_SECONDS):
+            return
+        self._step, self._time = step, self._time + seconds
+        rate = steps / max(seconds, 1e-9)
+        left = timedelta(seconds=round((self._total - step) / max(rate, 1e-9)))
+        losses = ", ".join(f"{name} {value}" for name, value in _losses(metrics).items())
+        tell(f"step {step} of {self._total} ({step / self._total:.0%}): {losses}, {rate:.3g} steps/s, {left} left")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _losses(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}

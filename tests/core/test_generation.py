@@ -1,0 +1,226 @@
+"""Sampling audio and text: batched = single, given frames are kept, and what a model refuses to make or hear.
+
+Shape letters: D latent dimensions, T frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, model_spec, one_forward, rule
+
+from soundomni.core.assembly import build_sampler
+from soundomni.core.editing import known_frames
+from soundomni.core.errors import DataError, SoundOmniError, SpecError
+from soundomni.core.generation import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
+from soundomni.core.hub import Audio, Kept, SoundOmni
+from soundomni.core.representation import Representation
+from soundomni.core.schema import GuidanceSpec, Slot, Spec
+from soundomni.core.sequence import Attend, PositionRule
+
+WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
+GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
+
+
+@st.composite
+def audio_requests(draw: st.DrawFn) -> AudioRequest:
+    """A clip to make: some context, some negative prompt, and now and then frames that are given."""
+    frames, seed = draw(st.integers(1, 9)), draw(st.integers(0, 2**63 - 1))
+    context, negative = contexts_of(MODELS["modality"], [draw(WORDS), draw(WORDS)])
+    request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+    if draw(st.booleans()):
+        return request
+    mask = torch.tensor(draw(st.lists(st.booleans(), min_size=frames, max_size=frames)))
+    return replace(request, known=torch.randn(16, frames, generator=torch.Generator().manual_seed(3)), known_mask=mask)
+
+
+def make(name: str, batch: Sequence[AudioRequest], sampler: str = "heun", guidance: GuidanceSpec = GUIDANCE) -> Representation:
+    built = build_sampler(Slot(sampler, {"num_steps": 3}))
+    return sample_audio(MODELS[name], batch, sampler=built, guidance=guidance, tokenizer=TOKENIZER, rule=rule(name))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=8, deadline=None)
+@given(requests=st.lists(audio_requests(), min_size=2, max_size=4))
+def test_batched_audio_equals_single(name: str, requests: list[AudioRequest]) -> None:
+    together = make(name, requests)
+    for row, request in enumerate(requests):
+        alone = make(name, [request])
+        frames = request.num_frames
+        torch.testing.assert_close(together.values[row : row + 1, :, :frames], alone.values, rtol=1e-5, atol=1e-5)
+        assert not together.values[row, :, frames:].any() and together.lengths[row] == frames
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=6, deadline=None)
+@given(heard=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
+def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str, heard: list[tuple[int, str]], count: int) -> None:
+    model = MODELS[name]
+    contexts = [
+        features_context(model, clip(length, length), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
+        + (text_context(TOKENIZER, words) if words else ())
+        for length, words in heard
+    ]
+    together = sample_text(model, contexts, tokenizer=TOKENIZER, max_new_tokens=count)
+    for context, ids in zip(contexts, together, strict=True):
+        assert sample_text(model, [context], tokenizer=TOKENIZER, max_new_tokens=count) == [ids]
+        assert ids == greedy(model, context, count)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "rk4", "dpmpp"])
+@settings(max_examples=5, deadline=None)
+@given(requests=st.lists(audio_requests(), min_size=1, max_size=3))
+def test_given_frames_come_back_exactly(sampler: str, requests: list[AudioRequest]) -> None:
+    made = make("modality", requests, sampler)
+    for row, request in enumerate(requests):
+        if request.known is not None and request.known_mask is not None:
+            values = made.values[row, :, : request.num_frames]
+            assert torch.equal(values[:, request.known_mask], request.known[:, request.known_mask])
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@settings(max_examples=6, deadline=None)
+@given(request=audio_requests())
+def test_given_frames_are_shown_clean_to_the_others_as_in_the_whole_sequence(name: str, request: AudioRequest) -> None:
+    """Euler's method by hand, the whole sequence computed at every step, with timestep 0 at given frames."""
+    assume(request.known is not None)
+    assert request.known is not None and request.known_mask is not None
+    noise = torch.randn(request.num_frames, 16, generator=torch.Generator().manual_seed(request.seed)).T
+    values = torch.where(request.known_mask, request.known, noise)[None]
+    for t, after in pairwise(torch.linspace(1, 0, 4).tolist()):
+        timesteps = torch.full((1, request.num_frames), t).masked_fill(request.known_mask, 0.0)
+        with torch.no_grad():
+            velocity = one_forward(MODELS[name], request.context, values.double(), timesteps, rule(name)).float()
+        values = torch.where(request.known_mask, values, values + (after - t) * velocity)
+    made = make(name, [request], "euler", GuidanceSpec()).values
+    torch.testing.assert_close(made, values, rtol=1e-5, atol=1e-5)
+
+
+def omni(max_tokens: int | None = None) -> SoundOmni:
+    spec = Spec(model=model_spec(), sampler=Slot("euler", {"num_steps": 2}), guidance=GuidanceSpec(scale=2.0))
+    return SoundOmni(MODELS["modality"], spec, TOKENIZER, max_tokens=max_tokens)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    samples=st.integers(1, 200),
+    spans=st.lists(st.tuples(st.integers(0, 199), st.integers(1, 200)).map(sorted), min_size=1, max_size=3),
+)
+def test_known_frames_are_those_that_nothing_outside_the_spans_changes(samples: int, spans: list[list[int]]) -> None:
+    spans = [span for span in spans if span[0] < span[1] <= samples]
+    assume(spans)
+    codec = MODELS["modality"].codec
+    inside = np.zeros(samples, dtype=bool)
+    for start, end in spans:
+        inside[start:end] = True
+    first, second = (torch.from_numpy(np.where(inside, clip(0, samples), clip(seed, samples)))[None] for seed in (1, 2))
+    lengths = torch.tensor([samples])
+    same = (codec.encode(first, lengths).values == codec.encode(second, lengths).values).all(1)[0].numpy()
+    seconds = [(start / RATE, end / RATE) for start, end in spans]
+    if not same.any():
+        with pytest.raises(SpecError, match="no whole frame"):
+            known_frames(seconds, codec.spec, num_samples=samples, num_given=samples)
+    else:
+        assert (known_frames(seconds, codec.spec, num_samples=samples, num_given=samples) == same).all()
+
+
+def test_a_clip_is_continued_and_a_gap_is_filled() -> None:
+    model = omni()
+    given_clip = Audio(clip(5, 160), RATE)
+    whole = model.reconstruct(given_clip).waveform
+    beginning, both_ends = Kept(given_clip, [(0.0, 0.16)]), Kept(given_clip, [(0.0, 0.05), (0.1, 0.16)])
+    continued, filled, free = model.generate(["one"] * 3, seconds=0.32, seeds=[4, 4, 4], known=[beginning, both_ends, None])
+    assert continued.waveform.shape == (1, 320)
+    np.testing.assert_allclose(continued.waveform[:, :144], whole[:, :144], atol=1e-4)
+    np.testing.assert_allclose(filled.waveform[:, :32], whole[:, :32], atol=1e-4)
+    np.testing.assert_allclose(filled.waveform[:, 128:144], whole[:, 128:144], atol=1e-4)
+    assert np.abs(filled.waveform[:, 64:96] - whole[:, 64:96]).max() > 0.01
+    (alone,) = model.generate(["one"], seconds=0.32, seeds=4)
+    np.testing.assert_allclose(free.waveform, alone.waveform, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"seconds": float("inf")}, "seconds must be above 0 and at most 86400, inf was given"),
+        ({"seconds": float("nan")}, "seconds must be above 0"),
+        ({"guidance_scale": float("nan")}, "the guidance scale must be from"),
+        ({"guidance_scale": float("inf")}, "the guidance scale must be from"),
+        ({"negative_prompt": "two", "guidance_scale": 1.0}, "a negative prompt does nothing"),
+        ({"num_steps": 0}, "steps must be at least 1"),
+        ({"num_steps": 10**12}, "steps must be at most"),
+        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"seeds": -1}, "a seed must be from 0"),
+        ({"seeds": [2**63]}, "a seed must be from 0"),
+        ({"seeds": [1, 2]}, "seeds: 2 were given for 1 prompts"),
+        ({"known": []}, "known: 0 were given for 1 prompts"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]}, "0 <= from < to <= 0.1 s, (0.0, 0.2) was given"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.05, 0.05)])]}, "0 <= from < to <= 0.1 s"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, float("nan"))])]}, "0 <= from < to <= 0.1 s"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 1e308)])]}, "0 <= from < to <= 0.1 s"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.001, 0.01)])]}, "no whole frame"),
+        ({"known": [Kept(Audio(clip(0, 100), RATE), [])]}, "no whole frame"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_one_line(settings_: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(SpecError) as refused:
+        omni().generate(["one"], **{"seconds": 0.2, **settings_})
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("settings_", [{"max_new_tokens": 0}, {"max_new_tokens": 10**9}, {"batch_size": 0}])
+def test_what_cannot_be_said_is_refused(settings_: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(SpecError, match="must be at"):
+        omni().describe([Audio(clip(0, 50), RATE)], **settings_)
+
+
+def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit_fits() -> None:
+    text = context_length(text_context(TOKENIZER, "one two"))
+    model = omni(max_tokens=text + 2 + 21)  # 20 hops of 16 samples, and the frame that closes the overlap
+    expected = f"0.321 s of audio and a prompt of {text} tokens take {text + 24} tokens; .* at most {text + 23}: at most 0.32 s fit"
+    with pytest.raises(DataError, match=expected):
+        model.generate(["one two"], seconds=0.321)
+    assert model.generate(["one two"], seconds=0.32)[0].waveform.shape == (1, 320)
+    assert omni().generate(["one two"], seconds=0.321)[0].waveform.shape == (1, 321)
+    with pytest.raises(DataError, match="shorten the prompt"):
+        model.generate(["one two three " * 40], seconds=0.016)
+    with pytest.raises(DataError, match="shorten the negative prompt"):
+        model.generate(["one"], seconds=0.016, negative_prompt="one two three " * 40)
+
+
+@pytest.mark.parametrize("question", [None, "two three"])
+def test_hearing_beyond_the_length_of_training_is_refused_and_what_is_said_to_fit_fits(question: str | None) -> None:
+    encoder = MODELS["modality"].encoder
+    assert encoder is not None
+    asked = context_length(text_context(TOKENIZER, question)) if question else 0
+    longest = max(n for n in range(1, 301) if encoder.num_tokens(n) == encoder.num_tokens(300))
+    model = omni(max_tokens=encoder.num_tokens(longest) + 2 + asked + 1)
+    assert len(model.describe([Audio(clip(0, longest), RATE)], question=question)) == 1
+    beyond = next(n for n in range(longest, 2000) if encoder.num_tokens(n) > encoder.num_tokens(longest))
+    with pytest.raises(DataError, match=rf"at most {(beyond - 1) / RATE:g} s fit, so cut the clip"):
+        model.describe([Audio(clip(0, beyond), RATE)], question=question)
+    with pytest.raises(DataError, match="shorten the question"):
+        model.describe([Audio(clip(0, 50), RATE)], question="one two three " * 40)
+
+
+def test_a_text_ends_where_the_sample_is_as_long_as_in_training() -> None:
+    clips = [Audio(clip(seed, length), RATE) for seed, length in ((1, 30), (2, 90))]
+    free = omni().describe(clips, max_new_tokens=8)
+    contexts = [omni()._listen(one, None) for one in clips]
+    ids = sample_text(MODELS["modality"], contexts, tokenizer=TOKENIZER, max_new_tokens=8)
+    limit = context_length(contexts[1]) + 2
+    rooms = [limit - context_length(context) for context in contexts]
+    expected = [TOKENIZER.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+    assert omni(limit).describe(clips, max_new_tokens=8) == expected
+    assert len(ids[1]) > 2 and expected[1] != free[1]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", ""])
+def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: object) -> None:
+    with pytest.raises(SoundOmniError, match=f"no device '{device}' here, expected one of: cpu"):
+        SoundOmni.from_pretrained(str(tmp_path), device=device)

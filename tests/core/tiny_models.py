@@ -1,0 +1,112 @@
+"""Tiny models with an encoder and a codec, in float64, and ways to run them on whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from soundomni.core.assembly import build_model
+from soundomni.core.generation import Context, text_context
+from soundomni.core.model import UnifiedModel, frame_places
+from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot
+from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, audio_segment, text_segment
+from soundomni.core.tokenizer import TextTokenizer
+
+RATE = 1000
+TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
+
+
+def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec:
+    return ModelSpec(
+        backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"}),
+        router=Slot(router),
+        codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 16}),
+        connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("mlp")),
+        objective=Slot("flow-matching"),
+        encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
+        latent_positions=positions,  # type: ignore[arg-type]
+        normalise="global",
+    )
+
+
+def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
+    """A tiny model in float64 whose every parameter is random, the outputs that start at zero included."""
+    model = build_model(model_spec(router, positions), tokenizer=TOKENIZER, seed=1)
+    torch.manual_seed(0)
+    clips = torch.randn(4, 1, 160)
+    model.normalizer.fit([model.codec.encode(clips, torch.full((4,), 160))])
+    with torch.no_grad():
+        for parameter in model.latent_connector.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.double()
+
+
+MODELS = {name: make_model(name) for name in ("modality", "dense", "top-k")}
+MODELS["advance"] = make_model("modality", "advance")
+
+
+def rule(name: str) -> PositionRule:
+    return PositionRule.ADVANCE if name == "advance" else PositionRule.SHARED
+
+
+def clip(seed: int, samples: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
+
+
+def double(batch: PackedBatch) -> PackedBatch:
+    def clips(c):  # type: ignore[no-untyped-def]
+        return replace(c, waveform=c.waveform.double())
+
+    return replace(batch, features=clips(batch.features), latents=clips(batch.latents))
+
+
+def pack(samples: Sequence[Sample]) -> PackedBatch:
+    return double(PackedBatch.from_samples(samples))
+
+
+def one_forward(
+    model: UnifiedModel, context: Context, values: torch.Tensor, timesteps: torch.Tensor, positions: PositionRule
+) -> torch.Tensor:
+    """The prediction of a noise segment by the whole sequence at once, as in training: `[1, D, T]` at timesteps `[1, T]`."""
+    segment = audio_segment(
+        role=Role.LATENT,
+        attend=Attend.NOISE,
+        num_frames=values.shape[-1],
+        num_samples=0,
+        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
+        positions=positions,
+    ).with_waveform(np.zeros((1, 1), np.float32))
+    batch = pack([Sample(key="x", segments=(*context, segment))])
+    layout = model.plan(batch.table)
+    places = frame_places(np.asarray([values.shape[-1]]), values.shape[-1], model.device)
+    blocks = {
+        Role.TEXT: model.backbone.embed(batch.text_ids),
+        Role.FEATURES: model.enter_features(batch.features),
+        Role.LATENT: model.enter_frames(values, timesteps.double(), places),
+    }
+    streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
+    return model.leave_frames(layout.take(streams, Role.LATENT), places, values)
+
+
+def contexts_of(model: UnifiedModel, words: Sequence[str]) -> list[Context]:
+    return [text_context(TOKENIZER, w) if w else () for w in words]
+
+
+def greedy(model: UnifiedModel, context: Context, count: int) -> list[int]:
+    """Greedy decoding that computes the whole sequence again for each token."""
+    ids: list[int] = []
+    while len(ids) < count:
+        segment = text_segment(ids, bos=TOKENIZER.bos, eos=TOKENIZER.eos, loss=True)
+        batch = pack([Sample(key="x", segments=(*context, segment))])
+        layout = model.plan(batch.table)
+        blocks = {Role.TEXT: model.backbone.embed(batch.text_ids), Role.FEATURES: model.enter_features(batch.features)}
+        with torch.no_grad():
+            streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
+            chosen = int(model.backbone.head(layout.take(streams, Role.TEXT)[-1:]).argmax())
+        if chosen == TOKENIZER.eos:
+            break
+        ids.append(chosen)
+    return ids
