@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter
 
 from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.limits import LARGEST_SEED, LONGEST_SECONDS
 from soundomni.core.schema import TrainSpec
 
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -20,7 +21,9 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 0, which is none, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
     ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
     ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
-    ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps", "validation.seconds")),
+    ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps",)),
+    (f"above 0 and at most {LONGEST_SECONDS:g}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
+    (f"from 0 to {LARGEST_SEED}", lambda x: 0 <= x <= LARGEST_SEED, ("seed",)),
 )
 """(what is expected, whether a number is that, keys below `train`). Comparisons are False for nan, which is thus refused."""
 

@@ -26,6 +26,7 @@ from soundomni.core.errors import CheckpointError, DataError, SpecError, Unreada
 from soundomni.core.guidance import check_guidance
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
+from soundomni.core.limits import check_scale
 from soundomni.core.model import UnifiedModel
 from soundomni.core.schema import DataSpec, MixtureEntry, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
@@ -34,6 +35,7 @@ from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.data.writer import SampleWriter
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
@@ -51,8 +53,6 @@ TOKENIZER_TEXTS = 20_000
 """Items of each data set whose texts a tokenizer is learnt from."""
 FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
 """Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
-MIN_SEEN = 20
-"""Clips that must have been tried before the share of unreadable ones may stop a run."""
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpe
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
     check_train(train)
     check_guidance(spec.guidance)
+    check_scale(spec.guidance.scale)
     build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
     if train.target == "codec":
         entries: dict[str, MixtureEntry | None] = {
@@ -196,10 +197,8 @@ def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) ->
         if num_clips >= FIT_CLIPS:
             break
     if num_clips == 0:
-        raise DataError(
-            f"the first {len(batches)} packed batches hold no clip to make, so latents cannot be normalised; "
-            f"{_examples(loader) or 'give tasks such as generate more weight'}"
-        )
+        reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
+        raise DataError(f"latents cannot be normalised: the first {len(batches)} packed batches hold no clip to make; {reason}")
     model.fit_latents(batches)
 
 
@@ -274,7 +273,7 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
     while True:
         with world.own_errors():
             step = next(parts.loader)
-        own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable")}
+        own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
         lost = progress.totals.get("unreadable", 0.0)
         yield _RankStep(step.batches, step.state, own | shared)
@@ -284,16 +283,8 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
 
 def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) -> None:
     """Raises the same DataError on every rank."""
-    limit, lost, seen = parts.data.skip_limit, totals["unreadable"], totals["seen"]
-    if seen < MIN_SEEN or lost <= limit * seen:
-        return
-    examples = "; ".join(text for text in world.gather(_examples(parts.loader)) if text)
-    raise DataError(f"{lost:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows: {examples}")
-
-
-def _examples(loader: PackedLoader) -> str:
-    """Returns clips that this rank could not read, and why."""
-    return "; ".join(f"{skip.key}: {skip.reason}" for skip in loader.unreadable[:3])
+    skips = [skip for found in world.gather(parts.loader.unreadable) for skip in found]
+    check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
 
 
 def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:

@@ -121,9 +121,7 @@ def _clear(directory: Path, existing: Existing) -> None:
             raise CheckpointError(f"'{directory}' holds a {SPEC_FILE} that is not of a run; choose another train.run_dir")
         return
     if existing == "refuse":
-        raise CheckpointError(
-            f"'{directory}' already holds a run; go on with it by --existing resume, start over with --existing overwrite, or choose another train.run_dir"
-        )
+        raise CheckpointError(f"'{directory}' already holds a run; choose --existing resume, --existing overwrite or another train.run_dir")
     if existing == "overwrite":
         for name in (CHECKPOINTS, SAMPLES):
             shutil.rmtree(directory / name, ignore_errors=True)

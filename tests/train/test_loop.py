@@ -187,6 +187,18 @@ def test_hooks_are_called_at_their_steps() -> None:
     assert rows[-1]["tokens"] == sum(len(batch.inputs) for batch in batches)
 
 
+def test_saving_comes_before_validating_and_stopping_skips_it() -> None:
+    run = TinyRun(alone(), settings(steps=7, save_every=2, validation=ValidationSpec(every=2)))
+    calls: list[str] = []
+    hooks = Hooks(
+        save=lambda progress: calls.append(f"save {progress.step}"),
+        validate=lambda step: calls.append(f"validate {step}"),
+        should_stop=lambda: run.state.progress.step == 4,
+    )
+    assert not run.run(7, hooks=hooks)
+    assert calls == ["save 2", "validate 2", "save 4"]
+
+
 def test_a_request_to_stop_saves_and_returns_false() -> None:
     run = TinyRun(alone(), settings())
     saved: list[int] = []

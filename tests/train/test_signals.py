@@ -28,3 +28,12 @@ def test_the_first_signal_is_noted_and_the_second_acts(number: signal.Signals) -
         assert signal.getsignal(number) is before
     finally:
         signal.signal(number, outer)
+
+
+def test_under_torchrun_a_signal_that_is_passed_on_once_more_asks_for_the_same() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest(environment={"TORCHELASTIC_RUN_ID": "none"}) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and stop.agreed(alone())
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,115 @@
+"""Numbers of the train section that make no sense are refused in one line, by a run before it builds anything and by `spec validate`."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tiny_spec import TEXT, tiny_spec
+
+from soundomni.cli.main import main
+from soundomni.cli.train import EXISTING
+from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.errors import PluginError, SoundOmniError, SpecError
+from soundomni.core.schema import TrainSpec
+from soundomni.train.run import run_training
+from soundomni.train.run_directory import Existing
+
+WRONG = [
+    ("steps", 0),
+    ("batches_per_step", 0),
+    ("log_every", 0),
+    ("save_every", -1),
+    ("keep_checkpoints", 0),
+    ("threads", -1),
+    ("seed", -1),
+    ("ema_decay", 1.0),
+    ("ema_decay", float("nan")),
+    ("parallel.shard", 0),
+    ("parallel.replicate", 0),
+    ("optimizer.lr", -1e-3),
+    ("optimizer.lr", float("inf")),
+    ("optimizer.lr", float("nan")),
+    ("optimizer.eps", 0.0),
+    ("optimizer.clip", -1.0),
+    ("optimizer.clip", float("nan")),
+    ("optimizer.weight_decay", -0.1),
+    ("optimizer.betas[0]", (1.0, 0.95)),
+    ("optimizer.betas[1]", (0.9, -0.1)),
+    ("schedule.warmup_steps", -1),
+    ("schedule.min_lr", -1.0),
+    ("loss_weights.ce", {"ce": -1.0}),
+    ("loss_weights.ce", {"ce": float("inf")}),
+    ("validation.every", -1),
+    ("validation.seconds", 0.0),
+    ("validation.num_describe", -1),
+]
+
+
+def changed(train: TrainSpec, key: str, value: Any) -> TrainSpec:
+    """A copy with `value` at a dotted key; what follows a field of the value itself is left to the value."""
+    name, _, rest = key.partition("[")[0].partition(".")
+    inner = getattr(train, name)
+    if rest and dataclasses.is_dataclass(inner):
+        value = dataclasses.replace(inner, **{rest: value})  # type: ignore[type-var]
+    return dataclasses.replace(train, **{name: value})
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_number_out_of_its_range_is_named_with_what_was_given_and_expected(key: str, value: Any) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_train(changed(TrainSpec(run_dir="unused"), key, value))
+    line = str(caught.value)
+    assert line.startswith(f"train.{key} is ") and "; it must be " in line and "\n" not in line
+
+
+def test_what_training_can_use_is_let_through() -> None:
+    train = TrainSpec(run_dir="unused")
+    check_train(train)
+    for key, value in (("optimizer.clip", 0.0), ("optimizer.lr", 0.0), ("ema_decay", 0.0), ("loss_weights", {"ce": 0.0})):
+        check_train(changed(train, key, value))
+
+
+def test_losses_that_a_model_does_not_have_are_named() -> None:
+    check_loss_weights({"ce": 1.0}, ("ce", "velocity"))
+    with pytest.raises(SpecError, match=r"names 'velocty'; the losses are ce, velocity. Did you mean 'velocity'"):
+        check_loss_weights({"velocty": 1.0}, ("ce", "velocity"))
+
+
+def test_checking_imports_no_torch() -> None:
+    code = "import sys, soundomni.core.checks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(TEXT)
+    assert main(["spec", "validate", str(path), "--train.run_dir=run"]) == 0
+    assert main(["spec", "validate", str(path), "--train.run_dir=run", "--train.optimizer.lr=-1"]) == 2
+    assert "train.optimizer.lr is -1.0; it must be finite and at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("sampler.num_steps=0", SpecError, "num_steps"),
+        ("sampler=os.path.join", PluginError, "trust-class-paths"),
+        ("guidance.interval=[1.0, 0.0]", SpecError, "guidance.interval"),
+        ("guidance.renormalise_min=2", SpecError, "guidance.renormalise_min"),
+        ("guidance.scale=.nan", SpecError, "guidance scale"),
+        ("train.validation.seconds=0", SpecError, "train.validation.seconds"),
+        ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),
+    ],
+)
+def test_what_validation_uses_is_checked_before_anything_is_written(
+    tmp_path: Path, override: str, error: type[SoundOmniError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_training(tiny_spec(tmp_path / "run", "train.validation.every=1", override))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_option_for_existing_runs_has_the_choices_of_a_run() -> None:
+    assert get_args(Existing) == EXISTING
