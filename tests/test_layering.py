@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 LIGHT = {
     f"soundomni.core.{name}"
-    for name in ("errors", "schema", "registry", "spec", "constructors", "convert", "json_schema", "layers", "slots")
+    for name in ("errors", "schema", "registry", "checks", "limits", "spec", "constructors", "convert", "json_schema", "layers", "slots")
 }
 LIGHT |= {"soundomni.core.yaml_text"}
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}

@@ -101,13 +101,17 @@ class SoundOmni:
         spec: what it was built from.
         tokenizer: its text tokens.
         max_tokens: the longest sample it was trained with; longer ones are refused. None for no limit.
+        trust_class_paths: let the spec's sampler be named by import path.
     """
 
-    def __init__(self, model: UnifiedModel, spec: Spec, tokenizer: TextTokenizer, *, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: UnifiedModel, spec: Spec, tokenizer: TextTokenizer, *, max_tokens: int | None = None, trust_class_paths: bool = False
+    ) -> None:
         self.model = model
         self.spec = spec
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self._trust_class_paths = trust_class_paths
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
@@ -201,7 +205,7 @@ class SoundOmni:
         check_negative(negative_prompt, guidance.scale)
         if num_steps is not None:
             check_count("steps", num_steps, most=MOST_STEPS)
-        sampler = build_sampler(self.spec.sampler, num_steps=num_steps)
+        sampler = build_sampler(self.spec.sampler, num_steps=num_steps, trust_class_paths=self._trust_class_paths)
         num_samples = max(1, round(seconds * self.sample_rate))
         given = [None] * len(prompts) if known is None else known
         numbers = range(seeds, seeds + len(prompts)) if isinstance(seeds, int) else seeds

@@ -154,6 +154,8 @@ def _list(value: object, name: str) -> Sequence[Any]:
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"'{name}' is {type(value).__name__}, expected text")
+    if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"'{name}' holds half of a surrogate pair, which is not text")
     return value.strip()
 
 

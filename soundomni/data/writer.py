@@ -134,6 +134,8 @@ class SampleWriter:
             raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
         whole = fit_announced(waveform, crop.total, rate, name=key)
         part = whole[:, crop.offset : crop.offset + crop.num_samples]
+        if crop.num_samples < crop.total:
+            part = part.copy()  # a view would keep the whole file in memory for as long as the sample waits
         made: dict[tuple[int, int], np.ndarray] = {}
         segments: list[Segment] = []
         for segment in planned.sample.segments:

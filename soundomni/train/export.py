@@ -43,4 +43,4 @@ def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bo
     tokenizer = TextTokenizer.load(path)
     model = build_model(spec.model, tokenizer=tokenizer, trust_class_paths=trust_class_paths)
     load_trained_weights(model, checkpoint, average=average)
-    return SoundOmni(model, spec, tokenizer), step_of(checkpoint)
+    return SoundOmni(model, spec, tokenizer, trust_class_paths=trust_class_paths), step_of(checkpoint)

@@ -69,12 +69,15 @@ class World:
 
     def on_main(self, action: Callable[[], T]) -> T | None:
         """Runs `action` on rank 0 and returns its result there, None elsewhere. What it raises is raised on every rank."""
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         if self.is_main:
             try:
                 result = action()
-            except (SoundOmniError, OSError) as found:
-                error = found
+            except Exception as found:  # whatever it is, the other ranks are waiting to hear of it
+                known = isinstance(found, SoundOmniError | OSError)
+                error = found if known else SoundOmniError(f"{type(found).__name__}: {found}")
+                error.__cause__ = None if known else found
         raised = self.gather(error)[0]
         if raised is not None:
             raise raised
@@ -103,7 +106,7 @@ def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.en
     Raises:
         SpecError: the mesh does not fit the number of processes, or there are more local processes than GPUs.
     """
-    size = int(environment.get("WORLD_SIZE", 1))
+    size = dist.get_world_size() if dist.is_initialized() else int(environment.get("WORLD_SIZE", 1))
     shape = mesh_shape(parallel, size)
     device = _device(int(environment.get("LOCAL_RANK", 0)))
     if "RANK" not in environment and not dist.is_initialized():
@@ -157,6 +160,8 @@ def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
             _recompute_in_backward(unit)
         if train.compile:
             unit.compile()
+    if train.compile:
+        _allow_recompiling(len(units))
     if world.mesh is None:
         model.to(world.device)
         return
@@ -190,6 +195,13 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _allow_recompiling(units: int) -> None:
+    """Raises dynamo's limits: all units share their code, so that each counts as a recompilation, and past a limit all run eager."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 4 * units + 8)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * units + 64)
 
 
 def _device(local_rank: int) -> torch.device:

@@ -28,7 +28,7 @@ from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.limits import check_scale
 from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import DataSpec, MixtureEntry, Slot, Spec, TrainSpec
+from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec import resolve, spec_to_dict
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -51,6 +51,8 @@ from soundomni.train.validation import KnownClip, Validation, make_and_describe,
 
 TOKENIZER_TEXTS = 20_000
 """Items of each data set whose texts a tokenizer is learnt from."""
+CLIP_TASK = "codec-clip"
+"""The task of a run that trains a codec: the clip alone."""
 FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
 """Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
 
@@ -138,9 +140,10 @@ def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpe
     build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
     if train.target == "codec":
         entries: dict[str, MixtureEntry | None] = {
-            name: dataclasses.replace(entry, tasks={"generate": 1.0}) for name, entry in data.datasets.items() if entry
+            name: dataclasses.replace(entry, tasks={CLIP_TASK: 1.0}) for name, entry in data.datasets.items() if entry
         }
-        data = dataclasses.replace(data, datasets=entries)
+        tasks = {**data.tasks, CLIP_TASK: [SegmentTemplate(audio="target")]}  # a codec needs no captions
+        data = dataclasses.replace(data, datasets=entries, tasks=tasks)
     return data, train
 
 
@@ -249,7 +252,9 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
             log=reporter.log if reporter is not None else _ignore,
             should_stop=lambda: stop.agreed(world),
             save=lambda progress: state.save(checkpointer, world, identity=identity),
-            validate=_validation(parts, world, ema, reporter.files if reporter is not None else _ignore),
+            validate=_validation(
+                parts, world, ema, reporter.files if reporter is not None else _ignore, trust_class_paths=trust_class_paths
+            ),
         ),
     )
     checkpointer.wait()
@@ -296,14 +301,17 @@ def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> R
     return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers)
 
 
-def _validation(parts: _Parts, world: World, ema: EMA | None, report: Callable[[int, Sequence[Path]], None]) -> Validation:
+def _validation(
+    parts: _Parts, world: World, ema: EMA | None, report: Callable[[int, Sequence[Path]], None], *, trust_class_paths: bool
+) -> Validation:
     train, module = parts.train, parts.module
     with world.own_errors():
         clips = _known_clips(parts.mixture, train.validation.num_describe) if train.validation.every else []
     if isinstance(module, CodecTraining):
         make = partial(reconstruct, module, clips, world.device)
     else:
-        make = partial(make_and_describe, SoundOmni(parts.model, parts.spec, parts.tokenizer), train, clips)
+        omni = SoundOmni(parts.model, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
+        make = partial(make_and_describe, omni, train, clips)
     samples_dir = Path(train.run_dir) / SAMPLES
     return Validation(make=make, module=module, ema=ema, samples_dir=samples_dir, world=world, train=train, report=report)
 

@@ -203,3 +203,13 @@ def test_a_file_that_breaks_after_listing_raises_on_load(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UnreadableAudioError, match=r"a\.wav"):
         folder.load(0)
+
+
+def test_half_a_surrogate_pair_is_not_a_caption(tmp_path):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(800), 8000)
+    (tmp_path / "a.json").write_text('{"caption": "\\ud800"}')
+    (tmp_path / "b.json").write_text('{"caption": "fine \\ud83d\\ude00"}')
+    folder = AudioFolder(path=str(tmp_path))
+    assert [folder.item(i).key for i in range(len(folder))] == ["b.wav"]
+    assert "surrogate" in folder.skipped[0].reason
