@@ -27,7 +27,7 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(READY)
-	$(PYTHON) -m pytest benchmarks --benchmark-only -q
+	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q
 
 $(READY): pyproject.toml
 	@test -x $(VENV)/bin/pip || python3 -m venv --clear $(VENV) || \
