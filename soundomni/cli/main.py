@@ -27,7 +27,7 @@ COMMANDS = {
     "reconstruct": "send audio files through the codec and back, and measure the difference",
     "export": "write a run's weights as a model directory",
     "evaluate": "measure what a model generates, describes and reconstructs",
-    "plugins": "list the installed plugins, or show one",
+    "plugins": "list the installed plugins, show one, or write a new one",
     "spec": "validate or print a spec, or write its JSON schema",
     "demo": "train a small model on this machine, and hear and see what it learnt",
 }

@@ -1,9 +1,10 @@
-"""`soundomni plugins`: what is installed, and what each plugin takes."""
+"""`soundomni plugins`: what is installed, what each plugin takes, and a package to start a new one from."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.arguments import Overrides, refuse_overrides
@@ -11,23 +12,31 @@ from soundomni.cli.arguments import Overrides, refuse_overrides
 if TYPE_CHECKING:
     from soundomni.core.registry import PluginEntry
 
-HELP = "list the installed plugins, or show one"
+HELP = "list the installed plugins, show one, or write a new one"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
     listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
     listing.add_argument("--check", action="store_true", help="import each and say which are broken; exit status 1 if one is")
     show = actions.add_parser("show", help="one plugin and its arguments", description="Show what a plugin is and takes.")
     show.add_argument("kind", metavar="KIND", help="such as codec")
     show.add_argument("name", metavar="NAME", help="name, or distribution:name")
+    new = actions.add_parser("new", help="write a package with a plugin that works", description="Write a package with a plugin and tests.")
+    new.add_argument("kind", metavar="KIND", help="such as codec")
+    new.add_argument("name", metavar="NAME", help="lowercase words and dashes, such as acme-fold")
+    new.add_argument("--out", type=Path, metavar="DIR", help="the folder to make; soundomni-NAME here by default")
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Lists or shows."""
+    """Lists, shows or writes."""
     refuse_overrides(overrides, "plugins")
+    if args.action == "new":
+        from soundomni.cli import plugins_new
+
+        return plugins_new.run(args)
     return _list(args) if args.action == "list" else _show(args)
 
 

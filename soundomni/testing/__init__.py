@@ -1,0 +1,44 @@
+"""Conformance suites: what every plugin of a kind must keep, as pytest classes that plugin authors subclass.
+
+    from soundomni.testing import CodecSuite
+
+    class TestAcmeCodec(CodecSuite):
+        def make(self) -> Codec:
+            return AcmeCodec(latent_dim=8)
+
+Each inherited test is one clause of the contract in `soundomni.core.interfaces`. A clause that a plugin knowingly breaks is named with
+the reason in `known_failures = {"batch": "attends across clips"}`; that test must then fail. Suites need pytest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.testing.backbone import BackboneSuite
+    from soundomni.testing.codec import CodecSuite
+    from soundomni.testing.connector import ConnectorSuite
+    from soundomni.testing.dataset import DatasetSuite
+    from soundomni.testing.encoder import EncoderSuite
+    from soundomni.testing.objective import ObjectiveSuite
+    from soundomni.testing.router import RouterSuite
+    from soundomni.testing.sampler import SamplerSuite
+    from soundomni.testing.tracker import TrackerSuite
+
+__all__ = [
+    "BackboneSuite",
+    "CodecSuite",
+    "ConnectorSuite",
+    "DatasetSuite",
+    "EncoderSuite",
+    "ObjectiveSuite",
+    "RouterSuite",
+    "SamplerSuite",
+    "TrackerSuite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a suite on first use, as suites need pytest and torch."""
+    if name in __all__:
+        return getattr(import_module(f"soundomni.testing.{name.removesuffix('Suite').lower()}"), name)
+    raise AttributeError(f"module 'soundomni.testing' has no attribute '{name}'")

@@ -102,7 +102,7 @@ def test_version(run):
         (["spec", "print"], "`soundomni spec print` needs a spec"),
         (["spec", "schema", "--sampler=x"], "`soundomni spec schema` reads no spec, so --sampler has no meaning here"),
         (["plugins", "list", "--model.codec=x"], "`soundomni plugins` reads no spec, so --model.codec has no meaning here"),
-        (["plugins", "lst"], "argument list|show: invalid choice: 'lst'"),
+        (["plugins", "lst"], "argument list|show|new: invalid choice: 'lst'"),
         (["plugins", "show", "codek", "x"], "unknown kind of plugin 'codek'. Did you mean 'codec'?"),
         (["plugins", "show", "sampler", "eulr"], "unknown sampler 'eulr'. Did you mean 'euler'? Installed: "),
         (["plugins", "list", "a", "b"], "unrecognized arguments: b; see `soundomni plugins --help`"),

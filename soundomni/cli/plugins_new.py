@@ -1,0 +1,107 @@
+"""`soundomni plugins new`: writes a package with one plugin that works, registers and passes the suite of its kind.
+
+The package is filled in from soundomni/cli/templates: one file for each kind, and those that kinds share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from soundomni.core import registry
+from soundomni.core.errors import PluginError
+
+KINDS = tuple(kind for kind in registry.KINDS if kind != "backbone")
+"""Kinds with a template."""
+
+LONGEST_NAME = 40
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+_USE = {
+    "codec": "`--model.codec=$name`",
+    "sampler": "`--sampler=$name`",
+    "router": "`--model.router=$name`",
+    "connector": "`--model.connectors.latent=$name` and `--model.connectors.features=$name`",
+    "encoder": "`--model.encoder=$name`",
+    "objective": "`--model.objective=$name`",
+    "dataset": "`source: $name` of an entry of `data.datasets`",
+    "tracker": "`--train.trackers=[$name]`",
+}
+"""How a spec, or an override of it, names a plugin of each kind."""
+
+_TESTS = {"connector": "test_connector", "tracker": "test_tracker"}
+"""Templates of the tests of kinds to which the assembly passes arguments; `test` is that of the others."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the package and says what to do with it."""
+    from soundomni.cli.output import emit
+
+    folder = write_package(args.kind, args.name, args.out)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    commands = (f"cd {folder}", "pip install -e '.[test]'", "pytest", f"soundomni plugins show {args.kind} {args.name}")
+    text = "\n".join([f"wrote {folder}", "", *(f"    {command}" for command in commands)])
+    emit(args, {"kind": args.kind, "name": args.name, "folder": str(folder), "files": files}, text=text)
+    return 0
+
+
+def write_package(kind: str, name: str, out: Path | None = None) -> Path:
+    """Writes a package with a plugin of a kind and returns its folder: `out`, or `soundomni-<name>` in the working directory.
+
+    Raises PluginError when the kind is unknown or has no template, the name is not of lowercase words and dashes or is already
+    registered, or the folder exists.
+    """
+    _check(kind, name)
+    distribution = f"soundomni-{name}"
+    package = distribution.replace("-", "_")
+    folder = out or Path(distribution)
+    if folder.exists():
+        raise PluginError(f"'{folder}' already exists; give --out a folder that does not")
+    contract = kind.capitalize()
+    words = "".join(word.capitalize() for word in name.split("-"))
+    values = {
+        "kind": kind,
+        "name": name,
+        "distribution": distribution,
+        "package": package,
+        "contract": contract,
+        "class_name": words if words.endswith(contract) and words != contract else words + contract,
+    }
+    values["usage"] = Template(_USE[kind]).substitute(values)
+    files = {
+        "pyproject.toml": "pyproject",
+        "README.md": "readme",
+        f"src/{package}/__init__.py": "package",
+        f"src/{package}/{kind}.py": kind,
+        f"tests/test_{package}.py": _TESTS.get(kind, "test"),
+    }
+    texts = {folder / path: _template(template).substitute(values) for path, template in files.items()}
+    for target, text in texts.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return folder
+
+
+def _check(kind: str, name: str) -> None:
+    known = registry.entries(kind)
+    if kind not in KINDS:
+        raise PluginError(f"there is no template for a {kind}: start from soundomni.experts.mot, and test with soundomni.testing")
+    if not _is_name(name):
+        near = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+        hint = f" Did you mean '{near}'?" if _is_name(near) else ""
+        raise PluginError(f"a plugin's name is lowercase words and dashes, {LONGEST_NAME} characters at most; '{name}' was given.{hint}")
+    taken = next((entry for entry in known if entry.name == name), None)
+    if taken is not None:
+        raise PluginError(f"{kind} '{name}' is already registered by {taken.distribution}: choose another name")
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
+def _template(name: str) -> Template:
+    return Template((resources.files("soundomni") / "cli" / "templates" / f"{name}.txt").read_text(encoding="utf-8"))

@@ -1,0 +1,78 @@
+"""Conformance of connectors.
+
+Shape letters: N tokens, H hidden dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from soundomni.core.interfaces import Connector
+from soundomni.testing.suite import ModuleSuite, noise, seeded
+
+
+class ConnectorSuite(ModuleSuite):
+    """Clauses of `soundomni.core.interfaces.Connector`.
+
+    Attributes:
+        token_dim, hidden_dim: D and H that connectors are made with.
+    """
+
+    kind: ClassVar[str] = "connector"
+    token_dim: ClassVar[int] = 6
+    hidden_dim: ClassVar[int] = 16
+
+    @abstractmethod
+    def make(self, *, token_dim: int, hidden_dim: int, generates: bool) -> Connector:
+        """Returns a new connector on the CPU; the arguments are what the assembly passes."""
+
+    def built(self, seed: int = 0, *, generates: bool = True) -> Connector:
+        """Returns a connector with weights drawn from `seed`."""
+        connector: Connector = seeded(lambda: self.make(token_dim=self.token_dim, hidden_dim=self.hidden_dim, generates=generates), seed)
+        return connector
+
+    def outputs(self, plugin: Any) -> list[Tensor]:
+        """Enters five tokens and leaves with five."""
+        return [self._enter(plugin, 5), plugin.leave(noise(1, 5, self.hidden_dim))]
+
+    def test_enter(self) -> None:
+        """Tokens `[N, token_dim]` become float `[N, H]`, whether or not anything is generated, N = 0 included."""
+        for generates in (False, True):
+            connector = self.built(generates=generates)
+            for count in (5, 1, 0):
+                hidden, wanted = self._enter(connector, count, generates=generates), [count, self.hidden_dim]
+                message = f"with generates={generates}, {count} tokens entered as {list(hidden.shape)}, expected {wanted}"
+                self.require(list(hidden.shape) == wanted, "enter", message)
+                self.require(bool(hidden.isfinite().all()), "enter", f"with generates={generates}, values that are not finite entered")
+
+    def test_leave(self) -> None:
+        """Hidden tokens `[N, H]` become predictions `[N, token_dim]`, N = 0 included."""
+        connector = self.built()
+        for count in (5, 1, 0):
+            left, wanted = connector.leave(noise(0, count, self.hidden_dim)), [count, self.token_dim]
+            self.require(list(left.shape) == wanted, "leave", f"{count} tokens left as {list(left.shape)}, expected {wanted}")
+
+    def test_zero_start(self) -> None:
+        """The prediction is zero before training."""
+        largest = float(self.built().leave(noise(0, 5, self.hidden_dim)).detach().abs().max())
+        self.require(largest == 0.0, "zero_start", f"leave of a new connector gave values up to {largest:.3g}, expected zeros")
+
+    def test_gradients(self) -> None:
+        """Every parameter takes part in every backward pass, also of a batch without such tokens."""
+        for generates in (False, True):
+            for count in (5, 0):
+                connector = self.built(generates=generates)
+                loss = self._enter(connector, count, generates=generates).sum()
+                if generates:
+                    loss = loss + connector.leave(noise(1, count, self.hidden_dim)).sum()
+                self.require_gradients(connector, loss, "gradients", f"a batch of {count} tokens with generates={generates}")
+
+    def _enter(self, connector: Connector, count: int, *, generates: bool = True) -> Tensor:
+        tokens = noise(0, count, self.token_dim)
+        if generates:
+            return connector.enter(tokens, timesteps=torch.linspace(0, 1, count), frames=torch.arange(count))
+        return connector.enter(tokens)

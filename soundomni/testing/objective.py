@@ -1,0 +1,175 @@
+"""Conformance of objectives.
+
+Shape letters: B clips, D latent dimensions, K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from soundomni.core.interfaces import Objective, Query
+from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.testing.suite import ConformanceSuite, generator, noise, number, seeded
+
+LENGTHS = (7, 4, 5, 1)
+NOISE = (True, True, False, True)
+GIVEN = (0, 2, 0, 0)
+
+
+class ObjectiveSuite(ConformanceSuite):
+    """Clauses of `soundomni.core.interfaces.Objective`.
+
+    Attributes:
+        representation: spec of the representation that is corrupted.
+        tolerance: by how much results may differ that should be equal, relative above magnitude 1.
+    """
+
+    kind: ClassVar[str] = "objective"
+    representation: ClassVar[RepresentationSpec] = RepresentationSpec(
+        kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=3
+    )
+    tolerance: ClassVar[float] = 1e-5
+
+    @abstractmethod
+    def make(self) -> Objective:
+        """Returns a new objective."""
+
+    def built(self, seed: int = 0) -> Objective:
+        """Returns `make()`."""
+        objective: Objective = seeded(self.make, seed)
+        return objective
+
+    def prediction(self, query: Query, seed: int) -> Tensor:
+        """Returns some prediction for a query, of the shape of its targets; override where predictions are of another shape."""
+        return noise(seed, *query.targets.shape)
+
+    def test_shapes(self) -> None:
+        """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B, T]`."""
+        clean, query = self._clean(), self._corrupt(self.built())
+        wanted, found = f"{clean.values.dtype} {list(clean.values.shape)}", f"{query.inputs.dtype} {list(query.inputs.shape)}"
+        self.require(found == wanted, "shapes", f"values of {wanted} became inputs of {found}, expected {wanted}")
+        frames = [len(LENGTHS), max(LENGTHS)]
+        self.require(list(query.timesteps.shape) == frames, "shapes", f"timesteps are {list(query.timesteps.shape)}, expected {frames}")
+        low, high = float(query.timesteps.min()), float(query.timesteps.max())
+        self.require(low >= 0 and high <= 1, "shapes", f"timesteps run from {low:.4g} to {high:.4g}, expected within [0, 1]")
+        mask = query.loss_mask
+        message = f"loss_mask is {mask.dtype} {list(mask.shape)}, expected bool {frames}"
+        self.require(mask.dtype == torch.bool and list(mask.shape) == frames, "shapes", message)
+
+    def test_clean(self) -> None:
+        """Known frames, and clips that are no targets, stay as they are, at timestep 0 and without loss."""
+        clean, query = self._clean(), self._corrupt(self.built())
+        for clip, (frames, noisy, given) in enumerate(zip(LENGTHS, NOISE, GIVEN, strict=True)):
+            last = given if noisy else frames
+            what = f"the {last} known frames of clip {clip}" if noisy else f"clip {clip}, which is no target,"
+            message = f"{what} changed, expected them to stay clean"
+            self.require_close(query.inputs[clip, :, :last], clean.values[clip, :, :last], 0.0, "clean", message)
+            largest = float(query.timesteps[clip, :last].sum())
+            self.require(largest == 0.0, "clean", f"{what} got timesteps other than 0, expected 0")
+            self.require(not bool(query.loss_mask[clip, :last].any()), "clean", f"{what} count in the loss, expected them not to")
+
+    def test_corrupts(self) -> None:
+        """Targets are changed, from the clean representation and between seeds."""
+        objective = self.built()
+        first, second = self._corrupt(objective), self._corrupt(objective, first_seed=50)
+        where = self._counted()[:, None].expand(first.inputs.shape)
+        same = torch.equal(first.inputs[where], self._clean().values[where])
+        self.require(not same, "corrupts", "the inputs of targets equal the clean values, expected them corrupted")
+        same = torch.equal(first.inputs[where], second.inputs[where])
+        self.require(not same, "corrupts", "two seeds gave the same inputs, expected the corruption to follow the generators")
+
+    def test_counts(self) -> None:
+        """`loss_names` names what `loss` returns, and each counts the frames of targets that are not known."""
+        objective = self.built()
+        query = self._corrupt(objective)
+        expected = self._counted()
+        message = "loss_mask is not that of the frames of targets that are not known"
+        self.require_close(query.loss_mask, expected, 0.0, "counts", message)
+        losses = objective.loss(self.prediction(query, 0), query)
+        found, names = sorted(losses), sorted(objective.loss_names)
+        self.require(found == names, "counts", f"loss returned {found}, loss_names says {names}")
+        for name, (total, count) in losses.items():
+            right = number(count) == float(expected.sum())
+            self.require(right, "counts", f"loss '{name}' counts {number(count):g}, expected {int(expected.sum())} frames")
+            self.require(
+                total.ndim == 0 and bool(total.isfinite()), "counts", f"the sum of loss '{name}' is {total!r}, expected a finite scalar"
+            )
+
+    def test_loss_mask(self) -> None:
+        """What is predicted outside `loss_mask` does not matter, to the loss or to its gradient; what is predicted inside does."""
+        objective = self.built()
+        query = self._corrupt(objective)
+        first, second = self.prediction(query, 0), self.prediction(query, 1)
+        inside = query.loss_mask[:, None].expand(first.shape[0], 1, first.shape[-1])
+        expected, mixed = objective.loss(first, query), torch.where(inside, first, second).requires_grad_()
+        found = objective.loss(mixed, query)
+        for name in expected:
+            message = f"loss '{name}' changes with predictions outside loss_mask"
+            self.require_close(found[name][0], expected[name][0], self.tolerance, "loss_mask", message)
+            message = f"loss '{name}' has no gradient with respect to the prediction, expected one"
+            self.require(found[name][0].requires_grad, "loss_mask", message)
+        (gradient,) = torch.autograd.grad(torch.stack([total for total, _ in found.values()]).sum(), mixed)
+        outside = gradient.masked_select(~inside)
+        self.require(not bool(outside.any()), "loss_mask", "predictions outside loss_mask have a gradient, expected zero")
+        self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient, expected one")
+
+    def test_no_targets(self) -> None:
+        """A batch without targets has losses of zero over zero frames."""
+        objective = self.built()
+        query = self._corrupt(objective, targets=False)
+        for name, (total, count) in objective.loss(self.prediction(query, 0), query).items():
+            found = f"({number(total):.3g}, {number(count):g})"
+            self.require(
+                number(total) == 0 and number(count) == 0, "no_targets", f"loss '{name}' is {found} without targets, expected (0, 0)"
+            )
+
+    def test_batch(self) -> None:
+        """A clip is corrupted the same alone and in a batch, from its own generator, whatever is drawn elsewhere."""
+        objective = self.built()
+        together = seeded(lambda: self._corrupt(objective), 1)
+        for clip, frames in enumerate(LENGTHS):
+            alone = seeded(partial(self._corrupt, objective, clips=[clip]), 2)
+            for name in ("inputs", "timesteps", "targets", "loss_mask"):
+                found, expected = getattr(together, name)[clip, ..., :frames], getattr(alone, name)[0, ..., :frames]
+                message = f"{name} of clip {clip} differ alone and in a batch of {len(LENGTHS)}"
+                self.require_close(found, expected, self.tolerance, "batch", message)
+
+    def test_no_state(self) -> None:
+        """The same call twice gives the same query, whatever was asked between."""
+        objective = self.built()
+        first = self._corrupt(objective)
+        self._corrupt(objective, clips=[1], first_seed=50)
+        second = self._corrupt(objective)
+        self.require_close(second.inputs, first.inputs, 0.0, "no_state", "the same call gave other inputs after another call")
+        self.require_close(second.timesteps, first.timesteps, 0.0, "no_state", "the same call gave other timesteps after another call")
+
+    def _clean(self) -> Representation:
+        spec, longest = self.representation, max(LENGTHS)
+        if spec.kind == "continuous":
+            values = noise(9, len(LENGTHS), spec.token_dim, longest)
+        else:
+            levels = [torch.randint(size, (len(LENGTHS), longest), generator=generator(9)) for size in spec.codebook_sizes]
+            values = torch.stack(levels, dim=1)
+        return Representation(values, torch.tensor(LENGTHS), spec)
+
+    def _counted(self) -> Tensor:
+        """Bool `[B, T]`: frames of targets that are not known."""
+        frames = torch.arange(max(LENGTHS))
+        within = (frames >= torch.tensor(GIVEN)[:, None]) & (frames < torch.tensor(LENGTHS)[:, None])
+        return within & torch.tensor(NOISE)[:, None]
+
+    def _corrupt(
+        self, objective: Objective, *, clips: Sequence[int] = range(len(LENGTHS)), first_seed: int = 0, targets: bool = True
+    ) -> Query:
+        clean, rows = self._clean(), list(clips)
+        longest = max(LENGTHS[clip] for clip in rows)
+        part = Representation(clean.values[rows, :, :longest].clone(), clean.lengths[rows], clean.spec)
+        known = torch.arange(longest) < torch.tensor(GIVEN)[rows][:, None]
+        noisy = torch.tensor(NOISE)[rows] & targets
+        return objective.corrupt(part, known=known & targets, noise=noisy, generators=[generator(first_seed + clip) for clip in rows])

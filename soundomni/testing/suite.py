@@ -1,0 +1,149 @@
+"""What the suites of all kinds share: the clauses on constructors, known failures, and messages that name the clause."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from soundomni.core import registry
+from soundomni.core.errors import PluginError, did_you_mean
+from soundomni.core.interfaces import KINDS
+
+PREFIX = "test_"
+
+
+class ConformanceSuite(ABC):
+    """Base of the suites. `test_<clause>` methods are the clauses.
+
+    Attributes:
+        kind: the kind of plugin, one of `soundomni.core.interfaces.KINDS`.
+        known_failures: clause → why the plugin breaks it. Such a clause must fail: pytest reports it as xfailed, and as failed once it
+            passes.
+    """
+
+    kind: ClassVar[str]
+    known_failures: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Marks the known failures. Raises TypeError when one names no clause of the suite."""
+        super().__init_subclass__(**kwargs)
+        clauses = [name.removeprefix(PREFIX) for name in dir(cls) if name.startswith(PREFIX)]
+        for clause in cls.known_failures:
+            if clause not in clauses:
+                near = did_you_mean(clause, clauses)
+                raise TypeError(f"{cls.__name__}.known_failures names '{clause}'.{near} Clauses: {', '.join(clauses)}")
+        for clause in clauses:
+            method = getattr(cls, PREFIX + clause)
+            plain = getattr(method, "clause_as_written", method)
+            if clause in cls.known_failures:
+                setattr(cls, PREFIX + clause, _must_fail(plain, cls.known_failures[clause]))
+            elif plain is not method:
+                setattr(cls, PREFIX + clause, plain)
+
+    @abstractmethod
+    def built(self, seed: int = 0) -> Any:
+        """Returns a new plugin whose random weights follow from `seed`."""
+
+    def require(self, holds: bool, clause: str, message: str) -> None:
+        """Raises AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
+        if not holds:
+            raise AssertionError(f"{KINDS[self.kind].__name__}Suite.{clause}: {message}")
+
+    def require_close(self, found: Tensor, expected: Tensor, tolerance: float, clause: str, message: str) -> None:
+        """Requires equal shapes and values within `tolerance`, times the largest expected magnitude where that is above 1.
+
+        Integers must be the same, and tensors without elements have nothing to differ in.
+        """
+        shapes = f"{list(found.shape)} against {list(expected.shape)}"
+        self.require(found.shape == expected.shape, clause, f"{message}; the shapes are {shapes}")
+        if not found.numel():
+            return
+        exact = not (found.is_floating_point() and expected.is_floating_point())
+        allowed = 0.0 if exact else tolerance * max(1.0, float(expected.detach().abs().max()))
+        difference = float((found.detach().double() - expected.detach().double()).abs().max())
+        self.require(difference <= allowed, clause, f"{message}; the largest difference is {difference:.3g}, allowed is {allowed:.3g}")
+
+    def require_gradients(self, module: nn.Module, loss: Tensor, clause: str, given: str) -> None:
+        """Requires that `loss` gives every trainable parameter of `module` a finite gradient, even if it is zero."""
+        module.zero_grad(set_to_none=True)
+        trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if trainable:
+            self.require(loss.requires_grad, clause, f"{given} gave an output without gradient, though there are trainable parameters")
+            loss.backward()  # type: ignore[no-untyped-call]
+        for name, parameter in trainable:
+            self.require(parameter.grad is not None, clause, f"{given} gave parameter '{name}' no gradient; expected one, even if zero")
+            self.require(
+                parameter.grad is None or bool(parameter.grad.isfinite().all()),
+                clause,
+                f"{given} gave '{name}' a gradient that is not finite",
+            )
+
+    def test_contract(self) -> None:
+        """`make` returns a plugin of the kind."""
+        plugin, contract = self.built(), KINDS[self.kind]
+        self.require(isinstance(plugin, contract), "contract", f"make returned a {type(plugin).__name__}, expected a {contract.__name__}")
+
+    def test_constructor(self) -> None:
+        """The constructor names every argument, types it as plain data, and takes what the assembly passes."""
+        cls = type(self.built())
+        try:
+            registry.arguments(self.kind, cls)
+        except PluginError as error:
+            self.require(False, "constructor", f"{error}; expected typed keyword arguments only")
+
+
+class ModuleSuite(ConformanceSuite):
+    """Suite of a kind whose plugins are torch modules."""
+
+    @abstractmethod
+    def outputs(self, plugin: Any) -> list[Tensor]:
+        """Returns what the plugin computes from fixed inputs."""
+
+    def test_state_dict(self) -> None:
+        """A state dict holds all that was learnt: loaded into another plugin of the same arguments, it computes the same."""
+        first, second = self.built(1).eval(), self.built(2).eval()
+        second.load_state_dict(first.state_dict())
+        with torch.no_grad():
+            pairs = zip(self.outputs(second), self.outputs(first), strict=True)
+            for found, expected in pairs:
+                self.require_close(
+                    found, expected, 0.0, "state_dict", "a plugin that loaded the other's state dict computes another output"
+                )
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """Calls `make` with torch's global generator at `seed`, and puts that generator back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    """Returns standard normal float32 values of `shape` that follow from `seed`."""
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def number(scalar: Tensor | float) -> float:
+    """Returns a scalar as a float, its gradient left behind."""
+    return float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
+
+
+def generator(seed: int) -> torch.Generator:
+    """Returns a CPU generator at `seed`."""
+    return torch.Generator().manual_seed(seed)
+
+
+def _must_fail(method: Callable[..., Any], reason: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def clause(*arguments: Any, **fixtures: Any) -> None:
+        method(*arguments, **fixtures)
+
+    vars(clause)["clause_as_written"] = method
+    marked: Callable[..., Any] = pytest.mark.xfail(strict=True, reason=reason)(clause)
+    return marked

@@ -1,0 +1,295 @@
+"""A plugin that breaks its contract fails the clause that it breaks, with a message that names the clause; known failures are told."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundomni import testing
+from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Query, Router, Sampler, Tracker
+from soundomni.core.registry import load
+
+MDCT, LogMel, MoT = load("codec", "mdct"), load("encoder", "log-mel"), load("backbone", "mot")
+Euler, FlowMatching = load("sampler", "euler"), load("objective", "flow-matching")
+pytest_plugins = ["pytester"]
+
+BROKEN = []
+
+
+def broken(base, clause, message):
+    """Registers a plugin class that breaks one clause of the suite `base`, with the message that is due."""
+
+    def register(cls):
+        BROKEN.append(pytest.param(base, cls, clause, message, id=f"{base.__name__}.{clause}-{cls.__name__}"))
+        return cls
+
+    return register
+
+
+@broken(testing.CodecSuite, "lengths", r"encode of 1 sample gave 3 frames, spec.num_frames says 2$")
+class OneFrameMore(MDCT):
+    def encode(self, waveform, lengths, generators=None):
+        encoded = super().encode(waveform, lengths)
+        return type(encoded)(nn.functional.pad(encoded.values, (0, 1)), encoded.lengths + 1, encoded.spec)
+
+
+@broken(testing.CodecSuite, "batch", r"encoded differently alone than in a batch of \d; the largest difference is")
+class NormalisedByBatch(MDCT):
+    def encode(self, waveform, lengths, generators=None):
+        return super().encode(waveform / waveform.std(correction=0).clamp_min(1e-3), lengths)
+
+
+@broken(testing.CodecSuite, "training_mode", r"encode in train\(\) differs from encode in eval\(\)")
+@broken(testing.CodecSuite, "deterministic", "two encodings of one clip without generators differ")
+@broken(testing.CodecSuite, "generators", "with a generator of the same seed")
+class Noisy(MDCT):
+    def encode(self, waveform, lengths, generators=None):
+        return super().encode(waveform + 0.1 * torch.randn_like(waveform), lengths)
+
+
+@broken(testing.CodecSuite, "decode", "1 sample.* came back as .*, expected at least 128 samples")
+class Short(MDCT):
+    def decode(self, representation):
+        return super().decode(representation)[..., :-1]
+
+
+@broken(testing.CodecSuite, "round_trip", "decode of encoded silence gave samples that are not finite")
+class DividesByLoudness(MDCT):
+    def decode(self, representation):
+        return super().decode(representation) / representation.values.abs().amax()
+
+
+@broken(testing.CodecSuite, "constructor", r"takes '\*\*settings'; plugins declare every argument by name; expected typed keyword")
+class TakesAnything(MDCT):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+
+
+@broken(testing.CodecSuite, "state_dict", "loaded the other's state dict computes another output")
+class KeepsWeightsApart(MDCT):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.rand(())
+
+    def encode(self, waveform, lengths, generators=None):
+        return super().encode(waveform * self.scale, lengths)
+
+
+@broken(testing.EncoderSuite, "batch", "has other features alone than in a batch")
+class MeanOfBatch(LogMel):
+    def forward(self, waveform, lengths):
+        return super().forward(waveform - waveform.mean(), lengths)
+
+
+@broken(testing.EncoderSuite, "num_tokens", r"num_tokens\(1\) is 0, expected an int from 1")
+class NoTokens(LogMel):
+    def num_tokens(self, num_samples):
+        return num_samples // 640
+
+
+class Line(Connector):
+    def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool) -> None:
+        super().__init__()
+        self.inward, self.outward = nn.Linear(token_dim, hidden_dim), nn.Linear(hidden_dim, token_dim)
+
+    def enter(self, tokens, *, timesteps=None, frames=None):
+        return self.inward(tokens)
+
+    def leave(self, hidden):
+        return self.outward(hidden)
+
+
+broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*, expected zeros")(Line)
+broken(testing.ConnectorSuite, "gradients", "5 tokens with generates=False gave parameter 'outward.weight' no gradient")(Line)
+
+
+@broken(testing.RouterSuite, "streams", r"streams are \('a', 'a'\), expected unique names")
+@broken(testing.RouterSuite, "stream_of", r"stream_of\(CODES\) is 2, expected 0 to 1, as streams are")
+@broken(testing.RouterSuite, "text_first", r"stream_of\(TEXT\) is 1, expected 0")
+@broken(testing.RouterSuite, "loss_names", r"loss_names is \('balance',\), but the network added no loss")
+class Astray(Router):
+    loss_names = ("balance",)
+
+    @property
+    def streams(self):
+        return ("a", "a")
+
+    def stream_of(self, role):
+        return (1, 0, 1, 2)[role]
+
+
+class FirstOnly(nn.Module):
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, hidden):
+        return self.networks[0](hidden - hidden.mean(0))
+
+
+@broken(
+    testing.RouterSuite, "gradients", r"a stream of 7 tokens gave parameter 'networks.1.0.weight' no gradient; expected one, even if zero"
+)
+@broken(testing.RouterSuite, "zero_rows", "3 rows of padding change the output of the other 7 tokens")
+class Forgetful(Router):
+    streams = ("all",)
+
+    def stream_of(self, role):
+        return 0
+
+    def feed_forward(self, build, hidden_dim):
+        return FirstOnly([build(), build()])
+
+
+@broken(testing.BackboneSuite, "packing", "hidden text of two packed documents differ from those of each alone")
+@broken(testing.BackboneSuite, "causal", "the first 5 text tokens change when the text goes on")
+@broken(testing.BackboneSuite, "expert_parameters", "a parameter of stream 'gen' was named by stream 'und' already")
+class SeesAll(MoT):
+    def forward(self, streams, layout):
+        return super().forward([stream + stream.mean(0) for stream in streams], layout)
+
+    def expert_parameters(self, stream):
+        return self.parameters()
+
+
+@broken(testing.ObjectiveSuite, "clean", "the 2 known frames of clip 1 changed, expected them to stay clean")
+@broken(testing.ObjectiveSuite, "counts", "loss_mask is not that of the frames of targets that are not known")
+class ForgetsKnown(FlowMatching):
+    def corrupt(self, clean, *, known, noise, generators):
+        return super().corrupt(clean, known=torch.zeros_like(known), noise=noise, generators=generators)
+
+
+@broken(testing.ObjectiveSuite, "batch", "differ alone and in a batch of 4")
+class OneTimestep(FlowMatching):
+    def corrupt(self, clean, *, known, noise, generators):
+        return super().corrupt(clean, known=known, noise=noise, generators=[generators[0]] * len(generators))
+
+
+@broken(testing.ObjectiveSuite, "loss_mask", "loss 'velocity' changes with predictions outside loss_mask")
+class CountsAll(Objective):
+    loss_names = ("velocity",)
+
+    def corrupt(self, clean, *, known, noise, generators) -> Query:
+        return FlowMatching().corrupt(clean, known=known, noise=noise, generators=generators)
+
+    def loss(self, prediction, query):
+        return {"velocity": ((prediction - query.targets).square().sum(), query.loss_mask.sum())}
+
+
+@broken(testing.SamplerSuite, "num_evaluations", "one call asked for 50 predictions, num_evaluations says 5$")
+@broken(testing.SamplerSuite, "on_step", r"on_step was called 0 times, indices start \[\]; expected 50 times, with 0 to 49")
+class Miscounts(Euler):
+    num_evaluations = 5
+
+    def sample(self, predict, start, *, generators, on_step=None):
+        return super().sample(predict, start, generators=generators)
+
+
+@broken(testing.SamplerSuite, "timesteps", "the first prediction was asked for at timestep 0, expected 1")
+@broken(testing.SamplerSuite, "target", "constant velocity ε − x0 did not lead from ε to x0; the largest difference is")
+@broken(testing.SamplerSuite, "no_state", "the same call gave other values after another call")
+@broken(testing.SamplerSuite, "shape", "the noise given was changed in place")
+class Backwards(Sampler):
+    num_steps = num_evaluations = 1
+
+    def __init__(self, *, num_steps: int = 1) -> None:
+        self.calls = 0
+
+    def sample(self, predict, start, *, generators, on_step=None):
+        self.calls += 1
+        start += self.calls * predict(start, torch.zeros(len(start)))
+        return start.clone()
+
+
+class Two(Dataset):
+    def __len__(self):
+        return 2
+
+    def item(self, index):
+        self.load(index)
+        return Item(key="same", num_samples=100, sample_rate=8000)
+
+    def load(self, index):
+        return np.full((1, 90), 2.0, np.float32), 8000
+
+
+broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same', expected unique keys")(Two)
+broken(testing.DatasetSuite, "cheap", r"item loaded the clips \[0, 1\], expected it to decode nothing")(Two)
+broken(testing.DatasetSuite, "load", "gave 90 samples at 8000 Hz, its item says 100 at 8000")(Two)
+broken(testing.DatasetSuite, "beyond", r"item\(2\) of 2 items gave Item, expected IndexError")(Two)
+
+
+@broken(testing.TrackerSuite, "log", r"log\(0, \{\}\) raised ValueError: .*; expected it to be accepted")
+@broken(testing.TrackerSuite, "log_files", "log_files changed or removed tone.wav, expected it to stay")
+class Greedy(Tracker):
+    def __init__(self, *, run_dir, spec):
+        pass
+
+    def log(self, step, metrics):
+        max(metrics.values())
+
+    def log_files(self, step, files):
+        for path in files:
+            path.unlink()
+
+
+def suite_of(base, cls, **attributes):
+    return type("Suite", (base,), {"make": lambda self, **runtime: cls(**runtime), **attributes})
+
+
+@pytest.mark.parametrize(("base", "cls", "clause", "message"), BROKEN)
+def test_a_broken_clause_is_named(base, cls, clause, message):
+    with pytest.raises(AssertionError, match=f"^{base.__name__}.{clause}: .*{message}") as caught:
+        getattr(suite_of(base, cls)(), f"test_{clause}")()
+    assert "\n" not in str(caught.value)
+
+
+def test_every_kind_has_a_broken_plugin():
+    assert {parameters.values[0].__name__ for parameters in BROKEN} == set(testing.__all__)
+
+
+PLUGIN = """
+from soundomni.core.registry import load
+from soundomni.testing import SamplerSuite
+
+class Miscounts(load("sampler", "euler")):
+    num_evaluations = 5
+
+class TestMiscounts(SamplerSuite):
+    known_failures = {KNOWN}
+
+    def make(self):
+        return Miscounts(num_steps=4)
+
+class TestMended(TestMiscounts):
+    known_failures = {}
+
+    def make(self):
+        return load("sampler", "euler")(num_steps=4)
+"""
+
+
+def run(pytester, known):
+    pytester.makepyfile(PLUGIN.replace("{KNOWN}", repr(known)))
+    return pytester.runpytest_inprocess("--strict-markers", "--strict-config", "-p", "no:cacheprovider", "-rxX")
+
+
+def test_a_known_failure_is_expected_with_its_reason_and_not_in_subclasses_without_it(pytester):
+    result = run(pytester, {"num_evaluations": "counts one too many"})
+    result.assert_outcomes(passed=17, xfailed=1)
+    result.stdout.fnmatch_lines(["XFAIL *TestMiscounts::test_num_evaluations*counts one too many*"])
+
+
+def test_a_known_failure_that_passes_is_a_failure(pytester):
+    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=16, xfailed=1, failed=1)
+
+
+def test_a_failure_that_is_not_known_fails_with_its_message(pytester):
+    result = run(pytester, {})
+    result.assert_outcomes(passed=17, failed=1)
+    result.stdout.fnmatch_lines(["*SamplerSuite.num_evaluations: one call asked for 4 predictions, num_evaluations says 5"])
+
+
+def test_a_known_failure_of_no_clause_is_refused():
+    with pytest.raises(TypeError, match=r"names 'on_steps'. Did you mean 'on_step'\? Clauses: batch, constructor"):
+        type("Suite", (testing.SamplerSuite,), {"known_failures": {"on_steps": "?"}})

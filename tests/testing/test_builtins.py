@@ -1,0 +1,127 @@
+"""Every built-in plugin keeps the contract of its kind."""
+
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundomni import testing
+from soundomni.core import registry
+from soundomni.core.schema import Slot
+
+RATE = 8000
+
+
+def build(kind, name, arguments=None, **runtime):
+    return registry.build(kind, Slot(name, arguments or {}), **runtime)
+
+
+class Builtin:
+    """Makes the plugin that `name` and `arguments` name, in the way that the assembly does."""
+
+    name = ""
+    arguments = {}  # noqa: RUF012
+
+    def make(self, **runtime):
+        return build(self.kind, self.name, self.arguments, **runtime)
+
+
+def suite(base, label, name, **arguments):
+    """Returns a test class of one plugin."""
+    return type(f"Test{label}", (Builtin, base), {"name": name, "arguments": arguments, "__module__": __name__})
+
+
+TestMDCT = suite(testing.CodecSuite, "MDCT", "mdct", frame_size=16)
+TestMDCTStereo = suite(testing.CodecSuite, "MDCTStereo", "mdct", frame_size=15, channels=2, companding=0.5)
+OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
+TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
+TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)
+
+LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
+TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)
+TOWER = {"num_mel_bins": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "max_source_positions": 20}
+TestQwen2Audio = suite(testing.EncoderSuite, "Qwen2Audio", "qwen2-audio", **TOWER)
+
+TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
+TestMLP = suite(testing.ConnectorSuite, "MLP", "mlp")
+
+TestModality = suite(testing.RouterSuite, "Modality", "modality")
+TestDense = suite(testing.RouterSuite, "Dense", "dense")
+TestTopK = suite(testing.RouterSuite, "TopK", "top-k")
+TestTopKDense = suite(testing.RouterSuite, "TopKDense", "top-k", by_modality=False, num_experts=3, k=1)
+
+MOT = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk_norm": "all"}
+TestMoT = suite(testing.BackboneSuite, "MoT", "mot", **MOT)
+
+
+class TestMoTTopK(suite(testing.BackboneSuite, "Base", "mot", **MOT, tie_embeddings=True)):
+    def router(self):
+        return build("router", "top-k")
+
+
+class TestMoTDense(suite(testing.BackboneSuite, "Base", "mot", **MOT)):
+    def router(self):
+        return build("router", "dense")
+
+
+TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
+TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)
+
+TestEuler = suite(testing.SamplerSuite, "Euler", "euler", num_steps=4)
+TestHeun = suite(testing.SamplerSuite, "Heun", "heun", num_steps=4, shift=3.0)
+TestMidpoint = suite(testing.SamplerSuite, "Midpoint", "midpoint", num_steps=4)
+TestRK4 = suite(testing.SamplerSuite, "RK4", "rk4", num_steps=3)
+TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0)
+
+TestToySounds = suite(testing.DatasetSuite, "ToySounds", "toy-sounds", size=40, seconds=0.8)
+
+
+class TestAudioFolder(testing.DatasetSuite):
+    name = "audio-folder"
+
+    @pytest.fixture(autouse=True)
+    def clips(self, tmp_path):
+        for name, channels in (("a", 1), ("b", 2)):
+            samples = 0.1 * np.random.default_rng(0).standard_normal((500, channels))
+            soundfile.write(tmp_path / f"{name}.wav", samples, RATE)
+            (tmp_path / f"{name}.txt").write_text(f"sound {name}")
+        (tmp_path / "broken.wav").write_bytes(b"no audio")
+        self.folder = str(tmp_path)
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.folder})
+
+
+class TestAudioCaps(testing.DatasetSuite):
+    name = "audiocaps"
+
+    @pytest.fixture(autouse=True)
+    def clips(self, tmp_path):
+        (tmp_path / "train.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,abc,30,a dog\n2,xyz,0,rain\n3,gone,1,wind\n")
+        for name in ("abc_30", "xyz_0"):
+            soundfile.write(tmp_path / f"{name}.wav", np.zeros((400, 2)), RATE)
+        self.folder = tmp_path
+
+    def make(self):
+        return build("dataset", self.name, {"csv": str(self.folder / "train.csv"), "audio_dir": str(self.folder)})
+
+
+TestTensorBoard = suite(testing.TrackerSuite, "TensorBoard", "tensorboard")
+
+
+class TestWandb(suite(testing.TrackerSuite, "Base", "wandb", mode="disabled")):
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("wandb", reason="the package wandb is not installed")
+
+
+def test_no_builtin_is_forgotten():
+    suites = [value for key, value in vars(sys.modules[__name__]).items() if key.startswith("Test")]
+    tested = {(cls.kind, cls.name) for cls in suites}
+    builtins = {(kind, entry.name) for kind in registry.KINDS for entry in registry.entries(kind) if entry.distribution == "soundomni"}
+    assert builtins and tested == builtins
+
+
+def test_there_is_a_suite_of_every_kind():
+    assert {getattr(testing, name).kind for name in testing.__all__} == set(registry.KINDS)
