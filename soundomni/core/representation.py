@@ -44,11 +44,6 @@ class RepresentationSpec:
         return max(0, num_frames - self.extra_frames) * self.downsampling_ratio
 
     @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.downsampling_ratio
-
-    @property
     def token_dim(self) -> int:
         """Numbers per frame: D of continuous latents, K of codes."""
         return self.latent_dim if self.latent_dim is not None else len(self.codebook_sizes)
