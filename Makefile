@@ -29,10 +29,10 @@ format: $(READY)
 bench: $(READY)
 	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements/dev.txt
 	@test -x $(VENV)/bin/pip || python3 -m venv --clear $(VENV) || \
 		{ echo "python3 cannot make virtual environments here: sudo apt-get install python3-venv" >&2; exit 2; }
-	$(PYTHON) -m pip install --quiet --editable '.[dev]'
+	$(PYTHON) -m pip install --quiet --constraint requirements/dev.txt --editable '.[dev]'
 	touch $(READY)
 
 # The spoken-digits example and its test speak with espeak-ng and convert with sox.
