@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "experts": {"core", "experts"},
     "vae": {"core", "vae"},
     "flow": {"core", "flow"},
-    "data": {"core", "data"},
+    "metrics": {"core", "metrics"},
+    "data": {"core", "data", "metrics"},
     "train": {"core", "data", "train"},
     "testing": {"core", "testing"},
-    "cli": {"core", "experts", "vae", "flow", "data", "train", "testing", "cli"},
+    "cli": {"core", "experts", "vae", "flow", "metrics", "data", "train", "testing", "cli"},
 }
 LIGHT = {
     f"soundomni.core.{name}"
@@ -109,6 +110,7 @@ def test_the_light_modules_exist_and_every_area_is_known():
         ("soundomni.vae.mdct", "import soundomni.data.audio as audio"),
         ("soundomni.flow.euler", "from soundomni.experts import mot"),
         ("soundomni.data.packer", "from soundomni.train.loop import train"),
+        ("soundomni.metrics.waveform", "from soundomni.data.analysis import analyse"),
         ("soundomni.train.loop", "from soundomni.vae.mdct import MDCTCodec"),
         ("soundomni.train.loop", "def f():\n    from soundomni.data.toy_sounds import ToySounds"),
         ("soundomni.train.loop", "from soundomni.train.tensorboard import TensorBoardTracker"),

@@ -3,52 +3,104 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from soundomni.core.interfaces import Dataset
 
 HELP = "measure what a model generates, describes and reconstructs"
+
+DEFAULT_LIST = "new-combinations"
+DATASET_LIMIT = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory")
-    parser.add_argument(
-        "--dataset",
-        default="{class_path: toy-sounds, init_args: {held_out: only, seed: 1}}",
-        metavar="SLOT",
-        help="data set, a name or YAML with class_path and init_args (default: toy-sounds in combinations reserved for tests)",
+    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"
     )
-    parser.add_argument("--limit", type=int, default=100, help="clips to measure on (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is generated (default: 0)")
+    what.add_argument("--dataset", metavar="SLOT", help="data set instead of a list: a name, or YAML with class_path and init_args")
+    parser.add_argument(
+        "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a data set)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first clip that is generated; each next one counts up (default: 0)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--batch", type=int, default=16, help="clips at once (default: 16)")
     parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--clap", metavar="DIR", help="CLAP network in the layout of transformers: adds its score, Fréchet and kernel distance"
+    )
+    parser.add_argument(
+        "--classifier", metavar="DIR", help="audio classifier in the layout of transformers: adds KL divergence and Fréchet distance"
+    )
+    parser.add_argument("--save", metavar="DIR", help="keep what was generated, as WAV files, and what was said, in results.jsonl")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints every measured number."""
-    from typing import cast
-
-    from soundomni import __version__
-    from soundomni.cli.evaluation import evaluate, lines
+    """Prints every measured number, and with --json what it was made with."""
+    from soundomni.cli.evaluation import Settings, lines, run_model, score
+    from soundomni.cli.evaluation_networks import load_networks
+    from soundomni.cli.evaluation_record import made_with, save
+    from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
+    from soundomni.core.errors import SpecError
     from soundomni.core.hub import SoundOmni
-    from soundomni.core.interfaces import Dataset
-    from soundomni.core.limits import check_count, check_device, check_seed
-    from soundomni.core.registry import build
-    from soundomni.core.spec import parse_slot
 
-    check_count("--limit", args.limit)
+    _check(args)
+    dataset, tasks, data, limit = _data(args)
+    if (args.clap or args.classifier) and "generate" not in tasks:
+        raise SpecError(f"the list '{args.list}' generates nothing that --clap or --classifier could judge: leave them out")
+    networks = load_networks(clap=args.clap, classifier=args.classifier, device=args.device)
+    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    folder = None if args.save is None else make_directory(args.save)
+    settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
+    outcome = run_model(model, dataset, settings, networks=networks)
+    if folder is not None:
+        save(outcome, folder)
+    result = score(outcome, networks=networks)
+    record = made_with(model, settings, name=str(args.model), device=args.device, data=data)
+    emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises SpecError for a number out of its range, or a device that is not there."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.limits import MOST_STEPS, check_count, check_device, check_scale, check_seed
+
+    if args.limit is not None:
+        check_count("--limit", args.limit)
+        if args.limit == 1 and (args.clap or args.classifier):
+            raise SpecError("--limit 1 leaves no set of clips to compare: --clap and --classifier need at least 2")
+    if args.steps is not None:
+        check_count("--steps", args.steps, most=MOST_STEPS)
+    if args.guidance is not None:
+        check_scale(args.guidance)
     check_count("--batch", args.batch)
     check_seed(args.seed)
     check_device(args.device)
-    slot = parse_slot("dataset", args.dataset)
-    dataset = cast(Dataset, build("dataset", slot, trust_class_paths=args.trust_class_paths))
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
-    result = evaluate(model, dataset, limit=args.limit, seed=args.seed, batch=args.batch)
-    made_with = {
-        "model": str(args.model),
-        "dataset": {"class_path": slot.class_path, "init_args": slot.init_args},
-        "seed": args.seed,
-        "sampler": {"class_path": model.spec.sampler.class_path, "init_args": model.spec.sampler.init_args},
-        "version": __version__,
-    }
-    emit(args, {**result, "made_with": made_with}, text="\n".join(lines(result)))
-    return 0
+
+
+def _data(args: argparse.Namespace) -> tuple[Dataset, Sequence[str], dict[str, Any], int]:
+    """Returns the data set, the tasks, what identifies the data, and how many clips to take."""
+    from typing import cast
+
+    from soundomni.cli.evaluation_lists import TASKS, open_list
+    from soundomni.core.interfaces import Dataset
+    from soundomni.core.registry import build
+    from soundomni.core.spec import parse_slot
+
+    if args.dataset is None:
+        fixed = open_list(args.list or DEFAULT_LIST, trust_class_paths=args.trust_class_paths)
+        slot = {"class_path": fixed.slot.class_path, "init_args": fixed.slot.init_args}
+        data = {"list": fixed.name, "sha256": fixed.sha256, "dataset": slot}
+        return fixed.dataset, fixed.tasks, data, min(args.limit or len(fixed.dataset), len(fixed.dataset))
+    given = parse_slot("dataset", args.dataset)
+    dataset = cast(Dataset, build("dataset", given, trust_class_paths=args.trust_class_paths))
+    data = {"dataset": {"class_path": given.class_path, "init_args": given.init_args}}
+    return dataset, TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))

@@ -6,48 +6,141 @@ Every number comes from the audio and the words that the model made for clips it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.cli.evaluation_lists import TASKS
+from soundomni.cli.evaluation_networks import Networks
+from soundomni.core.errors import DataError
 
 if TYPE_CHECKING:
+    from soundomni.cli.evaluation_scores import Scores
     from soundomni.core.hub import Audio, SoundOmni
     from soundomni.core.interfaces import Dataset, Item
 
-Scores = dict[str, float]
+NAMES = {"generate": "generated", "describe": "described", "answer": "answered", "reconstruct": "reconstructed"}
+"""Task → its key in a result."""
+
+_FORMS = {"si_sdr": "{:.1f} dB", "mel_distance": "{:.2f} dB", "stft_distance": "{:.3f}", "cider_d": "{:.2f}", "kl": "{:.3f}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is run: on the first `limit` clips, clip i generated with the seed `seed` + i, `batch` clips at once.
+
+    `steps` and `guidance` of the sampler are the model's own where they are None.
+    """
+
+    limit: int
+    seed: int
+    batch: int
+    steps: int | None = None
+    guidance: float | None = None
+    tasks: Sequence[str] = TASKS
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a model made and said.
+
+    Args:
+        items, clips: what it was given; clips that cannot be read are left out and counted as `unreadable`.
+        generated: a clip for the first caption of each item, of the item's length.
+        described: a text for each clip.
+        answered: for each clip, the answer to each of its questions.
+        reconstructed: each clip through the codec.
+        not_measured: task → why there is nothing.
+    """
+
+    items: list[Item]
+    clips: list[Audio]
+    unreadable: int
+    generated: list[Audio] = field(default_factory=list)
+    described: list[str] = field(default_factory=list)
+    answered: list[list[str]] = field(default_factory=list)
+    reconstructed: list[Audio] = field(default_factory=list)
+    not_measured: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate(model: SoundOmni, dataset: Dataset, *, limit: int, seed: int, batch: int) -> dict[str, Any]:
-    """Measures a model on the first `limit` clips of a data set.
+    """Measures a model on the first `limit` clips of a data set, every task that model and clips allow. Raises as `run_model`."""
+    return score(run_model(model, dataset, Settings(limit=limit, seed=seed, batch=batch)))
 
-    "reconstructed" is always measured. "described" and "answered" need an encoder, and captions or questions. "generated" needs
-    clips whose attributes can be heard by signal analysis: those of toy-sounds. Clips that cannot be read are named on stderr, left
-    out, and counted as "unreadable".
+
+def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, networks: Networks | None = None) -> Outcome:
+    """Lets a model generate, describe, answer and reconstruct, as far as the settings ask for it, and model and clips allow it.
+
+    Generating needs captions, and clips whose attributes can be heard by signal analysis (those of toy-sounds) or networks that judge
+    others. Describing needs an encoder and captions, answering an encoder and questions. Clips that cannot be read are named on stderr.
 
     Raises:
         DataError: the data set is empty, or none of its clips can be read.
     """
-    if len(dataset) == 0:
-        raise DataError("there is nothing to evaluate on: the data set is empty")
-    count = min(limit, len(dataset))
-    items, clips = _read(dataset, count)
-    result: dict[str, Any] = {"clips": len(clips), "unreadable": count - len(clips), "reconstructed": reconstruction_scores(model, clips)}
-    toys = [item for item in items if "events" in item.attributes]
-    if model.model.encoder is not None:
-        texts = model.describe(clips, batch_size=batch)
-        result["described"] = description_scores(items, texts)
-        result |= _answered(model, items, clips, batch)
-    if len(toys) == len(items):
-        seconds = items[0].num_samples / items[0].sample_rate
-        made = model.generate([item.captions[0] for item in items], seconds=seconds, seeds=seed, batch_size=batch)
-        result["generated"] = generation_scores(items, made)
+    from soundomni.cli.output import note
+
+    outcome = _read(dataset, min(settings.limit, len(dataset)))
+    _refuse(outcome, model, settings.tasks, judged=bool(networks))
+    wanted = [task for task in TASKS if task in settings.tasks and task not in outcome.not_measured]
+    note(f"measuring on {len(outcome.clips)} clips: {', '.join(wanted)}")
+    if "generate" in wanted:
+        outcome.generated = _generate(model, outcome.items, settings)
+    if "describe" in wanted:
+        outcome.described = model.describe(outcome.clips, batch_size=settings.batch)
+    if "answer" in wanted:
+        outcome.answered = _answer(model, outcome, settings.batch)
+    if "reconstruct" in wanted:
+        outcome.reconstructed = [model.reconstruct(clip) for clip in outcome.clips]
+    return outcome
+
+
+def score(outcome: Outcome, *, networks: Networks | None = None) -> dict[str, Any]:
+    """Turns an outcome into plain data.
+
+    Returns:
+        "clips" and "unreadable", counts; for each task that was measured {score: value}; "details", a row for each score with its task,
+        of how much it is and its interval (see evaluation_scores.Score); "not_measured", lines that say what is missing and why.
+    """
+    found = _scores(outcome, networks)
+    return {
+        "clips": len(outcome.clips),
+        "unreadable": outcome.unreadable,
+        **{task: {name: one.value for name, one in scores.items()} for task, scores in found.items()},
+        "details": [{"task": task, "score": name, **asdict(one)} for task, scores in found.items() for name, one in scores.items()],
+        "not_measured": [f"{NAMES[task]}: {why}" for task, why in outcome.not_measured.items()],
+    }
+
+
+def _scores(outcome: Outcome, networks: Networks | None) -> dict[str, Scores]:
+    """Returns the scores of each task that was done."""
+    from soundomni.cli import evaluation_scores as scores
+
+    items, made = outcome.items, outcome.generated
+    result: dict[str, Scores] = {}
+    if made:
+        result["generated"] = scores.generation_scores(items, made) if scores.are_toys(items) else {}
+        if networks:
+            result["generated"] |= scores.network_scores([item.captions[0] for item in items], outcome.clips, made, networks)
+    if outcome.described:
+        result["described"] = scores.description_scores(items, outcome.described)
+    if outcome.answered:
+        asked = [
+            (question, truth, given)
+            for item, answers in zip(items, outcome.answered, strict=True)
+            for (question, truth), given in zip(item.questions, answers, strict=True)
+        ]
+        result["answered"] = scores.answer_scores(asked)
+    if outcome.reconstructed:
+        result["reconstructed"] = scores.reconstruction_scores(outcome.clips, outcome.reconstructed)
     return result
 
 
-def _read(dataset: Dataset, count: int) -> tuple[list[Item], list[Audio]]:
+def _read(dataset: Dataset, count: int) -> Outcome:
     from soundomni.cli.output import note
+    from soundomni.core.errors import UnreadableAudioError
     from soundomni.core.hub import Audio
 
+    if count == 0:
+        raise DataError("there is nothing to evaluate on: the data set is empty")
     items, clips = [], []
     for i in range(count):
         item = dataset.item(i)
@@ -59,91 +152,76 @@ def _read(dataset: Dataset, count: int) -> tuple[list[Item], list[Audio]]:
         items.append(item)
     if not clips:
         raise DataError(f"there is nothing to evaluate on: none of the {count} clips can be read")
-    return items, clips
+    return Outcome(items=items, clips=clips, unreadable=count - len(clips))
 
 
-def reconstruction_scores(model: SoundOmni, clips: Sequence[Audio]) -> Scores:
-    """Means over clips: SI-SDR in dB, and the multi-resolution STFT distance."""
-    from soundomni.core.waveform import match_channels, resample
-    from soundomni.data.analysis import multi_resolution_stft_distance, si_sdr
+def _refuse(outcome: Outcome, model: SoundOmni, tasks: Sequence[str], *, judged: bool) -> None:
+    """Notes why a task that is asked for cannot be measured."""
+    from soundomni.cli.evaluation_scores import are_toys
 
-    ratios, distances = [], []
-    for clip in clips:
-        made = model.reconstruct(clip)
-        reference = resample(match_channels(clip.waveform, made.waveform.shape[0]), clip.sample_rate, made.sample_rate)
-        ratios.append(si_sdr(reference, made.waveform))
-        distances.append(multi_resolution_stft_distance(reference, made.waveform))
-    return {"si_sdr": _mean(ratios), "stft_distance": _mean(distances)}
-
-
-def description_scores(items: Sequence[Item], texts: Sequence[str]) -> Scores:
-    """Share of texts that are one of the clip's captions, and of attributes named right where the clips are toy sounds."""
-    from soundomni.data.toy_language import parse_caption
-    from soundomni.data.toy_recipe import Recipe, agreement
-
-    exact = [_plain(text) in {_plain(caption) for caption in item.captions} for item, text in zip(items, texts, strict=True)]
-    scores = {"exact": _mean(exact)}
-    if all("events" in item.attributes for item in items):
-        verdicts = [agreement(Recipe.from_json(i.attributes), parse_caption(t)) for i, t in zip(items, texts, strict=True)]
-        scores |= attribute_scores(verdicts)
-    return scores
+    captioned = all(item.captions for item in outcome.items)
+    deaf = None if model.model.encoder is not None else "the model has no encoder"
+    silent = None if captioned else "not every clip has a caption"
+    unjudged = (
+        None if judged or are_toys(outcome.items) else "the clips are no toy sounds, and neither --clap nor --classifier judges others"
+    )
+    unasked = None if any(item.questions for item in outcome.items) else "no clip has a question"
+    reasons = {"generate": silent or unjudged, "describe": deaf or silent, "answer": deaf or unasked}
+    outcome.not_measured = {task: why for task in tasks if (why := reasons.get(task)) is not None}
 
 
-def generation_scores(items: Sequence[Item], clips: Sequence[Audio]) -> Scores:
-    """Share of attributes that signal analysis hears in what was made from the first caption of each toy sound."""
-    from soundomni.data.analysis import analyse, compare
-    from soundomni.data.toy_recipe import Recipe
+def _generate(model: SoundOmni, items: Sequence[Item], settings: Settings) -> list[Audio]:
+    """Makes a clip for each item, those of one length together."""
+    lengths: dict[float, list[int]] = {}
+    for i, item in enumerate(items):
+        lengths.setdefault(item.num_samples / item.sample_rate, []).append(i)
+    made: dict[int, Audio] = {}
+    for seconds, places in lengths.items():
+        clips = model.generate(
+            [items[i].captions[0] for i in places],
+            seconds=seconds,
+            num_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            seeds=[settings.seed + i for i in places],
+            batch_size=settings.batch,
+        )
+        made |= dict(zip(places, clips, strict=True))
+    return [made[i] for i in range(len(items))]
 
-    verdicts = [
-        compare(Recipe.from_json(item.attributes), analyse(clip.waveform, clip.sample_rate))
-        for item, clip in zip(items, clips, strict=True)
-    ]
-    return attribute_scores(verdicts)
 
-
-def attribute_scores(verdicts: Sequence[Mapping[str, bool]]) -> Scores:
-    """Share right of each attribute, of all attributes together ("attributes"), and of clips with nothing wrong ("all_right")."""
-    names = sorted({name for verdict in verdicts for name in verdict})
-    shares = {name: _mean([verdict[name] for verdict in verdicts if name in verdict]) for name in names}
-    every = [right for verdict in verdicts for right in verdict.values()]
-    return {"attributes": _mean(every), "all_right": _mean([all(v.values()) for v in verdicts]), **shares}
-
-
-def _answered(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], batch: int) -> dict[str, Scores]:
-    """Share of questions answered right; clip i is asked its i-th question, so that all of them have their turn."""
-    asked: dict[str, list[tuple[str, Audio]]] = {}
-    for i, (item, clip) in enumerate(zip(items, clips, strict=True)):
-        if item.questions:
-            question, answer = item.questions[i % len(item.questions)]
-            asked.setdefault(question, []).append((answer, clip))
-    if not asked:
-        return {}
-    right = []
-    for question, pairs in asked.items():
-        answers = model.describe([clip for _, clip in pairs], question=question, batch_size=batch)
-        right += [_plain(given) == _plain(truth) for given, (truth, _) in zip(answers, pairs, strict=True)]
-    return {"answered": {"exact": _mean(right)}}
+def _answer(model: SoundOmni, outcome: Outcome, batch: int) -> list[list[str]]:
+    """Asks all questions of every clip, the same question of many clips at once."""
+    places: dict[str, list[int]] = {}
+    for i, item in enumerate(outcome.items):
+        for question, _ in item.questions:
+            places.setdefault(question, []).append(i)
+    given: dict[tuple[str, int], str] = {}
+    for question, those in places.items():
+        answers = model.describe([outcome.clips[i] for i in those], question=question, batch_size=batch)
+        given |= {(question, i): answer for i, answer in zip(those, answers, strict=True)}
+    return [[given[question, i] for question, _ in item.questions] for i, item in enumerate(outcome.items)]
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """Writes a result as text, one line per task."""
-    out = [f"{result['clips']} clips" + (f", {result['unreadable']} unreadable" if result["unreadable"] else "")]
-    for task in ("generated", "described", "answered", "reconstructed"):
-        if task in result:
-            parts = [f"{name} {_number(name, value)}" for name, value in result[task].items()]
-            out.append(f"{task:>13}: " + ", ".join(parts))
-    return out
+    """Writes a result as text: a table with a row for each score, and what was not measured."""
+    from soundomni.cli.output import table
+
+    head = f"{result['clips']} clips" + (f", {result['unreadable']} unreadable" if result["unreadable"] else "")
+    rows = [[row["task"], row["score"], written(row["score"], row["value"]), _interval(row), row["of"]] for row in result["details"]]
+    told = table(["task", "score", "value", "95 % interval", "of"], rows).splitlines()
+    return [head, *told, *(f"not measured: {line}" for line in result["not_measured"])]
 
 
-def _number(name: str, value: float) -> str:
-    if name == "si_sdr":
-        return f"{value:.1f} dB"
-    return f"{value:.3f}" if name.endswith("distance") else f"{100 * value:.1f} %"
+def written(name: str, value: float) -> str:
+    """Writes the value of a score with its unit.
+
+    >>> written("right", 0.5), written("si_sdr", 21.04)
+    ('50.0 %', '21.0 dB')
+    """
+    if name in _FORMS:
+        return _FORMS[name].format(value)
+    return f"{value:.3f}" if name.startswith(("clap_", "frechet_", "kernel_")) else f"{100 * value:.1f} %"
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).strip(" .!?")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values))
+def _interval(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %"

@@ -19,7 +19,8 @@ HELP = "make audio from prompts"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One clip that is asked for; None leaves the choice to the model's spec. `spans` in seconds of the file `keep` are kept."""
+    """One clip that is asked for; None leaves the choice to the model's spec. `spans` in seconds of the file `keep` are kept; of the file
+    `vary` a variant is made, with `strength`."""
 
     prompt: str
     seconds: float
@@ -29,18 +30,20 @@ class Request:
     negative: str | None = None
     keep: str | None = None
     spans: tuple[tuple[float, float], ...] = ()
+    vary: str | None = None
+    strength: float = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
     what.add_argument(
         "--grid", metavar="FILE", help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made"
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each clip (default: 1)")
+    parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the file to vary, or 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
@@ -52,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:TO",
         help="seconds of the file that stay; may be given several times (default: all of it)",
     )
+    parser.add_argument("--vary", metavar="FILE", help="audio to make a variant of: it is noised in part, then made anew from the prompt")
+    parser.add_argument(
+        "--strength", type=float, help="of --vary, above 0 (as it is) and at most 1 (nothing left of the file) (default: 0.5)"
+    )
     parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
     parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
     parser.add_argument("--out", default="generated", metavar="DIR", help="where files go (default: generated)")
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
     requests = read_grid(Path(args.grid)) if args.grid else _from_options(args)
     _check(requests, args.batch)
-    requests = _keeping(requests, args)
+    requests = _varying(_keeping(requests, args), args)
 
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
@@ -97,6 +104,7 @@ def generate_files(
     for group in _groups(requests, batch):
         first = group[0]
         kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
+        varied = Audio(*read_audio(first.vary)) if first.vary else None
         clips = model.generate(
             [request.prompt for request in group],
             seconds=first.seconds,
@@ -104,6 +112,8 @@ def generate_files(
             guidance_scale=first.guidance,
             negative_prompt=first.negative,
             known=[kept] * len(group),
+            vary=None if varied is None else [varied] * len(group),
+            strength=first.strength,
             seeds=[request.seed for request in group],
             batch_size=batch,
         )
@@ -136,7 +146,7 @@ def _from_options(args: argparse.Namespace) -> list[Request]:
     return [
         Request(
             prompt=prompt,
-            seconds=args.seconds,
+            seconds=_seconds(args),
             seed=args.seed + i,
             steps=args.steps,
             guidance=args.guidance,
@@ -168,6 +178,30 @@ def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]
     samples, rate, _ = audio_info(args.keep)
     spans = tuple(args.span or [(0.0, samples / rate)])
     return [replace(request, keep=args.keep, spans=spans) for request in requests]
+
+
+def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]:
+    """Adds what --vary and --strength say to every request."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.limits import check_strength
+
+    if args.vary is None:
+        if args.strength is not None:
+            raise SpecError("--strength says how far a variant goes: give the file with --vary FILE")
+        return requests
+    strength = 0.5 if args.strength is None else args.strength
+    check_strength(strength)
+    return [replace(request, vary=args.vary, strength=strength) for request in requests]
+
+
+def _seconds(args: argparse.Namespace) -> float:
+    """Returns --seconds, or the length of the file to vary, or 1."""
+    from soundomni.data.audio import audio_info
+
+    if args.seconds is None and args.vary is not None:
+        samples, rate, _ = audio_info(args.vary)
+        return samples / rate
+    return 1.0 if args.seconds is None else float(args.seconds)
 
 
 def read_grid(path: Path) -> list[Request]:

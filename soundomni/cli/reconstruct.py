@@ -15,7 +15,7 @@ HELP = "send audio files through the codec and back, and measure the difference"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory whose codec is used")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano): its codec is used")
     parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
     parser.add_argument("--out", default="reconstructed", metavar="DIR", help="where files go (default: reconstructed)")
 
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.core.hub import Audio, SoundOmni
     from soundomni.core.limits import check_device
     from soundomni.core.waveform import match_channels, resample
-    from soundomni.data.analysis import mel_distance, multi_resolution_stft_distance, si_sdr
     from soundomni.data.audio import read_audio, write_wav
+    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
 
     check_device(args.device)
     clips = [Audio(*read_audio(file)) for file in args.files]

@@ -139,6 +139,7 @@ class AudioRequest:
         seed: of its noise.
         known: normalised values `[D, T]` of which the frames in `known_mask` `[T]` are given; None when all are made.
         known_mask: bool `[T]`.
+        varied: normalised values `[D, T]` of a clip to start from, in part, in place of noise alone; None for noise alone.
     """
 
     context: Context
@@ -147,6 +148,7 @@ class AudioRequest:
     seed: int
     known: Tensor | None = None
     known_mask: Tensor | None = None
+    varied: Tensor | None = None
 
 
 def sampler_seed(seed: int) -> int:
@@ -173,9 +175,12 @@ def sample_audio(
     guidance: GuidanceSpec,
     tokenizer: TextTokenizer,
     rule: PositionRule,
+    begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Representation:
     """Makes one batch of clips. What a clip becomes does not depend on the others in the batch.
+
+    Below 1, `begin` is the timestep to start from: that of the clips to vary, noised so far (Meng et al. 2022, SDEdit, algorithm 1).
 
     Returns:
         The normalised representation, `[B, D, T]`.
@@ -199,6 +204,7 @@ def sample_audio(
     start = start_noise(requests, model.codec.spec.token_dim).to(model.device)
     valid = torch.arange(start.shape[-1], device=model.device) < lengths[:, None]
     target = _partial_target(requests, start)
+    start = _varied(model, requests, start, begin)
 
     def predict_branches(values: Tensor, timesteps: Tensor, count: int) -> Tensor:
         # Conditional rows come first in the cache, so that outside the guidance interval they run alone.
@@ -207,8 +213,18 @@ def sample_audio(
 
     predict = target.hold(guided(predict_branches, guidance, valid=valid & ~target.known))
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    values = sampler.sample(predict, target.show(start), generators=generators, on_step=on_step)
+    values = sampler.sample(predict, target.show(start), generators=generators, begin=begin, on_step=on_step)
     return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
+
+
+def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor, begin: float) -> Tensor:
+    """Returns what sampling starts from `[B, D, T]`: noise, in part where a clip is varied."""
+    start = noise.clone()
+    for i, request in enumerate(requests):
+        if request.varied is not None:
+            clip, frames = request.varied[None].to(noise), request.num_frames
+            start[i : i + 1, :, :frames] = model.objective.noised(clip, noise[i : i + 1, :, :frames], begin)
+    return start
 
 
 def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTarget:

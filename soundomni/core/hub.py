@@ -41,6 +41,7 @@ from soundomni.core.limits import (
     check_scale,
     check_seconds,
     check_seed,
+    check_strength,
 )
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import (
@@ -49,6 +50,7 @@ from soundomni.core.model_directory import (
     FORMAT,
     WEIGHTS_FILE,
     check_portable,
+    find_model,
     plugins,
     portable,
     read_max_tokens,
@@ -115,10 +117,10 @@ class SoundOmni:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
-        """Loads a model directory. The weights must fit the spec exactly.
+        """Loads a model directory. The weights must fit the spec exactly, in names and shapes; they are computed with in fp32.
 
         Args:
-            directory: a model directory.
+            directory: a model directory, or the name of a model that comes with the package, such as "nano".
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
             device: where to put it.
 
@@ -128,10 +130,7 @@ class SoundOmni:
             SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
         """
         check_device(device)
-        path = Path(directory)
-        for name in (SPEC_FILE, WEIGHTS_FILE):
-            if not (path / name).is_file():
-                raise CheckpointError(f"'{path}' is not a model directory: it has no {name}; `soundomni export RUN` makes one")
+        path = find_model(directory)
         max_tokens = read_max_tokens(path)
         spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()))
         check_portable(spec)
@@ -141,13 +140,18 @@ class SoundOmni:
         load_weights(model, path / WEIGHTS_FILE)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens)
 
-    def save_pretrained(self, directory: str | Path, *, card: str | None = None) -> Path:
+    def save_pretrained(self, directory: str | Path, *, card: str | None = None, dtype: torch.dtype = torch.float32) -> Path:
         """Writes a model directory, whole or not at all; an older one is replaced.
 
+        Args:
+            directory: where.
+            card: text of the model card; None for a plain one.
+            dtype: what weights are stored as; torch.float16 halves the file.
+
         Raises:
-            CheckpointError: it cannot be written, or something other than an older model is there.
+            CheckpointError: it cannot be written, something other than an older model is there, or a weight is too large for `dtype`.
         """
-        state = {key: value.detach().contiguous().cpu() for key, value in self.model.state_dict().items()}
+        state = _stored(self.model.state_dict(), dtype)
         parameters = sum(p.numel() for p in self.model.parameters())
         config = {
             "format": FORMAT,
@@ -178,6 +182,8 @@ class SoundOmni:
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
         known: Sequence[Kept | None] | None = None,
+        vary: Sequence[Audio] | None = None,
+        strength: float = 0.5,
         seeds: Sequence[int] | int = 0,
         batch_size: int = 16,
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -190,6 +196,8 @@ class SoundOmni:
             num_steps, guidance_scale: of the sampler; None leaves them to the spec.
             negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
             known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it.
+            vary: for each prompt, a clip to make a variant of: sampling starts from it with some noise, not from noise alone.
+            strength: how much noise, above 0 and at most 1, where nothing is left of the clip: the timestep to start from.
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
@@ -207,14 +215,16 @@ class SoundOmni:
             check_count("steps", num_steps, most=MOST_STEPS)
         sampler = build_sampler(self.spec.sampler, num_steps=num_steps, trust_class_paths=self._trust_class_paths)
         num_samples = max(1, round(seconds * self.sample_rate))
+        check_strength(strength)
         given = [None] * len(prompts) if known is None else known
+        varied = [None] * len(prompts) if vary is None else vary
         numbers = range(seeds, seeds + len(prompts)) if isinstance(seeds, int) else seeds
-        for name, values in (("seeds", numbers), ("known", given)):
+        for name, values in (("seeds", numbers), ("known", given), ("vary", varied)):
             if len(values) != len(prompts):
                 raise SpecError(f"{name}: {len(values)} were given for {len(prompts)} prompts")
         clips: list[Audio] = []
         negative = text_context(self.tokenizer, negative_prompt) if negative_prompt else ()
-        requests = [self._request(*one, negative, num_samples) for one in zip(prompts, numbers, given, strict=True)]
+        requests = [self._request(*one, negative, num_samples) for one in zip(prompts, numbers, given, varied, strict=True)]
         for batch in _batches(requests, batch_size):
             made = sample_audio(
                 self.model,
@@ -223,13 +233,16 @@ class SoundOmni:
                 guidance=guidance,
                 tokenizer=self.tokenizer,
                 rule=_rule(self.spec.model.latent_positions),
+                begin=1.0 if vary is None else strength,
                 on_step=on_step,
             )
             waveform = self.model.decode(made).float().cpu().numpy()
             clips += [Audio(fit_length(w, num_samples), self.sample_rate) for w in waveform]
         return clips
 
-    def _request(self, prompt: str, seed: int, kept: Kept | None, negative: Context, num_samples: int) -> AudioRequest:
+    def _request(
+        self, prompt: str, seed: int, kept: Kept | None, varied: Audio | None, negative: Context, num_samples: int
+    ) -> AudioRequest:
         check_seed(seed)
         spec = self.model.codec.spec
         context = text_context(self.tokenizer, prompt)
@@ -244,16 +257,21 @@ class SoundOmni:
                     + (f"at most {fits:g} s fit with this {name}" if fits > 0 else f"shorten the {name}")
                 )
         request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+        if varied is not None:
+            request = replace(request, varied=self._encode(self._to_codec(varied), num_samples))
         return request if kept is None else self._keep(request, kept, num_samples)
 
-    @torch.no_grad()
     def _keep(self, request: AudioRequest, kept: Kept, num_samples: int) -> AudioRequest:
         """Adds the normalised values `[D, T]` of what is kept to a request for a clip of `num_samples`."""
         waveform = self._to_codec(kept.clip)
         mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        return replace(request, known=self._encode(waveform, num_samples), known_mask=torch.from_numpy(mask))
+
+    @torch.no_grad()
+    def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
+        """`[C, S]` at the codec's rate, cut or lengthened to `num_samples` → normalised values `[D, T]`."""
         batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self.model.device)
-        values = self.model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
-        return replace(request, known=values, known_mask=torch.from_numpy(mask))
+        return self.model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
 
     def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
@@ -328,6 +346,18 @@ class SoundOmni:
         """Returns `[C, S]` with the rate and the channels of the codec."""
         spec = self.model.codec.spec
         return resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
+
+
+def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Returns the tensors for the CPU, those of floats as `dtype`."""
+    stored: dict[str, Tensor] = {}
+    for key, value in state.items():
+        value = value.detach().contiguous().cpu()
+        stored[key] = value.to(dtype) if value.is_floating_point() else value
+        if not bool(stored[key].isfinite().all()) and bool(value.isfinite().all()):
+            largest = float(value.abs().max())
+            raise CheckpointError(f"'{key}' has values up to {largest:.3g}, too large for {dtype}; store float32 or bfloat16")
+    return stored
 
 
 def load_weights(model: UnifiedModel, path: Path) -> None:

@@ -186,9 +186,25 @@ class Objective(nn.Module, ABC):
         Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.
         """
 
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
+        """Returns the prediction that `loss` and samplers take, made of the network's `output`; the output itself unless overridden.
+
+        Args:
+            output, inputs: `[B, D, T]`, what came out of the network and what it was shown.
+            timesteps: `[B, T]`.
+        """
+        return output
+
     @abstractmethod
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Returns (sum, count) of each loss over the frames of `query.loss_mask`."""
+
+    @abstractmethod
+    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
+        """Returns values `[B, D, T]` on the way from clean ones to `start`, what sampling starts from: 0 gives `clean`, 1 gives `start`.
+
+        It is what `corrupt` makes at that timestep of that noise. Varying a clip begins there instead of at timestep 1.
+        """
 
 
 class Sampler(ABC):
@@ -208,11 +224,13 @@ class Sampler(ABC):
         start: Tensor,
         *,
         generators: Sequence[torch.Generator],
+        begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Starts from noise `[B, D, T]` at timestep 1 and returns values of that shape at timestep 0.
+        """Starts from values `[B, D, T]` at the timestep `begin`, which are noise at 1, and returns values of that shape at timestep 0.
 
-        `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from `generators[b]` only.
+        It takes `num_steps` steps wherever it begins. `on_step(index, values)` is called after each. A stochastic sampler draws for
+        clip b from `generators[b]` only.
         """
 
 

@@ -38,6 +38,12 @@ def check_scale(scale: float) -> None:
         raise SpecError(f"the guidance scale must be from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}, {scale} was given")
 
 
+def check_strength(strength: float) -> None:
+    """Raises SpecError when the strength of a variation is not above 0 and at most 1."""
+    if not 0 < strength <= 1:
+        raise SpecError(f"strength must be above 0 (the clip as it is) and at most 1 (nothing left of it), {strength} was given")
+
+
 def check_negative(negative_prompt: str | None, scale: float) -> None:
     """Raises SpecError when a negative prompt is given but the guidance scale is 1, which steers away from nothing."""
     if negative_prompt and scale == 1.0:

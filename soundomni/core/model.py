@@ -136,7 +136,8 @@ class UnifiedModel(nn.Module):
         streams, auxiliary = self.backbone(streams, layout)
         hidden = layout.take(streams, self.audio_role)
         losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels)}
-        losses |= self.objective.loss(self.leave_frames(hidden, places, query.inputs), query)
+        output = self.leave_frames(hidden, places, query.inputs)
+        losses |= self.objective.loss(self.objective.predicted(output, query.inputs, query.timesteps), query)
         for name in self.router.loss_names:
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
@@ -268,7 +269,8 @@ class UnifiedModel(nn.Module):
         frames = self.enter_frames(values.to(self.dtype), timesteps, places)
         blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        return self.leave_frames(layout.take(streams, self.audio_role), places, values).to(values.dtype)
+        output = self.leave_frames(layout.take(streams, self.audio_role), places, values)
+        return self.objective.predicted(output.to(values.dtype), values, timesteps).to(values.dtype)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """One more text token per row, `[R]` → logits of the one after it, `[R, V]`."""

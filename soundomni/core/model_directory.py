@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 
@@ -30,6 +30,34 @@ FORMAT = 1
 SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "spec.yaml", "config.json", "model.safetensors", "README.md"
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TOKENIZER_FILE})
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
+
+
+SHIPPED = Path(__file__).parents[1] / "models"
+"""Where the models lie that come with the package, by name."""
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Returns the names of the models that come with the package."""
+    return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
+
+
+def find_model(name: str | Path) -> Path:
+    """Returns the model directory that `name` is the path of or, where no such folder is, the shipped model of that name.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        known = shipped_models()
+        if str(name) in known:
+            return SHIPPED / str(name)
+        near = did_you_mean(str(name), known)
+        raise CheckpointError(f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{near}")
+    for file in (SPEC_FILE, WEIGHTS_FILE):
+        if not (path / file).is_file():
+            raise CheckpointError(f"'{path}' is not a model directory: it has no {file}; `soundomni export RUN` makes one")
+    return path
 
 
 def read_max_tokens(directory: Path) -> int | None:

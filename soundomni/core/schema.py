@@ -114,12 +114,14 @@ class SegmentTemplate:
         audio: "features" (to understand), "target" (to make) or "context" (clean latents).
         loss: whether the text is predicted; targets always are.
         known: for a target, the (least, most) share of its first frames that are given, for continuation.
+        gap: for a target, the (least, most) share of its frames that are made, together at a random place; the others are given.
     """
 
     text: str | None = None
     audio: Literal["features", "target", "context"] | None = None
     loss: bool = False
     known: tuple[float, float] | None = None
+    gap: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class DataSpec:
 
     Args:
         datasets: name → data set; null leaves out one that an earlier layer named.
-        tasks: name → segments, beside the built-in tasks generate, describe, answer and continue.
+        tasks: name → segments, beside the built-in tasks generate, describe, answer, continue and fill.
         tokens_per_batch: token budget of a packed batch (fixed).
         max_tokens_per_sample: longer samples are refused and reported; None means the budget.
         lookahead: samples the packer may choose from.

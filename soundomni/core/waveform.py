@@ -9,6 +9,9 @@ import soxr
 
 from soundomni.core.errors import DataError
 
+RESAMPLER_QUALITY = "HQ"
+"""Of soxr: what is rejected lies 100 dB below."""
+
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
     """Returns the samples that `resample` gives: ceil(num_samples * to_rate / from_rate). Packing relies on it."""
@@ -22,7 +25,7 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     wanted = resampled_length(waveform.shape[1], from_rate, to_rate)
     # soxr rounds its output length; silence worth one more output sample lets the last one be computed instead of set to zero
     padded = np.pad(waveform, ((0, 0), (0, math.ceil(from_rate / to_rate))))
-    out = np.ascontiguousarray(soxr.resample(padded.T, from_rate, to_rate, quality="HQ").T, dtype=np.float32)
+    out = np.ascontiguousarray(soxr.resample(padded.T, from_rate, to_rate, quality=RESAMPLER_QUALITY).T, dtype=np.float32)
     return fit_length(out, wanted)
 
 

@@ -14,19 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.data.metrics import mel_distance, multi_resolution_stft_distance, si_sdr
 from soundomni.data.pitch import pitch_track
 from soundomni.data.toy_recipe import CLICK_WINDOW, LEVELS, Event, Kind, Recipe, agreement, nearest_note
-
-__all__ = [
-    "EventReport",
-    "SoundReport",
-    "analyse",
-    "compare",
-    "mel_distance",
-    "multi_resolution_stft_distance",
-    "si_sdr",
-]
 
 MIN_SAMPLE_RATE = 6000
 SILENCE_DB = -55.0

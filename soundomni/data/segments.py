@@ -38,21 +38,33 @@ def features_segment(
 
 
 def target_segment(
-    num_samples: int, *, codec_spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions, known_frames: int = 0
+    num_samples: int,
+    *,
+    codec_spec: RepresentationSpec,
+    tokenizer: TextTokenizer,
+    positions: Positions,
+    made: tuple[int, int] | None = None,
 ) -> Segment:
-    """Writes a clip to make: `num_samples` S at the codec's rate, of whose T frames the first `known_frames` are given."""
-    return _codec_segment(num_samples, Attend.NOISE, codec_spec, tokenizer, positions, known_frames)
+    """Writes a clip to make: `num_samples` S at the codec's rate; of its T frames all outside `made`, (first, end), are given."""
+    return _codec_segment(num_samples, Attend.NOISE, codec_spec, tokenizer, positions, made)
 
 
 def clean_segment(num_samples: int, *, codec_spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions) -> Segment:
     """Writes a clip as clean context (timestep 0): `num_samples` S at the codec's rate."""
-    return _codec_segment(num_samples, Attend.FULL, codec_spec, tokenizer, positions, 0)
+    return _codec_segment(num_samples, Attend.FULL, codec_spec, tokenizer, positions, None)
 
 
 def _codec_segment(
-    num_samples: int, attend: Attend, spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions, known_frames: int
+    num_samples: int,
+    attend: Attend,
+    spec: RepresentationSpec,
+    tokenizer: TextTokenizer,
+    positions: Positions,
+    made: tuple[int, int] | None,
 ) -> Segment:
     frames = spec.num_frames(num_samples)
+    first, end = made or (0, frames)
+    index = np.arange(frames)
     return audio_segment(
         role=Role.CODES if spec.kind == "codes" else Role.LATENT,
         attend=attend,
@@ -60,5 +72,5 @@ def _codec_segment(
         num_samples=num_samples,
         boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
         positions=_RULES[positions],
-        known=np.arange(frames) < known_frames if known_frames else None,
+        known=(index < first) | (index >= end) if (first, end) != (0, frames) else None,
     )

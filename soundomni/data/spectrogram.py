@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.data.metrics import magnitudes
+from soundomni.metrics.waveform import magnitudes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,6 +22,7 @@ BUILT_IN: Mapping[str, tuple[SegmentTemplate, ...]] = {
         SegmentTemplate(text="{answer}", loss=True),
     ),
     "continue": (SegmentTemplate(text="{caption}"), SegmentTemplate(audio="target", known=(0.1, 0.7))),
+    "fill": (SegmentTemplate(text="{caption}"), SegmentTemplate(audio="target", gap=(0.1, 0.6))),
 }
 
 
@@ -86,12 +87,16 @@ def _problem(template: SegmentTemplate) -> str | None:
         return "needs exactly one of text and audio"
     if template.audio is not None and template.loss:
         return f"sets loss on audio '{template.audio}'; a target always carries loss, features and context never do"
-    if template.known is not None:
+    if template.known is not None and template.gap is not None:
+        return "sets known and gap; expected at most one of them"
+    for name, shares in (("known", template.known), ("gap", template.gap)):
+        if shares is None:
+            continue
         if template.audio != "target":
-            return "sets known, which only an audio 'target' takes"
-        least, most = template.known
+            return f"sets {name}, which only an audio 'target' takes"
+        least, most = shares
         if not 0.0 <= least <= most < 1.0:
-            return f"sets known to ({least}, {most}); expected 0 <= least <= most < 1"
+            return f"sets {name} to ({least}, {most}); expected 0 <= least <= most < 1"
     return _text_problem(template.text) if template.text is not None else None
 
 

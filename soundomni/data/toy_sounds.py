@@ -20,6 +20,10 @@ from soundomni.data.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesis
 HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
 
+MAX_DETUNE = 50.0
+"""Cents from a note to half way to the next."""
+
+_DETUNE_STREAM = 1
 _KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # tones have by far the most to tell apart
 
 
@@ -39,6 +43,8 @@ class ToySounds(Dataset):
         kinds: only these kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high); None for all.
         variation: how much of what a recipe leaves open (onset, phase, course, spacing) is drawn: from 0, each recipe is always the
             same sound but for its noise, to 1, all is. Less is easier to learn.
+        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays the right answer. The
+            cents of each event (0 but for tones) are in `attributes["detune"]` unless both are 0.
         held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" has no others, "include" does not care.
 
     Raises:
@@ -56,13 +62,17 @@ class ToySounds(Dataset):
         notes: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
         variation: float = 1.0,
+        detune: tuple[float, float] = (0.0, 0.0),
         held_out: HeldOut = "exclude",
     ) -> None:
         if not 0.0 <= variation <= 1.0:
             raise DataError(f"toy sounds: variation is {variation}, expected 0 to 1")
+        if len(detune) != 2 or not 0.0 <= detune[0] <= detune[1] < MAX_DETUNE:
+            raise DataError(f"toy sounds: detune is {list(detune)}, expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
         self.variation = variation
+        self.detune = (float(detune[0]), float(detune[1]))
         self.held_out = held_out
         self._counts = range(events[0], events[1] + 1)
         chosen = _choose(notes, kinds)
@@ -87,26 +97,40 @@ class ToySounds(Dataset):
     def item(self, index: int) -> Item:
         """Returns captions, questions and attributes of item `index`."""
         recipe = self.recipe(index)
+        detune = {"detune": self._detune(index, recipe)} if self.detune[1] > 0.0 else {}
         return Item(
             key=f"toy-{self.seed}-{index}",
             num_samples=round(self.seconds * self.sample_rate),
             sample_rate=self.sample_rate,
             captions=captions(recipe),
             questions=questions(recipe),
-            attributes={**recipe.to_json(), "held_out": is_held_out(recipe)},
+            attributes={**recipe.to_json(), "held_out": is_held_out(recipe), **detune},
         )
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
         """Synthesises item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
         rng = self._generator(index)
         recipe = self._draw(rng)
-        waveform = synthesise(recipe, sample_rate=self.sample_rate, seconds=self.seconds, rng=rng, variation=self.variation)
+        waveform = synthesise(
+            recipe,
+            sample_rate=self.sample_rate,
+            seconds=self.seconds,
+            rng=rng,
+            variation=self.variation,
+            detune=self._detune(index, recipe),
+        )
         return waveform, self.sample_rate
 
     def _generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.size:
             raise IndexError(f"item {index} of a data set of {self.size}")
         return np.random.default_rng((self.seed, index))
+
+    def _detune(self, index: int, recipe: Recipe) -> list[float]:
+        """Draws for each event how many cents it is off, from a generator of its own: the rest of the item stays the same without it."""
+        rng = np.random.default_rng((self.seed, index, _DETUNE_STREAM))
+        drawn = [float(rng.uniform(*self.detune)) * _pick((-1.0, 1.0), rng) for _ in recipe.events]
+        return [cents if event.kind == "tone" else 0.0 for cents, event in zip(drawn, recipe.events, strict=True)]
 
     def _draw(self, rng: np.random.Generator) -> Recipe:
         """Draws a recipe, again until it is allowed; the constructor has made sure that one is."""

@@ -10,6 +10,7 @@ Shape letters: S samples, N samples of one event.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,7 @@ MIN_GAP = 0.18
 MAX_CLICK_SPACING = 0.085
 BANDS = {"white": (0.0, np.inf), "low": (0.0, 700.0), "high": (2000.0, np.inf)}
 """Frequencies of each colour of noise, in Hz."""
+CENTS_PER_OCTAVE = 1200.0
 
 _MIN_CLICK_SPACING = 0.065
 _LEAD = 0.1  # a sustained event leaves up to this share of its slot free on each side
@@ -32,7 +34,15 @@ _TABLE_SIZE = 8192
 _MAX_HARMONICS = 64
 
 
-def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.random.Generator, variation: float = 1.0) -> np.ndarray:
+def synthesise(
+    recipe: Recipe,
+    *,
+    sample_rate: int,
+    seconds: float,
+    rng: np.random.Generator,
+    variation: float = 1.0,
+    detune: Sequence[float] | None = None,
+) -> np.ndarray:
     """Makes a clip of one or two events.
 
     Args:
@@ -41,6 +51,7 @@ def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.rand
         seconds: length, at least MIN_SECONDS of the number of events.
         rng: draws everything that the recipe leaves open.
         variation: from 0, nothing but noise is drawn, to 1, all is.
+        detune: for each event, how far a tone is off its note, in cents; None for not at all.
 
     Returns:
         float32 `[1, S]` in [-1, 1], with S = round(seconds * sample_rate).
@@ -50,17 +61,19 @@ def synthesise(recipe: Recipe, *, sample_rate: int, seconds: float, rng: np.rand
     for index, event in enumerate(recipe.events):
         begin, end = variation * rng.uniform(0.0, _LEAD * slot, 2) * (1, -1) + index * (slot + MIN_GAP) + np.array((0.0, slot))
         first, last = round(begin * sample_rate), min(round(end * sample_rate), clip.shape[1])
-        clip[0, first:last] = _render(event, last - first, sample_rate, rng, variation)
+        cents = 0.0 if detune is None else detune[index]
+        clip[0, first:last] = _render(event, last - first, sample_rate, rng, variation, cents)
     return np.clip(clip, -1.0, 1.0)
 
 
-def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """Makes one event `[N]` at its level."""
+def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
+    """Makes one event `[N]` at its level; a tone is `cents` off its note."""
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
         return np.asarray(level * _clicks(event.clicks or 1, num_samples, rate, rng, variation))
     if event.kind == "tone":
-        wave = _tone(str(event.waveform), note_frequency(str(event.note)), num_samples, rate, variation * rng.random())
+        frequency = note_frequency(str(event.note)) * 2.0 ** (cents / CENTS_PER_OCTAVE)
+        wave = _tone(str(event.waveform), frequency, num_samples, rate, variation * rng.random())
     elif event.kind == "chirp":
         wave = _chirp(event.direction == "rising", num_samples, rate, rng, variation)
     else:

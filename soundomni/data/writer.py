@@ -100,7 +100,7 @@ class SampleWriter:
     def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
         """Writes `item` for a task it is eligible for, without its waveforms.
 
-        The choice of a caption or question, the cut of a clip longer than `max_seconds`, the known share and the dropout of
+        The choice of a caption or question, the cut of a clip longer than `max_seconds`, what is given of a target and the dropout of
         conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood.
         """
         draws = np.random.default_rng(seed)
@@ -115,8 +115,8 @@ class SampleWriter:
         segments: list[Segment] = []
         full_length = 0
         for i, template in enumerate(task.templates):
-            known_draw, dropout_draw = draws.random(2)  # drawn for every segment: one choice never shifts another
-            segment = self._segment(template, crop, texts, known_draw)
+            share_draw, place_draw, dropout_draw = draws.random(3)  # drawn for every segment: one choice never shifts another
+            segment = self._segment(template, crop, texts, share_draw, place_draw)
             full_length += segment.length
             is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
             if not (is_condition and dropout_draw < self._dropout_share(template)):
@@ -175,7 +175,7 @@ class SampleWriter:
             return self._dropout.text
         return self._dropout.features if template.audio == "features" else self._dropout.latent
 
-    def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], known_draw: float) -> Segment:
+    def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
         if template.text is not None:
             return text_context(template.text.format(**texts), tokenizer=self._tokenizer, loss=template.loss)
         if template.audio == "features":
@@ -191,15 +191,24 @@ class SampleWriter:
         num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
         if template.audio == "context":
             return clean_segment(num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions)
-        least, most = template.known or (0.0, 0.0)
-        share = least + (most - least) * known_draw
         return target_segment(
             num_samples,
             codec_spec=self._codec_spec,
             tokenizer=self._tokenizer,
             positions=self._latent_positions,
-            known_frames=int(share * self._codec_spec.num_frames(num_samples)),
+            made=_made(template, self._codec_spec.num_frames(num_samples), share_draw, place_draw),
         )
+
+
+def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:
+    """Returns the frames of a target that are made, (first, end)."""
+    least, most = template.gap or template.known or (0.0, 0.0)
+    count = int((least + (most - least) * share_draw) * frames)
+    if template.gap is None:
+        return count, frames
+    width = max(1, count)
+    first = int(place_draw * (frames - width + 1))
+    return first, first + width
 
 
 def _choose(texts: tuple[str, ...], draw: float) -> str:

@@ -9,6 +9,7 @@ from soundomni.flow.midpoint import MidpointSampler
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.rk4 import RK4Sampler
 from soundomni.flow.schedule import sampling_timesteps, shift_timestep
+from soundomni.flow.x_prediction import XPrediction
 
 __all__ = [
     "DPMppSampler",
@@ -19,6 +20,7 @@ __all__ = [
     "OneStepSampler",
     "PartialTarget",
     "RK4Sampler",
+    "XPrediction",
     "guided",
     "sampling_timesteps",
     "shift_timestep",

@@ -22,8 +22,8 @@ from soundomni.flow.schedule import check_shift, check_steps, predict_at, sampli
 class DPMppSampler(Sampler):
     """Integrates the linear part exactly and extrapolates the predicted data from the last two predictions, over λ.
 
-    λ is infinite at both ends. The first two steps cannot look back and the last cannot look ahead, so these use the latest
-    prediction alone, which makes them Euler's steps. Steps near the ends are never small in λ: over N steps that are even in t the
+    λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these use the
+    latest prediction alone, which makes them Euler's steps. Steps near the ends are never small in λ: over N steps that are even in t the
     error falls as log(N) / N².
 
     Args:
@@ -49,13 +49,14 @@ class DPMppSampler(Sampler):
         start: Tensor,
         *,
         generators: Sequence[torch.Generator] = (),
+        begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes noise `[B, D, T]` from t = 1 to t = 0. Deterministic: `generators` are not drawn from."""
+        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
         values = start
         before: Tensor | None = None
         width_before = math.inf
-        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift))):
+        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
             width = _log_snr(next_timestep) - _log_snr(timestep)
             data = values - timestep * predict_at(predict, values, timestep)
             expected = data

@@ -86,3 +86,7 @@ class FlowMatching(Objective):
         """Sum over the counted frames of the mean squared error over D, and their number. What lies elsewhere has no gradient."""
         error = (prediction.float() - query.targets.float()).masked_fill(~query.loss_mask[:, None], 0.0)
         return {"velocity": (error.square().mean(1).sum(), query.loss_mask.sum())}
+
+    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
+        """x_t = (1 − t)·x0 + t·ε, `[B, D, T]`."""
+        return (1.0 - timestep) * clean + timestep * start

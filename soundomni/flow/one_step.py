@@ -17,7 +17,7 @@ from soundomni.flow.schedule import check_shift, check_steps, sampling_timesteps
 
 
 class OneStepSampler(Sampler):
-    """Solves dx/dt = v(x, t) from t = 1 to t = 0 with `step`, which looks at nothing but the present values.
+    """Solves dx/dt = v(x, t) down to t = 0 with `step`, which looks at nothing but the present values.
 
     No step asks for a prediction at t = 0. There the model knows only clean context, and was never trained to predict.
 
@@ -43,11 +43,12 @@ class OneStepSampler(Sampler):
         start: Tensor,
         *,
         generators: Sequence[torch.Generator] = (),
+        begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes noise `[B, D, T]` from t = 1 to t = 0. Deterministic: `generators` are not drawn from."""
+        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
         values = start
-        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift))):
+        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
             values = self.step(predict, values, timestep, next_timestep)
             if on_step is not None:
                 on_step(index, values)

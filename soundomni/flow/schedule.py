@@ -35,13 +35,21 @@ def check_steps(num_steps: int) -> int:
     return num_steps
 
 
-def sampling_timesteps(num_steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """Returns the `num_steps + 1` timesteps from 1 to 0, both exact: evenly spaced, then shifted.
+def check_begin(begin: float) -> float:
+    """Returns `begin`; raises SpecError unless it lies above 0 and not above 1."""
+    if not 0.0 < begin <= 1.0:
+        raise SpecError(f"begin must be a timestep above 0 and at most 1, {begin} was given")
+    return begin
+
+
+def sampling_timesteps(num_steps: int, shift: float = 1.0, begin: float = 1.0) -> tuple[float, ...]:
+    """Returns the `num_steps + 1` timesteps from `begin` to 0, both exact: evenly spaced before they are shifted.
 
     >>> sampling_timesteps(4)
     (1.0, 0.75, 0.5, 0.25, 0.0)
     """
-    return tuple(shift_timestep(1.0 - step / num_steps, shift) for step in range(num_steps + 1))
+    first = shift_timestep(check_begin(begin), 1.0 / shift)  # what the shift takes to `begin`
+    return (begin, *(shift_timestep(first * (1.0 - step / num_steps), shift) for step in range(1, num_steps + 1)))
 
 
 def predict_at(predict: Predict, values: Tensor, timestep: float) -> Tensor:

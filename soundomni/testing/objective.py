@@ -119,6 +119,18 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(not bool(outside.any()), "loss_mask", "predictions outside loss_mask have a gradient, expected zero")
         self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient, expected one")
 
+    def test_noised(self) -> None:
+        """`noised` leads from the clean values at timestep 0 to what sampling starts from at 1, and changes neither in place."""
+        objective, clean = self.built(), self._clean().values
+        start = noise(3, *clean.shape).to(clean) if clean.is_floating_point() else clean.flip(0)
+        kept = clean.clone(), start.clone()
+        for timestep, expected, what in ((0.0, clean, "the clean ones"), (1.0, start, "what sampling starts from")):
+            message = f"at timestep {timestep:g} the values are not {what}"
+            self.require_close(objective.noised(clean, start, timestep), expected, self.tolerance, "noised", message)
+        objective.noised(clean, start, 0.5)
+        same = torch.equal(clean, kept[0]) and torch.equal(start, kept[1])
+        self.require(same, "noised", "the values given were changed in place, expected them to be left as they were")
+
     def test_no_targets(self) -> None:
         """A batch without targets has losses of zero over zero frames."""
         objective = self.built()

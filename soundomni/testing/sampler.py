@@ -91,6 +91,21 @@ class SamplerSuite(ConformanceSuite):
         result = _sample(self.built(), lambda values, timesteps: start - data, start)
         self.require_close(result, data, self.tolerance, "target", "constant velocity ε − x0 did not lead from ε to x0")
 
+    def test_begin(self) -> None:
+        """Begun at a timestep below 1, it asks from there on, in `num_steps` steps, and a straight line still leads to x0."""
+        sampler, begin = self.built(), 0.5
+        asked = _asked(sampler, begin)
+        first = float(asked[0].min())
+        self.require(abs(first - begin) < 1e-6, "begin", f"the first prediction was asked for at timestep {first:.4g}, expected {begin}")
+        expected = len(_asked(sampler))
+        self.require(len(asked) == expected, "begin", f"{len(asked)} predictions were asked for, from noise it is {expected}")
+        if not self.velocity:
+            return
+        start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
+        middle = (1 - begin) * data + begin * start
+        result = _sample(sampler, lambda values, timesteps: start - data, middle, begin=begin)
+        self.require_close(result, data, self.tolerance, "begin", "constant velocity ε − x0 did not lead from the middle to x0")
+
     def test_no_state(self) -> None:
         """The same call twice gives the same values: nothing is kept between calls, and nothing is drawn but from the generators."""
         sampler, start = self.built(), noise(0, *SHAPE)
@@ -125,11 +140,13 @@ def _swirl(values: Tensor, timesteps: Tensor) -> Tensor:
     return torch.sin(3 * values) + timesteps[:, None, None].to(values) * values
 
 
-def _sample(sampler: Sampler, predict: Predict, start: Tensor, on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
-    return sampler.sample(predict, start, generators=[generator(clip) for clip in range(len(start))], on_step=on_step)
+def _sample(
+    sampler: Sampler, predict: Predict, start: Tensor, on_step: Callable[[int, Tensor], None] | None = None, *, begin: float = 1.0
+) -> Tensor:
+    return sampler.sample(predict, start, generators=[generator(clip) for clip in range(len(start))], begin=begin, on_step=on_step)
 
 
-def _asked(sampler: Sampler) -> list[Tensor]:
+def _asked(sampler: Sampler, begin: float = 1.0) -> list[Tensor]:
     """Returns the timesteps `[B]` of every prediction of one call."""
     asked: list[Tensor] = []
 
@@ -137,5 +154,5 @@ def _asked(sampler: Sampler) -> list[Tensor]:
         asked.append(timesteps.clone())
         return _swirl(values, timesteps)
 
-    _sample(sampler, predict, noise(0, *SHAPE))
+    _sample(sampler, predict, noise(0, *SHAPE), begin=begin)
     return asked

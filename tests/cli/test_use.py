@@ -136,35 +136,6 @@ def test_reconstruct_measures_an_invertible_codec(tiny_model: Path, wav: Path, t
     assert soundfile.info(row["out"]).samplerate == 8000
 
 
-def test_evaluate_scores_every_task(tiny_model: Path, result: Any) -> None:
-    dataset = "{class_path: toy-sounds, init_args: {held_out: only, seconds: 0.5, events: [1, 1]}}"
-    scores = result("evaluate", "--model", tiny_model, "--limit", "4", "--dataset", dataset)
-    assert scores["clips"] == 4 and scores["reconstructed"]["si_sdr"] > 60
-    for task in ("generated", "described", "answered"):
-        assert all(0.0 <= value <= 1.0 for value in scores[task].values())
-    assert scores["made_with"]["sampler"]["class_path"] == "euler"
-
-
-def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
-    tiny_model: Path, tmp_path: Path, result: Any, fails: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for i in range(3):
-        soundfile.write(tmp_path / f"{i}.flac", 0.1 * np.random.default_rng(i).standard_normal(8000), 8000)
-        (tmp_path / f"{i}.txt").write_text("noise")
-    data = bytearray((tmp_path / "1.flac").read_bytes())
-    data[2000:2400] = bytes(range(200)) * 2
-    (tmp_path / "1.flac").write_bytes(data)
-    arguments = ("evaluate", "--model", tiny_model, "--dataset", f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}'}}}}")
-    scores = result(*arguments)
-    assert (scores["clips"], scores["unreadable"]) == (2, 1) and scores["reconstructed"]["si_sdr"] > 60
-    assert main([str(a) for a in arguments]) == 0
-    captured = capsys.readouterr()
-    assert "1.flac" in captured.err and captured.out.startswith("2 clips, 1 unreadable\n")
-    for i in (0, 2):
-        (tmp_path / f"{i}.flac").unlink()
-    assert "none of the 1 clips can be read" in fails(*arguments)
-
-
 def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) -> None:
     model = SoundOmni.from_pretrained(tiny_model)
     clip = model.generate(["a sine tone"], seconds=0.4)[0]

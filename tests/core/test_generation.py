@@ -144,9 +144,51 @@ def test_a_clip_is_continued_and_a_gap_is_filled() -> None:
     np.testing.assert_allclose(free.waveform, alone.waveform, atol=1e-4)
 
 
+def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
+    model = omni()
+    given_clip = Audio(clip(5, 160), RATE)
+    settings_ = {"seconds": 0.16, "seeds": [4, 9], "vary": [given_clip, given_clip]}
+    first, second = model.generate(["one", "two"], strength=0.4, num_steps=3, guidance_scale=1.0, **settings_)
+    (context,) = contexts_of(model.model, ["one"])
+    clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
+    noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
+    values = 0.6 * clean + 0.4 * noise
+    for t, after in pairwise((0.4, 0.4 * 2 / 3, 0.4 / 3, 0.0)):
+        with torch.no_grad():
+            velocity = one_forward(model.model, context, values, torch.full((1, clean.shape[-1]), t), rule("shared"))
+        values = values + (after - t) * velocity
+    made = Representation(values, torch.tensor([clean.shape[-1]]), model.model.codec.spec)
+    np.testing.assert_allclose(first.waveform, model.model.decode(made)[0, :, :160].float().numpy(), atol=1e-4)
+    assert np.abs(first.waveform - second.waveform).max() > 0.01
+
+
+def test_the_strength_of_a_variant_leads_from_the_clip_to_one_made_from_the_prompt_alone() -> None:
+    model = omni()
+    given_clip = Audio(clip(5, 160), RATE)
+    whole = model.reconstruct(given_clip).waveform
+    made = [model.generate(["one"], seconds=0.16, vary=[given_clip], strength=s)[0].waveform for s in (1e-4, 0.3, 0.6, 1.0)]
+    distances = [float(np.square(one - whole).mean()) for one in made]
+    assert distances == sorted(distances) and distances[0] < 1e-4 * distances[-1]
+    (free,) = model.generate(["one"], seconds=0.16)
+    np.testing.assert_allclose(made[-1], free.waveform, atol=1e-5)
+
+
+def test_a_variant_keeps_what_is_kept() -> None:
+    model = omni()
+    given_clip = Audio(clip(5, 320), RATE)
+    whole = model.reconstruct(given_clip).waveform
+    (made,) = model.generate(["one"], seconds=0.32, vary=[given_clip], strength=0.8, known=[Kept(given_clip, [(0.0, 0.16)])])
+    np.testing.assert_allclose(made.waveform[:, :144], whole[:, :144], atol=1e-4)
+    assert np.abs(made.waveform[:, 176:] - whole[:, 176:]).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
+        ({"vary": []}, "vary: 0 were given for 1 prompts"),
+        ({"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0}, "strength must be above 0 (the clip as it is) and at most 1"),
+        ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength must be above 0"),
+        ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "1.5 was given"),
         ({"seconds": float("inf")}, "seconds must be above 0 and at most 86400, inf was given"),
         ({"seconds": float("nan")}, "seconds must be above 0"),
         ({"guidance_scale": float("nan")}, "the guidance scale must be from"),

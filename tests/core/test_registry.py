@@ -65,7 +65,7 @@ from soundomni.core.interfaces import Sampler
 
 class _Base(Sampler):
     num_evaluations = 1
-    def sample(self, predict, start, *, generators, on_step=None):
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
         return start
 
 class Keywords(_Base):

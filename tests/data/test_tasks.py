@@ -14,11 +14,11 @@ ASKED = Item(key="a", num_samples=1, sample_rate=8000, questions=(("Q", "A"),))
 
 def test_built_in_tasks_need_what_their_texts_name():
     tasks = build_tasks()
-    assert set(tasks) == set(BUILT_IN) == {"generate", "describe", "answer", "continue"}
-    for name in ("generate", "describe", "continue"):
+    assert set(tasks) == set(BUILT_IN) == {"generate", "describe", "answer", "continue", "fill"}
+    for name in ("generate", "describe", "continue", "fill"):
         assert (tasks[name].lacks(MUTE), tasks[name].lacks(CAPTIONED), tasks[name].lacks(ASKED)) == ("caption", None, "caption")
     assert (tasks["answer"].lacks(CAPTIONED), tasks["answer"].lacks(ASKED)) == ("question", None)
-    assert [name for name in tasks if tasks[name].uses("target")] == ["generate", "continue"]
+    assert [name for name in tasks if tasks[name].uses("target")] == ["generate", "continue", "fill"]
     assert [name for name in tasks if tasks[name].uses("features")] == ["describe", "answer"]
 
 
@@ -46,6 +46,9 @@ def test_custom_tasks_join_the_built_in_ones():
         ([Template(audio="context", known=(0.1, 0.2)), Template(audio="target")], "sets known, which only"),
         ([Template(audio="target", known=(0.5, 0.2))], "expected 0 <= least <= most < 1"),
         ([Template(audio="target", known=(0.5, 1.0))], "expected 0 <= least <= most < 1"),
+        ([Template(audio="target", gap=(0.5, 1.0))], "sets gap to .*expected 0 <= least <= most < 1"),
+        ([Template(audio="features", gap=(0.1, 0.2)), Template(audio="target")], "sets gap, which only"),
+        ([Template(audio="target", gap=(0.1, 0.2), known=(0.1, 0.2))], "sets known and gap"),
         ([Template(audio="features"), Template(text="{caption}")], "nothing to learn"),
         ([], "nothing to learn"),
     ],

@@ -180,6 +180,10 @@ def test_subsets() -> None:
         ({"seconds": 0.5}, "at least 0.8"),
         ({"size": 0}, "size 0"),
         ({"seed": -1}, "seed -1"),
+        ({"detune": (10.0, 50.0)}, "from 0 to below 50"),
+        ({"detune": (20.0, 10.0)}, "from 0 to below 50"),
+        ({"detune": (-5.0, 5.0)}, "from 0 to below 50"),
+        ({"detune": (float("nan"), 5.0)}, "from 0 to below 50"),
         ({"kinds": ["chirp"], "events": (1, 1), "held_out": "only"}, "no sound of 1 event"),
     ],
 )
@@ -283,3 +287,28 @@ def test_without_variation_a_recipe_is_one_sound_but_for_its_noise() -> None:
     assert max(float(np.abs(varied[0] - other).max()) for other in varied) > 0.01
     with pytest.raises(DataError, match="variation is 2"):
         ToySounds(variation=2)
+
+
+def test_detuned_tones_keep_their_recipe_and_stay_nearest_to_their_note() -> None:
+    plain, detuned = ToySounds(size=80, seed=2), ToySounds(size=80, seed=2, detune=(20.0, 40.0))
+    signs = set()
+    for index in range(80):
+        recipe, cents = plain.recipe(index), detuned.item(index).attributes["detune"]
+        assert detuned.recipe(index) == recipe and "detune" not in plain.item(index).attributes
+        assert detuned.item(index).questions == plain.item(index).questions
+        for event, off in zip(recipe.events, cents, strict=True):
+            assert 20.0 <= abs(off) <= 40.0 if event.kind == "tone" else off == 0.0
+            if event.kind == "tone":
+                signs.add(off > 0)
+                assert nearest_note(note_frequency(str(event.note)) * 2 ** (off / 1200)) == event.note
+        has_tone = any(event.kind == "tone" for event in recipe.events)
+        assert np.array_equal(plain.load(index)[0], detuned.load(index)[0]) == (not has_tone)
+    assert signs == {True, False}
+
+
+def test_a_detuned_sine_has_its_frequency() -> None:
+    dataset = ToySounds(size=1, kinds=["sine"], notes=["A4"], events=(1, 1), seconds=4.0, detune=(30.0, 30.0), held_out="include")
+    (cents,) = dataset.item(0).attributes["detune"]
+    waveform, rate = dataset.load(0)
+    spectrum = np.abs(np.fft.rfft(waveform[0] * np.hanning(waveform.shape[1]), 1 << 19))
+    assert np.argmax(spectrum) * rate / (1 << 19) == pytest.approx(440.0 * 2 ** (cents / 1200), abs=0.05)

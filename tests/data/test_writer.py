@@ -67,6 +67,18 @@ def test_continue_gives_a_share_of_the_first_frames(make_writer):
     assert 0.08 <= min(shares) < 0.15 and 0.65 < max(shares) <= 0.7
 
 
+def test_a_gap_is_made_at_any_place_and_the_rest_is_given(make_writer):
+    shares, places = [], []
+    for seed in range(200):
+        target = plan(make_writer(), "fill", seed=seed).sample.segments[-1]
+        made = np.flatnonzero(~target.known)
+        assert len(made) and (np.diff(made) == 1).all()
+        shares.append(len(made) / target.num_frames)
+        places.append(made[0] / (target.num_frames - len(made)))
+    assert 0.08 <= min(shares) < 0.15 and 0.55 < max(shares) <= 0.6
+    assert min(places) < 0.05 and max(places) > 0.95
+
+
 def test_fill_resamples_once_per_rate_and_packs(make_writer, ramps):
     data = ramps(lengths=[11025], rate=11025, channels=2)
     planned = plan(make_writer(dropout=NO_DROPOUT), "edit")

@@ -175,14 +175,29 @@ class CountsAll(Objective):
     def loss(self, prediction, query):
         return {"velocity": ((prediction - query.targets).square().sum(), query.loss_mask.sum())}
 
+    def noised(self, clean, start, timestep):
+        return FlowMatching().noised(clean, start, timestep)
+
+
+@broken(testing.ObjectiveSuite, "noised", "at timestep 0 the values are not the clean ones")
+class NoisedBackwards(FlowMatching):
+    def noised(self, clean, start, timestep):
+        return super().noised(clean, start, 1 - timestep)
+
+
+@broken(testing.SamplerSuite, "begin", "the first prediction was asked for at timestep 1, expected 0.5")
+class AlwaysFromNoise(Euler):
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
+        return super().sample(predict, start, generators=generators, on_step=on_step)
+
 
 @broken(testing.SamplerSuite, "num_evaluations", "one call asked for 50 predictions, num_evaluations says 5$")
 @broken(testing.SamplerSuite, "on_step", r"on_step was called 0 times, indices start \[\]; expected 50 times, with 0 to 49")
 class Miscounts(Euler):
     num_evaluations = 5
 
-    def sample(self, predict, start, *, generators, on_step=None):
-        return super().sample(predict, start, generators=generators)
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
+        return super().sample(predict, start, generators=generators, begin=begin)
 
 
 @broken(testing.SamplerSuite, "timesteps", "the first prediction was asked for at timestep 0, expected 1")
@@ -195,7 +210,7 @@ class Backwards(Sampler):
     def __init__(self, *, num_steps: int = 1) -> None:
         self.calls = 0
 
-    def sample(self, predict, start, *, generators, on_step=None):
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
         self.calls += 1
         start += self.calls * predict(start, torch.zeros(len(start)))
         return start.clone()
@@ -276,20 +291,20 @@ def run(pytester, known):
 
 def test_a_known_failure_is_expected_with_its_reason_and_not_in_subclasses_without_it(pytester):
     result = run(pytester, {"num_evaluations": "counts one too many"})
-    result.assert_outcomes(passed=17, xfailed=1)
+    result.assert_outcomes(passed=19, xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *TestMiscounts::test_num_evaluations*counts one too many*"])
 
 
 def test_a_known_failure_that_passes_is_a_failure(pytester):
-    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=16, xfailed=1, failed=1)
+    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=18, xfailed=1, failed=1)
 
 
 def test_a_failure_that_is_not_known_fails_with_its_message(pytester):
     result = run(pytester, {})
-    result.assert_outcomes(passed=17, failed=1)
+    result.assert_outcomes(passed=19, failed=1)
     result.stdout.fnmatch_lines(["*SamplerSuite.num_evaluations: one call asked for 4 predictions, num_evaluations says 5"])
 
 
 def test_a_known_failure_of_no_clause_is_refused():
-    with pytest.raises(TypeError, match=r"names 'on_steps'. Did you mean 'on_step'\? Clauses: batch, constructor"):
+    with pytest.raises(TypeError, match=r"names 'on_steps'. Did you mean 'on_step'\? Clauses: batch, begin, constructor"):
         type("Suite", (testing.SamplerSuite,), {"known_failures": {"on_steps": "?"}})

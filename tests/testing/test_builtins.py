@@ -66,6 +66,7 @@ class TestMoTDense(suite(testing.BackboneSuite, "Base", "mot", **MOT)):
 
 
 TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
+TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
 TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)
 
 TestEuler = suite(testing.SamplerSuite, "Euler", "euler", num_steps=4)

@@ -39,12 +39,13 @@ class RalstonSampler(Sampler):
         start: Tensor,
         *,
         generators: Sequence[torch.Generator],
+        begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes `start` `[B, D, T]` from timestep 1 to 0; draws nothing."""
-        values, width = start, -1.0 / self.num_steps
+        """Takes `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
+        values, width = start, -begin / self.num_steps
         for step in range(self.num_steps):
-            time = 1.0 - step / self.num_steps
+            time = begin * (1.0 - step / self.num_steps)
             slope = predict(values, _times(values, time))
             late = predict(values + 2 / 3 * width * slope, _times(values, time + 2 / 3 * width))
             values = values + width * (slope / 4 + 3 / 4 * late)

@@ -1,0 +1,79 @@
+"""What a measurement was made with, and what the model made and said for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.cli.evaluation import Outcome, Settings
+    from soundomni.core.hub import SoundOmni
+
+PACKAGES = ("soundomni", "torch", "numpy", "transformers", "soxr", "jiwer")
+
+
+def made_with(model: SoundOmni, settings: Settings, *, name: str, device: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all that the numbers depend on: model, data, seed, sampler, guidance, resampler, device and versions.
+
+    Args:
+        model: as it was loaded.
+        settings: how it was run.
+        name: what the user called it: a model directory, or a name.
+        device: where it ran.
+        data: the list or the data set, with what identifies it.
+    """
+    import platform
+    from importlib.metadata import version
+
+    from soundomni.core.assembly import build_sampler
+    from soundomni.core.waveform import RESAMPLER_QUALITY
+
+    sampler = model.spec.sampler
+    return {
+        "model": {"name": name, "sha256": weights_sha256(name)},
+        "data": dict(data),
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "batch": settings.batch,
+        "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
+        "steps": build_sampler(sampler, num_steps=settings.steps).num_steps,
+        "guidance": model.spec.guidance.scale if settings.guidance is None else settings.guidance,
+        "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
+        "device": device,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def weights_sha256(name: str) -> str:
+    """Returns the SHA-256 of the weights of a model directory or a shipped model. Raises CheckpointError when it is neither."""
+    from soundomni.core.model_directory import WEIGHTS_FILE, find_model
+
+    with (find_model(name) / WEIGHTS_FILE).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def save(outcome: Outcome, folder: Path) -> None:
+    """Writes each generated clip as NUMBER.wav, and results.jsonl with a line per clip: what was true, and what was made and said."""
+    from soundomni.cli.evaluation_scores import are_toys, heard_recipe
+    from soundomni.data.audio import write_wav
+
+    toys = are_toys(outcome.items)
+    rows = []
+    for i, item in enumerate(outcome.items):
+        row: dict[str, Any] = {"key": item.key, "captions": item.captions, "attributes": dict(item.attributes)}
+        if outcome.generated:
+            clip = outcome.generated[i]
+            row |= {"prompt": item.captions[0], "generated": f"{i:04d}.wav"}
+            write_wav(folder / row["generated"], clip.waveform, clip.sample_rate)
+            if toys:
+                row["heard"] = heard_recipe(clip).to_json()["events"]
+        if outcome.described:
+            row["described"] = outcome.described[i]
+        if outcome.answered:
+            pairs = zip(item.questions, outcome.answered[i], strict=True)
+            row["answered"] = [{"question": question, "right": truth, "given": given} for (question, truth), given in pairs]
+        rows.append(json.dumps(row, ensure_ascii=False, default=str))
+    (folder / "results.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,155 @@
+"""What a model made and said, turned into numbers; every number comes with how many clips or verdicts it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.cli.evaluation_networks import Networks
+    from soundomni.core.hub import Audio
+    from soundomni.core.interfaces import Item
+
+MOST_QUESTIONS = 20
+"""Different questions beyond which their shares are not told one by one."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number.
+
+    Args:
+        value: a share from 0 to 1, or what the metric of this name gives.
+        of: clips, answers or attributes that it sums up.
+        low, high: ends of the 95 % Wilson interval of a share of independent verdicts, one per clip. Shares that take several
+            verdicts from one clip have none: those depend on each other.
+    """
+
+    value: float
+    of: int
+    low: float | None = None
+    high: float | None = None
+
+
+Scores = dict[str, Score]
+
+
+def generation_scores(items: Sequence[Item], made: Sequence[Audio]) -> Scores:
+    """Attributes that signal analysis hears in what was made from the first caption of each toy sound.
+
+    The spectrum is judged as "waveform" of tones and "noise", the colour of noise.
+    """
+    from soundomni.data.toy_recipe import Recipe, agreement
+
+    heard = [heard_recipe(clip) for clip in made]
+    return attribute_scores([agreement(Recipe.from_json(item.attributes), one) for item, one in zip(items, heard, strict=True)])
+
+
+def heard_recipe(clip: Audio) -> Any:
+    """Returns the recipe that signal analysis hears in a clip."""
+    from soundomni.data.analysis import analyse
+
+    return analyse(clip.waveform, clip.sample_rate).recipe
+
+
+def description_scores(items: Sequence[Item], texts: Sequence[str]) -> Scores:
+    """Compares texts with captions: share that equals one ("exact"), error rates against the nearest one, consensus with all.
+
+    Of toy sounds also the attributes that the text names right, and "right", the share of texts that name all of them.
+    """
+    from soundomni.data.toy_language import parse_caption
+    from soundomni.data.toy_recipe import Recipe, agreement
+    from soundomni.metrics.cider import cider_d
+    from soundomni.metrics.text import cer, normalise, wer
+
+    captions = [item.captions for item in items]
+    scores: Scores = {}
+    if are_toys(items):
+        verdicts = [agreement(Recipe.from_json(i.attributes), parse_caption(t)) for i, t in zip(items, texts, strict=True)]
+        scores |= attribute_scores(verdicts)
+    scores["exact"] = share([normalise(text) in map(normalise, known) for known, text in zip(captions, texts, strict=True)])
+    scores["wer"] = Score(wer(captions, texts), len(texts))
+    scores["cer"] = Score(cer(captions, texts), len(texts))
+    scores["cider_d"] = Score(cider_d(captions, texts), len(texts))
+    return scores
+
+
+def answer_scores(asked: Sequence[tuple[str, str, str]]) -> Scores:
+    """Share of (question, right answer, given answer) answered right, of all of them and of each question that is asked of many clips."""
+    from soundomni.metrics.text import normalise
+
+    verdicts: dict[str, list[bool]] = {}
+    for question, truth, given in asked:
+        verdicts.setdefault(question, []).append(normalise(given) == normalise(truth))
+    every = [right for rights in verdicts.values() for right in rights]
+    scores = {"right": Score(_mean(every), len(every))}
+    if len(verdicts) <= MOST_QUESTIONS:
+        scores |= {question: share(rights) for question, rights in verdicts.items()}
+    return scores
+
+
+def reconstruction_scores(clips: Sequence[Audio], rebuilt: Sequence[Audio]) -> Scores:
+    """Means over clips: SI-SDR in dB of those that are not silent, multi-resolution STFT distance, and mel distance in dB."""
+    from soundomni.core.waveform import match_channels, resample
+    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
+
+    ratios, distances, mel_distances = [], [], []
+    for clip, made in zip(clips, rebuilt, strict=True):
+        reference = resample(match_channels(clip.waveform, made.waveform.shape[0]), clip.sample_rate, made.sample_rate)
+        if reference.any(axis=1).all():  # the ratio to silence is not defined
+            ratios.append(si_sdr(reference, made.waveform))
+        distances.append(multi_resolution_stft_distance(reference, made.waveform))
+        mel_distances.append(mel_distance(reference, made.waveform, made.sample_rate))
+    scores = {"si_sdr": Score(_mean(ratios), len(ratios))} if ratios else {}
+    return scores | {
+        "stft_distance": Score(_mean(distances), len(distances)),
+        "mel_distance": Score(_mean(mel_distances), len(mel_distances)),
+    }
+
+
+def network_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[Audio], networks: Networks) -> Scores:
+    """Scores of generated clips by networks: against their prompts, and as a set against the data's own clips."""
+    from soundomni.metrics.clap import clap_score
+    from soundomni.metrics.frechet import frechet_distance
+    from soundomni.metrics.kernel import kernel_distance
+    from soundomni.metrics.kl import kl_divergence
+
+    pairs = [[(clip.waveform, clip.sample_rate) for clip in group] for group in (made, clips)]
+    values: dict[str, float] = {}
+    if networks.clap is not None:
+        words, generated, real = networks.clap.embed_text(prompts), *map(networks.clap.embed_audio, pairs)
+        values["clap_score"] = clap_score(words, generated)
+        values["clap_score_of_data"] = clap_score(words, real)
+        values["frechet_clap"] = frechet_distance(generated, real)
+        values["kernel_clap"] = kernel_distance(generated, real)
+    if networks.classifier is not None:
+        heard, true = map(networks.classifier.hear, pairs)
+        values["kl"] = kl_divergence(true.probabilities, heard.probabilities)
+        values["frechet_classifier"] = frechet_distance(heard.embeddings, true.embeddings)
+    return {name: Score(value, len(made)) for name, value in values.items()}
+
+
+def attribute_scores(verdicts: Sequence[Mapping[str, bool]]) -> Scores:
+    """Share of clips with nothing wrong ("right"), of all attributes right ("attributes"), and of each attribute where it is stated."""
+    names = sorted({name for verdict in verdicts for name in verdict})
+    every = [right for verdict in verdicts for right in verdict.values()]
+    whole = {"right": share([all(verdict.values()) for verdict in verdicts]), "attributes": Score(_mean(every), len(every))}
+    return whole | {name: share([verdict[name] for verdict in verdicts if name in verdict]) for name in names}
+
+
+def share(verdicts: Sequence[bool]) -> Score:
+    """Returns the share of True among independent verdicts, with its interval."""
+    from soundomni.metrics.shares import wilson_interval
+
+    low, high = wilson_interval(sum(verdicts), len(verdicts))
+    return Score(_mean(verdicts), len(verdicts), low, high)
+
+
+def are_toys(items: Sequence[Item]) -> bool:
+    """Says whether all clips have a recipe, so that their attributes can be heard and read."""
+    return all("events" in item.attributes for item in items)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))

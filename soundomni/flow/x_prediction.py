@@ -1,0 +1,45 @@
+"""Flow matching with a network that says what the clean data are (Salimans and Ho 2022, section 4; Li and He 2025, section 4).
+
+Noise fills every dimension of a latent frame, data only a few. A network that predicts velocities must carry all of the noise
+through, and cannot where a frame has about as many dimensions as a token; one that predicts the data need not.
+
+Shape letters: B clips, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from soundomni.core.errors import SpecError
+from soundomni.flow.flow_matching import FlowMatching, Timesteps
+
+
+class XPrediction(FlowMatching):
+    """x_t, the target and the loss of `FlowMatching`; the network's output is x̂0, of which the velocity is (x_t − x̂0) / t.
+
+    Args:
+        timesteps, mean, std, shift: as for FlowMatching.
+        min_timestep: smallest t that is divided by, which bounds the weight of nearly clean clips.
+
+    Raises:
+        SpecError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        timesteps: Timesteps = "logit-normal",
+        mean: float = 0.0,
+        std: float = 1.0,
+        shift: float = 1.0,
+        min_timestep: float = 0.05,
+    ) -> None:
+        super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift)
+        if not 0.0 < min_timestep <= 1.0:
+            raise SpecError(f"min_timestep must be above 0 and at most 1, {min_timestep} was given")
+        self.min_timestep = min_timestep
+
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity `[B, D, T]` toward x̂0 = `output`, in at least fp32."""
+        values, clean = inputs.float(), output.float()
+        return (values - clean) / timesteps[:, None].float().clamp_min(self.min_timestep)

@@ -1,0 +1,12 @@
+"""Measures of audio and text: one metric per file, pure functions on arrays or words, or a small class that holds a network.
+
+| module | measures |
+|---|---|
+| waveform | SI-SDR, multi-resolution STFT and mel distance of an estimate from its reference |
+| frechet, kernel | how far one set of embeddings is from another |
+| kl | how differently a classifier hears two clips |
+| text | word and character error rates |
+| cider | consensus of a caption with several references |
+| shares | how sure a share of right answers is |
+| clap, classifier | networks from a local directory that give embeddings, scores and probabilities |
+"""

@@ -1,0 +1,124 @@
+"""Networks and their preprocessing from a local directory in the layout of transformers: nothing is downloaded, unpickled or run.
+
+Shape letters: S samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundomni.core.errors import CheckpointError
+from soundomni.core.waveform import match_channels, resample
+
+_CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
+"""Ends of the names of buffers that follow from the configuration or are not used, which a file may hold or not."""
+_NAMED = 3
+
+
+def load_network(model_class: Any, directory: str | Path) -> Any:
+    """Returns `model_class` with the weights of `directory`, in evaluation mode and float32. Every weight must be there and fit.
+
+    Args:
+        model_class: of transformers, or one of its Auto classes.
+        directory: holds config.json and *.safetensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are of another network.
+    """
+    path = Path(directory)
+    _require(path, "config.json", path / "config.json")
+    _require(path, "*.safetensors", *path.glob("*.safetensors"))
+    _check_type(path, model_class)
+    try:
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="float32", output_loading_info=True
+            )
+    except Exception as error:  # transformers raises errors of many kinds for a directory that does not fit
+        raise CheckpointError(f"'{path}' cannot be loaded as {model_class.__name__}: {_one_line(error)}") from error
+    problems = {
+        "missing": report["missing_keys"],
+        "of another shape": [found[0] if isinstance(found, tuple) else found for found in report["mismatched_keys"]],
+        "unexpected": report["unexpected_keys"],
+    }
+    problems = {what: sorted(name for name in names if not name.endswith(_CONSTANTS)) for what, names in problems.items()}
+    told = [f"{len(names)} {what} ({', '.join(names[:_NAMED])})" for what, names in problems.items() if names]
+    if told:
+        raise CheckpointError(f"'{path}' holds the weights of another network than {model_class.__name__}: {'; '.join(told)}")
+    return model.eval()
+
+
+def load_processor(processor_class: Any, directory: str | Path) -> Any:
+    """Returns a processor or feature extractor of transformers with the settings in `directory`. Raises CheckpointError."""
+    path = Path(directory)
+    try:
+        with _quiet():
+            return processor_class.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise CheckpointError(f"'{path}' has no settings for {processor_class.__name__}: {_one_line(error)}") from error
+
+
+def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) -> list[np.ndarray]:
+    """Takes a clip to one channel and `to_rate`, and cuts it into the fewest windows of at most `longest` samples.
+
+    The windows follow each other without overlap and differ in length by at most one sample, so that all of a clip is heard and no
+    window is a mere rest.
+
+    Args:
+        waveform: float `[C, S]`.
+        rate, to_rate: in Hz.
+        longest: samples at `to_rate`; None for no limit.
+
+    Returns:
+        float32 arrays `[S]`.
+    """
+    mono = resample(match_channels(waveform, 1), rate, to_rate)[0]
+    return np.array_split(mono, 1 if longest is None else max(1, math.ceil(len(mono) / longest)))
+
+
+def _check_type(path: Path, model_class: Any) -> None:
+    """Raises CheckpointError for a network of another kind, which transformers would build with random weights first."""
+    config_class = getattr(model_class, "config_class", None)
+    if config_class is None:  # an Auto class takes the kind from the file
+        return
+    try:
+        given = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path / 'config.json'}' cannot be read as JSON: {_one_line(error)}") from error
+    kind = given.get("model_type") if isinstance(given, dict) else None
+    if kind != config_class.model_type:
+        raise CheckpointError(f"'{path}' holds a network of the type {kind!r}, expected '{config_class.model_type}'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from printing progress and a table of what does not fit: that becomes an error of one line."""
+    from transformers.utils import logging
+
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+
+
+def _require(path: Path, name: str, *files: Path) -> None:
+    if not any(file.is_file() for file in files):
+        what = f"it has no {name}" if path.is_dir() else "there is no such directory"
+        raise CheckpointError(f"'{path}' holds no network: {what}; expected a directory with config.json, *.safetensors and the settings")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
