@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 2
 export MKL_NUM_THREADS ?= 2
 
-.PHONY: demo test lint format bench clean tools
+.PHONY: demo test lint format docs bench clean tools
 
 demo: $(READY)
 	$(VENV)/bin/soundomni demo --out demo
@@ -26,6 +26,9 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+docs: $(READY)
+	$(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+
 bench: $(READY)
 	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q
 
@@ -35,17 +38,18 @@ $(READY): pyproject.toml requirements/dev.txt
 	$(PYTHON) -m pip install --quiet --constraint requirements/dev.txt --editable '.[dev]'
 	touch $(READY)
 
-# The spoken-digits example and its test speak with espeak-ng and convert with sox.
+# The spoken-digits example and its test speak with espeak-ng and convert with sox; a test opens the demo's page in chromium.
+TOOLS := espeak-ng sox chromium chromium-driver
 tools:
-	@if ! command -v espeak-ng >/dev/null || ! command -v sox >/dev/null; then \
+	@if ! command -v espeak-ng >/dev/null || ! command -v sox >/dev/null || ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && apt-get install -y -qq espeak-ng sox; \
+			apt-get update -qq && apt-get install -y -qq $(TOOLS); \
 		elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
-			sudo -n apt-get update -qq && sudo -n apt-get install -y -qq espeak-ng sox; \
+			sudo -n apt-get update -qq && sudo -n apt-get install -y -qq $(TOOLS); \
 		else \
-			echo "espeak-ng and sox are needed: sudo apt-get install espeak-ng sox" >&2; exit 2; \
+			echo "the tests need more of the system's packages: sudo apt-get install $(TOOLS)" >&2; exit 2; \
 		fi; \
 	fi
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo runs site

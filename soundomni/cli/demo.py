@@ -1,14 +1,16 @@
-"""`soundomni demo`: trains a small model on this machine, then shows what it makes and hears, and what that is worth."""
+"""`soundomni demo`: trains a small model on this machine, then shows what it makes and hears, and what that is worth, on one page."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.cli.page.gather import Contender
+    from soundomni.cli.page.report import Listening, Prompt, Report
     from soundomni.core.schema import Spec
     from soundomni.data.toy_sounds import ToySounds
 
@@ -25,14 +27,23 @@ PROMPTS = (
     "quiet low noise",
 )
 UNSEEN_SEED = 1
-HEARD = 6
+PAGE = "index.html"
+TRAINED = "trained here"
+NO_COMPARISON = "none"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
-    parser.add_argument("--config", default="nano", metavar="SPEC", help="spec to train, on toy-sounds (default: nano)")
+    parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train, on toy-sounds (default: demo)")
     parser.add_argument("--measure", type=int, default=100, metavar="N", help="new clips to measure on (default: 100)")
+    parser.add_argument(
+        "--compare",
+        default="nano",
+        metavar="MODEL",
+        help="model to show beside the one trained: a shipped one, on clips like its own, or a model directory, on clips like those of "
+        "--config; none for no comparison (default: nano)",
+    )
     parser.add_argument(
         "--existing",
         choices=("resume", "overwrite"),
@@ -42,10 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Trains, writes the model, generates, describes and measures."""
-    from soundomni.cli.evaluation import evaluate, lines
+    """Trains, writes the model, generates, describes, measures, and writes the page."""
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit, note
+    from soundomni.cli.page.gather import Contender, generate, listen, measure, show_model, show_training
     from soundomni.core.errors import SpecError
     from soundomni.core.spec import load_spec
     from soundomni.train.export import load_run
@@ -56,74 +67,114 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     out = make_directory(args.out)
     spec = load_spec([args.config], [("train.run_dir", str(out / "run")), *overrides], trust_class_paths=args.trust_class_paths)
     unseen = _unseen(spec, args.measure)
+    others = _others(args, unseen)
     trained = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
     if not trained.finished:
         return trained.exit_status
     model, step = load_run(out / "run", trust_class_paths=args.trust_class_paths)
     model.save_pretrained(out / "model")
-    made = _generate(model, _emptied(out / "generated"), unseen.seconds)
-    heard = _describe(model, unseen, _emptied(out / "heard"))
-    new = sum(bool(unseen.item(i).attributes["held_out"]) for i in range(len(unseen)))
-    note(f"\nmeasured on {len(unseen)} new clips, {new} of them of combinations that training never had")
-    result = evaluate(model, unseen, limit=args.measure, seed=0, batch=16)
-    report: dict[str, Any] = {"step": step, "model": str(out / "model"), "generated": made, "heard": heard, "measured": result}
-    emit(args, report, text="\n".join(lines(result)))
+    contenders = [Contender(TRAINED, "", model, unseen), *others]
+    prompts = generate(contenders, PROMPTS, out)
+    listening = listen(contenders, out)
+    results = measure(contenders)
+    report = _report(
+        training=show_training(out / "run", args.config, earlier=not trained.metrics),
+        models=tuple(show_model(one, result) for one, result in zip(contenders, results, strict=True)),
+        prompts=prompts,
+        listening=listening,
+        command=_command(args, overrides),
+        spec=model.spec,
+    )
+    page = _write(out / PAGE, report)
+    told = {"step": step, "model": str(out / "model"), "page": str(page)}
+    emit(args, told | _told(out, contenders, prompts, listening, results), text=None)
     again = f'soundomni generate --model {out / "model"} --prompt "{PROMPTS[0]}" --seconds {unseen.seconds:g}'
-    note(f"\nListen to {out / 'generated'}, or make more:\n  {again}")
+    note(f"\nMake more:\n  {again}\nHear and see all of it: open {page} in a browser")
     return 0
 
 
 def _unseen(spec: Spec, count: int) -> ToySounds:
-    """Returns new clips like those of training, combinations reserved for tests among them. Raises SpecError without toy sounds."""
+    """Returns new clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
     from soundomni.core.registry import build
     from soundomni.core.schema import Slot
     from soundomni.data.toy_sounds import ToySounds
 
-    for entry in spec.data.datasets.values() if spec.data else ():
-        if entry is not None and entry.source.class_path == "toy-sounds":
-            new = {"size": count, "seed": UNSEEN_SEED, "held_out": "include"}
-            dataset = build("dataset", Slot(entry.source.class_path, {**entry.source.init_args, **new}))
-            assert isinstance(dataset, ToySounds)
-            return dataset
+    entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
+    toys = sorted((e for e in entries if e.source.class_path == "toy-sounds"), key=lambda entry: "describe" not in entry.tasks)
+    if toys:
+        new = {"size": count, "seed": UNSEEN_SEED, "held_out": "include"}
+        dataset = build("dataset", Slot(toys[0].source.class_path, {**toys[0].source.init_args, **new}))
+        assert isinstance(dataset, ToySounds)
+        return dataset
     raise SpecError("the demo needs a spec that trains on toy-sounds, whose attributes it can measure; `soundomni train` takes any")
 
 
-def _emptied(folder: Path) -> Path:
-    """Makes a folder of the demo's own anew."""
-    from soundomni.cli.files import make_directory
+def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
+    """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
+    from soundomni.cli.generate import slug
+    from soundomni.cli.page.gather import Contender
+    from soundomni.core.hub import SoundOmni
+    from soundomni.core.model_directory import SHIPPED, find_model
+    from soundomni.core.spec import load_spec
 
-    shutil.rmtree(folder, ignore_errors=True)
-    return make_directory(folder)
-
-
-def _generate(model: SoundOmni, folder: Path, seconds: float) -> list[dict[str, str]]:
-    """Makes a clip and a picture from each prompt."""
-    from soundomni.cli.generate import Request, generate_files
-    from soundomni.cli.output import note
-
-    requests = [Request(prompt=prompt, seconds=seconds, seed=i) for i, prompt in enumerate(PROMPTS)]
-    note("\ngenerated")
-    made = []
-    for request, files in generate_files(model, requests, folder, batch=len(requests), pictures=True):
-        note(f"  {files[0]}  {request.prompt}")
-        made.append({"file": str(files[0]), "prompt": request.prompt})
-    return made
+    if args.compare == NO_COMPARISON:
+        return []
+    directory = find_model(args.compare).resolve()
+    model = SoundOmni.from_pretrained(directory)
+    if directory.parent == SHIPPED.resolve():  # a model that is shipped was trained from the shipped spec of its name
+        unseen = _unseen(load_spec([directory.name]), args.measure)
+    return [Contender(directory.name, f"-{slug(directory.name)}", model, unseen)]
 
 
-def _describe(model: SoundOmni, unseen: ToySounds, folder: Path) -> list[dict[str, str]]:
-    """Writes a few new clips and what the model says of each."""
-    from soundomni.cli.output import note
-    from soundomni.core.hub import Audio
-    from soundomni.data.audio import write_wav
+def _report(*, spec: Spec, **parts: Any) -> Report:
+    """Adds what is the same for every model."""
+    import platform
+    from importlib.metadata import version
 
-    clips = [Audio(*unseen.load(i)) for i in range(min(HEARD, len(unseen)))]
-    note("\nheard")
-    heard = []
-    for i, (clip, text) in enumerate(zip(clips, model.describe(clips), strict=True)):
-        path = folder / f"{i:03d}.wav"
-        write_wav(path, clip.waveform, clip.sample_rate)
-        truth = unseen.item(i).captions[0]
-        note(f"  {path}  said: {text}  (it is: {truth})")
-        heard.append({"file": str(path), "said": text, "truth": truth})
-    return heard
+    from soundomni import __version__
+    from soundomni.cli.page.gather import MEASURE_SEED
+    from soundomni.cli.page.report import Report
+    from soundomni.cli.page.sounds import LEVELS, colours
+
+    assert spec.train is not None and spec.data is not None, "it was trained"
+    seeds = {
+        "weights": f"{spec.train.seed}",
+        "order of samples": f"{spec.data.seed}",
+        "prompts": f"0 to {len(PROMPTS) - 1}, in their order",
+        "new clips": f"{UNSEEN_SEED}",
+        "measured prompts": f"from {MEASURE_SEED}",
+    }
+    programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
+    return Report(levels=LEVELS, colours=colours(), seeds=seeds, versions=programs, **parts)
+
+
+def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
+    """Writes the command with all that it was given or took by default, an option per line."""
+    options = [["--" + name, str(getattr(args, name))] for name in ("config", "compare", "measure", "existing", "out")]
+    trusted = [["--trust-class-paths"]] if args.trust_class_paths else []
+    words = [["soundomni", "demo"], *options, *trusted, *([f"--{key}={value}"] for key, value in overrides)]
+    return " \\\n  ".join(map(shlex.join, words))
+
+
+def _write(path: Path, report: Report) -> Path:
+    """Writes the page beside its place and renames it, so that no reader meets half of it."""
+    from soundomni.cli.page.render import render
+
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(render(report), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _told(
+    out: Path, contenders: Sequence[Contender], prompts: Sequence[Prompt], listening: Sequence[Listening], results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the page in numbers and words, for --json: the model trained, and under "compared" the others by name."""
+    models = []
+    for i, (one, result) in enumerate(zip(contenders, results, strict=True)):
+        made = [{"file": str(out / prompt.made[i].sound.file), "prompt": prompt.text} for prompt in prompts]
+        clips = [(clip, clip.said[part.models.index(one.name)]) for part in listening if one.name in part.models for clip in part.clips]
+        heard = [{"file": str(out / clip.sound.file), "said": said.text, "truth": clip.truth} for clip, said in clips]
+        models.append({"generated": made, "heard": heard, "measured": result})
+    return models[0] | {"compared": {one.name: told for one, told in zip(contenders[1:], models[1:], strict=True)}}

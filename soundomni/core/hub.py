@@ -161,8 +161,9 @@ class SoundOmni:
             "plugins": plugins(self.spec),
         }
         with replacing(directory) as path:
-            save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
             (path / SPEC_FILE).write_text(dump_spec(portable(self.spec)), encoding="utf-8")
+            save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
+            (path / WEIGHTS_FILE).chmod((path / SPEC_FILE).stat().st_mode)  # safetensors lets nobody else read what it writes
             (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             self.tokenizer.save(path)
             (path / CARD_FILE).write_text(card or model_card(self.spec, parameters), encoding="utf-8")

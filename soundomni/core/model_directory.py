@@ -42,16 +42,15 @@ def shipped_models() -> tuple[str, ...]:
 
 
 def find_model(name: str | Path) -> Path:
-    """Returns the model directory that `name` is the path of or, where no such folder is, the shipped model of that name.
+    """Returns the model directory that `name` is the path of or, where none is, the shipped model of that name.
 
     Raises:
         CheckpointError: it is neither.
     """
-    path = Path(name)
+    path, known = Path(name), shipped_models()
+    if str(name) in known and not (path / CONFIG_FILE).is_file():
+        return SHIPPED / str(name)
     if not path.is_dir():
-        known = shipped_models()
-        if str(name) in known:
-            return SHIPPED / str(name)
         near = did_you_mean(str(name), known)
         raise CheckpointError(f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{near}")
     for file in (SPEC_FILE, WEIGHTS_FILE):

@@ -105,10 +105,10 @@ def shipped_specs() -> tuple[str, ...]:
 
 def _read(config: Path | str) -> dict[str, Any]:
     path = Path(config)
-    if path.is_dir():
+    if path.is_dir() and str(config) not in shipped_specs():
         raise SpecError(f"'{config}' is a directory, not a spec; give the YAML file in it")
     name = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
-    if path.exists():
+    if path.exists() and not path.is_dir():
         source: Any = path
     elif path.name == str(config) and name in shipped_specs():
         source = resources.files("soundomni") / "specs" / f"{name}.yaml"

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
+from soundomni.core.attention import exempt_executors
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.schema import ParallelSpec, TrainSpec
 from soundomni.train.trainable import as_trainable
@@ -155,6 +156,8 @@ def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
     Parameters must be equal on all ranks. Frozen parameters of `replicated_modules` stay whole on every rank.
     """
     units = list(as_trainable(model).units)
+    if train.compile:
+        exempt_executors()
     for unit in units:
         if train.activation_checkpointing:
             _recompute_in_backward(unit)

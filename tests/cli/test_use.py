@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
 from soundomni.cli.main import main
+from soundomni.core.errors import CheckpointError
 
 
 def test_training_leaves_everything_a_run_is(tiny_run: Path) -> None:
@@ -116,6 +117,38 @@ def test_a_file_is_continued_and_its_gap_is_filled(tiny_model: Path, tmp_path: P
     assert np.abs(made[1000:2200] - given[1000:2200]).max() > 0.01
 
 
+def test_a_file_is_varied(tiny_model: Path, tmp_path: Path, result: Any) -> None:
+    file = tmp_path / "start.wav"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(3200), 8000)
+    given = soundfile.read(file)[0]
+    common = ("generate", "--model", tiny_model, "--prompt", "noise", "--no-pictures", "--out", tmp_path / "out", "--vary", file)
+    near, far = (result(*common, "--strength", strength)["clips"][0] for strength in ("0.01", "0.9"))
+    assert (near["vary"], near["strength"], near["seconds"]) == (str(file), 0.01, 0.4)
+    distances = [np.abs(soundfile.read(clip["files"][0])[0] - given).mean() for clip in (near, far)]
+    assert distances[0] < 0.2 * distances[1]
+    assert len(soundfile.read(result(*common, "--seconds", "0.3")["clips"][0]["files"][0])[0]) == 2400
+
+
+def test_weights_are_stored_in_half_precision(tiny_run: Path, tiny_model: Path, tmp_path: Path, result: Any) -> None:
+    result("export", tiny_run, "--out", tmp_path / "half", "--dtype", "float16")
+    whole, half = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "half"))
+    for name, value in whole.items():
+        assert half[name].dtype == (torch.float16 if value.is_floating_point() else value.dtype)
+        torch.testing.assert_close(half[name].to(value.dtype), value, rtol=1e-3, atol=1e-6)
+    model = SoundOmni.from_pretrained(tmp_path / "half")
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
+    assert (tmp_path / "half" / "model.safetensors").stat().st_mode == (tmp_path / "half" / "spec.yaml").stat().st_mode
+
+
+def test_weights_beyond_half_precision_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = SoundOmni.from_pretrained(tiny_model)
+    with torch.no_grad():
+        next(model.model.parameters()).fill_(1e6)
+    with pytest.raises(CheckpointError, match="has values up to 1e\\+06, too large for torch.float16; store float32 or bfloat16"):
+        model.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert not (tmp_path / "half").exists()
+
+
 def test_samplers_are_swapped_by_name(tiny_model: Path, tmp_path: Path) -> None:
     for sampler in ("heun", "midpoint", "rk4", "dpmpp"):
         arguments = ["--model", str(tiny_model), "--prompt", "noise", "--seconds", "0.2", "--no-pictures", "--steps", "2"]
@@ -194,6 +227,9 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "nan:1"], "0 <= from < to <= 0.5 s"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),
+        (["generate", "--prompt", "x", "--vary", "missing.wav"], "missing.wav"),
+        (["generate", "--prompt", "x", "--vary", "WAV", "--strength", "0"], "strength must be above 0"),
+        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how far a variant goes: give the file with --vary FILE"),
         (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
         (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
         (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
@@ -231,6 +267,7 @@ def test_an_output_that_cannot_be_written_ends_in_one_line(tiny_model: Path, tmp
 
 def test_what_is_not_a_model_or_a_run_is_named(tmp_path: Path, fails: Any) -> None:
     assert "not a model directory" in fails("generate", "--model", tmp_path, "--prompt", "x")
+    assert "Did you mean 'nano'?" in fails("generate", "--model", "nona", "--prompt", "x")
     assert "not a run directory" in fails("export", tmp_path, "--out", tmp_path / "out")
 
 

@@ -3,5 +3,6 @@
 from soundomni.core.attention.cached import CachedPlan, plan_cached
 from soundomni.core.attention.planner import EXECUTORS, plan_attention
 from soundomni.core.attention.rule import dense_mask
+from soundomni.core.attention.uncompiled import exempt_executors
 
-__all__ = ["EXECUTORS", "CachedPlan", "dense_mask", "plan_attention", "plan_cached"]
+__all__ = ["EXECUTORS", "CachedPlan", "dense_mask", "exempt_executors", "plan_attention", "plan_cached"]

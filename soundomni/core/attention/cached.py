@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundomni.core.attention.places import token_places
+from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.layout import StoredOrder
 
 
+@uncompiled
 class CachedPlan:
     """Executor "cached": `scaled_dot_product_attention` on padded rows, with a mask over keys when rows differ."""
 
@@ -53,7 +55,6 @@ class CachedPlan:
         limit: np.ndarray = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), totals[:, None])
         return limit
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]` → `[P, h, d]`."""
         if not len(self._real):

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from soundomni.core.attention.places import Rows, token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
+from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.layout import StoredOrder
 
 WASTE = 1024
@@ -170,6 +171,7 @@ class _MergedAttention(torch.autograd.Function):
         return (*(grad.to(query.dtype) for grad in grads), None, None)
 
 
+@uncompiled
 class MergedPlan:
     """Executor "merged": fp64, fp32, bf16 and fp16 on the CPU; training and inference."""
 
@@ -181,7 +183,6 @@ class MergedPlan:
         self._first = _group(rectangles.first, places, device)
         self._second = _group(rectangles.second, places, device)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
         out: Tensor = _MergedAttention.apply(  # type: ignore[no-untyped-call]

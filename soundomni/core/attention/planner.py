@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from soundomni.core.attention import flex, merged, reference, varlen
+from soundomni.core.attention import merged, reference, varlen
 from soundomni.core.attention.rectangles import cut_rectangles
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.layout import AttentionPlan, StoredOrder
@@ -51,6 +51,8 @@ def plan_attention(
     if name == "varlen":
         return varlen.VarlenPlan(cut_rectangles(table), stored, device=device, reason=reason)
     if name == "flex":
+        from soundomni.core.attention import flex  # imports the compiler, as long as the rest of torch
+
         return flex.FlexPlan(table, stored, device=device, reason=reason)
     return reference.ReferencePlan(table, stored, device=device, reason=reason)
 
@@ -72,5 +74,7 @@ def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch
     if name == "varlen":
         return varlen.obstacle(table, device, dtype)
     if name == "flex":
+        from soundomni.core.attention import flex
+
         return flex.obstacle(device)
     return reference.obstacle(table)

@@ -20,6 +20,7 @@ from torch.nn.attention.varlen import varlen_attn
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
+from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.layout import StoredOrder
 from soundomni.core.sequence import SegmentTable
 
@@ -91,6 +92,7 @@ class _DeviceCall:
         return out
 
 
+@uncompiled
 class VarlenPlan:
     """Executor "varlen": bf16 and fp16 on CUDA; training and inference."""
 
@@ -101,7 +103,6 @@ class VarlenPlan:
         self.reason = reason
         self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query `[P, h, d]`, key and value `[P, h_kv, d]` of one half precision dtype, h a multiple of h_kv → `[P, h, d]`."""
         out = torch.zeros_like(query)

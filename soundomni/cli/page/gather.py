@@ -1,0 +1,198 @@
+"""What the models of the demo make, say and score: each file is written, then shown as it is on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Said, Score, Training
+from soundomni.cli.page.sounds import judge, show_sound
+
+if TYPE_CHECKING:
+    from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.data.toy_sounds import ToySounds
+
+HEARD = 6
+MEASURE_SEED = 0
+ERROR_RATES = ("wer", "cer")
+"""Scores in per cent that are not shares of what is right."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to show.
+
+    Args:
+        name: the heading of its columns.
+        folder: added to the names of its folders.
+        model: ready for use.
+        unseen: new clips, those that it is measured on.
+    """
+
+    name: str
+    folder: str
+    model: SoundOmni
+    unseen: ToySounds
+
+    @property
+    def kind(self) -> str:
+        """What its clips are, in words."""
+        counts = sorted({len(self.unseen.recipe(i).events) for i in range(len(self.unseen))})
+        events = " or ".join(("no", "one", "two")[count] for count in counts)
+        return f"clips of {self.unseen.seconds:g} s with {events} event{'s' if counts[-1] > 1 else ''}"
+
+
+def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path) -> tuple[Prompt, ...]:
+    """Makes a clip and a picture from each prompt with each model, as long as its clips."""
+    from soundomni.cli.generate import Request, generate_files
+    from soundomni.cli.output import note
+    from soundomni.data.toy_language import parse_caption
+
+    columns: list[list[Made]] = []
+    for one in contenders:
+        note(f"\ngenerated: {one.name}")
+        requests = [Request(prompt=prompt, seconds=one.unseen.seconds, seed=i) for i, prompt in enumerate(prompts)]
+        folder = _emptied(out / f"generated{one.folder}")
+        column = []
+        for request, files in generate_files(one.model, requests, folder, batch=len(requests), pictures=True):
+            recipe = parse_caption(request.prompt)
+            assert recipe is not None, "the prompts of the demo are captions of toy sounds"
+            column.append(Made(sound=show_sound(files[0], out), verdicts=judge(recipe, files[0])))
+            note(f"  {files[0]}  {request.prompt}")
+        columns.append(column)
+    return tuple(Prompt(text=text, made=made) for text, made in zip(prompts, zip(*columns, strict=True), strict=True))
+
+
+def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
+    """Writes the first of the clips that the models are measured on, and what is said of them."""
+    from soundomni.cli.output import note
+
+    parts = []
+    for own in _kinds(contenders):
+        first = own[0]
+        names = tuple(one.name for one in own)
+        note(f"\nheard: {first.kind}")
+        clips = _hear(own, first.unseen, _emptied(out / f"heard{first.folder}"), out)
+        for clip in clips:
+            said = ", ".join(f"{name}: {words.text or 'nothing'}" for name, words in zip(names, clip.said, strict=True))
+            note(f"  {clip.sound.file}  {said}  (it is: {clip.truth})")
+        parts.append(Listening(kind=first.kind, models=names, clips=tuple(clips)))
+    return tuple(parts)
+
+
+def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+    """Measures each model on its own list of new clips; returns what `evaluate` does."""
+    from soundomni.cli.evaluation import evaluate, lines
+    from soundomni.cli.output import note
+
+    results = []
+    for one in contenders:
+        note(f"\nmeasured: {one.name} on {_list(one)}")
+        result = evaluate(one.model, one.unseen, limit=len(one.unseen), seed=MEASURE_SEED, batch=16)
+        note("\n".join(f"  {line}" for line in lines(result)))
+        results.append(result)
+    return results
+
+
+def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
+    """Returns what the page shows of a model and of what `measure` found."""
+    from soundomni.core.spec import dump_spec
+
+    scores: dict[str, dict[str, Score]] = {}
+    for row in result["details"]:
+        scores.setdefault(row["task"], {})[row["score"]] = _score(row)
+    return Model(
+        name=one.name,
+        parameters=sum(parameter.numel() for parameter in one.model.model.parameters()),
+        spec=dump_spec(one.model.spec),
+        measured_on=_list(one),
+        scores=scores,
+    )
+
+
+def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
+    """Reads how a finished run went from its metrics. Its seconds begin anew each time that it was resumed."""
+    from soundomni.train.metrics import FILE_NAME, read_metrics
+
+    entries = list(read_metrics(run_dir / FILE_NAME))
+    seconds = [float(entry["seconds"]) for entry in entries]
+    ends = [now for now, later in zip(seconds, [*seconds[1:], 0.0], strict=True) if later < now]
+    losses = sorted({name for entry in entries for name in entry if name.startswith("loss/")})
+    return Training(
+        spec=spec,
+        steps=entries[-1]["step"],
+        seconds=sum(ends),
+        samples=round(entries[-1]["samples"]),
+        earlier=earlier,
+        curves={name.removeprefix("loss/"): tuple((entry["step"], entry.get(name)) for entry in entries) for name in losses},
+    )
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    from soundomni.cli.evaluation import written
+
+    text = written(row["score"], row["value"])
+    is_share = text.endswith("%") and row["score"] not in ERROR_RATES
+    interval = None if row["low"] is None else (row["low"], row["high"])
+    return Score(text=text, count=row["of"], share=row["value"] if is_share else None, interval=interval)
+
+
+def _emptied(folder: Path) -> Path:
+    """Makes a folder of the demo's own anew."""
+    from soundomni.cli.files import make_directory
+
+    shutil.rmtree(folder, ignore_errors=True)
+    return make_directory(folder)
+
+
+def _list(one: Contender) -> str:
+    new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
+    return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
+
+
+def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
+    """Puts together the models that have the same clips."""
+    import numpy as np
+
+    groups: list[list[Contender]] = []
+    for one in contenders:
+        for group in groups:
+            first = group[0].unseen
+            if all(np.array_equal(first.load(i)[0], one.unseen.load(i)[0]) for i in range(min(HEARD, len(first)))):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    yield from groups
+
+
+def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out: Path) -> list[Heard]:
+    """Writes the first clips of a list, and asks each model about all of them."""
+    from soundomni.core.hub import Audio
+    from soundomni.data.audio import write_wav
+
+    clips = [Audio(*unseen.load(i)) for i in range(min(HEARD, len(unseen)))]
+    answers = [_describe(one.model, clips, unseen) for one in contenders]
+    heard = []
+    for i, (clip, said) in enumerate(zip(clips, zip(*answers, strict=True), strict=True)):
+        path = folder / f"{i:03d}.wav"
+        write_wav(path, clip.waveform, clip.sample_rate)
+        heard.append(Heard(sound=show_sound(path, out), truth=unseen.item(i).captions[0], said=said))
+    return heard
+
+
+def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
+    """Returns what a model says of the first clips of a list, and what of it is wrong."""
+    from soundomni.data.toy_language import parse_caption
+    from soundomni.data.toy_recipe import agreement
+
+    if model.model.encoder is None:
+        return [Said(text=None)] * len(clips)
+    said = []
+    for i, text in enumerate(model.describe(clips)):
+        verdicts = agreement(unseen.recipe(i), parse_caption(text))
+        said.append(Said(text=text, wrong=tuple(name for name, right in verdicts.items() if not right)))
+    return said

@@ -1,0 +1,106 @@
+"""From an audio file to what the page shows of it: its bytes, its outline, its spectrogram, and what signal analysis hears in it.
+
+Shape letters: C channels, S samples, F frequencies, T frames.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soundomni.cli.page.report import Sound, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from soundomni.data.toy_recipe import Recipe
+
+LEVELS = (-80.0, -10.0)
+"""dB of full scale at the ends of the colours: the same in all pictures, so that quiet clips look quiet."""
+COLOUR_MAP = "magma"
+LOWEST = 50.0
+"""Hz: below is no toy sound, and most of what a logarithmic axis would show."""
+STRETCHES = 240
+
+
+def show_sound(path: Path, root: Path) -> Sound:
+    """Reads an audio file below `root`, the page's folder. Raises UnreadableAudioError."""
+    import numpy as np
+
+    from soundomni.data.audio import read_audio
+    from soundomni.data.spectrogram import log_spectrogram
+
+    waveform, rate = read_audio(path)
+    level, rows, _ = log_spectrogram(waveform, rate)
+    level, rows = level[rows >= LOWEST], rows[rows >= LOWEST]
+    half_row = float(np.sqrt(rows[1] / rows[0]))
+    return Sound(
+        file=path.relative_to(root).as_posix(),
+        wav=path.read_bytes(),
+        spectrogram=picture(level),
+        size=(level.shape[1], level.shape[0]),
+        frequencies=(float(rows[0]) / half_row, float(rows[-1]) * half_row),
+        outline=outline(waveform),
+        seconds=waveform.shape[1] / rate,
+    )
+
+
+def picture(level: np.ndarray) -> bytes:
+    """Returns the PNG of levels in dB `[F, T]`, the lowest frequency at the bottom, in the colours of LEVELS."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, level, cmap=COLOUR_MAP, vmin=LEVELS[0], vmax=LEVELS[1], origin="lower", format="png", metadata={"Software": "soundomni"})
+    return buffer.getvalue()
+
+
+def colours() -> bytes:
+    """Returns the PNG of all colours from the lowest to the highest level."""
+    import numpy as np
+
+    return picture(np.linspace(*LEVELS, 256)[None])
+
+
+def outline(waveform: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Returns the lowest and the highest sample of any channel of `[C, S]` in each of at most STRETCHES stretches."""
+    import numpy as np
+
+    starts = np.unique(np.linspace(0, waveform.shape[1], STRETCHES, endpoint=False).astype(int))
+    low = np.minimum.reduceat(waveform, starts, axis=1).min(0)
+    high = np.maximum.reduceat(waveform, starts, axis=1).max(0)
+    return tuple((round(float(a), 4), round(float(b), 4)) for a, b in zip(low, high, strict=True))
+
+
+def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
+    """Says for each attribute that a recipe states what signal analysis hears in an audio file."""
+    from soundomni.data.analysis import analyse, compare
+    from soundomni.data.audio import read_audio
+
+    report = analyse(*read_audio(path))
+    wanted, heard = attributes(recipe), attributes(report.recipe)
+    return tuple(
+        Verdict(name=name, wanted=wanted[name], heard=heard.get(name, ""), right=right) for name, right in compare(recipe, report).items()
+    )
+
+
+def attributes(recipe: Recipe) -> dict[str, str]:
+    """Returns the values of the attributes that `agreement` compares, in words; those of several events in the order of time.
+
+    >>> from soundomni.data.toy_language import parse_caption
+    >>> attributes(parse_caption("two loud clicks, then white noise"))
+    {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white', 'loudness': 'loud'}
+    """
+    events = recipe.events
+    columns: dict[str, list[str | int | None]] = {
+        "kinds": [event.kind for event in events],
+        "order": [event.kind for event in events],
+        "waveform": [event.waveform for event in events],
+        "pitch": [event.note for event in events],
+        "direction": [event.direction for event in events],
+        "clicks": [event.clicks for event in events],
+        "noise": [event.colour for event in events],
+        "loudness": [event.loudness for event in events],
+    }
+    stated = {name: ", ".join(str(value) for value in values if value is not None) for name, values in columns.items()}
+    return {"events": str(len(events)), **{name: text for name, text in stated.items() if text}}

@@ -1,0 +1,30 @@
+"""Keeps executors out of torch.compile without importing the compiler, which takes as long as the rest of torch.
+
+`torch.compiler.disable` imports all of it. Executors are marked instead, and what compiles a model asks for the marks to take effect.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+import torch
+
+Executor = TypeVar("Executor", bound=type)
+
+_marked: list[type] = []
+
+
+def uncompiled(executor: Executor) -> Executor:
+    """Marks a class whose calls are not to be compiled: what they do depends on numbers that differ in every batch."""
+    _marked.append(executor)
+    if "torch._dynamo" in sys.modules:
+        exempt_executors()
+    return executor
+
+
+def exempt_executors() -> None:
+    """Makes the compiler leave all marked classes alone. To be called before a model is compiled; again does no harm."""
+    while _marked:
+        executor = _marked.pop()
+        executor.__call__ = torch.compiler.disable(executor.__call__)  # type: ignore[method-assign, no-untyped-call]

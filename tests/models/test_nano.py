@@ -1,0 +1,146 @@
+"""The model in the box: loaded by name without a network, small, made by the shipped spec, and worth what its card says."""
+
+import hashlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from soundomni import SoundOmni
+from soundomni.cli.evaluation import written
+from soundomni.core.hub import Audio, Kept
+from soundomni.core.model_directory import SHIPPED, find_model, portable, shipped_models
+from soundomni.core.spec import load_spec, resolve
+from soundomni.data.analysis import analyse
+from soundomni.data.toy_sounds import ToySounds
+
+SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
+NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
+
+
+@pytest.fixture(scope="module")
+def nano() -> SoundOmni:
+    return SoundOmni.from_pretrained("nano")
+
+
+def test_it_loads_by_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError(f"a connection was asked for: {arguments}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert SoundOmni.from_pretrained("nano").describe([Audio(np.zeros((1, 8000), np.float32), 8000)])
+
+
+def test_a_model_directory_of_that_name_wins_and_any_other_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nano").mkdir()
+    assert find_model("nano") == SHIPPED / "nano" and "nano" in shipped_models()
+    (tmp_path / "nano").rmdir()
+    SoundOmni.from_pretrained("nano").save_pretrained("nano")
+    assert find_model("nano") == Path("nano")
+
+
+def test_it_is_small_and_assembled_as_the_shipped_spec_says(nano: SoundOmni) -> None:
+    assert (SHIPPED / "nano" / "model.safetensors").stat().st_size <= 8_000_000
+    spec = portable(resolve(load_spec(["nano"])))
+    assert (nano.spec.model, nano.spec.sampler, nano.spec.guidance) == (spec.model, spec.sampler, spec.guidance)
+
+
+def test_the_card_says_what_evaluate_printed() -> None:
+    card = (SHIPPED / "nano" / "README.md").read_text(encoding="utf-8")
+    cells = {row[0]: row[1:] for row in (re.split(r" *\| *", line.strip("| ")) for line in card.splitlines() if line.startswith("| "))}
+    names = list(SCORES)
+    assert cells["prompts made with every attribute right"][: len(names) - 1] == [
+        written("right", SCORES[name]["generated"]["right"]) for name in names[:-1]
+    ]
+    assert cells["questions answered"] == [written("right", SCORES[name]["answered"]["right"]) for name in names]
+    weights = hashlib.sha256((SHIPPED / "nano" / "model.safetensors").read_bytes()).hexdigest()
+    assert {score["made_with"]["model"]["sha256"] for score in SCORES.values()} == {weights}
+
+
+@pytest.mark.long
+def test_a_sixth_of_the_list_scores_about_what_the_card_says(nano: SoundOmni) -> None:
+    """Of 32 clips a share has a standard error below 9 points; weights that were not those of the card would be far off."""
+    from soundomni.cli.evaluation import Settings, run_model, score
+    from soundomni.cli.evaluation_lists import open_list
+
+    opened = open_list("new-combinations")
+    result = score(run_model(nano, opened.dataset, Settings(limit=32, seed=0, batch=16)))
+    for task, name in (("generated", "attributes"), ("described", "attributes"), ("answered", "right")):
+        assert abs(result[task][name] - SCORES["new-combinations"][task][name]) < 0.15, (task, name)
+
+
+def editing_clips(kinds: tuple[str, ...], count: int) -> tuple[ToySounds, list[Audio]]:
+    """New clips of one sound that lasts, at the full variation."""
+    dataset = ToySounds(size=count, seed=9, seconds=1.0, events=(1, 1), notes=NOTES, kinds=kinds)
+    return dataset, [Audio(*dataset.load(i)) for i in range(count)]
+
+
+def level(waveform: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(np.square(waveform)) + 1e-12))
+
+
+@pytest.mark.long
+def test_continuing_has_no_seam(nano: SoundOmni) -> None:
+    """The step in level from 30 ms before the join to 30 ms after is that of the clips themselves, and nothing clicks there."""
+    dataset, clips = editing_clips(("tone", "noise"), 24)
+    prompts = [dataset.item(i).captions[0] for i in range(len(clips))]
+    made = nano.generate(prompts, seconds=1.0, known=[Kept(clip, [(0.0, 0.512)]) for clip in clips], seeds=0)
+    join, width = 4096 - 128, 240  # the frame that overlaps the join is made, not kept
+
+    def steps(sounds: list[Audio]) -> np.ndarray:
+        return np.asarray([abs(level(c.waveform[0, join : join + width]) - level(c.waveform[0, join - width : join])) for c in sounds])
+
+    assert np.median(steps(made)) < np.median(steps(clips)) + 1.0
+    assert np.quantile(steps(made), 0.9) < np.quantile(steps(clips), 0.9) + 3.0
+
+
+@pytest.mark.long
+def test_filling_a_gap_leaves_what_is_kept_as_the_codec_gives_it_back(nano: SoundOmni) -> None:
+    dataset, clips = editing_clips(("tone", "noise"), 8)
+    prompts = [dataset.item(i).captions[0] for i in range(len(clips))]
+    made = nano.generate(prompts, seconds=1.0, known=[Kept(clip, [(0.0, 0.4), (0.6, 1.0)]) for clip in clips], seeds=0)
+    for clip, one in zip(clips, made, strict=True):
+        whole = nano.reconstruct(clip).waveform
+        np.testing.assert_allclose(one.waveform[:, : 3200 - 256], whole[:, : 3200 - 256], atol=2e-6)
+        np.testing.assert_allclose(one.waveform[:, 4800 + 256 :], whole[:, 4800 + 256 :], atol=2e-6)
+        assert np.abs(one.waveform - whole).max() > 1e-3
+        assert level(one.waveform[0, 3500:4500]) > level(clip.waveform[0]) - 12.0
+
+
+@pytest.mark.long
+def test_a_variant_is_still_what_the_clip_was(nano: SoundOmni) -> None:
+    dataset, clips = editing_clips(("noise",), 12)
+    prompts = [dataset.item(i).captions[0] for i in range(len(clips))]
+    varied = nano.generate(prompts, seconds=1.0, vary=clips, strength=0.5, seeds=0)
+    colours = [event.colour for clip in clips for event in analyse(clip.waveform, 8000).recipe.events]
+    heard = [event.colour for clip in varied for event in analyse(clip.waveform, 8000).recipe.events]
+    assert heard == colours
+
+
+@pytest.mark.long
+def test_an_installed_package_has_the_model_and_everything_else_it_reads(tmp_path: Path) -> None:
+    root, copy = Path(__file__).parents[2], tmp_path / "copy"
+    shutil.copytree(root / "soundomni", copy / "soundomni", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, copy / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    needed = {
+        str(path.relative_to(root))
+        for folder, pattern in (("models", "**/*"), ("lists", "*.yaml"), ("specs", "*.yaml"), ("cli/templates", "*"))
+        for path in (root / "soundomni" / folder).glob(pattern)
+        if path.is_file()
+    }
+    assert len(needed) > 15 and needed <= names, needed - names

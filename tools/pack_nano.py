@@ -1,0 +1,160 @@
+"""Puts a finished run of the spec `nano` into the package, measures it, and writes its model card from what was measured.
+
+    soundomni train --config nano
+    python tools/pack_nano.py runs/nano
+
+Needs no network; the measuring takes a few minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundomni.cli.evaluation import written
+from soundomni.cli.main import main as soundomni
+from soundomni.core.model_directory import CARD_FILE, SHIPPED, WEIGHTS_FILE
+from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.train.export import load_run
+
+NAME = "nano"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- scores of nano, written by tools/pack_nano.py -->", "<!-- end of scores -->"
+SCORES = SHIPPED / f"{NAME}-scores.json"
+MEASURED = {
+    "new-combinations": ("--list", "new-combinations"),
+    "new-combinations, 8 steps": ("--list", "new-combinations", "--steps", "8"),
+    "new-combinations, 50 steps": ("--list", "new-combinations", "--steps", "50"),
+    "between-notes": ("--list", "between-notes"),
+}
+ROWS = (
+    ("prompts made with every attribute right", "generated", "right"),
+    ("attributes of what was made", "generated", "attributes"),
+    ("clips described with every attribute right", "described", "right"),
+    ("attributes described", "described", "attributes"),
+    ("questions answered", "answered", "right"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory of the spec nano")
+    run = parser.parse_args().run
+    then, now = (spec_to_dict(resolve(load_spec([config]))) for config in (run / "spec.yaml", NAME))
+    differences = changed_keys(then, now, may_change=("train.run_dir", "train.threads"))
+    if differences:
+        raise SystemExit(f"'{run}' is not a run of the spec {NAME}: {'; '.join(differences)}")
+    model, step = load_run(run)
+    model.save_pretrained(SHIPPED / NAME, dtype=torch.float16)
+    scores = {name: measure(options) for name, options in MEASURED.items()}
+    SCORES.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    (SHIPPED / NAME / CARD_FILE).write_text(card(run, step, scores), encoding="utf-8")
+    before, _, rest = README.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
+    README.write_text(f"{before}{BEGIN}\n\n{table(scores)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def measure(options: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what `soundomni evaluate` prints as JSON."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = soundomni(["--json", "evaluate", "--model", NAME, *options])
+    if status:
+        raise SystemExit(status)
+    result: dict[str, Any] = json.loads(printed.getvalue())
+    return result
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """Writes what matters most, a column for each measurement."""
+    lines = [f"| | {' | '.join(scores)} |", f"|---|{'---|' * len(scores)}"]
+    for label, task, key in ROWS:
+        cells = [written(key, result[task][key]) if task in result else "" for result in scores.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def card(run: Path, step: int, scores: dict[str, dict[str, Any]]) -> str:
+    """Writes the model card."""
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    parameters = json.loads((SHIPPED / NAME / "config.json").read_text(encoding="utf-8"))["parameters"]
+    size = (SHIPPED / NAME / WEIGHTS_FILE).stat().st_size / 1e6
+    first = scores["new-combinations"]
+    made = first["made_with"]
+    details = [
+        f"| {task} | {name} | {written(name, value)} |"
+        for task in ("generated", "described", "answered", "reconstructed")
+        for name, value in first[task].items()
+    ]
+    return CARD.format(
+        parameters=f"{parameters:,}",
+        size=f"{size:.1f}",
+        step=f"{step:,}",
+        minutes=f"{metrics[-1]['seconds'] / 60:.0f}",
+        samples=f"{metrics[-1]['samples']:,.0f}",
+        clips=first["clips"],
+        table=table(scores),
+        details="\n".join(details),
+        seed=made["seed"],
+        steps=made["steps"],
+        sampler=made["sampler"]["class_path"],
+        guidance=made["guidance"],
+        resampler=f"{made['resampler']['name']} {made['resampler']['version']}, quality {made['resampler']['quality']}",
+        versions=", ".join(f"{name} {number}" for name, number in made["versions"].items()),
+    )
+
+
+CARD = """---
+library_name: soundomni
+pipeline_tag: text-to-audio
+license: apache-2.0
+---
+
+# soundomni-nano
+
+A model in the box: {parameters} parameters, {size} MB, that makes and hears one second of one or two toy sounds. It shows what the
+library does on any machine with nothing downloaded; it is of no other use.
+
+```bash
+soundomni generate --model nano --prompt "a rising sine tone, then two clicks"
+soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks.wav
+soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks.wav --question "how many events are there?"
+```
+
+## What it was trained on
+
+The spec `nano` on the procedural data set `toy-sounds`: {step} steps, {samples} samples, {minutes} minutes on one thread of a CPU.
+`soundomni train --config nano` trains it again, with the same data in the same order; `python tools/pack_nano.py runs/nano` packs and
+measures it.
+
+- It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
+  and white, low and high noise; each quiet or loud; alone or two in a row, in clips of one second at 8 kHz, mono.
+- What it makes from a prompt was learnt from one rendition of each sound (`variation: 0`): seeds change the noise, hardly the tones.
+  What it hears, continues and fills was learnt at the full variation of onsets, phases and courses.
+- Prompts and questions in other words than those of `soundomni.data.toy_language` are beyond it.
+
+## What it scores
+
+On fixed lists of {clips} clips that training never drew: `new-combinations` has waveforms, notes and loudness, and orders of two sounds,
+that never occurred together; `between-notes` has tones 15 to 35 cents off the notes, of which the nearest is the right answer.
+What is made is judged by signal analysis, what is said by the truth.
+
+{table}
+
+On `new-combinations`, one by one:
+
+| | score | value |
+|---|---|---|
+{details}
+
+Made with: seed {seed}, sampler {sampler}, {steps} steps unless said otherwise, guidance {guidance}; resampler {resampler}; {versions}.
+"""
+
+
+if __name__ == "__main__":
+    main()
