@@ -23,16 +23,9 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-WAITING: frozenset[str] = frozenset(
-    {
-        "soundomni demo",
-    }
-)
-"""Pieces of code that the library is yet to understand: a line that has one is neither run nor shown with its output."""
 
 TRAINING = ("torchrun ", "soundomni train ", "soundomni demo")
 """How commands begin that train."""
@@ -61,10 +54,6 @@ class Block:
         """Whether one of its commands trains."""
         return self.language == "bash" and any(line.startswith(TRAINING) for line in self.lines)
 
-    def waits(self, waiting: Collection[str] = WAITING) -> bool:
-        """Whether something in it is not there yet."""
-        return any(piece in self.code for piece in waiting)
-
 
 def blocks(markdown: str) -> list[Block]:
     """Returns the fenced blocks of a page in order."""
@@ -82,12 +71,10 @@ class Workspace:
     Args:
         folder: where.
         adapt: changes the arguments of a command before it runs.
-        waiting: pieces of code that are not run.
     """
 
     folder: Path
     adapt: Callable[[list[str]], list[str]] = list
-    waiting: Collection[str] = WAITING
     _names: dict[str, object] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -115,8 +102,6 @@ class Workspace:
             target.write_text(block.code, encoding="utf-8")
             return ""
         if block.language == "python":
-            if block.waits(self.waiting):
-                return ""
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block.code, "<block>", "exec"), self._names)
@@ -124,8 +109,6 @@ class Workspace:
         return "".join(self._command(line) for line in block.lines) if block.language == "bash" else ""
 
     def _command(self, line: str) -> str:
-        if any(piece in line for piece in self.waiting):
-            return ""
         words = shlex.split(line)
         if line.startswith("soundomni "):
             return run_command(self.adapt(words[1:]), line)

@@ -81,8 +81,8 @@ def expand(markdown: str) -> str:
 def outputs(markdown: str) -> dict[int, str]:
     """Runs the blocks of a page that shows an output, and returns what each `{{ output }}` becomes, by its place in the text.
 
-    Blocks that train are left to the tests, and those that wait for the library to both: their outputs are empty. A block that needs what
-    such a one would have made fails, and so does the build.
+    Blocks that train are left to the tests: their outputs are empty. A block that needs what such a one would have made fails, and so
+    does the build.
     """
     places = [match.start() for match in DIRECTIVE.finditer(markdown) if match[1] == "output"]
     shown: dict[int, str] = {}
@@ -95,7 +95,7 @@ def outputs(markdown: str) -> dict[int, str]:
                     shown[places.pop(0)] = _shown(text)
                 if not places:
                     break
-                text = "" if block.trains or block.waits() else workspace.run(block)
+                text = "" if block.trains else workspace.run(block)
     return shown | {place: _shown(text) for place in places}
 
 

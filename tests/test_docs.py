@@ -142,10 +142,6 @@ def test_every_command_and_kind_has_a_page() -> None:
         assert f"{{{{ options {command} }}}}" in text_of(f"commands/{command}.md")
 
 
-def test_what_waits_is_still_on_a_page() -> None:
-    assert all(any(piece in text_of(page) for page in pages()) for piece in blocks.WAITING)
-
-
 @pytest.mark.parametrize("line", ["no-such", "plugins codecs", "options trian", "spec-keys modle", "file-table re"])
 def test_a_directive_that_the_code_does_not_know_stops_the_build(line: str) -> None:
     with pytest.raises(Exception, match=r"\S"):

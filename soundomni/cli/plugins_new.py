@@ -30,6 +30,7 @@ _USE = {
     "objective": "`--model.objective=$name`",
     "dataset": "`source: $name` of an entry of `data.datasets`",
     "tracker": "`--train.trackers=[$name]`",
+    "optimizer": "`--train.optimizer.rule=$name`",
 }
 """How a spec, or an override of it, names a plugin of each kind."""
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec
+from soundomni.core.schema import OptimizerSpec
 from soundomni.core.sequence import Role
 
 if TYPE_CHECKING:
@@ -310,6 +311,24 @@ class Tracker(ABC):
         """Flushes and ends."""
 
 
+class Optimizer(ABC):
+    """Makes the optimiser of a run. Group `soundomni.optimizers`; no runtime arguments.
+
+    A checkpoint keeps what the optimiser keeps for a parameter: tensors of the parameter's shape, and 0-dim counters named "step".
+    """
+
+    @abstractmethod
+    def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
+        """Returns an optimiser that updates each of `parameters` and keeps nothing yet.
+
+        The loop clips gradients, sets `lr` of every parameter group before each step and steps.
+
+        Args:
+            parameters: every trained parameter by its name in the model, at least one; sharded ones are DTensors.
+            settings: rates and decay, as the spec gives them.
+        """
+
+
 KINDS: Mapping[str, type] = {
     "backbone": Backbone,
     "router": Router,
@@ -320,6 +339,7 @@ KINDS: Mapping[str, type] = {
     "objective": Objective,
     "dataset": Dataset,
     "tracker": Tracker,
+    "optimizer": Optimizer,
 }
 
 

@@ -21,7 +21,7 @@ from soundomni.core.errors import PluginError, SpecError, did_you_mean
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import slots
 
-KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker")
+KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,15 @@ def replaced(default: Callable[[], Any]) -> Any:
     return field(default_factory=default, metadata={"replace": True})
 
 
-def slot(kind: str, *, optional: bool = False, many: bool = False) -> Any:
-    """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them)."""
+def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
+    """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
     metadata = {"kind": kind, "optional": optional, "many": many}
     if many:
         return field(default_factory=list, metadata=metadata)
     if optional:
         return field(default=None, metadata=metadata)
+    if default is not None:
+        return field(default=Slot(default), metadata=metadata)
     return field(metadata=metadata)
 
 
@@ -184,8 +186,17 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """AdamW and gradient clipping."""
+    """How gradients become updates, and how they are clipped before.
 
+    Args:
+        rule: the optimiser.
+        lr: peak learning rate.
+        betas, eps: of Adam's moments.
+        weight_decay: share of a weight, times the learning rate, that each step takes off; of matrices, not of biases and gains.
+        clip: largest norm of all gradients together; 0 for no limit.
+    """
+
+    rule: Slot = slot("optimizer", default="adamw")
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-15

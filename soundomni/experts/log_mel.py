@@ -1,6 +1,6 @@
 """A small trainable encoder over log-mel spectra.
 
-Shape letters: B clips, S samples, M mel bins, L mel frames, T tokens, F feature dimensions.
+Shape letters: B clips, S samples, M mel bins, C channels of the first convolution, L mel frames, T tokens, F feature dimensions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from soundomni.experts.sizes import require_positive
 
 class LogMelEncoder(Encoder):
     """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of stride 1.
+
+    Beside its mel bins each frame has one number for its level: how loud a frame is would otherwise have to be summed over bins whose
+    share of a tone depends on its pitch.
 
     A token covers four hops. Features of a clip do not depend on the clips beside it: what lies beyond a clip is set to zero
     before each convolution, which is what the convolution pads with. Order is left to the backbone's positions.
@@ -48,7 +51,7 @@ class LogMelEncoder(Encoder):
         self.mel = MelSpectrum(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length, num_mels=num_mels, pad_mode="constant")
         self.feature_dim = feature_dim
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(num_mels if i == 0 else feature_dim, feature_dim, 3, stride=_stride(i), padding=1) for i in range(num_layers)
+            nn.Conv1d(num_mels + 1 if i == 0 else feature_dim, feature_dim, 3, stride=_stride(i), padding=1) for i in range(num_layers)
         )
         self.norm = nn.LayerNorm(feature_dim)
 
@@ -63,7 +66,7 @@ class LogMelEncoder(Encoder):
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
-        hidden, frames = self._log_mel(waveform, lengths)
+        hidden, frames = self._frames(waveform, lengths)
         for index, convolution in enumerate(self.convolutions):
             stride = _stride(index)
             inside = torch.arange(hidden.shape[-1], device=hidden.device) < frames[:, None]
@@ -74,12 +77,16 @@ class LogMelEncoder(Encoder):
         out: Tensor = self.norm(hidden.transpose(1, 2))
         return out
 
-    def _log_mel(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns log10 power `[B, M, L]`, brought near [−1.5, 1.5], and the frames that each clip has."""
+    def _frames(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns log10 power `[B, C, L]`, of the M mel bins and of all, brought near [−1.5, 1.5], and the frames that each clip has."""
+        clips = fit(waveform, lengths, waveform.shape[-1])
         hop = self.mel.hop_length
-        power = self.mel(fit(waveform, lengths, waveform.shape[-1]))[..., : -(-waveform.shape[-1] // hop)]
-        scaled = (power.clamp(min=1e-10).log10() + 4) / 4
-        return scaled.to(self.norm.weight.dtype), (lengths + hop - 1) // hop
+        power = self.mel(clips)[..., : -(-waveform.shape[-1] // hop)]
+        bins = (power.clamp(min=1e-10).log10() + 4) / 4
+        window = self.mel.n_fft
+        squares = nn.functional.pad(clips.float() ** 2, (window // 2, window // 2))[:, None]
+        level = (nn.functional.avg_pool1d(squares, window, hop)[..., : power.shape[-1]].clamp(min=1e-6).log10() + 3) / 1.5
+        return torch.cat([bins, level], dim=1).to(self.norm.weight.dtype), (lengths + hop - 1) // hop
 
 
 def _stride(layer: int) -> int:

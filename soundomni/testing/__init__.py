@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from soundomni.testing.dataset import DatasetSuite
     from soundomni.testing.encoder import EncoderSuite
     from soundomni.testing.objective import ObjectiveSuite
+    from soundomni.testing.optimizer import OptimizerSuite
     from soundomni.testing.router import RouterSuite
     from soundomni.testing.sampler import SamplerSuite
     from soundomni.testing.tracker import TrackerSuite
@@ -31,6 +32,7 @@ __all__ = [
     "DatasetSuite",
     "EncoderSuite",
     "ObjectiveSuite",
+    "OptimizerSuite",
     "RouterSuite",
     "SamplerSuite",
     "TrackerSuite",

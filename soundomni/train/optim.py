@@ -1,4 +1,4 @@
-"""AdamW over the trained parameters, and clipping by the global norm across shards."""
+"""The optimiser over the trained parameters, and clipping by the global norm across shards."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from soundomni.core.errors import SpecError
+from soundomni.core import registry
+from soundomni.core.errors import PluginError, SpecError
+from soundomni.core.interfaces import Optimizer
 from soundomni.core.schema import OptimizerSpec
 
-FUSED_DEVICES = ("cpu", "cuda")
 
-
-def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
-    """Builds AdamW (Loshchilov and Hutter 2019) over the trained parameters; those of one dimension do not decay.
+def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths: bool = False) -> torch.optim.Optimizer:
+    """Builds the optimiser that a spec names over the trained parameters of a model.
 
     Raises:
         SpecError: every parameter is frozen.
+        PluginError: the optimiser cannot be found, or leaves parameters out.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise SpecError("nothing to train: every parameter is frozen; name fewer parts in model.freeze")
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in FUSED_DEVICES for p in trained)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=fused)
+    rule: Optimizer = registry.build("optimizer", spec.rule, trust_class_paths=trust_class_paths)
+    optimizer = rule.build(trained, spec)
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in trained.items() if id(p) not in updated]
+    if missing:
+        raise PluginError(f"optimizer '{spec.rule.class_path}' updates {len(updated)} of {len(trained)} parameters; missing: {missing[0]}")
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

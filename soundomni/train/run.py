@@ -230,7 +230,7 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
     train, module, run_dir = parts.train, parts.module, Path(parts.train.run_dir)
     parallelise(module, world, train)
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
-    state = RunState(module, build_optimizer(module, train.optimizer), ema, Progress())
+    state = RunState(module, build_optimizer(module, train.optimizer, trust_class_paths=trust_class_paths), ema, Progress())
     if latest is not None:
         with world.own_errors():
             state.load(latest, world)

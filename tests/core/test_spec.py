@@ -468,5 +468,6 @@ def test_schema_accepts_what_conversion_accepts(case):
 
 def test_dump_is_plain_yaml_for_other_readers(write):
     tree = yaml.safe_load(dump_spec(load_spec(write(WHOLE), validate_plugins=False)))
-    assert tree["train"]["optimizer"] == {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-15, "weight_decay": 0.0, "clip": 1.0}
+    adamw = {"class_path": "adamw", "init_args": {}}
+    assert tree["train"]["optimizer"] == {"rule": adamw, "lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-15, "weight_decay": 0.0, "clip": 1.0}
     assert tree["model"]["encoder"] is None

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from soundomni import testing
-from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Query, Router, Sampler, Tracker
+from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
 from soundomni.core.registry import load
 
 MDCT, LogMel, MoT = load("codec", "mdct"), load("encoder", "log-mel"), load("backbone", "mot")
-Euler, FlowMatching = load("sampler", "euler"), load("objective", "flow-matching")
+Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
 pytest_plugins = ["pytester"]
 
 BROKEN = []
@@ -246,6 +246,37 @@ class Greedy(Tracker):
     def log_files(self, step, files):
         for path in files:
             path.unlink()
+
+
+@broken(testing.OptimizerSuite, "groups", "'embedding.weight' is in 0 groups, expected 1")
+class LeavesTheEmbedding(AdamW):
+    def build(self, parameters, settings):
+        return super().build({name: p for name, p in parameters.items() if not name.startswith("embedding")}, settings)
+
+
+class Counting(torch.optim.SGD):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        for group in self.param_groups:
+            group["lr"] = 0.02 / self.steps
+        super().step(closure)
+
+
+@broken(testing.OptimizerSuite, "rate", "'embedding.weight' moved at lr 0")
+@broken(testing.OptimizerSuite, "state", "'embedding.weight' went another way with the state of another optimiser")
+class CountsForItself(Optimizer):
+    def build(self, parameters, settings):
+        return Counting(parameters.values(), lr=settings.lr)
+
+
+@broken(testing.OptimizerSuite, "learns", r"60 steps took a loss of \S+ to \S+, expected half")
+class Ascends(Optimizer):
+    def build(self, parameters, settings):
+        return torch.optim.SGD(parameters.values(), lr=settings.lr, maximize=True)
 
 
 def suite_of(base, cls, **attributes):

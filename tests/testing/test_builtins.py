@@ -75,6 +75,9 @@ TestMidpoint = suite(testing.SamplerSuite, "Midpoint", "midpoint", num_steps=4)
 TestRK4 = suite(testing.SamplerSuite, "RK4", "rk4", num_steps=3)
 TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0)
 
+TestAdamW = suite(testing.OptimizerSuite, "AdamW", "adamw")
+TestMuon = suite(testing.OptimizerSuite, "Muon", "muon")
+
 TestToySounds = suite(testing.DatasetSuite, "ToySounds", "toy-sounds", size=40, seconds=0.8)
 
 

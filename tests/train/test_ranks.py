@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_training import TinyRun, alone, settings
+from two_ranks import MUON
 
 from soundomni.core.errors import SpecError
 from soundomni.core.schema import ParallelSpec
@@ -102,6 +103,14 @@ def test_resuming_is_bit_exact(out: Path, seen: list[dict[str, Any]]) -> None:
     assert any(name.startswith("optimizer/") for name in expected) and any(name.startswith("ema/") for name in expected)
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_muon_over_shards_is_muon_over_whole_matrices_and_resumes_bit_exactly(seen: list[dict[str, Any]]) -> None:
+    whole = TinyRun(alone(), settings(optimizer=MUON))
+    whole.run(20)
+    for rank in seen:
+        assert rank["muon"]["losses"] == pytest.approx(whole.losses, abs=1e-5)
+        assert rank["muon"]["same"]
 
 
 @pytest.mark.parametrize("name", ["sharded", "hybrid"])

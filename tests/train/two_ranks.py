@@ -20,13 +20,15 @@ from safetensors.torch import save_file
 from tiny_training import TinyModel, TinyRun, make_batch, settings
 
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
-from soundomni.core.schema import ParallelSpec
+from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
 from soundomni.train.parallel import World, batches_per_rank, open_world
 from soundomni.train.signals import StopRequest
 
 Seen = dict[str, Any]
+
+MUON = OptimizerSpec(rule=Slot("muon"), lr=0.01, eps=1e-8, weight_decay=0.1)
 
 
 def keep(run: TinyRun, path: Path) -> None:
@@ -53,6 +55,19 @@ def resumed(world: World, out: Path) -> Seen:
     run.run(20)
     keep(run, out / "resumed.safetensors")
     return {"losses": run.losses, "from": step}
+
+
+def muon(world: World, out: Path) -> Seen:
+    """Twenty steps with matrices gathered for their updates, and ten again from the checkpoint between."""
+    chosen = settings(optimizer=MUON)
+    run, checkpointer = TinyRun(world, chosen), Checkpointer(out / "muon", world, keep=2)
+    run.run(10, checkpointer=checkpointer)
+    run.run(20)
+    checkpointer.wait()
+    again = TinyRun(world, chosen, resume=find_latest(out / "muon", world))
+    again.run(20)
+    same = all(torch.equal(tensor, again.tensors()[name]) for name, tensor in run.tensors().items())
+    return {"losses": run.losses, "same": same and run.losses[10:] == again.losses}
 
 
 def resumed_from_one(world: World, out: Path) -> Seen:
@@ -173,7 +188,7 @@ def refusals(world: World, out: Path) -> Seen:
     return seen
 
 
-SHARDED = (sharded, resumed, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16, stopping, full_disk, refusals)
+SHARDED = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16, stopping, full_disk, refusals)
 
 
 def main(out: Path) -> None:

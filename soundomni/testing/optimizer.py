@@ -1,0 +1,135 @@
+"""Conformance of optimisers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.interfaces import Optimizer
+from soundomni.core.schema import OptimizerSpec
+from soundomni.testing.suite import ConformanceSuite, noise, number, seeded
+
+SHAPES = {
+    "embedding.weight": (7, 4),
+    "backbone.blocks.0.experts.understanding.mlp.gate_up.weight": (6, 4),
+    "backbone.blocks.0.experts.understanding.mlp.down.weight": (4, 6),
+    "backbone.blocks.0.experts.understanding.mlp_norm.weight": (4,),
+    "encoder.convolutions.0.weight": (3, 2, 3),
+    "encoder.convolutions.0.bias": (3,),
+}
+"""Parameters as a model has them: what an optimiser may tell apart by name and by shape."""
+SETTINGS = OptimizerSpec(lr=0.02, eps=1e-8, weight_decay=0.1)
+
+
+class OptimizerSuite(ConformanceSuite):
+    """Clauses of `soundomni.core.interfaces.Optimizer`.
+
+    Attributes:
+        steps: within which a sum of squares must halve.
+    """
+
+    kind: ClassVar[str] = "optimizer"
+    steps: ClassVar[int] = 60
+
+    @abstractmethod
+    def make(self) -> Optimizer:
+        """Returns a new optimiser plugin."""
+
+    def built(self, seed: int = 0) -> Optimizer:
+        """Returns `make()`."""
+        optimizer: Optimizer = seeded(self.make, seed)
+        return optimizer
+
+    def test_groups(self) -> None:
+        """Each parameter is in exactly one group, and every group starts at the rate of the settings."""
+        parameters = _parameters()
+        optimizer = self.built().build(parameters, SETTINGS)
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        for name, parameter in parameters.items():
+            times = held.count(id(parameter))
+            self.require(times == 1, "groups", f"'{name}' is in {times} groups, expected 1")
+        for group in optimizer.param_groups:
+            self.require(group["lr"] == SETTINGS.lr, "groups", f"a group starts at lr {group['lr']}, expected {SETTINGS.lr}")
+
+    def test_empty_state(self) -> None:
+        """A new optimiser keeps nothing yet: a checkpoint is read into it."""
+        kept = len(self.built().build(_parameters(), SETTINGS).state)
+        self.require(kept == 0, "empty_state", f"a new optimiser has a state for {kept} parameters, expected none")
+
+    def test_learns(self) -> None:
+        """Steps along the gradient of a sum of squares at least halve it."""
+        parameters = _parameters()
+        optimizer = self.built().build(parameters, SETTINGS)
+        before = number(_loss(parameters))
+        for _ in range(self.steps):
+            _step(optimizer, parameters)
+        after = number(_loss(parameters))
+        self.require(after < 0.5 * before, "learns", f"{self.steps} steps took a loss of {before:.3g} to {after:.3g}, expected half")
+
+    def test_rate(self) -> None:
+        """The rate is that of the groups: at 0 nothing moves."""
+        parameters = _parameters()
+        optimizer = self.built().build(parameters, SETTINGS)
+        _step(optimizer, parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        before = _copies(parameters)
+        _step(optimizer, parameters)
+        for name, value in before.items():
+            self.require(torch.equal(parameters[name], value), "rate", f"'{name}' moved at lr 0")
+
+    def test_no_gradient(self) -> None:
+        """A parameter without a gradient stays, and the others move."""
+        parameters = _parameters()
+        optimizer = self.built().build(parameters, SETTINGS)
+        for missing in SHAPES:
+            before = _copies(parameters)
+            _step(optimizer, parameters, missing=missing)
+            for name, value in before.items():
+                moved = not torch.equal(parameters[name], value)
+                self.require(moved == (name != missing), "no_gradient", f"'{name}' {_moved(moved)} in a step without '{missing}'")
+
+    def test_state(self) -> None:
+        """What is kept are tensors like the parameter, and 0-dim ones named "step": another optimiser that is given them goes on alike."""
+        first, second = _parameters(), _parameters()
+        before, after = (self.built().build(parameters, SETTINGS) for parameters in (first, second))
+        for _ in range(3):
+            _step(before, first)
+        for name, parameter in first.items():
+            with torch.no_grad():
+                second[name].copy_(parameter)
+            for key, value in before.state.get(parameter, {}).items():
+                fits = isinstance(value, Tensor) and (value.shape == parameter.shape or (key == "step" and value.ndim == 0))
+                found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                self.require(fits, "state", f"'{key}' of a parameter {list(parameter.shape)} is {found}")
+                after.state[second[name]][key] = value.clone()
+        for _ in range(3):
+            _step(before, first)
+            _step(after, second)
+        for name, parameter in first.items():
+            self.require_close(second[name], parameter, 0.0, "state", f"'{name}' went another way with the state of another optimiser")
+
+
+def _parameters() -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(noise(index, *shape)) for index, (name, shape) in enumerate(SHAPES.items())}
+
+
+def _copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def _loss(parameters: dict[str, nn.Parameter]) -> Tensor:
+    return torch.stack([parameter.square().sum() for parameter in parameters.values()]).sum()
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], *, missing: str | None = None) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    _loss({name: parameter for name, parameter in parameters.items() if name != missing}).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _moved(moved: bool) -> str:
+    return "moved" if moved else "stayed"
