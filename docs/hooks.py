@@ -117,6 +117,8 @@ def _cell(text: str) -> str:
 
 def literal(value: object) -> str:
     """Writes a default as YAML has it."""
+    if isinstance(value, Slot) and not value.init_args:
+        return code(value.class_path)
     return code(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
@@ -155,7 +157,7 @@ def _parser_options(parser: argparse.ArgumentParser, *, level: int) -> Iterator[
     nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not nested:
         parser.formatter_class = partial(argparse.HelpFormatter, width=84)  # type: ignore[assignment]
-        usage = parser.format_usage().removeprefix("usage: ").replace("[-h] ", "").rstrip()
+        usage = parser.format_usage().removeprefix("usage: ").replace(" [-h]", "").rstrip()
         yield f"```text\n{usage}\n```"
         rows = [row for action in parser._actions if (row := _option(parser, action)) is not None]
         yield table(["option", "what it does"], rows) if rows else "It takes no options of its own."
@@ -222,7 +224,7 @@ def plugins(kind: str) -> str:
     for entry in built_in(kind):
         cls = registry.load(kind, entry.name)
         path = f"{cls.__module__}.{cls.__qualname__}"
-        texts = {name: text for base in reversed(cls.__mro__) for name, text in argument_texts(base).items()}
+        texts = argument_texts(cls)
         rows = [
             [code(a.name), type_name(a.annotation), "required" if a.required else literal(a.default), texts.get(a.name, "")]
             for a in registry.arguments(kind, cls)
@@ -341,9 +343,16 @@ def _key_type(one: dataclasses.Field[Any], annotation: Any, place: str) -> str:
         return f"{link} plugins" if one.metadata["many"] else f"{link} plugin" + (" or null" if one.metadata["optional"] else "")
     if _nested(annotation) is None:
         return type_name(annotation)
-    plain = without_none(annotation)
-    what = "a mapping" if dataclasses.is_dataclass(plain) else f"{type_name(get_origin(plain))} of mappings"
-    return f"[{what}](#{_anchor(_nested_key(annotation, place))})"
+    return f"[a {_shape(annotation)}](#{_anchor(_nested_key(annotation, place))})"
+
+
+def _shape(annotation: Any) -> str:
+    """Says what holds the mappings of a field, outermost first, such as "mapping of lists of mappings"."""
+    annotation = without_none(annotation)
+    if dataclasses.is_dataclass(annotation):
+        return "mapping"
+    outer, (first, *rest) = "mapping" if get_origin(annotation) is dict else "list", _shape(get_args(annotation)[-1]).split(" ", 1)
+    return " ".join([outer, "of", f"{first}s", *rest])
 
 
 def _default(one: dataclasses.Field[Any]) -> str:
@@ -385,7 +394,8 @@ def tasks() -> str:
         if part.text is not None:
             return f"text `{part.text}`" + (" **(loss)**" if part.loss else "")
         known = f", {part.known[0]:g} to {part.known[1]:g} of it given" if part.known else ""
-        return f"audio {part.audio}{known}" + (" **(loss)**" if part.audio == "target" else "")
+        gap = f", a gap of {part.gap[0]:g} to {part.gap[1]:g} of it" if part.gap else ""
+        return f"audio {part.audio}{known}{gap}" + (" **(loss)**" if part.audio == "target" else "")
 
     return table(["task", "segments"], [[code(name), " → ".join(map(written, parts))] for name, parts in BUILT_IN.items()])
 

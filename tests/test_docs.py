@@ -148,6 +148,15 @@ def test_a_directive_that_the_code_does_not_know_stops_the_build(line: str) -> N
         module("hooks").expand(f"before\n\n{{{{ {line} }}}}\n")
 
 
+def test_what_the_tables_say_is_written_for_readers() -> None:
+    hooks = module("hooks")
+    assert "plugin | `adamw` |" in hooks.spec_keys("train.optimizer")
+    data = hooks.spec_keys("data")
+    assert "| [a mapping of mappings](#data-datasets-name) |" in data and "| [a mapping of lists of mappings](#data-tasks-name) |" in data
+    assert "a gap of 0.1 to 0.6 of it" in hooks.tasks()
+    assert not any("[-h]" in hooks.options(command) for command in COMMANDS)
+
+
 def test_an_output_is_that_of_the_block_before_it() -> None:
     page = "```python\nx = 1\nprint(x)\n```\n\n{{ output }}\n\n```python\nprint(x + 1)\n```\n\n```py\nx = 9\n```\n\n{{ output }}\n"
     shown = [line for line in module("hooks").expand(page).splitlines() if line.isdigit()]

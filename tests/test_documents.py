@@ -27,9 +27,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_the_demo_leaves_sounds_pictures_and_a_model(demo: Path) -> None:
-    made = sorted(path.name for path in (demo / "demo" / "generated").iterdir())
+    made = sorted(path.name for path in (demo / "demo" / "clips" / "generated").iterdir())
     assert sum(name.endswith(".wav") for name in made) == sum(name.endswith(".png") for name in made) == 8
-    assert len(list((demo / "demo" / "heard").glob("*.wav"))) == 4
+    assert len(list((demo / "demo" / "clips" / "heard").glob("*.wav"))) == 4
     samples = demo / "demo" / "run" / "samples"
     assert list(samples.rglob("*.wav")) and list(samples.rglob("*.png"))
 

@@ -19,7 +19,9 @@ import torch
 
 from soundomni.cli.evaluation import written
 from soundomni.cli.main import main as soundomni
-from soundomni.core.model_directory import CARD_FILE, SHIPPED, WEIGHTS_FILE
+from soundomni.core.model_directory import CARD_FILE, SHIPPED
+from soundomni.core.model_weights import WEIGHTS_FILE
+from soundomni.core.schema import TrainSpec
 from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.train.export import load_run
 
@@ -51,10 +53,15 @@ def main() -> None:
     if differences:
         raise SystemExit(f"'{run}' is not a run of the spec {NAME}: {'; '.join(differences)}")
     model, step = load_run(run)
+    assert model.spec.train is not None, "it was trained"
+    if step != model.spec.train.steps:
+        raise SystemExit(f"'{run}' is at step {step} of {model.spec.train.steps}: let it finish")
+    if not all(mark in README.read_text(encoding="utf-8") for mark in (BEGIN, END)):
+        raise SystemExit(f"README.md has no '{BEGIN}' and '{END}' for the scores")
     model.save_pretrained(SHIPPED / NAME, dtype=torch.float16)
     scores = {name: measure(options) for name, options in MEASURED.items()}
     SCORES.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    (SHIPPED / NAME / CARD_FILE).write_text(card(run, step, scores), encoding="utf-8")
+    (SHIPPED / NAME / CARD_FILE).write_text(card(run, model.spec.train, scores), encoding="utf-8")
     before, _, rest = README.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
     README.write_text(f"{before}{BEGIN}\n\n{table(scores)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
@@ -79,7 +86,7 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def card(run: Path, step: int, scores: dict[str, dict[str, Any]]) -> str:
+def card(run: Path, train: TrainSpec, scores: dict[str, dict[str, Any]]) -> str:
     """Writes the model card."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     parameters = json.loads((SHIPPED / NAME / "config.json").read_text(encoding="utf-8"))["parameters"]
@@ -94,7 +101,7 @@ def card(run: Path, step: int, scores: dict[str, dict[str, Any]]) -> str:
     return CARD.format(
         parameters=f"{parameters:,}",
         size=f"{size:.1f}",
-        step=f"{step:,}",
+        step=f"{train.steps:,}",
         minutes=f"{metrics[-1]['seconds'] / 60:.0f}",
         samples=f"{metrics[-1]['samples']:,.0f}",
         clips=first["clips"],
@@ -103,7 +110,7 @@ def card(run: Path, step: int, scores: dict[str, dict[str, Any]]) -> str:
         seed=made["seed"],
         steps=made["steps"],
         sampler=made["sampler"]["class_path"],
-        guidance=made["guidance"],
+        guidance=made["guidance"]["scale"],
         resampler=f"{made['resampler']['name']} {made['resampler']['version']}, quality {made['resampler']['quality']}",
         versions=", ".join(f"{name} {number}" for name, number in made["versions"].items()),
     )
@@ -128,7 +135,7 @@ soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks
 
 ## What it was trained on
 
-The spec `nano` on the procedural data set `toy-sounds`: {step} steps, {samples} samples, {minutes} minutes on one thread of a CPU.
+The spec `nano` on the procedural dataset `toy-sounds`: {step} steps, {samples} samples, {minutes} minutes on a CPU.
 `soundomni train --config nano` trains it again, with the same data in the same order; `python tools/pack_nano.py runs/nano` packs and
 measures it.
 

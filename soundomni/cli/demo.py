@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soundomni.cli.page.gather import Contender
     from soundomni.cli.page.report import Listening, Prompt, Report
-    from soundomni.core.schema import Spec
+    from soundomni.core.schema import MixtureEntry, Spec
     from soundomni.data.toy_sounds import ToySounds
 
 HELP = "train a small model on this machine, and hear and see what it learnt"
@@ -26,8 +27,8 @@ PROMPTS = (
     "loud white noise",
     "quiet low noise",
 )
-UNSEEN_SEED = 1
 PAGE = "index.html"
+TOYS = "toy-sounds"
 TRAINED = "trained here"
 NO_COMPARISON = "none"
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Trains, writes the model, generates, describes, measures, and writes the page."""
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit, note
-    from soundomni.cli.page.gather import Contender, generate, listen, measure, show_model, show_training
+    from soundomni.cli.page.gather import CLIPS, Contender, generate, listen, measure, show_model, show_training
     from soundomni.core.errors import SpecError
     from soundomni.core.spec import load_spec
     from soundomni.train.export import load_run
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if args.measure < 1:
         raise SpecError(f"--measure must be at least 1, {args.measure} was given")
     out = make_directory(args.out)
+    if (out / CLIPS).exists() and not (out / "run").exists():
+        raise SpecError(f"'{out / CLIPS}' is not of a demo, and would be replaced: give --out another folder")
     spec = load_spec([args.config], [("train.run_dir", str(out / "run")), *overrides], trust_class_paths=args.trust_class_paths)
     unseen = _unseen(spec, args.measure)
     others = _others(args, unseen)
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         return trained.exit_status
     model, step = load_run(out / "run", trust_class_paths=args.trust_class_paths)
     model.save_pretrained(out / "model")
-    contenders = [Contender(TRAINED, "", model, unseen), *others]
+    contenders = [Contender(TRAINED, "", model, unseen, spec), *others]
     prompts = generate(contenders, PROMPTS, out)
     listening = listen(contenders, out)
     results = measure(contenders)
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         listening=listening,
         command=_command(args, overrides),
         spec=model.spec,
+        unseen_seed=unused_seed(spec),
     )
     page = _write(out / PAGE, report)
     told = {"step": step, "model": str(out / "model"), "page": str(page)}
@@ -100,14 +104,25 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
     from soundomni.core.schema import Slot
     from soundomni.data.toy_sounds import ToySounds
 
-    entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
-    toys = sorted((e for e in entries if e.source.class_path == "toy-sounds"), key=lambda entry: "describe" not in entry.tasks)
+    toys = toy_entries(spec)
     if toys:
-        new = {"size": count, "seed": UNSEEN_SEED, "held_out": "include"}
+        new = {"size": count, "seed": unused_seed(spec), "held_out": "include"}
         dataset = build("dataset", Slot(toys[0].source.class_path, {**toys[0].source.init_args, **new}))
         assert isinstance(dataset, ToySounds)
         return dataset
     raise SpecError("the demo needs a spec that trains on toy-sounds, whose attributes it can measure; `soundomni train` takes any")
+
+
+def toy_entries(spec: Spec) -> list[MixtureEntry]:
+    """Returns the entries of toy sounds that a spec trains on, those that describe first."""
+    entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
+    return sorted((e for e in entries if e.source.class_path == TOYS), key=lambda entry: "describe" not in entry.tasks)
+
+
+def unused_seed(spec: Spec) -> int:
+    """Returns the first seed from 1 on that no toy sounds of a spec have: all their clips are new to a model trained from it."""
+    used = {entry.source.init_args.get("seed", 0) for entry in toy_entries(spec)}
+    return next(seed for seed in itertools.count(1) if seed not in used)
 
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
@@ -122,12 +137,14 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
         return []
     directory = find_model(args.compare).resolve()
     model = SoundOmni.from_pretrained(directory)
+    data = None
     if directory.parent == SHIPPED.resolve():  # a model that is shipped was trained from the shipped spec of its name
-        unseen = _unseen(load_spec([directory.name]), args.measure)
-    return [Contender(directory.name, f"-{slug(directory.name)}", model, unseen)]
+        data = load_spec([directory.name])
+        unseen = _unseen(data, args.measure)
+    return [Contender(directory.name, f"-{slug(directory.name)}", model, unseen, data)]
 
 
-def _report(*, spec: Spec, **parts: Any) -> Report:
+def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
     """Adds what is the same for every model."""
     import platform
     from importlib.metadata import version
@@ -142,7 +159,7 @@ def _report(*, spec: Spec, **parts: Any) -> Report:
         "weights": f"{spec.train.seed}",
         "order of samples": f"{spec.data.seed}",
         "prompts": f"0 to {len(PROMPTS) - 1}, in their order",
-        "new clips": f"{UNSEEN_SEED}",
+        "new clips": f"{unseen_seed}",
         "measured prompts": f"from {MEASURE_SEED}",
     }
     programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}

@@ -14,12 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
-    parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file."""
     from soundomni.cli.output import emit
+    from soundomni.core.errors import SpecError
     from soundomni.core.hub import Audio, SoundOmni
     from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_device
     from soundomni.data.audio import read_audio
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)
     check_count("--batch", args.batch)
     check_device(args.device)
+    if args.question is not None and not args.question.strip():
+        raise SpecError("an empty question was given; ask something, or leave --question out for a description")
     clips = [Audio(*read_audio(file)) for file in args.files]
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     texts = model.describe(clips, question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)

@@ -18,20 +18,21 @@ DATASET_LIMIT = 100
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
+    parser.epilog = "The error rates wer and cer count extra words and characters as errors too, so they may exceed 100 %."
     parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"
     )
-    what.add_argument("--dataset", metavar="SLOT", help="data set instead of a list: a name, or YAML with class_path and init_args")
+    what.add_argument("--dataset", metavar="SLOT", help="dataset instead of a list: a name, or YAML with class_path and init_args")
     parser.add_argument(
-        "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a data set)"
+        "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a dataset)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first clip that is generated; each next one counts up (default: 0)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--batch", type=int, default=16, help="clips at once (default: 16)")
-    parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
     parser.add_argument(
         "--clap", metavar="DIR", help="CLAP network in the layout of transformers: adds its score, Fréchet and kernel distance"
     )
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints every measured number, and with --json what it was made with."""
     from soundomni.cli.evaluation import Settings, lines, run_model, score
+    from soundomni.cli.evaluation_lists import audio_sha256, items_sha256
     from soundomni.cli.evaluation_networks import load_networks
     from soundomni.cli.evaluation_record import made_with, save
     from soundomni.cli.files import make_directory
@@ -63,6 +65,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if folder is not None:
         save(outcome, folder)
     result = score(outcome, networks=networks)
+    data |= {
+        "items_sha256": items_sha256(outcome.items),
+        "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
+    }
     record = made_with(model, settings, name=str(args.model), device=args.device, data=data)
     emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
     return 0
@@ -87,7 +93,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> tuple[Dataset, Sequence[str], dict[str, Any], int]:
-    """Returns the data set, the tasks, what identifies the data, and how many clips to take."""
+    """Returns the dataset, the tasks, what identifies the data, and how many clips to take."""
     from typing import cast
 
     from soundomni.cli.evaluation_lists import TASKS, open_list

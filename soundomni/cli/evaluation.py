@@ -1,6 +1,6 @@
 """What a model is measured by: what its audio is, judged by signal analysis, and what it says, judged by what is true.
 
-Every number comes from the audio and the words that the model made for clips it was not trained on.
+Every number comes from the audio and the words that the model made. The shipped lists hold clips that training never draws.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def evaluate(model: SoundOmni, dataset: Dataset, *, limit: int, seed: int, batch: int) -> dict[str, Any]:
-    """Measures a model on the first `limit` clips of a data set, every task that model and clips allow. Raises as `run_model`."""
+    """Measures a model on the first `limit` clips of a dataset, every task that model and clips allow. Raises as `run_model`."""
     return score(run_model(model, dataset, Settings(limit=limit, seed=seed, batch=batch)))
 
 
@@ -74,7 +74,7 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
     others. Describing needs an encoder and captions, answering an encoder and questions. Clips that cannot be read are named on stderr.
 
     Raises:
-        DataError: the data set is empty, or none of its clips can be read.
+        DataError: the dataset is empty, or none of its clips can be read.
     """
     from soundomni.cli.output import note
 
@@ -140,7 +140,7 @@ def _read(dataset: Dataset, count: int) -> Outcome:
     from soundomni.core.hub import Audio
 
     if count == 0:
-        raise DataError("there is nothing to evaluate on: the data set is empty")
+        raise DataError("there is nothing to evaluate on: the dataset is empty")
     items, clips = [], []
     for i in range(count):
         item = dataset.item(i)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,9 @@ from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
 from soundomni.core.schema import Slot
 
 if TYPE_CHECKING:
-    from soundomni.core.interfaces import Dataset
+    import numpy as np
+
+    from soundomni.core.interfaces import Dataset, Item
 
 TASKS = ("generate", "describe", "answer", "reconstruct")
 AUDIO_STEP = 2.0**-10
@@ -49,8 +51,8 @@ class EvaluationList:
         name: of a shipped list, or the path of a file.
         sha256: of the file.
         description: what it measures.
-        slot: the data set as the file names it.
-        dataset: the data set, built.
+        slot: the dataset as the file names it.
+        dataset: the dataset, built.
         tasks: what is measured on it, some of TASKS.
     """
 
@@ -69,15 +71,15 @@ def shipped_lists() -> tuple[str, ...]:
 
 
 def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
-    """Reads a list, builds its data set and checks that items and audio are those it was written for.
+    """Reads a list, builds its dataset and checks that items and audio are those it was written for.
 
     Args:
         name: of a shipped list, or a path to a YAML file.
-        trust_class_paths: whether the data set may be named by import path.
+        trust_class_paths: whether the dataset may be named by import path.
 
     Raises:
         SpecError: there is no such list, its file is damaged, or its items or audio are not those of the sums.
-        DataError: its data set cannot be read.
+        DataError: its dataset cannot be read.
     """
     from soundomni.core.registry import build
 
@@ -85,13 +87,14 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
     given = _parse(name, text)
     try:
         dataset = build("dataset", given.dataset, trust_class_paths=trust_class_paths)
-        sums = {"items_sha256": items_sha256(dataset), "audio_sha256": audio_sha256(dataset)}
+        indices = range(len(dataset))
+        sums = {"items_sha256": items_sha256(map(dataset.item, indices)), "audio_sha256": audio_sha256(map(dataset.load, indices))}
     except SoundOmniError as error:
         raise type(error)(f"list '{name}': {error}") from error
     for key, found in sums.items():
         expected = getattr(given, key)
         if expected is None:
-            raise SpecError(f"list '{name}' has no {key}, so it could change unnoticed; that of its data set now is {found}")
+            raise SpecError(f"list '{name}' has no {key}, so it could change unnoticed; that of its dataset now is {found}")
         if expected != found:
             what = key.partition("_")[0]
             raise SpecError(
@@ -102,23 +105,21 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
     return EvaluationList(name, sha256, given.description, given.dataset, dataset, tuple(given.tasks))
 
 
-def items_sha256(dataset: Dataset) -> str:
+def items_sha256(items: Iterable[Item]) -> str:
     """Sums up what is known of every item: key, length, rate, captions, questions and attributes."""
     total = hashlib.sha256()
-    for i in range(len(dataset)):
-        item = dataset.item(i)
+    for item in items:
         known = [item.key, item.num_samples, item.sample_rate, item.captions, item.questions, dict(item.attributes)]
         total.update(json.dumps(known, sort_keys=True, default=str).encode())
     return total.hexdigest()
 
 
-def audio_sha256(dataset: Dataset) -> str:
-    """Sums up the audio of every item, in steps of AUDIO_STEP, with its shape and rate."""
+def audio_sha256(clips: Iterable[tuple[np.ndarray, int]]) -> str:
+    """Sums up clips of a waveform `[C, S]` and a rate, in steps of AUDIO_STEP."""
     import numpy as np
 
     total = hashlib.sha256()
-    for i in range(len(dataset)):
-        waveform, rate = dataset.load(i)
+    for waveform, rate in clips:
         total.update(f"{waveform.shape} {rate}".encode())
         total.update(np.round(waveform / AUDIO_STEP).astype("<i4").tobytes())
     return total.hexdigest()

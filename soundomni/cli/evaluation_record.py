@@ -23,24 +23,26 @@ def made_with(model: SoundOmni, settings: Settings, *, name: str, device: str, d
         settings: how it was run.
         name: what the user called it: a model directory, or a name.
         device: where it ran.
-        data: the list or the data set, with what identifies it.
+        data: the list or the dataset, with what identifies it.
     """
+    import dataclasses
     import platform
     from importlib.metadata import version
 
     from soundomni.core.assembly import build_sampler
+    from soundomni.core.spec import dump_spec
     from soundomni.core.waveform import RESAMPLER_QUALITY
 
-    sampler = model.spec.sampler
+    sampler, guidance = model.spec.sampler, model.spec.guidance
     return {
-        "model": {"name": name, "sha256": weights_sha256(name)},
+        "model": {"name": name, "sha256": weights_sha256(name), "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()},
         "data": dict(data),
         "limit": settings.limit,
         "seed": settings.seed,
         "batch": settings.batch,
         "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
         "steps": build_sampler(sampler, num_steps=settings.steps).num_steps,
-        "guidance": model.spec.guidance.scale if settings.guidance is None else settings.guidance,
+        "guidance": dataclasses.asdict(guidance) | ({} if settings.guidance is None else {"scale": settings.guidance}),
         "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
         "device": device,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -48,15 +50,25 @@ def made_with(model: SoundOmni, settings: Settings, *, name: str, device: str, d
 
 
 def weights_sha256(name: str) -> str:
-    """Returns the SHA-256 of the weights of a model directory or a shipped model. Raises CheckpointError when it is neither."""
-    from soundomni.core.model_directory import WEIGHTS_FILE, find_model
+    """Returns the SHA-256 of the weights of a model directory or a shipped model; of several files, that of their sums.
 
-    with (find_model(name) / WEIGHTS_FILE).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    Raises CheckpointError when it is neither.
+    """
+    from soundomni.core.model_directory import find_model
+    from soundomni.core.model_weights import weight_files
+
+    sums = []
+    for file in weight_files(find_model(name)):
+        with file.open("rb") as opened:
+            sums.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def save(outcome: Outcome, folder: Path) -> None:
-    """Writes each generated clip as NUMBER.wav, and results.jsonl with a line per clip: what was true, and what was made and said."""
+    """Writes each generated clip as NUMBER.wav, and results.jsonl with a line per clip: what was true, and what was made and said.
+
+    What is scored is what was made; a file whose "gain" is below 1 is quieter, as it would be clipped otherwise.
+    """
     from soundomni.cli.evaluation_scores import are_toys, heard_recipe
     from soundomni.data.audio import write_wav
 
@@ -67,7 +79,7 @@ def save(outcome: Outcome, folder: Path) -> None:
         if outcome.generated:
             clip = outcome.generated[i]
             row |= {"prompt": item.captions[0], "generated": f"{i:04d}.wav"}
-            write_wav(folder / row["generated"], clip.waveform, clip.sample_rate)
+            row["gain"] = write_wav(folder / row["generated"], clip.waveform, clip.sample_rate)
             if toys:
                 row["heard"] = heard_recipe(clip).to_json()["events"]
         if outcome.described:

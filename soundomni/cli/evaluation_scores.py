@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from soundomni.core.hub import Audio
     from soundomni.core.interfaces import Item
 
+MOST_DECIBELS = 100.0
+"""Beyond the range of 16 bits, 98 dB."""
 MOST_QUESTIONS = 20
 """Different questions beyond which their shares are not told one by one."""
 
@@ -90,7 +92,10 @@ def answer_scores(asked: Sequence[tuple[str, str, str]]) -> Scores:
 
 
 def reconstruction_scores(clips: Sequence[Audio], rebuilt: Sequence[Audio]) -> Scores:
-    """Means over clips: SI-SDR in dB of those that are not silent, multi-resolution STFT distance, and mel distance in dB."""
+    """Means over clips: SI-SDR in dB of those that are not silent, multi-resolution STFT distance, and mel distance in dB.
+
+    SI-SDR counts within ±MOST_DECIBELS: a clip that comes back exactly, or as silence, would be all of the mean otherwise.
+    """
     from soundomni.core.waveform import match_channels, resample
     from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
 
@@ -98,7 +103,7 @@ def reconstruction_scores(clips: Sequence[Audio], rebuilt: Sequence[Audio]) -> S
     for clip, made in zip(clips, rebuilt, strict=True):
         reference = resample(match_channels(clip.waveform, made.waveform.shape[0]), clip.sample_rate, made.sample_rate)
         if reference.any(axis=1).all():  # the ratio to silence is not defined
-            ratios.append(si_sdr(reference, made.waveform))
+            ratios.append(min(max(si_sdr(reference, made.waveform), -MOST_DECIBELS), MOST_DECIBELS))
         distances.append(multi_resolution_stft_distance(reference, made.waveform))
         mel_distances.append(mel_distance(reference, made.waveform, made.sample_rate))
     scores = {"si_sdr": Score(_mean(ratios), len(ratios))} if ratios else {}

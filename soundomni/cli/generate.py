@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -40,7 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
     what.add_argument(
-        "--grid", metavar="FILE", help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made"
+        "--grid",
+        metavar="FILE",
+        help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made; what it leaves out is as the "
+        "options say",
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the file to vary, or 1)")
@@ -60,14 +64,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, help="of --vary, above 0 (as it is) and at most 1 (nothing left of the file) (default: 0.5)"
     )
     parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
-    parser.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
     parser.add_argument("--out", default="generated", metavar="DIR", help="where files go (default: generated)")
     parser.add_argument("--no-pictures", action="store_true", help="write WAV files only")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
-    requests = read_grid(Path(args.grid)) if args.grid else _from_options(args)
+    requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
     _check(requests, args.batch)
     requests = _varying(_keeping(requests, args), args)
 
@@ -96,6 +100,7 @@ def generate_files(
     What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows.
     """
     from soundomni.cli.files import next_number
+    from soundomni.cli.output import note
     from soundomni.core.hub import Audio, Kept
     from soundomni.data.audio import read_audio, write_wav
     from soundomni.data.spectrogram import save_spectrogram
@@ -120,12 +125,14 @@ def generate_files(
         for request, clip in zip(group, clips, strict=True):
             stem = out / f"{index:03d}-{slug(request.prompt)}"
             files = [stem.with_suffix(".wav")]
-            write_wav(files[0], clip.waveform, clip.sample_rate)
+            gain = write_wav(files[0], clip.waveform, clip.sample_rate)
+            if gain < 1.0:
+                note(f"{files[0]}: went beyond full scale, and is written {-20 * math.log10(gain):.1f} dB quieter, kept parts too")
             if pictures:
                 files.append(stem.with_suffix(".png"))
                 save_spectrogram(files[1], clip.waveform, clip.sample_rate, title=request.prompt)
             with (out / "prompts.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps({**asdict(request), "file": files[0].name}) + "\n")
+                log.write(json.dumps({**asdict(request), "file": files[0].name, "gain": gain}) + "\n")
             index += 1
             yield request, files
 
@@ -142,18 +149,13 @@ def slug(text: str, longest: int = 40) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or "clip"
 
 
-def _from_options(args: argparse.Namespace) -> list[Request]:
-    return [
-        Request(
-            prompt=prompt,
-            seconds=_seconds(args),
-            seed=args.seed + i,
-            steps=args.steps,
-            guidance=args.guidance,
-            negative=args.negative,
-        )
-        for i, prompt in enumerate(args.prompt)
-    ]
+def _from_options(args: argparse.Namespace, prompt: str) -> Request:
+    return Request(prompt=prompt, seconds=_seconds(args), seed=args.seed, steps=args.steps, guidance=args.guidance, negative=args.negative)
+
+
+def _all_from_options(args: argparse.Namespace) -> list[Request]:
+    """One request per prompt, whose seeds count up."""
+    return [replace(_from_options(args, prompt), seed=args.seed + i) for i, prompt in enumerate(args.prompt)]
 
 
 def _span(text: str) -> tuple[float, float]:
@@ -204,8 +206,17 @@ def _seconds(args: argparse.Namespace) -> float:
     return 1.0 if args.seconds is None else float(args.seconds)
 
 
-def read_grid(path: Path) -> list[Request]:
-    """Reads a YAML grid: each key holds a value or a list, and every combination is one clip. Raises DataError or SpecError."""
+def read_grid(path: Path, defaults: Request) -> list[Request]:
+    """Reads a YAML grid: each key holds a value or a list, and every combination is one clip.
+
+    Args:
+        path: of the file.
+        defaults: what holds where the grid says nothing; its prompt is not used.
+
+    Raises:
+        DataError: the file cannot be read.
+        SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
+    """
     import yaml
 
     from soundomni.core.errors import DataError, SpecError, did_you_mean
@@ -216,15 +227,18 @@ def read_grid(path: Path) -> list[Request]:
         raise DataError(f"cannot read the grid '{path}': {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or "prompt" not in tree:
         raise SpecError(f"the grid '{path}' must be a mapping with the key prompt; see `soundomni generate --help`")
-    defaults: dict[str, Any] = {"seconds": 1.0, "seed": 0, "steps": None, "guidance": None, "negative": None}
-    types = {"prompt": str, "seconds": (int, float), "seed": int, "steps": int, "guidance": (int, float), "negative": str}
+    types: dict[str, Any] = {"prompt": str, "seconds": (int, float), "seed": int, "steps": int, "guidance": (int, float), "negative": str}
     for key in tree:
         if key not in types:
             raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)}")
-    columns = {key: value if isinstance(value, list) else [value] for key, value in (defaults | tree).items()}
+    columns = {
+        key: value if isinstance(value, list) else [value] for key, value in ({key: getattr(defaults, key) for key in types} | tree).items()
+    }
     for key, values in columns.items():
+        if not values:
+            raise SpecError(f"the grid '{path}': {key} is an empty list; give it a value, or leave it out")
         for value in values:
-            right = isinstance(value, types[key]) and not isinstance(value, bool)  # type: ignore[arg-type]
+            right = isinstance(value, types[key]) and not isinstance(value, bool)
             if not right and not (value is None and key in ("steps", "guidance", "negative")):
                 raise SpecError(f"the grid '{path}': {key} has the value {value!r}, which is of the wrong type")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]

@@ -26,6 +26,7 @@ COMMANDS = {
     "describe": "say what is heard in audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
     "export": "write a run's weights as a model directory",
+    "import": "turn weights that others made into parts that a spec can name",
     "evaluate": "measure what a model generates, describes and reconstructs",
     "plugins": "list the installed plugins, show one, or write a new one",
     "spec": "validate or print a spec, or write its JSON schema",

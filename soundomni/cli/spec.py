@@ -17,11 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="validate|print|schema")
     texts = {
-        "validate": "import the plugins of a spec and check every key and argument",
+        "validate": "check every key, number and plugin of a spec, and that its parts fit together",
         "print": "print a spec as YAML with every default filled in",
     }
     for name, text in texts.items():
-        action = actions.add_parser(name, help=text, description=f"{text.capitalize()}. Overrides: --key.of.spec=value.")
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. Overrides: --key.of.spec=value.")
         action.add_argument("specs", nargs="*", metavar="SPEC", help="YAML files or shipped specs, each laid over the one before")
         action.add_argument("--config", action="append", default=[], metavar="SPEC", help="the same as SPEC")
     actions.add_parser("schema", help="write the JSON schema of specs, plugins included", description="Write the JSON schema of specs.")
@@ -43,12 +43,11 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
     from soundomni.cli.output import emit, table
-    from soundomni.core.checks import check_train
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
+    from soundomni.train.checks import check_spec
 
-    if spec.train is not None:
-        check_train(spec.train)
+    check_spec(spec, trust_class_paths=args.trust_class_paths)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)

@@ -12,11 +12,16 @@ from soundomni.core.model import UnifiedModel
 from soundomni.core.normalizer import LatentNormalizer
 from soundomni.core.registry import build
 from soundomni.core.schema import ModelSpec, Slot
-from soundomni.core.tokenizer import TextTokenizer
 
 
-def build_model(spec: ModelSpec, *, tokenizer: TextTokenizer, trust_class_paths: bool = False, seed: int = 0) -> UnifiedModel:
+def build_model(spec: ModelSpec, *, vocab_size: int, trust_class_paths: bool = False, seed: int = 0) -> UnifiedModel:
     """Builds the model of a spec with random weights that depend on `seed` alone.
+
+    Args:
+        spec: of the model.
+        vocab_size: of the tokenizer.
+        trust_class_paths: let the spec name classes by import path.
+        seed: of the weights.
 
     Raises:
         PluginError, SpecError: a plugin or an argument of the spec is wrong, or the parts do not fit together.
@@ -28,7 +33,7 @@ def build_model(spec: ModelSpec, *, tokenizer: TextTokenizer, trust_class_paths:
         router = cast(Router, build("router", spec.router, trust_class_paths=trust_class_paths))
         backbone = cast(
             Backbone,
-            build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=tokenizer.vocab_size, router=router),
+            build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=vocab_size, router=router),
         )
         codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
         encoder = None

@@ -69,10 +69,16 @@ def spec_arguments(cls: type, contract: type, runtime: Collection[str]) -> tuple
 
 
 def argument_texts(cls: type) -> dict[str, str]:
-    """Returns what the Args section of a class's own docstring says of each name; names that share a line share its text."""
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:\n")
-    described = _DESCRIBED.findall(section.partition("\n\n")[0])
-    return {name: " ".join(text.split()) for names, text in described for name in names.split(", ")}
+    """Returns what the Args section of a class's docstring says of each name; names that share a line share its text.
+
+    Names that its own docstring does not mention are described by the nearest base that does.
+    """
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")
+        described = _DESCRIBED.findall(section.partition("\n\n")[0])
+        texts |= {name: " ".join(text.split()) for names, text in described for name in names.split(", ")}
+    return texts
 
 
 def _argument(parameter: inspect.Parameter, owner: type) -> Argument:

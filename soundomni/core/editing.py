@@ -16,7 +16,8 @@ from soundomni.core.representation import RepresentationSpec
 def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int) -> np.ndarray:
     """Returns bool `[T]`: the frames that are made of samples within the spans alone.
 
-    A frame is made of its own `downsampling_ratio` samples and, where the codec has extra frames, of those of as many frames before.
+    A frame stands for its own `downsampling_ratio` samples and, where the codec has extra frames, for those of as many frames before. A
+    codec with a receptive field also looks further, so that frames beside the end of a span know a little of what follows it.
 
     Args:
         spans: (from, to) in seconds.
@@ -25,7 +26,7 @@ def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec,
         num_given: samples of the clip of which the spans are kept.
 
     Raises:
-        SpecError: a span is empty or lies outside the clip, or no whole frame is kept.
+        SpecError: a span is empty or lies outside the clip, or no whole frame or every frame is kept.
     """
     longest = min(num_samples, num_given)
     covered = np.zeros(num_samples, dtype=bool)
@@ -42,4 +43,8 @@ def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec,
     if not known.any():
         enough = (spec.extra_frames + 2) * spec.downsampling_ratio / spec.sample_rate
         raise SpecError(f"the spans that are kept hold no whole frame of the codec; one of {enough:g} s always does")
+    if known.all():
+        raise SpecError(
+            f"all {num_samples / spec.sample_rate:g} s are kept, and nothing is left to make: ask for a longer clip or keep less"
+        )
     return known

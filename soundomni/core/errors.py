@@ -17,7 +17,7 @@ class PluginError(SoundOmniError):
 
 
 class DataError(SoundOmniError):
-    """A data set, an audio file or a caption cannot be used."""
+    """A dataset, an audio file or a caption cannot be used."""
 
 
 class UnreadableAudioError(DataError):

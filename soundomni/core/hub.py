@@ -16,13 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.editing import known_frames
-from soundomni.core.errors import CheckpointError, DataError, SpecError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.generation import (
     AudioRequest,
     Context,
@@ -48,7 +47,6 @@ from soundomni.core.model_directory import (
     CARD_FILE,
     CONFIG_FILE,
     FORMAT,
-    WEIGHTS_FILE,
     check_portable,
     find_model,
     plugins,
@@ -61,16 +59,21 @@ from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.model_directory import (
     card as model_card,
 )
+from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights, write_weights
 from soundomni.core.schema import Spec
 from soundomni.core.sequence import Attend, PositionRule
 from soundomni.core.spec import dump_spec, load_spec
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.uninitialised import uninitialised
 from soundomni.core.waveform import fit_length, match_channels, resample
 
 T = TypeVar("T")
 
 BOUNDARIES = 2
 """Tokens around the frames of a clip."""
+
+CHUNK_SECONDS = 30.0
+"""Of a long clip that go through the codec at once."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class SoundOmni:
     def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
         """Loads a model directory. The weights must fit the spec exactly, in names and shapes; they are computed with in fp32.
 
+        Memory holds the model and little more: weights are read tensor by tensor to where they belong.
+
         Args:
             directory: a model directory, or the name of a model that comes with the package, such as "nano".
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
@@ -136,22 +141,30 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
-        model = build_model(spec.model, tokenizer=tokenizer)
-        load_weights(model, path / WEIGHTS_FILE)
+        with uninitialised():
+            model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
+        load_weights(model, path)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens)
 
-    def save_pretrained(self, directory: str | Path, *, card: str | None = None, dtype: torch.dtype = torch.float32) -> Path:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        card: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> Path:
         """Writes a model directory, whole or not at all; an older one is replaced.
 
         Args:
             directory: where.
             card: text of the model card; None for a plain one.
             dtype: what weights are stored as; torch.float16 halves the file.
+            max_shard_bytes: beyond this, weights are stored in several files with an index.
 
         Raises:
             CheckpointError: it cannot be written, something other than an older model is there, or a weight is too large for `dtype`.
         """
-        state = _stored(self.model.state_dict(), dtype)
         parameters = sum(p.numel() for p in self.model.parameters())
         config = {
             "format": FORMAT,
@@ -162,8 +175,7 @@ class SoundOmni:
         }
         with replacing(directory) as path:
             (path / SPEC_FILE).write_text(dump_spec(portable(self.spec)), encoding="utf-8")
-            save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
-            (path / WEIGHTS_FILE).chmod((path / SPEC_FILE).stat().st_mode)  # safetensors lets nobody else read what it writes
+            write_weights(self.model.state_dict(), path, dtype=dtype, max_shard_bytes=max_shard_bytes)
             (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             self.tokenizer.save(path)
             (path / CARD_FILE).write_text(card or model_card(self.spec, parameters), encoding="utf-8")
@@ -335,48 +347,34 @@ class SoundOmni:
         )
 
     @torch.no_grad()
-    def reconstruct(self, clip: Audio) -> Audio:
-        """Encodes and decodes a clip with the codec; the result has the codec's rate and channels and the clip's length."""
-        waveform = self._to_codec(clip)
-        batch = torch.from_numpy(waveform)[None].to(self.model.device)
-        lengths = torch.tensor([waveform.shape[1]], device=batch.device)
-        out = self.model.codec.decode(self.model.codec.encode(batch, lengths))[0].float().cpu().numpy()
-        return Audio(fit_length(out, waveform.shape[1]), self.sample_rate)
+    def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
+        """Encodes and decodes a clip with the codec; the result has the codec's rate and channels and the clip's length.
+
+        Args:
+            clip: of any length from one sample.
+            chunk_seconds: a longer clip goes through the codec in pieces of this length, which gives the same audio and takes the
+                device's memory for one piece. None takes pieces of 30 s, or the whole clip with a codec that cannot be cut.
+
+        Raises:
+            SpecError: `chunk_seconds` is out of its range, or given for a codec that cannot be cut.
+        """
+        codec, waveform = self.model.codec, torch.from_numpy(self._to_codec(clip))[None]
+        num_samples = waveform.shape[-1]
+        if chunk_seconds is None and codec.receptive_field is None:
+            batch = waveform.to(self.model.device)
+            out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
+        else:
+            seconds = CHUNK_SECONDS if chunk_seconds is None else chunk_seconds
+            check_seconds(seconds)
+            frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+            encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
+            out = decode_in_chunks(codec, encoded, chunk_frames=frames)
+        return Audio(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
 
     def _to_codec(self, clip: Audio) -> np.ndarray:
         """Returns `[C, S]` with the rate and the channels of the codec."""
         spec = self.model.codec.spec
         return resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
-
-
-def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Returns the tensors for the CPU, those of floats as `dtype`."""
-    stored: dict[str, Tensor] = {}
-    for key, value in state.items():
-        value = value.detach().contiguous().cpu()
-        stored[key] = value.to(dtype) if value.is_floating_point() else value
-        if not bool(stored[key].isfinite().all()) and bool(value.isfinite().all()):
-            largest = float(value.abs().max())
-            raise CheckpointError(f"'{key}' has values up to {largest:.3g}, too large for {dtype}; store float32 or bfloat16")
-    return stored
-
-
-def load_weights(model: UnifiedModel, path: Path) -> None:
-    """Loads a safetensors file into a model whose tensors must have just these names and shapes. Raises CheckpointError."""
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as safetensors: {error}") from error
-    expected = model.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
-    if missing or unexpected or shapes:
-        first = (missing + unexpected + sorted(shapes))[0]
-        raise CheckpointError(
-            f"'{path}' holds another model: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(shapes)} of another shape (first: {first})"
-        )
-    model.load_state_dict(state)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -33,6 +33,22 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 """(values `[B, D, T]`, timesteps `[B]`) → prediction of the same shape as the target."""
 
 
+@dataclass(frozen=True)
+class ReceptiveField:
+    """How far a codec looks, in frames on either side.
+
+    A frame has its own `downsampling_ratio` samples and, with E extra frames of the spec, those of the E frames before it; so decoded
+    samples have their own frame and the E frames after it. Counted is what is looked at beyond those, on the side where it is more.
+
+    Args:
+        encode: frames whose samples `encode` looks at.
+        decode: frames that `decode` looks at.
+    """
+
+    encode: int
+    decode: int
+
+
 class Codec(nn.Module, ABC):
     """Waveform to representation and back. Group `soundomni.codecs`; no runtime arguments.
 
@@ -56,6 +72,11 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, representation: Representation) -> Tensor:
         """Decodes to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts to the length it wants."""
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """How far `encode` and `decode` look, so that long clips can be cut (see chunked.py); None takes clips whole."""
+        return None
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
         """Losses of the codec's own training. A codec without trainable parameters keeps this default, which raises TypeError."""
@@ -230,17 +251,18 @@ class Sampler(ABC):
     ) -> Tensor:
         """Starts from values `[B, D, T]` at the timestep `begin`, which are noise at 1, and returns values of that shape at timestep 0.
 
-        It takes `num_steps` steps wherever it begins. `on_step(index, values)` is called after each. A stochastic sampler draws for
-        clip b from `generators[b]` only.
+        It takes `num_steps` steps wherever it begins, and asks for predictions at timesteps above 0 alone: at 0 nothing is left to
+        predict, and a model takes what it is given there for known. `on_step(index, values)` is called after each step. A stochastic
+        sampler draws for clip b from `generators[b]` only.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One clip of a data set, as far as it is known without decoding it.
+    """One clip of a dataset, as far as it is known without decoding it.
 
     Args:
-        key: names the clip: a path, or a recipe; unique within the data set.
+        key: names the clip: a path, or a recipe; unique within the dataset.
         num_samples: length at `sample_rate`.
         sample_rate: of the file, in Hz.
         captions: what the clip may be called; empty when it has no caption.
@@ -302,7 +324,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records scalar metrics at an optimiser step."""
+        """Records scalar metrics at an optimizer step."""
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
         """Records WAV and PNG files made at this step. Ignored by default: the files stay in the run directory."""
@@ -312,14 +334,14 @@ class Tracker(ABC):
 
 
 class Optimizer(ABC):
-    """Makes the optimiser of a run. Group `soundomni.optimizers`; no runtime arguments.
+    """Makes the optimizer of a run. Group `soundomni.optimizers`; no runtime arguments.
 
-    A checkpoint keeps what the optimiser keeps for a parameter: tensors of the parameter's shape, and 0-dim counters named "step".
+    A checkpoint keeps what the optimizer keeps for a parameter: tensors of the parameter's shape, and 0-dim counters named "step".
     """
 
     @abstractmethod
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """Returns an optimiser that updates each of `parameters` and keeps nothing yet.
+        """Returns an optimizer that updates each of `parameters` and keeps nothing yet.
 
         The loop clips gradients, sets `lr` of every parameter group before each step and steps.
 

@@ -4,7 +4,7 @@
 |---|---|
 | spec.yaml | what the model is assembled from, without the run |
 | config.json | the format, what the model was trained with, and a summary |
-| model.safetensors | every weight |
+| model.safetensors | every weight; or several shards with an index, see model_weights.py |
 | tokenizer.json | text tokens |
 | README.md | the model card |
 """
@@ -23,12 +23,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.model_weights import is_weight_file, weight_files
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 
 FORMAT = 1
-SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "spec.yaml", "config.json", "model.safetensors", "README.md"
-FILES = frozenset({SPEC_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TOKENIZER_FILE})
+SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
+FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
 
 
@@ -53,9 +54,9 @@ def find_model(name: str | Path) -> Path:
     if not path.is_dir():
         near = did_you_mean(str(name), known)
         raise CheckpointError(f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{near}")
-    for file in (SPEC_FILE, WEIGHTS_FILE):
-        if not (path / file).is_file():
-            raise CheckpointError(f"'{path}' is not a model directory: it has no {file}; `soundomni export RUN` makes one")
+    if not (path / SPEC_FILE).is_file():
+        raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}; `soundomni export RUN` makes one")
+    weight_files(path)
     return path
 
 
@@ -102,8 +103,9 @@ def check_target(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
     if names and not _is_model(path):
         raise CheckpointError(f"'{path}' is not empty and not a model directory, and would be replaced; choose another directory")
-    if names - FILES:
-        raise CheckpointError(f"'{path}' also holds '{min(names - FILES)}', which would be lost; move it, or choose another directory")
+    others = {name for name in names if name not in FILES and not is_weight_file(name)}
+    if others:
+        raise CheckpointError(f"'{path}' also holds '{min(others)}', which would be lost; move it, or choose another directory")
 
 
 def _is_model(path: Path) -> bool:

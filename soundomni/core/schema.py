@@ -128,14 +128,14 @@ class SegmentTemplate:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureEntry:
-    """A data set in the mixture.
+    """A dataset in the mixture.
 
     Args:
-        source: the data set plugin.
+        source: the dataset plugin.
         tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A later layer that gives a mapping replaces
             all of it; `tasks.describe=2` sets one weight.
-        weight: how often it is drawn, against the other data sets.
-        is_mandatory: whether an empty or missing data set stops the run; otherwise it is left out and named.
+        weight: how often it is drawn, against the other datasets.
+        is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out and named.
         num_used: only the first this many items of the seeded order; -1 for all.
         max_seconds: longer clips are cut at a random place (the target of generation) or refused (understanding); None for no limit.
     """
@@ -162,7 +162,7 @@ class DataSpec:
     """What is trained on, and how it is packed.
 
     Args:
-        datasets: name → data set; null leaves out one that an earlier layer named.
+        datasets: name → dataset; null leaves out one that an earlier layer named.
         tasks: name → segments, beside the built-in tasks generate, describe, answer, continue and fill.
         tokens_per_batch: token budget of a packed batch (fixed).
         max_tokens_per_sample: longer samples are refused and reported; None means the budget.
@@ -189,7 +189,7 @@ class OptimizerSpec:
     """How gradients become updates, and how they are clipped before.
 
     Args:
-        rule: the optimiser.
+        rule: the optimizer.
         lr: peak learning rate.
         betas, eps: of Adam's moments.
         weight_decay: share of a weight, times the learning rate, that each step takes off; of matrices, not of biases and gains.
@@ -245,15 +245,16 @@ class TrainSpec:
     Args:
         run_dir: where everything of the run goes.
         target: what is trained: the "model", or the "codec" alone.
-        steps: optimiser steps.
-        batches_per_step: packed batches per optimiser step over all ranks; must be a multiple of the number of ranks.
+        steps: optimizer steps.
+        batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
         loss_weights: of "ce" and of the objective's losses by name; 1 when not named. A later layer that gives a mapping replaces all
             of it; `loss_weights.ce=2` sets one.
         ema_decay: of the averaged weights; 0 for none.
-        precision: of the forward and backward pass; parameters and optimiser are fp32.
+        precision: of the forward and backward pass; parameters and optimizer are always float32.
         activation_checkpointing: recompute each layer in the backward pass.
         compile: compile each layer.
-        log_every, save_every: steps between; `save_every` 0 saves only at the end.
+        log_every: steps between lines of metrics.
+        save_every: steps between checkpoints; 0 saves only at the end.
         keep_checkpoints: complete checkpoints to keep.
         seed: of the initial weights.
         threads: CPU threads per process; 0 leaves torch's choice.

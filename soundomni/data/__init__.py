@@ -1,4 +1,4 @@
-"""Audio files, data sets, tasks, packing and resumable loading.
+"""Audio files, datasets, tasks, packing and resumable loading.
 
 Names are imported on first use: the modules that measure sounds or read files must not wait for torch.
 """

@@ -24,7 +24,7 @@ _HEADER_THREADS = 8  # opening many small files waits on the disk or the network
 class AudioFolder(Dataset):
     """Lists a folder once, in sorted order, reading headers only. Keys are POSIX paths relative to the folder.
 
-    Where captions and questions come from is told in soundomni/data/captions.py: `<stem>.json`, `<stem>.txt`, metadata.csv and
+    Where captions and questions come from is described in soundomni/data/captions.py: `<stem>.json`, `<stem>.txt`, metadata.csv and
     metadata.jsonl. Hidden files and folders are passed over.
 
     Args:

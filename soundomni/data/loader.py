@@ -12,6 +12,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import PackedBatch
+from soundomni.data.checks import check_loading
 from soundomni.data.mixture import Mixture
 from soundomni.data.planner import Planned, Planner
 from soundomni.data.reader import ClipReader, PendingSample
@@ -22,7 +23,7 @@ _STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step is made from.
+    """What one optimizer step is made from.
 
     Args:
         batches: this rank's packed batches; one may be empty, when none of its clips could be read.
@@ -84,10 +85,7 @@ class PackedLoader(Iterator[Step]):
             raise SpecError(f"train.batches_per_step is {batches_per_step}; expected a multiple of the {world_size} ranks")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
-        if spec.workers < 0:
-            raise SpecError(f"data.workers is {spec.workers}; expected 0 or more threads")
-        if not 0.0 <= spec.skip_limit <= 1.0:
-            raise SpecError(f"data.skip_limit is {spec.skip_limit}; expected a share from 0 to 1")
+        check_loading(spec)
         self._mixture = mixture
         self._writer = writer
         self._spec = spec

@@ -1,6 +1,6 @@
-"""A mixture of data sets as one infinite, deterministic stream.
+"""A mixture of datasets as one infinite, deterministic stream.
 
-The stream is a function of the seed: draw number n picks a data set by weight, and the c-th draw from a data set picks its item,
+The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks its item,
 task and sample seed from (seed, name, c) alone. A draw is therefore named by (name, c), and the state is a handful of integers.
 """
 
@@ -19,8 +19,9 @@ import numpy as np
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.core.schema import DataSpec, Slot
+from soundomni.data.checks import check_use
 from soundomni.data.reports import check_skip_limit, name_first
-from soundomni.data.tasks import Task, build_tasks, find_task
+from soundomni.data.tasks import Task, build_tasks
 
 logger = logging.getLogger("soundomni.data")
 
@@ -36,7 +37,7 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set and how it is used; the fields are those of MixtureEntry."""
+    """A dataset and how it is used; the fields are those of MixtureEntry."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
@@ -47,13 +48,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Draw:
-    """One item drawn: the `cursor`-th of data set `source`.
+    """One item drawn: the `cursor`-th of dataset `source`.
 
     Args:
         source, cursor: name the draw.
-        epoch, index: how often the data set has been gone through, and the item's index in it.
+        epoch, index: how often the dataset has been gone through, and the item's index in it.
         item: what is known of the item.
-        task: what to do with it; None when no task of the data set suits it.
+        task: what to do with it; None when no task of the dataset suits it.
         seed: of everything random about the sample.
     """
 
@@ -67,18 +68,18 @@ class Draw:
 
     @property
     def key(self) -> str:
-        """Names the item across data sets."""
+        """Names the item across datasets."""
         return f"{self.source}:{self.item.key}"
 
 
 class Mixture:
-    """Data sets with weights, tasks and a seed. Holds no position: `stream` starts one.
+    """Datasets with weights, tasks and a seed. Holds no position: `stream` starts one.
 
     Args:
-        sources: name → data set and its use.
+        sources: name → dataset and its use.
         tasks: tasks by name; the built-in ones by default.
-        seed: of the order, the choice of data set and task, and all sample seeds.
-        left_out: data sets that could not be opened and are not mandatory.
+        seed: of the order, the choice of dataset and task, and all sample seeds.
+        left_out: datasets that could not be opened and are not mandatory.
 
     Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
     """
@@ -89,7 +90,7 @@ class Mixture:
         if seed < 0:
             raise SpecError(f"data.seed is {seed}; expected 0 or more")
         if not sources:
-            raise DataError("there is no data set to draw from" + "".join(f"; '{skip.key}': {skip.reason}" for skip in left_out))
+            raise DataError("there is no dataset to draw from" + "".join(f"; '{skip.key}': {skip.reason}" for skip in left_out))
         self.sources = dict(sources)
         self.seed = seed
         self.left_out = left_out
@@ -103,7 +104,7 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Builds the data sets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
+        """Builds the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
 
         That is one that raises DataError, is empty, or of whose files the listing found more than the share `spec.skip_limit`
         unreadable, once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
@@ -122,8 +123,8 @@ class Mixture:
                 check_skip_limit(len(unreadable), len(unreadable) + len(dataset), limit=spec.skip_limit, skips=unreadable)
             except DataError as error:
                 if entry.is_mandatory:
-                    raise DataError(f"data set '{name}': {error}") from error
-                logger.warning("data set '%s' is left out: %s", name, error)
+                    raise DataError(f"dataset '{name}': {error}") from error
+                logger.warning("dataset '%s' is left out: %s", name, error)
                 left_out.append(Skip(name, str(error), "unsuitable"))
                 continue
             _report_skipped(name, dataset)
@@ -138,12 +139,12 @@ class Mixture:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of items in use by data set."""
+        """Number of items in use by dataset."""
         return {name: len(used) for name, used in self._used.items()}
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
-        """All that the data sets found unusable while listing, with keys like those of draws."""
+        """All that the datasets found unusable while listing, with keys like those of draws."""
         return tuple(replace(skip, key=f"{name}:{skip.key}") for name, source in self.sources.items() for skip in source.dataset.skipped)
 
     @property
@@ -152,7 +153,7 @@ class Mixture:
         return sum(len(_unreadable(source.dataset)) for source in self.sources.values())
 
     def captions(self, limit: int) -> list[str]:
-        """Returns the texts of the first `limit` items in use of each data set, to learn a tokenizer from."""
+        """Returns the texts of the first `limit` items in use of each dataset, to learn a tokenizer from."""
         texts: list[str] = []
         for name, used in self._used.items():
             for index in itertools.islice(used.tolist(), limit):
@@ -161,7 +162,7 @@ class Mixture:
         return texts
 
     def draw(self, name: str, cursor: int) -> Draw:
-        """Returns the `cursor`-th draw from data set `name`."""
+        """Returns the `cursor`-th draw from dataset `name`."""
         epoch, place = divmod(cursor, len(self._used[name]))
         index = int(self._order(name, epoch)[place])
         item = self.sources[name].dataset.item(index)
@@ -172,7 +173,7 @@ class Mixture:
         return Draw(name, cursor, epoch, index, item, task, seed)
 
     def choice(self, number: int) -> str:
-        """Returns the data set of draw `number`."""
+        """Returns the dataset of draw `number`."""
         place = np.searchsorted(self._cumulative, self._random(_Purpose.CHOICE, "", number).random(), side="right")
         return self._names[min(int(place), len(self._names) - 1)]
 
@@ -230,22 +231,11 @@ class MixtureStream:
 
 
 def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tuple[Task, float], ...]:
-    """Checks how a data set is used and returns its tasks with their weights."""
-    where = f"data.datasets.{name}"
-    if not source.weight > 0:
-        raise SpecError(f"{where}.weight is {source.weight}; expected more than 0 (to leave a data set out, remove it)")
-    if source.num_used == 0 or source.num_used < -1:
-        raise SpecError(f"{where}.num_used is {source.num_used}; expected a number of items, or -1 for all")
-    if source.max_seconds is not None and not source.max_seconds > 0:
-        raise SpecError(f"{where}.max_seconds is {source.max_seconds}; expected more than 0, or null for no limit")
-    if min(source.tasks.values(), default=-1.0) < 0 or sum(source.tasks.values()) <= 0:
-        raise SpecError(f"{where}.tasks is {dict(source.tasks)}; expected weights of 0 or more that are not all 0")
+    """Checks how a dataset is used and returns its tasks with their weights."""
+    tasks = check_use(name, source, known)
     if len(source.dataset) == 0:
-        raise DataError(f"data set '{name}': it has no items")
-    try:
-        return tuple((find_task(task, known), weight) for task, weight in source.tasks.items())
-    except SpecError as error:
-        raise SpecError(f"{where}.tasks: {error}") from error
+        raise DataError(f"dataset '{name}': it has no items")
+    return tuple(tasks)
 
 
 def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
@@ -258,7 +248,7 @@ def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
 def _report_skipped(name: str, dataset: Dataset) -> None:
     skipped = dataset.skipped
     if skipped:
-        logger.warning("data set '%s': %d of %d items skipped: %s", name, len(skipped), len(skipped) + len(dataset), name_first(skipped))
+        logger.warning("dataset '%s': %d of %d items skipped: %s", name, len(skipped), len(skipped) + len(dataset), name_first(skipped))
 
 
 def _unreadable(dataset: Dataset) -> tuple[Skip, ...]:

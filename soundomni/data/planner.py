@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from soundomni.core.errors import DataError, SpecError
+from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
+from soundomni.data.checks import check_packing
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.packer import StreamPacker
 from soundomni.data.reports import Reports, name_first
@@ -60,12 +61,7 @@ class Planner:
     ) -> None:
         self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
         self._limit_name = "data.tokens_per_batch" if spec.max_tokens_per_sample is None else "data.max_tokens_per_sample"
-        if not 1 <= self._limit <= spec.tokens_per_batch:
-            raise SpecError(
-                f"data.max_tokens_per_sample is {self._limit}; expected 1 to data.tokens_per_batch, which is {spec.tokens_per_batch}"
-            )
-        if spec.lookahead < 1:
-            raise SpecError(f"data.lookahead is {spec.lookahead}; expected 1 or more")
+        check_packing(spec)
         for tasks in mixture.tasks.values():
             for task, weight in tasks:
                 if weight > 0:
@@ -88,7 +84,7 @@ class Planner:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The position in the mixture, and the packer's pool as (data set, cursor) pairs; for JSON."""
+        """The position in the mixture, and the packer's pool as (dataset, cursor) pairs; for JSON."""
         return {"mixture": self._stream.state, "pool": [[held.draw.source, held.draw.cursor] for held in self._packer.pool]}
 
     def _write_all(self) -> Iterator[Planned]:
@@ -119,7 +115,7 @@ class Planner:
         return Planned(draw, plan)
 
     def _tasks(self, source: str) -> list[Task]:
-        """Returns the tasks that a data set is really used for."""
+        """Returns the tasks that a dataset is really used for."""
         return [task for task, weight in self._mixture.tasks[source] if weight > 0]
 
     def _why_ineligible(self, draw: Draw) -> str:

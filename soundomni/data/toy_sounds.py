@@ -1,4 +1,4 @@
-"""A procedural data set of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
+"""A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
 
 Meant for tests, for learning on a laptop, and for measuring what a small model has learnt: `analysis` hears the attributes in audio
 and `toy_language` reads them in text.
@@ -123,7 +123,7 @@ class ToySounds(Dataset):
 
     def _generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.size:
-            raise IndexError(f"item {index} of a data set of {self.size}")
+            raise IndexError(f"item {index} of a dataset of {self.size}")
         return np.random.default_rng((self.seed, index))
 
     def _detune(self, index: int, recipe: Recipe) -> list[float]:

@@ -8,18 +8,26 @@ Shape letters: B clips, D latent dimensions, T frames.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import LossTerms, Query
 from soundomni.flow.flow_matching import FlowMatching, Timesteps
+
+SMALLEST = 1e-4
+"""Timestep that is divided by where t is smaller: at 0, which is what known frames have, there is no velocity."""
 
 
 class XPrediction(FlowMatching):
-    """x_t, the target and the loss of `FlowMatching`; the network's output is x̂0, of which the velocity is (x_t − x̂0) / t.
+    """x_t and the target of `FlowMatching`; the network's output is x̂0, of which the velocity is (x_t − x̂0) / t.
+
+    The loss is that of the velocity, an error of x̂0 thus weighs 1/t², but no more than 1/min_timestep². The arguments that are not
+    named here are those of `FlowMatching`.
 
     Args:
-        timesteps, mean, std, shift: as for FlowMatching.
-        min_timestep: smallest t that is divided by, which bounds the weight of nearly clean clips.
+        min_timestep: bounds the weight of nearly clean clips.
 
     Raises:
         SpecError: an argument is out of its range.
@@ -42,4 +50,9 @@ class XPrediction(FlowMatching):
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity `[B, D, T]` toward x̂0 = `output`, in at least fp32."""
         values, clean = inputs.float(), output.float()
-        return (values - clean) / timesteps[:, None].float().clamp_min(self.min_timestep)
+        return (values - clean) / timesteps[:, None].float().clamp_min(SMALLEST)
+
+    def loss(self, prediction: Tensor, query: Query) -> LossTerms:
+        """As of FlowMatching, each error of a frame times t / max(t, min_timestep)."""
+        share = (query.timesteps / query.timesteps.clamp_min(self.min_timestep))[:, None]
+        return super().loss(prediction.float() * share, replace(query, targets=query.targets.float() * share))

@@ -19,7 +19,8 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         reference, estimate: float `[C, S]` or `[S]`, of one shape.
 
     Returns:
-        the mean over channels; inf for an estimate that is a multiple of the reference, nan if a reference channel is silent.
+        the mean over channels; inf for an estimate that is a multiple of the reference, -inf for one that has nothing of it, such as
+        silence, nan if a reference channel is silent.
 
     Raises:
         ValueError: for different shapes.
@@ -29,6 +30,7 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         target = ((reference * estimate).sum(-1) / energy)[:, None] * reference
         ratio = (target**2).sum(-1) / ((estimate - target) ** 2).sum(-1)
+        ratio = np.where((estimate == 0.0).all(-1) & (energy > 0.0), 0.0, ratio)
         return float(np.mean(10.0 * np.log10(ratio)))
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded
@@ -22,7 +23,8 @@ class CodecSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Codec`.
 
     Attributes:
-        tolerance: by how much a clip encoded alone may differ from the same clip in a batch, relative above magnitude 1. Codes may not.
+        tolerance: by how much a clip encoded alone, or in chunks, may differ from the same clip in a batch, or whole, relative above
+            magnitude 1. Codes may not.
     """
 
     kind: ClassVar[str] = "codec"
@@ -153,6 +155,28 @@ class CodecSuite(ModuleSuite):
             alone = seeded(partial(_encode, codec, [samples], first_clip=clip, generators=[generator(clip)]), 2)
             message = f"clip {clip} is encoded differently alone than in a batch, with a generator of the same seed"
             self.require_close(together.values[clip, :, :frames], alone.values[0, :, :frames], self.tolerance, "generators", message)
+
+    def test_receptive_field(self) -> None:
+        """A codec that declares a `receptive_field` gives the same whole and cut into chunks with that much context."""
+        codec = self.built()
+        field, spec = codec.receptive_field, codec.spec
+        if field is None:
+            return
+        for name, frames in (("encode", field.encode), ("decode", field.decode)):
+            good = isinstance(frames, int) and frames >= 0
+            self.require(good, "receptive_field", f"receptive_field.{name} is {frames!r}, expected a number of frames from 0")
+        samples = (2 * max(field.encode, field.decode) + 4) * spec.downsampling_ratio + (spec.downsampling_ratio + 1) // 2
+        waveform, lengths = _waveform(codec, [samples], 0), torch.tensor([samples])
+        encoded = _encode(codec, [samples])
+        decoded = _decode(codec, encoded)[..., : spec.num_samples(int(encoded.lengths[0]))]
+        for chunk in (1, 3):
+            cut = encode_in_chunks(codec, waveform, lengths, chunk_frames=chunk)
+            told = f"in chunks of {chunk} frame{'s' if chunk > 1 else ''} with a context of"
+            message = f"encode {told} {field.encode} differs from encode of the whole clip"
+            self.require_close(cut.values, encoded.values[..., : cut.values.shape[-1]], self.tolerance, "receptive_field", message)
+            message = f"decode {told} {field.decode} differs from decode of the whole clip"
+            pieces = decode_in_chunks(codec, encoded, chunk_frames=chunk)
+            self.require_close(pieces, decoded, self.tolerance, "receptive_field", message)
 
     def test_round_trip(self) -> None:
         """Silence, noise and full scale are encoded and decoded to finite values."""

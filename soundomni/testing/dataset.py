@@ -1,4 +1,4 @@
-"""Conformance of data sets.
+"""Conformance of datasets.
 
 Shape letters: C audio channels, S samples.
 """
@@ -30,7 +30,7 @@ class DatasetSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Dataset:
-        """Returns the data set, of at least one item whose audio can be read."""
+        """Returns the dataset, of at least one item whose audio can be read."""
 
     def built(self, seed: int = 0) -> Dataset:
         """Returns `make()`."""
@@ -41,7 +41,7 @@ class DatasetSuite(ConformanceSuite):
         """There is an item, and the length does not change."""
         dataset = self.built()
         length = len(dataset)
-        self.require(length >= 1, "length", f"the data set has {length} items, expected at least 1")
+        self.require(length >= 1, "length", f"the dataset has {length} items, expected at least 1")
         self.require(len(dataset) == length, "length", f"the length was {length} and then {len(dataset)}, expected the same")
 
     def test_items(self) -> None:

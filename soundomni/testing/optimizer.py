@@ -1,4 +1,4 @@
-"""Conformance of optimisers."""
+"""Conformance of optimizers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = {
     "encoder.convolutions.0.weight": (3, 2, 3),
     "encoder.convolutions.0.bias": (3,),
 }
-"""Parameters as a model has them: what an optimiser may tell apart by name and by shape."""
+"""Parameters as a model has them: what an optimizer may tell apart by name and by shape."""
 SETTINGS = OptimizerSpec(lr=0.02, eps=1e-8, weight_decay=0.1)
 
 
@@ -36,7 +36,7 @@ class OptimizerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Optimizer:
-        """Returns a new optimiser plugin."""
+        """Returns a new optimizer plugin."""
 
     def built(self, seed: int = 0) -> Optimizer:
         """Returns `make()`."""
@@ -55,9 +55,9 @@ class OptimizerSuite(ConformanceSuite):
             self.require(group["lr"] == SETTINGS.lr, "groups", f"a group starts at lr {group['lr']}, expected {SETTINGS.lr}")
 
     def test_empty_state(self) -> None:
-        """A new optimiser keeps nothing yet: a checkpoint is read into it."""
+        """A new optimizer keeps nothing yet: a checkpoint is read into it."""
         kept = len(self.built().build(_parameters(), SETTINGS).state)
-        self.require(kept == 0, "empty_state", f"a new optimiser has a state for {kept} parameters, expected none")
+        self.require(kept == 0, "empty_state", f"a new optimizer has a state for {kept} parameters, expected none")
 
     def test_learns(self) -> None:
         """Steps along the gradient of a sum of squares at least halve it."""
@@ -93,7 +93,7 @@ class OptimizerSuite(ConformanceSuite):
                 self.require(moved == (name != missing), "no_gradient", f"'{name}' {_moved(moved)} in a step without '{missing}'")
 
     def test_state(self) -> None:
-        """What is kept are tensors like the parameter, and 0-dim ones named "step": another optimiser that is given them goes on alike."""
+        """What is kept are tensors like the parameter, and 0-dim ones named "step": another optimizer that is given them goes on alike."""
         first, second = _parameters(), _parameters()
         before, after = (self.built().build(parameters, SETTINGS) for parameters in (first, second))
         for _ in range(3):
@@ -110,7 +110,7 @@ class OptimizerSuite(ConformanceSuite):
             _step(before, first)
             _step(after, second)
         for name, parameter in first.items():
-            self.require_close(second[name], parameter, 0.0, "state", f"'{name}' went another way with the state of another optimiser")
+            self.require_close(second[name], parameter, 0.0, "state", f"'{name}' went another way with the state of another optimizer")
 
 
 def _parameters() -> dict[str, nn.Parameter]:

@@ -50,14 +50,14 @@ class SamplerSuite(ConformanceSuite):
         self.require(found == expected, "num_evaluations", message)
 
     def test_timesteps(self) -> None:
-        """Predictions are asked for at timesteps `[B]` within [0, 1], from 1 on and never rising."""
+        """Predictions are asked for at timesteps `[B]` in (0, 1], from 1 on and never rising."""
         asked = _asked(self.built())
         for timesteps in asked:
             shape = list(timesteps.shape)
             self.require(shape == [SHAPE[0]], "timesteps", f"timesteps of {SHAPE[0]} clips have shape {shape}, expected {[SHAPE[0]]}")
             low, high = float(timesteps.min()), float(timesteps.max())
             self.require(
-                low >= 0 and high <= 1, "timesteps", f"timesteps from {low:.4g} to {high:.4g} were asked for, expected within [0, 1]"
+                low > 0 and high <= 1, "timesteps", f"timesteps from {low:.4g} to {high:.4g} were asked for, expected above 0, at most 1"
             )
         first = float(asked[0].min())
         self.require(abs(first - 1) < 1e-6, "timesteps", f"the first prediction was asked for at timestep {first:.4g}, expected 1")

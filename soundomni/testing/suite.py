@@ -145,5 +145,5 @@ def _must_fail(method: Callable[..., Any], reason: str) -> Callable[..., Any]:
         method(*arguments, **fixtures)
 
     vars(clause)["clause_as_written"] = method
-    marked: Callable[..., Any] = pytest.mark.xfail(strict=True, reason=reason)(clause)
+    marked: Callable[..., Any] = pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)(clause)
     return marked

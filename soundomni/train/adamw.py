@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.schema import OptimizerSpec
-
-FUSED_DEVICES = ("cpu", "cuda")
+from soundomni.train.parameter_groups import adam_arguments, decaying_groups
 
 
 class AdamW(Optimizer):
@@ -20,18 +18,3 @@ class AdamW(Optimizer):
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
         """See `Optimizer.build`."""
         return torch.optim.AdamW(decaying_groups(parameters, settings), **adam_arguments(parameters, settings))
-
-
-def decaying_groups(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> list[dict[str, Any]]:
-    """Returns the parameter groups of matrices and larger, which decay, and of the rest, which do not; no empty ones."""
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def adam_arguments(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> dict[str, Any]:
-    """Returns what torch's AdamW is called with beside its groups."""
-    fused = all(p.device.type in FUSED_DEVICES for p in parameters.values())
-    return {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps, "fused": fused}

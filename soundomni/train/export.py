@@ -10,6 +10,7 @@ from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.uninitialised import uninitialised
 from soundomni.train.checkpoint import find_latest, step_of
 from soundomni.train.state import load_trained_weights
 
@@ -41,6 +42,7 @@ def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bo
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
-    model = build_model(spec.model, tokenizer=tokenizer, trust_class_paths=trust_class_paths)
+    with uninitialised():
+        model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
     load_trained_weights(model, checkpoint, average=average)
     return SoundOmni(model, spec, tokenizer, trust_class_paths=trust_class_paths), step_of(checkpoint)

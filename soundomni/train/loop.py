@@ -47,6 +47,7 @@ class Progress:
         totals: what was trained on so far, added up over steps: tokens, samples.
         skipped_steps: steps of all whose loss or gradient was not finite.
         skipped_in_a_row: of these, the last ones without a finite one between.
+        seconds: that it took, those before it was resumed included.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class Progress:
     totals: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def fit(
         if result.is_finite and ema is not None:
             ema.update(model)
         _advance(progress, step.state, world.sum_counts(step.counts), result)
+        progress.seconds = clock.seconds()
         done = progress.step >= train.steps
         if progress.step % train.log_every == 0 or done:
             hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
@@ -140,7 +143,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
-    """Makes one optimiser step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
     means: dict[str, Tensor] = {}
@@ -215,6 +218,11 @@ class _Clock:
     def __init__(self, progress: Progress) -> None:
         self._start = self._last = time.perf_counter()
         self._tokens, self._step = progress.totals.get("tokens", 0.0), progress.step
+        self._before = progress.seconds
+
+    def seconds(self) -> float:
+        """Returns the seconds of the whole run, those before it was resumed included."""
+        return self._before + time.perf_counter() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -224,13 +232,13 @@ class _Clock:
         self._last += time.perf_counter() - begun
 
     def rates(self, progress: Progress) -> dict[str, float]:
-        """Returns tokens and steps per second since the last call, and the seconds since the start."""
+        """Returns tokens and steps per second since the last call, and the seconds of the whole run."""
         now, tokens = time.perf_counter(), progress.totals.get("tokens", 0.0)
         passed = max(now - self._last, 1e-9)
         rates = {
             "tokens_per_second": (tokens - self._tokens) / passed,
             "steps_per_second": (progress.step - self._step) / passed,
-            "seconds": now - self._start,
+            "seconds": progress.seconds,
         }
         self._last, self._tokens, self._step = now, tokens, progress.step
         return rates

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.schema import OptimizerSpec
-from soundomni.train.adamw import adam_arguments, decaying_groups
+from soundomni.train.parameter_groups import adam_arguments, decaying_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Factors of x, x³ and x⁵ (Jordan et al. 2024): five turns bring singular values from anywhere in [0.01, 1] to within 0.35 of 1."""

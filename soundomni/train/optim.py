@@ -1,4 +1,4 @@
-"""The optimiser over the trained parameters, and clipping by the global norm across shards."""
+"""The optimizer over the trained parameters, and clipping by the global norm across shards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from soundomni.core.schema import OptimizerSpec
 
 
 def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths: bool = False) -> torch.optim.Optimizer:
-    """Builds the optimiser that a spec names over the trained parameters of a model.
+    """Builds the optimizer that a spec names over the trained parameters of a model.
 
     Raises:
         SpecError: every parameter is frozen.
-        PluginError: the optimiser cannot be found, or leaves parameters out.
+        PluginError: the optimizer cannot be found, or leaves parameters out.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:

@@ -20,13 +20,11 @@ import torch
 from torch import nn
 
 from soundomni.core import registry
-from soundomni.core.assembly import build_model, build_sampler
-from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.assembly import build_model
+from soundomni.core.checks import check_loss_weights
 from soundomni.core.errors import CheckpointError, DataError, SpecError, UnreadableAudioError
-from soundomni.core.guidance import check_guidance
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
-from soundomni.core.limits import check_scale
 from soundomni.core.model import UnifiedModel
 from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
@@ -38,6 +36,7 @@ from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.data.writer import SampleWriter
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
+from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
@@ -50,7 +49,7 @@ from soundomni.train.state import RunState
 from soundomni.train.validation import KnownClip, Validation, make_and_describe, reconstruct
 
 TOKENIZER_TEXTS = 20_000
-"""Items of each data set whose texts a tokenizer is learnt from."""
+"""Items of each dataset whose texts a tokenizer is learnt from."""
 CLIP_TASK = "codec-clip"
 """The task of a run that trains a codec: the clip alone."""
 FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
@@ -134,10 +133,7 @@ def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpe
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
-    check_train(train)
-    check_guidance(spec.guidance)
-    check_scale(spec.guidance.scale)
-    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
+    check_spec(spec, trust_class_paths=trust_class_paths)
     if train.target == "codec":
         entries: dict[str, MixtureEntry | None] = {
             name: dataclasses.replace(entry, tasks={CLIP_TASK: 1.0}) for name, entry in data.datasets.items() if entry
@@ -155,7 +151,7 @@ def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest
     random.seed(train.seed)
     mixture = Mixture.open(data, dataset)
     tokenizer = _tokenizer(spec, mixture, world, Path(train.run_dir), latest=latest)
-    model = build_model(spec.model, tokenizer=tokenizer, trust_class_paths=trust_class_paths, seed=train.seed)
+    model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths, seed=train.seed)
     loader = PackedLoader(
         mixture=mixture,
         writer=_writer(spec, data, model, tokenizer),
@@ -317,7 +313,7 @@ def _validation(
 
 
 def _known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
-    """Returns the first `count` readable clips of the data sets, in their order."""
+    """Returns the first `count` readable clips of the datasets, in their order."""
     clips: list[KnownClip] = []
     for source in mixture.sources.values():
         for index in range(len(source.dataset)):

@@ -53,7 +53,7 @@ class RunState:
         The random state of each rank is restored when the number of ranks is the same. Otherwise it starts from the step.
 
         Raises:
-            CheckpointError: it is of another model or optimiser.
+            CheckpointError: it is of another model or optimizer.
         """
         reshard(self.model)
         state = read_state(path)
@@ -85,7 +85,7 @@ class RunState:
                 yield f"{OPTIMIZER}{name}/{key}", value
 
     def _make_optimizer_state(self, reader: ShardReader) -> None:
-        """Gives a fresh optimiser the entries that the checkpoint has, to be filled: moments like the parameter, and 0-dim counters."""
+        """Gives a fresh optimizer the entries that the checkpoint has, to be filled: moments like the parameter, and 0-dim counters."""
         parameters = dict(self.model.named_parameters())
         fused = {p for group in self.optimizer.param_groups if group.get("fused") for p in group["params"]}
         for full_name in reader.names:
@@ -93,7 +93,7 @@ class RunState:
                 continue
             name, _, key = full_name.removeprefix(OPTIMIZER).rpartition("/")
             if name not in parameters:
-                raise CheckpointError(f"'{reader.directory}' is of another model: it has an optimiser state for '{name}'")
+                raise CheckpointError(f"'{reader.directory}' is of another model: it has an optimizer state for '{name}'")
             parameter = parameters[name]
             if reader.shape(full_name) == tuple(parameter.shape) and key != "step":
                 value = torch.zeros_like(parameter, requires_grad=False)

@@ -20,7 +20,7 @@ class Batch(Protocol):
 
 
 class Step(Protocol):
-    """What one optimiser step is made of.
+    """What one optimizer step is made of.
 
     Args:
         batches: this rank's micro-batches; as many on every rank.

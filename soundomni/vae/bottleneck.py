@@ -27,7 +27,7 @@ class DiagonalGaussian:
 
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> DiagonalGaussian:
-        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4; in float32 at least, half precision rounds the least away."""
+        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4; in float32 at least, as bfloat16 rounds the least away."""
         mean, scale = parameters.to(torch.promote_types(parameters.dtype, torch.float32)).chunk(2, dim=1)
         return cls(mean, functional.softplus(scale) + LEAST_STD)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Codec
+from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
 
@@ -84,6 +84,11 @@ class MDCTCodec(Codec):
     def spec(self) -> RepresentationSpec:
         """Of the latents; the last frame only closes the overlap."""
         return self._spec
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """A frame is made of its two blocks of M samples and nothing else, and a block of its two frames."""
+        return ReceptiveField(encode=0, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Codec, LossTerms
+from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
+from soundomni.vae.receptive_field import input_span
 from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
 from soundomni.vae.weights import load_strict
 
@@ -94,6 +95,14 @@ class OobleckCodec(Codec):
     def spec(self) -> RepresentationSpec:
         """Of the latents."""
         return self._spec
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """8 frames of the encoder and 10 of the decoder with Stable Audio's strides."""
+        ratio = self._spec.downsampling_ratio
+        first_sample, last_sample = input_span(self.encoder, 0, 0)
+        first_frame, last_frame = input_span(self.decoder, 0, ratio - 1)
+        return ReceptiveField(encode=max(-(first_sample // ratio), last_sample // ratio), decode=max(-first_frame, last_frame))
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""

@@ -45,11 +45,11 @@ def demo(tiny_spec: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
 def test_the_page_is_beside_what_it_shows(demo: Path) -> None:
     html = (demo / "index.html").read_text(encoding="utf-8")
     for folder in ("generated", "generated-model", "heard"):
-        for wav in (demo / folder).glob("*.wav"):
-            assert base64.b64encode(wav.read_bytes()).decode() in html and f"{folder}/{wav.name}" in html
-    assert len(list((demo / "generated-model").glob("*.wav"))) == len(PROMPTS)
-    assert len(list((demo / "heard").glob("*.wav"))) == 5
-    assert not (demo / "heard-model").exists()  # both models were trained on the same clips
+        for wav in (demo / "clips" / folder).glob("*.wav"):
+            assert base64.b64encode(wav.read_bytes()).decode() in html and f"clips/{folder}/{wav.name}" in html
+    assert len(list((demo / "clips" / "generated-model").glob("*.wav"))) == len(PROMPTS)
+    assert len(list((demo / "clips" / "heard").glob("*.wav"))) == 5
+    assert not (demo / "clips" / "heard-model").exists()  # both models were trained on the same clips
     assert len(html) < 6e6
     assert not list(demo.glob(".index*"))
 
@@ -247,7 +247,7 @@ def test_print_has_the_words_and_names_the_files(browser: Any, demo: Path) -> No
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "paperWidth": 8.27, "paperHeight": 11.69})
     words = "".join(pdf_text(base64.b64decode(printed["data"])).split())
-    for text in (*PROMPTS, "generated/000-a-loud-sine-tone-at-a4.wav", "How it was made"):
+    for text in (*PROMPTS, "clips/generated/000-a-loud-sine-tone-at-a4.wav", "How it was made"):
         assert "".join(text.split()) in words
 
 

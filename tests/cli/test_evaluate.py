@@ -182,7 +182,7 @@ def test_a_list_is_measured_whole_and_says_what_it_was_made_with(
     made = scores["made_with"]
     assert len(made["model"]["sha256"]) == len(made["data"]["sha256"]) == 64 and made["model"]["name"] == str(tiny_model)
     assert made["data"]["list"] == str(path) and made["data"]["dataset"]["init_args"]["seed"] == 5
-    assert (made["seed"], made["steps"], made["guidance"], made["device"]) == (7, 3, 1.5, "cpu")
+    assert (made["seed"], made["steps"], made["guidance"]["scale"], made["device"]) == (7, 3, 1.5, "cpu")
     assert made["sampler"]["class_path"] == "euler" and {"python", "torch", "numpy", "soundomni"} <= made["versions"].keys()
     assert result(*arguments) == scores
 

@@ -84,6 +84,10 @@ def test_help_lists_every_command(run):
         assert all(f"  {name} " in out and text in out for name, text in cli.COMMANDS.items())
 
 
+def test_help_of_an_action_keeps_its_capitals(run):
+    assert "Print a spec as YAML with every default filled in. Overrides:" in " ".join(run("spec", "print", "--help")[1].split())
+
+
 def test_version(run):
     assert run("--version") == (0, f"soundomni {__version__}\n", "")
 
@@ -181,6 +185,12 @@ def test_plugins_show(run, spec):
     _, out, _ = run("plugins", "show", "connector", "linear", "--json")
     assert json.loads(out)["runtime_args"] == ["token_dim", "hidden_dim", "generates"]
     assert "cannot be imported" in error_of(run("plugins", "show", "codec", "lost"))
+
+
+def test_plugins_show_describes_inherited_arguments(run):
+    for kind, name in (("sampler", "heun"), ("objective", "x-prediction")):
+        shown = json.loads(run("--json", "plugins", "show", kind, name)[1])["init_args"]
+        assert len(shown) >= 2 and all(argument["description"] for argument in shown), name
 
 
 def test_spec_validate(run, spec):

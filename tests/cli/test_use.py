@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
 from soundomni.cli.main import main
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.hub import Audio
+from soundomni.data.audio import read_audio
 
 
 def test_training_leaves_everything_a_run_is(tiny_run: Path) -> None:
@@ -73,6 +75,26 @@ def test_a_grid_makes_every_combination(tiny_model: Path, tmp_path: Path, result
     assert len(made) == 16 == len({(c["prompt"], c["guidance"], c["steps"], c["seed"]) for c in made})
     log = [json.loads(line) for line in (tmp_path / "out" / "prompts.jsonl").read_text().splitlines()]
     assert [line["file"] for line in log] == [Path(clip["files"][0]).name for clip in made]
+
+
+def test_what_a_grid_leaves_out_is_as_the_options_say(tiny_model: Path, tmp_path: Path, result: Any) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("prompt: [noise, clicks]\nsteps: [1, 2]\n")
+    options = ("--seconds", "0.25", "--steps", "9", "--guidance", "2.5", "--seed", "7", "--negative", "a tone")
+    made = result("generate", "--model", tiny_model, "--grid", grid, *options, "--no-pictures", "--out", tmp_path / "out")["clips"]
+    assert [clip["steps"] for clip in made] == [1, 1, 2, 2]
+    assert {(c["seconds"], c["guidance"], c["seed"], c["negative"]) for c in made} == {(0.25, 2.5, 7, "a tone")}
+
+
+def test_a_clip_beyond_full_scale_is_written_quieter_and_that_is_said(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = np.full((1, 800), 2.0, dtype=np.float32)
+    monkeypatch.setattr(SoundOmni, "generate", lambda self, prompts, **given: [Audio(loud, 8000)] * len(prompts))
+    assert main(["generate", "--model", str(tiny_model), "--prompt", "noise", "--no-pictures", "--out", str(tmp_path)]) == 0
+    assert "000-noise.wav: went beyond full scale, and is written 6.0 dB quieter" in capsys.readouterr().err
+    assert json.loads((tmp_path / "prompts.jsonl").read_text())["gain"] == 0.5
+    assert np.abs(soundfile.read(tmp_path / "000-noise.wav")[0]).max() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_files_are_the_result_on_stdout(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,12 +183,33 @@ def test_describe_says_something_of_each_file(tiny_model: Path, wav: Path, resul
     assert len(heard) == 2 and heard[0]["text"] == heard[1]["text"]
     asked = result("describe", wav, "--model", tiny_model, "--question", "how many events?", "--max-tokens", "3")
     assert asked["question"] == "how many events?"
+    model = SoundOmni.from_pretrained(tiny_model)
+    clip = Audio(*read_audio(wav))
+    texts = [model.describe([clip], question="how many events?", max_new_tokens=most)[0] for most in (3, 4)]
+    assert asked["heard"][0]["text"] == texts[0] != texts[1]
 
 
 def test_reconstruct_measures_an_invertible_codec(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:
     row = result("reconstruct", wav, "--model", tiny_model, "--out", tmp_path / "out")["files"][0]
     assert row["si_sdr"] > 60
     assert soundfile.info(row["out"]).samplerate == 8000
+
+
+def test_reconstruct_in_chunks_writes_the_same_file(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:
+    whole, cut = (result("reconstruct", wav, "--model", tiny_model, "--out", tmp_path / n, "--chunk", n)["files"][0] for n in ("9", "0.05"))
+    assert whole["out"] != cut["out"] and whole["si_sdr"] > 60 and cut["si_sdr"] > 60
+    made, again = (soundfile.read(row["out"], dtype="int16")[0].astype(int) for row in (whole, cut))
+    assert made.shape == again.shape and np.abs(made - again).max() <= 1
+
+
+def test_a_codec_that_takes_clips_whole_reconstructs_them_and_is_not_cut(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SoundOmni.from_pretrained(tiny_model)
+    clip = Audio(np.sin(np.arange(900, dtype=np.float32) / 9)[None], 8000)
+    cut = model.reconstruct(clip, chunk_seconds=0.02)
+    monkeypatch.setattr(type(model.model.codec), "receptive_field", None)
+    assert np.allclose(model.reconstruct(clip).waveform, cut.waveform, atol=1e-5)
+    with pytest.raises(SpecError, match="declares no receptive_field"):
+        model.reconstruct(clip, chunk_seconds=0.02)
 
 
 def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) -> None:
@@ -209,7 +252,16 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
     assert message in fails("generate", "--model", tiny_model, *arguments)
 
 
-WRONG_GRIDS = ("seconds: 1", "prompt: [1]", "prompt: a\nstep: 3", "prompt: a\nseed: true", "prompt: a\nseconds: null", "- a", "prompt: [a")
+WRONG_GRIDS = (
+    "seconds: 1",
+    "prompt: [1]",
+    "prompt: a\nstep: 3",
+    "prompt: a\nseed: true",
+    "prompt: a\nseconds: null",
+    "- a",
+    "prompt: [a",
+    "prompt: []",
+)
 
 
 @pytest.mark.parametrize("text", WRONG_GRIDS)
@@ -235,7 +287,10 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
         (["describe", "WAV", "--device", "gpu"], "no device 'gpu'"),
         (["describe", "WAV", "--question", "how many events? " * 100], "shorten the question"),
+        (["describe", "WAV", "--question", " "], "an empty question was given"),
         (["reconstruct", "WAV", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["reconstruct", "WAV", "--chunk", "0"], "seconds must be above 0"),
+        (["reconstruct", "WAV", "--chunk", "nan"], "seconds must be above 0"),
         (["evaluate", "--device", "gpu"], "no device 'gpu'"),
         (["evaluate", "--seed=-3"], "a seed must be from 0"),
         (["evaluate", "--limit", "0"], "--limit must be at least 1"),
@@ -363,7 +418,7 @@ def test_damaged_and_foreign_weights_are_refused(tiny_model: Path, tmp_path: Pat
     weights = copy / "model.safetensors"
     state = load_file(weights)
     save_file({**state, "extra": torch.zeros(1)}, weights)
-    assert "holds another model: 0 tensors missing, 1 unexpected" in fails("generate", "--model", copy, "--prompt", "x")
+    assert "of another model: 0 tensors missing, 1 unexpected" in fails("generate", "--model", copy, "--prompt", "x")
     save_file(dict(list(state.items())[1:]), weights)
     assert "1 tensors missing" in fails("generate", "--model", copy, "--prompt", "x")
     weights.write_bytes((tiny_model / "model.safetensors").read_bytes()[:-100])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from soundomni.core import interfaces, registry
+from soundomni.core.constructors import argument_texts
 from soundomni.core.errors import PluginError, SpecError
 from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot, Spec
 
@@ -261,6 +262,30 @@ def test_a_plugin_without_a_constructor_takes_nothing(samplers):
 def test_a_dataclass_is_a_plugin_with_its_default_factories(samplers):
     assert registry.validate_init_args("sampler", Slot("factory")) == {"orders": [1, 2]}
     assert registry.build("sampler", Slot("factory", {"orders": [3]})).orders == [3]
+
+
+def test_an_argument_is_described_by_the_nearest_class_that_names_it():
+    class Base:
+        """A base.
+
+        Args:
+            size, shift: of the base.
+        """
+
+    class Child(Base):
+        """A child.
+
+        Args:
+            shift: of the child,
+                on two lines.
+        """
+
+    class Silent(Child):
+        pass
+
+    for cls in (Child, Silent):
+        assert argument_texts(cls) == {"size": "of the base.", "shift": "of the child, on two lines."}
+    assert argument_texts(Base) == {"size": "of the base.", "shift": "of the base."}
 
 
 def test_a_connector_must_take_what_the_assembly_passes(install):

@@ -405,7 +405,7 @@ def test_schema_describes_keys_plugins_and_defaults():
     assert model["properties"]["codec"]["$ref"] == "#/$defs/codec"
     assert model["properties"]["latent_positions"]["enum"] == ["shared", "advance"]
     train = schema["properties"]["train"]["anyOf"][0]["properties"]
-    assert train["steps"] == {"description": "optimiser steps.", "type": "integer", "default": 1000}
+    assert train["steps"] == {"description": "optimizer steps.", "type": "integer", "default": 1000}
     assert train["trackers"]["items"] == {"$ref": "#/$defs/tracker"}
     choices = {c["properties"]["class_path"].get("const"): c for c in schema["$defs"]["codec"]["anyOf"] if "properties" in c}
     small, large = choices["small"]["properties"]["init_args"], choices["large"]["properties"]["init_args"]

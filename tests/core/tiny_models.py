@@ -34,7 +34,7 @@ def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec
 
 def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
     """A tiny model in float64 whose every parameter is random, the outputs that start at zero included."""
-    model = build_model(model_spec(router, positions), tokenizer=TOKENIZER, seed=1)
+    model = build_model(model_spec(router, positions), vocab_size=TOKENIZER.vocab_size, seed=1)
     torch.manual_seed(0)
     clips = torch.randn(4, 1, 160)
     model.normalizer.fit([model.codec.encode(clips, torch.full((4,), 160))])

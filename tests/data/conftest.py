@@ -1,4 +1,4 @@
-"""Small real parts for the tests of tasks, mixtures and loading: an in-memory data set, a tokenizer, a writer."""
+"""Small real parts for the tests of tasks, mixtures and loading: an in-memory dataset, a tokenizer, a writer."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ class Ramps(Dataset):
 
 @pytest.fixture(scope="session")
 def ramps():
-    """Returns the class of an in-memory data set."""
+    """Returns the class of an in-memory dataset."""
     return Ramps
 
 

@@ -39,7 +39,7 @@ def mixture_of(dataset, *, tasks=None, max_seconds=None, **others):
 
 @pytest.fixture
 def mixture(ramps):
-    """Two data sets of clips of many lengths."""
+    """Two datasets of clips of many lengths."""
     return mixture_of(ramps(lengths=range(500, 8000, 333)), more=ramps(lengths=[4000] * 7, rate=11025, channels=2))
 
 

@@ -1,4 +1,4 @@
-"""Mixtures: weights, order, tasks, state, and data sets that do not open."""
+"""Mixtures: weights, order, tasks, state, and datasets that do not open."""
 
 import json
 import logging
@@ -127,7 +127,7 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
         if slot.class_path == "missing":
             raise DataError("no folder 'x'")
         if slot.class_path == "unknown":
-            raise PluginError("unknown data set")
+            raise PluginError("unknown dataset")
         return Skipping(lengths=[1000] * slot.init_args["size"])
 
     def spec(**paths):
@@ -143,11 +143,11 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
     assert mixture.sizes == {"must3": 3} and mixture.num_unlisted == 0
     assert [(skip.key, skip.kind) for skip in mixture.skipped] == [(f"must3:s{i}", "no caption") for i in range(5)]
     assert [(skip.key, skip.reason) for skip in mixture.left_out] == [("may1", "no folder 'x'"), ("may0", "it has no items")]
-    assert "data set 'may1' is left out: no folder 'x'" in caplog.text
+    assert "dataset 'may1' is left out: no folder 'x'" in caplog.text
     assert "5 of 8 items skipped: s0: it has no caption" in caplog.text and "and 2 more" in caplog.text
-    with pytest.raises(DataError, match="data set 'must1': no folder"):
+    with pytest.raises(DataError, match="dataset 'must1': no folder"):
         Mixture.open(spec(must1="missing"), make)
-    with pytest.raises(DataError, match="no data set to draw from; 'may1': no folder 'x'"):
+    with pytest.raises(DataError, match="no dataset to draw from; 'may1': no folder 'x'"):
         Mixture.open(spec(may1="missing"), make)
     with pytest.raises(PluginError):
         Mixture.open(spec(may1="unknown"), make)
@@ -174,7 +174,7 @@ def open_folder(root, *, is_mandatory=True, **changes):
 
 def test_a_folder_of_garbage_stops_the_run(tmp_path):
     root = folder_of(tmp_path / "sounds", good=5, garbage=45)
-    with pytest.raises(DataError, match="data set 'mine': 45 of 50 clips could not be read, more than data.skip_limit = 0.1") as caught:
+    with pytest.raises(DataError, match="dataset 'mine': 45 of 50 clips could not be read, more than data.skip_limit = 0.1") as caught:
         open_folder(root)
     message = str(caught.value)
     assert all(f"{i:02}.wav: cannot read" in message for i in (5, 6, 7)) and "and 42 more" in message and "\n" not in message

@@ -23,6 +23,13 @@ from soundomni.data.analysis import analyse
 from soundomni.data.toy_sounds import ToySounds
 
 SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
+ROWS = (
+    ("prompts made with every attribute right", "generated", "right"),
+    ("attributes of what was made", "generated", "attributes"),
+    ("clips described with every attribute right", "described", "right"),
+    ("attributes described", "described", "attributes"),
+    ("questions answered", "answered", "right"),
+)
 NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
 
 
@@ -58,11 +65,11 @@ def test_it_is_small_and_assembled_as_the_shipped_spec_says(nano: SoundOmni) -> 
 def test_the_card_says_what_evaluate_printed() -> None:
     card = (SHIPPED / "nano" / "README.md").read_text(encoding="utf-8")
     cells = {row[0]: row[1:] for row in (re.split(r" *\| *", line.strip("| ")) for line in card.splitlines() if line.startswith("| "))}
-    names = list(SCORES)
-    assert cells["prompts made with every attribute right"][: len(names) - 1] == [
-        written("right", SCORES[name]["generated"]["right"]) for name in names[:-1]
-    ]
-    assert cells["questions answered"] == [written("right", SCORES[name]["answered"]["right"]) for name in names]
+    for label, task, key in ROWS:
+        assert cells[label] == [written(key, found[task][key]) if task in found else "" for found in SCORES.values()], label
+    for task in ("generated", "described", "answered", "reconstructed"):
+        for name, value in SCORES["new-combinations"][task].items():
+            assert f"| {task} | {name} | {written(name, value)} |" in card
     weights = hashlib.sha256((SHIPPED / "nano" / "model.safetensors").read_bytes()).hexdigest()
     assert {score["made_with"]["model"]["sha256"] for score in SCORES.values()} == {weights}
 
@@ -100,8 +107,15 @@ def test_continuing_has_no_seam(nano: SoundOmni) -> None:
     def steps(sounds: list[Audio]) -> np.ndarray:
         return np.asarray([abs(level(c.waveform[0, join : join + width]) - level(c.waveform[0, join - width : join])) for c in sounds])
 
+    def clicks(sounds: list[Audio]) -> np.ndarray:
+        """The largest bend of the waveform around the join against the largest of 30 ms before."""
+        bends = [np.abs(np.diff(c.waveform[0], 2)) for c in sounds]
+        return np.asarray([b[join - 64 : join + 192].max() / b[join - 64 - width : join - 64].max() for b in bends])
+
     assert np.median(steps(made)) < np.median(steps(clips)) + 1.0
     assert np.quantile(steps(made), 0.9) < np.quantile(steps(clips), 0.9) + 3.0
+    assert np.median(clicks(made)) < 1.5 * np.median(clicks(clips))
+    assert np.quantile(clicks(made), 0.9) < 2.0 * np.quantile(clicks(clips), 0.9)
 
 
 @pytest.mark.long

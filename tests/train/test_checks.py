@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from tiny_spec import TEXT, tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.cli.train import EXISTING
 from soundomni.core.checks import check_loss_weights, check_train
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
+from soundomni.core.registry import load
 from soundomni.core.schema import TrainSpec
+from soundomni.train.checks import check_spec
 from soundomni.train.run import run_training
 from soundomni.train.run_directory import Existing
 
@@ -101,6 +104,15 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("guidance.scale=.nan", SpecError, "guidance scale"),
         ("train.validation.seconds=0", SpecError, "train.validation.seconds"),
         ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),
+        ("train.optimizer.rule={class_path: muon, init_args: {momentum: 1}}", SpecError, "momentum"),
+        ("train.loss_weights.velocty=1", SpecError, "Did you mean 'velocity'"),
+        ("model.freeze=[undd]", SpecError, "no part 'undd'"),
+        ("model.backbone.num_heads=5", SpecError, "expected a multiple of num_heads, which is 5"),
+        ("model.codec.frame_size=0", SpecError, "frame_size"),
+        ("model.encoder=null", SpecError, "go together"),
+        ("data.max_tokens_per_sample=999", SpecError, "expected 1 to data.tokens_per_batch, which is 192"),
+        ("data.workers=-1", SpecError, "data.workers"),
+        ("data.datasets.toys.tasks={generat: 1}", SpecError, "Did you mean 'generate'"),
     ],
 )
 def test_what_validation_uses_is_checked_before_anything_is_written(
@@ -109,6 +121,19 @@ def test_what_validation_uses_is_checked_before_anything_is_written(
     with pytest.raises(error, match=message):
         run_training(tiny_spec(tmp_path / "run", "train.validation.every=1", override))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plugin_that_needs_memory_is_told_and_checked_when_it_is_built(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reads(load("router", "modality")):  # type: ignore[misc]
+        def __init__(self) -> None:
+            torch.ones(()).item()
+
+    monkeypatch.setattr("soundomni.experts.modality.ModalityRouter", Reads)
+    with caplog.at_level("INFO", logger="soundomni"):
+        check_spec(tiny_spec(tmp_path / "run"))
+    assert "sizes are not checked beforehand" in caplog.text
 
 
 def test_the_option_for_existing_runs_has_the_choices_of_a_run() -> None:

@@ -164,7 +164,7 @@ def test_a_codec_is_trained_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == sorted(f"{stem}.{kind}" for stem in stems for kind in ("png", "wav"))
     arguments = {**spec.model.codec.init_args, "weights": str(run_dir / "codec.safetensors")}
     codec = build("codec", Slot(spec.model.codec.class_path, arguments))
-    model = build_model(spec.model, tokenizer=TextTokenizer.load(run_dir))
+    model = build_model(spec.model, vocab_size=TextTokenizer.load(run_dir).vocab_size)
     load_trained_weights(model.codec, run_dir / "checkpoints" / "step-00000024", prefix="codec.")
     assert all(torch.equal(p, q) for p, q in zip(codec.parameters(), model.codec.parameters(), strict=True))
 

@@ -13,8 +13,11 @@ from soundomni.cli.page.sounds import judge, show_sound
 
 if TYPE_CHECKING:
     from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.schema import Spec
     from soundomni.data.toy_sounds import ToySounds
 
+CLIPS = "clips"
+"""The folder whose contents are made anew each time."""
 HEARD = 6
 MEASURE_SEED = 0
 ERROR_RATES = ("wer", "cer")
@@ -29,13 +32,15 @@ class Contender:
         name: the heading of its columns.
         folder: added to the names of its folders.
         model: ready for use.
-        unseen: new clips, those that it is measured on.
+        unseen: clips that it is measured on.
+        data: the spec that says what it was trained on; None where that is not known.
     """
 
     name: str
     folder: str
     model: SoundOmni
     unseen: ToySounds
+    data: Spec | None
 
     @property
     def kind(self) -> str:
@@ -55,7 +60,7 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
     for one in contenders:
         note(f"\ngenerated: {one.name}")
         requests = [Request(prompt=prompt, seconds=one.unseen.seconds, seed=i) for i, prompt in enumerate(prompts)]
-        folder = _emptied(out / f"generated{one.folder}")
+        folder = _emptied(out / CLIPS / f"generated{one.folder}")
         column = []
         for request, files in generate_files(one.model, requests, folder, batch=len(requests), pictures=True):
             recipe = parse_caption(request.prompt)
@@ -75,7 +80,7 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
         first = own[0]
         names = tuple(one.name for one in own)
         note(f"\nheard: {first.kind}")
-        clips = _hear(own, first.unseen, _emptied(out / f"heard{first.folder}"), out)
+        clips = _hear(own, first.unseen, _emptied(out / CLIPS / f"heard{first.folder}"), out)
         for clip in clips:
             said = ", ".join(f"{name}: {words.text or 'nothing'}" for name, words in zip(names, clip.said, strict=True))
             note(f"  {clip.sound.file}  {said}  (it is: {clip.truth})")
@@ -114,17 +119,15 @@ def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
 
 
 def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
-    """Reads how a finished run went from its metrics. Its seconds begin anew each time that it was resumed."""
+    """Reads how a finished run went from its metrics."""
     from soundomni.train.metrics import FILE_NAME, read_metrics
 
     entries = list(read_metrics(run_dir / FILE_NAME))
-    seconds = [float(entry["seconds"]) for entry in entries]
-    ends = [now for now, later in zip(seconds, [*seconds[1:], 0.0], strict=True) if later < now]
     losses = sorted({name for entry in entries for name in entry if name.startswith("loss/")})
     return Training(
         spec=spec,
         steps=entries[-1]["step"],
-        seconds=sum(ends),
+        seconds=float(entries[-1]["seconds"]),
         samples=round(entries[-1]["samples"]),
         earlier=earlier,
         curves={name.removeprefix("loss/"): tuple((entry["step"], entry.get(name)) for entry in entries) for name in losses},
@@ -149,6 +152,12 @@ def _emptied(folder: Path) -> Path:
 
 
 def _list(one: Contender) -> str:
+    from soundomni.cli.demo import toy_entries
+
+    if one.data is None:
+        return f"{len(one.unseen)} {one.kind}; whether it was trained on them is not known here"
+    if any(entry.source.init_args.get("held_out", "exclude") != "exclude" for entry in toy_entries(one.data)):
+        return f"{len(one.unseen)} new {one.kind}"
     new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
     return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
 

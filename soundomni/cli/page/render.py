@@ -215,8 +215,8 @@ def _axes(sound: Sound) -> str:
 
 def _heard(report: Report) -> str:
     text = (
-        "<p>New clips, synthesised from a seed that training did not use. Each is shown with what it is and, below the player, what was "
-        "said of it. A model listens to the first clips of the list that it is measured on.</p>"
+        "<p>Clips synthesised from a seed that the training here did not use. Each is shown with what it is and, below the player, what "
+        "was said of it. A model listens to the first clips of the list that it is measured on.</p>"
     )
     return text + "".join(_listening(listening) for listening in report.listening)
 
@@ -257,7 +257,7 @@ def _measured(models: tuple[Model, ...]) -> str:
         title = TASKS.get(task, task)
         bodies.append(f'<tbody><tr><th class="task" scope="rowgroup" colspan="{len(models) + 1}">{escape(title)}</th></tr>{rows}</tbody>')
     return (
-        "<p>The same marks, counted over more clips: a list of new ones for each model.</p>"
+        "<p>The same marks, counted over more clips: a list for each model.</p>"
         f'<ul class="lists">{lists}</ul>'
         '<div class="card sheet"><table class="scores"><caption>Percentages are shares that are right, but for error rates. Beside a share '
         "are its 95 % interval and how many it is of.</caption>"

@@ -34,7 +34,7 @@ def plan_attention(
         stored: where its tokens lie.
         device: of the queries.
         executor: one of EXECUTORS. "auto" takes merged on the CPU; on CUDA varlen where its kernels fit, otherwise flex.
-        dtype: of the queries: the varlen kernels take half precision only.
+        dtype: of the queries: the varlen kernels take float16 and bfloat16 only.
 
     Raises:
         SpecError: the executor is unknown, or can't run here; the message says why.

@@ -104,7 +104,7 @@ class VarlenPlan:
         self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one half precision dtype, h a multiple of h_kv → `[P, h, d]`."""
+        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv → `[P, h, d]`."""
         out = torch.zeros_like(query)
         if not self._calls:  # nothing to attend to: the parameters behind q, k and v still take part in the backward pass
             return out + 0.0 * (query.sum() + key.sum() + value.sum())

@@ -1,0 +1,36 @@
+"""`soundomni import`: checkpoints of others as parts of our models. Each kind of checkpoint has a file of its own.
+
+The name of this module is a keyword, so no import statement can name it; commands are imported by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from types import ModuleType
+
+HELP = "turn weights that others made into parts that a spec can name"
+
+KINDS = {"stable-audio-vae": "soundomni.cli.import_stable_audio_vae"}
+"""Kind of checkpoint → its module, which has HELP, `configure` and `run` as the file of a command has."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the kinds."""
+    actions = parser.add_subparsers(dest="kind", required=True, metavar="|".join(KINDS))
+    for kind in KINDS:
+        module = _module(kind)
+        module.configure(actions.add_parser(kind, help=module.HELP, description=f"{module.HELP[0].upper()}{module.HELP[1:]}."))
+
+
+def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    """Imports a checkpoint of the kind that was named."""
+    from soundomni.cli.arguments import refuse_overrides
+
+    refuse_overrides(overrides, "import")
+    status: int = _module(args.kind).run(args)
+    return status
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(KINDS[kind])

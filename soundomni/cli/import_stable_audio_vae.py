@@ -1,0 +1,86 @@
+"""`soundomni import stable-audio-vae`: an autoencoder of Stable Audio as a codec."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from soundomni.core.interfaces import Codec
+
+HELP = "Stable Audio's autoencoder, of stable-audio-tools or diffusers, as the codec oobleck"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
+    parser.add_argument("--config", metavar="JSON", help="its config; otherwise one beside it, or the sizes of the tensors")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
+    parser.add_argument("--check", metavar="FILE", help="audio file to encode and decode with the result, and to measure")
+    parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    from soundomni.cli.output import emit
+    from soundomni.core.model_directory import replacing
+    from soundomni.data.audio import read_audio
+    from soundomni.vae.oobleck import OobleckCodec
+    from soundomni.vae.stable_audio import REPORT_FILE, WEIGHTS_FILE, import_stable_audio_vae, write_codec
+
+    out = _new_directory(args.out)
+    clip = read_audio(args.check) if args.check else None
+    imported = import_stable_audio_vae(args.source, config=args.config)
+    measured = None
+    with replacing(out) as folder:
+        report = write_codec(imported, folder, final=out, licence=args.license)
+        if clip is not None:  # with what was written, not with what was read
+            measured = _measure(OobleckCodec(**imported.config.init_args, weights=str(folder / WEIGHTS_FILE)), *clip)
+    keys = report["keys"]
+    counts = {name: len(keys[name]) for name in ("used", "unused")}
+    result = {name: report[name] for name in ("kind", "layout", "parameters", "codec", "notes")} | {"out": str(args.out), "keys": counts}
+    if measured is not None:
+        result["check"] = {"file": str(args.check), **measured}
+    lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
+    lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
+    if measured is not None:
+        distances = f"STFT {measured['stft_distance']}  mel {measured['mel_distance']} dB"
+        lines.append(f"{args.check}  SI-SDR {measured['si_sdr']} dB  {distances}")
+    emit(args, result, text="\n".join(lines))
+    return 0
+
+
+def _new_directory(path: str) -> Path:
+    """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
+    from soundomni.core.errors import CheckpointError
+
+    out = Path(path).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"'{path}' already exists; give --out a directory that does not, or an empty one")
+    return out
+
+
+def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
+    """Sends `[C, S]` through a codec and back, as it is used; returns SI-SDR in dB and spectral distances at the codec's rate."""
+    import torch
+
+    from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
+    from soundomni.core.hub import CHUNK_SECONDS
+    from soundomni.core.waveform import fit_length, match_channels, resample
+    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
+    from soundomni.vae.weight_norm import fold_weight_norm
+
+    fold_weight_norm(codec)
+    reference = resample(match_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
+    frames = max(1, round(CHUNK_SECONDS * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+    with torch.no_grad():
+        latents = encode_in_chunks(codec, torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames=frames)
+        estimate = fit_length(decode_in_chunks(codec, latents, chunk_frames=frames)[0].numpy(), reference.shape[1])
+    return {
+        "si_sdr": round(si_sdr(reference, estimate), 2),
+        "stft_distance": round(multi_resolution_stft_distance(reference, estimate), 4),
+        "mel_distance": round(mel_distance(reference, estimate, codec.spec.sample_rate), 4),
+    }

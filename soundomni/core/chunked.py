@@ -1,0 +1,235 @@
+"""Clips of any length through a codec, piece by piece: the same values as of one piece, from memory that does not grow with the clip.
+
+A codec that says how far it looks (`Codec.receptive_field`) can be cut anywhere. Each piece is run with that many frames more on
+either side, and what those give is dropped. At a clip's start and end there is no context: the piece ends where the clip does, so
+that the codec meets the same silence there as in the whole clip. Biases make of silence that is given as samples something else.
+
+With ratio R, E extra frames and a receptive field of c frames, frame t is computed from the samples of the blocks of R from t - E - c
+to t + c, and block t of decoded samples from the frames from t - c to t + E + c.
+
+Shape letters: B clips, C audio channels, S samples, D latent dimensions or codebooks, T frames, L positions (samples or frames).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.interfaces import Codec, ReceptiveField
+from soundomni.core.limits import check_count
+from soundomni.core.representation import Representation
+
+
+def encode_in_chunks(codec: Codec, waveform: Tensor, lengths: Tensor, *, chunk_frames: int) -> Representation:
+    """Encodes clip after clip as `codec.encode` does without generators, to the mean. No gradients.
+
+    Args:
+        codec: may be on another device than the clips; one piece at a time goes there, and its frames come back.
+        waveform: `[B, C, S]`.
+        lengths: `[B]`, samples of each clip, from 1 to S.
+        chunk_frames: frames of a piece, without the context around it.
+
+    Returns:
+        Values `[B, D, T]` on the waveform's device, T being the frames of the longest clip, zero beyond each clip.
+
+    Raises:
+        SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
+        DataError: a length is out of its range, or the codec refuses the waveform.
+    """
+    check_count("chunk_frames", chunk_frames)
+    _check_lengths(lengths, waveform, least=1)
+    spec, counts = codec.spec, lengths.tolist()
+    frames = [spec.num_frames(count) for count in counts]
+    block = chunk_frames * spec.downsampling_ratio
+    clips = (clip[:, :count].split(block, dim=-1) for clip, count in zip(waveform, counts, strict=True))
+    values = _gather((iter_encoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.token_dim, frames, waveform)
+    return Representation(values, torch.tensor(frames, device=lengths.device), spec)
+
+
+def decode_in_chunks(codec: Codec, representation: Representation, *, chunk_frames: int) -> Tensor:
+    """Decodes clip after clip as `codec.decode` does. No gradients.
+
+    Args:
+        codec: may be on another device than the values; one piece at a time goes there, and its samples come back.
+        representation: values `[B, D, T]`.
+        chunk_frames: frames of a piece, without the context around it.
+
+    Returns:
+        `[B, C, S]` on the values' device, S being `spec.num_samples` of the longest clip's frames, zero beyond that of each clip.
+
+    Raises:
+        SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
+        DataError: a length is out of its range, or the codec refuses the values.
+    """
+    check_count("chunk_frames", chunk_frames)
+    values, spec = representation.values, codec.spec
+    _check_lengths(representation.lengths, values, least=0)
+    frames = representation.lengths.tolist()
+    clips = (clip[:, :count].split(chunk_frames, dim=-1) for clip, count in zip(values, frames, strict=True))
+    samples = [spec.num_samples(count) for count in frames]
+    return _gather((iter_decoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.channels, samples, values)
+
+
+def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -> Iterator[Tensor]:
+    """Encodes one clip as it comes in, such as from a file, as `codec.encode` does without generators. No gradients.
+
+    What is held at a time is a piece, its context and a block.
+
+    Args:
+        codec: may be on another device than the blocks.
+        blocks: `[C, L]`, of any lengths L, one after the other the clip's samples at `codec.spec.sample_rate`.
+        chunk_frames: frames of a piece, without the context around it.
+
+    Returns:
+        `[D, L]` of `chunk_frames` frames each, the last of what is left, on the blocks' device; `spec.num_frames` in all.
+
+    Raises:
+        SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
+        DataError: there is no sample, or the codec refuses a block.
+    """
+    spec, field = codec.spec, _receptive_field(codec, chunk_frames)
+    window = _Window(unit=spec.downsampling_ratio, before=spec.extra_frames + field.encode, after=field.encode)
+
+    def total(num_samples: int) -> int:
+        if num_samples < 1:
+            raise DataError("there is nothing to encode: the blocks hold no samples, at least 1 was expected")
+        return spec.num_frames(num_samples)
+
+    @torch.no_grad()
+    def run(piece: Tensor, skip: int, count: int) -> Tensor:
+        batch = piece[None].to(_device(codec, piece))
+        encoded = codec.encode(batch, torch.tensor([piece.shape[-1]], device=batch.device))
+        return encoded.values[0, :, skip : skip + count].to(piece.device)
+
+    return _in_pieces(blocks, window, chunk_frames, total, run)
+
+
+def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -> Iterator[Tensor]:
+    """Decodes one clip as its frames come in, as `codec.decode` does. No gradients.
+
+    What is held at a time is a piece, its context and a block.
+
+    Args:
+        codec: may be on another device than the blocks.
+        blocks: `[D, L]`, of any lengths L, one after the other the clip's frames.
+        chunk_frames: frames of a piece, without the context around it.
+
+    Returns:
+        `[C, L]` of `chunk_frames` frames each, the last of what is left, on the blocks' device; `spec.num_samples` in all.
+
+    Raises:
+        SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
+        DataError: the codec refuses a block.
+    """
+    spec, field = codec.spec, _receptive_field(codec, chunk_frames)
+    window = _Window(unit=1, before=field.decode, after=spec.extra_frames + field.decode)
+    ratio = spec.downsampling_ratio
+
+    def total(num_frames: int) -> int:
+        return max(0, num_frames - spec.extra_frames)
+
+    @torch.no_grad()
+    def run(piece: Tensor, skip: int, count: int) -> Tensor:
+        batch = piece[None].to(_device(codec, piece))
+        decoded = codec.decode(Representation(batch, torch.tensor([piece.shape[-1]], device=batch.device), spec))
+        return decoded[0, :, skip * ratio : (skip + count) * ratio].to(piece.device)
+
+    return _in_pieces(blocks, window, chunk_frames, total, run)
+
+
+class _Window:
+    """What is still needed of a clip that comes in block by block.
+
+    Input and output are counted in units; output unit t needs the input units from t - before to t + after.
+
+    Args:
+        unit: positions of an input unit.
+        before, after: units.
+    """
+
+    def __init__(self, *, unit: int, before: int, after: int) -> None:
+        self.unit = unit
+        self.before = before
+        self.after = after
+        self.next = 0
+        """The output unit that comes next."""
+        self._start = 0
+        self._held: Tensor | None = None
+
+    @property
+    def end(self) -> int:
+        """Positions that came in so far."""
+        return self._start * self.unit + (0 if self._held is None else self._held.shape[-1])
+
+    def push(self, block: Tensor) -> None:
+        """Takes in `[..., L]`."""
+        self._held = block if self._held is None else torch.cat([self._held, block], dim=-1)
+
+    def is_enough_for(self, count: int) -> bool:
+        """Whether the next `count` output units need nothing that is still to come."""
+        return self.end >= (self.next + count + self.after) * self.unit
+
+    def pop(self, count: int) -> tuple[Tensor, int]:
+        """Returns the piece `[..., L]` for the next `count` output units and how many units of its output come before them."""
+        assert self._held is not None, "nothing was taken in"
+        piece = self._held[..., : (self.next + count + self.after - self._start) * self.unit]
+        skip = self.next - self._start
+        self.next += count
+        start = max(0, self.next - self.before)
+        self._held = self._held[..., (start - self._start) * self.unit :]
+        self._start = start
+        return piece, skip
+
+
+def _in_pieces(
+    blocks: Iterable[Tensor],
+    window: _Window,
+    chunk: int,
+    total: Callable[[int], int],
+    run: Callable[[Tensor, int, int], Tensor],
+) -> Iterator[Tensor]:
+    """Yields `run(piece, skip, count)` piece by piece; `total` tells the output units of all positions of the input."""
+    for block in blocks:
+        window.push(block)
+        while window.is_enough_for(chunk):
+            yield run(*window.pop(chunk), chunk)
+    units = total(window.end)
+    while window.next < units:
+        count = min(chunk, units - window.next)
+        yield run(*window.pop(count), count)
+
+
+def _gather(streams: Iterable[Iterator[Tensor]], rows: int, lengths: list[int], like: Tensor) -> Tensor:
+    """Returns `[B, rows, longest]`, clip b being what stream b gives, `[rows, lengths[b]]`, and zeros beyond."""
+    out: Tensor | None = None
+    shape = (len(lengths), rows, max(lengths, default=0))
+    for clip, stream in enumerate(streams):
+        place = 0
+        for piece in stream:
+            out = piece.new_zeros(shape) if out is None else out
+            out[clip, :, place : place + piece.shape[-1]] = piece
+            place += piece.shape[-1]
+    return like.new_zeros(shape) if out is None else out
+
+
+def _receptive_field(codec: Codec, chunk_frames: int) -> ReceptiveField:
+    check_count("chunk_frames", chunk_frames)
+    if codec.receptive_field is None:
+        raise SpecError(f"{type(codec).__name__} declares no receptive_field, so clips cannot be cut: encode and decode them whole")
+    return codec.receptive_field
+
+
+def _check_lengths(lengths: Tensor, values: Tensor, *, least: int) -> None:
+    if lengths.shape != values.shape[:1]:
+        raise DataError(f"lengths must be [{len(values)}], one per clip, {list(lengths.shape)} was given")
+    if any(not least <= length <= values.shape[-1] for length in lengths.tolist()):
+        raise DataError(f"lengths must be from {least} to {values.shape[-1]}, {lengths.tolist()} were given")
+
+
+def _device(codec: Codec, otherwise: Tensor) -> torch.device:
+    """Where the codec is; a codec without tensors is wherever its input is."""
+    return next((tensor.device for tensor in chain(codec.parameters(), codec.buffers())), otherwise.device)

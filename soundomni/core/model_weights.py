@@ -1,0 +1,169 @@
+"""The weights of a model directory: safetensors, in one file or in several with an index, as the Hugging Face Hub has them.
+
+| name | what it is |
+|---|---|
+| model.safetensors | every tensor, where they fit into one file |
+| model-00001-of-0000N.safetensors | the tensors of one shard |
+| model.safetensors.index.json | which shard holds which tensor |
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from soundomni.core.errors import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+MAX_SHARD_BYTES = 5_000_000_000
+"""Largest file that is written, unless one tensor alone is larger."""
+
+_MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which gives their pages back
+
+
+def write_weights(state: Mapping[str, Tensor], directory: Path, *, dtype: torch.dtype, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Writes tensors, those of floats as `dtype`, shard by shard.
+
+    Raises:
+        CheckpointError: a weight is too large for `dtype`.
+    """
+    shards = _plan(state, dtype, max_shard_bytes)
+    names = [WEIGHTS_FILE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, keys in zip(names, shards, strict=True):
+        save_file({key: _stored(key, state[key], dtype) for key in keys}, directory / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        total = sum(_stored_bytes(tensor, dtype) for tensor in state.values())
+        places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    mode = (directory / INDEX_FILE if len(shards) > 1 else directory).stat().st_mode
+    for file in names:
+        (directory / file).chmod(mode & 0o666)  # safetensors lets nobody else read what it writes
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Returns the files that hold the weights of a directory, in order.
+
+    Raises:
+        CheckpointError: there are none, the index is damaged, or shards are missing.
+    """
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    index = directory / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(f"'{directory}' has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+    names = sorted(set(_weight_map(index).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(f"'{directory}' lacks {len(missing)} of {len(names)} shards of weights: {', '.join(missing[:3])}")
+    return [directory / name for name in names]
+
+
+def is_weight_file(name: str) -> bool:
+    """Says whether a file of this name belongs to the weights of a directory."""
+    return name in (WEIGHTS_FILE, INDEX_FILE) or SHARD.fullmatch(name) is not None
+
+
+def load_weights(module: nn.Module, directory: Path) -> None:
+    """Loads the weights of a directory into a module whose tensors must have just these names and shapes, one tensor at a time.
+
+    All names and shapes are compared before anything is written. Beside the module itself, memory holds little more than one tensor.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are of another module.
+    """
+    expected = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    files = weight_files(directory)
+    place: dict[str, Path] = {}
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        with _opened(file) as opened:
+            for name in opened.keys():  # noqa: SIM118  safe_open is no mapping
+                if name in place:
+                    raise CheckpointError(f"'{name}' is in both '{place[name]}' and '{file}'")
+                place[name], shapes[name] = file, list(opened.get_slice(name).get_shape())
+    _check_fit(expected, shapes, directory)
+    for file in files:
+        for name, tensor in _tensors(file, [name for name in expected if place[name] == file]):
+            expected[name].copy_(tensor)
+
+
+def _tensors(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yields tensors by name, valid until the next one, and maps little of the file at once."""
+    start = 0
+    while start < len(names):
+        taken = 0
+        with _opened(file) as opened:
+            while start < len(names) and taken < _MAPPED_BYTES:
+                tensor = opened.get_tensor(names[start])
+                taken += tensor.nbytes
+                yield names[start], tensor
+                del tensor
+                start += 1
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{file}' cannot be read as safetensors: {error}") from error
+
+
+def _check_fit(expected: Mapping[str, Tensor], shapes: Mapping[str, list[int]], directory: Path) -> None:
+    missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    differing = sorted(name for name in expected.keys() & shapes.keys() if list(expected[name].shape) != shapes[name])
+    if missing or unexpected or differing:
+        raise CheckpointError(
+            f"'{directory}' holds the weights of another model: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
+            f"{len(differing)} of another shape (first: {(missing + unexpected + differing)[0]})"
+        )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Reads which shard holds which tensor; a shard lies beside its index and is named as shards are."""
+    try:
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        fits = isinstance(places, dict) and places and all(isinstance(name, str) and SHARD.fullmatch(name) for name in places.values())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"'{index}' is not an index of weights: {type(error).__name__}: {error}") from error
+    if not fits:
+        raise CheckpointError(f"'{index}' is not an index of weights: weight_map must name files such as model-00001-of-00002.safetensors")
+    return places
+
+
+def _plan(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[list[str]]:
+    """Returns the names of the tensors of each shard, in the order of the state."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in state.items():
+        taken = _stored_bytes(tensor, dtype)
+        if shards[-1] and size + taken > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += taken
+    return shards
+
+
+def _stored_bytes(tensor: Tensor, dtype: torch.dtype) -> int:
+    return tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
+
+
+def _stored(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a tensor on the CPU, one of floats as `dtype`."""
+    given = value.detach()
+    stored = given.to("cpu", dtype if given.is_floating_point() else given.dtype).contiguous()
+    if not bool(stored.isfinite().all()) and bool(given.isfinite().all()):
+        largest = float(given.abs().max())
+        raise CheckpointError(f"'{name}' has values up to {largest:.3g}, too large for {dtype}; store float32 or bfloat16")
+    return stored

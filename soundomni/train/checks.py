@@ -1,0 +1,55 @@
+"""Whether a spec can be trained, before a run directory is opened, data are listed or memory is taken."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.errors import SoundOmniError
+from soundomni.core.guidance import check_guidance
+from soundomni.core.limits import check_scale
+from soundomni.core.model import UnifiedModel
+from soundomni.core.model_directory import portable
+from soundomni.core.registry import build
+from soundomni.core.schema import Spec
+from soundomni.data.checks import check_data
+
+logger = logging.getLogger(__name__)
+
+
+def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
+    """Checks the numbers of every section, and that the parts of the model can be built and fit together.
+
+    The model is built without memory, on torch's meta device. Where a plugin cannot be built so, that is logged, and its sizes are
+    found wrong only when it is built for training.
+
+    Raises:
+        SoundOmniError: naming what is wrong.
+    """
+    check_guidance(spec.guidance)
+    check_scale(spec.guidance.scale)
+    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
+    if spec.data is not None:
+        check_data(spec.data)
+    if spec.train is not None:
+        check_train(spec.train)
+        build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
+    model = _without_memory(spec, trust_class_paths=trust_class_paths)
+    if model is not None and spec.train is not None and spec.train.target == "model":
+        check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+
+
+def _without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
+    section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
+    try:
+        with torch.device("meta"):
+            return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
+    except SoundOmniError:
+        raise
+    except Exception as error:  # whatever a plugin does that needs memory
+        logger.info("sizes are not checked beforehand: without memory the model cannot be built: %s: %s", type(error).__name__, error)
+        return None

@@ -1,0 +1,80 @@
+"""What Oobleck's modules are called: here, which is as in stable-audio-tools, and in diffusers.
+
+Both have N blocks; here block i is 1..N, between a first convolution (0) and a last activation and convolution (N+1, N+2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
+
+FOLDED = "weight"
+"""The parameter of a convolution whose weight norm is folded."""
+
+PARAMETERS = {
+    "weight_g": MAGNITUDE,
+    "weight_v": DIRECTION,
+    MAGNITUDE: MAGNITUDE,
+    DIRECTION: DIRECTION,
+    FOLDED: FOLDED,
+    "bias": "bias",
+    "alpha": "alpha",
+    "beta": "beta",
+}
+"""Every spelling of a parameter → the one here; a weight norm has an old one, of g and v, and a new one."""
+
+_OUR_BLOCK = re.compile(r"encoder\.layers\.(\d+)\.layers\.")
+_DIFFUSERS_BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
+_RESIDUAL = ("snake1", "conv1", "snake2", "conv2")
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Returns the module and the parameter of a tensor, the latter as it is spelled here; None when it is no parameter of Oobleck."""
+    for spelled, parameter in PARAMETERS.items():
+        if name.endswith(f".{spelled}"):
+            return name[: -len(spelled) - 1], parameter
+    return None
+
+
+def is_diffusers(names: Collection[str]) -> bool:
+    """Whether tensors are named as in diffusers."""
+    return any(_DIFFUSERS_BLOCK.match(name) for name in names)
+
+
+def num_blocks(names: Collection[str]) -> int:
+    """Counts the blocks of the encoder from the names of its tensors, in either naming; 0 when they are of something else."""
+    counts = [len({match[1] for name in names if (match := block.match(name))}) for block in (_OUR_BLOCK, _DIFFUSERS_BLOCK)]
+    return max(counts)
+
+
+def our_modules(blocks: int) -> tuple[str, ...]:
+    """Returns the names of all modules with parameters."""
+    return tuple(ours for ours, _ in _pairs(blocks))
+
+
+def from_diffusers(blocks: int) -> Mapping[str, str]:
+    """Returns module in diffusers → module here."""
+    return {theirs: ours for ours, theirs in _pairs(blocks)}
+
+
+def to_diffusers(blocks: int) -> Mapping[str, str]:
+    """Returns module here → module in diffusers."""
+    return dict(_pairs(blocks))
+
+
+def _pairs(blocks: int) -> Iterator[tuple[str, str]]:
+    encoder = [(0, "res_unit1"), (1, "res_unit2"), (2, "res_unit3"), (3, "snake1"), (4, "conv1")]
+    decoder = [(0, "snake1"), (1, "conv_t1"), (2, "res_unit1"), (3, "res_unit2"), (4, "res_unit3")]
+    for coder, parts in (("encoder", encoder), ("decoder", decoder)):
+        yield f"{coder}.layers.0", f"{coder}.conv1"
+        for i in range(1, blocks + 1):
+            for index, part in parts:
+                ours, theirs = f"{coder}.layers.{i}.layers.{index}", f"{coder}.block.{i - 1}.{part}"
+                if part.startswith("res_unit"):
+                    yield from ((f"{ours}.layers.{j}", f"{theirs}.{name}") for j, name in enumerate(_RESIDUAL))
+                else:
+                    yield ours, theirs
+        yield f"{coder}.layers.{blocks + 1}", f"{coder}.snake1"
+        yield f"{coder}.layers.{blocks + 2}", f"{coder}.conv2"
