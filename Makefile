@@ -3,6 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PARITY := $(VENV)/.parity
 export OMP_NUM_THREADS ?= 2
 export MKL_NUM_THREADS ?= 2
 
@@ -11,7 +12,7 @@ export MKL_NUM_THREADS ?= 2
 demo: $(READY)
 	$(VENV)/bin/soundomni demo --out demo
 
-test: $(READY) tools
+test: $(PARITY) tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -37,6 +38,11 @@ $(READY): pyproject.toml requirements/dev.txt
 		{ echo "python3 cannot make virtual environments here: sudo apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m pip install --quiet --constraint requirements/dev.txt --editable '.[dev]'
 	touch $(READY)
+
+# The tests compare with stable-audio-tools and diffusers themselves.
+$(PARITY): $(READY) requirements/stable-audio-tools.txt
+	$(PYTHON) -m pip install --quiet --no-deps --requirement requirements/stable-audio-tools.txt
+	touch $(PARITY)
 
 # The spoken-digits example and its test speak with espeak-ng and convert with sox; a test opens the demo's page in chromium.
 TOOLS := espeak-ng sox chromium chromium-driver
