@@ -21,6 +21,16 @@ def make_directory(path: str | Path) -> Path:
     return folder
 
 
+def new_directory(path: str) -> Path:
+    """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
+    from soundomni.core.errors import CheckpointError
+
+    out = Path(path).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"'{path}' already exists; give --out a directory that does not, or an empty one")
+    return out
+
+
 def next_number(folder: Path) -> int:
     """Returns the number after the highest one that a file name in the folder begins with, as in `012-name.wav`; 0 without any."""
     numbers = [int(match[1]) for path in folder.iterdir() if (match := re.match(r"(\d+)-", path.name))]

@@ -11,7 +11,7 @@ from types import ModuleType
 
 HELP = "turn weights that others made into parts that a spec can name"
 
-KINDS = {"stable-audio-vae": "soundomni.cli.import_stable_audio_vae"}
+KINDS = {"stable-audio-vae": "soundomni.cli.import_stable_audio_vae", "qwen2-audio": "soundomni.cli.import_qwen2_audio"}
 """Kind of checkpoint → its module, which has HELP, `configure` and `run` as the file of a command has."""
 
 
@@ -25,10 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Imports a checkpoint of the kind that was named."""
-    from soundomni.cli.arguments import refuse_overrides
-
-    refuse_overrides(overrides, "import")
-    status: int = _module(args.kind).run(args)
+    status: int = _module(args.kind).run(args, overrides)
     return status
 
 

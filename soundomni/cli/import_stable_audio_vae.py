@@ -23,15 +23,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    from soundomni.cli.arguments import refuse_overrides
+    from soundomni.cli.files import new_directory
     from soundomni.cli.output import emit
     from soundomni.core.model_directory import replacing
     from soundomni.data.audio import read_audio
     from soundomni.vae.oobleck import OobleckCodec
     from soundomni.vae.stable_audio import REPORT_FILE, WEIGHTS_FILE, import_stable_audio_vae, write_codec
 
-    out = _new_directory(args.out)
+    refuse_overrides(overrides, "import stable-audio-vae")
+    out = new_directory(args.out)
     clip = read_audio(args.check) if args.check else None
     imported = import_stable_audio_vae(args.source, config=args.config)
     measured = None
@@ -51,16 +54,6 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"{args.check}  SI-SDR {measured['si_sdr']} dB  {distances}")
     emit(args, result, text="\n".join(lines))
     return 0
-
-
-def _new_directory(path: str) -> Path:
-    """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
-    from soundomni.core.errors import CheckpointError
-
-    out = Path(path).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"'{path}' already exists; give --out a directory that does not, or an empty one")
-    return out
 
 
 def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:

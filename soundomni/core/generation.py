@@ -31,6 +31,7 @@ from soundomni.core.sequence import (
     Segment,
     SegmentTable,
     audio_segment,
+    plain_segment,
     position_advance,
     text_segment,
 )
@@ -238,12 +239,29 @@ def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTa
 
 
 @torch.no_grad()
-def sample_text(model: UnifiedModel, contexts: Sequence[Context], *, tokenizer: TextTokenizer, max_new_tokens: int) -> list[list[int]]:
-    """Continues each context with text, greedily, until the end token or `max_new_tokens`. Returns the ids of each text."""
+def sample_text(
+    model: UnifiedModel,
+    contexts: Sequence[Context],
+    *,
+    tokenizer: TextTokenizer,
+    max_new_tokens: int,
+    opening: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Continues each context with text, greedily, until a token that ends texts or `max_new_tokens`. Returns the ids of each text.
+
+    Args:
+        model, tokenizer: what writes.
+        contexts: what comes before.
+        max_new_tokens: ids of each text at most.
+        opening: ids that every text begins with, which are given and not returned; the start token alone when None.
+    """
+    *given, last = opening if opening is not None else (tokenizer.bos,)
+    if given:
+        contexts = [(*context, plain_segment(given)) for context in contexts]
     cache = make_cache(model, contexts, room=max_new_tokens + 1)
-    start = text_segment([], bos=tokenizer.bos, eos=tokenizer.eos, loss=True)
+    start = plain_segment([last])
     positions = np.asarray([next_position(context) for context in contexts])
-    tokens = np.full(len(contexts), tokenizer.bos)
+    tokens = np.full(len(contexts), last)
     texts: list[list[int]] = [[] for _ in contexts]
     done = np.zeros(len(contexts), dtype=bool)
     ones = np.ones(len(contexts), dtype=np.int64)
@@ -256,7 +274,7 @@ def sample_text(model: UnifiedModel, contexts: Sequence[Context], *, tokenizer: 
         logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
         cache.keep(ones)
         tokens = logits.argmax(-1).cpu().numpy()
-        done |= tokens == tokenizer.eos
+        done |= np.isin(tokens, tokenizer.ends)
         if done.all():
             break
         for row in np.flatnonzero(~done):

@@ -7,7 +7,6 @@ Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly import build_model, build_sampler
+from soundomni.core.chat import Message, answer_opening, chat_context, question_about_a_clip
 from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.editing import known_frames
 from soundomni.core.errors import DataError, SpecError
@@ -43,26 +43,23 @@ from soundomni.core.limits import (
     check_strength,
 )
 from soundomni.core.model import UnifiedModel
-from soundomni.core.model_directory import (
-    CARD_FILE,
-    CONFIG_FILE,
-    FORMAT,
-    check_portable,
-    find_model,
-    plugins,
-    portable,
-    read_max_tokens,
-    replacing,
-    trained_max_tokens,
-)
 from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.model_directory import (
     card as model_card,
 )
-from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights, write_weights
+from soundomni.core.model_directory import (
+    check_portable,
+    find_model,
+    portable,
+    read_max_tokens,
+    replacing,
+    trained_max_tokens,
+    write_model,
+)
+from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
 from soundomni.core.schema import Spec
 from soundomni.core.sequence import Attend, PositionRule
-from soundomni.core.spec import dump_spec, load_spec
+from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
 from soundomni.core.waveform import fit_length, match_channels, resample
@@ -166,19 +163,19 @@ class SoundOmni:
             CheckpointError: it cannot be written, something other than an older model is there, or a weight is too large for `dtype`.
         """
         parameters = sum(p.numel() for p in self.model.parameters())
-        config = {
-            "format": FORMAT,
-            "parameters": parameters,
-            "sample_rate": self.sample_rate,
-            "max_tokens": self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
-            "plugins": plugins(self.spec),
-        }
         with replacing(directory) as path:
-            (path / SPEC_FILE).write_text(dump_spec(portable(self.spec)), encoding="utf-8")
-            write_weights(self.model.state_dict(), path, dtype=dtype, max_shard_bytes=max_shard_bytes)
-            (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            self.tokenizer.save(path)
-            (path / CARD_FILE).write_text(card or model_card(self.spec, parameters), encoding="utf-8")
+            write_model(
+                path,
+                self.spec,
+                self.model.state_dict(),
+                self.tokenizer,
+                parameters=parameters,
+                sample_rate=self.sample_rate,
+                max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
+                card=card or model_card(self.spec, parameters),
+                dtype=dtype,
+                max_shard_bytes=max_shard_bytes,
+            )
         return Path(directory)
 
     @property
@@ -304,13 +301,63 @@ class SoundOmni:
         contexts = [self._listen(clip, question) for clip in clips]
         texts: list[str] = []
         for batch in _batches(contexts, batch_size):
-            rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(context) for context in batch]
-            longest = min(max_new_tokens, max(rooms))
-            ids = sample_text(self.model, batch, tokenizer=self.tokenizer, max_new_tokens=longest)
-            texts += [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+            texts += self._write(batch, max_new_tokens)
         return texts
 
+    def chat(self, messages: Sequence[Message], clips: Sequence[Audio] = (), *, max_new_tokens: int = 256) -> str:
+        """Answers a chat about any number of clips.
+
+        Args:
+            messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
+                "text": "What is heard?"}]}`; content may be plain text, and a system message may come first.
+            clips: what the messages mention, in that order. Any rate and channel count.
+            max_new_tokens: longest answer; it ends earlier where the chat reaches the length that the model was trained with.
+
+        Raises:
+            SpecError: the model was not trained on chats, or a number is out of its range.
+            DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
+                what the model was trained with.
+        """
+        check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
+        if self.spec.model.chat == "none":
+            raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
+        return self._write([self._chat(messages, clips)], max_new_tokens)[0]
+
+    def _write(self, contexts: Sequence[Context], max_new_tokens: int) -> list[str]:
+        """Writes the text that follows each context."""
+        opening = self._opening()
+        taken = len(opening) - 1
+        rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(one) - taken for one in contexts]
+        longest = min(max_new_tokens, max(rooms))
+        ids = sample_text(self.model, contexts, tokenizer=self.tokenizer, max_new_tokens=longest, opening=opening)
+        return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+
+    def _opening(self) -> list[int]:
+        """Returns the ids that a text begins with which the model writes."""
+        return [self.tokenizer.bos] if self.spec.model.chat == "none" else answer_opening(self.tokenizer)
+
+    def _chat(self, messages: Sequence[Message], clips: Sequence[Audio]) -> Context:
+        heard = [segment for clip in clips for segment in self._hear(self._to_encoder(clip))]
+        context = chat_context(self.tokenizer, messages, heard)
+        total = context_length(context) + len(self._opening())
+        if self.max_tokens is not None and total > self.max_tokens:
+            raise DataError(
+                f"the chat and the start of the answer take {total} tokens, {sum(segment.length for segment in heard)} of them clips; "
+                f"the model was trained with at most {self.max_tokens}: shorten the clips or the messages"
+            )
+        return context
+
     def _listen(self, clip: Audio, question: str | None) -> Context:
+        if self.spec.model.chat != "none":
+            return self._chat(question_about_a_clip(question), [clip])
+        waveform = self._to_encoder(clip)
+        heard = self._hear(waveform)
+        asked = text_context(self.tokenizer, question) if question else ()
+        self._check_heard(waveform.shape[1], context_length(asked), context_length(heard))
+        return heard + asked
+
+    def _to_encoder(self, clip: Audio) -> np.ndarray:
+        """Returns `[1, S]` at the rate of the encoder. Raises DataError when the clip is longer than the encoder takes."""
         encoder = self.model.encoder
         if encoder is None:
             raise SpecError("this model only generates: its spec has no encoder, so it cannot describe")
@@ -319,16 +366,17 @@ class SoundOmni:
         if limit is not None and waveform.shape[1] > limit * encoder.spec.sample_rate:
             seconds = waveform.shape[1] / encoder.spec.sample_rate
             raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {limit:g} s: cut it first")
-        heard = features_context(
+        return waveform
+
+    def _hear(self, waveform: np.ndarray) -> Context:
+        """Writes a clip `[1, S]` at the rate of the encoder as something to understand."""
+        return features_context(
             self.model,
             waveform,
             tokenizer=self.tokenizer,
             attend=Attend.FULL if self.spec.model.feature_attend == "full" else Attend.CAUSAL,
             rule=_rule(self.spec.model.feature_positions),
         )
-        asked = text_context(self.tokenizer, question) if question else ()
-        self._check_heard(waveform.shape[1], context_length(asked), context_length(heard))
-        return heard + asked
 
     def _check_heard(self, num_samples: int, asked: int, heard: int) -> None:
         """Raises DataError when a clip of `heard` tokens, a question of `asked` tokens and the start of an answer are too long."""

@@ -14,18 +14,22 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
-from soundomni.core.model_weights import is_weight_file, weight_files
+from soundomni.core.model_weights import is_weight_file, weight_files, write_weights
 from soundomni.core.schema import Slot, Spec
+from soundomni.core.spec import dump_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.core.tokenizer import TextTokenizer
 
 FORMAT = 1
 SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
@@ -148,6 +152,45 @@ def _swap(part: Path, target: Path, old: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_model(
+    folder: Path,
+    spec: Spec,
+    state: Mapping[str, Tensor],
+    tokenizer: TextTokenizer,
+    *,
+    parameters: int,
+    sample_rate: int,
+    max_tokens: int | None,
+    card: str,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+) -> None:
+    """Writes everything of a model directory into an empty folder, as `replacing` gives one.
+
+    Args:
+        folder: the folder.
+        spec, state, tokenizer: of the model.
+        parameters, sample_rate, max_tokens: what config.json says: how many, of what is generated in Hz, and the longest sample.
+        card: text of the model card.
+        dtype: what weights of floats are stored as; None for what they are.
+        max_shard_bytes: beyond this, weights are stored in several files with an index.
+
+    Raises CheckpointError when a weight is too large for `dtype`.
+    """
+    config = {
+        "format": FORMAT,
+        "parameters": parameters,
+        "sample_rate": sample_rate,
+        "max_tokens": max_tokens,
+        "plugins": plugins(spec),
+    }
+    (folder / SPEC_FILE).write_text(dump_spec(portable(spec)), encoding="utf-8")
+    write_weights(state, folder, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(folder)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def trained_max_tokens(spec: Spec) -> int | None:

@@ -31,20 +31,24 @@ MAX_SHARD_BYTES = 5_000_000_000
 _MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which gives their pages back
 
 
-def write_weights(state: Mapping[str, Tensor], directory: Path, *, dtype: torch.dtype, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Writes tensors, those of floats as `dtype`, shard by shard.
+def write_weights(
+    state: Mapping[str, Tensor], directory: Path, *, dtype: torch.dtype | None, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Writes tensors shard by shard, those of floats as `dtype`, or as they are when it is None.
+
+    Each is asked for twice, for its size and to be written, and only those of one shard are kept: a mapping may make them on demand.
 
     Raises:
         CheckpointError: a weight is too large for `dtype`.
     """
-    shards = _plan(state, dtype, max_shard_bytes)
+    sizes = {name: _stored_bytes(tensor, dtype) for name, tensor in state.items()}
+    shards = _plan(sizes, max_shard_bytes)
     names = [WEIGHTS_FILE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, keys in zip(names, shards, strict=True):
         save_file({key: _stored(key, state[key], dtype) for key in keys}, directory / file, metadata={"format": "pt"})
     if len(shards) > 1:
-        total = sum(_stored_bytes(tensor, dtype) for tensor in state.values())
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     mode = (directory / INDEX_FILE if len(shards) > 1 else directory).stat().st_mode
     for file in names:
@@ -141,12 +145,11 @@ def _weight_map(index: Path) -> dict[str, str]:
     return places
 
 
-def _plan(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[list[str]]:
+def _plan(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Returns the names of the tensors of each shard, in the order of the state."""
     shards: list[list[str]] = [[]]
     size = 0
-    for name, tensor in state.items():
-        taken = _stored_bytes(tensor, dtype)
+    for name, taken in sizes.items():
         if shards[-1] and size + taken > limit:
             shards.append([])
             size = 0
@@ -155,14 +158,14 @@ def _plan(state: Mapping[str, Tensor], dtype: torch.dtype, limit: int) -> list[l
     return shards
 
 
-def _stored_bytes(tensor: Tensor, dtype: torch.dtype) -> int:
-    return tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
+def _stored_bytes(tensor: Tensor, dtype: torch.dtype | None) -> int:
+    return tensor.numel() * (dtype.itemsize if dtype is not None and tensor.is_floating_point() else tensor.element_size())
 
 
-def _stored(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Returns a tensor on the CPU, one of floats as `dtype`."""
     given = value.detach()
-    stored = given.to("cpu", dtype if given.is_floating_point() else given.dtype).contiguous()
+    stored = given.to("cpu", dtype if dtype is not None and given.is_floating_point() else given.dtype).contiguous()
     if not bool(stored.isfinite().all()) and bool(given.isfinite().all()):
         largest = float(given.abs().max())
         raise CheckpointError(f"'{name}' has values up to {largest:.3g}, too large for {dtype}; store float32 or bfloat16")

@@ -74,6 +74,8 @@ class ModelSpec:
         feature_attend: attention among understanding features.
         normalise: how latents are normalised, fitted on the first clips of the data: per "channel", with
             one "global" scale, "half" way between, or "none".
+        chat: the template in which clips are heard, asked about and described: "none" for segments with nothing around them, or
+            "qwen2-audio" for the turns that this model was trained on.
     """
 
     backbone: Slot = slot("backbone")
@@ -88,6 +90,7 @@ class ModelSpec:
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"
     normalise: Literal["channel", "half", "global", "none"] = "channel"
+    chat: Literal["none", "qwen2-audio"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

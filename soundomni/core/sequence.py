@@ -106,6 +106,17 @@ def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, l
     return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(closed), token_ids=closed)
 
 
+def plain_segment(token_ids: Sequence[int] | np.ndarray) -> Segment:
+    """Writes tokens of text as a causal segment with nothing around them, for templates that bracket text in their own way.
+
+    Raises ValueError when there are none.
+    """
+    ids = np.asarray(token_ids, dtype=np.int64)
+    if not len(ids):
+        raise ValueError("a segment of text needs at least one token")
+    return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(ids), token_ids=ids)
+
+
 def audio_segment(
     *,
     role: Role,

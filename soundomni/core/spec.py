@@ -22,7 +22,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def load_spec(
-    configs: Sequence[Path | str],
+    configs: Sequence[Path | str | Mapping[str, Any]],
     overrides: Sequence[tuple[str, str]] = (),
     *,
     trust_class_paths: bool = False,
@@ -31,7 +31,8 @@ def load_spec(
     """Reads a spec from layers.
 
     Args:
-        configs: YAML files, or names of shipped specs (`nano`, `nano.yaml`); later ones are laid over earlier ones.
+        configs: YAML files, names of shipped specs (`nano`, `nano.yaml`), or plain data as a file would have it; later ones are laid
+            over earlier ones.
         overrides: (dotted key, text) pairs, laid over the files in order. `model.codec=mdct` chooses a plugin and, when it is another
             one, drops the arguments of the one before; `model.codec.frame_size=64` sets one argument of the chosen plugin.
         trust_class_paths: whether slots may name classes by import path.
@@ -44,7 +45,7 @@ def load_spec(
         raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
     tree: dict[str, Any] = {}
     for config in configs:
-        tree = merge(tree, _read(config), Spec)
+        tree = merge(tree, dict(config) if isinstance(config, Mapping) else _read(config), Spec)
     for key, text in overrides:
         tree = merge(tree, override_layer(key, text, Spec), Spec)
     spec: Spec = convert(tree, Spec, "")

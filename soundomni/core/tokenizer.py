@@ -15,6 +15,8 @@ from soundomni.core.errors import CheckpointError
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
+END_OF_DOCUMENT = "<|endoftext|>"
+"""What ends a text as well where a vocabulary has it: language models that were not trained on chats write it after an answer."""
 WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 """What may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
@@ -30,11 +32,18 @@ class TextTokenizer:
         if len(known) < len(ids):
             raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(sorted(ids.keys() - known.keys()))}")
         tokenizer.encode_special_tokens = True  # a caption that spells "<|im_end|>" is text, not the end of the text
+        tokenizer.no_truncation()  # a file may ask for either; texts are never cut, and nothing pads them
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self.added: tuple[str, ...] = ()
+        """Special tokens that `load` added."""
         self.bos = known[BOS]
         self.eos = known[EOS]
         self.audio_bos = known[AUDIO_BOS]
         self.audio_eos = known[AUDIO_EOS]
+        beside = tokenizer.token_to_id(END_OF_DOCUMENT)
+        self.ends: tuple[int, ...] = (self.eos,) if beside is None else (self.eos, beside)
+        """Ids that end a text."""
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:
@@ -54,13 +63,21 @@ class TextTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path) -> TextTokenizer:
-        """Reads a tokenizer.json, or the one in a directory. Raises CheckpointError when it is missing or unreadable."""
+    def load(cls, path: str | Path, *, extend: bool = False) -> TextTokenizer:
+        """Reads a tokenizer.json, or the one in a directory; with `extend`, special tokens that it lacks follow its last id.
+
+        Raises CheckpointError when it is missing or unreadable, or lacks special tokens.
+        """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise CheckpointError(f"no tokenizer at '{path}': expected a tokenizer.json or a directory with one")
         try:
-            return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            missing = tuple(token for token in SPECIAL_TOKENS[1:] if extend and tokenizer.token_to_id(token) is None)
+            tokenizer.add_special_tokens(list(missing))
+            loaded = cls(tokenizer)
+            loaded.added = missing
+            return loaded
         except CheckpointError:
             raise
         except Exception as error:  # the library raises a bare Exception for every malformed file

@@ -12,6 +12,7 @@ Containers within a pickle are flattened: `{"state_dict": {"a.weight": tensor}}`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -96,6 +97,12 @@ def read_weights(path: str | Path) -> WeightFile:
         return _read_index(given)
     entries, others = _read_file(given)
     return WeightFile(given, (given,), entries, others)
+
+
+def digest(file: Path) -> dict[str, Any]:
+    """Returns the SHA-256 of a file and its size in bytes, as plain data for a report."""
+    with file.open("rb") as opened:
+        return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
 
 
 def _read_file(path: Path) -> tuple[dict[str, _Entry], tuple[str, ...]]:

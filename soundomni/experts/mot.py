@@ -46,6 +46,7 @@ class MoTBackbone(Backbone):
         rope_theta: base of the rotary frequencies.
         norm_eps: of every RMSNorm.
         tie_embeddings: whether the head is the embedding's matrix.
+        vocab_rows: rows of embedding and head; V when None. A checkpoint may have more than its tokenizer has ids.
         copy_initialise: whether the other streams start as copies of the first, see `copy_streams`.
     """
 
@@ -65,12 +66,16 @@ class MoTBackbone(Backbone):
         rope_theta: float = 1e4,
         norm_eps: float = 1e-6,
         tie_embeddings: bool = False,
+        vocab_rows: int | None = None,
         copy_initialise: bool = False,
     ) -> None:
         super().__init__()
         whole = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
         whole |= {"head_dim": head_dim, "intermediate_dim": intermediate_dim, "gen_intermediate_dim": gen_intermediate_dim}
-        require_positive("mot", whole)
+        require_positive("mot", whole | {"vocab_rows": vocab_rows})
+        rows = vocab_size if vocab_rows is None else vocab_rows
+        if rows < vocab_size:
+            raise SpecError(f"mot: vocab_rows is {vocab_rows}; the tokenizer has ids up to {vocab_size - 1}")
         sizes = LayerSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
@@ -95,12 +100,12 @@ class MoTBackbone(Backbone):
             network = router.feed_forward(lambda: SwiGLU(hidden_dim=hidden_dim, intermediate_dim=width), hidden_dim)
             return MoTExpert(sizes, qk_norm=qk_norm == "all" or (qk_norm == "gen" and stream > 0), feed_forward=network)
 
-        self.embedding = nn.Embedding(vocab_size, hidden_dim)
+        self.embedding = nn.Embedding(rows, hidden_dim)
         self.blocks = nn.ModuleList(
             MoTLayer(index, {name: expert(stream) for stream, name in enumerate(self.streams)}) for index in range(num_layers)
         )
         self.norms = nn.ModuleDict({name: RMSNorm(hidden_dim, eps=norm_eps) for name in self.streams})
-        self.lm_head = None if tie_embeddings else nn.Linear(hidden_dim, vocab_size, bias=False)
+        self.lm_head = None if tie_embeddings else nn.Linear(hidden_dim, rows, bias=False)
         self.reset_parameters()
 
     @property

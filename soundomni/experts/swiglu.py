@@ -34,6 +34,11 @@ class SwiGLU(nn.Module):
         width, wide = self.down.in_features, source.down.in_features
         if width > wide:
             raise ValueError(f"a network of {width} channels cannot be copied from one of {wide}: expected at most {wide}")
-        chosen = torch.arange(width, device=source.down.weight.device) * wide // width
+        chosen = kept_channels(width, wide).to(source.down.weight.device)
         self.gate_up.weight.copy_(source.gate_up.weight[torch.cat([chosen, chosen + wide])])
         self.down.weight.copy_(source.down.weight[:, chosen])
+
+
+def kept_channels(width: int, wide: int) -> Tensor:
+    """Returns int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes, as SwiGLU.copy_from says."""
+    return torch.arange(width) * wide // width

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from soundomni.core import yaml_text
 from soundomni.core.errors import SpecError
-from soundomni.core.weight_files import WeightFile, read_weights
+from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio_config import CodecConfig, find_config, read_config
 from soundomni.vae.stable_audio_layouts import Found, check_fit, find_autoencoder, load_state, shapes_of
@@ -63,7 +62,7 @@ class ImportedCodec:
         return {
             "format": FORMAT,
             "kind": KIND,
-            "source": {"name": self.source.path.resolve().name, "files": {file.name: _digest(file) for file in self.source.files}},
+            "source": {"name": self.source.path.resolve().name, "files": {file.name: digest(file) for file in self.source.files}},
             "layout": self.found.layout,
             "codec": {"class_path": "oobleck", "init_args": self.config.init_args},
             "parameters": sum(tensor.numel() for tensor in self.state.values()),
@@ -127,11 +126,6 @@ def _read_beside(config_file: Path) -> CodecConfig:
     except SpecError as error:
         raise SpecError(f"{error} (it lies beside the weights; name another with --config)") from error
     return replace(known, notes=(*known.notes, f"the config is {config_file.name}, which lies beside the weights"))
-
-
-def _digest(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
 
 
 def _card(report: Mapping[str, Any]) -> str:
