@@ -76,7 +76,9 @@ def rename(folder: Path, *, version: int) -> Path:
     file = folder / "model.safetensors"
     renamed = {}
     for name, tensor in load_file(file).items():
-        plain = name.removeprefix("model.").replace("language_model.model.", "language_model.").replace("language_model.lm_head.", "lm_head.")
+        plain = (
+            name.removeprefix("model.").replace("language_model.model.", "language_model.").replace("language_model.lm_head.", "lm_head.")
+        )
         four = plain.replace("language_model.", "language_model.model.").replace("lm_head.", "language_model.lm_head.")
         renamed[four if version == 4 else plain if plain.startswith("lm_head.") else f"model.{plain}"] = tensor
     save_file(renamed, file, metadata={"format": "pt"})

@@ -150,6 +150,7 @@ def _check_text(text: _Node) -> None:
     text.expect("model_type", "qwen2")
     text.expect("hidden_act", "silu")
     text.expect("use_sliding_window", False)
+    text.expect("use_mrope", False)
     kinds = text.values.get("layer_types") or []
     if any(kind != "full_attention" for kind in kinds):
         raise CheckpointError(f"{text.place}: layer_types names {kinds!r}, only full_attention can be imported")

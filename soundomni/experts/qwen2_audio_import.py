@@ -31,7 +31,7 @@ from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.experts.qwen2_audio_config import SourceConfig, read_source_config
-from soundomni.experts.qwen2_audio_layout import Layout, Rows, check_rows, find_layout, hearing_rows, language_rows
+from soundomni.experts.qwen2_audio_layout import Layout, Rows, check_depth, check_rows, find_layout, hearing_rows, language_rows
 from soundomni.experts.swiglu import kept_channels
 
 REPORT_FILE = "import-report.json"
@@ -125,6 +125,8 @@ def import_qwen2_audio(
     config = read_source_config(directory)
     weights = read_weights(directory)
     layout = find_layout(weights)
+    check_depth(weights, layout.language, config.language.num_layers)
+    check_depth(weights, layout.tower, config.encoder["num_layers"])
     tokenizer = _read_tokenizer(directory, config)
     rows = max(config.language.vocab_size, tokenizer.vocab_size)
     tied = config.tied and f"{layout.head}weight" not in weights

@@ -59,6 +59,16 @@ def find_layout(weights: WeightFile) -> Layout:
     raise CheckpointError(f"'{weights.path}' holds no Qwen2-Audio model: expected {expected}, found {_some(sorted(weights)) or 'nothing'}")
 
 
+def check_depth(weights: WeightFile, prefix: str, num_layers: int) -> None:
+    """Raises CheckpointError when the part under `prefix` has not just so many layers: a config may say anything."""
+    start = f"{prefix}layers."
+    found = {name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)}
+    if len(found) != num_layers:
+        raise CheckpointError(
+            f"'{weights.path}' holds {len(found)} layers of {prefix.rstrip('.')}, by its config {num_layers} are expected"
+        )
+
+
 def language_rows(sizes: LanguageSizes, *, language: str, head: str | None, stream: str) -> Iterator[tuple[str, tuple[Rows, ...]]]:
     """Yields each parameter of a backbone's stream, and of what streams share, with the tensors that it is made of.
 
