@@ -10,11 +10,14 @@ Messages are those that the processor of transformers takes. Text is text: a mes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from soundomni.core.errors import DataError
 from soundomni.core.generation import Context
-from soundomni.core.sequence import Segment, plain_segment
+from soundomni.core.sequence import NO_LABEL, Attend, Role, Segment, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
 
 Message = Mapping[str, Any]
@@ -51,21 +54,53 @@ def chat_context(tokenizer: TextTokenizer, messages: Sequence[Message], clips: S
     if turns[0][0] != "system":
         turns.insert(0, ("system", [SYSTEM]))
     writer = _Writer(tokenizer)
-    heard = iter(enumerate(clips, start=1))
+    heard = iter(clips)
     for role, parts in turns:
-        writer.special(tokenizer.bos)
-        writer.text(f"{role}\n")
+        writer.begin(role)
         for part in parts:
-            if part is None:
-                number, clip = next(heard)
-                writer.text(f"Audio {number}: ")
-                writer.clip(clip)
-                writer.text("\n")
-            else:
-                writer.text(part)
-        writer.special(tokenizer.eos)
-        writer.text("\n")
+            writer.add(next(heard) if part is None else part)
+        writer.end()
     return writer.finish()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the assistant says in a chat that is learnt from."""
+
+    text: str
+
+
+def taught_chat(tokenizer: TextTokenizer, parts: Sequence[str | Segment | Answer]) -> Context:
+    """Writes a chat to learn from: texts and clips before an answer are one turn of the user.
+
+    Clips without a text are asked `DESCRIBE`. Each answer predicts itself and the token that ends it, and is what `chat_context` and
+    `answer_opening` ask for.
+    """
+    writer = _Writer(tokenizer)
+    writer.begin("system")
+    writer.add(SYSTEM)
+    writer.end()
+    asking: list[str | Segment] = []
+    for part in parts:
+        if not isinstance(part, Answer):
+            asking.append(part)
+            continue
+        if asking:
+            _ask(writer, asking)
+        asking = []
+        writer.answer(part.text)
+    if asking:
+        _ask(writer, asking)
+    return writer.finish()
+
+
+def _ask(writer: _Writer, parts: Sequence[str | Segment]) -> None:
+    writer.begin("user")
+    for part in parts:
+        writer.add(part)
+    if not any(isinstance(part, str) for part in parts):
+        writer.add(DESCRIBE)
+    writer.end()
 
 
 def answer_opening(tokenizer: TextTokenizer) -> list[int]:
@@ -96,28 +131,66 @@ def _part(index: int, part: Any) -> str | None:
 
 
 class _Writer:
-    """Joins text between special tokens before it is encoded, and tokens between clips into one segment."""
+    """Joins text between special tokens before it is encoded, and tokens between clips and answers into one segment."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._text = ""
         self._ids: list[int] = []
         self._segments: list[Segment] = []
+        self._num_clips = 0
+        self._answered = False
 
-    def text(self, text: str) -> None:
-        self._text += text
+    def begin(self, role: str) -> None:
+        """Opens a turn."""
+        if self._answered:  # the answer before it predicts this token and has not written it
+            self.end()
+        self._special(self._tokenizer.bos)
+        self._text += f"{role}\n"
 
-    def special(self, token_id: int) -> None:
-        self._ids += [*self._tokenizer.encode(self._text), token_id]
-        self._text = ""
-
-    def clip(self, segment: Segment) -> None:
+    def add(self, part: str | Segment) -> None:
+        """Adds text or the next clip to the turn."""
+        if isinstance(part, str):
+            self._text += part
+            return
+        self._num_clips += 1
+        self._text += f"Audio {self._num_clips}: "
         self._flush()
-        self._segments.append(segment)
+        self._segments.append(part)
+        self._text += "\n"
+
+    def end(self) -> None:
+        """Closes the turn."""
+        self._special(self._tokenizer.eos)
+        self._text += "\n"
+        self._answered = False
+
+    def answer(self, text: str) -> None:
+        """Adds a turn of the assistant that is learnt, up to the token that ends it."""
+        if self._answered:
+            self.end()
+        self._flush()
+        opening, ids = answer_opening(self._tokenizer), self._tokenizer.encode(text)
+        labels = [NO_LABEL] * (len(opening) - 1) + [*ids, self._tokenizer.eos]
+        self._segments.append(
+            Segment(
+                role=Role.TEXT,
+                attend=Attend.CAUSAL,
+                length=len(labels),
+                token_ids=np.asarray([*opening, *ids], dtype=np.int64),
+                labels=np.asarray(labels, dtype=np.int64),
+            )
+        )
+        self._answered = True
 
     def finish(self) -> Context:
+        """Returns all segments."""
         self._flush()
         return tuple(self._segments)
+
+    def _special(self, token_id: int) -> None:
+        self._ids += [*self._tokenizer.encode(self._text), token_id]
+        self._text = ""
 
     def _flush(self) -> None:
         ids = [*self._ids, *self._tokenizer.encode(self._text)]

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from soundomni.core.chat import Answer, taught_chat
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Item, Skip
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
@@ -61,7 +62,7 @@ class SampleWriter:
         tokenizer: of the model.
         codec_spec: of the codec whose representation is made.
         encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
-        latent_positions, feature_positions, feature_attend: as in ModelSpec.
+        latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
         dropout: how often conditions of a target are left out.
     """
 
@@ -75,6 +76,7 @@ class SampleWriter:
         latent_positions: Positions = "shared",
         feature_positions: Positions = "advance",
         feature_attend: Literal["full", "causal"] = "full",
+        chat: Literal["none", "qwen2-audio"] = "none",
         dropout: DropoutSpec | None = None,
     ) -> None:
         if (encoder_spec is None) != (encoder_tokens is None):
@@ -86,6 +88,7 @@ class SampleWriter:
         self._latent_positions = latent_positions
         self._feature_positions = feature_positions
         self._feature_attend = feature_attend
+        self._chat = chat
         self._dropout = dropout or DropoutSpec()
         for name in ("text", "latent", "features"):
             share = getattr(self._dropout, name)
@@ -96,6 +99,10 @@ class SampleWriter:
         """Raises SpecError when the model cannot do this task."""
         if self._encoder_spec is None and task.uses("features"):
             raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder; set model.encoder or drop the task")
+        if self._in_chat(task) and task.uses("context"):
+            raise SpecError(
+                f"task '{task.name}' gives clean latents in a chat, which model.chat '{self._chat}' has no place for; drop the task"
+            )
 
     def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
         """Writes `item` for a task it is eligible for, without its waveforms.
@@ -111,6 +118,9 @@ class SampleWriter:
         texts = {"caption": _choose(item.captions, caption_draw)}
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
+        if self._in_chat(task):
+            chat = taught_chat(self._tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
+            return PlannedSample(Sample(key=key, segments=chat, seed=seed), crop, sum(segment.length for segment in chat))
         targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
         segments: list[Segment] = []
         full_length = 0
@@ -170,6 +180,27 @@ class SampleWriter:
         offset = int(draw * (item.num_samples - longest + 1))
         return Crop(offset, longest, item.num_samples, item.sample_rate)
 
+    def _in_chat(self, task: Task) -> bool:
+        """Says whether a task is written in the chat template: where nothing but text is made, as `describe` and `chat` ask for it."""
+        return self._chat != "none" and not task.uses("target")
+
+    def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
+        if template.text is None:
+            return self._features(crop)
+        text = template.text.format(**texts)
+        return Answer(text) if template.loss else text
+
+    def _features(self, crop: Crop) -> Segment:
+        assert self._encoder_spec is not None and self._encoder_tokens is not None, "checked by check()"
+        num_samples = resampled_length(crop.num_samples, crop.rate, self._encoder_spec.sample_rate)
+        return features_segment(
+            num_samples,
+            self._encoder_tokens(num_samples),
+            tokenizer=self._tokenizer,
+            positions=self._feature_positions,
+            attend=self._feature_attend,
+        )
+
     def _dropout_share(self, template: SegmentTemplate) -> float:
         if template.text is not None:
             return self._dropout.text
@@ -179,15 +210,7 @@ class SampleWriter:
         if template.text is not None:
             return text_context(template.text.format(**texts), tokenizer=self._tokenizer, loss=template.loss)
         if template.audio == "features":
-            assert self._encoder_spec is not None and self._encoder_tokens is not None, "checked by check()"
-            num_samples = resampled_length(crop.num_samples, crop.rate, self._encoder_spec.sample_rate)
-            return features_segment(
-                num_samples,
-                self._encoder_tokens(num_samples),
-                tokenizer=self._tokenizer,
-                positions=self._feature_positions,
-                attend=self._feature_attend,
-            )
+            return self._features(crop)
         num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
         if template.audio == "context":
             return clean_segment(num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions)

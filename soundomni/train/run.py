@@ -218,6 +218,7 @@ def _writer(spec: Spec, data: DataSpec, model: UnifiedModel, tokenizer: TextToke
         latent_positions=spec.model.latent_positions,
         feature_positions=spec.model.feature_positions,
         feature_attend=spec.model.feature_attend,
+        chat=spec.model.chat,
         dropout=data.condition_dropout,
     )
 

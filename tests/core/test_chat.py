@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen2_audio_files import SPECIALS, processor, tokenizer
 
-from soundomni.core.chat import answer_opening, chat_context
+from soundomni.core.chat import DESCRIBE, Answer, answer_opening, chat_context, taught_chat
 from soundomni.core.errors import DataError
 from soundomni.core.generation import Context
-from soundomni.core.sequence import Attend, PositionRule, Role, audio_segment, plain_segment
+from soundomni.core.sequence import NO_LABEL, Attend, PositionRule, Role, audio_segment, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
 
 PROCESSOR = processor()
@@ -114,3 +114,29 @@ def test_plain_segments_hold_their_tokens_and_nothing_else() -> None:
 def test_texts_end_at_the_end_of_a_document_as_well() -> None:
     assert len(SPECIALS) == 6 and TOKENIZER.ends == (TOKENIZER.eos, PROCESSOR.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     assert TextTokenizer.train(["a"], vocab_size=1).ends == (TextTokenizer.train(["a"], vocab_size=1).eos,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(turns=st.lists(st.tuples(st.lists(TEXTS | st.just(None), max_size=3), TEXTS), min_size=1, max_size=3))
+def test_a_chat_to_learn_from_is_the_chat_that_is_answered(turns: list[tuple[list[str | None], str]]) -> None:
+    heard = iter(clips(9))
+    parts: list[Any] = []
+    messages: list[Any] = []
+    for asked, answer in turns:
+        given_parts = [next(heard) if part is None else part for part in asked]
+        parts += [*given_parts, Answer(answer)]
+        content: list[Any] = [AUDIO if part is None else {"type": "text", "text": part} for part in asked]
+        content += [] if any(part is not None for part in asked) else [{"type": "text", "text": DESCRIBE}]
+        messages += [{"role": "user", "content": content}] if asked else []
+        messages.append({"role": "assistant", "content": answer})
+    context = taught_chat(TOKENIZER, parts)
+    audio = PROCESSOR.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    whole = ids_of(chat_context(TOKENIZER, messages, [part for part in parts if not isinstance(part, (str, Answer))]), audio)
+    ours = ids_of(context, audio)
+    assert ours == whole[: len(ours)] and whole[len(ours)] == TOKENIZER.eos and whole[len(ours) + 1 :] == TOKENIZER.encode("\n")
+    answers = [segment for segment in context if segment.labels is not None]
+    for segment, (_, answer) in zip(answers, turns, strict=True):
+        labels = segment.labels[segment.labels != NO_LABEL]
+        assert labels.tolist() == [*TOKENIZER.encode(answer), TOKENIZER.eos]
+        assert segment.token_ids.tolist() == [*answer_opening(TOKENIZER), *TOKENIZER.encode(answer)]
+        assert segment.labels[-len(labels) : -1].tolist() == segment.token_ids[len(segment.token_ids) - len(labels) + 1 :].tolist()

@@ -194,3 +194,19 @@ def test_planned_lengths_hold_for_odd_clips(make_writer, num_samples, rate):
         if to_rate:
             assert segment.waveform.shape == (1, segment.num_samples)
             assert segment.num_samples == resampled_length(num_samples, rate, to_rate)
+
+
+def test_a_chat_template_holds_what_is_heard_and_leaves_generation_alone(make_writer, tokenizer):
+    writer = make_writer(chat="qwen2-audio", feature_attend="causal", dropout=NO_DROPOUT)
+    before, features, asked, answer = plan(writer, "answer").sample.segments
+    assert tokenizer.decode(before.token_ids).startswith("system") and features.role == Role.FEATURES
+    question, expected = next(pair for pair in ITEM.questions if pair[0] in tokenizer.decode(asked.token_ids))
+    assert tokenizer.decode(asked.token_ids).strip() == question
+    assert answer.labels[answer.labels != NO_LABEL].tolist() == [*tokenizer.encode(expected), tokenizer.eos]
+    planned = plan(writer, "describe")
+    assert planned.full_length == sum(segment.length for segment in planned.sample.segments)
+    bare, chat = plan(make_writer(dropout=NO_DROPOUT), "generate", seed=3), plan(writer, "generate", seed=3)
+    for mine, theirs in zip(chat.sample.segments, bare.sample.segments, strict=True):
+        assert mine.token_ids.tolist() == theirs.token_ids.tolist() and mine.role == theirs.role
+    with pytest.raises(SpecError, match="gives clean latents in a chat"):
+        writer.check(build_tasks({"say": [Template(audio="context"), Template(text="{caption}", loss=True)]})["say"])
