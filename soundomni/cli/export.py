@@ -1,35 +1,131 @@
-"""`soundomni export`: a run's weights as a model directory."""
+"""`soundomni export`: weights as a model directory, or in the layout of another project."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "write a run's weights as a model directory"
+if TYPE_CHECKING:
+    from torch import nn
 
+    from soundomni.core.hub import SoundOmni
+    from soundomni.core.schema import Slot
+
+HELP = "write a run's weights as a model directory, or weights in the layout of another project"
 
 DTYPES = ("float32", "float16", "bfloat16")
+MODEL, ORIGINAL = "model", "soundomni"
+CODECS = ("stable-audio-vae", "diffusers-oobleck")
+FORMATS = (MODEL, ORIGINAL, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write, or an older one to replace")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights are stored as (default: float32)")
-    parser.add_argument("--last", action="store_true", help="take the last weights, not their average over steps")
+    parser.add_argument("source", metavar="RUN", help="run directory, model directory or name of a model; for a codec also its directory")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory to write, or an older model directory to replace")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=MODEL,
+        help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-vae or "
+        "diffusers-oobleck: the codec alone",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights of a model are stored as (default: float32)")
+    parser.add_argument("--last", action="store_true", help="of a run, take the last weights, not their average over steps")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the newest intact checkpoint of the run."""
-    import torch
-
+    """Writes the newest intact checkpoint of a run, or a model."""
     from soundomni.cli.arguments import refuse_overrides
     from soundomni.cli.output import emit
-    from soundomni.core.model_directory import check_target
-    from soundomni.train.export import load_run
 
     refuse_overrides(overrides, "export")
-    check_target(args.out)
-    model, step = load_run(args.run, average=not args.last, trust_class_paths=args.trust_class_paths)
-    path = model.save_pretrained(args.out, dtype=getattr(torch, args.dtype))
-    emit(args, {"run": str(args.run), "step": step, "out": str(path)}, text=f"{path}: the weights of step {step}")
+    told = _codec(args) if args.format in CODECS else _model(args)
+    emit(args, {"run": str(args.source), "format": args.format, "out": str(args.out)} | told, text=_text(args, told))
     return 0
+
+
+def _text(args: argparse.Namespace, told: dict[str, int]) -> str:
+    what = "the codec" if args.format in CODECS else "the weights"
+    step = f" of step {told['step']}" if "step" in told else f" of {args.source}"
+    layout = "" if args.format == MODEL else f", in the layout {args.format}"
+    return f"{args.out}: {what}{step}{layout}"
+
+
+def _model(args: argparse.Namespace) -> dict[str, int]:
+    """Writes a model and returns the step of its weights, if it is of a run."""
+    import torch
+
+    from soundomni.cli.files import new_directory
+    from soundomni.core.model_directory import check_target, replacing
+
+    dtype = getattr(torch, args.dtype)
+    if args.format == MODEL:
+        check_target(args.out)
+        model, told = _load(args)
+        model.save_pretrained(args.out, dtype=dtype)
+        return told
+    from soundomni.experts.original_export import export_soundomni
+
+    out = new_directory(args.out)
+    model, told = _load(args)
+    with replacing(out) as folder:
+        export_soundomni(model, folder, dtype=dtype)
+    return told
+
+
+def _codec(args: argparse.Namespace) -> dict[str, int]:
+    """Writes a codec and returns the step of its weights, if it is that of a model of a run."""
+    from soundomni.cli.files import new_directory
+    from soundomni.core.errors import SpecError
+    from soundomni.core.model_directory import replacing
+    from soundomni.core.registry import validate_init_args
+    from soundomni.vae.stable_audio_export import export_codec
+
+    if args.dtype != DTYPES[0]:
+        raise SpecError(f"--dtype {args.dtype} is of models; a codec is written as {DTYPES[0]}")
+    out = new_directory(args.out)
+    slot, codec, told = _find_codec(args)
+    with replacing(out) as folder:
+        export_codec(codec, validate_init_args("codec", slot), folder, args.format)
+    return told
+
+
+def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
+    """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
+    from soundomni.core.spec import load_spec
+    from soundomni.train.run_directory import CODEC_FILE
+    from soundomni.vae.stable_audio import LAYER_FILE, read_layer
+
+    folder = Path(args.source)
+    if (folder / LAYER_FILE).is_file():
+        return *_built(read_layer(folder), {}), {}
+    if (folder / CODEC_FILE).is_file():
+        return *_built(load_spec([folder / "spec.yaml"]).model.codec, {"weights": str(folder / CODEC_FILE)}), {}
+    model, told = _load(args)
+    return model.spec.model.codec, model.model.codec, told
+
+
+def _built(slot: Slot, init_args: dict[str, str]) -> tuple[Slot, nn.Module]:
+    """Builds a codec with further arguments."""
+    from dataclasses import replace
+    from typing import cast
+
+    from soundomni.core.registry import build
+
+    slot = replace(slot, init_args={**slot.init_args, **init_args})
+    return slot, cast("nn.Module", build("codec", slot))
+
+
+def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
+    """Loads a model, or a run's newest checkpoint."""
+    from soundomni.core.hub import SoundOmni
+    from soundomni.core.model_directory import CONFIG_FILE
+    from soundomni.train.export import load_run
+
+    folder = Path(args.source)
+    if not folder.is_dir() or (folder / CONFIG_FILE).is_file():
+        return SoundOmni.from_pretrained(args.source), {}
+    model, step = load_run(folder, average=not args.last, trust_class_paths=args.trust_class_paths)
+    return model, {"step": step}

@@ -11,7 +11,12 @@ from types import ModuleType
 
 HELP = "turn weights that others made into parts that a spec can name"
 
-KINDS = {"stable-audio-vae": "soundomni.cli.import_stable_audio_vae", "qwen2-audio": "soundomni.cli.import_qwen2_audio"}
+KINDS = {
+    "stable-audio-vae": "soundomni.cli.import_stable_audio_vae",
+    "qwen2-audio": "soundomni.cli.import_qwen2_audio",
+    "bagel": "soundomni.cli.import_bagel",
+    "soundomni": "soundomni.cli.import_soundomni",
+}
 """Kind of checkpoint → its module, which has HELP, `configure` and `run` as the file of a command has."""
 
 

@@ -80,6 +80,13 @@ class WeightFile(Mapping[str, Tensor]):
         """Returns the shape of a tensor without reading it."""
         return self._entries[name].shape
 
+    def without(self, prefix: str) -> WeightFile:
+        """Returns the same tensors by names without a prefix, where all of them have it; else this file as it is."""
+        if not self._entries or not all(name.startswith(prefix) for name in self._entries):
+            return self
+        entries = {name.removeprefix(prefix): entry for name, entry in self._entries.items()}
+        return WeightFile(self.path, self.files, entries, self.others)
+
 
 def read_weights(path: str | Path) -> WeightFile:
     """Opens a weight file, a sharded one by its index, or a directory with one.

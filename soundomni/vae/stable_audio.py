@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from soundomni.core import yaml_text
+from soundomni.core.convert import convert
 from soundomni.core.errors import SpecError
+from soundomni.core.schema import Slot
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio_config import CodecConfig, find_config, read_config
@@ -117,6 +119,18 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
     save_file(dict(imported.state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod((folder / LAYER_FILE).stat().st_mode)  # safetensors lets nobody else read what it writes
     return report
+
+
+def read_layer(folder: Path) -> Slot:
+    """Returns the codec that the codec.yaml of a directory names. Raises SpecError when it names none."""
+    file = folder / LAYER_FILE
+    tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
+    try:
+        given = tree["model"]["codec"]
+    except (KeyError, TypeError) as error:
+        raise SpecError(f"'{file}' names no codec: expected the key model.codec") from error
+    slot: Slot = convert(given, Slot, "model.codec")
+    return slot
 
 
 def _read_beside(config_file: Path) -> CodecConfig:

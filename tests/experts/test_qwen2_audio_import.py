@@ -18,7 +18,8 @@ from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.generation import context_length, sample_text
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
-from soundomni.experts.qwen2_audio_import import import_qwen2_audio, write_imported
+from soundomni.experts.language_import import write_imported
+from soundomni.experts.qwen2_audio_import import import_qwen2_audio
 
 PROCESSOR = processor()
 CHAT = [
@@ -92,7 +93,7 @@ def test_logits_and_greedy_text_equal_those_of_transformers(tmp_path: Path, layo
     source = write(tmp_path / "source", theirs, shard="60KB" if layout == "shards" else "5GB")
     if layout.startswith("transformers"):
         rename(source, version=int(layout[-1]))
-        assert import_qwen2_audio(source).layout.name == layout
+        assert import_qwen2_audio(source).layout == layout
     assert (source / "model.safetensors.index.json").exists() == (layout == "shards")
     omni = imported(source, tmp_path / "out")
     assert_same_logits(omni, theirs)
@@ -222,8 +223,8 @@ def test_a_sparse_config_means_the_defaults_of_transformers(tmp_path: Path) -> N
         text.intermediate_size,
         text.vocab_size,
     )
-    assert (ours.rope_theta, ours.norm_eps) == (text.rope_parameters["rope_theta"], text.rms_norm_eps)
-    assert (ours.max_tokens, ours.tied) == (text.max_position_embeddings, text.tie_word_embeddings)
+    assert (sizes.rope_theta, sizes.norm_eps) == (text.rope_parameters["rope_theta"], text.rms_norm_eps)
+    assert (sizes.max_tokens, sizes.tied) == (text.max_position_embeddings, text.tie_word_embeddings)
     assert list(ours.encoder.values()) == [
         *(audio.num_mel_bins, audio.d_model, audio.encoder_layers, audio.encoder_attention_heads, audio.encoder_ffn_dim),
         audio.max_source_positions,
@@ -267,7 +268,7 @@ def test_tensors_that_nothing_explains_are_refused_and_known_ones_listed(tmp_pat
     save_file(tensors | {frequencies: torch.ones(4)}, source / "model.safetensors")
     assert import_qwen2_audio(source).unused == {frequencies: "rotary frequencies, which follow from rope_theta"}
     save_file(tensors | {"visual.proj": torch.ones(4)}, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds 1 tensors that Qwen2-Audio has not \(visual\.proj\)"):
+    with pytest.raises(CheckpointError, match=r"holds 1 tensors that a Qwen2-Audio model has not \(visual\.proj\)"):
         import_qwen2_audio(source)
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, source / "model.safetensors")
     with pytest.raises(CheckpointError, match="quantised weights cannot be imported"):

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from soundomni.core.registry import validate_init_args
 from soundomni.core.representation import Representation
+from soundomni.core.schema import Slot
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio import import_stable_audio_vae
+from soundomni.vae.stable_audio_export import export_codec
 from soundomni.vae.stable_audio_layouts import to_layout
 from soundomni.vae.weight_norm import fold_weight_norm
 
@@ -159,11 +162,31 @@ def test_every_layout_encodes_and_decodes_as_stable_audio_tools_does(
     assert_close(decoded, expected[1])
 
 
-def test_diffusers_with_our_weights_agrees(
+def test_diffusers_loads_what_is_exported_and_agrees(
     theirs: nn.Module, given: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    codec = import_stable_audio_vae(flat(dict(theirs.state_dict()), tmp_path), config=write_config(tmp_path)).codec()
-    model = other_package(codec)
+    from diffusers import AutoencoderOobleck
+
+    imported = import_stable_audio_vae(flat(dict(theirs.state_dict()), tmp_path), config=write_config(tmp_path))
+    (tmp_path / "out").mkdir()
+    export_codec(
+        imported.codec(), validate_init_args("codec", Slot("oobleck", imported.config.init_args)), tmp_path / "out", "diffusers-oobleck"
+    )
+    model = AutoencoderOobleck.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         assert_close(model.encode(given[0]).latent_dist.mode(), expected[0])
         assert_close(model.decode(given[1]).sample, expected[1])
+
+
+def test_stable_audio_tools_loads_what_is_exported(theirs: nn.Module, tmp_path: Path) -> None:
+    from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
+
+    imported = import_stable_audio_vae(flat(dict(theirs.state_dict()), tmp_path), config=write_config(tmp_path))
+    (tmp_path / "out").mkdir()
+    export_codec(
+        imported.codec(), validate_init_args("codec", Slot("oobleck", imported.config.init_args)), tmp_path / "out", "stable-audio-vae"
+    )
+    model = create_autoencoder_from_config(json.loads((tmp_path / "out" / "audio_vae.json").read_text()))
+    model.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    state = theirs.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

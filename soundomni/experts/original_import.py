@@ -1,0 +1,175 @@
+"""A checkpoint of the original SoundOmni research code as a model directory that computes what that code computes.
+
+The VAE is not in such a checkpoint: a layer of a spec names it, as `soundomni import stable-audio-vae` writes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundomni.core.errors import CheckpointError
+from soundomni.core.model_directory import portable
+from soundomni.core.registry import build
+from soundomni.core.schema import Spec
+from soundomni.core.spec import load_spec
+from soundomni.core.weight_files import WeightFile, read_weights
+from soundomni.experts.language_config import LanguageConfig, Node
+from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, Sources, assemble, backbone_slot, read_tokenizer
+from soundomni.experts.language_layout import Shape, count_layers, named_rows
+from soundomni.experts.moe_gen_layout import LANGUAGE, MODULE, Experts, check_layout, find_language_config, read_experts
+from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, TOWER, check_places
+from soundomni.experts.qwen2_audio_config import check_mel, read_tower
+
+KIND = "soundomni"
+FREE = tuple(f"model.{name}" for name in ("codec", "freeze", "tokenizer", "feature_positions", "feature_attend", "chat"))
+"""What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
+
+QWEN2_AUDIO_7B = LanguageConfig(
+    hidden_dim=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    intermediate_dim=11008,
+    vocab_size=156032,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tied=False,
+    max_tokens=8192,
+)
+"""The language model of the original run (Chu et al. 2024)."""
+
+
+def import_soundomni(
+    source: str | Path,
+    *,
+    llm: str | Path | None = None,
+    layers: Sequence[Path | str] = (),
+    overrides: Sequence[tuple[str, str]] = (),
+) -> ImportedModel:
+    """Finds out where every tensor of a checkpoint goes.
+
+    Args:
+        source: a weight file, or a directory with one.
+        llm: the directory with config.json (or llm_config.json) and tokenizer.json, such as that of Qwen2-Audio; where the weights
+            lie when None. Without a config, a checkpoint with the sizes of Qwen2-Audio-7B is taken to be of it.
+        layers, overrides: of a spec; they name the codec that made the latents.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or of another model.
+        SpecError: a layer is wrong, or contradicts the checkpoint.
+    """
+    weights = read_weights(source).without(MODULE)
+    check_layout(weights, "model of the original SoundOmni")
+    directory = Path(llm) if llm is not None else Path(source) if Path(source).is_dir() else Path(source).parent
+    found = find_language_config(directory)
+    config, tree = found if found is not None else (_known(weights, directory), Node({}, ""))
+    experts = read_experts(weights, config)
+    tokenizer = read_tokenizer(directory, rows=experts.config.vocab_size)
+    encoder = _encoder(weights, tree, directory)
+    latent_dim = _latent_dim(weights)
+    if PLACES in weights:
+        check_places(weights[PLACES], weights.path)
+    base = _base_layer(experts, encoder, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size))
+    _check_codec(load_spec([base, *layers], overrides), latent_dim)
+    notes = [] if found is not None else ["there was no config: heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
+    checkpoint = Checkpoint(
+        kind=KIND,
+        title="model of the original SoundOmni",
+        layout="the original SoundOmni",
+        weights=weights,
+        config=experts.config,
+        tokenizer=tokenizer,
+        base=base,
+        free=FREE,
+        sources=partial(_sources, experts),
+        known={PLACES: "sines and cosines of the place, which are computed"},
+        notes=notes,
+    )
+    return assemble(checkpoint, layers=layers, overrides=overrides)
+
+
+def _sources(experts: Experts, shapes: Mapping[str, Shape]) -> Sources:
+    return {**experts.rows(), **dict(named_rows(CONNECTOR | HEARING, shapes))}
+
+
+def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
+    """Returns the config of Qwen2-Audio-7B when the tensors have its sizes: how many heads there are, no tensor tells."""
+    known, layer = QWEN2_AUDIO_7B, f"{LANGUAGE}layers.0."
+    expected = {
+        f"{layer}self_attn.q_proj.weight": (known.hidden_dim, known.hidden_dim),
+        f"{layer}self_attn.k_proj.weight": (known.hidden_dim, known.hidden_dim),
+        f"{layer}mlp.gate_proj.weight": (known.intermediate_dim, known.hidden_dim),
+    }
+    same = all(name in weights and weights.shape(name) == shape for name, shape in expected.items())
+    if not same or count_layers(weights, LANGUAGE) != known.num_layers:
+        raise CheckpointError(
+            f"no config.json in '{directory}', and '{weights.path}' has not the sizes of Qwen2-Audio-7B; "
+            "name the directory of its language model with --llm"
+        )
+    return known
+
+
+def _latent_dim(weights: WeightFile) -> int:
+    name = "audiovae2llm.weight"
+    if name not in weights or len(weights.shape(name)) != 2:
+        raise CheckpointError(f"'{weights.path}' lacks {name}: it makes no audio, so it is not of the original SoundOmni")
+    return weights.shape(name)[1]
+
+
+def _check_codec(spec: Spec, latent_dim: int) -> None:
+    """Raises CheckpointError unless the codec of a spec may be that of the checkpoint: as many dimensions, and trained."""
+    codec = spec.model.codec
+    with torch.device("meta"):
+        given = build("codec", portable(spec).model.codec).spec.token_dim
+    advice = "name the one that made its latents: --config codec.yaml, as `soundomni import stable-audio-vae` writes it"
+    if given != latent_dim:
+        raise CheckpointError(
+            f"the checkpoint makes latents of {latent_dim} dimensions, the codec {codec.class_path} has {given}; {advice}"
+        )
+    if codec.class_path == "oobleck" and codec.init_args.get("weights") is None:
+        raise CheckpointError(f"the checkpoint has no VAE, and the codec {codec.class_path} no weights; {advice}")
+
+
+def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int] | None:
+    """Returns the arguments of the audio tower by its tensors, its heads by the config; None when the checkpoint has no tower."""
+    first, positions, network = (f"{TOWER}{name}.weight" for name in ("conv1", "embed_positions", "layers.0.fc1"))
+    if first not in weights:
+        return None
+    for name in (positions, network):
+        if name not in weights:
+            raise CheckpointError(f"'{weights.path}' lacks {name}")
+    width, mel = weights.shape(first)[:2]
+    said = read_tower(tree.node("audio_config"))
+    heads = said["num_heads"]
+    if said["d_model"] != width:
+        raise CheckpointError(
+            f"'{weights.path}' has an audio tower {width} wide, by the config in '{directory}' {said['d_model']} is expected; "
+            "name the directory of its Qwen2-Audio with --llm"
+        )
+    check_mel(directory, mel)
+    sizes = {"num_mel_bins": mel, "d_model": width, "num_layers": count_layers(weights, TOWER), "num_heads": heads}
+    return sizes | {"ffn_dim": weights.shape(network)[0], "max_source_positions": weights.shape(positions)[0]}
+
+
+def _base_layer(experts: Experts, encoder: Mapping[str, int] | None, *, vocab_rows: int) -> dict[str, Any]:
+    """Returns the layer of a spec that a checkpoint stands for."""
+    backbone = backbone_slot(experts.config, vocab_rows=vocab_rows, tied=experts.tied)
+    backbone["init_args"] |= {"qk_norm": experts.qk_norm, "gen_intermediate_dim": experts.gen.intermediate_dim}
+    model = {
+        "backbone": backbone,
+        "router": "modality",
+        "codec": "oobleck",
+        "encoder": None if encoder is None else {"class_path": "qwen2-audio", "init_args": dict(encoder)},
+        "connectors": {"latent": "linear", "features": None if encoder is None else "linear"},
+        "objective": "flow-matching",
+        "freeze": [UND, "embedding", *(["encoder"] if encoder is not None else [])],
+        "latent_positions": "shared",
+        "normalise": "none",
+    }
+    return {"model": model, "sampler": "euler"}

@@ -1,0 +1,51 @@
+"""What the original SoundOmni research code calls the parts beside its two experts, and what these have to be.
+
+| there | here |
+|---|---|
+| `audiovae2llm`, `llm2audiovae` | the way in and out of the latent connector `linear` |
+| `time_embedder.mlp.0`, `.2` | its embedding of timesteps |
+| `gen_pos_embed` | its embedding of places, computed here for any place |
+| `audio_encoder` | the tower of the encoder `qwen2-audio` |
+| `audio_projector` | the connector of its features, `linear` |
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import CheckpointError
+from soundomni.experts.sinusoids import place_embedding
+
+PLACES = "gen_pos_embed"
+NUM_PLACES = 2048
+CONNECTOR = {
+    "latent_connector.inward.": "audiovae2llm.",
+    "latent_connector.outward.": "llm2audiovae.",
+    "latent_connector.time_and_place.time.first.": "time_embedder.mlp.0.",
+    "latent_connector.time_and_place.time.second.": "time_embedder.mlp.2.",
+}
+TOWER = "audio_encoder."
+HEARING = {"encoder.tower.": TOWER, "features_connector.inward.": "audio_projector."}
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""How far a stored sine may be off: by rounding, and by the angle, which float32 knows to 1e-4 at the last place."""
+
+
+def places(hidden_dim: int) -> Tensor:
+    """Returns the table of places of the original, float32 `[2048, hidden_dim]`."""
+    return place_embedding(torch.arange(NUM_PLACES), hidden_dim)
+
+
+def check_places(table: Tensor, path: object) -> None:
+    """Raises CheckpointError unless a table `[P, hidden_dim]` says what the connector computes."""
+    tolerance = _TOLERANCE.get(table.dtype, 0.0)
+    if table.dim() != 2 or table.shape[1] % 2 or not _close(table, tolerance):
+        raise CheckpointError(
+            f"'{path}': {PLACES} {list(table.shape)} is not the table of [sin | cos] that the original has, so places would be heard wrong"
+        )
+
+
+def _close(table: Tensor, tolerance: float) -> bool:
+    expected = place_embedding(torch.arange(len(table)), table.shape[1])
+    return bool(((table.float() - expected).abs() <= tolerance).all())
