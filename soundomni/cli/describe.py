@@ -11,6 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
     parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         raise SpecError("an empty question was given; ask something, or leave --question out for a description")
     clips = [Audio(*read_audio(file)) for file in args.files]
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    if args.adapter is not None:
+        model.load_adapter(args.adapter)
     texts = model.describe(clips, question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
     heard = [{"file": str(file), "text": text} for file, text in zip(args.files, texts, strict=True)]
     lines = texts if len(texts) == 1 else [f"{one['file']}: {one['text']}" for one in heard]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 HELP = "write a run's weights as a model directory, or weights in the layout of another project"
 
 DTYPES = ("float32", "float16", "bfloat16")
-MODEL, ORIGINAL = "model", "soundomni"
+MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
 CODECS = ("stable-audio-vae", "diffusers-oobleck")
-FORMATS = (MODEL, ORIGINAL, *CODECS)
+FORMATS = (MODEL, ORIGINAL, ADAPTER, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default=MODEL,
-        help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-vae or "
-        "diffusers-oobleck: the codec alone",
+        help="model: a model directory (default); soundomni: the layout of the original research code; peft-adapter: the "
+        "adapters of a run alone, a folder per expert stream; stable-audio-vae or diffusers-oobleck: the codec alone",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights of a model are stored as (default: float32)")
     parser.add_argument("--last", action="store_true", help="of a run, take the last weights, not their average over steps")
@@ -41,13 +41,13 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.output import emit
 
     refuse_overrides(overrides, "export")
-    told = _codec(args) if args.format in CODECS else _model(args)
+    told = _codec(args) if args.format in CODECS else _adapters(args) if args.format == ADAPTER else _model(args)
     emit(args, {"run": str(args.source), "format": args.format, "out": str(args.out)} | told, text=_text(args, told))
     return 0
 
 
 def _text(args: argparse.Namespace, told: dict[str, int]) -> str:
-    what = "the codec" if args.format in CODECS else "the weights"
+    what = "the codec" if args.format in CODECS else "the adapters" if args.format == ADAPTER else "the weights"
     step = f" of step {told['step']}" if "step" in told else f" of {args.source}"
     layout = "" if args.format == MODEL else f", in the layout {args.format}"
     return f"{args.out}: {what}{step}{layout}"
@@ -73,6 +73,19 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
     with replacing(out) as folder:
         export_soundomni(model, folder, dtype=dtype)
     return told
+
+
+def _adapters(args: argparse.Namespace) -> dict[str, int]:
+    """Writes the adapters of a run and returns their step."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.lora import check_free
+    from soundomni.train.export import save_run_adapters
+
+    if args.dtype != DTYPES[0]:
+        raise SpecError(f"--dtype {args.dtype} is of models; adapters are written as {DTYPES[0]}")
+    check_free(args.out)
+    _, step = save_run_adapters(args.source, args.out, average=not args.last, trust_class_paths=args.trust_class_paths)
+    return {"step": step}
 
 
 def _codec(args: argparse.Namespace) -> dict[str, int]:

@@ -38,6 +38,7 @@ class Request:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
     what.add_argument(
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.core.limits import check_negative
 
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    if args.adapter is not None:
+        model.load_adapter(args.adapter)
     for request in requests:
         check_negative(request.negative, model.spec.guidance.scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.limits import LARGEST_SEED, LONGEST_SECONDS
-from soundomni.core.schema import TrainSpec
+from soundomni.core.schema import LoRASpec, TrainSpec
 
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 1", lambda x: x >= 1, ("steps", "batches_per_step", "log_every", "keep_checkpoints", "parallel.replicate")),
@@ -37,6 +37,19 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < 1, f"train.optimizer.betas[{i}]", beta, "at least 0 and below 1")
     for name, weight in train.loss_weights.items():
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
+    if train.lora is not None:
+        _check_lora(train.lora, train.target)
+
+
+def _check_lora(lora: LoRASpec, target: str) -> None:
+    _expect(lambda x: x >= 1, "train.lora.rank", lora.rank, "at least 1")
+    _expect(lambda x: 0 < x < math.inf, "train.lora.alpha", lora.alpha, "finite and above 0")
+    _expect(lambda x: 0 <= x < 1, "train.lora.dropout", lora.dropout, "at least 0 and below 1")
+    for key, names in (("streams", lora.streams), ("targets", lora.targets)):
+        if not names:
+            raise SpecError(f"train.lora.{key} is empty; name at least one, or leave train.lora out")
+    if target != "model":
+        raise SpecError(f"train.lora adapts expert streams, but train.target is {target}; leave one of them out")
 
 
 def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:

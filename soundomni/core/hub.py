@@ -42,6 +42,7 @@ from soundomni.core.limits import (
     check_seed,
     check_strength,
 )
+from soundomni.core.lora import merge_adapter_file
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.model_directory import (
@@ -423,6 +424,15 @@ class SoundOmni:
         """Returns `[C, S]` with the rate and the channels of the codec."""
         spec = self.model.codec.spec
         return resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
+
+    def load_adapter(self, directory: str | Path) -> None:
+        """Merges LoRA adapters into the weights: a folder in peft's format, as `soundomni export --format peft-adapter` or peft writes it.
+
+        Raises:
+            CheckpointError: it is damaged, is of another kind than plain LoRA, or has a layer or a shape that this model has not.
+            SpecError: a layer shares its weight with another, which the adapter would change too.
+        """
+        merge_adapter_file(self.model, directory)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

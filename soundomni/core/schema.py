@@ -217,6 +217,27 @@ class ScheduleSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRASpec:
+    """Low-rank adapters in place of whole experts: the weights of the named streams stay as they are, and only adapters are trained.
+
+    What other streams and parts do is up to `model.freeze` as ever.
+
+    Args:
+        streams: expert streams that get adapters, such as "und" and "gen".
+        rank: of the two matrices of an adapter.
+        alpha: an adapter counts alpha / rank times.
+        dropout: share of an adapter's inputs that are zeroed in training.
+        targets: names, or last parts of names, of the linear layers that get one, such as "qkv", "output", "mlp.gate_up" and "mlp.down".
+    """
+
+    streams: list[str]
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["qkv", "output"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParallelSpec:
     """The device mesh: parameters are sharded over `shard` ranks (-1: all that are left) and replicated over `replicate`."""
 
@@ -252,6 +273,7 @@ class TrainSpec:
         batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
         loss_weights: of "ce" and of the objective's losses by name; 1 when not named. A later layer that gives a mapping replaces all
             of it; `loss_weights.ce=2` sets one.
+        lora: train adapters of some expert streams; null trains the weights themselves.
         ema_decay: of the averaged weights; 0 for none.
         precision: of the forward and backward pass; parameters and optimizer are always float32.
         activation_checkpointing: recompute each layer in the backward pass.
@@ -270,6 +292,7 @@ class TrainSpec:
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     loss_weights: dict[str, float] = replaced(dict)
+    lora: LoRASpec | None = None
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False

@@ -165,6 +165,8 @@ def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = list(dict.fromkeys([*old, *new]))
         return [d for n in names for d in _differences(old.get(n, _ABSENT), new.get(n, _ABSENT), join(key, str(n)))]
+    if all(value is None or value is _ABSENT for value in (old, new)):  # a key that a later version brought, and that is not set
+        return []
     # Not `!=`, for which 1 is True and nan is another number each time.
     return [] if _shown(old) == _shown(new) else [(key, old, new)]
 

@@ -12,6 +12,7 @@ from soundomni.core.checks import check_loss_weights, check_train
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.guidance import check_guidance
 from soundomni.core.limits import check_scale
+from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import portable
 from soundomni.core.registry import build
@@ -41,6 +42,8 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
     model = _without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
         check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+        if spec.train.lora is not None:
+            add_adapters(model, spec.train.lora)
 
 
 def _without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:

@@ -1,4 +1,4 @@
-"""From a run directory to a model ready for use."""
+"""From a run directory to a model ready for use, or to the adapters that the run trained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from soundomni.core.assembly import build_model
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SPEC_FILE, SoundOmni
+from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
@@ -18,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bool = False) -> tuple[SoundOmni, int]:
-    """Loads the newest intact checkpoint of a run.
+    """Loads the newest intact checkpoint of a run, its adapters merged into the weights.
 
     Args:
         run_dir: what `train.run_dir` was.
@@ -31,7 +32,40 @@ def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bo
     Raises:
         CheckpointError: it is no run directory of a model, or has no intact checkpoint.
     """
-    path = Path(run_dir)
+    omni, step = _load(Path(run_dir), average=average, trust_class_paths=trust_class_paths)
+    merge_adapters(omni.model)
+    return omni, step
+
+
+def save_run_adapters(
+    run_dir: str | Path, out: str | Path, *, average: bool = True, base: str | None = None, trust_class_paths: bool = False
+) -> tuple[list[Path], int]:
+    """Writes the adapters of a run's newest intact checkpoint, a folder for each stream as `save_adapters` has them.
+
+    Args:
+        run_dir, average, trust_class_paths: as for `load_run`.
+        out: missing or empty.
+        base: name or path of the model that they are for.
+
+    Returns:
+        The folders and the step.
+
+    Raises:
+        CheckpointError: as `load_run`; or the run trained no adapters, or more than these, or they cannot be written.
+    """
+    omni, step = _load(Path(run_dir), average=average, trust_class_paths=trust_class_paths)
+    if omni.spec.train is None or omni.spec.train.lora is None:
+        raise CheckpointError(f"the run '{run_dir}' has no adapters: its spec has no train.lora; export it as a model")
+    others = [name for name, p in omni.model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    if others:
+        raise CheckpointError(
+            f"the run '{run_dir}' trained {len(others)} parameters beside its adapters, such as '{others[0]}'; export it as a model, "
+            "or name these parts in model.freeze before training"
+        )
+    return save_adapters(omni.model, out, base=base), step
+
+
+def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundOmni, int]:
     for name in (SPEC_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise CheckpointError(f"'{path}' is not a run directory: it has no {name}; `soundomni train` makes one")
@@ -44,5 +78,7 @@ def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bo
     tokenizer = TextTokenizer.load(path)
     with uninitialised():
         model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
+        if spec.train is not None and spec.train.lora is not None:
+            add_adapters(model, spec.train.lora)
     load_trained_weights(model, checkpoint, average=average)
     return SoundOmni(model, spec, tokenizer, trust_class_paths=trust_class_paths), step_of(checkpoint)

@@ -25,6 +25,7 @@ from soundomni.core.checks import check_loss_weights
 from soundomni.core.errors import CheckpointError, DataError, SpecError, UnreadableAudioError
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
+from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
 from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
@@ -161,6 +162,8 @@ def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest
         batches_per_step=train.batches_per_step,
         state=read_state(latest)["progress"]["data"] if latest is not None else None,
     )
+    if train.lora is not None:  # after whatever gives the model its first weights
+        add_adapters(model, train.lora, seed=train.seed)
     module = CodecTraining(model.codec) if train.target == "codec" else model
     if module is model:
         check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
