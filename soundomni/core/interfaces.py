@@ -336,7 +336,8 @@ class Tracker(ABC):
 class Optimizer(ABC):
     """Makes the optimizer of a run. Group `soundomni.optimizers`; no runtime arguments.
 
-    A checkpoint keeps what the optimizer keeps for a parameter: tensors of the parameter's shape, and 0-dim counters named "step".
+    A checkpoint keeps what the optimizer keeps for a parameter: tensors of the parameter's shape and of any type, and 0-dim counters
+    named "step". Tensors of other shapes only fit an optimizer that refuses sharded parameters.
     """
 
     @abstractmethod

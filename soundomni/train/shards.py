@@ -112,6 +112,16 @@ class ShardReader:
         """Returns the whole shape of a tensor."""
         return self._shapes[name]
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Returns the type of a tensor. Raises CheckpointError."""
+        path = _paths(self.directory, self._holders[name][0][1])[0]
+        try:
+            with safe_open(path, framework="pt") as file:
+                dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        return dtype
+
     def extra(self, rank: int) -> dict[str, Any]:
         """Returns what that rank wrote beside its index."""
         return {key: value for key, value in self._indices[rank].items() if key != "tensors"}

@@ -85,7 +85,7 @@ class RunState:
                 yield f"{OPTIMIZER}{name}/{key}", value
 
     def _make_optimizer_state(self, reader: ShardReader) -> None:
-        """Gives a fresh optimizer the entries that the checkpoint has, to be filled: moments like the parameter, and 0-dim counters."""
+        """Gives a fresh optimizer the entries that the checkpoint has, to be filled: tensors where the parameter is, and 0-dim counters."""
         parameters = dict(self.model.named_parameters())
         fused = {p for group in self.optimizer.param_groups if group.get("fused") for p in group["params"]}
         for full_name in reader.names:
@@ -94,12 +94,12 @@ class RunState:
             name, _, key = full_name.removeprefix(OPTIMIZER).rpartition("/")
             if name not in parameters:
                 raise CheckpointError(f"'{reader.directory}' is of another model: it has an optimizer state for '{name}'")
-            parameter = parameters[name]
-            if reader.shape(full_name) == tuple(parameter.shape) and key != "step":
-                value = torch.zeros_like(parameter, requires_grad=False)
+            parameter, shape, dtype = parameters[name], reader.shape(full_name), reader.dtype(full_name)
+            if shape == tuple(parameter.shape) and key != "step":
+                value = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
             else:
-                device = parameter.device if parameter in fused else "cpu"
-                value = torch.zeros(reader.shape(full_name), device=device)
+                device = parameter.device if shape or parameter in fused else "cpu"
+                value = torch.zeros(shape, dtype=dtype, device=device)
             self.optimizer.state[parameter][key] = value
 
 

@@ -78,6 +78,11 @@ TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0
 TestAdamW = suite(testing.OptimizerSuite, "AdamW", "adamw")
 TestMuon = suite(testing.OptimizerSuite, "Muon", "muon")
 
+
+class TestAdamW8bit(suite(testing.OptimizerSuite, "Base", "adamw-8bit", min_size=1)):
+    whole = True
+
+
 TestToySounds = suite(testing.DatasetSuite, "ToySounds", "toy-sounds", size=40, seconds=0.8)
 
 
