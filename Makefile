@@ -39,9 +39,9 @@ $(READY): pyproject.toml requirements/dev.txt
 	$(PYTHON) -m pip install --quiet --constraint requirements/dev.txt --editable '.[dev]'
 	touch $(READY)
 
-# The tests compare with stable-audio-tools and diffusers themselves.
-$(PARITY): $(READY) requirements/stable-audio-tools.txt
-	$(PYTHON) -m pip install --quiet --no-deps --requirement requirements/stable-audio-tools.txt
+# The tests compare with stable-audio-tools, diffusers, peft and bitsandbytes themselves.
+$(PARITY): $(READY) requirements/stable-audio-tools.txt requirements/adapters.txt
+	$(PYTHON) -m pip install --quiet --no-deps --requirement requirements/stable-audio-tools.txt --requirement requirements/adapters.txt
 	touch $(PARITY)
 
 # The spoken-digits example and its test speak with espeak-ng and convert with sox; a test opens the demo's page in chromium.

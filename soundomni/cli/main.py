@@ -25,7 +25,7 @@ COMMANDS = {
     "generate": "make audio from prompts",
     "describe": "say what is heard in audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
-    "export": "write a run's weights as a model directory",
+    "export": "write a run's weights as a model directory, or weights in the layout of another project",
     "import": "turn weights that others made into parts that a spec can name",
     "evaluate": "measure what a model generates, describes and reconstructs",
     "plugins": "list the installed plugins, show one, or write a new one",

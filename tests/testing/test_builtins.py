@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from stable_audio_files import audio_vae
 
 from soundomni import testing
 from soundomni.core import registry
@@ -37,6 +38,7 @@ TestMDCTStereo = suite(testing.CodecSuite, "MDCTStereo", "mdct", frame_size=15, 
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
 TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
 TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)
+TestStableAudioTools = suite(testing.CodecSuite, "StableAudioTools", "stable-audio-tools", config=audio_vae())
 
 LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
 TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)

@@ -12,9 +12,7 @@ from safetensors.torch import save_file
 
 from soundomni import testing
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.registry import build
 from soundomni.core.representation import Representation
-from soundomni.core.schema import Slot
 from soundomni.vae.stable_audio_tools import StableAudioToolsCodec
 
 
@@ -34,12 +32,6 @@ def config(bottleneck: str | None = "vae", strides: tuple[int, ...] = (2, 4)) ->
             "io_channels": 2,
         },
     }
-
-
-class TestVAE(testing.CodecSuite):
-    def make(self) -> StableAudioToolsCodec:
-        codec: StableAudioToolsCodec = build("codec", Slot("stable-audio-tools", {"config": config()}))
-        return codec
 
 
 class TestTanhOfOddStrides(testing.CodecSuite):
