@@ -66,8 +66,7 @@ class MDCTCodec(Codec):
             raise SpecError(f"frame_size must be at least 1, {frame_size} was given")
         if window not in get_args(Window):
             raise SpecError(f"window must be sine or kbd, '{window}' was given.{did_you_mean(window, get_args(Window))}")
-        if not 0.0 < companding <= 1.0:
-            raise SpecError(f"companding must lie in (0, 1], {companding} was given")
+        check_companding(companding)
         self.frame_size = frame_size
         self.window: Window = window
         self.companding = companding
@@ -97,7 +96,7 @@ class MDCTCodec(Codec):
         hop, num_samples = self.frame_size, samples.shape[-1]
         num_frames = self._spec.num_frames(num_samples)
         padded = functional.pad(samples, (hop, num_frames * hop - num_samples))
-        values = _compand(self._analyse(padded.unfold(-1, 2 * hop, hop)), self.companding)
+        values = compand(self._analyse(padded.unfold(-1, 2 * hop, hop)), self.companding)
         frames = -(-lengths // hop) + 1
         return Representation(rearrange(values, "b c t m -> b (c m) t"), frames, self._spec)
 
@@ -106,7 +105,7 @@ class MDCTCodec(Codec):
         check_latent(representation, self._spec)
         values = zero_beyond(_at_least_float32(representation.values), representation.lengths)
         coefficients = rearrange(values, "b (c m) t -> b c t m", c=self._spec.channels)
-        frames = self._synthesise(_expand(coefficients, self.companding))
+        frames = self._synthesise(expand(coefficients, self.companding))
         first, second = frames.chunk(2, dim=-1)
         waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
         return zero_beyond(waveform, (representation.lengths - 1).clamp_min(0) * self.frame_size)
@@ -152,7 +151,14 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _compand(values: Tensor, power: float) -> Tensor:
+def check_companding(power: float) -> None:
+    """Raises SpecError for a power out of its range."""
+    if not 0.0 < power <= 1.0:
+        raise SpecError(f"companding must lie in (0, 1], {power} was given")
+
+
+def compand(values: Tensor, power: float) -> Tensor:
+    """Returns sign(x)·|x|^power, linear for |x| below COMPANDING_KNEE."""
     if power == 1.0:
         return values
     size = values.abs()
@@ -160,7 +166,8 @@ def _compand(values: Tensor, power: float) -> Tensor:
     return values.sign() * torch.where(size > COMPANDING_KNEE, curved, size * COMPANDING_KNEE ** (power - 1.0))
 
 
-def _expand(values: Tensor, power: float) -> Tensor:
+def expand(values: Tensor, power: float) -> Tensor:
+    """Undoes `compand`."""
     if power == 1.0:
         return values
     size, knee = values.abs(), COMPANDING_KNEE**power

@@ -35,6 +35,8 @@ def suite(base, label, name, **arguments):
 
 TestMDCT = suite(testing.CodecSuite, "MDCT", "mdct", frame_size=16)
 TestMDCTStereo = suite(testing.CodecSuite, "MDCTStereo", "mdct", frame_size=15, channels=2, companding=0.5)
+TestShapeGain = suite(testing.CodecSuite, "ShapeGain", "mdct-shape-gain", frame_size=16)
+TestShapeGainStereo = suite(testing.CodecSuite, "ShapeGainStereo", "mdct-shape-gain", frame_size=15, channels=2, companding=0.5)
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
 TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
 TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)

@@ -1,0 +1,87 @@
+"""MDCT frames as a shape and a gain: how a frame is distributed over frequency, and apart from it how loud it is.
+
+A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of Opus, Valin et al.
+2013), so that what a model has learnt of a quiet sound holds for a loud one.
+
+Shape letters: B clips, C audio channels, M samples per frame (hop), T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from soundomni.core.interfaces import Codec, ReceptiveField
+from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.vae.clips import check_latent
+from soundomni.vae.mdct import MDCTCodec, Window, check_companding, compand, expand
+
+FLOOR_DB = -70.0
+"""A frame whose coefficients have an RMS below this keeps its gain there, and its shape fades: silence has no shape."""
+CENTRE_DB, DB_PER_UNIT = -40.0, 3.0
+"""Gains are (level - CENTRE_DB) / DB_PER_UNIT: from -10 in silence to 13 of white noise at full scale."""
+
+
+class ShapeGainCodec(Codec):
+    """Latents `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and that RMS in dB.
+
+    Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
+
+    Args:
+        sample_rate, channels, frame_size, window: of the frames, as in MDCTCodec.
+        companding: p in (0, 1] of sign(x)·|x|^p, of the shape.
+
+    Raises:
+        SpecError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        channels: int = 1,
+        frame_size: int = 128,
+        window: Window = "sine",
+        companding: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_companding(companding)
+        self.companding = companding
+        self.frames = MDCTCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, window=window, companding=1.0)
+        self._spec = RepresentationSpec(
+            kind="continuous",
+            sample_rate=sample_rate,
+            channels=channels,
+            downsampling_ratio=frame_size,
+            latent_dim=channels * frame_size + 1,
+            extra_frames=1,
+        )
+
+    @property
+    def spec(self) -> RepresentationSpec:
+        """Of the latents; the last frame only closes the overlap."""
+        return self._spec
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """That of the frames."""
+        return self.frames.receptive_field
+
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        encoded = self.frames.encode(waveform, lengths)
+        size = encoded.values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(10.0 ** (FLOOR_DB / 20.0))
+        gain = (20.0 * size.log10() - CENTRE_DB) / DB_PER_UNIT
+        values = torch.cat([compand(encoded.values / size, self.companding), gain], dim=1)
+        return Representation(values, encoded.lengths, self._spec)
+
+    def decode(self, representation: Representation) -> Tensor:
+        """Decodes `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        check_latent(representation, self._spec)
+        values = representation.values.to(torch.promote_types(representation.values.dtype, torch.float32))
+        shape, gain = values[:, :-1], values[:, -1:]
+        size = 10.0 ** ((gain * DB_PER_UNIT + CENTRE_DB) / 20.0)
+        coefficients = expand(shape, self.companding) * size
+        return self.frames.decode(Representation(coefficients, representation.lengths, self.frames.spec))
