@@ -59,6 +59,8 @@ def runs(page: str) -> bool:
 def cheap(arguments: list[str]) -> list[str]:
     """Makes a command do the same with less."""
     words = set(arguments)
+    if "train" in arguments and any(word.startswith("--model.start=") for word in words):
+        return arguments  # sizes are those of the model that it starts from
     if "train" in arguments:
         toys = [] if "mine.yaml" in words else [TOYS]
         steps = [] if any(word.startswith("--train.steps") for word in words) else SMALL[:1]

@@ -46,8 +46,10 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
     from soundomni.train.checks import check_spec
+    from soundomni.train.start import open_start
 
     check_spec(spec, trust_class_paths=args.trust_class_paths)
+    open_start(spec, trust_class_paths=args.trust_class_paths)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)

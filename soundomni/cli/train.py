@@ -30,10 +30,11 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     import os
 
     from soundomni.cli.output import emit
-    from soundomni.core.spec import load_spec
+    from soundomni.core.spec import StartFrom, load_spec
     from soundomni.train.run import run_training
 
-    spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths)
+    start: StartFrom = "kept" if args.existing == "resume" else "directory"
+    spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths, start=start)
     result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
     if os.environ.get("RANK", "0") == "0":
         report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}

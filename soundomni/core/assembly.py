@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -12,41 +14,55 @@ from soundomni.core.model import UnifiedModel
 from soundomni.core.normalizer import LatentNormalizer
 from soundomni.core.registry import build
 from soundomni.core.schema import ModelSpec, Slot
+from soundomni.core.uninitialised import uninitialised
 
 
-def build_model(spec: ModelSpec, *, vocab_size: int, trust_class_paths: bool = False, seed: int = 0) -> UnifiedModel:
-    """Builds the model of a spec with random weights that depend on `seed` alone.
+def build_model(
+    spec: ModelSpec, *, vocab_size: int, trust_class_paths: bool = False, seed: int = 0, drawn: Collection[str] | None = None
+) -> UnifiedModel:
+    """Builds the model of a spec with random weights that depend on `seed` and `drawn` alone.
 
     Args:
         spec: of the model.
         vocab_size: of the tokenizer.
         trust_class_paths: let the spec name classes by import path.
         seed: of the weights.
+        drawn: parts whose weights are drawn, where all others are about to be loaded (see uninitialised.py): backbone, codec, encoder,
+            latent_connector, features_connector. None draws all.
 
     Raises:
         PluginError, SpecError: a plugin or an argument of the spec is wrong, or the parts do not fit together.
     """
     if (spec.encoder is None) != (spec.connectors.features is None):
         raise SpecError("model.encoder and model.connectors.features go together: set both, or neither")
+
+    def weights_of(part: str) -> AbstractContextManager[object]:
+        return nullcontext() if drawn is None or part in drawn else uninitialised()
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         router = cast(Router, build("router", spec.router, trust_class_paths=trust_class_paths))
-        backbone = cast(
-            Backbone,
-            build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=vocab_size, router=router),
-        )
-        codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
+        with weights_of("backbone"):
+            backbone = cast(
+                Backbone,
+                build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=vocab_size, router=router),
+            )
+        with weights_of("codec"):
+            codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
         encoder = None
         if spec.encoder is not None:
-            encoder = cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust_class_paths))
+            with weights_of("encoder"):
+                encoder = cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust_class_paths))
 
         def connector(slot: Slot, token_dim: int, generates: bool) -> Connector:
             sizes = {"token_dim": token_dim, "hidden_dim": backbone.hidden_dim, "generates": generates}
             return cast(Connector, build("connector", slot, trust_class_paths=trust_class_paths, **sizes))
 
         features = spec.connectors.features
-        latent_connector = connector(spec.connectors.latent, codec.spec.token_dim, True)
-        features_connector = connector(features, encoder.spec.feature_dim, False) if encoder and features else None
+        with weights_of("latent_connector"):
+            latent_connector = connector(spec.connectors.latent, codec.spec.token_dim, True)
+        with weights_of("features_connector"):
+            features_connector = connector(features, encoder.spec.feature_dim, False) if encoder and features else None
         objective = cast(Objective, build("objective", spec.objective, trust_class_paths=trust_class_paths))
         try:
             return UnifiedModel(

@@ -135,7 +135,7 @@ class SoundOmni:
         check_device(device)
         path = find_model(directory)
         max_tokens = read_max_tokens(path)
-        spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()))
+        spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()), start="ignore")
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)

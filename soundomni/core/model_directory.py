@@ -201,18 +201,24 @@ def trained_max_tokens(spec: Spec) -> int | None:
 
 
 def portable(spec: Spec) -> Spec:
-    """Leaves out what a model directory has no use for: the run, and the files that the codec and the tokenizer started from."""
+    """Leaves out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
     codec = spec.model.codec
     init_args = {name: value for name, value in codec.init_args.items() if name != "weights"}
-    model = replace(spec.model, codec=replace(codec, init_args=init_args), tokenizer=replace(spec.model.tokenizer, path=None))
+    model = replace(
+        spec.model,
+        codec=replace(codec, init_args=init_args),
+        tokenizer=replace(spec.model.tokenizer, path=None),
+        start=None,
+        start_fresh=[],
+    )
     return replace(spec, model=model, data=None, train=None)
 
 
 def check_portable(spec: Spec) -> None:
-    """Raises SpecError when the spec of a model directory, or an override of it, names a file for the codec to start from."""
-    weights = spec.model.codec.init_args.get("weights")
-    if weights is not None:
-        raise SpecError(f"model.codec.weights: a model directory holds all weights itself, '{weights}' was given; leave it out")
+    """Raises SpecError when the spec of a model directory, or an override of it, names what the model or its codec starts from."""
+    for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
+        if given is not None:
+            raise SpecError(f"model.{key}: a model directory holds all weights itself, '{given}' was given; leave it out")
 
 
 def plugins(spec: Spec) -> dict[str, str]:

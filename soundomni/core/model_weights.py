@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,40 +78,91 @@ def is_weight_file(name: str) -> bool:
     return name in (WEIGHTS_FILE, INDEX_FILE) or SHARD.fullmatch(name) is not None
 
 
-def load_weights(module: nn.Module, directory: Path) -> None:
+def load_weights(
+    module: nn.Module,
+    directory: Path,
+    *,
+    wanted: Callable[[str], bool] = lambda name: True,
+    part: Callable[[Tensor], tuple[Tensor, int]] = lambda tensor: (tensor, 0),
+) -> None:
     """Loads the weights of a directory into a module whose tensors must have just these names and shapes, one tensor at a time.
 
     All names and shapes are compared before anything is written. Beside the module itself, memory holds little more than one tensor.
 
+    Args:
+        module: what to load into.
+        directory: with the weights.
+        wanted: of which names tensors are compared and loaded.
+        part: of a tensor of the module, the rows that this process holds, and which row is the first of them.
+
     Raises:
         CheckpointError: a file is missing or damaged, or the weights are of another module.
     """
-    expected = {name: tensor.detach() for name, tensor in module.state_dict().items()}
-    files = weight_files(directory)
-    place: dict[str, Path] = {}
-    shapes: dict[str, list[int]] = {}
-    for file in files:
+    expected = {name: tensor.detach() for name, tensor in module.state_dict().items() if wanted(name)}
+    places = _places(directory)
+    differing = differing_names(expected, {name: shape for name, (_, shape) in places.items() if wanted(name)})
+    if any(differing):
+        raise CheckpointError(f"'{directory}' holds the weights of another model: {differing}")
+    for file in weight_files(directory):
+        held = {name: part(tensor) for name, tensor in expected.items() if places[name][0] == file}
+        rows = {
+            name: None if tensor.shape == places[name][1] else slice(first, first + len(tensor))
+            for name, (tensor, first) in held.items()
+            if tensor.numel()
+        }
+        for name, tensor in _tensors(file, rows):
+            held[name][0].copy_(tensor)
+
+
+def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Returns name → shape of the tensors of a directory. Raises CheckpointError when a file is missing or damaged."""
+    return {name: shape for name, (_, shape) in _places(directory).items()}
+
+
+class Differing(NamedTuple):
+    """How the tensors of two models differ: names that are missing, unexpected, and of another shape."""
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+
+    def __str__(self) -> str:
+        names = [*self.missing, *self.unexpected, *self.reshaped]
+        first = f" (first: {names[0]})" if names else ""
+        return f"{len(self.missing)} tensors missing, {len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape{first}"
+
+
+def differing_names(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Differing:
+    """Compares the tensors that a module expects with the shapes of those that there are."""
+    missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    return Differing(missing, unexpected, sorted(name for name in expected.keys() & shapes.keys() if expected[name].shape != shapes[name]))
+
+
+def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """Returns name → (file, shape) of the tensors of a directory."""
+    places: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    for file in weight_files(directory):
         with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118  safe_open is no mapping
-                if name in place:
-                    raise CheckpointError(f"'{name}' is in both '{place[name]}' and '{file}'")
-                place[name], shapes[name] = file, list(opened.get_slice(name).get_shape())
-    _check_fit(expected, shapes, directory)
-    for file in files:
-        for name, tensor in _tensors(file, [name for name in expected if place[name] == file]):
-            expected[name].copy_(tensor)
+                if name in places:
+                    raise CheckpointError(f"'{name}' is in both '{places[name][0]}' and '{file}'")
+                places[name] = file, tuple(opened.get_slice(name).get_shape())
+    return places
 
 
-def _tensors(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yields tensors by name, valid until the next one, and maps little of the file at once."""
+def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:
+    """Yields tensors by name, whole or some rows, valid until the next one, and maps little of the file at once."""
+    names = list(rows)
     start = 0
     while start < len(names):
         taken = 0
         with _opened(file) as opened:
             while start < len(names) and taken < _MAPPED_BYTES:
-                tensor = opened.get_tensor(names[start])
+                name = names[start]
+                wanted = rows[name]
+                tensor = opened.get_tensor(name) if wanted is None else opened.get_slice(name)[wanted]
                 taken += tensor.nbytes
-                yield names[start], tensor
+                yield name, tensor
                 del tensor
                 start += 1
 
@@ -121,16 +172,6 @@ def _opened(file: Path) -> Any:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{file}' cannot be read as safetensors: {error}") from error
-
-
-def _check_fit(expected: Mapping[str, Tensor], shapes: Mapping[str, list[int]], directory: Path) -> None:
-    missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
-    differing = sorted(name for name in expected.keys() & shapes.keys() if list(expected[name].shape) != shapes[name])
-    if missing or unexpected or differing:
-        raise CheckpointError(
-            f"'{directory}' holds the weights of another model: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(differing)} of another shape (first: {(missing + unexpected + differing)[0]})"
-        )
 
 
 def _weight_map(index: Path) -> dict[str, str]:

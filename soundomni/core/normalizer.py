@@ -87,6 +87,12 @@ class LatentNormalizer(nn.Module):
         self.std.copy_(std.clamp_min(STD_FLOOR * largest))
         self.fitted.fill_(True)
 
+    @property
+    def measured(self) -> bool:
+        """Whether nothing is left to fit: not so before a fit, nor after `leave`."""
+        left = bool((self.mean == 0).all() and (self.std == 1).all())
+        return self.kind == "none" or (bool(self.fitted) and not left)
+
     def leave(self) -> None:
         """Settles for changing nothing, in place of a fit: for a model that is trained on no latents at all."""
         self.mean.zero_()

@@ -76,6 +76,9 @@ class ModelSpec:
             one "global" scale, "half" way between, or "none".
         chat: the template in which clips are heard, asked about and described: "none" for segments with nothing around them, or
             "qwen2-audio" for the turns that this model was trained on.
+        start: the model that training starts from: a model directory, a shipped model or a repository of the Hub. Its spec lies
+            below all layers, so that they need not repeat it; its tokenizer and weights are taken, the latter strictly.
+        start_fresh: parts that are not taken from `start`, but begin as a spec without it has them.
     """
 
     backbone: Slot = slot("backbone")
@@ -91,6 +94,8 @@ class ModelSpec:
     feature_attend: Literal["full", "causal"] = "full"
     normalise: Literal["channel", "half", "global", "none"] = "channel"
     chat: Literal["none", "qwen2-audio"] = "none"
+    start: str | None = None
+    start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from soundomni.core import registry, yaml_text
 from soundomni.core.convert import convert, join, plain, settle
@@ -20,6 +20,10 @@ from soundomni.core.slots import map_slots
 
 _SUFFIXES = (".yaml", ".yml")
 
+StartFrom = Literal["kept", "directory", "ignore"]
+"""Where the layer of `model.start` comes from: what the run in train.run_dir keeps of it, or else the model directory; the directory in
+any case; or nowhere, for a spec that says everything itself, as that of a run does."""
+
 
 def load_spec(
     configs: Sequence[Path | str | Mapping[str, Any]],
@@ -27,8 +31,9 @@ def load_spec(
     *,
     trust_class_paths: bool = False,
     validate_plugins: bool = True,
+    start: StartFrom = "kept",
 ) -> Spec:
-    """Reads a spec from layers.
+    """Reads a spec from layers. What `model.start` names lies below them all: see core/start.py.
 
     Args:
         configs: YAML files, names of shipped specs (`nano`, `nano.yaml`), or plain data as a file would have it; later ones are laid
@@ -37,17 +42,24 @@ def load_spec(
             one, drops the arguments of the one before; `model.codec.frame_size=64` sets one argument of the chosen plugin.
         trust_class_paths: whether slots may name classes by import path.
         validate_plugins: whether to import the plugins and check their arguments.
+        start: where the layer of `model.start` comes from.
 
     Raises SpecError, in one line with the dotted key, when a file, a key, a value or an argument is wrong; PluginError when a plugin
-    is unknown, ambiguous, not trusted or broken. Paths within the spec stay as they are written.
+    is unknown, ambiguous, not trusted or broken; CheckpointError when `model.start` is no model. Paths within the spec stay as they
+    are written.
     """
     if not configs and not overrides:
         raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
+    layers = [dict(config) if isinstance(config, Mapping) else _read(config) for config in configs]
+    layers += [override_layer(key, text, Spec) for key, text in overrides]
+    if start != "ignore" and isinstance(name := _last(layers, "model", "start"), str):
+        from soundomni.core.start import start_layer
+
+        run_dir = _last(layers, "train", "run_dir") if start == "kept" else None
+        layers.insert(0, start_layer(name, run_dir if isinstance(run_dir, str) else None))
     tree: dict[str, Any] = {}
-    for config in configs:
-        tree = merge(tree, dict(config) if isinstance(config, Mapping) else _read(config), Spec)
-    for key, text in overrides:
-        tree = merge(tree, override_layer(key, text, Spec), Spec)
+    for layer in layers:
+        tree = merge(tree, layer, Spec)
     spec: Spec = convert(tree, Spec, "")
     return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
 
@@ -102,6 +114,13 @@ def shipped_specs() -> tuple[str, ...]:
     folder = resources.files("soundomni") / "specs"
     files = [Path(file.name) for file in folder.iterdir()] if folder.is_dir() else []
     return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
+
+
+def _last(layers: Sequence[Mapping[str, Any]], section: str, name: str) -> Any:
+    """Returns what the last layer that has the key `section.name` says there."""
+    sections = [layer[section] for layer in layers if isinstance(layer.get(section), Mapping)]
+    found = [inner[name] for inner in sections if name in inner]
+    return settle(found[-1]) if found else None
 
 
 def _read(config: Path | str) -> dict[str, Any]:

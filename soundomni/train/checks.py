@@ -39,14 +39,15 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
     if spec.train is not None:
         check_train(spec.train)
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
-    model = _without_memory(spec, trust_class_paths=trust_class_paths)
+    model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
         check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
         if spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
 
 
-def _without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
+def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
+    """Builds the model of a spec on torch's meta device; None, which is logged, where a plugin cannot be built so."""
     section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
     try:
         with torch.device("meta"):

@@ -72,7 +72,7 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
     checkpoint = find_latest(path / CHECKPOINTS)
     if checkpoint is None:
         raise CheckpointError(f"the run '{path}' has no checkpoint yet; it saves every train.save_every steps and at its end")
-    spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths)
+    spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, start="ignore")
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)

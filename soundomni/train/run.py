@@ -30,6 +30,7 @@ from soundomni.core.model import UnifiedModel
 from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec import resolve, spec_to_dict
+from soundomni.core.start import write_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
@@ -44,9 +45,11 @@ from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.reporting import Reporter
-from soundomni.train.run_directory import CHECKPOINTS, CODEC_FILE, SAMPLES, Existing, open_run
+from soundomni.train.run_directory import CHECKPOINTS, CODEC_FILE, SAMPLES, Existing, goes_on, open_run
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
+from soundomni.train.start import Start, open_start
 from soundomni.train.state import RunState
+from soundomni.train.terminal import tell
 from soundomni.train.validation import KnownClip, Validation, make_and_describe, reconstruct
 
 TOKENIZER_TEXTS = 20_000
@@ -95,6 +98,7 @@ class _Parts:
     model: UnifiedModel
     module: nn.Module
     loader: PackedLoader
+    start: Start | None
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,9 @@ def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Exist
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
         batches_per_rank(train.batches_per_step, world.size)
+        start = None if goes_on(Path(train.run_dir), existing) else open_start(resolved, trust_class_paths=trust_class_paths)
         latest = open_run(Path(train.run_dir), resolved, world, existing=existing)
-        parts = _build(resolved, data, train, world, latest=latest, trust_class_paths=trust_class_paths)
+        parts = _build(resolved, data, train, world, latest=latest, start=start, trust_class_paths=trust_class_paths)
         stack.callback(parts.loader.close)
         return _train(parts, world, latest=latest, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
@@ -144,15 +149,33 @@ def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpe
     return data, train
 
 
-def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest: Path | None, trust_class_paths: bool) -> _Parts:
+def _build(
+    spec: Spec,
+    data: DataSpec,
+    train: TrainSpec,
+    world: World,
+    *,
+    latest: Path | None,
+    start: Start | None,
+    trust_class_paths: bool,
+) -> _Parts:
     def dataset(slot: Slot) -> Dataset:
         return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
     torch.manual_seed(train.seed)
     random.seed(train.seed)
     mixture = Mixture.open(data, dataset)
-    tokenizer = _tokenizer(spec, mixture, world, Path(train.run_dir), latest=latest)
-    model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths, seed=train.seed)
+    tokenizer = _tokenizer(spec, mixture, world, Path(train.run_dir), latest=latest, start=start)
+    model = build_model(
+        spec.model,
+        vocab_size=tokenizer.vocab_size,
+        trust_class_paths=trust_class_paths,
+        seed=train.seed,
+        drawn=start.fresh if start is not None else None,
+    )
+    if start is not None:
+        with world.own_errors():
+            start.load_whole(model)
     loader = PackedLoader(
         mixture=mixture,
         writer=_writer(spec, data, model, tokenizer),
@@ -169,17 +192,30 @@ def _build(spec: Spec, data: DataSpec, train: TrainSpec, world: World, *, latest
         check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
         if latest is None:
             _fit_latents(model, mixture, loader)
-    return _Parts(spec=spec, data=data, train=train, mixture=mixture, tokenizer=tokenizer, model=model, module=module, loader=loader)
+    return _Parts(
+        spec=spec,
+        data=data,
+        train=train,
+        mixture=mixture,
+        tokenizer=tokenizer,
+        model=model,
+        module=module,
+        loader=loader,
+        start=start,
+    )
 
 
-def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, latest: Path | None) -> TextTokenizer:
-    """Returns the run's tokenizer: kept in the run directory, and on the first start loaded from the spec's path or learnt."""
+def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, latest: Path | None, start: Start | None) -> TextTokenizer:
+    """Returns the run's tokenizer: kept in the run directory, and at first that of the model to start from, of a path, or learnt."""
     if latest is not None:
         if _fingerprint(run_dir) != read_state(latest)["tokenizer"]:
             raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
         return TextTokenizer.load(run_dir)
     wanted = spec.model.tokenizer
-    if wanted.path is not None:
+    if start is not None:
+        tokenizer = start.tokenizer()
+        world.on_main(lambda: write_kept(run_dir, start.layer))
+    elif wanted.path is not None:
         tokenizer = TextTokenizer.load(wanted.path)
     else:
         tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
@@ -188,9 +224,14 @@ def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, lat
 
 
 def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fits the latent normalisation on the first clips of the data, or leaves it alone when no task ever uses latents."""
+    """Fits the latent normalisation on the first clips of the data, or leaves it alone when no task ever uses latents.
+
+    One that a model to start from brings is kept.
+    """
+    if model.normalizer.measured:
+        return
     tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
-    if model.normalizer.fitted or not any(task.uses("target") or task.uses("context") for task in tasks):
+    if not any(task.uses("target") or task.uses("context") for task in tasks):
         model.normalizer.leave()
         return
     for count in FIT_BATCHES:
@@ -229,6 +270,12 @@ def _writer(spec: Spec, data: DataSpec, model: UnifiedModel, tokenizer: TextToke
 def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir = parts.train, parts.module, Path(parts.train.run_dir)
     parallelise(module, world, train)
+    if parts.start is not None:
+        if module is parts.model:
+            with world.own_errors():
+                parts.start.load(module)
+        if world.is_main:
+            tell(parts.start.describe())
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     state = RunState(module, build_optimizer(module, train.optimizer, trust_class_paths=trust_class_paths), ema, Progress())
     if latest is not None:

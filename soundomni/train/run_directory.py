@@ -5,6 +5,7 @@
 | spec.yaml | the resolved spec |
 | lock.json | plugin distributions and their versions |
 | tokenizer.json | text tokens |
+| start.yaml | what the spec of the model says that the run started from, if it did |
 | metrics.jsonl | one line per logged step |
 | checkpoints/ | see checkpoint.py |
 | samples/ | what validation makes |
@@ -23,9 +24,10 @@ from typing import Any, Literal, get_args
 from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.schema import Spec
-from soundomni.core.spec import changed_keys, dump_spec, spec_to_dict
+from soundomni.core.spec import changed_keys, dump_spec, load_spec, spec_to_dict
+from soundomni.core.start import KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
-from soundomni.train.checkpoint import find_latest, read_state
+from soundomni.train.checkpoint import find_latest, list_checkpoints, read_state
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.parallel import World
 from soundomni.train.schedule import learning_rate
@@ -55,6 +57,11 @@ MAY_CHANGE = (
 """Keys that may differ when a run is resumed: they do not change what is learnt, but for `train.steps` (see check_steps)."""
 
 logger = logging.getLogger(__name__)
+
+
+def goes_on(directory: Path, existing: Existing) -> bool:
+    """Says whether a run with `existing` goes on from a checkpoint, and so needs nothing that it started from."""
+    return existing == "resume" and bool(list_checkpoints(directory / CHECKPOINTS))
 
 
 def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = "resume") -> Path | None:
@@ -87,12 +94,20 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
 
 def check_unchanged(saved: Mapping[str, Any], spec: Spec, checkpoint: Path) -> None:
     """Raises CheckpointError, listing the keys, when a spec differs from the saved one in what is learnt."""
-    changed = changed_keys(saved, spec_to_dict(spec), may_change=MAY_CHANGE)
+    changed = changed_keys(_with_defaults(saved), spec_to_dict(spec), may_change=MAY_CHANGE)
     if changed:
         raise CheckpointError(
             f"'{checkpoint}' was made from another spec, so the run cannot go on: {'; '.join(changed)}; "
             "undo these changes, choose another train.run_dir, or start over with --existing overwrite"
         )
+
+
+def _with_defaults(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the saved spec with the defaults of keys that are newer than it; as it is when it has keys that there no longer are."""
+    try:
+        return spec_to_dict(load_spec([saved], validate_plugins=False, start="ignore"))
+    except SpecError:
+        return saved  # comparing names those keys
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
@@ -125,7 +140,7 @@ def _clear(directory: Path, existing: Existing) -> None:
     if existing == "overwrite":
         for name in (CHECKPOINTS, SAMPLES):
             shutil.rmtree(directory / name, ignore_errors=True)
-        for name in (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, METRICS_FILE, CODEC_FILE):
+        for name in (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, METRICS_FILE, CODEC_FILE):
             (directory / name).unlink(missing_ok=True)
 
 

@@ -131,3 +131,25 @@ def test_mistakes_of_the_command_line_end_in_one_line(tmp_path: Path, source: Pa
     assert "no spec 'absent.yaml'" in fails("import", "qwen2-audio", source, "--out", out, "--config", "absent.yaml")
     assert not out.exists()
     assert "already exists" in fails("import", "qwen2-audio", source, "--out", source)
+
+
+def test_it_is_trained_on_exported_and_used(tmp_path: Path, source: Path, result: Any, wav: Path) -> None:
+    start, run, out = tmp_path / "start", tmp_path / "run", tmp_path / "out"
+    rest = tmp_path / "rest.yaml"
+    rest.write_text(
+        "data:\n"
+        "  datasets: {toys: {source: {class_path: toy-sounds, init_args: {size: 40, seconds: 0.4, events: [1, 1]}}}}\n"
+        "  tokens_per_batch: 256\n"
+        "train: {run_dir: RUN, steps: 2, schedule: {warmup_steps: 1}, threads: 1}\n".replace("RUN", str(run))
+    )
+    result("import", "qwen2-audio", source, "--out", start, "--model.codec.frame_size=160")
+    command = ("train", "--config", rest, f"--model.start={start}")
+    assert result("spec", "validate", rest, f"--model.start={start}")["ok"]
+    assert result(*command)["finished"]
+    start.rename(tmp_path / "elsewhere")
+    assert result(*command, "--train.steps=3")["step"] == 3, "it goes on without the model that it started from"
+    result("export", run, "--out", out, "--dtype", "bfloat16")
+    made = result("generate", "--model", out, "--prompt", "a dog", "--seconds", "0.2", "--steps", "2", "--out", tmp_path / "made")
+    assert made and list((tmp_path / "made").glob("*.wav"))
+    heard = result("describe", "--model", out, wav, "--max-tokens", "4")["heard"]
+    assert isinstance(heard[0]["text"], str)
