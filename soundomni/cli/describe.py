@@ -10,7 +10,12 @@ HELP = "say what is heard in audio files, or answer a question about them"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
+    )
     parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")

@@ -19,7 +19,12 @@ DATASET_LIMIT = 100
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.epilog = "The error rates wer and cer count extra words and characters as errors too, so they may exceed 100 %."
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"

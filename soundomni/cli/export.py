@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "adapters of a run alone, a folder per expert stream; stable-audio-vae or diffusers-oobleck: the codec alone",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights of a model are stored as (default: float32)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="push the model directory to this repository of the Hugging Face Hub as well")
+    parser.add_argument("--private", action="store_true", help="with --push, make a new repository private")
     parser.add_argument("--last", action="store_true", help="of a run, take the last weights, not their average over steps")
 
 
@@ -41,9 +43,32 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.output import emit
 
     refuse_overrides(overrides, "export")
+    _check_push(args)
     told = _codec(args) if args.format in CODECS else _adapters(args) if args.format == ADAPTER else _model(args)
-    emit(args, {"run": str(args.source), "format": args.format, "out": str(args.out)} | told, text=_text(args, told))
+    pushed = _push(args)
+    text = "\n".join([_text(args, told), *pushed.values()])
+    emit(args, {"run": str(args.source), "format": args.format, "out": str(args.out)} | told | pushed, text=text)
     return 0
+
+
+def _check_push(args: argparse.Namespace) -> None:
+    from soundomni.cli.arguments import UsageError
+    from soundomni.core.hub_repository import check_pushable
+
+    if args.push is None:
+        if args.private:
+            raise UsageError("--private says how --push makes a repository; give --push OWNER/NAME")
+        return
+    if args.format != MODEL:
+        raise UsageError(f"--push is of model directories, not of --format {args.format}")
+    check_pushable(args.push)
+
+
+def _push(args: argparse.Namespace) -> dict[str, str]:
+    """Pushes what was written, if that is asked for, and returns the address of the commit."""
+    from soundomni.core.hub_repository import push
+
+    return {} if args.push is None else {"pushed": push(Path(args.out), args.push, private=args.private)}
 
 
 def _text(args: argparse.Namespace, told: dict[str, int]) -> str:

@@ -37,7 +37,12 @@ class Request:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
+    )
     parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")

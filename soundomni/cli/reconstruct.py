@@ -15,7 +15,12 @@ HELP = "send audio files through the codec and back, and measure the difference"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, or a shipped model (nano): its codec is used")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub: its codec is used",
+    )
     parser.add_argument(
         "--chunk",
         type=float,

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from soundomni.core.generation import (
     sample_text,
     text_context,
 )
+from soundomni.core.hub_repository import check_pushable, push
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
     MOST_STEPS,
@@ -46,16 +48,18 @@ from soundomni.core.lora import merge_adapter_file
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.model_directory import (
-    card as model_card,
-)
-from soundomni.core.model_directory import (
+    Origin,
     check_portable,
     find_model,
     portable,
     read_max_tokens,
+    read_origin,
     replacing,
     trained_max_tokens,
     write_model,
+)
+from soundomni.core.model_directory import (
+    card as model_card,
 )
 from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
 from soundomni.core.schema import Spec
@@ -104,36 +108,59 @@ class SoundOmni:
         spec: what it was built from.
         tokenizer: its text tokens.
         max_tokens: the longest sample it was trained with; longer ones are refused. None for no limit.
+        origin: where its weights come from.
         trust_class_paths: let the spec's sampler be named by import path.
     """
 
     def __init__(
-        self, model: UnifiedModel, spec: Spec, tokenizer: TextTokenizer, *, max_tokens: int | None = None, trust_class_paths: bool = False
+        self,
+        model: UnifiedModel,
+        spec: Spec,
+        tokenizer: TextTokenizer,
+        *,
+        max_tokens: int | None = None,
+        origin: Origin = Origin(),  # noqa: B008  it is frozen
+        trust_class_paths: bool = False,
     ) -> None:
         self.model = model
         self.spec = spec
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.origin = origin
         self._trust_class_paths = trust_class_paths
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, *, overrides: Mapping[str, str] | None = None, device: str = "cpu") -> SoundOmni:
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        device: str = "cpu",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        offline: bool = False,
+    ) -> SoundOmni:
         """Loads a model directory. The weights must fit the spec exactly, in names and shapes; they are computed with in fp32.
 
         Memory holds the model and little more: weights are read tensor by tensor to where they belong.
 
         Args:
-            directory: a model directory, or the name of a model that comes with the package, such as "nano".
+            directory: a model directory; where none is, the name of a model that comes with the package, such as "nano", or
+                owner/name or owner/name@revision of a model of the Hugging Face Hub, of which only the files of a model directory
+                are fetched.
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
             device: where to put it.
+            revision: branch, tag or commit of the Hub.
+            cache_dir: where files of the Hub are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
+            offline: look for a model of the Hub in the cache only, as with HF_HUB_OFFLINE=1.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or the weights are of another model.
+            CheckpointError: a file is missing or damaged, the weights are of another model, or the Hub does not give it.
             PluginError: the spec names something that is not a registered plugin.
             SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
         """
         check_device(device)
-        path = find_model(directory)
+        path = find_model(directory, revision=revision, cache_dir=cache_dir, offline=offline)
         max_tokens = read_max_tokens(path)
         spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()), start="ignore")
         check_portable(spec)
@@ -142,13 +169,14 @@ class SoundOmni:
         with uninitialised():
             model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
         load_weights(model, path)
-        return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens)
+        return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
 
     def save_pretrained(
         self,
         directory: str | Path,
         *,
         card: str | None = None,
+        licence: str | None = None,
         dtype: torch.dtype = torch.float32,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Path:
@@ -156,7 +184,8 @@ class SoundOmni:
 
         Args:
             directory: where.
-            card: text of the model card; None for a plain one.
+            card: text of the model card; None for one with the spec, and with the licence and source of what was imported.
+            licence: of the weights; None leaves that of what they come from.
             dtype: what weights are stored as; torch.float16 halves the file.
             max_shard_bytes: beyond this, weights are stored in several files with an index.
 
@@ -164,6 +193,7 @@ class SoundOmni:
             CheckpointError: it cannot be written, something other than an older model is there, or a weight is too large for `dtype`.
         """
         parameters = sum(p.numel() for p in self.model.parameters())
+        origin = self.origin if licence is None else replace(self.origin, licence=licence)
         with replacing(directory) as path:
             write_model(
                 path,
@@ -173,11 +203,40 @@ class SoundOmni:
                 parameters=parameters,
                 sample_rate=self.sample_rate,
                 max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
-                card=card or model_card(self.spec, parameters),
+                origin=origin,
+                card=card or model_card(self.spec, parameters, origin),
                 dtype=dtype,
                 max_shard_bytes=max_shard_bytes,
             )
         return Path(directory)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+        card: str | None = None,
+        licence: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> str:
+        """Makes the model directory a commit of a repository of the Hugging Face Hub, and returns the commit's address.
+
+        Args:
+            repository: owner/name; it is created where there is none.
+            private: whether a new repository is for its owner alone.
+            token: of the account; None leaves that to HF_TOKEN or the stored login.
+            commit_message: of the commit.
+            card, licence, dtype: as of `save_pretrained`.
+
+        Raises:
+            CheckpointError: the name is none of a repository, the Hub cannot be reached or refuses, or the directory cannot be written.
+        """
+        check_pushable(repository)
+        with TemporaryDirectory() as folder:
+            path = self.save_pretrained(Path(folder) / "model", card=card, licence=licence, dtype=dtype)
+            return push(path, repository, private=private, token=token, message=commit_message)
 
     @property
     def sample_rate(self) -> int:

@@ -3,7 +3,7 @@
 | name | what it is |
 |---|---|
 | spec.yaml | what the model is assembled from, without the run |
-| config.json | the format, what the model was trained with, and a summary |
+| config.json | the format, what the model was trained with, where its weights come from, and a summary |
 | model.safetensors | every weight; or several shards with an index, see model_weights.py |
 | tokenizer.json | text tokens |
 | README.md | the model card |
@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from soundomni.core import yaml_text
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.hub_repository import fetch, parse_repository
 from soundomni.core.model_weights import is_weight_file, weight_files, write_weights
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.spec import dump_spec
@@ -34,6 +36,10 @@ from soundomni.core.tokenizer import TextTokenizer
 FORMAT = 1
 SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
+LICENCES = frozenset(
+    ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
+)
+"""Of those that the Hub knows by a name of its own."""
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
 
 
@@ -46,15 +52,39 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
 
 
-def find_model(name: str | Path) -> Path:
-    """Returns the model directory that `name` is the path of or, where none is, the shipped model of that name.
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from that were not made from nothing.
+
+    Args:
+        licence: of what they come from, as its owner names it; None for unknown.
+        source: what they come from; None for a model of one's own.
+    """
+
+    licence: str | None = None
+    source: str | None = None
+
+
+def find_model(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+    """Returns the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
+
+    Args:
+        name: a path, a name, or owner/name or owner/name@revision of the Hub.
+        revision, cache_dir, offline: of the Hub, see `fetch`.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: it is none of these, or the Hub does not give it.
     """
     path, known = Path(name), shipped_models()
     if str(name) in known and not (path / CONFIG_FILE).is_file():
-        return SHIPPED / str(name)
+        path = SHIPPED / str(name)
+    repository = None if path.exists() else parse_repository(str(name))
+    if repository is not None:
+        if revision is not None and repository[1] is not None:
+            raise CheckpointError(f"'{name}' names a revision, and '{revision}' was given as well; give one of them")
+        path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline)
+    elif revision is not None:
+        raise CheckpointError(f"'{name}' is not a repository of the Hub (owner/name), so it has no revision '{revision}'; leave it out")
     if not path.is_dir():
         near = did_you_mean(str(name), known)
         raise CheckpointError(f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{near}")
@@ -71,15 +101,31 @@ def read_max_tokens(directory: Path) -> int | None:
         CheckpointError: config.json is damaged or of another format.
     """
     file = directory / CONFIG_FILE
-    if not file.exists():
-        return None
-    config = _read_config(file)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{file}' has the format {config.get('format')!r}; this version reads format {FORMAT}")
-    limit = config.get("max_tokens")
+    limit = _checked_config(directory).get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {limit!r} was given")
     return limit
+
+
+def read_origin(directory: Path) -> Origin:
+    """Returns where the weights of a model directory come from, as its config.json says. Raises CheckpointError when that is damaged."""
+    config = _checked_config(directory)
+    values = {name: config.get(name) for name in ("licence", "source")}
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise CheckpointError(f"'{directory / CONFIG_FILE}': {name} must be text or null, {value!r} was given")
+    return Origin(**values)
+
+
+def _checked_config(directory: Path) -> dict[str, Any]:
+    """Returns what config.json says, nothing where there is none."""
+    file = directory / CONFIG_FILE
+    if not file.exists():
+        return {}
+    config = _read_config(file)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"'{file}' has the format {config.get('format')!r}; this version reads format {FORMAT}")
+    return config
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -163,6 +209,7 @@ def write_model(
     parameters: int,
     sample_rate: int,
     max_tokens: int | None,
+    origin: Origin,
     card: str,
     dtype: torch.dtype | None,
     max_shard_bytes: int,
@@ -173,6 +220,7 @@ def write_model(
         folder: the folder.
         spec, state, tokenizer: of the model.
         parameters, sample_rate, max_tokens: what config.json says: how many, of what is generated in Hz, and the longest sample.
+        origin: where the weights come from.
         card: text of the model card.
         dtype: what weights of floats are stored as; None for what they are.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
@@ -185,6 +233,7 @@ def write_model(
         "sample_rate": sample_rate,
         "max_tokens": max_tokens,
         "plugins": plugins(spec),
+        **{name: value for name, value in asdict(origin).items() if value is not None},
     }
     (folder / SPEC_FILE).write_text(dump_spec(portable(spec)), encoding="utf-8")
     write_weights(state, folder, dtype=dtype, max_shard_bytes=max_shard_bytes)
@@ -234,12 +283,34 @@ def plugins(spec: Spec) -> dict[str, str]:
     return {kind: slot.class_path for kind, slot in slots.items() if slot is not None}
 
 
-def card(spec: Spec, parameters: int) -> str:
-    """Writes the model card that a model has when nobody wrote one."""
+def card(spec: Spec, parameters: int, origin: Origin) -> str:
+    """Writes the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
     parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
     return (
-        "---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\n---\n\n"
-        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n\n"
+        f"---\n{front_matter(origin, pipeline_tag='text-to-audio')}---\n\n"
+        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n{_origin_lines(origin)}\n"
         '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
-        'clip = model.generate(["..."], seconds=1.0)[0]\n```\n'
+        'clip = model.generate(["..."], seconds=1.0)[0]\n```\n\n'
+        f"{spec_block(spec)}"
     )
+
+
+def spec_block(spec: Spec) -> str:
+    """Writes the spec for a card."""
+    return f"## Spec\n\n```yaml\n{dump_spec(portable(spec))}```\n"
+
+
+def front_matter(origin: Origin, **further: str) -> str:
+    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name."""
+    entries = {"library_name": "soundomni", **further}
+    if origin.licence is not None or origin.source is not None:
+        licence = origin.licence or "unknown"
+        known = licence.lower() in LICENCES
+        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": licence}
+    return yaml_text.render(entries)
+
+
+def _origin_lines(origin: Origin) -> str:
+    source = "" if origin.source is None else f"Weights come from `{origin.source}`. "
+    licence = f"Licence of the weights: {origin.licence or 'unknown; ask whoever gave them to you'}."
+    return f"\n{source}{licence}\n" if source or origin.licence is not None else ""

@@ -18,11 +18,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from soundomni.core import yaml_text
 from soundomni.core.assembly import build_model
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Codec, Encoder
-from soundomni.core.model_directory import portable, write_model
+from soundomni.core.model_directory import Origin, front_matter, portable, spec_block, write_model
 from soundomni.core.model_weights import MAX_SHARD_BYTES
 from soundomni.core.normalizer import LatentNormalizer
 from soundomni.core.registry import build
@@ -187,6 +186,7 @@ def write_imported(
         parameters=imported.parameters,
         sample_rate=imported.sample_rate,
         max_tokens=imported.checkpoint.config.max_tokens,
+        origin=_origin(report),
         card=_card(imported, report),
         dtype=None,
         max_shard_bytes=max_shard_bytes,
@@ -322,17 +322,20 @@ def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
     return present and not any(name.startswith(f"{part}.") for name in sources)
 
 
+def _origin(report: Mapping[str, Any]) -> Origin:
+    return Origin(licence=report["licence"], source=report["source"]["name"])
+
+
 def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
     files = "\n".join(f"| {name} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items())
     notes = "".join(f"- {note}\n" for note in report["notes"])
-    front = yaml_text.render({"library_name": "soundomni", "license": report["licence"] or "unknown"})
     return (
-        f"---\n{front}---\n\n# A {imported.checkpoint.title}\n\n"
+        f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
         f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in `{report['source']['name']}`. "
         f"Licence of the weights: {report['licence'] or 'unknown; ask whoever gave them to you'}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
         f"```python\n{_snippet(imported.spec)}```\n\n"
-        f"`{REPORT_FILE}` says where every tensor of the source went.\n"
+        f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"
     )
 
 

@@ -8,7 +8,9 @@ from soundomni.core.assembly import build_model
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
+from soundomni.core.model_directory import Origin
 from soundomni.core.spec import load_spec
+from soundomni.core.start import read_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
@@ -81,4 +83,6 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
         if spec.train is not None and spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
     load_trained_weights(model, checkpoint, average=average)
-    return SoundOmni(model, spec, tokenizer, trust_class_paths=trust_class_paths), step_of(checkpoint)
+    kept = read_kept(path)
+    origin = kept.origin if kept is not None else Origin()
+    return SoundOmni(model, spec, tokenizer, origin=origin, trust_class_paths=trust_class_paths), step_of(checkpoint)

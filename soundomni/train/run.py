@@ -214,7 +214,7 @@ def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, lat
     wanted = spec.model.tokenizer
     if start is not None:
         tokenizer = start.tokenizer()
-        world.on_main(lambda: write_kept(run_dir, start.layer))
+        world.on_main(lambda: write_kept(run_dir, start.model))
     elif wanted.path is not None:
         tokenizer = TextTokenizer.load(wanted.path)
     else:

@@ -5,7 +5,7 @@
 | spec.yaml | the resolved spec |
 | lock.json | plugin distributions and their versions |
 | tokenizer.json | text tokens |
-| start.yaml | what the spec of the model says that the run started from, if it did |
+| start.yaml | of the model that the run started from, if it did: what its spec says, and where its weights come from |
 | metrics.jsonl | one line per logged step |
 | checkpoints/ | see checkpoint.py |
 | samples/ | what validation makes |

@@ -20,13 +20,15 @@ from soundomni.core.model_directory import find_model
 from soundomni.core.model_weights import differing_names, load_weights, weight_shapes
 from soundomni.core.schema import Spec
 from soundomni.core.spec import changed_keys, resolve, spec_to_dict
-from soundomni.core.start import start_layer
+from soundomni.core.start import StartModel, read_start
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.checks import build_without_memory
 from soundomni.train.shards import local_slice
 
 WHOLE = ("codec", "normalizer")
 """Parts that every rank holds whole, and that are needed before anything is sharded, to measure latents."""
+ADAPTERS = ".lora_"
+"""In the names of what train.lora adds to the model, all of which is new."""
 CHOICES = ("start", "start_fresh", "freeze")
 """Keys of the section model that are no part of what a model is."""
 
@@ -38,14 +40,14 @@ class Start:
     Args:
         name: what the spec calls it.
         directory: where it is.
-        layer: what its spec says, see start_layer.
+        model: what its spec says, and where its weights come from.
         fresh: parts of the model that are not taken from it.
         changed: "key: old -> new" for each key of the model that the spec says otherwise.
     """
 
     name: str
     directory: Path
-    layer: Mapping[str, Any]
+    model: StartModel
     fresh: tuple[str, ...]
     changed: tuple[str, ...]
 
@@ -73,7 +75,7 @@ class Start:
 
         def wanted(name: str) -> bool:
             part = name.partition(".")[0]
-            return part not in self.fresh and choose(part)
+            return part not in self.fresh and choose(part) and ADAPTERS not in name
 
         return wanted
 
@@ -92,15 +94,16 @@ def open_start(spec: Spec, *, trust_class_paths: bool = False) -> Start | None:
         if spec.model.start_fresh:
             raise SpecError("model.start_fresh names parts of a model to start from, but model.start names none")
         return None
-    layer = start_layer(name)
-    old, new = _model_keys(_resolved_like(spec, layer, trust_class_paths=trust_class_paths)), _model_keys(spec)
+    directory = find_model(name)
+    model = read_start(name, directory)
+    old, new = _model_keys(_resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)), _model_keys(spec)
     weights = new["codec"]["init_args"].pop("weights", None)
     old["codec"]["init_args"].pop("weights", None)
     _check_given(spec, weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
     new_latents = old["codec"] != new["codec"] or old["normalise"] != new["normalise"] or "codec" in spec.model.start_fresh
     fresh = (*spec.model.start_fresh, *(("normalizer",) if new_latents else ()))
     changed = tuple(f"model.{line}" for line in changed_keys(old, new))
-    start = Start(name, find_model(name), layer, fresh, changed)
+    start = Start(name, directory, model, fresh, changed)
     _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start
 

@@ -28,7 +28,8 @@ def test_the_directory_is_a_model_that_hears(tmp_path: Path, source: Path, resul
     assert names == {"spec.yaml", "config.json", "model.safetensors", "tokenizer.json", "README.md", "import-report.json"}
     report = json.loads((out / "import-report.json").read_text())
     assert made["keys"] == {"used": len(load_file(source / "model.safetensors")), "unused": 0} and report["licence"] == "theirs"
-    assert "license: theirs" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "license: other\nlicense_name: theirs\n" in card and "Licence of the weights: theirs." in card and "\n```yaml\nmodel:\n" in card
     assert json.loads((out / "config.json").read_text())["max_tokens"] == 32768
     spec = SoundOmni.from_pretrained(out).spec.model
     assert spec.codec.init_args == {"sample_rate": 16000, "frame_size": 160} and spec.chat == "qwen2-audio"

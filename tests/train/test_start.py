@@ -20,7 +20,7 @@ from tiny_spec import tiny_spec
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.hub import Audio, SoundOmni
-from soundomni.core.model_directory import SHIPPED
+from soundomni.core.model_directory import SHIPPED, Origin
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
 from soundomni.train.export import load_run
@@ -74,7 +74,12 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory from a Qwen2-Audio of random weights."""
     base = tmp_path_factory.mktemp("imported")
     source = write(base / "source", qwen2_audio())
-    assert main(["import", "qwen2-audio", str(source), "--out", str(base / "model"), "--model.codec.frame_size=160"]) == 0
+    assert (
+        main(
+            ["import", "qwen2-audio", str(source), "--out", str(base / "model"), "--license", "Apache-2.0", "--model.codec.frame_size=160"]
+        )
+        == 0
+    )
     return base / "model"
 
 
@@ -124,6 +129,7 @@ def test_an_imported_model_learns_to_make_audio(imported: Path, tmp_path: Path) 
     omni.save_pretrained(tmp_path / "out")
     made, given = SoundOmni.from_pretrained(tmp_path / "out"), SoundOmni.from_pretrained(imported)
     assert not bool(given.model.normalizer.fitted) and made.model.normalizer.measured, "latents are measured on the data"
+    assert made.origin == Origin("Apache-2.0", "source") and "license: apache-2.0\n" in (tmp_path / "out" / "README.md").read_text()
     assert made.max_tokens == 256 and made.spec.model.chat == "qwen2-audio"
     before, after = state(given), state(made)
     heard = [name for name in before if name.startswith(("encoder.", "backbone.embedding.")) or ".experts.und." in name]
@@ -143,6 +149,17 @@ def test_parts_may_be_new(imported: Path, tmp_path: Path, capsys: pytest.Capture
     omni, _ = load_run(tmp_path / "run")
     assert omni.model.normalizer.measured and omni.model.codec.spec.token_dim == 80
     assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialised"
+
+
+def test_adapters_are_added_to_what_is_taken(imported: Path, tmp_path: Path) -> None:
+    options = ("train.lora={streams: [und, gen], rank: 2}", "model.freeze=[und, gen, embedding, encoder]", "train.optimizer.lr=0.01")
+    run_training(spec_from(imported, tmp_path / "run", *options))
+    found, given = checkpoint(tmp_path / "run", 3), state(SoundOmni.from_pretrained(imported))
+    backbone = [name for name in given if name.startswith("backbone.")]
+    assert all(torch.equal(found[f"model/{name}"], given[name]) for name in backbone)
+    assert sum(".lora_B." in name and bool(tensor.any()) for name, tensor in found.items() if name.startswith("model/")) > 4
+    merged = state(load_run(tmp_path / "run")[0])
+    assert merged.keys() == given.keys() and any(not torch.equal(merged[name], given[name]) for name in backbone)
 
 
 def test_another_codec_of_the_same_shape_has_latents_of_its_own(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Repositories of the Hugging Face Hub: model directories that are fetched and pushed.
+
+Files of a model directory are all that is ever fetched, into the cache that other libraries share. Nothing of it is run or unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from pathlib import Path
+
+from soundomni.core.errors import CheckpointError
+
+SPEC_FILE = "spec.yaml"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+FETCHED = (SPEC_FILE, "config.json", "tokenizer.json", "README.md", *WEIGHTS)
+"""Files of a model directory."""
+_FOLDERS = "*/*"
+_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^@\s]+))?", re.ASCII)
+
+
+def parse_repository(name: str) -> tuple[str, str | None] | None:
+    """Returns (repository, revision or None) of `owner/name` or `owner/name@revision`, or None for what names no repository."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (match[1], match[2])
+
+
+def fetch(repository: str, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+    """Returns the folder of the cache with a model directory of the Hub; what it lacks is fetched. Says on stderr which commit it is.
+
+    Args:
+        repository: owner/name.
+        revision: a branch, a tag or a commit; None for the main branch.
+        cache_dir: where files are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
+        offline: look in the cache only, as with HF_HUB_OFFLINE=1.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot be reached and
+            the cache lacks it.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=list(FETCHED),
+                ignore_patterns=_FOLDERS,
+                library_name="soundomni",
+            )
+        )
+    except Exception as error:  # of the library, of its HTTP client, which is another one in other versions, and of the disk
+        raise CheckpointError(_reason(repository, revision, error)) from error
+    if not (folder / SPEC_FILE).is_file():
+        raise CheckpointError(f"'{repository}' of the Hub holds no model directory: it has no {SPEC_FILE}")
+    _tell(f"{repository} at {folder.name}")
+    return folder
+
+
+def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None, message: str | None = None) -> str:
+    """Makes a commit of a model directory, in a repository that is created where there is none, and returns its address.
+
+    Weights of an older commit that the directory does not have are removed; other files stay.
+
+    Args:
+        folder: a model directory.
+        repository: owner/name.
+        private: whether a new repository is for its owner alone.
+        token: of the account; None leaves that to HF_TOKEN or the stored login.
+        message: of the commit.
+
+    Raises:
+        CheckpointError: the name is none of a repository, the Hub cannot be reached, or it refuses.
+    """
+    from huggingface_hub import HfApi
+
+    check_pushable(repository)
+    api = HfApi(token=token, library_name="soundomni")
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=message or "Upload a SoundOmni model",
+            delete_patterns=list(WEIGHTS),
+        )
+    except Exception as error:  # as in fetch
+        raise CheckpointError(_reason(repository, None, error)) from error
+    return str(commit.commit_url)
+
+
+def check_pushable(repository: str) -> None:
+    """Raises CheckpointError when `repository` is not owner/name."""
+    parsed = parse_repository(repository)
+    if parsed is None or parsed[1] is not None:
+        raise CheckpointError(f"'{repository}' is no name of a repository of the Hub: expected owner/name")
+
+
+def _reason(repository: str, revision: str | None, error: Exception) -> str:
+    """Says in one line why a repository cannot be used."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    hub = constants.ENDPOINT
+    if isinstance(error, GatedRepoError):
+        return f"'{repository}' is gated: ask for access at {hub}/{repository}, then log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"'{repository}' is neither a directory here nor a repository at {hub} that this account may read; "
+            "for a private one, log in with `hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"'{repository}' has no revision '{revision}'; give a branch, a tag or a commit"
+    if isinstance(error, LocalEntryNotFoundError):
+        at = "" if revision is None else f" at '{revision}'"
+        cause = error.__cause__
+        why = "offline" if cause is None or "Offline" in type(cause).__name__ else f"{hub} cannot be reached ({type(cause).__name__})"
+        return f"'{repository}'{at} is no directory here, and not complete in the cache of the Hub; {why}"
+    return f"'{repository}' at {hub}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Writes a line to stderr, each but once, and on the first of several processes alone."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{text}\n")
