@@ -258,7 +258,7 @@ def portable(spec: Spec) -> Spec:
         codec=replace(codec, init_args=init_args),
         tokenizer=replace(spec.model.tokenizer, path=None),
         start=None,
-        start_fresh=[],
+        start_fresh=None,
     )
     return replace(spec, model=model, data=None, train=None)
 

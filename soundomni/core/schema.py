@@ -95,7 +95,7 @@ class ModelSpec:
     normalise: Literal["channel", "half", "global", "none"] = "channel"
     chat: Literal["none", "qwen2-audio"] = "none"
     start: str | None = None
-    start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] = field(default_factory=list)
+    start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.schema import Spec
-from soundomni.core.spec import changed_keys, dump_spec, load_spec, spec_to_dict
+from soundomni.core.spec import changed_keys, dump_spec, spec_to_dict
 from soundomni.core.start import KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.train.checkpoint import find_latest, list_checkpoints, read_state
@@ -94,20 +94,12 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
 
 def check_unchanged(saved: Mapping[str, Any], spec: Spec, checkpoint: Path) -> None:
     """Raises CheckpointError, listing the keys, when a spec differs from the saved one in what is learnt."""
-    changed = changed_keys(_with_defaults(saved), spec_to_dict(spec), may_change=MAY_CHANGE)
+    changed = changed_keys(saved, spec_to_dict(spec), may_change=MAY_CHANGE)
     if changed:
         raise CheckpointError(
             f"'{checkpoint}' was made from another spec, so the run cannot go on: {'; '.join(changed)}; "
             "undo these changes, choose another train.run_dir, or start over with --existing overwrite"
         )
-
-
-def _with_defaults(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the saved spec with the defaults of keys that are newer than it; as it is when it has keys that there no longer are."""
-    try:
-        return spec_to_dict(load_spec([saved], validate_plugins=False, start="ignore"))
-    except SpecError:
-        return saved  # comparing names those keys
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:

@@ -100,8 +100,9 @@ def open_start(spec: Spec, *, trust_class_paths: bool = False) -> Start | None:
     weights = new["codec"]["init_args"].pop("weights", None)
     old["codec"]["init_args"].pop("weights", None)
     _check_given(spec, weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
-    new_latents = old["codec"] != new["codec"] or old["normalise"] != new["normalise"] or "codec" in spec.model.start_fresh
-    fresh = (*spec.model.start_fresh, *(("normalizer",) if new_latents else ()))
+    chosen = spec.model.start_fresh or []
+    new_latents = old["codec"] != new["codec"] or old["normalise"] != new["normalise"] or "codec" in chosen
+    fresh = (*chosen, *(("normalizer",) if new_latents else ()))
     changed = tuple(f"model.{line}" for line in changed_keys(old, new))
     start = Start(name, directory, model, fresh, changed)
     _check_shapes(start, spec, trust_class_paths=trust_class_paths)
@@ -122,7 +123,7 @@ def _check_given(spec: Spec, codec_weights: object, tokenizer: list[str], name: 
         raise SpecError(
             f"model.tokenizer.{tokenizer[0]}: the tokenizer is that of model.start, '{name}', so that ids mean what they did; leave it out"
         )
-    if codec_weights is not None and "codec" not in spec.model.start_fresh:
+    if codec_weights is not None and "codec" not in (spec.model.start_fresh or ()):
         raise SpecError(
             f"model.codec.weights: '{codec_weights}' was given, but the codec's weights are those of model.start, '{name}'; "
             "leave it out, or name codec in model.start_fresh"
