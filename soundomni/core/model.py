@@ -26,6 +26,9 @@ from soundomni.core.representation import Representation
 from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch, Role, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
+CODEC_SAMPLES = 1 << 22
+"""Samples, of all channels, that a codec encodes at once in training: a large one takes over a kilobyte for each, and a batch of the
+original's size holds more than a hundred million."""
 
 
 class UnifiedModel(nn.Module):
@@ -168,7 +171,7 @@ class UnifiedModel(nn.Module):
         """Fits the latent normalisation on the clips of some batches."""
         with torch.no_grad():
             self.normalizer.fit(
-                self.codec.encode(batch.latents.waveform.to(self.device), batch.latents.lengths.to(self.device))
+                self.run_codec(batch.latents.waveform.to(self.device), batch.latents.lengths.to(self.device))
                 for batch in batches
                 if len(batch.latents)
             )
@@ -179,7 +182,17 @@ class UnifiedModel(nn.Module):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """`[B, C, S]` → normalised representation, in the codec's own precision, as the normalisation was fitted."""
         with torch.autocast(waveform.device.type, enabled=False):
-            return self.normalizer.normalise(self.codec.encode(waveform, lengths, generators))
+            return self.normalizer.normalise(self.run_codec(waveform, lengths, generators))
+
+    def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """`[B, C, S]` → representation as the codec gives it, some clips at a time: each is encoded as if it were alone."""
+        count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
+        groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
+        parts = [self.codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]
+        if len(parts) == 1:
+            return parts[0]
+        values, frames = torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        return Representation(values, frames, parts[0].spec)
 
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
