@@ -31,6 +31,7 @@ COMMANDS = {
     "plugins": "list the installed plugins, show one, or write a new one",
     "spec": "validate or print a spec, or write its JSON schema",
     "demo": "train a small model on this machine, and hear and see what it learnt",
+    "doctor": "say how much memory training a spec takes of each GPU, and what fits",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
 

@@ -160,7 +160,7 @@ def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
         exempt_executors()
     for unit in units:
         if train.activation_checkpointing:
-            _recompute_in_backward(unit)
+            recompute_in_backward(unit)
         if train.compile:
             unit.compile()
     if train.compile:
@@ -216,7 +216,7 @@ def _device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _recompute_in_backward(unit: nn.Module) -> None:
+def recompute_in_backward(unit: nn.Module) -> None:
     """Wraps the forward pass alone: the module keeps its name, its class and its hooks."""
     forward: Callable[..., Any] = unit.forward
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.experts.language_import import ALWAYS_FREE
 from soundomni.experts.qwen2_audio_config import read_source_config
 from soundomni.experts.qwen2_audio_import import FREE, base_layer
 
@@ -42,7 +43,7 @@ def changes(folder: Path, name: str, *overrides: tuple[str, str]) -> list[str]:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     base = base_layer(read_source_config(folder), vocab_rows=ROWS, tied=False)
     alone, layered = (resolve(load_spec([base, *layers], given)) for layers, given in (([], ()), ([name], overrides)))
-    return changed_keys(spec_to_dict(alone), spec_to_dict(layered), may_change=FREE)
+    return changed_keys(spec_to_dict(alone), spec_to_dict(layered), may_change=(*FREE, *ALWAYS_FREE))
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -1,0 +1,89 @@
+"""`soundomni doctor`: its report, as text and as JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundomni.cli.doctor import ROWS
+from soundomni.cli.main import main
+from soundomni.train.diagnosis import RESERVE
+
+
+def test_the_report_adds_up(tiny_spec: Path, result: Any) -> None:
+    found = result("doctor", "--config", tiny_spec, "--seconds", "0.5", "--gpu-memory", "2")
+    sizes = found["bytes_per_gpu"]
+    assert sizes["total"] == sum(size for name, size in sizes.items() if name != "total")
+    assert list(sizes) == [*ROWS, "total"] and all(sizes[name] > 0 for name in ROWS if name != "gathered")
+    trained = sum(part["trained"] for part in found["parameters"].values())
+    assert sizes["gradients"] == sizes["ema"] == 4 * trained
+    assert sizes["reserve"] == RESERVE and sizes["gathered"] == 0
+    assert found["complete"] and found["fits"] and found["free"] == found["gpu_memory"] - sizes["total"] > 0 and found["change"] is None
+
+
+def test_what_does_not_fit_is_a_report_too(tiny_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--config", str(tiny_spec), "--seconds", "0.5", "--gpu-memory", "0.5"]) == 0
+    shown = capsys.readouterr()
+    assert "does not fit: 0.5" in shown.out and "neither more GPUs" in shown.out
+    for label in ROWS.values():
+        assert f"\n{label} " in shown.out
+    assert "toys/generate" in shown.out and "no data, tokenizer or weights were read" in shown.out
+    assert "Warning" not in shown.err
+
+
+def test_a_change_is_named_with_what_it_takes(tiny_spec: Path, result: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["doctor", "--config", str(tiny_spec), "--seconds", "0.5", "--data.tokens_per_batch=4096"]
+    whole = result(*given)["bytes_per_gpu"]["total"]
+    memory = f"{(whole - 1_000_000) / 2**30:.9f}"
+    found = result(*given, "--gpu-memory", memory)
+    assert not found["fits"] and found["change"]["activation_checkpointing"]
+    assert found["change"]["bytes_per_gpu"]["total"] <= found["gpu_memory"]
+    assert main([*given, "--gpu-memory", memory]) == 0
+    assert "\nit fits with train.activation_checkpointing=true: " in capsys.readouterr().out
+
+
+def test_what_cannot_be_known_is_said(tiny_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many tokens each network of a mixture gets depends on values."""
+    assert main(["doctor", "--config", str(tiny_spec), "--seconds", "0.5", "--model.router=top-k"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nwhat is known fits: " in shown and "unknown" in shown and "- activations cannot be known: " in shown
+
+
+def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -> None:
+    assert "argument --gpus: '0' given" in fails("doctor", "--config", tiny_spec, "--gpus", "0")
+    assert "argument --gpu-memory: 'much' given" in fails("doctor", "--config", tiny_spec, "--gpu-memory", "much")
+    assert "Did you mean 'soundomni-7b'?" in fails("doctor", "--config", "soundomni-7")
+    assert "--config" in fails("doctor")
+    assert "train.parallel.replicate is 3" in fails("doctor", "--config", tiny_spec, "--gpus", "2", "--train.parallel.replicate=3")
+    assert "train.target is 'codec'" in fails("doctor", "--config", tiny_spec, "--train.target=codec")
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(tiny_spec.read_text().partition("data:")[0])
+    assert "no 'data' section" in fails("doctor", "--config", bare)
+
+
+@pytest.mark.long
+def test_the_7b_spec_is_weighed_in_little_memory() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "soundomni", "doctor", "--config", "soundomni-7b", "--gpus", "8"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    assert process.stdout is not None
+    report = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert "expert gen          2,953,457,664" in report and "fits: " in report
+    assert usage.ru_maxrss < 2e6  # kilobytes
+
+
+@pytest.mark.long
+def test_training_the_7b_spec_without_its_data_says_what_is_missing(tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no folder 'data/audiocaps/train'" in fails("train", "--config", "soundomni-7b")
