@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.output import emit
 
     refuse_overrides(overrides, "export")
-    _check_push(args)
+    _check_options(args)
     told = _codec(args) if args.format in CODECS else _adapters(args) if args.format == ADAPTER else _model(args)
     pushed = _push(args)
     text = "\n".join([_text(args, told), *pushed.values()])
@@ -51,10 +51,13 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
-def _check_push(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises UsageError for options that go with something else."""
     from soundomni.cli.arguments import UsageError
     from soundomni.core.hub_repository import check_pushable
 
+    if args.last and not _is_run(Path(args.source)):
+        raise UsageError(f"--last is of runs, which have averaged weights beside the last ones; '{args.source}' is none")
     if args.push is None:
         if args.private:
             raise UsageError("--private says how --push makes a repository; give --push OWNER/NAME")
@@ -156,14 +159,20 @@ def _built(slot: Slot, init_args: dict[str, str]) -> tuple[Slot, nn.Module]:
     return slot, cast("nn.Module", build("codec", slot))
 
 
+def _is_run(folder: Path) -> bool:
+    from soundomni.core.model_directory import RUN_FILES
+
+    return any((folder / name).exists() for name in RUN_FILES)
+
+
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
     """Loads a model, or a run's newest checkpoint."""
     from soundomni.core.hub import SoundOmni
-    from soundomni.core.model_directory import CONFIG_FILE
+    from soundomni.core.model_directory import SPEC_FILE
     from soundomni.train.export import load_run
 
     folder = Path(args.source)
-    if not folder.is_dir() or (folder / CONFIG_FILE).is_file():
+    if not folder.is_dir() or ((folder / SPEC_FILE).is_file() and not _is_run(folder)):
         return SoundOmni.from_pretrained(args.source), {}
     model, step = load_run(folder, average=not args.last, trust_class_paths=args.trust_class_paths)
     return model, {"step": step}

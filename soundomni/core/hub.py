@@ -44,7 +44,7 @@ from soundomni.core.limits import (
     check_seed,
     check_strength,
 )
-from soundomni.core.lora import merge_adapter_file
+from soundomni.core.lora import check_merged, merge_adapter_file
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.model_directory import (
@@ -190,8 +190,10 @@ class SoundOmni:
             max_shard_bytes: beyond this, weights are stored in several files with an index.
 
         Raises:
-            CheckpointError: it cannot be written, something other than an older model is there, or a weight is too large for `dtype`.
+            CheckpointError: it cannot be written, something other than an older model is there, a weight is too large for `dtype`, or
+                there are adapters that are not merged.
         """
+        check_merged(self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
         origin = self.origin if licence is None else replace(self.origin, licence=licence)
         with replacing(directory) as path:

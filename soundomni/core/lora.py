@@ -134,6 +134,12 @@ def merge_adapters(model: nn.Module) -> None:
         model.set_submodule(name, layer.merged())
 
 
+def check_merged(model: nn.Module) -> None:
+    """Raises CheckpointError when a model has adapters, which a model directory has no place for."""
+    if _adapted(model):
+        raise CheckpointError("the model has adapters, which a model directory cannot hold: call merge_adapters first, or save_adapters")
+
+
 def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | None = None) -> list[Path]:
     """Writes the adapters of each stream as a folder of its own, `directory/<stream>`, in float32.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.weight_files import WeightFile, digest
-from soundomni.experts.language_config import LanguageConfig
+from soundomni.experts.language_config import LanguageConfig, read_json
 from soundomni.experts.language_layout import Rows, Shape, check_rows
 from soundomni.experts.swiglu import kept_channels
 
@@ -105,6 +105,7 @@ class ImportedModel:
         used: tensor of the source → parameter here.
         unused: what else the source holds → why it is not used.
         notes: what was decided, for the report.
+        codec: where the codec's weights come from; None for a codec without.
     """
 
     checkpoint: Checkpoint
@@ -115,6 +116,7 @@ class ImportedModel:
     used: Mapping[str, str]
     unused: Mapping[str, str]
     notes: tuple[str, ...]
+    codec: Origin | None
 
     @property
     def layout(self) -> str:
@@ -130,6 +132,7 @@ class ImportedModel:
             "source": {"name": weights.path.resolve().name, "files": {file.name: digest(file) for file in weights.files}},
             "layout": self.layout,
             "parameters": self.parameters,
+            "codec": None if self.codec is None else asdict(self.codec),
             "notes": list(self.notes),
             "keys": {"used": dict(self.used), "unused": dict(self.unused), "missing": [], "unexpected": []},
         }
@@ -163,6 +166,7 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
         used={one.name: ours for ours, parts in sources.items() for one in parts},
         unused=unused,
         notes=(*checkpoint.notes, *_notes(checkpoint, spec, sources)),
+        codec=_codec_origin(spec),
     )
 
 
@@ -322,8 +326,27 @@ def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
     return present and not any(name.startswith(f"{part}.") for name in sources)
 
 
+def _codec_origin(spec: Spec) -> Origin | None:
+    """Returns where the weights of a codec come from, as the report beside them says; None for a codec without weights."""
+    given = spec.model.codec.init_args.get("weights")
+    if given is None:
+        return None
+    report = Path(given).parent / REPORT_FILE
+    if not report.is_file():
+        return Origin(source=Path(given).name)
+    said = read_json(report, "the report of an import")
+    source, licence = said.node("source").values.get("name"), said.values.get("licence")
+    return Origin(licence=None if licence is None else str(licence), source=str(source or Path(given).name))
+
+
 def _origin(report: Mapping[str, Any]) -> Origin:
-    return Origin(licence=report["licence"], source=report["source"]["name"])
+    """Returns where all weights come from, the codec's included."""
+    licence, source, codec = report["licence"], report["source"]["name"], report["codec"]
+    if codec is None:
+        return Origin(licence=licence, source=source)
+    return Origin(
+        licence=f"{licence or 'unknown'}; of the codec: {codec['licence'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
+    )
 
 
 def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
@@ -332,7 +355,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
     return (
         f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
         f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in `{report['source']['name']}`. "
-        f"Licence of the weights: {report['licence'] or 'unknown; ask whoever gave them to you'}.\n\n"
+        f"Licence of the weights: {_origin(report).licence or 'unknown; ask whoever gave them to you'}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
         f"```python\n{_snippet(imported.spec)}```\n\n"
         f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError
 from soundomni.core.hub import SoundOmni
+from soundomni.core.model_directory import trained_max_tokens
 from soundomni.core.model_weights import MAX_SHARD_BYTES, write_weights
 from soundomni.core.schema import Spec
 from soundomni.core.spec import resolve
@@ -31,7 +32,7 @@ from soundomni.experts.language_layout import Expert, Rows, named_rows
 from soundomni.experts.moe_gen_layout import LANGUAGE, SUFFIX, Experts
 from soundomni.experts.mot import MoTBackbone
 from soundomni.experts.mot_layer import MoTLayer
-from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, places
+from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, READING, READING_KEY, places
 from soundomni.experts.qwen2_audio_config import MODEL_TYPE
 from soundomni.experts.swiglu import SwiGLU
 
@@ -52,7 +53,8 @@ def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = tor
     _check(model.spec)
     network = model.model
     backbone = cast(MoTBackbone, network.backbone)
-    experts = _experts(backbone, resolve(model.spec), model.max_tokens)
+    max_tokens = model.max_tokens if model.max_tokens is not None else trained_max_tokens(model.spec)
+    experts = _experts(backbone, resolve(model.spec), max_tokens)
     state = network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     sources = {**experts.rows(), **dict(named_rows(CONNECTOR | HEARING, shapes))}
@@ -140,8 +142,9 @@ def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "max_position_embeddings": config.max_tokens,
     }
+    reading = {key: getattr(spec.model, key) for key in READING}
     if spec.model.encoder is None:
-        return text
+        return text | {READING_KEY: reading}
     tower = resolve(spec).model.encoder
     sizes = {} if tower is None else tower.init_args
     audio = {
@@ -153,4 +156,4 @@ def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
         "encoder_ffn_dim": sizes["ffn_dim"],
         "max_source_positions": sizes["max_source_positions"],
     }
-    return {"model_type": MODEL_TYPE, "text_config": text, "audio_config": audio}
+    return {"model_type": MODEL_TYPE, "text_config": text, "audio_config": audio, READING_KEY: reading}

@@ -22,7 +22,7 @@ from soundomni.experts.language_config import LanguageConfig, Node
 from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, Sources, assemble, backbone_slot, read_tokenizer
 from soundomni.experts.language_layout import Shape, count_layers, named_rows
 from soundomni.experts.moe_gen_layout import LANGUAGE, MODULE, Experts, check_layout, find_language_config, read_experts
-from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, TOWER, check_places
+from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, READING, READING_KEY, TOWER, check_places
 from soundomni.experts.qwen2_audio_config import check_mel, read_tower
 
 KIND = "soundomni"
@@ -75,7 +75,9 @@ def import_soundomni(
     latent_dim = _latent_dim(weights)
     if PLACES in weights:
         check_places(weights[PLACES], weights.path)
-    base = _base_layer(experts, encoder, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size))
+    said = tree.node(READING_KEY).values
+    reading = {key: said[key] for key in READING if key in said}
+    base = _base_layer(experts, encoder, reading=reading, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size))
     _check_codec(load_spec([base, *layers], overrides), latent_dim)
     notes = [] if found is not None else ["there was no config: heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
     checkpoint = Checkpoint(
@@ -157,8 +159,8 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
     return sizes | {"ffn_dim": weights.shape(network)[0], "max_source_positions": weights.shape(positions)[0]}
 
 
-def _base_layer(experts: Experts, encoder: Mapping[str, int] | None, *, vocab_rows: int) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for."""
+def _base_layer(experts: Experts, encoder: Mapping[str, int] | None, *, reading: Mapping[str, Any], vocab_rows: int) -> dict[str, Any]:
+    """Returns the layer of a spec that a checkpoint stands for; `reading` says how audio is heard, where an export has said it."""
     backbone = backbone_slot(experts.config, vocab_rows=vocab_rows, tied=experts.tied)
     backbone["init_args"] |= {"qk_norm": experts.qk_norm, "gen_intermediate_dim": experts.gen.intermediate_dim}
     model = {
@@ -171,5 +173,6 @@ def _base_layer(experts: Experts, encoder: Mapping[str, int] | None, *, vocab_ro
         "freeze": [UND, "embedding", *(["encoder"] if encoder is not None else [])],
         "latent_positions": "shared",
         "normalise": "none",
+        **reading,
     }
     return {"model": model, "sampler": "euler"}

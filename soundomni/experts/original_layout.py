@@ -27,8 +27,12 @@ CONNECTOR = {
 }
 TOWER = "audio_encoder."
 HEARING = {"encoder.tower.": TOWER, "features_connector.inward.": "audio_projector."}
+READING = ("feature_positions", "feature_attend", "chat")
+"""Keys of the section model of a spec that say how audio is heard, which no checkpoint of the original says."""
+READING_KEY = "soundomni"
+"""Of config.json, where an export keeps them."""
 
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """How far a stored sine may be off: by rounding, and by the angle, which float32 knows to 1e-4 at the last place."""
 
 

@@ -40,14 +40,14 @@ def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bo
 
 
 def save_run_adapters(
-    run_dir: str | Path, out: str | Path, *, average: bool = True, base: str | None = None, trust_class_paths: bool = False
+    run_dir: str | Path, out: str | Path, *, average: bool = True, trust_class_paths: bool = False
 ) -> tuple[list[Path], int]:
-    """Writes the adapters of a run's newest intact checkpoint, a folder for each stream as `save_adapters` has them.
+    """Writes the adapters of a run's newest intact checkpoint, a folder for each stream as `save_adapters` has them, with `model.start` as
+    the model that they are for.
 
     Args:
         run_dir, average, trust_class_paths: as for `load_run`.
         out: missing or empty.
-        base: name or path of the model that they are for.
 
     Returns:
         The folders and the step.
@@ -64,7 +64,7 @@ def save_run_adapters(
             f"the run '{run_dir}' trained {len(others)} parameters beside its adapters, such as '{others[0]}'; export it as a model, "
             "or name these parts in model.freeze before training"
         )
-    return save_adapters(omni.model, out, base=base), step
+    return save_adapters(omni.model, out, base=omni.spec.model.start), step
 
 
 def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundOmni, int]:

@@ -26,6 +26,8 @@ NEEDED = ("model_type", "sample_rate", "model")
 VAE = "vae"
 PLAIN = ("tanh", "l2_norm", "none")
 """Bottlenecks without randomness whose values are the latents."""
+NETWORKS = ("oobleck", "seanet", "dac", "local_attn", "taae")
+"""Encoders and decoders of the package: networks alone, which fetch and load nothing."""
 
 
 class StableAudioToolsCodec(Codec):
@@ -111,6 +113,13 @@ def _checked(config: dict[str, Any]) -> str:
         raise SpecError(f"config: no '{missing[0]}'; expected what the JSON of an autoencoder of stable-audio-tools holds")
     if config["model_type"] != "autoencoder":
         raise SpecError(f"config.model_type is '{config['model_type']}', expected 'autoencoder'")
+    if config["model"].get("pretransform") is not None:  # the package would fetch some of them, and unpickle what it fetched
+        raise SpecError("config.model.pretransform is given, expected none: the codec takes waveforms")
+    for part in ("encoder", "decoder"):
+        network = str((config["model"].get(part) or {}).get("type"))
+        if network not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise SpecError(f"config.model.{part}.type is '{network}', expected one of {known}.{did_you_mean(network, NETWORKS)}")
     kind = str((config["model"].get("bottleneck") or {"type": "none"}).get("type"))
     if kind not in (VAE, *PLAIN):
         known = ", ".join((VAE, *PLAIN))
@@ -129,6 +138,6 @@ def _build(config: dict[str, Any]) -> Any:
         ) from error
     try:
         network: nn.Module = create_autoencoder_from_config(config)
-    except (AssertionError, KeyError, TypeError, NotImplementedError) as error:
+    except (AssertionError, ImportError, KeyError, TypeError, NotImplementedError) as error:
         raise SpecError(f"config: stable-audio-tools cannot build it: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return network

@@ -32,6 +32,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(OobleckCodec(**SIZES).state_dict(), folder / "model.safetensors")
     arguments = json.dumps(SIZES | {"weights": str(folder / "model.safetensors")})
     (folder / "codec.yaml").write_text(f'model: {{"codec": {{"class_path": "oobleck", "init_args": {arguments}}}}}\n')
+    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "licence": "Theirs"}))
     return folder
 
 
@@ -57,6 +58,9 @@ def test_an_original_model_generates_and_leaves_again(omni: Path, vae: Path, tmp
     assert (omni / "spec.yaml").read_text() == (tmp_path / "again" / "spec.yaml").read_text()
     card = (omni / "README.md").read_text()
     assert "# A model of the original SoundOmni" in card and "model.generate(" in card
+    origin = json.loads((omni / "config.json").read_text())
+    assert origin["licence"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
+    assert "unknown; of the codec: Theirs" in card
 
 
 @pytest.mark.parametrize("layout", ["stable-audio-vae", "diffusers-oobleck"])
@@ -100,5 +104,6 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, v
     assert "codec.final_tanh is True; the autoencoder of diffusers has False alone: write it as stable-audio-vae" in told
     assert "--dtype float16 is of models" in fails("export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out)
     assert "not a run directory" in fails("export", vae, "--format", "soundomni", "--out", out)
+    assert "--last is of runs" in fails("export", "nano", "--last", "--out", out)
     assert "already exists" in fails("export", vae, "--format", "stable-audio-vae", "--out", vae)
     assert not out.exists()

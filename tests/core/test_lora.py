@@ -13,6 +13,7 @@ from tiny_models import contexts_of, make_model, one_forward, rule
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Backbone
 from soundomni.core.lora import LoRALinear, add_adapters, merge_adapter_file, merge_adapters, save_adapters
 from soundomni.core.model import UnifiedModel
@@ -42,6 +43,15 @@ def answers(model: UnifiedModel) -> Tensor:
     """What a model predicts of noise after a text, through both streams: `[1, D, T]`."""
     values = torch.randn(1, 16, 5, generator=torch.Generator().manual_seed(0)).double()
     return one_forward(model, contexts_of(model, ["one two"])[0], values, torch.full((1, 5), 0.7), rule("shared"))
+
+
+def test_a_model_directory_holds_no_adapters_that_are_not_merged(tmp_path: Path) -> None:
+    omni = SoundOmni.from_pretrained("nano")
+    add_adapters(omni.model, LoRASpec(streams=["und"]))
+    with pytest.raises(CheckpointError, match="call merge_adapters first"):
+        omni.save_pretrained(tmp_path / "out")
+    merge_adapters(omni.model)
+    SoundOmni.from_pretrained(omni.save_pretrained(tmp_path / "out"))
 
 
 def test_a_layer_computes_the_formula() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
 from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.model import frame_places
+from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
 from soundomni.experts.bagel_import import import_bagel
 from soundomni.experts.language_import import write_imported
@@ -151,6 +153,25 @@ def test_export_of_an_import_is_the_checkpoint_bit_for_bit(tmp_path: Path, hears
     for name, tensor in omni.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
     assert again.spec == omni.spec and again.max_tokens == omni.max_tokens == TEXT["max_position_embeddings"]
+
+
+def test_how_audio_is_heard_and_the_longest_sample_survive_the_way_out_and_in(tmp_path: Path) -> None:
+    layer = [*CODEC, ("model.feature_attend", "causal"), ("model.chat", "qwen2-audio")]
+    omni = loaded(import_soundomni(write_original(tmp_path / "source", original()), overrides=layer), tmp_path / "out")
+    back = tmp_path / "back"
+    back.mkdir()
+    export_soundomni(omni, back)
+    again = import_soundomni(back, overrides=CODEC)
+    assert again.spec.model.feature_attend == "causal" and again.spec.model.chat == "qwen2-audio"
+    trained = SoundOmni(omni.model, replace(omni.spec, data=DataSpec(datasets={}, max_tokens_per_sample=77)), omni.tokenizer)
+    export_soundomni(trained, back)
+    assert import_soundomni(back, overrides=CODEC).checkpoint.config.max_tokens == 77
+
+
+def test_a_table_of_places_in_double_precision_is_the_same_table(tmp_path: Path) -> None:
+    tensors = original()
+    source = write_original(tmp_path / "source", tensors | {"gen_pos_embed": tensors["gen_pos_embed"].double()})
+    assert "gen_pos_embed" in import_soundomni(source, overrides=CODEC).unused
 
 
 def test_a_bagel_model_leaves_in_the_layout_of_the_original_and_comes_back(tmp_path: Path) -> None:

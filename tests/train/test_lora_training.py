@@ -87,7 +87,7 @@ def test_a_run_is_exported_merged_and_as_adapters(whole: Path, tmp_path: Path) -
     before, expected, found = (cross_entropy(model, merged.tokenizer) for model in (base, unmerged, merged.model))
     assert found == pytest.approx(expected, abs=1e-6) and abs(before - expected) > 1e-3
 
-    folders, step = save_run_adapters(whole, tmp_path / "adapters", base="somewhere")
+    folders, step = save_run_adapters(whole, tmp_path / "adapters")
     assert (step, folders) == (6, [tmp_path / "adapters" / "und"])
     SoundOmni(base, spec, merged.tokenizer).load_adapter(folders[0])
     for name, parameter in merged.model.named_parameters():

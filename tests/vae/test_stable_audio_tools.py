@@ -68,6 +68,10 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in config().items() if name != key}
 
 
+def with_model(**changes: Any) -> dict[str, Any]:
+    return config() | {"model": config()["model"] | changes}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -75,7 +79,9 @@ def without(key: str) -> dict[str, Any]:
         (without("sample_rate"), "config: no 'sample_rate'"),
         (config() | {"model_type": "diffusion_cond"}, "config.model_type is 'diffusion_cond', expected 'autoencoder'"),
         (config("rvq"), "config.model.bottleneck.type is 'rvq', expected one of vae, tanh, l2_norm, none"),
-        (config() | {"model": {"encoder": {"type": "oobleck"}}}, "config: stable-audio-tools cannot build it: "),
+        (config() | {"model": {"encoder": {"type": "oobleck"}}}, "config.model.decoder.type is 'None', expected one of oobleck"),
+        (with_model(pretransform={"type": "dac_pretrained", "config": {}}), "config.model.pretransform is given, expected none"),
+        (with_model(encoder={"type": "seanet", "config": {}}), "config: stable-audio-tools cannot build it: "),
     ],
 )
 def test_what_it_cannot_wrap_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
