@@ -119,7 +119,8 @@ def _verdict(found: Diagnosis) -> str:
         return f"{known}: {_gib(free)} of {gib} GiB stay free"
     lines = [f"does not fit: {_gib(-free)} GiB more are needed than the {gib} GiB of a GPU"]
     if found.change is None or found.changed is None:
-        return f"{lines[0]}; neither more GPUs, nor activation checkpointing, nor smaller batches are enough"
+        gpus = "more GPUs that share train.batches_per_step evenly"
+        return f"{lines[0]}; neither {gpus}, nor activation checkpointing, nor smaller batches are enough"
     changes = []
     if found.change.recompute != found.setting.recompute:
         changes.append("train.activation_checkpointing=true")

@@ -75,7 +75,8 @@ class Diagnosis:
         footprint: of each GPU.
         gpu_memory: bytes that it has.
         batch: what a batch was taken to be.
-        change: the first change found that makes it fit; None when it fits, or when no change is enough.
+        change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None when it fits, or when no
+            change is enough.
         changed: the footprint then.
         notes: what was assumed, and what cannot be known.
     """
@@ -131,12 +132,18 @@ def diagnose(
     scale = _Scale(_build(spec, trust_class_paths), spec, data, train, seconds, text_tokens, trust_class_paths)
     setting = Setting(gpus, train.activation_checkpointing, data.tokens_per_batch)
     footprint = scale.weigh(setting)
-    change = None
+    change = beyond = None
     if footprint.total > gpu_memory:
         counts = [count for count in range(gpus + 1, MOST_GPUS + 1) if scale.fits_mesh(count)]
-        change = first_change(
-            lambda tried: scale.weigh(tried).total, setting, gpu_memory, counts=counts, least=scale.batch(setting.tokens).longest
-        )
+        dividing = [count for count in counts if train.batches_per_step % count == 0]
+        least = scale.batch(setting.tokens).longest
+
+        def total(tried: Setting) -> int:
+            return scale.weigh(tried).total
+
+        change = first_change(total, setting, gpu_memory, counts=dividing, least=least)
+        if change is None:
+            beyond = first_change(total, setting, gpu_memory, counts=counts, least=least)
     return Diagnosis(
         parts=tuple(list_parts(scale.model)),
         setting=setting,
@@ -145,7 +152,7 @@ def diagnose(
         batch=scale.batch(setting.tokens),
         change=change,
         changed=None if change is None else scale.weigh(change),
-        notes=tuple(_notes(scale, spec, train, setting)),
+        notes=tuple(_notes(scale, spec, train, setting, beyond)),
     )
 
 
@@ -269,7 +276,8 @@ def _fewest_gpus(fits: Callable[[Setting], bool], setting: Setting, counts: Sequ
     return replace(setting, gpus=counts[place])
 
 
-def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting) -> Iterator[str]:
+def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond: Setting | None) -> Iterator[str]:
+    """Yields what was assumed; `beyond` is a setting that fits, but whose GPUs cannot share `batches_per_step`."""
     batch = scale.batch(setting.tokens)
     samples = ", ".join(f"{count} x {task}" for task, count in batch.samples.items())
     yield f"a batch of {batch.num_tokens} tokens is taken to be {samples}, of {batch.seconds:g} s and {batch.text_tokens} tokens per text"
@@ -280,6 +288,11 @@ def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting) -> Ite
         yield "one GPU is one process without torchrun: nothing is sharded"
     if train.batches_per_step % setting.gpus:
         yield f"train.batches_per_step is {train.batches_per_step}: it must be a multiple of {setting.gpus}, the number of GPUs"
+    if beyond is not None:
+        batches = -(-train.batches_per_step // beyond.gpus) * beyond.gpus
+        recompute = ", train.activation_checkpointing=true" if beyond.recompute and not setting.recompute else ""
+        tokens = f", data.tokens_per_batch={beyond.tokens}" if beyond.tokens != setting.tokens else ""
+        yield f"it would fit on {beyond.gpus} GPUs with train.batches_per_step={batches}{recompute}{tokens}"
     if train.compile:
         yield "train.compile is left out: compiled layers keep less"
     for unknown in (scale.state.unknown, scale.unmeasured):

@@ -7,6 +7,7 @@ makes them), each sharded along its first dimension over the `shard` processes o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,8 +23,11 @@ from soundomni.core.schema import OptimizerSpec
 GATHERED_UNITS = 3
 """Layers that FSDP holds whole at once: one that computes, one fetched ahead of it, and the buffer that one arrives in."""
 
-PROBED, PROBED_SIDE = 8, 128
-"""Parameters on which an optimizer is tried that are less small, and their longest side."""
+FEW, MANY = 1 << 14, 1 << 16
+"""Most elements of the two tensors that stand for a large parameter where an optimizer is tried: what takes MANY at most is tried as it is.
+
+Both are above the sizes below which optimizers keep other states, such as the 4096 of bitsandbytes.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,12 @@ class OptimizerState:
     """What an optimizer keeps.
 
     Args:
-        per_element: parameter → bytes for each of its elements.
-        fixed: parameter → bytes beside these, as for a counter of steps.
+        per_element: parameter → bytes for each of its elements, with its part of a number that a block of elements shares.
+        fixed: parameter → bytes beside these, as for a counter of steps or a table of codes.
         unknown: why that cannot be told; None when it is told.
     """
 
-    per_element: Mapping[str, int]
+    per_element: Mapping[str, float]
     fixed: Mapping[str, int]
     unknown: str | None = None
 
@@ -82,52 +86,78 @@ def list_parts(model: UnifiedModel) -> list[Part]:
 
 
 def optimizer_state(model: nn.Module, settings: OptimizerSpec, *, trust_class_paths: bool = False) -> OptimizerState:
-    """Finds out what an optimizer keeps, by one step of it on small tensors of the same names and dimensions.
+    """Finds out what an optimizer keeps, by steps of it on small tensors of the same names and dimensions.
 
-    Unknown are one that keeps tensors of other shapes than the parameter's, and one that keeps others for larger parameters: a second
-    step, in which the largest are less small, would show it.
+    A step on tiny tensors tells which parameters it treats alike; one of each kind and shape then stands for all. That one is tried with
+    FEW and with MANY elements: a state that is as large with both is fixed, one that grows as the elements do is per element. What has at
+    most MANY elements is tried as it is, and its states of other shapes are fixed.
+
+    Unknown are one that keeps a tensor that grows otherwise, as numbers for rows and columns do, and one that keeps other tensors for MANY
+    elements than for FEW.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    small = {name: tuple(range(2, 2 + p.ndim)) for name, p in trained.items()}
-    largest = sorted(trained, key=lambda name: trained[name].numel(), reverse=True)[:PROBED]
-    larger = small | {name: tuple(min(size, PROBED_SIDE) for size in trained[name].shape) for name in largest}
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     rule: Optimizer = registry.build("optimizer", settings.rule, trust_class_paths=trust_class_paths)
-    states = []
-    for shapes in (small, larger):
-        try:
-            states.append(_step(rule, shapes, settings))
-        except SoundOmniError:
-            raise
-        except Exception as error:  # whatever a plugin does that small tensors do not allow
-            states.append(OptimizerState({}, {}, f"it cannot make a step on small tensors: {type(error).__name__}: {error}"))
-    unknown = states[0].unknown or states[1].unknown
-    if unknown is None and states[0] != states[1]:
-        unknown = "it keeps others for larger parameters"
-    if unknown is None:
-        return states[0]
-    return OptimizerState({}, {}, f"the states of {settings.rule.class_path} cannot be known: {unknown}")
+    try:
+        tiny = _step(rule, {name: tuple(range(2, 2 + len(shape))) for name, shape in shapes.items()}, settings)
+        kinds = {name: (shape, _keys(tiny[name])) for name, shape in shapes.items()}
+        chosen = {kind: name for name, kind in kinds.items()}
+        many = {name: _shrunk(shapes[name], MANY) for name in chosen.values()}
+        few = {name: shape if shape == shapes[name] else _shrunk(shape, FEW) for name, shape in many.items()}
+        less, more = (_step(rule, tried, settings) for tried in (few, many))
+        sizes = {kind: _sizes(less[name], few[name], more[name], many[name]) for kind, name in chosen.items()}
+    except _UnknownError as unknown:
+        return OptimizerState({}, {}, f"the states of {settings.rule.class_path} cannot be known: {unknown}")
+    return OptimizerState({name: sizes[kind][0] for name, kind in kinds.items()}, {name: sizes[kind][1] for name, kind in kinds.items()})
 
 
-def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: OptimizerSpec) -> OptimizerState:
-    """Makes a step on parameters of these shapes, and returns what is kept for each."""
+class _UnknownError(Exception):
+    """Why sizes of states cannot be told."""
+
+
+def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: OptimizerSpec) -> dict[str, dict[str, Tensor]]:
+    """Makes a step on parameters of these shapes, and returns the tensors that are kept for each. Raises _UnknownError if it cannot."""
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
-    optimizer = rule.build(parameters, settings)
-    for parameter in parameters.values():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    per_element, fixed = dict.fromkeys(parameters, 0), dict.fromkeys(parameters, 0)
-    for key, parameter in parameters.items():
-        for tensor in optimizer.state[parameter].values():
-            if not isinstance(tensor, Tensor):
-                continue
-            if tensor.shape == parameter.shape:
-                per_element[key] += tensor.element_size()
-            elif tensor.ndim == 0:
-                fixed[key] += tensor.element_size()
-            else:
-                shown = f"a tensor {list(tensor.shape)} for a parameter {list(parameter.shape)}"
-                return OptimizerState({}, {}, f"it keeps {shown}, from which sizes do not follow")
-    return OptimizerState(per_element, fixed)
+    try:
+        optimizer = rule.build(parameters, settings)
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    except SoundOmniError:
+        raise
+    except Exception as error:  # whatever a plugin does that small tensors do not allow
+        raise _UnknownError(f"it cannot make a step on small tensors: {type(error).__name__}: {error}") from error
+    return {name: {key: t for key, t in optimizer.state[p].items() if isinstance(t, Tensor)} for name, p in parameters.items()}
+
+
+def _keys(state: Mapping[str, Tensor]) -> tuple[tuple[str, torch.dtype], ...]:
+    """Returns the names and the types of what is kept for a parameter."""
+    return tuple((key, state[key].dtype) for key in sorted(state))
+
+
+def _shrunk(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Halves the longest side until there are at most so many elements."""
+    sides = list(shape)
+    while math.prod(sides) > most:
+        longest = sides.index(max(sides))
+        sides[longest] = -(-sides[longest] // 2)
+    return tuple(sides)
+
+
+def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, Tensor], many: tuple[int, ...]) -> tuple[float, int]:
+    """Returns bytes per element, and bytes beside these, of a parameter for which `less` is kept with shape `few`, `more` with `many`."""
+    if _keys(less) != _keys(more):
+        raise _UnknownError("it keeps others for larger parameters")
+    per_element, fixed, elements = 0.0, 0, math.prod(many)
+    for key, state in more.items():
+        whole = tuple(state.shape) == many
+        if not whole and state.shape == less[key].shape:
+            fixed += state.nbytes
+        elif whole or abs(state.numel() * math.prod(few) / elements - less[key].numel()) <= 1:  # the last block may not be full
+            per_element += state.nbytes / elements
+        else:
+            shown = f"a tensor {list(state.shape)} for a parameter {list(many)}"
+            raise _UnknownError(f"it keeps {shown}, and {list(less[key].shape)} for {list(few)}, from which sizes do not follow")
+    return per_element, fixed
 
 
 def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, ema: bool) -> Resident:
@@ -145,7 +175,7 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     gradients = sum(local[name] * sizes[name] for name in trained)
-    kept = None if state.unknown else sum(local[name] * state.per_element[name] + state.fixed[name] for name in trained)
+    kept = None if state.unknown else sum(math.ceil(local[name] * state.per_element[name]) + state.fixed[name] for name in trained)
     return Resident(
         weights=sum(local[name] * sizes[name] for name in local) + buffers,
         gradients=gradients,

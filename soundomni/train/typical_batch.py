@@ -103,7 +103,7 @@ def typical_batch(
         text_tokens: of every caption, question and answer.
 
     Raises:
-        SpecError: no sample fits.
+        SpecError: there is no dataset, or no sample fits.
     """
     writer = _writer(model, spec)
     planned: dict[str, tuple[float, Sample, float]] = {}
@@ -113,6 +113,10 @@ def typical_batch(
         longest = seconds or entry.max_seconds or SECONDS
         sample, taken = _longest_sample(writer, model, task, longest, text_tokens, limit)
         planned[f"{name}/{task.name}"] = (weight, sample, taken)
+    if not planned:
+        removed = ", ".join(f"'{name}'" for name in data.datasets)
+        given = f"{removed} set to null" if removed else "none given"
+        raise SpecError(f"data.datasets has no dataset to draw from ({given}); expected at least one")
     chosen: list[Sample] = []
     counts = dict.fromkeys(planned, 0)
     left = data.tokens_per_batch

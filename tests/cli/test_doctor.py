@@ -61,6 +61,8 @@ def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -
     assert "--config" in fails("doctor")
     assert "train.parallel.replicate is 3" in fails("doctor", "--config", tiny_spec, "--gpus", "2", "--train.parallel.replicate=3")
     assert "train.target is 'codec'" in fails("doctor", "--config", tiny_spec, "--train.target=codec")
+    none = fails("doctor", "--config", tiny_spec, "--data.datasets.toys=null")
+    assert "data.datasets has no dataset to draw from ('toys' set to null); expected at least one" in none
     bare = tmp_path / "bare.yaml"
     bare.write_text(tiny_spec.read_text().partition("data:")[0])
     assert "no 'data' section" in fails("doctor", "--config", bare)

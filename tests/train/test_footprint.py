@@ -15,13 +15,14 @@ import torch
 from real_footprint import real_step
 from torch import nn
 
+from soundomni.core import registry
 from soundomni.core.assembly import build_model
 from soundomni.core.errors import SpecError
 from soundomni.core.schema import OptimizerSpec, Slot, Spec
 from soundomni.core.spec import load_spec, resolve
 from soundomni.train.activations import measure_kept, measure_step
 from soundomni.train.diagnosis import Diagnosis, Setting, diagnose, first_change
-from soundomni.train.footprint import list_parts, optimizer_state, resident_bytes, shard_numel
+from soundomni.train.footprint import FEW, list_parts, optimizer_state, resident_bytes, shard_numel
 from soundomni.train.live_memory import LiveMemory
 from soundomni.train.parallel import World
 from soundomni.train.typical_batch import typical_batch
@@ -207,7 +208,7 @@ def test_what_an_optimizer_keeps_is_measured_or_unknown(config: Path, monkeypatc
     assert muon.per_element["backbone.embedding.weight"] == 8
 
     class Rows:
-        """Keeps a number for each row and column."""
+        """Keeps a number for each row and column, from which nothing follows where both grow."""
 
         def build(self, parameters: dict[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
             return torch.optim.Adafactor(parameters.values(), lr=settings.lr)
@@ -218,12 +219,43 @@ def test_what_an_optimizer_keeps_is_measured_or_unknown(config: Path, monkeypatc
         def build(self, parameters: dict[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
             made = torch.optim.SGD(parameters.values(), lr=settings.lr)
             for p in parameters.values():
-                made.state[p]["moment"] = torch.zeros_like(p, dtype=torch.float16 if p.numel() > 1000 else torch.float32)
+                made.state[p]["moment"] = torch.zeros_like(p, dtype=torch.float16 if p.numel() > FEW else torch.float32)
             return made
 
     for rule, reason in ((Rows(), "it keeps a tensor"), (Halves(), "it keeps others for larger parameters")):
         monkeypatch.setattr("soundomni.core.registry.build", lambda *_, made=rule, **__: made)
-        assert reason in str(optimizer_state(model, OptimizerSpec()).unknown)
+        assert reason in str(optimizer_state(nn.Linear(512, 512, device="meta"), OptimizerSpec()).unknown)
+
+
+def test_codes_of_8_bits_weigh_what_a_real_optimizer_keeps() -> None:
+    """The tables of codes are as large for every parameter, the scales have a number for each block, and what is small stays float32."""
+    pytest.importorskip("bitsandbytes")
+    settings = OptimizerSpec(rule=Slot("adamw-8bit"))
+    real = nn.Linear(1000, 601)
+    optimizer = registry.build("optimizer", settings.rule).build(dict(real.named_parameters()), settings)
+    for parameter in real.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = {name: sum(t.nbytes for t in optimizer.state[p].values()) for name, p in real.named_parameters()}
+    found = optimizer_state(nn.Linear(1000, 601, device="meta"), settings)
+    assert found.unknown is None
+    assert found.per_element["weight"] == pytest.approx(kept["weight"] / real.weight.numel(), rel=0.01)
+    assert found.per_element["weight"] * real.weight.numel() + found.fixed["weight"] == pytest.approx(kept["weight"], rel=0.01)
+    assert found.per_element["bias"] * 601 + found.fixed["bias"] == kept["bias"] == 8 * 601 + 4
+    assert found.fixed["weight"] == 2 * 1024 + 4
+
+
+def test_only_numbers_of_gpus_that_share_the_batches_are_named(config: Path) -> None:
+    def read_with(batches_per_step: int) -> Spec:
+        given = {"train.batches_per_step": str(batches_per_step), "train.activation_checkpointing": "true", "data.tokens_per_batch": "128"}
+        return read(config, *given.items())
+
+    memory = examined(read_with(12), gpus=5).footprint.total
+    shared = examined(read_with(12), gpus=4, gpu_memory=memory)
+    assert not shared.fits and shared.change == Setting(6, True, 128)
+    none = examined(read_with(4), gpus=4, gpu_memory=memory)
+    assert not none.fits and none.change is None
+    assert "it would fit on 5 GPUs with train.batches_per_step=5" in none.notes
 
 
 def test_every_parameter_is_in_one_part(config: Path) -> None:
