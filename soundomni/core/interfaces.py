@@ -340,6 +340,9 @@ class Optimizer(ABC):
     named "step". Tensors of other shapes only fit an optimizer that refuses sharded parameters.
     """
 
+    shards: ClassVar[bool] = True
+    """Whether it updates sharded parameters. One that does not must refuse them in `build`, and runs in one process alone."""
+
     @abstractmethod
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
         """Returns an optimizer that updates each of `parameters` and keeps nothing yet.

@@ -28,6 +28,8 @@ class AdamW8bit(Optimizer):
         SpecError: min_size is below 1.
     """
 
+    shards = False
+
     def __init__(self, *, min_size: int = 4096) -> None:
         if min_size < 1:
             raise SpecError(f"min_size must be at least 1, {min_size} was given")

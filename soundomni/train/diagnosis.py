@@ -6,15 +6,18 @@ import functools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from soundomni.core.assembly import build_model
 from soundomni.core.checks import check_train
 from soundomni.core.errors import SoundOmniError, SpecError
+from soundomni.core.interfaces import Optimizer
 from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import portable
+from soundomni.core.registry import load
 from soundomni.core.schema import DataSpec, Spec, TrainSpec
 from soundomni.core.uninitialised import uninitialised
 from soundomni.train.activations import StepMemory, measure_step
@@ -129,6 +132,7 @@ def diagnose(
         raise SpecError("train.target is 'codec'; only the training of a model is measured")
     check_train(train)
     mesh_shape(train.parallel, gpus)
+    _check_optimizer(train, gpus, trust_class_paths=trust_class_paths)
     scale = _Scale(_build(spec, trust_class_paths), spec, data, train, seconds, text_tokens, trust_class_paths)
     setting = Setting(gpus, train.activation_checkpointing, data.tokens_per_batch)
     footprint = scale.weigh(setting)
@@ -171,6 +175,13 @@ def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
         raise SpecError(f"the model cannot be built without memory: {type(error).__name__}: {error}") from error
 
 
+def _check_optimizer(train: TrainSpec, gpus: int, *, trust_class_paths: bool) -> None:
+    """Raises SpecError when an optimizer that runs in one process alone is given several GPUs."""
+    name = train.optimizer.rule.class_path
+    if gpus > 1 and not cast(type[Optimizer], load("optimizer", name, trust_class_paths=trust_class_paths)).shards:
+        raise SpecError(f"train.optimizer.rule: '{name}' runs in one process alone, {gpus} GPUs were given; choose adamw")
+
+
 class _Scale:
     """Weighs one model under different settings."""
 
@@ -186,6 +197,7 @@ class _Scale:
     ) -> None:
         self.model = model
         self.train = train
+        self.trust_class_paths = trust_class_paths
         self.bf16 = train.precision == "bf16"
         self.state: OptimizerState = optimizer_state(model, train.optimizer, trust_class_paths=trust_class_paths)
         self.unmeasured: str | None = None
@@ -200,9 +212,10 @@ class _Scale:
         self._step = functools.cache(self._measure)
 
     def fits_mesh(self, gpus: int) -> bool:
-        """Says whether train.parallel allows this number of GPUs."""
+        """Says whether train.parallel and the optimizer allow this number of GPUs."""
         try:
             mesh_shape(self.train.parallel, gpus)
+            _check_optimizer(self.train, gpus, trust_class_paths=self.trust_class_paths)
         except SpecError:
             return False
         return True

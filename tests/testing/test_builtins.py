@@ -83,9 +83,7 @@ TestAdamW = suite(testing.OptimizerSuite, "AdamW", "adamw")
 TestMuon = suite(testing.OptimizerSuite, "Muon", "muon")
 
 
-class TestAdamW8bit(suite(testing.OptimizerSuite, "Base", "adamw-8bit", min_size=1)):
-    whole = True
-
+TestAdamW8bit = suite(testing.OptimizerSuite, "AdamW8bit", "adamw-8bit", min_size=1)
 
 TestToySounds = suite(testing.DatasetSuite, "ToySounds", "toy-sounds", size=40, seconds=0.8)
 
