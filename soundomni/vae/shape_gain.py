@@ -24,6 +24,11 @@ CENTRE_DB, DB_PER_UNIT = -40.0, 3.0
 """Gains are (level - CENTRE_DB) / DB_PER_UNIT: from -10 in silence to 13 of white noise at full scale."""
 
 
+LOWEST = (FLOOR_DB - CENTRE_DB) / DB_PER_UNIT
+MARGIN = 1e-3
+"""Gains within this of the lowest are of frames that may have no shape."""
+
+
 class ShapeGainCodec(Codec):
     """Latents `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and that RMS in dB.
 
@@ -83,5 +88,9 @@ class ShapeGainCodec(Codec):
         values = representation.values.to(torch.promote_types(representation.values.dtype, torch.float32))
         shape, gain = values[:, :-1], values[:, -1:]
         size = 10.0 ** ((gain * DB_PER_UNIT + CENTRE_DB) / 20.0)
-        coefficients = expand(shape, self.companding) * size
+        # A shape that was predicted is not of unit size; how loud a frame is, its gain alone says.
+        spread = expand(shape, self.companding)
+        own = spread.square().mean(dim=1, keepdim=True).sqrt()
+        sounds = (gain > LOWEST + MARGIN) & (own > 0)
+        coefficients = torch.where(sounds, spread / own.clamp_min(torch.finfo(own.dtype).tiny), spread) * size
         return self.frames.decode(Representation(coefficients, representation.lengths, self.frames.spec))
