@@ -139,16 +139,17 @@ def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, in
     from soundomni.train.run_directory import CODEC_FILE
     from soundomni.vae.stable_audio import LAYER_FILE, read_layer
 
-    folder = Path(args.source)
+    folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():
-        return *_built(read_layer(folder), {}), {}
+        return *_built(read_layer(folder), {}, trust_class_paths=trust), {}
     if (folder / CODEC_FILE).is_file():
-        return *_built(load_spec([folder / "spec.yaml"]).model.codec, {"weights": str(folder / CODEC_FILE)}), {}
+        spec = load_spec([folder / "spec.yaml"], trust_class_paths=trust, start="ignore")
+        return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
     model, told = _load(args)
     return model.spec.model.codec, model.model.codec, told
 
 
-def _built(slot: Slot, init_args: dict[str, str]) -> tuple[Slot, nn.Module]:
+def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) -> tuple[Slot, nn.Module]:
     """Builds a codec with further arguments."""
     from dataclasses import replace
     from typing import cast
@@ -156,7 +157,7 @@ def _built(slot: Slot, init_args: dict[str, str]) -> tuple[Slot, nn.Module]:
     from soundomni.core.registry import build
 
     slot = replace(slot, init_args={**slot.init_args, **init_args})
-    return slot, cast("nn.Module", build("codec", slot))
+    return slot, cast("nn.Module", build("codec", slot, trust_class_paths=trust_class_paths))
 
 
 def _is_run(folder: Path) -> bool:

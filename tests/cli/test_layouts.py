@@ -12,6 +12,7 @@ from moe_gen_files import LATENT_DIM, bagel, original, write_bagel, write_origin
 from safetensors.torch import load_file, save_file
 
 from soundomni.core.hub import SoundOmni
+from soundomni.core.spec import dump_spec, load_spec
 from soundomni.vae.oobleck import OobleckCodec
 
 SIZES: dict[str, Any] = {
@@ -45,6 +46,14 @@ def omni(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
     weights = write_original(folder / "source", original()) / "model.safetensors"
     assert main(["import", "soundomni", str(weights), "--out", str(folder / "model"), "--config", str(vae / "codec.yaml")]) == 0
     return folder / "model"
+
+
+def test_a_codec_that_a_run_trained_leaves_without_the_model_that_the_run_started_from(vae: Path, tmp_path: Path, result: Any) -> None:
+    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], start="ignore")
+    (tmp_path / "spec.yaml").write_text(dump_spec(spec))
+    (tmp_path / "codec.safetensors").write_bytes((vae / "model.safetensors").read_bytes())
+    result("export", tmp_path, "--format", "diffusers-oobleck", "--out", tmp_path / "out")
+    assert list((tmp_path / "out").glob("*.safetensors"))
 
 
 def test_an_original_model_generates_and_leaves_again(omni: Path, vae: Path, tmp_path: Path, result: Any) -> None:
