@@ -37,7 +37,8 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     from soundomni.core.spec import load_spec, resolve
 
     trust = args.trust_class_paths
-    spec = resolve(load_spec([*args.specs, *args.config], overrides, trust_class_paths=trust), trust_class_paths=trust)
+    given = load_spec([*args.specs, *args.config], overrides, trust_class_paths=trust, start="if-here")
+    spec = resolve(given, trust_class_paths=trust)
     return _validate(args, spec) if args.action == "validate" else _print(args, spec)
 
 
@@ -46,16 +47,36 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
     from soundomni.train.checks import check_spec
-    from soundomni.train.start import open_start
 
     check_spec(spec, trust_class_paths=args.trust_class_paths)
-    open_start(spec, trust_class_paths=args.trust_class_paths)
+    _check_start(args, spec)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
     text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
     emit(args, {"ok": True, "plugins": rows, "lock": versions}, text=f"ok\n{text}\nfrom {names}")
     return 0
+
+
+def _check_start(args: argparse.Namespace, spec: Spec) -> None:
+    """Compares the spec with the model that it starts from, unless a run goes on without it; says what was not compared."""
+    from pathlib import Path
+
+    from soundomni.cli.output import note
+    from soundomni.core.model_directory import hub_name, is_absent
+    from soundomni.train.run_directory import goes_on
+    from soundomni.train.start import open_start
+
+    name = spec.model.start
+    if spec.train is not None and goes_on(Path(spec.train.run_dir), "resume"):
+        return
+    if name is not None and is_absent(name):
+        note(f"model.start: '{name}' is not here, so its weights were not compared")
+        return
+    of_hub = name is not None and hub_name(name) is not None
+    open_start(spec, weights=not of_hub, trust_class_paths=args.trust_class_paths)
+    if of_hub:
+        note(f"model.start: the weights of '{name}' were not fetched; `soundomni train` compares their shapes before the first step")
 
 
 def _print(args: argparse.Namespace, spec: Spec) -> int:

@@ -15,7 +15,9 @@ from soundomni.core.errors import CheckpointError
 
 SPEC_FILE = "spec.yaml"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-FETCHED = (SPEC_FILE, "config.json", "tokenizer.json", "README.md", *WEIGHTS)
+DESCRIBING = (SPEC_FILE, "config.json", "tokenizer.json")
+"""Files of a model directory that say what the model is, all of them small."""
+FETCHED = (*DESCRIBING, "README.md", *WEIGHTS)
 """Files of a model directory."""
 _FOLDERS = "*/*"
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^@\s]+))?", re.ASCII)
@@ -27,7 +29,14 @@ def parse_repository(name: str) -> tuple[str, str | None] | None:
     return None if match is None else (match[1], match[2])
 
 
-def fetch(repository: str, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+def fetch(
+    repository: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    weights: bool = True,
+) -> Path:
     """Returns the folder of the cache with a model directory of the Hub; what it lacks is fetched. Says on stderr which commit it is.
 
     Args:
@@ -35,6 +44,10 @@ def fetch(repository: str, *, revision: str | None = None, cache_dir: str | Path
         revision: a branch, a tag or a commit; None for the main branch.
         cache_dir: where files are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
         offline: look in the cache only, as with HF_HUB_OFFLINE=1.
+        weights: whether they are needed; otherwise only the files that say what the model is are fetched.
+
+    Returns:
+        The folder, whose name is the commit.
 
     Raises:
         CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot be reached and
@@ -49,7 +62,7 @@ def fetch(repository: str, *, revision: str | None = None, cache_dir: str | Path
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=offline,
-                allow_patterns=list(FETCHED),
+                allow_patterns=list(FETCHED if weights else DESCRIBING),
                 ignore_patterns=_FOLDERS,
                 library_name="soundomni",
             )
@@ -58,7 +71,11 @@ def fetch(repository: str, *, revision: str | None = None, cache_dir: str | Path
         raise CheckpointError(_reason(repository, revision, error)) from error
     if not (folder / SPEC_FILE).is_file():
         raise CheckpointError(f"'{repository}' of the Hub holds no model directory: it has no {SPEC_FILE}")
-    _tell(f"{repository} at {folder.name}")
+    if weights and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):  # the cache may have been given the rest alone
+        raise CheckpointError(
+            f"'{repository}' at {folder.name} has no weights: it holds none, or the Hub was not reached and the cache lacks them"
+        )
+    tell_once(f"{repository} at {folder.name}")
     return folder
 
 
@@ -125,7 +142,7 @@ def _reason(repository: str, revision: str | None, error: Exception) -> str:
 
 
 @functools.cache
-def _tell(text: str) -> None:
+def tell_once(text: str) -> None:
     """Writes a line to stderr, each but once, and on the first of several processes alone."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{text}\n")

@@ -65,12 +65,34 @@ class Origin:
     source: str | None = None
 
 
-def find_model(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+def hub_name(name: str | Path) -> tuple[str, str | None] | None:
+    """Returns the repository of the Hub, and the revision or None, that `name` stands for here; None where it is no such name.
+
+    What exists as a path is none, and neither is what would lie in a folder that exists: a misspelt path never becomes a request.
+    """
+    parsed = parse_repository(str(name))
+    return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
+
+
+def is_absent(name: str | Path) -> bool:
+    """Says whether `name` is neither a path that exists, nor a shipped model, nor the name of a repository of the Hub."""
+    return not Path(name).exists() and str(name) not in shipped_models() and hub_name(name) is None
+
+
+def find_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    weights: bool = True,
+) -> Path:
     """Returns the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
 
     Args:
         name: a path, a name, or owner/name or owner/name@revision of the Hub.
         revision, cache_dir, offline: of the Hub, see `fetch`.
+        weights: whether they are needed; without them, only the files that say what the model is have to be there.
 
     Raises:
         CheckpointError: it is none of these, or the Hub does not give it.
@@ -78,20 +100,27 @@ def find_model(name: str | Path, *, revision: str | None = None, cache_dir: str 
     path, known = Path(name), shipped_models()
     if str(name) in known and not (path / CONFIG_FILE).is_file():
         path = SHIPPED / str(name)
-    repository = None if path.exists() else parse_repository(str(name))
+    repository = hub_name(name)
     if repository is not None:
         if revision is not None and repository[1] is not None:
             raise CheckpointError(f"'{name}' names a revision, and '{revision}' was given as well; give one of them")
-        path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline)
+        path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline, weights=weights)
     elif revision is not None:
         raise CheckpointError(f"'{name}' is not a repository of the Hub (owner/name), so it has no revision '{revision}'; leave it out")
     if not path.is_dir():
-        near = did_you_mean(str(name), known)
-        raise CheckpointError(f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{near}")
+        raise CheckpointError(_absence(name, known))
     if not (path / SPEC_FILE).is_file():
         raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}; `soundomni export RUN` makes one")
-    weight_files(path)
+    if weights:
+        weight_files(path)
     return path
+
+
+def _absence(name: str | Path, known: tuple[str, ...]) -> str:
+    if parse_repository(str(name)) is not None and not Path(name).exists():
+        folder = Path(name).parts[0]
+        return f"'{name}' is not there; a repository of the Hub is meant only where no folder is called '{folder}', and here one is"
+    return f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}).{did_you_mean(str(name), known)}"
 
 
 def read_max_tokens(directory: Path) -> int | None:
@@ -109,11 +138,15 @@ def read_max_tokens(directory: Path) -> int | None:
 
 def read_origin(directory: Path) -> Origin:
     """Returns where the weights of a model directory come from, as its config.json says. Raises CheckpointError when that is damaged."""
-    config = _checked_config(directory)
-    values = {name: config.get(name) for name in ("licence", "source")}
+    return origin_of(_checked_config(directory), directory / CONFIG_FILE)
+
+
+def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
+    """Returns the origin that plain data from `file` has beside other keys. Raises CheckpointError when it is not text."""
+    values = {name: tree.get(name) for name in ("licence", "source")}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise CheckpointError(f"'{directory / CONFIG_FILE}': {name} must be text or null, {value!r} was given")
+            raise CheckpointError(f"'{file}': {name} must be text or null, {value!r} was given")
     return Origin(**values)
 
 

@@ -20,9 +20,10 @@ from soundomni.core.slots import map_slots
 
 _SUFFIXES = (".yaml", ".yml")
 
-StartFrom = Literal["kept", "directory", "ignore"]
-"""Where the layer of `model.start` comes from: what the run in train.run_dir keeps of it, or else the model directory; the directory in
-any case; or nowhere, for a spec that says everything itself, as that of a run does."""
+StartFrom = Literal["kept", "directory", "if-here", "ignore"]
+"""Where the layer of `model.start` comes from: what the run in train.run_dir keeps of it where that goes on, or else the model directory;
+the directory in any case; as "kept", but from nowhere, which stderr says, when no such model is here and the layers name a backbone
+themselves; or nowhere, for a spec that says everything itself, as that of a run does."""
 
 
 def load_spec(
@@ -55,8 +56,9 @@ def load_spec(
     if start != "ignore" and isinstance(name := _last(layers, "model", "start"), str):
         from soundomni.core.start import start_layer
 
-        run_dir = _last(layers, "train", "run_dir") if start == "kept" else None
-        layers.insert(0, start_layer(name, run_dir if isinstance(run_dir, str) else None))
+        run_dir = _last(layers, "train", "run_dir") if start != "directory" else None
+        may_be_absent = start == "if-here" and _last(layers, "model", "backbone") is not None
+        layers.insert(0, start_layer(name, run_dir if isinstance(run_dir, str) else None, may_be_absent=may_be_absent))
     tree: dict[str, Any] = {}
     for layer in layers:
         tree = merge(tree, layer, Spec)

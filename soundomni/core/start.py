@@ -2,7 +2,7 @@
 
 `model.start` need only be followed by what is new. The layer has the sections model, sampler and guidance of the model's spec.yaml, and
 the size of its tokenizer. A run keeps it in its directory, with where the weights come from, so that it goes on, and is exported with their
-licence, when the model is no longer there.
+licence, when the model is no longer there. Weights are not needed to read it, and never fetched for it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core import yaml_text
-from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.model_directory import SPEC_FILE, Origin, check_portable, find_model, portable, read_origin
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.hub_repository import tell_once
+from soundomni.core.model_directory import (
+    SPEC_FILE,
+    Origin,
+    check_portable,
+    find_model,
+    hub_name,
+    is_absent,
+    origin_of,
+    portable,
+    read_origin,
+    shipped_models,
+)
 from soundomni.core.spec import load_spec, spec_to_dict
 from soundomni.core.tokenizer import TextTokenizer
 
 KEPT_FILE = "start.yaml"
-"""The layer and the origin of the weights, in a run directory."""
+"""The layer, the origin of the weights and their commit, in a run directory."""
+CHECKPOINTS, STEP = "checkpoints", "step-"
+"""The folder of a run with its checkpoints, and what their names begin with."""
 SECTIONS = ("model", "sampler", "guidance")
 """Of the layer."""
 
@@ -31,26 +45,49 @@ class StartModel:
     Args:
         layer: of a spec, plain data.
         origin: where its own weights come from.
+        commit: of the Hub; None for a model that is not from there.
     """
 
     layer: Mapping[str, Any]
     origin: Origin
+    commit: str | None = None
 
 
-def start_layer(name: str, run_dir: str | Path | None = None) -> dict[str, Any]:
+def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: bool = False) -> dict[str, Any]:
     """Returns the layer of a spec that `model.start: name` stands for, as plain data.
 
     Args:
         name: of a model; see find_model.
-        run_dir: of a run that may have kept the layer already; None to read the model in any case.
+        run_dir: of a run that may go on, and then has kept the layer; None to read the model in any case.
+        may_be_absent: give an empty layer, and say so on stderr, where nothing of this name is here.
 
     Raises:
         CheckpointError: there is no such model, or the kept file is damaged.
         SpecError, PluginError: the model's spec is wrong, or names something that is not a registered plugin.
     """
-    kept = None if run_dir is None else read_kept(Path(run_dir))
-    found = kept if kept is not None and kept.layer["model"]["start"] == name else read_start(name, find_model(name))
-    return dict(found.layer)
+    kept = read_kept(Path(run_dir)) if run_dir is not None and has_checkpoint(Path(run_dir)) else None
+    if kept is not None and kept.layer["model"]["start"] == name:
+        return dict(kept.layer)
+    if may_be_absent and is_absent(name):
+        tell_once(f"model.start: '{name}' is not here; the spec is taken by itself")
+        return {}
+    return dict(read_start(name, _find(name)).layer)
+
+
+def _find(name: str) -> Path:
+    """Finds what says what a model is. Raises CheckpointError, with how one is made where nothing here has a name like that."""
+    try:
+        return find_model(name, weights=False)
+    except CheckpointError as error:
+        if not is_absent(name) or did_you_mean(name, shipped_models()):
+            raise
+        make = f"`soundomni import qwen2-audio SRC --config SPEC --model.start=null --out {name}`"
+        raise CheckpointError(f"model.start: {str(error).rstrip('.')}; {make} makes one, and so does `soundomni export`") from error
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Says whether a run has a checkpoint to go on from, be it intact or not."""
+    return any(path.is_dir() and path.name.removeprefix(STEP).isdigit() for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
 
 
 def read_start(name: str, directory: Path) -> StartModel:
@@ -60,7 +97,7 @@ def read_start(name: str, directory: Path) -> StartModel:
     layer = {section: tree for section, tree in spec_to_dict(portable(spec)).items() if section in SECTIONS}
     layer["model"]["start"] = name
     layer["model"]["tokenizer"]["vocab_size"] = TextTokenizer.load(directory).vocab_size
-    return StartModel(layer, read_origin(directory))
+    return StartModel(layer, read_origin(directory), directory.name if hub_name(name) is not None else None)
 
 
 def read_kept(run_dir: Path) -> StartModel | None:
@@ -70,16 +107,16 @@ def read_kept(run_dir: Path) -> StartModel | None:
         return None
     try:
         tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
-        layer, origin = tree["spec"], Origin(**tree["origin"])
-        fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS)
-    except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError) as error:
+        layer, origin, commit = tree["spec"], origin_of(tree["origin"], file), tree.get("commit")
+        fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS) and isinstance(commit, str | None)
+    except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not fits:
         raise CheckpointError(f"'{file}' is not what a run keeps of its model.start: expected a spec with {', '.join(SECTIONS)}")
-    return StartModel(layer, origin)
+    return StartModel(layer, origin, commit)
 
 
 def write_kept(run_dir: Path, start: StartModel) -> None:
     """Keeps it in a run directory. Raises OSError."""
-    tree = {"spec": dict(start.layer), "origin": asdict(start.origin)}
+    tree = {"spec": dict(start.layer), "origin": asdict(start.origin), "commit": start.commit}
     (run_dir / KEPT_FILE).write_text(yaml_text.render(tree), encoding="utf-8")

@@ -83,6 +83,6 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
         if spec.train is not None and spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
     load_trained_weights(model, checkpoint, average=average)
-    kept = read_kept(path)
+    kept = read_kept(path) if spec.model.start is not None else None
     origin = kept.origin if kept is not None else Origin()
     return SoundOmni(model, spec, tokenizer, origin=origin, trust_class_paths=trust_class_paths), step_of(checkpoint)

@@ -30,7 +30,7 @@ from soundomni.core.model import UnifiedModel
 from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec import resolve, spec_to_dict
-from soundomni.core.start import write_kept
+from soundomni.core.start import CHECKPOINTS, write_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
@@ -45,7 +45,7 @@ from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.reporting import Reporter
-from soundomni.train.run_directory import CHECKPOINTS, CODEC_FILE, SAMPLES, Existing, goes_on, open_run
+from soundomni.train.run_directory import CODEC_FILE, SAMPLES, Existing, goes_on, open_run
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start import Start, open_start
 from soundomni.train.state import RunState
@@ -127,11 +127,22 @@ def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Exist
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
         batches_per_rank(train.batches_per_step, world.size)
-        start = None if goes_on(Path(train.run_dir), existing) else open_start(resolved, trust_class_paths=trust_class_paths)
+        begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
+        start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
         latest = open_run(Path(train.run_dir), resolved, world, existing=existing)
         parts = _build(resolved, data, train, world, latest=latest, start=start, trust_class_paths=trust_class_paths)
         stack.callback(parts.loader.close)
         return _train(parts, world, latest=latest, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
+
+
+def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start | None:
+    """Opens the model to start from on the first rank, which fetches what is of the Hub, then on the others, in the same commit."""
+    first = world.on_main(lambda: open_start(spec, trust_class_paths=trust_class_paths))
+    commit = world.gather(first.model.commit if first is not None else None)[0]
+    if world.is_main:
+        return first
+    with world.own_errors():
+        return open_start(spec, commit=commit, trust_class_paths=trust_class_paths)
 
 
 def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec]:

@@ -5,7 +5,7 @@
 | spec.yaml | the resolved spec |
 | lock.json | plugin distributions and their versions |
 | tokenizer.json | text tokens |
-| start.yaml | of the model that the run started from, if it did: what its spec says, and where its weights come from |
+| start.yaml | of the model that the run started from, if it did: what its spec says, where its weights come from, and their commit |
 | metrics.jsonl | one line per logged step |
 | checkpoints/ | see checkpoint.py |
 | samples/ | what validation makes |
@@ -25,15 +25,15 @@ from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.schema import Spec
 from soundomni.core.spec import changed_keys, dump_spec, spec_to_dict
-from soundomni.core.start import KEPT_FILE
+from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
-from soundomni.train.checkpoint import find_latest, list_checkpoints, read_state
+from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.parallel import World
 from soundomni.train.schedule import learning_rate
 from soundomni.train.terminal import tell
 
-SPEC_FILE, LOCK_FILE, CHECKPOINTS, SAMPLES, CODEC_FILE = "spec.yaml", "lock.json", "checkpoints", "samples", "codec.safetensors"
+SPEC_FILE, LOCK_FILE, SAMPLES, CODEC_FILE = "spec.yaml", "lock.json", "samples", "codec.safetensors"
 
 Existing = Literal["resume", "refuse", "overwrite"]
 """What to do when the run directory holds a run: go on with it, stop, or remove it first."""
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 def goes_on(directory: Path, existing: Existing) -> bool:
     """Says whether a run with `existing` goes on from a checkpoint, and so needs nothing that it started from."""
-    return existing == "resume" and bool(list_checkpoints(directory / CHECKPOINTS))
+    return existing == "resume" and has_checkpoint(directory)
 
 
 def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = "resume") -> Path | None:
@@ -88,7 +88,7 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
         if world.is_main:
             tell(f"resuming from step {step} of checkpoint '{latest}'")
             _compare_versions(directory, spec)
-    world.on_main(lambda: _write(directory, spec))
+    world.on_main(lambda: _write(directory, spec, anew=latest is None))
     return latest
 
 
@@ -149,9 +149,11 @@ def _compare_versions(directory: Path, spec: Spec) -> None:
             logger.warning("the run used %s %s so far and goes on with %s: results may differ", name, before[name], version)
 
 
-def _write(directory: Path, spec: Spec) -> None:
+def _write(directory: Path, spec: Spec, *, anew: bool) -> None:
     try:
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        if anew:  # an attempt that ended before its first checkpoint may have started from another model
+            (directory / KEPT_FILE).unlink(missing_ok=True)
         (directory / LOCK_FILE).write_text(json.dumps(registry.lock(spec), indent=2) + "\n", encoding="utf-8")
         (directory / SPEC_FILE).write_text(dump_spec(spec), encoding="utf-8")
     except OSError as error:

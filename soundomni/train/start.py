@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from soundomni.core.convert import convert
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.model import UnifiedModel
-from soundomni.core.model_directory import find_model
+from soundomni.core.model_directory import find_model, hub_name
 from soundomni.core.model_weights import differing_names, load_weights, weight_shapes
 from soundomni.core.schema import Spec
 from soundomni.core.spec import changed_keys, resolve, spec_to_dict
@@ -80,10 +80,16 @@ class Start:
         return wanted
 
 
-def open_start(spec: Spec, *, trust_class_paths: bool = False) -> Start | None:
+def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, trust_class_paths: bool = False) -> Start | None:
     """Finds the model that a resolved spec starts from, and checks that its weights fit; None for a spec that starts from none.
 
     Latents are measured anew where the codec, or how latents are normalised, is not that of the model.
+
+    Args:
+        spec: it.
+        commit: of the Hub that is meant; None for that of the name. It is not used for a model that is not from there.
+        weights: whether they are fetched from the Hub, and their shapes compared.
+        trust_class_paths: whether plugins may be named by import path.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
@@ -94,18 +100,20 @@ def open_start(spec: Spec, *, trust_class_paths: bool = False) -> Start | None:
         if spec.model.start_fresh:
             raise SpecError("model.start_fresh names parts of a model to start from, but model.start names none")
         return None
-    directory = find_model(name)
+    repository = hub_name(name)
+    directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
     model = read_start(name, directory)
     old, new = _model_keys(_resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)), _model_keys(spec)
-    weights = new["codec"]["init_args"].pop("weights", None)
+    codec_weights = new["codec"]["init_args"].pop("weights", None)
     old["codec"]["init_args"].pop("weights", None)
-    _check_given(spec, weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
+    _check_given(spec, codec_weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
     chosen = spec.model.start_fresh or []
     new_latents = old["codec"] != new["codec"] or old["normalise"] != new["normalise"] or "codec" in chosen
     fresh = (*chosen, *(("normalizer",) if new_latents else ()))
     changed = tuple(f"model.{line}" for line in changed_keys(old, new))
     start = Start(name, directory, model, fresh, changed)
-    _check_shapes(start, spec, trust_class_paths=trust_class_paths)
+    if weights:
+        _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start
 
 

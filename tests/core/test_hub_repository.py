@@ -22,7 +22,9 @@ from soundomni.core.hub import SoundOmni
 from soundomni.core.hub_repository import parse_repository
 from soundomni.core.model_directory import Origin, find_model
 from soundomni.core.schema import Slot, Spec
-from soundomni.core.spec import load_spec
+from soundomni.core.spec import load_spec, resolve
+from soundomni.core.start import read_kept, write_kept
+from soundomni.train.start import open_start
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {
@@ -123,11 +125,33 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "tiny").symlink_to(local)
     assert find_model("ann/tiny") == Path("ann/tiny") and not hub.fetched
+    with pytest.raises(CheckpointError, match="'ann/gated' is not there; a repository of the Hub is meant only where no folder is called"):
+        find_model("ann/gated")
+    with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
+        load_spec([], [("model.start", "ann/gated")])
 
 
-def test_a_spec_may_start_from_the_hub(hub: Hub) -> None:
+def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = load_spec([], [("model.start", "ann/tiny@v1")])
     assert spec.sampler.init_args["num_steps"] == 1 and spec.model.backbone.init_args["hidden_dim"] == 32
+    (tmp_path / "start.yaml").write_text("model: {start: ann/tiny@v1}\n")
+    assert main(["spec", "validate", str(tmp_path / "start.yaml")]) == 0
+    assert "the weights of 'ann/tiny@v1' were not fetched; `soundomni train` compares their shapes" in capfd.readouterr().err
+    assert {name for _, name in hub.fetched} == {"spec.yaml", "config.json", "tokenizer.json"}
+    assert find_model("ann/tiny@v1", offline=True, weights=False).name == sha("ann/tiny", 0)
+    with pytest.raises(CheckpointError, match="not complete in the cache of the Hub; offline|has no weights: .* the cache lacks them"):
+        find_model("ann/tiny@v1", offline=True)
+    assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler == spec.sampler
+
+
+def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path: Path) -> None:
+    spec = resolve(load_spec([], [("model.start", "ann/tiny")]))
+    newest, first = open_start(spec), open_start(spec, commit=sha("ann/tiny", 0))
+    assert newest is not None and first is not None
+    assert [one.model.commit for one in (newest, first)] == [sha("ann/tiny", 1), sha("ann/tiny", 0)]
+    assert first.directory.name == sha("ann/tiny", 0) and first.model.layer["sampler"]["init_args"] == {"num_steps": 1}
+    write_kept(tmp_path, first.model)
+    assert read_kept(tmp_path) == first.model
 
 
 def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from soundomni.core.hub import Audio, SoundOmni
 from soundomni.core.model_directory import SHIPPED, Origin
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
+from soundomni.core.start import KEPT_FILE, read_kept, read_start, write_kept
 from soundomni.train.export import load_run
 from soundomni.train.run import run_training
 
@@ -120,6 +122,49 @@ def test_going_on_is_bit_exact_when_the_model_is_gone(tiny: Path, tmp_path: Path
     assert len(measured(tmp_path / "run")) == 3, "which is found out before anything is removed"
     with pytest.raises(CheckpointError, match="is neither"):
         spec_from(start, tmp_path / "other")
+
+
+def test_what_a_run_kept_counts_only_where_it_goes_on(tiny: Path, tmp_path: Path) -> None:
+    start, run = Path(shutil.copytree(tiny, tmp_path / "start")), tmp_path / "run"
+    run.mkdir()
+    write_kept(run, read_start(str(start), start))
+    text = (start / "spec.yaml").read_text()
+    assert "num_steps: 2" in text
+    (start / "spec.yaml").write_text(text.replace("num_steps: 2", "num_steps: 3"))
+    assert spec_from(start, run).sampler.init_args["num_steps"] == 3, "the attempt before it left no checkpoint"
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert spec_from(start, run).sampler.init_args["num_steps"] == 2
+
+
+def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_kept(run, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    run_training(tiny_spec(run, "train.steps=1"))
+    assert load_run(run)[0].origin == Origin() and not (run / KEPT_FILE).exists()
+    write_kept(run, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    assert load_run(run)[0].origin == Origin(), "the spec names no start"
+
+
+@pytest.mark.parametrize(("before", "after"), [("licence: theirs", "licence: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
+def test_what_a_run_kept_is_checked(tiny: Path, tmp_path: Path, before: str, after: str) -> None:
+    write_kept(tmp_path, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    found = read_kept(tmp_path)
+    assert found is not None and found.origin == Origin("theirs", "X")
+    text = (tmp_path / KEPT_FILE).read_text()
+    assert before in text
+    (tmp_path / KEPT_FILE).write_text(text.replace(before, after))
+    with pytest.raises(CheckpointError, match=KEPT_FILE) as caught:
+        read_kept(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_are_not_needed_to_read_a_spec(tiny: Path, tmp_path: Path) -> None:
+    start = Path(shutil.copytree(tiny, tmp_path / "start"))
+    (start / "model.safetensors").unlink()
+    assert spec_from(start, tmp_path / "run").model == spec_from(tiny, tmp_path / "run", f"model.start={start}").model
+    with pytest.raises(CheckpointError, match="has no weights"):
+        run_training(spec_from(start, tmp_path / "run"))
 
 
 def test_an_imported_model_learns_to_make_audio(imported: Path, tmp_path: Path) -> None:
