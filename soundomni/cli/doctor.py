@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     from soundomni.train.diagnosis import diagnose
 
     trust = args.trust_class_paths
-    spec = resolve(load_spec(args.config, overrides, trust_class_paths=trust), trust_class_paths=trust)
+    spec = resolve(load_spec(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kernels that run on tensors without memory
         found = diagnose(

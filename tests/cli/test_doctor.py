@@ -87,7 +87,10 @@ def test_the_7b_spec_is_weighed_in_little_memory() -> None:
     assert usage.ru_maxrss < 2e6  # kilobytes
 
 
-@pytest.mark.long
-def test_training_the_7b_spec_without_its_data_says_what_is_missing(tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_the_7b_spec_without_its_start_says_how_to_make_it(tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "no folder 'data/audiocaps/train'" in fails("train", "--config", "soundomni-7b")
+    (tmp_path / "data").mkdir()
+    told = fails("train", "--config", "soundomni-7b")
+    assert "model.start: 'data/start/soundomni-7b' is neither a model directory nor a shipped model" in told
+    assert "`soundomni import qwen2-audio SRC --config SPEC --model.start=null --out data/start/soundomni-7b` makes one" in told
+    assert not (tmp_path / "runs").exists()

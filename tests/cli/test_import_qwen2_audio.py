@@ -134,6 +134,50 @@ def test_mistakes_of_the_command_line_end_in_one_line(tmp_path: Path, source: Pa
     assert "already exists" in fails("import", "qwen2-audio", source, "--out", source)
 
 
+def test_a_spec_may_state_the_model_that_it_starts_from(
+    tmp_path: Path, result: Any, fails: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the shipped specs of the original's size do: one file to import with, to weigh, and to train."""
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "source", model(vocab_size=600))
+    Path("tiny-7b.yaml").write_text(
+        "model:\n"
+        "  backbone:\n"
+        "    class_path: mot\n"
+        "    init_args: {hidden_dim: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 8, intermediate_dim: 36,\n"
+        "      gen_intermediate_dim: 12, qk_norm: gen, rope_theta: 10000.0, norm_eps: 1.0e-5, vocab_rows: 600}\n"
+        "  router: modality\n"
+        "  codec: {class_path: mdct, init_args: {sample_rate: 16000, frame_size: 160}}\n"
+        "  encoder:\n"
+        "    class_path: qwen2-audio\n"
+        "    init_args: {num_mel_bins: 80, d_model: 16, num_layers: 2, num_heads: 4, ffn_dim: 16, max_source_positions: 50}\n"
+        "  connectors: {latent: linear, features: linear}\n"
+        "  objective: flow-matching\n"
+        "  start: data/start/tiny-7b\n"
+        "  freeze: [und, embedding, encoder]\n"
+        "  feature_attend: causal\n"
+        "  normalise: none\n"
+        "  chat: qwen2-audio\n"
+        "sampler: {class_path: euler, init_args: {num_steps: 2}}\n"
+        "data:\n"
+        "  datasets: {toys: {source: {class_path: toy-sounds, init_args: {size: 40, seconds: 0.4, events: [1, 1]}}}}\n"
+        "  tokens_per_batch: 256\n"
+        "train: {run_dir: runs/tiny-7b, steps: 1, schedule: {warmup_steps: 0}, optimizer: {lr: 1.0e-30}, threads: 1}\n"
+    )
+    spec = ("--config", "tiny-7b.yaml")
+    assert "makes one" in fails("train", *spec)
+    for command in (("spec", "print", *spec), ("spec", "validate", *spec), ("doctor", *spec, "--seconds", "0.4")):
+        assert main([*command]) == 0
+    assert "model.start: 'data/start/tiny-7b' is not here, so its weights were not compared\n" in capsys.readouterr().err
+    assert "is neither a model directory" in fails("spec", "validate", *spec, "--model.backbone=null")
+    result("import", "qwen2-audio", source, *spec, "--model.start=null", "--out", "data/start/tiny-7b")
+    assert main(["spec", "validate", *spec]) == 0 and "is not here" not in capsys.readouterr().err
+    assert result("train", *spec)["finished"]
+    result("export", "runs/tiny-7b", "--out", "out")
+    given, made = (load_file(Path(folder) / "model.safetensors") for folder in ("data/start/tiny-7b", "out"))
+    assert given.keys() == made.keys() and all(torch.allclose(tensor, made[name], rtol=0, atol=1e-20) for name, tensor in given.items())
+
+
 def test_it_is_trained_on_exported_and_used(tmp_path: Path, source: Path, result: Any, wav: Path) -> None:
     start, run, out = tmp_path / "start", tmp_path / "run", tmp_path / "out"
     rest = tmp_path / "rest.yaml"
@@ -148,6 +192,7 @@ def test_it_is_trained_on_exported_and_used(tmp_path: Path, source: Path, result
     assert result("spec", "validate", rest, f"--model.start={start}")["ok"]
     assert result(*command)["finished"]
     start.rename(tmp_path / "elsewhere")
+    assert result("spec", "validate", rest, f"--model.start={start}")["ok"], "it goes on, so there is nothing to compare with"
     assert result(*command, "--train.steps=3")["step"] == 3, "it goes on without the model that it started from"
     result("export", run, "--out", out, "--dtype", "bfloat16")
     made = result("generate", "--model", out, "--prompt", "a dog", "--seconds", "0.2", "--steps", "2", "--out", tmp_path / "made")
