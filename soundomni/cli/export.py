@@ -129,7 +129,7 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
     out = new_directory(args.out)
     slot, codec, told = _find_codec(args)
     with replacing(out) as folder:
-        export_codec(codec, validate_init_args("codec", slot), folder, args.format)
+        export_codec(codec, validate_init_args("codec", slot, trust_class_paths=args.trust_class_paths), folder, args.format)
     return told
 
 

@@ -81,7 +81,7 @@ def _find(name: str) -> Path:
     except CheckpointError as error:
         if not is_absent(name) or did_you_mean(name, shipped_models()):
             raise
-        make = f"`soundomni import qwen2-audio SRC --config SPEC --model.start=null --out {name}`"
+        make = f"`soundomni import qwen2-audio SRC --config SPEC --out {name}`"
         raise CheckpointError(f"model.start: {str(error).rstrip('.')}; {make} makes one, and so does `soundomni export`") from error
 
 

@@ -38,7 +38,7 @@ REPORT_FILE = "import-report.json"
 FORMAT = 1
 UND, GEN = "und", "gen"
 
-ALWAYS_FREE = ("sampler", "guidance", "data", "train")
+ALWAYS_FREE = ("sampler", "guidance", "data", "train", "model.start", "model.start_fresh")
 """Parts of a spec that no checkpoint fixes."""
 
 Sources = Mapping[str, tuple[Rows, ...]]
@@ -230,7 +230,7 @@ def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
 
 def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Sequence[tuple[str, str]]) -> Spec:
     """Returns the spec of base and layers. Raises SpecError when a layer changes what the checkpoint fixes."""
-    spec = load_spec([checkpoint.base, *layers], overrides)
+    spec = load_spec([checkpoint.base, *layers], overrides, start="ignore")
     before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base]), spec))
     changed = changed_keys(before, after, may_change=(*checkpoint.free, *ALWAYS_FREE))
     if changed:

@@ -78,7 +78,7 @@ def import_soundomni(
     said = tree.node(READING_KEY).values
     reading = {key: said[key] for key in READING if key in said}
     base = _base_layer(experts, encoder, reading=reading, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size))
-    _check_codec(load_spec([base, *layers], overrides), latent_dim)
+    _check_codec(load_spec([base, *layers], overrides, start="ignore"), latent_dim)
     notes = [] if found is not None else ["there was no config: heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
     checkpoint = Checkpoint(
         kind=KIND,

@@ -57,7 +57,7 @@ def import_qwen2_audio(
     rows = max(config.language.vocab_size, tokenizer.vocab_size)
     tied = config.language.tied and f"{layout.head}weight" not in weights
     base = base_layer(config, vocab_rows=rows, tied=tied)
-    generation = _check_generation(load_spec([base, *layers], overrides), config.language)
+    generation = _check_generation(load_spec([base, *layers], overrides, start="ignore"), config.language)
     checkpoint = Checkpoint(
         kind=KIND,
         title="Qwen2-Audio model",

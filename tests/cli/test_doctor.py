@@ -92,5 +92,5 @@ def test_training_the_7b_spec_without_its_start_says_how_to_make_it(tmp_path: Pa
     (tmp_path / "data").mkdir()
     told = fails("train", "--config", "soundomni-7b")
     assert "model.start: 'data/start/soundomni-7b' is neither a model directory nor a shipped model" in told
-    assert "`soundomni import qwen2-audio SRC --config SPEC --model.start=null --out data/start/soundomni-7b` makes one" in told
+    assert "`soundomni import qwen2-audio SRC --config SPEC --out data/start/soundomni-7b` makes one" in told
     assert not (tmp_path / "runs").exists()
