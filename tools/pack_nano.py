@@ -139,7 +139,7 @@ The spec `nano` on the procedural dataset `toy-sounds`: {step} steps, {samples} 
 `soundomni train --config nano` trains it again, with the same data in the same order; `python tools/pack_nano.py runs/nano` packs and
 measures it.
 
-- It knows tones (sine, square, sawtooth, triangle) at every note from C4 to B4, rising and falling chirps, one to four clicks,
+- It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
   and white, low and high noise; each quiet or loud; alone or two in a row, in clips of one second at 8 kHz, mono.
 - What it makes from a prompt was learnt from one rendition of each sound (`variation: 0`): seeds change the noise, hardly the tones.
   What it hears, continues and fills was learnt at the full variation of onsets, phases and courses.

@@ -53,7 +53,10 @@ class Muon(Optimizer):
         """See `Optimizer.build`. Raises SpecError when no pattern fits any matrix."""
         matrices = {n: p for n, p in parameters.items() if p.ndim == 2 and any(fnmatchcase(n, pattern) for pattern in self.patterns)}
         if not matrices:
-            raise SpecError(f"muon: no matrix that is trained has a name like {' or '.join(self.patterns)}; name others in matrices")
+            raise SpecError(
+                f"muon: no matrix that is trained has a name like {' or '.join(self.patterns)}; name others in matrices, or choose the "
+                "rule adamw"
+            )
         others = {n: p for n, p in parameters.items() if n not in matrices}
         chosen = {"params": list(matrices.values()), "weight_decay": settings.weight_decay, _MATRICES: True}
         groups = [chosen, *decaying_groups(others, settings)]
