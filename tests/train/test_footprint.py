@@ -229,7 +229,6 @@ def test_what_an_optimizer_keeps_is_measured_or_unknown(config: Path, monkeypatc
 
 def test_codes_of_8_bits_weigh_what_a_real_optimizer_keeps() -> None:
     """The tables of codes are as large for every parameter, the scales have a number for each block, and what is small stays float32."""
-    pytest.importorskip("bitsandbytes")
     settings = OptimizerSpec(rule=Slot("adamw-8bit"))
     real = nn.Linear(1000, 601)
     optimizer = registry.build("optimizer", settings.rule).build(dict(real.named_parameters()), settings)
