@@ -93,8 +93,8 @@ def test_an_original_checkpoint_computes_what_its_rules_say(tmp_path: Path, give
     hidden, gen, text = forward(tensors, blocks)
     velocity, logits = run(omni, segments, {0: (clean, 0.0), 1: (noisy, 0.7)})
     expected = hidden[gen] @ tensors["llm2audiovae.weight"].double().T + tensors["llm2audiovae.bias"].double()
-    torch.testing.assert_close(velocity.double(), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits.double(), hidden[text] @ tensors["language_model.lm_head.weight"].double().T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(velocity.double(), expected, rtol=0, atol=5e-5)
+    torch.testing.assert_close(logits.double(), hidden[text] @ tensors["language_model.lm_head.weight"].double().T, rtol=0, atol=5e-5)
     assert expected.abs().max() > 0.5
 
 
@@ -120,8 +120,8 @@ def test_a_bagel_checkpoint_computes_what_its_rules_say(tmp_path: Path, qk_norm:
     segments = [text_segment([7, 8], bos=1, eos=2), clip(Role.LATENT, Attend.NOISE, 4, 3 * LATENT_DIM)]
     velocity, logits = run(omni, segments, {0: (noisy, 0.4)})
     expected = hidden[gen] @ mine["llm2audiovae.weight"].double().T + mine["llm2audiovae.bias"].double()
-    torch.testing.assert_close(velocity.double(), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits.double(), hidden[text] @ tensors["language_model.lm_head.weight"].double().T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(velocity.double(), expected, rtol=0, atol=5e-5)
+    torch.testing.assert_close(logits.double(), hidden[text] @ tensors["language_model.lm_head.weight"].double().T, rtol=0, atol=5e-5)
     assert set(imported.unused) == {name for name in tensors if not name.startswith("language_model.")}
     assert set(imported.unused.values()) == {"a part for images"}
     assert any("new and untrained: latent connector" in note for note in imported.notes)
