@@ -16,7 +16,7 @@ test: $(PARITY) tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -136,14 +136,14 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
 def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
     """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
     from soundomni.core.spec import load_spec
-    from soundomni.train.run_directory import CODEC_FILE
+    from soundomni.train.run_directory import CODEC_FILE, SPEC_FILE
     from soundomni.vae.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():
         return *_built(read_layer(folder), {}, trust_class_paths=trust), {}
     if (folder / CODEC_FILE).is_file():
-        spec = load_spec([folder / "spec.yaml"], trust_class_paths=trust, start="ignore")
+        spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, start="ignore")
         return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
     model, told = _load(args)
     return model.spec.model.codec, model.model.codec, told

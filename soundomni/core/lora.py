@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.model import UnifiedModel
+from soundomni.core.model_weights import write_tensors
 from soundomni.core.schema import LoRASpec
 from soundomni.core.weight_files import WeightFile, read_weights
 
@@ -267,8 +267,7 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
             tensors[f"{PREFIX}{name}.{key}"] = matrix.detach().to("cpu", torch.float32).contiguous()
     try:
         folder.mkdir(parents=True)
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / WEIGHTS_FILE).chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read what it writes
+        write_tensors(tensors, folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the adapter '{folder}' cannot be written: {error}") from error

@@ -45,14 +45,17 @@ def write_weights(
     shards = _plan(sizes, max_shard_bytes)
     names = [WEIGHTS_FILE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, keys in zip(names, shards, strict=True):
-        save_file({key: _stored(key, state[key], dtype) for key in keys}, directory / file, metadata={"format": "pt"})
+        write_tensors({key: _stored(key, state[key], dtype) for key in keys}, directory / file)
     if len(shards) > 1:
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    mode = (directory / INDEX_FILE if len(shards) > 1 else directory).stat().st_mode
-    for file in names:
-        (directory / file).chmod(mode & 0o666)  # safetensors lets nobody else read what it writes
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Writes a safetensors file that whoever may read its folder may read: safetensors lets nobody else read what it writes."""
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -5,14 +5,14 @@ What it has for images is listed as unused. What carries audio in and out is tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.weight_files import WeightFile, read_weights
-from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, assemble, backbone_slot, read_tokenizer
-from soundomni.experts.moe_gen_layout import LLM_CONFIG_FILE, MODULE, Experts, check_layout, find_language_config, read_experts
+from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, assemble, read_tokenizer
+from soundomni.experts.moe_gen_layout import LLM_CONFIG_FILE, MODULE, beside, check_layout, find_language_config, read_experts
 
 KIND = "bagel"
 WEIGHTS_FILE = "ema.safetensors"
@@ -48,7 +48,7 @@ def import_bagel(
     """
     weights = _read(Path(source)).without(MODULE)
     check_layout(weights, "BAGEL model")
-    directory = Path(llm) if llm is not None else Path(source) if Path(source).is_dir() else Path(source).parent
+    directory = beside(source, llm)
     found = find_language_config(directory)
     if found is None:
         raise CheckpointError(f"no {LLM_CONFIG_FILE} in '{directory}': expected that of the checkpoint; name its directory with --llm")
@@ -61,7 +61,7 @@ def import_bagel(
         weights=weights,
         config=experts.config,
         tokenizer=tokenizer,
-        base=_base_layer(experts, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size)),
+        base=_base_layer(experts.backbone(tokenizer)),
         free=FREE,
         sources=lambda shapes: experts.rows(),
         known=KNOWN,
@@ -74,12 +74,10 @@ def _read(source: Path) -> WeightFile:
     return read_weights(source / WEIGHTS_FILE if (source / WEIGHTS_FILE).is_file() else source)
 
 
-def _base_layer(experts: Experts, *, vocab_rows: int) -> dict[str, Any]:
+def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the layer of a spec that a checkpoint stands for, with the simplest of what carries audio."""
-    backbone = backbone_slot(experts.config, vocab_rows=vocab_rows, tied=experts.tied)
-    backbone["init_args"] |= {"qk_norm": experts.qk_norm, "gen_intermediate_dim": experts.gen.intermediate_dim}
     model = {
-        "backbone": backbone,
+        "backbone": dict(backbone),
         "router": "modality",
         "codec": {"class_path": "mdct", "init_args": {"sample_rate": 16000, "frame_size": 320}},
         "connectors": {"latent": "linear"},

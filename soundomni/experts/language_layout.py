@@ -44,6 +44,16 @@ class Expert:
     qk_norm: bool = False
 
 
+def shape_of(weights: WeightFile, name: str, dimensions: int) -> Shape:
+    """Returns the shape of a tensor that sizes are read from. Raises CheckpointError when it is missing or has other dimensions."""
+    if name not in weights:
+        raise CheckpointError(f"'{weights.path}' lacks {name}")
+    shape = weights.shape(name)
+    if len(shape) != dimensions:
+        raise CheckpointError(f"'{weights.path}': {name} is {list(shape)}, expected {dimensions} dimensions")
+    return shape
+
+
 def check_depth(weights: WeightFile, prefix: str, num_layers: int) -> None:
     """Raises CheckpointError when the part under `prefix` has not just so many layers: a config may say anything."""
     found = count_layers(weights, prefix)

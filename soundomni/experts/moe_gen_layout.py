@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from soundomni.core.errors import CheckpointError
+from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.weight_files import WeightFile
 from soundomni.experts.language_config import CONFIG_FILE, LanguageConfig, Node, read_json, read_language
-from soundomni.experts.language_import import GEN, UND, Sources
-from soundomni.experts.language_layout import Expert, check_depth, expert_rows, shared_rows, some
+from soundomni.experts.language_import import GEN, UND, Sources, backbone_slot
+from soundomni.experts.language_layout import Expert, check_depth, expert_rows, shape_of, shared_rows, some
 
 LANGUAGE, HEAD, SUFFIX = "language_model.model.", "language_model.lm_head.", "_moe_gen"
 MODULE = "module."
@@ -46,10 +47,23 @@ class Experts:
         """Which of them have norms of queries and keys."""
         return "all" if self.und.qk_norm else "gen" if self.gen.qk_norm else "none"
 
+    def backbone(self, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """Returns the backbone that they are, with a row for every token, as plain data of a spec."""
+        slot = backbone_slot(self.config, vocab_rows=max(self.config.vocab_size, tokenizer.vocab_size), tied=self.tied)
+        slot["init_args"] |= {"qk_norm": self.qk_norm, "gen_intermediate_dim": self.gen.intermediate_dim}
+        return slot
+
     def rows(self) -> Sources:
         """Returns each parameter of the backbone with the tensors that it is made of."""
         sources = dict(shared_rows(self.config, prefix=LANGUAGE, head=None if self.tied else HEAD))
         return sources | dict(expert_rows(self.config, self.und)) | dict(expert_rows(self.config, self.gen))
+
+
+def beside(source: str | Path, llm: str | Path | None) -> Path:
+    """Returns the directory of config and tokenizer: `llm`, or where the weights lie when it is None."""
+    if llm is not None:
+        return Path(llm)
+    return Path(source) if Path(source).is_dir() else Path(source).parent
 
 
 def check_layout(weights: WeightFile, model: str) -> None:
@@ -81,14 +95,12 @@ def read_experts(weights: WeightFile, config: LanguageConfig) -> Experts:
     """
     check_depth(weights, LANGUAGE, config.num_layers)
     first = f"{LANGUAGE}layers.0."
-    config = replace(config, vocab_size=weights.shape(f"{LANGUAGE}embed_tokens.weight")[0])
+    config = replace(config, vocab_size=shape_of(weights, f"{LANGUAGE}embed_tokens.weight", 2)[0])
     experts = {}
     for stream, suffix in ((UND, ""), (GEN, SUFFIX)):
-        gate = f"{first}mlp{suffix}.gate_proj.weight"
-        if gate not in weights:
-            raise CheckpointError(f"'{weights.path}' lacks {gate}")
+        width = shape_of(weights, f"{first}mlp{suffix}.gate_proj.weight", 2)[0]
         qk_norm = f"{first}self_attn.q_norm{suffix}.weight" in weights
-        experts[stream] = Expert(stream=stream, prefix=LANGUAGE, suffix=suffix, intermediate_dim=weights.shape(gate)[0], qk_norm=qk_norm)
+        experts[stream] = Expert(stream=stream, prefix=LANGUAGE, suffix=suffix, intermediate_dim=width, qk_norm=qk_norm)
     if experts[UND].qk_norm and not experts[GEN].qk_norm:
         raise CheckpointError(f"'{weights.path}' has q/k norms in its understanding expert alone, which the backbone mot cannot have")
     config = replace(config, intermediate_dim=experts[UND].intermediate_dim)

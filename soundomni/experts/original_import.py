@@ -19,9 +19,9 @@ from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
 from soundomni.core.weight_files import WeightFile, read_weights
 from soundomni.experts.language_config import LanguageConfig, Node
-from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, Sources, assemble, backbone_slot, read_tokenizer
-from soundomni.experts.language_layout import Shape, count_layers, named_rows
-from soundomni.experts.moe_gen_layout import LANGUAGE, MODULE, Experts, check_layout, find_language_config, read_experts
+from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, Sources, assemble, read_tokenizer
+from soundomni.experts.language_layout import Shape, count_layers, named_rows, shape_of
+from soundomni.experts.moe_gen_layout import LANGUAGE, MODULE, Experts, beside, check_layout, find_language_config, read_experts
 from soundomni.experts.original_layout import CONNECTOR, HEARING, PLACES, READING, READING_KEY, TOWER, check_places
 from soundomni.experts.qwen2_audio_config import check_mel, read_tower
 
@@ -66,7 +66,7 @@ def import_soundomni(
     """
     weights = read_weights(source).without(MODULE)
     check_layout(weights, "model of the original SoundOmni")
-    directory = Path(llm) if llm is not None else Path(source) if Path(source).is_dir() else Path(source).parent
+    directory = beside(source, llm)
     found = find_language_config(directory)
     config, tree = found if found is not None else (_known(weights, directory), Node({}, ""))
     experts = read_experts(weights, config)
@@ -77,7 +77,7 @@ def import_soundomni(
         check_places(weights[PLACES], weights.path)
     said = tree.node(READING_KEY).values
     reading = {key: said[key] for key in READING if key in said}
-    base = _base_layer(experts, encoder, reading=reading, vocab_rows=max(experts.config.vocab_size, tokenizer.vocab_size))
+    base = _base_layer(experts.backbone(tokenizer), encoder, reading)
     _check_codec(load_spec([base, *layers], overrides, start="ignore"), latent_dim)
     notes = [] if found is not None else ["there was no config: heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
     checkpoint = Checkpoint(
@@ -119,9 +119,9 @@ def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
 
 def _latent_dim(weights: WeightFile) -> int:
     name = "audiovae2llm.weight"
-    if name not in weights or len(weights.shape(name)) != 2:
+    if name not in weights:
         raise CheckpointError(f"'{weights.path}' lacks {name}: it makes no audio, so it is not of the original SoundOmni")
-    return weights.shape(name)[1]
+    return shape_of(weights, name, 2)[1]
 
 
 def _check_codec(spec: Spec, latent_dim: int) -> None:
@@ -140,13 +140,10 @@ def _check_codec(spec: Spec, latent_dim: int) -> None:
 
 def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int] | None:
     """Returns the arguments of the audio tower by its tensors, its heads by the config; None when the checkpoint has no tower."""
-    first, positions, network = (f"{TOWER}{name}.weight" for name in ("conv1", "embed_positions", "layers.0.fc1"))
-    if first not in weights:
+    if f"{TOWER}conv1.weight" not in weights:
         return None
-    for name in (positions, network):
-        if name not in weights:
-            raise CheckpointError(f"'{weights.path}' lacks {name}")
-    width, mel = weights.shape(first)[:2]
+    width, mel, _ = shape_of(weights, f"{TOWER}conv1.weight", 3)
+    positions, inner = (shape_of(weights, f"{TOWER}{name}.weight", 2)[0] for name in ("embed_positions", "layers.0.fc1"))
     said = read_tower(tree.node("audio_config"))
     heads = said["num_heads"]
     if said["d_model"] != width:
@@ -156,15 +153,13 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
         )
     check_mel(directory, mel)
     sizes = {"num_mel_bins": mel, "d_model": width, "num_layers": count_layers(weights, TOWER), "num_heads": heads}
-    return sizes | {"ffn_dim": weights.shape(network)[0], "max_source_positions": weights.shape(positions)[0]}
+    return sizes | {"ffn_dim": inner, "max_source_positions": positions}
 
 
-def _base_layer(experts: Experts, encoder: Mapping[str, int] | None, *, reading: Mapping[str, Any], vocab_rows: int) -> dict[str, Any]:
+def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, reading: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the layer of a spec that a checkpoint stands for; `reading` says how audio is heard, where an export has said it."""
-    backbone = backbone_slot(experts.config, vocab_rows=vocab_rows, tied=experts.tied)
-    backbone["init_args"] |= {"qk_norm": experts.qk_norm, "gen_intermediate_dim": experts.gen.intermediate_dim}
     model = {
-        "backbone": backbone,
+        "backbone": dict(backbone),
         "router": "modality",
         "codec": "oobleck",
         "encoder": None if encoder is None else {"class_path": "qwen2-audio", "init_args": dict(encoder)},

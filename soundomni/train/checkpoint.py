@@ -28,11 +28,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError
+from soundomni.core.start import STEP
 from soundomni.train.parallel import World
 from soundomni.train.shards import Slice, stage, write_rank
 
 STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"
-_PREFIX, _UNFINISHED, _REMOVED = "step-", ".writing-", ".removed-"
+_UNFINISHED, _REMOVED = ".writing-", ".removed-"
 
 logger = logging.getLogger(__name__)
 
@@ -152,17 +153,17 @@ class Checkpointer:
 
 def step_name(step: int) -> str:
     """Returns the directory's name of a step's checkpoint."""
-    return f"{_PREFIX}{step:08d}"
+    return f"{STEP}{step:08d}"
 
 
 def step_of(path: Path) -> int:
     """Returns the step of a checkpoint's directory."""
-    return int(path.name.removeprefix(_PREFIX))
+    return int(path.name.removeprefix(STEP))
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Returns the checkpoints in `directory`, newest first, whether they are intact or not."""
-    found = [p for p in directory.glob(f"{_PREFIX}*") if p.is_dir() and p.name.removeprefix(_PREFIX).isdigit()]
+    found = [p for p in directory.glob(f"{STEP}*") if p.is_dir() and p.name.removeprefix(STEP).isdigit()]
     return sorted(found, key=step_of, reverse=True)
 
 

@@ -10,14 +10,12 @@ from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
 from soundomni.core.model_directory import Origin
 from soundomni.core.spec import load_spec
-from soundomni.core.start import read_kept
+from soundomni.core.start import CHECKPOINTS, read_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
 from soundomni.train.checkpoint import find_latest, step_of
 from soundomni.train.state import load_trained_weights
-
-CHECKPOINTS = "checkpoints"
 
 
 def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bool = False) -> tuple[SoundOmni, int]:

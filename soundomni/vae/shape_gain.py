@@ -9,6 +9,7 @@ Shape letters: B clips, C audio channels, M samples per frame (hop), T frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,14 +56,7 @@ class ShapeGainCodec(Codec):
         check_companding(companding)
         self.companding = companding
         self.frames = MDCTCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, window=window, companding=1.0)
-        self._spec = RepresentationSpec(
-            kind="continuous",
-            sample_rate=sample_rate,
-            channels=channels,
-            downsampling_ratio=frame_size,
-            latent_dim=channels * frame_size + 1,
-            extra_frames=1,
-        )
+        self._spec = replace(self.frames.spec, latent_dim=self.frames.spec.token_dim + 1)
 
     @property
     def spec(self) -> RepresentationSpec:

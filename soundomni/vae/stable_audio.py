@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from soundomni.core import yaml_text
 from soundomni.core.convert import convert
 from soundomni.core.errors import SpecError
+from soundomni.core.model_directory import Origin, front_matter
+from soundomni.core.model_weights import write_tensors
 from soundomni.core.schema import Slot
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
@@ -116,8 +117,7 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
     (folder / LAYER_FILE).write_text(comment + yaml_text.render({"model": {"codec": layer}}), encoding="utf-8")
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(_card(report), encoding="utf-8")
-    save_file(dict(imported.state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod((folder / LAYER_FILE).stat().st_mode)  # safetensors lets nobody else read what it writes
+    write_tensors(imported.state, folder / WEIGHTS_FILE)
     return report
 
 
@@ -146,7 +146,7 @@ def _card(report: Mapping[str, Any]) -> str:
     files = "\n".join(f"| {name} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items())
     sizes = "\n".join(f"- {name}: {value}" for name, value in report["codec"]["init_args"].items())
     notes = "".join(f"- {note}\n" for note in report["notes"])
-    front = yaml_text.render({"library_name": "soundomni", "license": report["licence"] or "unknown"})
+    front = front_matter(Origin(licence=report["licence"], source=report["source"]["name"]))
     return (
         f"---\n{front}---\n\n# An autoencoder for audio\n\n"
         f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of `{report['source']['name']}`. "

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from soundomni.core.errors import SpecError
+from soundomni.core.model_weights import write_tensors
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio_config import parse_config
 from soundomni.vae.stable_audio_layouts import DIFFUSERS, STABLE_AUDIO, to_layout
@@ -52,9 +52,8 @@ def export_codec(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, l
         raise SpecError(f"codec.{different[0]} is {init_args[different[0]]}, which {layout} cannot say")
     weights_file, config_file = FILES[layout]
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in to_layout(codec.state_dict(), layout).items()}
-    save_file(state, folder / weights_file, metadata={"format": "pt"})
+    write_tensors(state, folder / weights_file)
     (folder / config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / weights_file).chmod((folder / config_file).stat().st_mode)  # safetensors lets nobody else read what it writes
 
 
 def _stable_audio(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_every_layout_becomes_a_codec_that_is_equal_to_the_bit(tmp_path: Path, w
     assert made["keys"] == {"used": len(report["keys"]["used"]), "unused": len(report["keys"]["unused"])}
     assert {name for names in report["keys"]["used"].values() for name in names} == set(state)
     card = (out / "README.md").read_text()
-    assert "license: mine" in card and file[1]["sha256"] in card and "base_channels: 4" in card
+    assert "license: other\nlicense_name: mine" in card and file[1]["sha256"] in card and "base_channels: 4" in card
     assert set(made["check"]) == {"file", "si_sdr", "stft_distance", "mel_distance"} and np.isfinite(made["check"]["si_sdr"])
 
 

@@ -227,6 +227,7 @@ def lose_und_norms(tensors: dict[str, Tensor]) -> None:
         tensors[name.replace("_norm.", "_norm_moe_gen.")] = tensors.pop(name)
 
 
+EMBEDDING = "language_model.model.embed_tokens.weight"
 DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
 
 
@@ -244,6 +245,8 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
             damaged(lambda tensors: tensors.update({"audiovae2llm.weight": torch.ones(32, 64)})),
             "makes latents of 64 dimensions, the codec mdct has 16",
         ),
+        (damaged(lambda tensors: tensors.update({EMBEDDING: torch.tensor(1.0)})), f"{EMBEDDING} is [], expected 2 dimensions"),
+        (damaged(lambda tensors: tensors.update({"audio_encoder.conv1.weight": torch.ones(3)})), "is [3], expected 3 dimensions"),
         (damaged(lose_a_layer), "holds 1 layers of language_model.model, by its config 2 are expected"),
         (lambda source: (source / "config.json").unlink(), "has not the sizes of Qwen2-Audio-7B; name the directory"),
         (lambda source: edit_json(source / "config.json", audio_config=None), "an audio tower 16 wide, by the config"),
