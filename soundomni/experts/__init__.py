@@ -1,6 +1,7 @@
 """Networks over tokens: routers, the mixture-of-transformers backbone, connectors and understanding encoders."""
 
 from soundomni.experts.dense import DenseRouter
+from soundomni.experts.fourier_connector import FourierConnector
 from soundomni.experts.linear_connector import LinearConnector
 from soundomni.experts.log_mel import LogMelEncoder
 from soundomni.experts.mlp_connector import MLPConnector
@@ -14,6 +15,7 @@ from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
     "DenseRouter",
+    "FourierConnector",
     "LinearConnector",
     "LogMelEncoder",
     "MLPConnector",

@@ -6,11 +6,15 @@ Shape letters: N tokens, H hidden dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import SpecError
+
+Places = Callable[[Tensor, int], Tensor]
+"""Embeds frame indices `[N]` in a number of dimensions: float32 `[N, dim]`."""
 
 TIME_DIM = 256
 MAX_PERIOD = 1e4
@@ -30,6 +34,18 @@ def place_embedding(frames: Tensor, dim: int) -> Tensor:
     There is no table, hence no longest clip.
     """
     return torch.cat(sinusoids(frames, dim), dim=-1)
+
+
+def fourier_places(frames: Tensor, dim: int) -> Tensor:
+    """Embeds frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
+
+    Up to half a cycle per frame, evenly spaced: any function of `dim` frames but its mean is a sum of these (Tancik et al. 2020, section 5,
+    on why low frequencies alone learn fine detail slowly). Places repeat after `dim` frames.
+    """
+    half = dim // 2
+    steps = torch.arange(1, half + 1, device=frames.device, dtype=torch.float32)
+    angles = (frames % dim)[:, None].float() * (steps * (math.pi / half))
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -60,14 +76,15 @@ class TimeEmbedding(nn.Module):
 class TimeAndPlace(nn.Module):
     """What a generated token is told beside its value: its timestep and its frame index within the clip."""
 
-    def __init__(self, *, hidden_dim: int, time_scale: float = 1.0) -> None:
+    def __init__(self, *, hidden_dim: int, time_scale: float = 1.0, places: Places = place_embedding) -> None:
         super().__init__()
         if hidden_dim % 2:
             raise SpecError(f"connector: hidden_dim is {hidden_dim}; sin-cos places expect an even number")
         self.hidden_dim = hidden_dim
+        self.places = places
         self.time = TimeEmbedding(hidden_dim=hidden_dim, time_scale=time_scale)
 
     def forward(self, timesteps: Tensor, frames: Tensor) -> Tensor:
         """Timesteps `[N]` in [0, 1] and frames `[N]` → `[N, H]`, to be added to the tokens."""
         time: Tensor = self.time(timesteps)
-        return time + place_embedding(frames, self.hidden_dim).to(time.dtype)
+        return time + self.places(frames, self.hidden_dim).to(time.dtype)

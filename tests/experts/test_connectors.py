@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import SpecError
-from soundomni.experts import LinearConnector, MLPConnector
-from soundomni.experts.sinusoids import TimeEmbedding, place_embedding
+from soundomni.experts import FourierConnector, LinearConnector, MLPConnector
+from soundomni.experts.sinusoids import TimeEmbedding, fourier_places, place_embedding
 
-CONNECTORS = [LinearConnector, MLPConnector]
+CONNECTORS = [LinearConnector, FourierConnector, MLPConnector]
 
 
 def test_places_are_sin_cos_halves_for_any_index() -> None:
@@ -22,6 +22,19 @@ def test_places_are_sin_cos_halves_for_any_index() -> None:
     ours = place_embedding(torch.from_numpy(frames), 16).numpy()
     np.testing.assert_allclose(ours[:3], expected[:3], atol=2e-6)
     np.testing.assert_allclose(ours, expected, atol=0.03)  # float32 angles of the fastest waves
+
+
+def test_fourier_places_carry_every_function_of_the_place() -> None:
+    places = fourier_places(torch.arange(16), 16).double()
+    places.sub_(places.mean(0))
+    assert torch.linalg.matrix_rank(places, atol=1e-3) == 15  # all but the mean
+    slow = place_embedding(torch.arange(16), 16).double()
+    assert torch.linalg.matrix_rank(slow - slow.mean(0), atol=1e-3) < 12
+
+
+@pytest.mark.parametrize("first", [16, 160, 16 * 10**6])
+def test_fourier_places_repeat_after_their_dimensions(first: int) -> None:
+    torch.testing.assert_close(fourier_places(torch.arange(first, first + 16), 16), fourier_places(torch.arange(16), 16), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
@@ -45,6 +58,16 @@ def test_linear_connector_is_the_sum_of_its_parts() -> None:
     assert connector.time_and_place is not None and isinstance(connector.inward, nn.Linear)
     expected = tokens @ connector.inward.weight.T + connector.time_and_place.time(t) + place_embedding(frames, 8)
     torch.testing.assert_close(connector.enter(tokens, timesteps=t, frames=frames), expected)
+
+
+def test_fourier_connector_is_the_linear_one_but_for_its_places() -> None:
+    linear = LinearConnector(token_dim=5, hidden_dim=8, generates=True)
+    fourier = FourierConnector(token_dim=5, hidden_dim=8, generates=True)
+    fourier.load_state_dict(linear.state_dict())
+    tokens, t, frames = torch.randn(7, 5), torch.rand(7), torch.arange(7)
+    places = fourier_places(frames, 8) - place_embedding(frames, 8)
+    entered = linear.enter(tokens, timesteps=t, frames=frames)
+    torch.testing.assert_close(fourier.enter(tokens, timesteps=t, frames=frames), entered + places)
 
 
 def test_mlp_connector_is_gelu_between_two_layers() -> None:

@@ -48,6 +48,7 @@ TOWER = {"num_mel_bins": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "ff
 TestQwen2Audio = suite(testing.EncoderSuite, "Qwen2Audio", "qwen2-audio", **TOWER)
 
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
+TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")
 TestMLP = suite(testing.ConnectorSuite, "MLP", "mlp")
 
 TestModality = suite(testing.RouterSuite, "Modality", "modality")
