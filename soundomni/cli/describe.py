@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from soundomni.cli.model_options import add_adapter, add_model, load_model
+
 HELP = "say what is heard in audio files, or answer a question about them"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
-    )
-    parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
+    add_model(parser)
+    add_adapter(parser)
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
@@ -27,7 +24,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file."""
     from soundomni.cli.output import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.hub import Audio
     from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_device
     from soundomni.data.audio import read_audio
 
@@ -37,9 +34,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if args.question is not None and not args.question.strip():
         raise SpecError("an empty question was given; ask something, or leave --question out for a description")
     clips = [Audio(*read_audio(file)) for file in args.files]
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
-    if args.adapter is not None:
-        model.load_adapter(args.adapter)
+    model = load_model(args, overrides)
     texts = model.describe(clips, question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
     heard = [{"file": str(file), "text": text} for file, text in zip(args.files, texts, strict=True)]
     lines = texts if len(texts) == 1 else [f"{one['file']}: {one['text']}" for one in heard]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.model_options import add_adapter, add_model, load_model
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,12 +21,8 @@ DATASET_LIMIT = 100
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.epilog = "The error rates wer and cer count extra words and characters as errors too, so they may exceed 100 %."
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
-    )
+    add_model(parser)
+    add_adapter(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"
@@ -56,14 +54,13 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.hub import SoundOmni
 
     _check(args)
     dataset, tasks, data, limit = _data(args)
     if (args.clap or args.classifier) and "generate" not in tasks:
         raise SpecError(f"the list '{args.list}' generates nothing that --clap or --classifier could judge: leave them out")
     networks = load_networks(clap=args.clap, classifier=args.classifier, device=args.device)
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
+    model = load_model(args, overrides)
     folder = None if args.save is None else make_directory(args.save)
     settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
     outcome = run_model(model, dataset, settings, networks=networks)
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         "items_sha256": items_sha256(outcome.items),
         "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
     }
-    record = made_with(model, settings, name=str(args.model), device=args.device, data=data)
+    record = made_with(model, settings, name=args.model, adapter=args.adapter, device=args.device, data=data)
     emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
     return 0
 

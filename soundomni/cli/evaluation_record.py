@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 PACKAGES = ("soundomni", "torch", "numpy", "transformers", "soxr", "jiwer")
 
 
-def made_with(model: SoundOmni, settings: Settings, *, name: str, device: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def made_with(
+    model: SoundOmni, settings: Settings, *, name: str, adapter: str | None, device: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns all that the numbers depend on: model, data, seed, sampler, guidance, resampler, device and versions.
 
     Args:
         model: as it was loaded.
         settings: how it was run.
         name: what the user called it: a model directory, or a name.
+        adapter: the folder of the adapters that were merged into it, if any.
         device: where it ran.
         data: the list or the dataset, with what identifies it.
     """
@@ -30,12 +33,15 @@ def made_with(model: SoundOmni, settings: Settings, *, name: str, device: str, d
     from importlib.metadata import version
 
     from soundomni.core.assembly import build_sampler
+    from soundomni.core.lora import WEIGHTS_FILE
     from soundomni.core.spec import dump_spec
     from soundomni.core.waveform import RESAMPLER_QUALITY
+    from soundomni.core.weight_files import digest
 
     sampler, guidance = model.spec.sampler, model.spec.guidance
     return {
         "model": {"name": name, "sha256": weights_sha256(name), "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()},
+        "adapter": None if adapter is None else {"name": adapter, "sha256": digest(Path(adapter) / WEIGHTS_FILE)["sha256"]},
         "data": dict(data),
         "limit": settings.limit,
         "seed": settings.seed,

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.model_options import add_adapter, add_model, load_model
+
 if TYPE_CHECKING:
     from soundomni.core.hub import SoundOmni
 
@@ -37,13 +39,8 @@ class Request:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub",
-    )
-    parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
+    add_model(parser)
+    add_adapter(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
     what.add_argument(
@@ -83,12 +80,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
-    from soundomni.core.hub import SoundOmni
     from soundomni.core.limits import check_negative
 
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
-    if args.adapter is not None:
-        model.load_adapter(args.adapter)
+    model = load_model(args, overrides)
     for request in requests:
         check_negative(request.negative, model.spec.guidance.scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soundomni.cli.model_options import add_model
+
 if TYPE_CHECKING:
     from soundomni.core.hub import Audio
 
@@ -15,12 +17,7 @@ HELP = "send audio files through the codec and back, and measure the difference"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub: its codec is used",
-    )
+    add_model(parser, note=": its codec is used")
     parser.add_argument(
         "--chunk",
         type=float,

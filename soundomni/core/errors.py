@@ -1,7 +1,11 @@
 """Errors that a user can cause: one line that says what was given, what was expected and the nearest alternative."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
+
+NAMED = 3
+"""How many of a collection an error names."""
 
 
 class SoundOmniError(Exception):
@@ -32,3 +36,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the closest of the known names, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def some(names: Collection[str]) -> str:
+    """Returns the first names of a collection, and dots where there are more."""
+    return ", ".join(islice(names, NAMED)) + (", ..." if len(names) > NAMED else "")

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, did_you_mean
+from soundomni.core.errors import CheckpointError, did_you_mean, some
 
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -37,7 +37,6 @@ MOST_VALUES = 10_000_000
 DEEPEST = 16
 """Limits of what a pickle may hold: containers that hold each other have no end."""
 
-NAMED = 3
 
 _ZIP = b"PK\x03\x04"
 _POINTER = b"version https://git-lfs"
@@ -212,18 +211,18 @@ def _read_directory(directory: Path) -> WeightFile:
         if not indices and found and all(_SHARD.fullmatch(name) for name in found):
             return _join(directory, [directory / name for name in _all_shards(directory, found)])
         if len(found) > 1:
-            raise CheckpointError(f"'{directory}' holds several weight files ({_some(found)}); name one of them")
+            raise CheckpointError(f"'{directory}' holds several weight files ({some(found)}); name one of them")
         if found:
             only = read_weights(directory / found[0])
             return WeightFile(directory, only.files, {name: only._entries[name] for name in only}, only.others)
-    raise CheckpointError(f"no weights in '{directory}': expected {EXPECTED}; it holds {_some(names) or 'no file'}")
+    raise CheckpointError(f"no weights in '{directory}': expected {EXPECTED}; it holds {some(names) or 'no file'}")
 
 
 def _all_shards(directory: Path, found: list[str]) -> list[str]:
     """Returns the names of all shards of which there are some, and no index. Raises CheckpointError when one is missing."""
     kinds = {(match[1], match[3], match[4]) for name in found if (match := _SHARD.fullmatch(name))}
     if len(kinds) > 1:
-        raise CheckpointError(f"'{directory}' holds shards of several weight files ({_some(found)}); move one set elsewhere")
+        raise CheckpointError(f"'{directory}' holds shards of several weight files ({some(found)}); move one set elsewhere")
     stem, count, suffix = kinds.pop()
     names = [f"{stem}-{i:05d}-of-{count}{suffix}" for i in range(1, int(count) + 1)]
     _check_shards(directory, names)
@@ -245,14 +244,14 @@ def _read_index(index: Path) -> WeightFile:
     joined = _join(index, [index.parent / shard for shard in shards])
     absent = [name for name in pairs if name not in joined]
     if absent:
-        raise CheckpointError(f"'{index}' lists {len(absent)} tensors that its shards do not hold ({_some(absent)})")
+        raise CheckpointError(f"'{index}' lists {len(absent)} tensors that its shards do not hold ({some(absent)})")
     return joined
 
 
 def _check_shards(directory: Path, names: list[str]) -> None:
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise CheckpointError(f"'{directory}' lacks {len(missing)} of {len(names)} shards: {_some(missing)}")
+        raise CheckpointError(f"'{directory}' lacks {len(missing)} of {len(names)} shards: {some(missing)}")
 
 
 def _join(path: Path, shards: list[Path]) -> WeightFile:
@@ -262,14 +261,10 @@ def _join(path: Path, shards: list[Path]) -> WeightFile:
         held, beside = _read_file(shard)
         twice = sorted(entries.keys() & held.keys())
         if twice:
-            raise CheckpointError(f"'{shard}' holds tensors that another shard holds as well ({_some(twice)})")
+            raise CheckpointError(f"'{shard}' holds tensors that another shard holds as well ({some(twice)})")
         entries.update(held)
         others.extend(beside)
     return WeightFile(path, tuple(shards), entries, tuple(others))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _one_line(error: Exception) -> str:

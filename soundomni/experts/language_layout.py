@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 from soundomni.core.weight_files import WeightFile
 from soundomni.experts.language_config import LanguageConfig
 
 Shape = tuple[int, ...]
 ROTARY = "rotary frequencies, which follow from rope_theta"
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,3 @@ def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known
     if unexpected:
         raise CheckpointError(f"'{weights.path}' holds {len(unexpected)} tensors that {model} has not ({some(sorted(unexpected))})")
     return unused
-
-
-def some(names: list[str]) -> str:
-    """Returns the first names, for an error."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

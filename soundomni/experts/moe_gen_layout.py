@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.weight_files import WeightFile
 from soundomni.experts.language_config import CONFIG_FILE, LanguageConfig, Node, read_json, read_language
 from soundomni.experts.language_import import GEN, UND, Sources, backbone_slot
-from soundomni.experts.language_layout import Expert, check_depth, expert_rows, shape_of, shared_rows, some
+from soundomni.experts.language_layout import Expert, check_depth, expert_rows, shape_of, shared_rows
 
 LANGUAGE, HEAD, SUFFIX = "language_model.model.", "language_model.lm_head.", "_moe_gen"
 MODULE = "module."

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 from soundomni.core.weight_files import WeightFile
-from soundomni.experts.language_layout import some
 
 
 @dataclass(frozen=True)

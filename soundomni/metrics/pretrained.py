@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
 """Ends of the names of buffers that follow from the configuration or are not used, which a file may hold or not."""
-_NAMED = 3
 
 
 def load_network(model_class: Any, directory: str | Path) -> Any:
@@ -49,7 +48,7 @@ def load_network(model_class: Any, directory: str | Path) -> Any:
         "unexpected": report["unexpected_keys"],
     }
     problems = {what: sorted(name for name in names if not name.endswith(_CONSTANTS)) for what, names in problems.items()}
-    told = [f"{len(names)} {what} ({', '.join(names[:_NAMED])})" for what, names in problems.items() if names]
+    told = [f"{len(names)} {what} ({some(names)})" for what, names in problems.items() if names]
     if told:
         raise CheckpointError(f"'{path}' holds the weights of another network than {model_class.__name__}: {'; '.join(told)}")
     return model.eval()

@@ -12,13 +12,13 @@ Every tensor of a file is used, unused for a reason that is known, or unexpected
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 from soundomni.core.weight_files import WeightFile
 from soundomni.vae.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
@@ -58,7 +58,6 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first that occurs is taken."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def find_autoencoder(weights: WeightFile) -> Found:
         raise CheckpointError(
             f"'{weights.path}' holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1.layers.0.layers.1.weight_g "
             f"under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} or no prefix, "
-            f"found {len(weights)} others ({_some(sorted(weights)) or 'none'})"
+            f"found {len(weights)} others ({some(sorted(weights)) or 'none'})"
         )
     prefix, reasons = _PREFIXES[layout]
     under = _under(prefix, inner)
@@ -142,7 +141,7 @@ def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) 
             if given[name] != expected[name]
         ],
     }
-    problems = [f"{len(names)} {what} ({_some(names)})" for what, names in told.items() if names]
+    problems = [f"{len(names)} {what} ({some(names)})" for what, names in told.items() if names]
     if problems:
         raise CheckpointError(
             f"'{weights.path}' does not fit the codec's sizes: of the {len(expected)} tensors of the autoencoder, {'; '.join(problems)}"
@@ -230,8 +229,3 @@ def _parameters(ours: str) -> list[str]:
 def _is_snake(ours: str, shape: Shape) -> bool:
     """Whether it is a parameter `[1, C, 1]` of an activation, which is `[C]` here."""
     return ours.endswith((".alpha", ".beta")) and len(shape) == 3 and shape[0] == shape[2] == 1
-
-
-def _some(names: Collection[str]) -> str:
-    shown = list(names)[:_NAMED]
-    return ", ".join(shown) + (", ..." if len(names) > _NAMED else "")

@@ -8,9 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from soundomni.core.errors import CheckpointError
-
-NAMED = 3
+from soundomni.core.errors import CheckpointError, some
 
 
 def load_strict(module: nn.Module, path: str | Path) -> None:
@@ -36,11 +34,7 @@ def load_strict(module: nn.Module, path: str | Path) -> None:
             if given[name].shape != expected[name].shape
         ],
     }
-    told = [f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names]
+    told = [f"{len(names)} {what} ({some(names)})" for what, names in problems.items() if names]
     if told:
         raise CheckpointError(f"'{path}' does not fit this {type(module).__name__}: of its tensors, {'; '.join(told)}")
     module.load_state_dict(given)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

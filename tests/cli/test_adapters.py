@@ -1,5 +1,6 @@
 """Adapters from the command line: trained, exported alone, given to a model."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def test_commands_take_an_adapter(adapter: Path, tiny_model: Path, wav: Path, tm
         result(*made, *more, "--out", tmp_path / name)
     first, second = (next((tmp_path / name).glob("*.wav")).read_bytes() for name in ("plain", "adapted"))
     assert first != second
+
+
+def test_what_an_adapter_is_worth_is_measured_and_told(adapter: Path, tiny_model: Path, result: Any) -> None:
+    asked = ["evaluate", "--model", tiny_model, "--limit", "2", "--steps", "2"]
+    plain, adapted = result(*asked), result(*asked, "--adapter", adapter / "und")
+    assert plain["made_with"].pop("adapter") is None and plain["described"] != adapted["described"]
+    told = adapted["made_with"].pop("adapter")
+    file = adapter / "und" / "adapter_model.safetensors"
+    assert told == {"name": str(adapter / "und"), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert plain["made_with"] == adapted["made_with"]
 
 
 def test_mistakes_are_told(adapter: Path, tiny_run: Path, tiny_model: Path, tmp_path: Path, fails: Any) -> None:
