@@ -1,6 +1,7 @@
 """Codecs: waveform to latents and back."""
 
 from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.harmonic import HarmonicCodec
 from soundomni.vae.mdct import MDCTCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
@@ -9,6 +10,7 @@ from soundomni.vae.stft_loss import stft_distances
 
 __all__ = [
     "DiagonalGaussian",
+    "HarmonicCodec",
     "MDCTCodec",
     "OobleckCodec",
     "OobleckDecoder",

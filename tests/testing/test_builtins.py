@@ -37,6 +37,9 @@ TestMDCT = suite(testing.CodecSuite, "MDCT", "mdct", frame_size=16)
 TestMDCTStereo = suite(testing.CodecSuite, "MDCTStereo", "mdct", frame_size=15, channels=2, companding=0.5)
 TestShapeGain = suite(testing.CodecSuite, "ShapeGain", "mdct-shape-gain", frame_size=16)
 TestShapeGainStereo = suite(testing.CodecSuite, "ShapeGainStereo", "mdct-shape-gain", frame_size=15, channels=2, companding=0.5)
+HARMONIC = {"sample_rate": RATE, "frame_size": 16, "num_harmonics": 3, "pitch_range": [RATE / 8, RATE / 4]}
+TestHarmonic = suite(testing.CodecSuite, "Harmonic", "harmonic", **HARMONIC)
+TestHarmonicStereo = suite(testing.CodecSuite, "HarmonicStereo", "harmonic", **HARMONIC, channels=2, companding=0.5)
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
 TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
 TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)

@@ -1,0 +1,169 @@
+"""Frames as harmonics and what they leave: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
+
+A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and what the spectrum says does not
+depend on pitch or level. So what a model has learnt of one note's timbre holds for another. Sounds without pitch are all residual: the
+deterministic plus stochastic decomposition of Serra and Smith 1990, with a residual that keeps its phase, so that decoding is exact.
+
+Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Codec, ReceptiveField
+from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.vae.clips import check_latent, check_waveform, zero_beyond
+from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
+from soundomni.vae.mdct import check_companding, compand, expand
+from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB, LOWEST, MARGIN, ShapeGainCodec
+
+TONAL = 0.8
+"""A frame has a pitch when its harmonics explain at least this share of its energy."""
+SEMITONES = 12.0
+PERIODS = 3.0
+"""Periods of the lowest pitch in the 2M samples of a frame, for its harmonics to be told apart."""
+
+_PERIODIC = 0.5  # a frame less periodic than this is not worth a fit: its harmonics would not reach TONAL
+_MARGIN = 2.0 ** (1.0 / SEMITONES)  # a fit may end a semitone outside the range
+_TINY = 1e-12
+
+
+class HarmonicCodec(Codec):
+    """Latents `[B, C·(2K + 2 + M) + 1, T]`: for each channel pitch, level and harmonics, then shape and gain of the residual.
+
+    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, on the scale of
+    ShapeGainCodec, and the lowest of that scale where a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
+    of the frame: the first by its phase, each other by its phase beyond k times that of the first, all divided by their RMS.
+    Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
+
+    Args:
+        sample_rate, channels, frame_size: of the frames, as in MDCTCodec.
+        num_harmonics: K. Higher ones are left to the residual.
+        pitch_range: lowest and highest pitch that is looked for, in Hz.
+        companding: p in (0, 1] of |x|^p, of harmonics and of the residual's shape.
+
+    Raises:
+        SpecError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        channels: int = 1,
+        frame_size: int = 256,
+        num_harmonics: int = 16,
+        pitch_range: tuple[float, float] = (100.0, 1000.0),
+        companding: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_companding(companding)
+        if num_harmonics < 1:
+            raise SpecError(f"num_harmonics must be at least 1, {num_harmonics} was given")
+        self.residual = ShapeGainCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, companding=companding)
+        low, high = PERIODS * sample_rate / (2 * frame_size), sample_rate / 4.0
+        if len(pitch_range) != 2 or not low <= pitch_range[0] < pitch_range[1] <= high:
+            raise SpecError(
+                f"pitch_range is {list(pitch_range)}; with frame_size {frame_size} at {sample_rate} Hz "
+                f"it must lie within {low:g} to {high:g} Hz"
+            )
+        self.frame_size, self.num_harmonics, self.companding = frame_size, num_harmonics, companding
+        self.lowest, self.highest = pitch_range[0] / sample_rate, pitch_range[1] / sample_rate
+        self._middle = math.sqrt(self.lowest * self.highest)
+        self._least, self._most = self.lowest / _MARGIN, self.highest * _MARGIN
+        self._tonal_dim = 2 * num_harmonics + 2
+        self._spec = replace(self.residual.spec, latent_dim=channels * self._tonal_dim + self.residual.spec.token_dim)
+
+    @property
+    def spec(self) -> RepresentationSpec:
+        """Of the latents; the last frame only closes the overlap."""
+        return self._spec
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """The residual of a block lacks the harmonics of its frames, which come from the blocks on either side."""
+        return ReceptiveField(encode=1, decode=0)
+
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        check_waveform(waveform, lengths, self._spec)
+        samples = zero_beyond(waveform.to(torch.promote_types(waveform.dtype, torch.float32)), lengths)
+        hop, num_samples = self.frame_size, samples.shape[-1]
+        padded = functional.pad(samples, (hop, self._spec.num_frames(num_samples) * hop - num_samples))
+        tonal = self._analyse(padded.unfold(-1, 2 * hop, hop))
+        frames = -(-lengths // hop) + 1
+        rest = self.residual.encode(samples - self._synthesise(tonal, frames)[..., :num_samples], lengths)
+        values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
+        return Representation(values, rest.lengths, self._spec)
+
+    def decode(self, representation: Representation) -> Tensor:
+        """Decodes `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        check_latent(representation, self._spec)
+        values = representation.values.to(torch.promote_types(representation.values.dtype, torch.float32))
+        tonal, rest = torch.split(values, [self._spec.channels * self._tonal_dim, self.residual.spec.token_dim], dim=1)
+        harmonic = self._synthesise(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
+        return harmonic + self.residual.decode(Representation(rest, representation.lengths, self.residual.spec))
+
+    def _analyse(self, frames: Tensor) -> Tensor:
+        """`[B, C, T, 2M]` samples → `[B, C, T, 2K + 2]` pitch, level and harmonics."""
+        flat = frames.flatten(end_dim=-2)
+        tonal = flat.new_zeros(len(flat), self._tonal_dim)
+        tonal[:, 1] = LOWEST
+        pitch, periodic = find_pitch(flat, self.lowest, self.highest)
+        loud = flat.square().mean(-1) > 10.0 ** (FLOOR_DB / 10.0)
+        chosen = ((periodic > _PERIODIC) & loud).nonzero().squeeze(-1)
+        pitch, amplitudes, explained = fit(flat[chosen], pitch[chosen], self.num_harmonics)
+        level = amplitudes.abs().square().sum(-1).mul(0.5).sqrt()
+        within = (pitch >= self._least) & (pitch <= self._most)
+        kept = (explained >= TONAL) & within & (level > 10.0 ** (FLOOR_DB / 20.0))
+        tonal[chosen[kept]] = self._pack(pitch[kept], level[kept], amplitudes[kept])
+        return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
+
+    def _pack(self, pitch: Tensor, level: Tensor, amplitudes: Tensor) -> Tensor:
+        """Pitch in cycles per sample `[F]`, level `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
+        semitones = SEMITONES * (pitch / self._middle).log2()
+        decibels = (20.0 * level.log10() - CENTRE_DB) / DB_PER_UNIT
+        shape = amplitudes * self._turns(amplitudes[:, :1]).conj() / level[:, None]
+        size = shape.abs()
+        shape = shape * (compand(size, self.companding) / size.clamp_min(_TINY))
+        return torch.cat([semitones[:, None], decibels[:, None], shape.real, shape.imag], dim=1)
+
+    def _unpack(self, tonal: Tensor) -> tuple[Tensor, Tensor]:
+        """`[F, 2K + 2]` → pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
+        semitones, decibels, real, imaginary = torch.split(tonal, [1, 1, self.num_harmonics, self.num_harmonics], dim=1)
+        pitch = (self._middle * 2.0 ** (semitones.squeeze(1) / SEMITONES)).clamp(self._least, self._most)
+        level = 10.0 ** ((decibels * DB_PER_UNIT + CENTRE_DB) / 20.0)
+        shape = torch.complex(real, imaginary)
+        size = shape.abs()
+        shape = shape * (expand(size, self.companding) / size.clamp_min(_TINY))
+        # Harmonics that were predicted are not of unit size; how loud a frame is, its level alone says.
+        own = shape.abs().square().sum(-1, keepdim=True).mul(0.5).sqrt()
+        return pitch, shape * self._turns(shape[:, :1]) * (level / own.clamp_min(_TINY))
+
+    def _turns(self, first: Tensor) -> Tensor:
+        """exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first: `[F, K]`."""
+        order = torch.arange(1, self.num_harmonics + 1, device=first.device, dtype=first.real.dtype)
+        order[0] = 0.0
+        angles = first.angle() * order
+        return torch.polar(torch.ones_like(angles), angles)
+
+    def _synthesise(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
+        """`[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]` → samples `[B, C, (T - 1)·M]`."""
+        counted = torch.arange(tonal.shape[2], device=tonal.device) < num_frames.to(tonal.device)[:, None]
+        chosen = ((tonal[..., 1] > LOWEST + MARGIN) & counted[:, None]).flatten().nonzero().squeeze(-1)
+        pitch, amplitudes = self._unpack(tonal.flatten(end_dim=2)[chosen])
+        frames = tonal.new_zeros(tonal.shape[:3].numel(), 2 * self.frame_size)
+        window = hann(self.frame_size, tonal)
+        frames[chosen] = mix(amplitudes, waves(pitch, self.num_harmonics, self.frame_size)) * torch.cat([window.flip(0), window])
+        first, second = frames.reshape(*tonal.shape[:3], -1).chunk(2, dim=-1)
+        waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
+        return zero_beyond(waveform, (num_frames - 1).clamp_min(0) * self.frame_size)

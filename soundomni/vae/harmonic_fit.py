@@ -1,0 +1,133 @@
+"""Harmonics of a frame: its pitch, and the amplitudes and phases that explain most of it.
+
+The pitch is that of the first clear peak of the normalised difference function (McLeod and Wyvill 2005, sections 3 to 5), refined
+together with the amplitudes by least squares under a Hann window (Stylianou 2001, section III).
+
+Shape letters: F frames, M samples per hop, K harmonics.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CLEAR = 0.93
+"""The first peak at least this share of the highest is that of the pitch, those after it are of its multiples (section 5)."""
+
+_RIDGE = 1e-6
+_MOST_STEP = 0.03  # of the pitch: half way to the next semitone
+_QUIET = 1e-20
+
+
+def hann(hop: int, like: Tensor) -> Tensor:
+    """Returns the second half of the window, `[M]`: the halves, one hop apart, add to 1."""
+    turns = (torch.arange(hop, device=like.device, dtype=like.dtype) + hop + 0.5) / (2 * hop)
+    return torch.sin(math.pi * turns).square()
+
+
+def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
+
+    The first half mirrors it. Harmonics from half the sampling rate on are zero.
+
+    Args:
+        pitch: f in cycles per sample `[F]`.
+        num_harmonics, hop: K and M.
+    """
+    angles = 2.0 * math.pi * pitch[:, None] * _times(hop, pitch)
+    cosines, sines = [angles.cos()], [angles.sin()]
+    for _ in range(num_harmonics - 1):
+        cosine, sine = cosines[-1], sines[-1]
+        cosines.append(cosine * cosines[0] - sine * sines[0])
+        sines.append(sine * cosines[0] + cosine * sines[0])
+    order = torch.arange(1, num_harmonics + 1, device=pitch.device, dtype=pitch.dtype)
+    heard = (pitch[:, None] * order < 0.5)[..., None]
+    return torch.stack(cosines, dim=1) * heard, torch.stack(sines, dim=1) * heard
+
+
+def mix(amplitudes: Tensor, harmonics: tuple[Tensor, Tensor]) -> Tensor:
+    """Returns the sum of harmonics with complex `amplitudes` `[F, K]`, as phases at the middle of the frame: `[F, 2M]`."""
+    cosines, sines = harmonics
+    return _unfold(_sum(amplitudes.real, cosines), -_sum(amplitudes.imag, sines))
+
+
+def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, Tensor]:
+    """Returns the pitch of `frames` `[F, 2M]` in cycles per sample `[F]`, and how periodic each is, at most 1 `[F]`.
+
+    Args:
+        frames: samples.
+        lowest, highest: pitches that are looked for, in cycles per sample. A frame without a peak gets the highest and -1.
+    """
+    size = frames.shape[-1]
+    most, least = min(math.ceil(1.0 / lowest) + 2, size), math.floor(1.0 / highest)
+    spectrum = torch.fft.rfft(frames, n=2 * size)
+    correlation = torch.fft.irfft(spectrum.abs().square(), n=2 * size)[:, :most]
+    energy = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
+    lags = torch.arange(most, device=frames.device)
+    both = energy[:, size - lags] + energy[:, -1:] - energy[:, lags]
+    likeness = 2.0 * correlation / both.clamp_min(_QUIET)
+    before, here, after = likeness[:, :-2], likeness[:, 1:-1], likeness[:, 2:]
+    peak = (here >= before) & (here > after) & (lags[1:-1] >= least)
+    height = torch.where(peak, here, -torch.ones_like(here))
+    highest_peak = height.amax(dim=-1, keepdim=True)
+    first = (peak & (height >= CLEAR * highest_peak)).to(torch.int8).argmax(dim=-1, keepdim=True)
+    left, middle, right = (values.gather(-1, first) for values in (before, here, after))
+    shift = 0.5 * (left - right) / (left - 2.0 * middle + right).clamp_max(-_QUIET)
+    period = (first + 1 + shift.clamp(-0.5, 0.5)).squeeze(-1)
+    found = highest_peak.squeeze(-1)
+    return torch.where(found > -1.0, 1.0 / period, torch.full_like(period, highest)).clamp(lowest, highest), found
+
+
+def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Fits harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
+
+    Returns:
+        the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the share of the windowed
+        energy that they explain, at most 1 `[F]`.
+    """
+    hop = frames.shape[-1] // 2
+    window, time = hann(hop, frames), _times(hop, frames)
+    turning = 2.0 * math.pi * torch.arange(1, num_harmonics + 1, device=frames.device, dtype=frames.dtype)
+    even, odd = _fold(frames)
+    cosines, sines = waves(pitch, num_harmonics, hop)
+    real, imaginary = _solve(even, cosines, window), -_solve(odd, sines, window)
+    even_slope, odd_slope = -time * _sum(turning * real, sines), -time * _sum(turning * imaginary, cosines)
+    down = even_slope * (even - _sum(real, cosines)) + odd_slope * (odd + _sum(imaginary, sines))
+    change = (window * down).sum(-1) / (window * (even_slope.square() + odd_slope.square())).sum(-1).clamp_min(_QUIET)
+    pitch = pitch + change.clamp(-_MOST_STEP * pitch, _MOST_STEP * pitch)
+
+    cosines, sines = waves(pitch, num_harmonics, hop)
+    real, imaginary = _solve(even, cosines, window), -_solve(odd, sines, window)
+    left = (even - _sum(real, cosines)).square() + (odd + _sum(imaginary, sines)).square()
+    energy = (window * (even.square() + odd.square())).sum(-1).clamp_min(_QUIET)
+    return pitch, torch.complex(real, imaginary), 1.0 - (window * left).sum(-1) / energy
+
+
+def _times(hop: int, like: Tensor) -> Tensor:
+    """Times of the second half of a frame from its middle, in samples `[M]`."""
+    return torch.arange(hop, device=like.device, dtype=like.dtype) + 0.5
+
+
+def _fold(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """`[F, 2M]` → even and odd part about the middle, `[F, M]` each. Under a symmetric window neither tells of the other."""
+    first, second = frames.chunk(2, dim=-1)
+    return 0.5 * (second + first.flip(-1)), 0.5 * (second - first.flip(-1))
+
+
+def _unfold(even: Tensor, odd: Tensor) -> Tensor:
+    return torch.cat([(even - odd).flip(-1), even + odd], dim=-1)
+
+
+def _sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """`[F, K]`, `[F, K, M]` → `[F, M]`."""
+    return (weights[:, None] @ rows).squeeze(1)
+
+
+def _solve(target: Tensor, rows: Tensor, window: Tensor) -> Tensor:
+    """Returns the weights of `rows` `[F, K, M]` that come nearest to `target` `[F, M]` under the window: `[F, K]`."""
+    weighted = rows * window
+    ridge = _RIDGE * window.sum() * torch.eye(rows.shape[1], device=rows.device, dtype=rows.dtype)
+    weights: Tensor = torch.linalg.solve(weighted @ rows.mT + ridge, weighted @ target[..., None])
+    return weights.squeeze(-1)
