@@ -23,10 +23,10 @@ from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.clips import check_latent, check_waveform, zero_beyond
 from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
-from soundomni.vae.mdct import check_companding, compand, expand
-from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB, LOWEST, MARGIN, ShapeGainCodec
+from soundomni.vae.mdct import MDCTCodec, compand, expand
+from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB, LOWEST, MARGIN
 
-TONAL = 0.8
+TONAL = 0.7
 """A frame has a pitch when its harmonics explain at least this share of its energy."""
 SEMITONES = 12.0
 PERIODS = 3.0
@@ -38,7 +38,7 @@ _TINY = 1e-12
 
 
 class HarmonicCodec(Codec):
-    """Latents `[B, C·(2K + 2 + M) + 1, T]`: for each channel pitch, level and harmonics, then shape and gain of the residual.
+    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the residual.
 
     Pitch is in semitones from the middle of the range. Level is that of all harmonics together, on the scale of
     ShapeGainCodec, and the lowest of that scale where a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
@@ -49,7 +49,7 @@ class HarmonicCodec(Codec):
         sample_rate, channels, frame_size: of the frames, as in MDCTCodec.
         num_harmonics: K. Higher ones are left to the residual.
         pitch_range: lowest and highest pitch that is looked for, in Hz.
-        companding: p in (0, 1] of |x|^p, of harmonics and of the residual's shape.
+        companding: p in (0, 1] of |x|^p, of harmonics and of the residual's coefficients.
 
     Raises:
         SpecError: an argument is out of its range.
@@ -66,10 +66,9 @@ class HarmonicCodec(Codec):
         companding: float = 1.0,
     ) -> None:
         super().__init__()
-        check_companding(companding)
+        self.residual = MDCTCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, companding=companding)
         if num_harmonics < 1:
             raise SpecError(f"num_harmonics must be at least 1, {num_harmonics} was given")
-        self.residual = ShapeGainCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, companding=companding)
         low, high = PERIODS * sample_rate / (2 * frame_size), sample_rate / 4.0
         if len(pitch_range) != 2 or not low <= pitch_range[0] < pitch_range[1] <= high:
             raise SpecError(
