@@ -336,8 +336,11 @@ class SoundOmni:
     def _keep(self, request: AudioRequest, kept: Kept, num_samples: int) -> AudioRequest:
         """Adds the normalised values `[D, T]` of what is kept to a request for a clip of `num_samples`."""
         waveform = self._to_codec(kept.clip)
-        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
-        return replace(request, known=self._encode(waveform, num_samples), known_mask=torch.from_numpy(mask))
+        num_given = waveform.shape[1]
+        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=num_given)
+        given = self._encode(waveform, min(num_samples, num_given))
+        known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
+        return replace(request, known=known, known_mask=torch.from_numpy(mask))
 
     @torch.no_grad()
     def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:

@@ -89,8 +89,8 @@ class HarmonicCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """The residual of a block lacks the harmonics of its frames, which come from the blocks on either side."""
-        return ReceptiveField(encode=1, decode=0)
+        """The residual of a block lacks the harmonics of its frames, and those of the last two frames may come from the one before."""
+        return ReceptiveField(encode=3, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
@@ -98,7 +98,7 @@ class HarmonicCodec(Codec):
         samples = zero_beyond(waveform.to(torch.promote_types(waveform.dtype, torch.float32)), lengths)
         hop, num_samples = self.frame_size, samples.shape[-1]
         padded = functional.pad(samples, (hop, self._spec.num_frames(num_samples) * hop - num_samples))
-        tonal = self._analyse(padded.unfold(-1, 2 * hop, hop))
+        tonal = self._extend(self._analyse(padded.unfold(-1, 2 * hop, hop)), lengths)
         frames = -(-lengths // hop) + 1
         rest = self.residual.encode(samples - self._synthesise(tonal, frames)[..., :num_samples], lengths)
         values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
@@ -126,6 +126,22 @@ class HarmonicCodec(Codec):
         kept = (explained >= TONAL) & within & (level > 10.0 ** (FLOOR_DB / 20.0))
         tonal[chosen[kept]] = self._pack(pitch[kept], level[kept], amplitudes[kept])
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
+
+    def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
+        """Lets frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` go on as the nearest frame that does not.
+
+        The silence there would end or begin a tone that goes on, and a clip that is continued would have a seam.
+        """
+        last = lengths.to(tonal.device)[:, None] // self.frame_size - 1
+        place = torch.arange(tonal.shape[2], device=tonal.device).expand(len(tonal), -1)
+        source = torch.where(last > 0, torch.minimum(place.clamp_min(1), last), place)
+        extended = tonal.gather(2, source[:, None, :, None].expand_as(tonal))
+        pitch = self._middle * 2.0 ** (extended[..., 0] / SEMITONES)
+        angle = 2.0 * math.pi * self.frame_size * pitch * (place - source)[:, None]
+        real, imaginary = 2, 2 + self.num_harmonics
+        first = torch.polar(torch.ones_like(angle), angle) * torch.complex(extended[..., real], extended[..., imaginary])
+        extended[..., real], extended[..., imaginary] = first.real, first.imag
+        return extended
 
     def _pack(self, pitch: Tensor, level: Tensor, amplitudes: Tensor) -> Tensor:
         """Pitch in cycles per sample `[F]`, level `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""

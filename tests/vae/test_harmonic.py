@@ -117,6 +117,18 @@ def test_silence_has_no_pitch() -> None:
     torch.testing.assert_close(values[:, 1], torch.full_like(values[:, 1], LOWEST))
 
 
+@pytest.mark.parametrize("end", [2048, 2000, 2100])
+def test_a_tone_goes_on_beyond_the_end_of_a_clip(end: int) -> None:
+    """The frames that a continuation keeps and those that it makes must fit: what is known of the last kept block is that of the tone."""
+    used, whole = codec(), tone(300.0, [0.3, 0.1j])
+    full, part = encode(used, whole), encode(used, whole[..., :end])
+    torch.testing.assert_close(part.values[:, : 2 * K + 2], full.values[:, : 2 * K + 2, : part.values.shape[-1]], rtol=0, atol=1e-3)
+    kept = end // HOP
+    values = torch.cat([part.values[..., :kept], full.values[..., kept:]], dim=-1)
+    decoded = used.decode(Representation(values, full.lengths, full.spec))[..., :4000]
+    assert float((decoded - whole).abs().max()) < 1e-4
+
+
 def test_a_predicted_frame_is_as_loud_as_its_level_says() -> None:
     used = codec(companding=0.5)
     encoded = encode(used, tone(300.0, [0.3, 0.1]))
