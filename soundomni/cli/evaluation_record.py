@@ -33,15 +33,16 @@ def made_with(
     from importlib.metadata import version
 
     from soundomni.core.assembly import build_sampler
-    from soundomni.core.lora import WEIGHTS_FILE
+    from soundomni.core.lora import CONFIG_FILE, WEIGHTS_FILE
     from soundomni.core.spec import dump_spec
     from soundomni.core.waveform import RESAMPLER_QUALITY
-    from soundomni.core.weight_files import digest
 
     sampler, guidance = model.spec.sampler, model.spec.guidance
     return {
         "model": {"name": name, "sha256": weights_sha256(name), "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()},
-        "adapter": None if adapter is None else {"name": adapter, "sha256": digest(Path(adapter) / WEIGHTS_FILE)["sha256"]},
+        "adapter": None
+        if adapter is None
+        else {"name": adapter, "sha256": _sha256(adapter, WEIGHTS_FILE), "config_sha256": _sha256(adapter, CONFIG_FILE)},
         "data": dict(data),
         "limit": settings.limit,
         "seed": settings.seed,
@@ -56,9 +57,9 @@ def made_with(
 
 
 def weights_sha256(name: str) -> str:
-    """Returns the SHA-256 of the weights of a model directory or a shipped model; of several files, that of their sums.
+    """Returns the SHA-256 of the weights of a model that `from_pretrained` takes; of several files, that of their sums.
 
-    Raises CheckpointError when it is neither.
+    Raises CheckpointError when there is none of that name.
     """
     from soundomni.core.model_directory import find_model
     from soundomni.core.model_weights import weight_files
@@ -68,6 +69,12 @@ def weights_sha256(name: str) -> str:
         with file.open("rb") as opened:
             sums.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def _sha256(folder: str, file: str) -> str:
+    from soundomni.core.weight_files import digest
+
+    return str(digest(Path(folder) / file)["sha256"])
 
 
 def save(outcome: Outcome, folder: Path) -> None:

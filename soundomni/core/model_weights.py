@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, some
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -55,7 +55,7 @@ def write_weights(
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Writes a safetensors file that whoever may read its folder may read: safetensors lets nobody else read what it writes."""
     save_file(dict(tensors), file, metadata={"format": "pt"})
-    file.chmod(file.parent.stat().st_mode & 0o666)
+    file.chmod(0o600 | file.parent.stat().st_mode & 0o044)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -72,7 +72,7 @@ def weight_files(directory: Path) -> list[Path]:
     names = sorted(set(_weight_map(index).values()))
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise CheckpointError(f"'{directory}' lacks {len(missing)} of {len(names)} shards of weights: {', '.join(missing[:3])}")
+        raise CheckpointError(f"'{directory}' lacks {len(missing)} of {len(names)} shards of weights: {some(missing)}")
     return [directory / name for name in names]
 
 

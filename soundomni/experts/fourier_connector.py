@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
+from soundomni.core.errors import SpecError
 from soundomni.experts.projection_connector import ProjectionConnector, initialise
 from soundomni.experts.sinusoids import fourier_places
 
@@ -12,7 +13,7 @@ class FourierConnector(ProjectionConnector):
     """`[N, token_dim]` → `[N, H]` and back by one linear layer each, as `linear`; places are Fourier features of the frame index.
 
     For tokens whose values turn fast with the frame, such as MDCT coefficients of a steady tone: their course is then a linear function of
-    the place, which the slow sinusoids of `linear` do not give. Places repeat after H frames: for clips no longer than that.
+    the place, which the slow sinusoids of `linear` do not give. Places repeat after H frames, so longer clips are refused.
 
     Args:
         token_dim: numbers per token (runtime).
@@ -29,3 +30,15 @@ class FourierConnector(ProjectionConnector):
             time_scale=time_scale,
             places=fourier_places,
         )
+        self.hidden_dim = hidden_dim
+
+    def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
+        """See `ProjectionConnector.enter`. Raises SpecError for a frame index of H or more."""
+        if frames is not None and len(frames):
+            last = int(frames.max())
+            if last >= self.hidden_dim:
+                raise SpecError(
+                    f"connector fourier: a clip of {last + 1} frames or more was given; "
+                    f"with hidden_dim {self.hidden_dim} it tells {self.hidden_dim} apart"
+                )
+        return super().enter(tokens, timesteps=timesteps, frames=frames)

@@ -1,8 +1,9 @@
 """Frames as harmonics and what they leave: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
 
 A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and what the spectrum says does not
-depend on pitch or level. So what a model has learnt of one note's timbre holds for another. Sounds without pitch are all residual: the
-deterministic plus stochastic decomposition of Serra and Smith 1990, with a residual that keeps its phase, so that decoding is exact.
+depend on pitch or level. So what a model has learnt of one note's timbre holds for another. Sounds without pitch, or without a
+fundamental, are all residual: the deterministic plus stochastic decomposition of Serra and Smith 1990, with a residual that keeps its
+phase, so that decoding is exact.
 
 Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and channels.
 """
@@ -29,11 +30,13 @@ from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB, LOWEST, M
 TONAL = 0.7
 """A frame has a pitch when its harmonics explain at least this share of its energy."""
 SEMITONES = 12.0
+FUNDAMENTAL = 0.05
+"""Least share of the fundamental in the RMS of a frame with a pitch: the phases of its harmonics are told by that of the fundamental."""
 PERIODS = 3.0
 """Periods of the lowest pitch in the 2M samples of a frame, for its harmonics to be told apart."""
 
 _PERIODIC = 0.5  # a frame less periodic than this is not worth a fit: its harmonics would not reach TONAL
-_MARGIN = 2.0 ** (1.0 / SEMITONES)  # a fit may end a semitone outside the range
+_BEYOND = 2.0 ** (1.0 / SEMITONES)  # a fit may end a semitone outside the range
 _TINY = 1e-12
 
 
@@ -70,6 +73,8 @@ class HarmonicCodec(Codec):
         if num_harmonics < 1:
             raise SpecError(f"num_harmonics must be at least 1, {num_harmonics} was given")
         low, high = PERIODS * sample_rate / (2 * frame_size), sample_rate / 4.0
+        if low >= high:
+            raise SpecError(f"frame_size must be at least 7 for a pitch to be found in two frames, {frame_size} was given")
         if len(pitch_range) != 2 or not low <= pitch_range[0] < pitch_range[1] <= high:
             raise SpecError(
                 f"pitch_range is {list(pitch_range)}; with frame_size {frame_size} at {sample_rate} Hz "
@@ -78,7 +83,7 @@ class HarmonicCodec(Codec):
         self.frame_size, self.num_harmonics, self.companding = frame_size, num_harmonics, companding
         self.lowest, self.highest = pitch_range[0] / sample_rate, pitch_range[1] / sample_rate
         self._middle = math.sqrt(self.lowest * self.highest)
-        self._least, self._most = self.lowest / _MARGIN, self.highest * _MARGIN
+        self._least, self._most = self.lowest / _BEYOND, self.highest * _BEYOND
         self._tonal_dim = 2 * num_harmonics + 2
         self._spec = replace(self.residual.spec, latent_dim=channels * self._tonal_dim + self.residual.spec.token_dim)
 
@@ -89,11 +94,11 @@ class HarmonicCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """The residual of a block lacks the harmonics of its frames, and those of the last two frames may come from the one before."""
-        return ReceptiveField(encode=3, decode=0)
+        """The residual of a block lacks the harmonics of its frames, and those of the last two may be those of the frame before."""
+        return ReceptiveField(encode=2, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(waveform.to(torch.promote_types(waveform.dtype, torch.float32)), lengths)
         hop, num_samples = self.frame_size, samples.shape[-1]
@@ -123,14 +128,16 @@ class HarmonicCodec(Codec):
         pitch, amplitudes, explained = fit(flat[chosen], pitch[chosen], self.num_harmonics)
         level = amplitudes.abs().square().sum(-1).mul(0.5).sqrt()
         within = (pitch >= self._least) & (pitch <= self._most)
-        kept = (explained >= TONAL) & within & (level > 10.0 ** (FLOOR_DB / 20.0))
+        sounds = (level > 10.0 ** (FLOOR_DB / 20.0)) & (amplitudes[:, 0].abs() > FUNDAMENTAL * level)
+        kept = (explained >= TONAL) & within & sounds
         tonal[chosen[kept]] = self._pack(pitch[kept], level[kept], amplitudes[kept])
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 
     def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
         """Lets frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` go on as the nearest frame that does not.
 
-        The silence there would end or begin a tone that goes on, and a clip that is continued would have a seam.
+        The silence there would end or begin a tone that goes on, and a clip that is continued would have a seam. A clip without a frame
+        of its own, below 2M samples, stays as it is.
         """
         last = lengths.to(tonal.device)[:, None] // self.frame_size - 1
         place = torch.arange(tonal.shape[2], device=tonal.device).expand(len(tonal), -1)
@@ -138,10 +145,16 @@ class HarmonicCodec(Codec):
         extended = tonal.gather(2, source[:, None, :, None].expand_as(tonal))
         pitch = self._middle * 2.0 ** (extended[..., 0] / SEMITONES)
         angle = 2.0 * math.pi * self.frame_size * pitch * (place - source)[:, None]
-        real, imaginary = 2, 2 + self.num_harmonics
-        first = torch.polar(torch.ones_like(angle), angle) * torch.complex(extended[..., real], extended[..., imaginary])
-        extended[..., real], extended[..., imaginary] = first.real, first.imag
-        return extended
+        imaginary = 2 + self.num_harmonics
+        first = torch.polar(torch.ones_like(angle), angle) * torch.complex(extended[..., 2], extended[..., imaginary])
+        parts = (
+            extended[..., :2],
+            first.real[..., None],
+            extended[..., 3:imaginary],
+            first.imag[..., None],
+            extended[..., imaginary + 1 :],
+        )
+        return torch.cat(parts, dim=-1)
 
     def _pack(self, pitch: Tensor, level: Tensor, amplitudes: Tensor) -> Tensor:
         """Pitch in cycles per sample `[F]`, level `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
@@ -161,8 +174,8 @@ class HarmonicCodec(Codec):
         size = shape.abs()
         shape = shape * (expand(size, self.companding) / size.clamp_min(_TINY))
         # Harmonics that were predicted are not of unit size; how loud a frame is, its level alone says.
-        own = shape.abs().square().sum(-1, keepdim=True).mul(0.5).sqrt()
-        return pitch, shape * self._turns(shape[:, :1]) * (level / own.clamp_min(_TINY))
+        own = shape.abs().square().sum(-1, keepdim=True).mul(0.5).clamp_min(_TINY**2).sqrt()
+        return pitch, shape * self._turns(shape[:, :1]) * (level / own)
 
     def _turns(self, first: Tensor) -> Tensor:
         """exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first: `[F, K]`."""

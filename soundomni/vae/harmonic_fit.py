@@ -1,7 +1,7 @@
 """Harmonics of a frame: its pitch, and the amplitudes and phases that explain most of it.
 
-The pitch is that of the first clear peak of the normalised difference function (McLeod and Wyvill 2005, sections 3 to 5), refined
-together with the amplitudes by least squares under a Hann window (Stylianou 2001, section III).
+The pitch is that of the first clear key maximum of the normalised difference function (McLeod and Wyvill 2005), the amplitudes are
+those of least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits refines the pitch.
 
 Shape letters: F frames, M samples per hop, K harmonics.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 CLEAR = 0.93
-"""The first peak at least this share of the highest is that of the pitch, those after it are of its multiples (section 5)."""
+"""The first key maximum at least this share of the highest is that of the pitch, those after it are of its multiples."""
+_PARTS = 4  # of a sample between two lags: the peak of a bright tone is narrower than a sample
 
 _RIDGE = 1e-6
 _MOST_STEP = 0.03  # of the pitch: half way to the next semitone
@@ -30,7 +31,7 @@ def hann(hop: int, like: Tensor) -> Tensor:
 def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
 
-    The first half mirrors it. Harmonics from half the sampling rate on are zero.
+    The first half mirrors it. Harmonics at half the sampling rate, as nearly as a frame can tell, and above are zero.
 
     Args:
         pitch: f in cycles per sample `[F]`.
@@ -43,7 +44,7 @@ def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
         cosines.append(cosine * cosines[0] - sine * sines[0])
         sines.append(sine * cosines[0] + cosine * sines[0])
     order = torch.arange(1, num_harmonics + 1, device=pitch.device, dtype=pitch.dtype)
-    heard = (pitch[:, None] * order < 0.5)[..., None]
+    heard = (pitch[:, None] * order < 0.5 - 1.0 / (8 * hop))[..., None]
     return torch.stack(cosines, dim=1) * heard, torch.stack(sines, dim=1) * heard
 
 
@@ -61,23 +62,34 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
         lowest, highest: pitches that are looked for, in cycles per sample. A frame without a peak gets the highest and -1.
     """
     size = frames.shape[-1]
-    most, least = min(math.ceil(1.0 / lowest) + 2, size), math.floor(1.0 / highest)
-    spectrum = torch.fft.rfft(frames, n=2 * size)
-    correlation = torch.fft.irfft(spectrum.abs().square(), n=2 * size)[:, :most]
-    energy = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
+    most, least = _PARTS * min(math.ceil(1.0 / lowest) + 2, size - 1), _PARTS * math.floor(1.0 / highest)
+    power = torch.fft.rfft(frames, n=2 * size).abs().square()
+    correlation = _PARTS * torch.fft.irfft(power, n=2 * size * _PARTS)[:, :most]
     lags = torch.arange(most, device=frames.device)
-    both = energy[:, size - lags] + energy[:, -1:] - energy[:, lags]
-    likeness = 2.0 * correlation / both.clamp_min(_QUIET)
+    likeness = 2.0 * correlation / _energies(frames, lags // _PARTS, lags % _PARTS).clamp_min(_QUIET)
     before, here, after = likeness[:, :-2], likeness[:, 1:-1], likeness[:, 2:]
-    peak = (here >= before) & (here > after) & (lags[1:-1] >= least)
+    # A key maximum is the highest between two upward zero crossings; what stands before the first belongs to the peak at lag 0.
+    lobe = ((here > 0) & (before <= 0)).cumsum(dim=-1)
+    peak = (here >= before) & (here > after) & (lobe > 0) & (lags[1:-1] >= least)
     height = torch.where(peak, here, -torch.ones_like(here))
+    best = torch.full_like(height, -1.0).scatter_reduce(1, lobe, height, "amax")
     highest_peak = height.amax(dim=-1, keepdim=True)
-    first = (peak & (height >= CLEAR * highest_peak)).to(torch.int8).argmax(dim=-1, keepdim=True)
+    clear = peak & (height >= best.gather(1, lobe)) & (height >= CLEAR * highest_peak)
+    first = clear.to(torch.int8).argmax(dim=-1, keepdim=True)
     left, middle, right = (values.gather(-1, first) for values in (before, here, after))
     shift = 0.5 * (left - right) / (left - 2.0 * middle + right).clamp_max(-_QUIET)
-    period = (first + 1 + shift.clamp(-0.5, 0.5)).squeeze(-1)
+    period = (first + 1 + shift.clamp(-0.5, 0.5)).squeeze(-1) / _PARTS
     found = highest_peak.squeeze(-1)
     return torch.where(found > -1.0, 1.0 / period, torch.full_like(period, highest)).clamp(lowest, highest), found
+
+
+def _energies(frames: Tensor, lags: Tensor, parts: Tensor) -> Tensor:
+    """Returns the energy of the two pieces that overlap at each lag, in samples and _PARTS of one: `[F, lags]`."""
+    size = frames.shape[-1]
+    sums = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
+    whole = torch.arange(int(lags[-1]) + 2, device=frames.device)
+    both = sums[:, size - whole] + sums[:, -1:] - sums[:, whole]
+    return both[:, lags] + (both[:, lags + 1] - both[:, lags]) * (parts / _PARTS).to(both.dtype)
 
 
 def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -84,7 +84,7 @@ class ShapeGainCodec(Codec):
         size = 10.0 ** ((gain * DB_PER_UNIT + CENTRE_DB) / 20.0)
         # A shape that was predicted is not of unit size; how loud a frame is, its gain alone says.
         spread = expand(shape, self.companding)
-        own = spread.square().mean(dim=1, keepdim=True).sqrt()
-        sounds = (gain > LOWEST + MARGIN) & (own > 0)
-        coefficients = torch.where(sounds, spread / own.clamp_min(torch.finfo(own.dtype).tiny), spread) * size
+        power = spread.square().mean(dim=1, keepdim=True)
+        sounds = (gain > LOWEST + MARGIN) & (power > 0)
+        coefficients = torch.where(sounds, spread / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt(), spread) * size
         return self.frames.decode(Representation(coefficients, representation.lengths, self.frames.spec))

@@ -48,8 +48,9 @@ def test_what_an_adapter_is_worth_is_measured_and_told(adapter: Path, tiny_model
     plain, adapted = result(*asked), result(*asked, "--adapter", adapter / "und")
     assert plain["made_with"].pop("adapter") is None and plain["described"] != adapted["described"]
     told = adapted["made_with"].pop("adapter")
-    file = adapter / "und" / "adapter_model.safetensors"
-    assert told == {"name": str(adapter / "und"), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    files = (adapter / "und" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    weights, config = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    assert told == {"name": str(adapter / "und"), "sha256": weights, "config_sha256": config}
     assert plain["made_with"] == adapted["made_with"]
 
 

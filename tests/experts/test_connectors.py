@@ -70,6 +70,12 @@ def test_fourier_connector_is_the_linear_one_but_for_its_places() -> None:
     torch.testing.assert_close(fourier.enter(tokens, timesteps=t, frames=frames), entered + places)
 
 
+def test_fourier_connector_refuses_places_that_it_cannot_tell_apart() -> None:
+    fourier, tokens = FourierConnector(token_dim=5, hidden_dim=8, generates=True), torch.randn(9, 5)
+    with pytest.raises(SpecError, match="a clip of 9 frames or more was given; with hidden_dim 8 it tells 8 apart"):
+        fourier.enter(tokens, timesteps=torch.rand(9), frames=torch.arange(9))
+
+
 def test_mlp_connector_is_gelu_between_two_layers() -> None:
     connector = MLPConnector(token_dim=5, hidden_dim=8, generates=False, multiple=3)
     first, last = connector.inward[0], connector.inward[2]  # type: ignore[index]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation
 from soundomni.vae import HarmonicCodec
@@ -129,6 +130,61 @@ def test_a_tone_goes_on_beyond_the_end_of_a_clip(end: int) -> None:
     assert float((decoded - whole).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize(("kind", "highest"), [("sawtooth", 16), ("square", 16), ("sine", 1)])
+def test_no_pitch_is_taken_for_its_octave(kind: str, highest: int) -> None:
+    """Quarter semitones over the whole range: also periods half way between two samples."""
+    used = codec(num_harmonics=16)
+    for step in range(0, 144):
+        pitch = 125.5 * 2.0 ** (step / 48.0)
+        orders = [k for k in range(1, highest + 1) if k * pitch < 0.49 * RATE]
+        timbre = [0.0 if kind == "square" and k % 2 == 0 else -0.3j / k for k in orders]
+        found = parts_of(encode(used, tone(pitch, timbre, 1024)), 16)
+        torch.testing.assert_close(found, torch.full_like(found, pitch), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("partial", [3, 10, 14])
+def test_a_strong_partial_does_not_hide_the_pitch(partial: int) -> None:
+    for pitch in range(128, 260, 7):
+        found = parts_of(encode(codec(num_harmonics=15), tone(float(pitch), [0.3, *[0.0] * (partial - 2), 0.2], 1024)), 15)
+        torch.testing.assert_close(found, torch.full_like(found, float(pitch)), rtol=1e-3, atol=0)
+
+
+def parts_of(encoded: Representation, num_harmonics: int) -> Tensor:
+    """Pitches in Hz of the frames that have one, in the middle of a mono clip."""
+    values = encoded.values[0, :, 2:-3]
+    assert float(values[1].min()) > LOWEST, "a frame without a pitch"
+    assert num_harmonics * 2 + 2 + HOP == len(values)
+    return MIDDLE * 2.0 ** (values[0] / SEMITONES)
+
+
+def test_a_tone_without_a_fundamental_is_left_to_the_residual() -> None:
+    values = encode(codec(), tone(220.0, [0.0, 0.2, 0.2, 0.1])).values
+    assert float(values[:, 1].max()) == LOWEST
+
+
+@pytest.mark.parametrize("samples", [256, 300, 1025, 1100, 2048])
+def test_tones_in_a_batch_and_in_chunks_are_those_of_a_clip_alone(samples: int) -> None:
+    used = codec()
+    waveform = tone(220.0, [0.3, 0.1, 0.05j], 2048)
+    alone = encode(used, waveform[..., :samples])
+    batch = used.encode(torch.cat([waveform, 0.1 * waveform.flip(-1)]), torch.tensor([samples, 2048]))
+    torch.testing.assert_close(batch.values[:1, :, : alone.values.shape[-1]], alone.values, rtol=0, atol=1e-9)
+    for frames in (1, 2, 5):
+        cut = encode_in_chunks(used, waveform[..., :samples], torch.tensor([samples]), chunk_frames=frames)
+        torch.testing.assert_close(cut.values, alone.values, rtol=0, atol=1e-9)
+        pieces = decode_in_chunks(used, cut, chunk_frames=frames)[..., :samples]
+        torch.testing.assert_close(pieces.flatten(), waveform[0, 0, :samples], rtol=0, atol=1e-9)
+
+
+def test_gradients_go_both_ways() -> None:
+    used, waveform = codec(companding=0.5), tone(300.0, [0.3, 0.1], 1000).requires_grad_()
+    encode(used, waveform).values.sum().backward()
+    assert waveform.grad is not None and waveform.grad.isfinite().all()
+    values = torch.zeros(1, used.spec.token_dim, 5).index_fill_(1, torch.tensor([1]), 5.0).requires_grad_()
+    used.decode(Representation(values, torch.tensor([5]), used.spec)).sum().backward()
+    assert values.grad is not None and values.grad.isfinite().all()
+
+
 def test_a_predicted_frame_is_as_loud_as_its_level_says() -> None:
     used = codec(companding=0.5)
     encoded = encode(used, tone(300.0, [0.3, 0.1]))
@@ -184,6 +240,7 @@ def test_the_pitch_is_the_fundamental_even_where_it_is_missing() -> None:
         ({"companding": 1.5}, r"companding must lie in \(0, 1\], 1\.5 was given"),
         ({"num_harmonics": 0}, "num_harmonics must be at least 1, 0 was given"),
         ({"pitch_range": (60.0, 1000.0)}, r"pitch_range is \[60\.0, 1000\.0\].*within 93\.75 to 2000 Hz"),
+        ({"frame_size": 6}, "frame_size must be at least 7 for a pitch to be found in two frames, 6 was given"),
         ({"pitch_range": (500.0, 200.0)}, r"pitch_range is \[500\.0, 200\.0\]"),
     ],
 )
