@@ -62,18 +62,19 @@ def synthesise(
         begin, end = variation * rng.uniform(0.0, _LEAD * slot, 2) * (1, -1) + index * (slot + MIN_GAP) + np.array((0.0, slot))
         first, last = round(begin * sample_rate), min(round(end * sample_rate), clip.shape[1])
         cents = 0.0 if detune is None else detune[index]
-        clip[0, first:last] = _render(event, last - first, sample_rate, rng, variation, cents)
+        clip[0, first:last] = _render(event, first, last, sample_rate, rng, variation, cents)
     return np.clip(clip, -1.0, 1.0)
 
 
-def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
-    """Makes one event `[N]` at its level; a tone is `cents` off its note."""
+def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
+    """Makes one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
+    num_samples = last - first
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
         return np.asarray(level * _clicks(event.clicks or 1, num_samples, rate, rng, variation))
     if event.kind == "tone":
         frequency = note_frequency(str(event.note)) * 2.0 ** (cents / CENTS_PER_OCTAVE)
-        wave = _tone(str(event.waveform), frequency, num_samples, rate, variation * rng.random())
+        wave = _tone(str(event.waveform), frequency, np.arange(first, last) / rate, variation * rng.random(), rate)
     elif event.kind == "chirp":
         wave = _chirp(event.direction == "rising", num_samples, rate, rng, variation)
     else:
@@ -85,10 +86,14 @@ def _render(event: Event, num_samples: int, rate: int, rng: np.random.Generator,
     return wave
 
 
-def _tone(waveform: str, frequency: float, num_samples: int, rate: int, phase: float) -> np.ndarray:
-    """A steady tone from `phase` of its period on, with every harmonic below the Nyquist frequency and none above: nothing aliases."""
+def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate: int) -> np.ndarray:
+    """A steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
+
+    Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip a tone fills, it
+    is the same tone there, so that what is learnt of one place holds at all.
+    """
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
-    place = (frequency / rate * np.arange(num_samples) + phase) % 1.0 * _TABLE_SIZE
+    place = (frequency * times + phase) % 1.0 * _TABLE_SIZE
     index = place.astype(np.int64)
     return np.asarray(table[index] + (place - index) * (table[index + 1] - table[index]))
 
