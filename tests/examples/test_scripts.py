@@ -15,7 +15,7 @@ README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
 
 TINY = [
-    "--model.backbone.hidden_dim=32",
+    "--model.backbone.hidden_dim=64",
     "--model.backbone.num_layers=1",
     "--model.backbone.num_heads=2",
     "--model.backbone.intermediate_dim=32",
