@@ -23,7 +23,7 @@ SMALL = [
     "--train.validation.every=0",
     "--train.save_every=0",
     "--data.tokens_per_batch=512",
-    "--model.backbone.hidden_dim=32",
+    "--model.backbone.hidden_dim=64",
     "--model.backbone.num_layers=1",
     "--model.tokenizer.vocab_size=261",
 ]

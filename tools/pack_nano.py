@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def main() -> None:
     if differences:
         raise SystemExit(f"'{run}' is not a run of the spec {NAME}: {'; '.join(differences)}")
     model, step = load_run(run)
+    shipped = resolve(load_spec([NAME]))
+    model.spec = replace(model.spec, sampler=shipped.sampler, guidance=shipped.guidance)
     assert model.spec.train is not None, "it was trained"
     if step != model.spec.train.steps:
         raise SystemExit(f"'{run}' is at step {step} of {model.spec.train.steps}: let it finish")
