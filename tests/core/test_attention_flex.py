@@ -101,6 +101,27 @@ def test_batches_of_a_run_share_one_compiled_kernel():
         assert largest_error([out], [expected]) <= 1e-5
 
 
+@pytest.mark.long
+def test_more_threads_have_a_kernel_of_their_own():
+    """One for fewer threads would write beyond its buffers."""
+    table = table_of([(CAUSAL, 50), (FULL, 60), (CAUSAL, 40)])
+    stored = stored_of(table, multiple=8)
+    inputs = tuple(x.detach() for x in qkv(stored, dim=16, dtype=torch.float32))
+    expected = plan_attention(table, stored, device=CPU, executor="reference")(*inputs)
+    threads = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            plan = plan_attention(table, stored, device=CPU, executor="flex")
+            torch.set_num_threads(1)
+            assert largest_error([plan(*inputs)], [expected]) <= 1e-5
+            torch.set_num_threads(2)
+            with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="recompile"):
+                plan(*inputs)
+            assert largest_error([plan(*inputs)], [expected]) <= 1e-5
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_training_on_the_cpu_is_refused():
     table = table_of([(CAUSAL, 3)])
     with pytest.raises(SpecError, match=r"'flex' cannot run here: .*no backward pass on the CPU; use 'merged'"):

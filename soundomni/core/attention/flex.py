@@ -29,7 +29,7 @@ from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 RECOMPILE_LIMIT = 64
-"""Kernels of one process: lengths x head shapes x dtypes x with or without gradient. Beyond it flex raises, it never runs eager."""
+"""Kernels of one process: lengths x head shapes x dtypes x gradient or not x threads. Beyond it flex raises, it never runs eager."""
 
 
 def obstacle(device: torch.device) -> str | None:
@@ -81,15 +81,19 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Te
 
 
 @functools.cache
-def compiled_attention() -> MaskedAttention:
-    """Returns `masked_attention` compiled once per process. Whole-graph compilation raises at the limit instead of running eager."""
-    compiled = torch.compile(masked_attention, fullgraph=True, dynamic=False)
+def _compiled(num_threads: int) -> MaskedAttention:
+    """Returns `masked_attention` compiled for `num_threads`. Whole-graph compilation raises at the limit instead of running eager."""
+    return torch.compile(masked_attention, fullgraph=True, dynamic=False, options={"cpp.threads": num_threads})
 
-    def call(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-            return compiled(query, key, value, ids, blocks)
 
-    return call
+def compiled_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
+    """`masked_attention` in a kernel that is compiled once per process and number of threads.
+
+    A kernel for the CPU has buffers for the threads that it was compiled for, and with more it would write beyond them. As an option
+    their number is also part of the key by which kernels are kept on disk.
+    """
+    with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+        return _compiled(torch.get_num_threads())(query, key, value, ids, blocks)
 
 
 class FlexPlan:
@@ -104,10 +108,10 @@ class FlexPlan:
         *,
         device: torch.device,
         reason: str,
-        attention: MaskedAttention | None = None,
+        attention: MaskedAttention = compiled_attention,
     ) -> None:
         self.reason = reason
-        self._attention = attention or compiled_attention()
+        self._attention = attention
         self._places = torch.from_numpy(token_places(stored)).to(device)
         self._padding = padded_length(table.num_tokens) - table.num_tokens
         padded = pad_table(table, padded_length(table.num_tokens))
