@@ -319,6 +319,7 @@ class SoundOmni:
         spec = self.model.codec.spec
         context = text_context(self.tokenizer, prompt)
         frames = spec.num_frames(num_samples)
+        self.model.check_frames(frames)
         for before, name in ((context, "prompt"), (negative, "negative prompt")):
             text = context_length(before)
             if self.max_tokens is not None and text + frames + BOUNDARIES > self.max_tokens:
@@ -336,9 +337,8 @@ class SoundOmni:
     def _keep(self, request: AudioRequest, kept: Kept, num_samples: int) -> AudioRequest:
         """Adds the normalised values `[D, T]` of what is kept to a request for a clip of `num_samples`."""
         waveform = self._to_codec(kept.clip)
-        num_given = waveform.shape[1]
-        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=num_given)
-        given = self._encode(waveform, min(num_samples, num_given))
+        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
         return replace(request, known=known, known_mask=torch.from_numpy(mask))
 

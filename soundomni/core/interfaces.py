@@ -107,6 +107,11 @@ class Connector(nn.Module, ABC):
     timestep and their place in the clip).
     """
 
+    @property
+    def max_frames(self) -> int | None:
+        """The longest clip whose frames it tells apart; None for any."""
+        return None
+
     @abstractmethod
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
         """`[N, token_dim]` → `[N, H]`; with `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index within the clip."""

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from soundomni.core.attention import plan_attention
 from soundomni.core.cache import KVCache
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, LossTerms, Objective, Query, Router
 from soundomni.core.layout import AttentionPlan, Layout, StoredOrder, store
 from soundomni.core.normalizer import LatentNormalizer
@@ -234,11 +235,19 @@ class UnifiedModel(nn.Module):
         return self.features_connector.enter(features.flatten(0, 1).index_select(0, places))
 
     def enter_frames(self, values: Tensor, timesteps: Tensor, places: Tensor) -> Tensor:
-        """Values `[B, D, T]` at timesteps `[B, T]` → hidden tokens `[N, H]` of the frames at `places`."""
+        """Values `[B, D, T]` at timesteps `[B, T]` → hidden tokens `[N, H]` of the frames at `places`. Raises SpecError for too many."""
         num_frames = values.shape[-1]
+        self.check_frames(num_frames)
         tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
         times = timesteps.flatten().index_select(0, places)
         return self.latent_connector.enter(tokens, timesteps=times, frames=places % num_frames)
+
+    def check_frames(self, num_frames: int) -> None:
+        """Raises SpecError for a clip of more frames than the latent connector tells apart."""
+        most = self.latent_connector.max_frames
+        if most is not None and num_frames > most:
+            seconds = self.codec.spec.num_samples(most) / self.codec.spec.sample_rate
+            raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector: it takes {most}, {seconds:g} s")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
         """Hidden tokens `[N, H]` → prediction `[B, D, T]`, zero where no frame is."""

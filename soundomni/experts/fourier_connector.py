@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from soundomni.core.errors import SpecError
 from soundomni.experts.projection_connector import ProjectionConnector, initialise
 from soundomni.experts.sinusoids import fourier_places
 
@@ -32,13 +31,7 @@ class FourierConnector(ProjectionConnector):
         )
         self.hidden_dim = hidden_dim
 
-    def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """See `ProjectionConnector.enter`. Raises SpecError for a frame index of H or more."""
-        if frames is not None and len(frames):
-            last = int(frames.max())
-            if last >= self.hidden_dim:
-                raise SpecError(
-                    f"connector fourier: a clip of {last + 1} frames or more was given; "
-                    f"with hidden_dim {self.hidden_dim} it tells {self.hidden_dim} apart"
-                )
-        return super().enter(tokens, timesteps=timesteps, frames=frames)
+    @property
+    def max_frames(self) -> int:
+        """H."""
+        return self.hidden_dim

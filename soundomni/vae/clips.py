@@ -6,7 +6,9 @@ Shape letters: B clips, C channels (of audio or of a layer), L positions (sample
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -16,6 +18,24 @@ def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
     """`[B, C, L]` → the same with zeros beyond the `lengths` `[B]`, whatever was there."""
     beyond = torch.arange(values.shape[-1], device=values.device) >= lengths.to(values.device)[:, None]
     return values.masked_fill(beyond[:, None], 0.0)
+
+
+def lapped(samples: Tensor, hop: int, num_frames: int) -> Tensor:
+    """`[B, C, S]` → frames `[B, C, T, 2M]` with M = `hop`: frame t reaches from (t - 1)·M to (t + 1)·M, over zeros beyond the samples."""
+    padded = functional.pad(samples, (hop, num_frames * hop - samples.shape[-1]))
+    return padded.unfold(-1, 2 * hop, hop)
+
+
+def overlap_add(frames: Tensor, num_frames: Tensor) -> Tensor:
+    """Frames `[B, C, T, 2M]`, of clips of `num_frames` `[B]` → their sum `[B, C, (T - 1)·M]`, zero beyond each clip's frames."""
+    first, second = frames.chunk(2, dim=-1)
+    waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
+    return zero_beyond(waveform, (num_frames - 1).clamp_min(0) * first.shape[-1])
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Returns values of half precision as float32, others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_waveform(waveform: Tensor, lengths: Tensor, spec: RepresentationSpec) -> None:

@@ -17,15 +17,14 @@ from dataclasses import replace
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import check_latent, check_waveform, zero_beyond
+from soundomni.vae.clips import at_least_float32, check_latent, check_waveform, lapped, overlap_add, zero_beyond
 from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
+from soundomni.vae.level import FLOOR, LOWEST, MARGIN, from_level, to_level
 from soundomni.vae.mdct import MDCTCodec, compand, expand
-from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB, LOWEST, MARGIN
 
 TONAL = 0.7
 """A frame has a pitch when its harmonics explain at least this share of its energy."""
@@ -43,8 +42,8 @@ _TINY = 1e-12
 class HarmonicCodec(Codec):
     """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the residual.
 
-    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, on the scale of
-    ShapeGainCodec, and the lowest of that scale where a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
+    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB
+    from −40 dB, and −10 where a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
     of the frame: the first by its phase, each other by its phase beyond k times that of the first, all divided by their RMS.
     Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
 
@@ -70,8 +69,6 @@ class HarmonicCodec(Codec):
     ) -> None:
         super().__init__()
         self.residual = MDCTCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, companding=companding)
-        if num_harmonics < 1:
-            raise SpecError(f"num_harmonics must be at least 1, {num_harmonics} was given")
         low, high = PERIODS * sample_rate / (2 * frame_size), sample_rate / 4.0
         if low >= high:
             raise SpecError(f"frame_size must be at least 7 for a pitch to be found in two frames, {frame_size} was given")
@@ -79,6 +76,12 @@ class HarmonicCodec(Codec):
             raise SpecError(
                 f"pitch_range is {list(pitch_range)}; with frame_size {frame_size} at {sample_rate} Hz "
                 f"it must lie within {low:g} to {high:g} Hz"
+            )
+        most = int(sample_rate / (2.0 * pitch_range[0]))
+        if not 1 <= num_harmonics <= most:
+            raise SpecError(
+                f"num_harmonics is {num_harmonics}; with pitches from {pitch_range[0]:g} Hz at {sample_rate} Hz "
+                f"it must lie within 1 to {most}"
             )
         self.frame_size, self.num_harmonics, self.companding = frame_size, num_harmonics, companding
         self.lowest, self.highest = pitch_range[0] / sample_rate, pitch_range[1] / sample_rate
@@ -100,19 +103,17 @@ class HarmonicCodec(Codec):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
-        samples = zero_beyond(waveform.to(torch.promote_types(waveform.dtype, torch.float32)), lengths)
+        samples = zero_beyond(at_least_float32(waveform), lengths)
         hop, num_samples = self.frame_size, samples.shape[-1]
-        padded = functional.pad(samples, (hop, self._spec.num_frames(num_samples) * hop - num_samples))
-        tonal = self._extend(self._analyse(padded.unfold(-1, 2 * hop, hop)), lengths)
-        frames = -(-lengths // hop) + 1
-        rest = self.residual.encode(samples - self._synthesise(tonal, frames)[..., :num_samples], lengths)
+        tonal = self._extend(self._analyse(lapped(samples, hop, self._spec.num_frames(num_samples))), lengths)
+        rest = self.residual.encode(samples - self._synthesise(tonal, -(-lengths // hop) + 1)[..., :num_samples], lengths)
         values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
         return Representation(values, rest.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
         check_latent(representation, self._spec)
-        values = representation.values.to(torch.promote_types(representation.values.dtype, torch.float32))
+        values = at_least_float32(representation.values)
         tonal, rest = torch.split(values, [self._spec.channels * self._tonal_dim, self.residual.spec.token_dim], dim=1)
         harmonic = self._synthesise(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
         return harmonic + self.residual.decode(Representation(rest, representation.lengths, self.residual.spec))
@@ -123,14 +124,14 @@ class HarmonicCodec(Codec):
         tonal = flat.new_zeros(len(flat), self._tonal_dim)
         tonal[:, 1] = LOWEST
         pitch, periodic = find_pitch(flat, self.lowest, self.highest)
-        loud = flat.square().mean(-1) > 10.0 ** (FLOOR_DB / 10.0)
+        loud = flat.square().mean(-1) > FLOOR**2
         chosen = ((periodic > _PERIODIC) & loud).nonzero().squeeze(-1)
         pitch, amplitudes, explained = fit(flat[chosen], pitch[chosen], self.num_harmonics)
-        level = amplitudes.abs().square().sum(-1).mul(0.5).sqrt()
+        rms = amplitudes.abs().square().sum(-1).mul(0.5).sqrt()
         within = (pitch >= self._least) & (pitch <= self._most)
-        sounds = (level > 10.0 ** (FLOOR_DB / 20.0)) & (amplitudes[:, 0].abs() > FUNDAMENTAL * level)
+        sounds = (rms > FLOOR) & (amplitudes[:, 0].abs() > FUNDAMENTAL * rms)
         kept = (explained >= TONAL) & within & sounds
-        tonal[chosen[kept]] = self._pack(pitch[kept], level[kept], amplitudes[kept])
+        tonal[chosen[kept]] = self._pack(pitch[kept], rms[kept], amplitudes[kept])
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 
     def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
@@ -156,26 +157,22 @@ class HarmonicCodec(Codec):
         )
         return torch.cat(parts, dim=-1)
 
-    def _pack(self, pitch: Tensor, level: Tensor, amplitudes: Tensor) -> Tensor:
-        """Pitch in cycles per sample `[F]`, level `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
+    def _pack(self, pitch: Tensor, rms: Tensor, amplitudes: Tensor) -> Tensor:
+        """Pitch in cycles per sample `[F]`, RMS `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
         semitones = SEMITONES * (pitch / self._middle).log2()
-        decibels = (20.0 * level.log10() - CENTRE_DB) / DB_PER_UNIT
-        shape = amplitudes * self._turns(amplitudes[:, :1]).conj() / level[:, None]
-        size = shape.abs()
-        shape = shape * (compand(size, self.companding) / size.clamp_min(_TINY))
-        return torch.cat([semitones[:, None], decibels[:, None], shape.real, shape.imag], dim=1)
+        shape = amplitudes * self._turns(amplitudes[:, :1]).conj() / rms[:, None]
+        shape = _resize(shape, compand(shape.abs(), self.companding))
+        return torch.cat([semitones[:, None], to_level(rms)[:, None], shape.real, shape.imag], dim=1)
 
     def _unpack(self, tonal: Tensor) -> tuple[Tensor, Tensor]:
         """`[F, 2K + 2]` → pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
-        semitones, decibels, real, imaginary = torch.split(tonal, [1, 1, self.num_harmonics, self.num_harmonics], dim=1)
+        semitones, level, real, imaginary = torch.split(tonal, [1, 1, self.num_harmonics, self.num_harmonics], dim=1)
         pitch = (self._middle * 2.0 ** (semitones.squeeze(1) / SEMITONES)).clamp(self._least, self._most)
-        level = 10.0 ** ((decibels * DB_PER_UNIT + CENTRE_DB) / 20.0)
         shape = torch.complex(real, imaginary)
-        size = shape.abs()
-        shape = shape * (expand(size, self.companding) / size.clamp_min(_TINY))
+        shape = _resize(shape, expand(shape.abs(), self.companding))
         # Harmonics that were predicted are not of unit size; how loud a frame is, its level alone says.
         own = shape.abs().square().sum(-1, keepdim=True).mul(0.5).clamp_min(_TINY**2).sqrt()
-        return pitch, shape * self._turns(shape[:, :1]) * (level / own)
+        return pitch, shape * self._turns(shape[:, :1]) * (from_level(level) / own)
 
     def _turns(self, first: Tensor) -> Tensor:
         """exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first: `[F, K]`."""
@@ -192,6 +189,9 @@ class HarmonicCodec(Codec):
         frames = tonal.new_zeros(tonal.shape[:3].numel(), 2 * self.frame_size)
         window = hann(self.frame_size, tonal)
         frames[chosen] = mix(amplitudes, waves(pitch, self.num_harmonics, self.frame_size)) * torch.cat([window.flip(0), window])
-        first, second = frames.reshape(*tonal.shape[:3], -1).chunk(2, dim=-1)
-        waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
-        return zero_beyond(waveform, (num_frames - 1).clamp_min(0) * self.frame_size)
+        return overlap_add(frames.reshape(*tonal.shape[:3], 2 * self.frame_size), num_frames)
+
+
+def _resize(numbers: Tensor, size: Tensor) -> Tensor:
+    """Gives complex numbers another size, with the phases that they have."""
+    return numbers * (size / numbers.abs().clamp_min(_TINY))

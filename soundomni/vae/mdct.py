@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
+from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform, lapped, overlap_add, zero_beyond
 
 Window = Literal["sine", "kbd"]
 
@@ -92,23 +91,20 @@ class MDCTCodec(Codec):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
-        samples = zero_beyond(_at_least_float32(waveform), lengths)
+        samples = zero_beyond(at_least_float32(waveform), lengths)
         hop, num_samples = self.frame_size, samples.shape[-1]
         num_frames = self._spec.num_frames(num_samples)
-        padded = functional.pad(samples, (hop, num_frames * hop - num_samples))
-        values = compand(self._analyse(padded.unfold(-1, 2 * hop, hop)), self.companding)
+        values = compand(self._analyse(lapped(samples, hop, num_frames)), self.companding)
         frames = -(-lengths // hop) + 1
         return Representation(rearrange(values, "b c t m -> b (c m) t"), frames, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
         check_latent(representation, self._spec)
-        values = zero_beyond(_at_least_float32(representation.values), representation.lengths)
+        values = zero_beyond(at_least_float32(representation.values), representation.lengths)
         coefficients = rearrange(values, "b (c m) t -> b c t m", c=self._spec.channels)
         frames = self._synthesise(expand(coefficients, self.companding))
-        first, second = frames.chunk(2, dim=-1)
-        waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
-        return zero_beyond(waveform, (representation.lengths - 1).clamp_min(0) * self.frame_size)
+        return overlap_add(frames, representation.lengths)
 
     def _analyse(self, frames: Tensor) -> Tensor:
         """`[..., 2M]` samples → `[..., M]` coefficients."""
@@ -145,10 +141,6 @@ def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
     kaiser = np.cumsum(np.kaiser(hop + 1, np.pi * KBD_ALPHA))
     rising = np.sqrt(kaiser[:-1] / kaiser[-1])
     return np.concatenate([rising, rising[::-1]]), sample_turn, coefficient_turn
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_companding(power: float) -> None:

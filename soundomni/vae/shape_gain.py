@@ -16,22 +16,15 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import check_latent
+from soundomni.vae.clips import at_least_float32, check_latent
+from soundomni.vae.level import FLOOR, LOWEST, MARGIN, from_level, to_level
 from soundomni.vae.mdct import MDCTCodec, Window, check_companding, compand, expand
-
-FLOOR_DB = -70.0
-"""A frame whose coefficients have an RMS below this keeps its gain there, and its shape fades: silence has no shape."""
-CENTRE_DB, DB_PER_UNIT = -40.0, 3.0
-"""Gains are (level - CENTRE_DB) / DB_PER_UNIT: from -10 in silence to 13 of white noise at full scale."""
-
-
-LOWEST = (FLOOR_DB - CENTRE_DB) / DB_PER_UNIT
-MARGIN = 1e-3
-"""Gains within this of the lowest are of frames that may have no shape."""
 
 
 class ShapeGainCodec(Codec):
-    """Latents `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and that RMS in dB.
+    """Latents `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and the level of that RMS.
+
+    A frame whose RMS is below FLOOR keeps the lowest level, and its shape fades: silence has no shape.
 
     Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
 
@@ -71,20 +64,18 @@ class ShapeGainCodec(Codec):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
         encoded = self.frames.encode(waveform, lengths)
-        size = encoded.values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(10.0 ** (FLOOR_DB / 20.0))
-        gain = (20.0 * size.log10() - CENTRE_DB) / DB_PER_UNIT
-        values = torch.cat([compand(encoded.values / size, self.companding), gain], dim=1)
+        size = encoded.values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(FLOOR)
+        values = torch.cat([compand(encoded.values / size, self.companding), to_level(size)], dim=1)
         return Representation(values, encoded.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
         check_latent(representation, self._spec)
-        values = representation.values.to(torch.promote_types(representation.values.dtype, torch.float32))
+        values = at_least_float32(representation.values)
         shape, gain = values[:, :-1], values[:, -1:]
-        size = 10.0 ** ((gain * DB_PER_UNIT + CENTRE_DB) / 20.0)
         # A shape that was predicted is not of unit size; how loud a frame is, its gain alone says.
         spread = expand(shape, self.companding)
         power = spread.square().mean(dim=1, keepdim=True)
         sounds = (gain > LOWEST + MARGIN) & (power > 0)
-        coefficients = torch.where(sounds, spread / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt(), spread) * size
+        coefficients = torch.where(sounds, spread / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt(), spread) * from_level(gain)
         return self.frames.decode(Representation(coefficients, representation.lengths, self.frames.spec))

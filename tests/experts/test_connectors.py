@@ -70,10 +70,9 @@ def test_fourier_connector_is_the_linear_one_but_for_its_places() -> None:
     torch.testing.assert_close(fourier.enter(tokens, timesteps=t, frames=frames), entered + places)
 
 
-def test_fourier_connector_refuses_places_that_it_cannot_tell_apart() -> None:
-    fourier, tokens = FourierConnector(token_dim=5, hidden_dim=8, generates=True), torch.randn(9, 5)
-    with pytest.raises(SpecError, match="a clip of 9 frames or more was given; with hidden_dim 8 it tells 8 apart"):
-        fourier.enter(tokens, timesteps=torch.rand(9), frames=torch.arange(9))
+def test_connectors_say_how_many_frames_they_tell_apart() -> None:
+    sizes = {"token_dim": 5, "hidden_dim": 8, "generates": True}
+    assert FourierConnector(**sizes).max_frames == 8 and LinearConnector(**sizes).max_frames is None
 
 
 def test_mlp_connector_is_gelu_between_two_layers() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from soundomni import SoundOmni
 from soundomni.cli.evaluation import written
+from soundomni.core.errors import SpecError
 from soundomni.core.hub import Audio, Kept
 from soundomni.core.model_directory import SHIPPED, find_model, portable, shipped_models
 from soundomni.core.spec import load_spec, resolve
@@ -95,6 +96,11 @@ def editing_clips(kinds: tuple[str, ...], count: int) -> tuple[ToySounds, list[A
 
 def level(waveform: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(np.square(waveform)) + 1e-12))
+
+
+def test_a_clip_longer_than_its_places_is_refused(nano: SoundOmni) -> None:
+    with pytest.raises(SpecError, match=r"a clip of 220 frames is too long for the latent connector: it takes 192, 3\.056 s"):
+        nano.generate(["white noise"], seconds=3.5)
 
 
 @pytest.mark.long

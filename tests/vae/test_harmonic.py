@@ -17,7 +17,7 @@ from soundomni.core.representation import Representation
 from soundomni.vae import HarmonicCodec
 from soundomni.vae.harmonic import SEMITONES
 from soundomni.vae.harmonic_fit import find_pitch, fit, mix, waves
-from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, LOWEST
+from soundomni.vae.level import CENTRE_DB, DB_PER_UNIT, LOWEST
 
 RATE, HOP, K = 8000, 128, 8
 MIDDLE = math.sqrt(125.0 * 1000.0)
@@ -238,7 +238,8 @@ def test_the_pitch_is_the_fundamental_even_where_it_is_missing() -> None:
     ("changes", "message"),
     [
         ({"companding": 1.5}, r"companding must lie in \(0, 1\], 1\.5 was given"),
-        ({"num_harmonics": 0}, "num_harmonics must be at least 1, 0 was given"),
+        ({"num_harmonics": 0}, "num_harmonics is 0; with pitches from 125 Hz at 8000 Hz it must lie within 1 to 32"),
+        ({"num_harmonics": 10**9}, "num_harmonics is 1000000000; with pitches"),
         ({"pitch_range": (60.0, 1000.0)}, r"pitch_range is \[60\.0, 1000\.0\].*within 93\.75 to 2000 Hz"),
         ({"frame_size": 6}, "frame_size must be at least 7 for a pitch to be found in two frames, 6 was given"),
         ({"pitch_range": (500.0, 200.0)}, r"pitch_range is \[500\.0, 200\.0\]"),

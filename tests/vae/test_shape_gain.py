@@ -11,7 +11,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation
 from soundomni.vae import MDCTCodec, ShapeGainCodec
-from soundomni.vae.shape_gain import CENTRE_DB, DB_PER_UNIT, FLOOR_DB
+from soundomni.vae.level import CENTRE_DB, DB_PER_UNIT, FLOOR_DB
 
 
 def encode(codec: ShapeGainCodec, waveform: Tensor) -> Representation:
