@@ -14,6 +14,9 @@ from torch import Tensor
 from soundomni.core.interfaces import Connector
 from soundomni.testing.suite import ModuleSuite, noise, seeded
 
+TOLERANCE = 1e-5
+"""Tokens nearer than this share of the longest are the same."""
+
 
 class ConnectorSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Connector`.
@@ -60,6 +63,21 @@ class ConnectorSuite(ModuleSuite):
         """The prediction is zero before training."""
         largest = float(self.built().leave(noise(0, 5, self.hidden_dim)).detach().abs().max())
         self.require(largest == 0.0, "zero_start", f"leave of a new connector gave values up to {largest:.3g}, expected zeros")
+
+    def test_max_frames(self) -> None:
+        """`max_frames` is None or an int from 1, and as many frames of a clip enter as different tokens."""
+        connector = self.built()
+        most = connector.max_frames
+        self.require(
+            most is None or (type(most) is int and most >= 1), "max_frames", f"max_frames is {most!r}, expected None or an int from 1"
+        )
+        if most is not None:
+            tokens = connector.enter(torch.zeros(most, self.token_dim), timesteps=torch.zeros(most), frames=torch.arange(most)).detach()
+            apart = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+            nearest, closest = divmod(int(apart.argmin()), most)
+            same = float(apart.min()) <= TOLERANCE * float(tokens.norm(dim=1).max())
+            message = f"frames {nearest} and {closest} enter as the same token, and max_frames is {most}"
+            self.require(not same, "max_frames", message)
 
     def test_gradients(self) -> None:
         """Every parameter takes part in every backward pass, also of a batch without such tokens."""

@@ -113,6 +113,16 @@ class Line(Connector):
         return self.outward(hidden)
 
 
+@broken(testing.ConnectorSuite, "max_frames", "frames 0 and 8 enter as the same token, and max_frames is 9")
+class Forgets(load("connector", "fourier")):
+    @property
+    def max_frames(self):
+        return 9
+
+    def enter(self, tokens, *, timesteps=None, frames=None):
+        return super().enter(tokens, timesteps=timesteps, frames=frames % 8)
+
+
 broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*, expected zeros")(Line)
 broken(testing.ConnectorSuite, "gradients", "5 tokens with generates=False gave parameter 'outward.weight' no gradient")(Line)
 
