@@ -246,7 +246,7 @@ class UnifiedModel(nn.Module):
         """Raises SpecError for a clip of more frames than the latent connector tells apart."""
         most = self.latent_connector.max_frames
         if most is not None and num_frames > most:
-            seconds = self.codec.spec.num_samples(most) / self.codec.spec.sample_rate
+            seconds = self.codec.spec.seconds(most)
             raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector: it takes {most}, {seconds:g} s")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:

@@ -43,6 +43,10 @@ class RepresentationSpec:
         """Returns the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
         return max(0, num_frames - self.extra_frames) * self.downsampling_ratio
 
+    def seconds(self, num_frames: int) -> float:
+        """Returns the length of that clip."""
+        return self.num_samples(num_frames) / self.sample_rate
+
     @property
     def token_dim(self) -> int:
         """Numbers per frame: D of continuous latents, K of codes."""

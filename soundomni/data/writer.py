@@ -62,6 +62,7 @@ class SampleWriter:
         tokenizer: of the model.
         codec_spec: of the codec whose representation is made.
         encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
+        max_frames: of the codec that the latent connector tells apart; None for any number.
         latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
         dropout: how often conditions of a target are left out.
     """
@@ -73,6 +74,7 @@ class SampleWriter:
         codec_spec: RepresentationSpec,
         encoder_spec: FeatureSpec | None = None,
         encoder_tokens: Callable[[int], int] | None = None,
+        max_frames: int | None = None,
         latent_positions: Positions = "shared",
         feature_positions: Positions = "advance",
         feature_attend: Literal["full", "causal"] = "full",
@@ -85,6 +87,7 @@ class SampleWriter:
         self._codec_spec = codec_spec
         self._encoder_spec = encoder_spec
         self._encoder_tokens = encoder_tokens
+        self._max_frames = max_frames
         self._latent_positions = latent_positions
         self._feature_positions = feature_positions
         self._feature_attend = feature_attend
@@ -108,13 +111,22 @@ class SampleWriter:
         """Writes `item` for a task it is eligible for, without its waveforms.
 
         The choice of a caption or question, the cut of a clip longer than `max_seconds`, what is given of a target and the dropout of
-        conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood.
+        conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood or its frames told apart.
         """
         draws = np.random.default_rng(seed)
         caption_draw, question_draw, crop_draw = draws.random(3)
         crop = self._crop(item, task, crop_draw, max_seconds)
         if isinstance(crop, Skip):
             return replace(crop, key=key)
+        if task.uses("target") or task.uses("context"):
+            num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
+            if self._max_frames is not None and self._codec_spec.num_frames(num_samples) > self._max_frames:
+                seconds = self._codec_spec.seconds(self._max_frames)
+                reason = (
+                    f"{crop.num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most {seconds:g} s; "
+                    "set max_seconds of its dataset, which cuts longer clips for generation"
+                )
+                return Skip(key, reason, "unsuitable")
         texts = {"caption": _choose(item.captions, caption_draw)}
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]

@@ -104,11 +104,16 @@ def measure_kept(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool = False, 
 
 
 class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers yes where a codec without memory asks whether something holds, such as whether all clips are equally long: here they are."""
+    """Answers yes where a codec without memory asks whether something holds, such as whether all clips are equally long: here they are.
+
+    Where it asks which of many hold, as for frames that need more work, it is all of them: no batch takes more memory.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             return True
+        if func is torch.ops.aten.nonzero.default:
+            return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device=args[0].device)
         return func(*args, **(kwargs or {}))
 
 

@@ -270,6 +270,7 @@ def _writer(spec: Spec, data: DataSpec, model: UnifiedModel, tokenizer: TextToke
         codec_spec=model.codec.spec,
         encoder_spec=encoder.spec if encoder is not None else None,
         encoder_tokens=encoder.num_tokens if encoder is not None else None,
+        max_frames=model.latent_connector.max_frames,
         latent_positions=spec.model.latent_positions,
         feature_positions=spec.model.feature_positions,
         feature_attend=spec.model.feature_attend,

@@ -98,8 +98,8 @@ def typical_batch(
         model: says what becomes of a clip; it may be on the meta device.
         spec: of the model.
         data: with the budget, the datasets and their tasks.
-        seconds: of every clip; None for `max_seconds` of its dataset, and SECONDS where that is not given. Shorter where the encoder
-            takes no more, and where a sample would be longer than `max_tokens_per_sample`.
+        seconds: of every clip; None for `max_seconds` of its dataset, and SECONDS where that is not given. Shorter where encoder or
+            latent connector take no more, and where a sample would be longer than `max_tokens_per_sample`.
         text_tokens: of every caption, question and answer.
 
     Raises:
@@ -152,6 +152,7 @@ def _writer(model: UnifiedModel, spec: ModelSpec) -> SampleWriter:
         codec_spec=model.codec.spec,
         encoder_spec=encoder.spec if encoder is not None else None,
         encoder_tokens=encoder.num_tokens if encoder is not None else None,
+        max_frames=model.latent_connector.max_frames,
         latent_positions=spec.latent_positions,
         feature_positions=spec.feature_positions,
         feature_attend=spec.feature_attend,
@@ -164,9 +165,14 @@ def _longest_sample(
     writer: SampleWriter, model: UnifiedModel, task: Task, seconds: float, text_tokens: int, limit: int
 ) -> tuple[Sample, float]:
     """Returns a sample of a clip of `seconds`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
-    encoder_limit = model.encoder.spec.max_seconds if model.encoder is not None and task.uses("features") else None
-    rate = model.codec.spec.sample_rate
-    longest = int(rate * min(seconds, encoder_limit if encoder_limit is not None else seconds))
+    codec, most = model.codec.spec, model.latent_connector.max_frames
+    limits = [seconds]
+    if task.uses("features") and model.encoder is not None and model.encoder.spec.max_seconds is not None:
+        limits.append(model.encoder.spec.max_seconds)
+    if most is not None and (task.uses("target") or task.uses("context")):
+        limits.append(codec.seconds(most))
+    rate = codec.sample_rate
+    longest = int(rate * min(limits))
 
     def written(num_samples: int) -> Sample:
         # the tokenizer writes a space before a text, and a token for each byte

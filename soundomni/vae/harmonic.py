@@ -130,7 +130,7 @@ class HarmonicCodec(Codec):
         rms = amplitudes.abs().square().sum(-1).mul(0.5).sqrt()
         within = (pitch >= self._least) & (pitch <= self._most)
         sounds = (rms > FLOOR) & (amplitudes[:, 0].abs() > FUNDAMENTAL * rms)
-        kept = (explained >= TONAL) & within & sounds
+        kept = ((explained >= TONAL) & within & sounds).nonzero().squeeze(-1)
         tonal[chosen[kept]] = self._pack(pitch[kept], rms[kept], amplitudes[kept])
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 

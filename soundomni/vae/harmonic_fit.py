@@ -66,7 +66,7 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
     power = torch.fft.rfft(frames, n=2 * size).abs().square()
     correlation = _PARTS * torch.fft.irfft(power, n=2 * size * _PARTS)[:, :most]
     lags = torch.arange(most, device=frames.device)
-    likeness = 2.0 * correlation / _energies(frames, lags // _PARTS, lags % _PARTS).clamp_min(_QUIET)
+    likeness = 2.0 * correlation / _energies(frames, most).clamp_min(_QUIET)
     before, here, after = likeness[:, :-2], likeness[:, 1:-1], likeness[:, 2:]
     # A key maximum is the highest between two upward zero crossings; what stands before the first belongs to the peak at lag 0.
     lobe = ((here > 0) & (before <= 0)).cumsum(dim=-1)
@@ -83,13 +83,15 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
     return torch.where(found > -1.0, 1.0 / period, torch.full_like(period, highest)).clamp(lowest, highest), found
 
 
-def _energies(frames: Tensor, lags: Tensor, parts: Tensor) -> Tensor:
-    """Returns the energy of the two pieces that overlap at each lag, in samples and _PARTS of one: `[F, lags]`."""
+def _energies(frames: Tensor, num_lags: int) -> Tensor:
+    """Returns the energy of the two pieces that overlap at lags 0 … num_lags - 1, in _PARTS of a sample: `[F, num_lags]`."""
     size = frames.shape[-1]
     sums = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
-    whole = torch.arange(int(lags[-1]) + 2, device=frames.device)
+    whole = torch.arange((num_lags - 1) // _PARTS + 2, device=frames.device)
     both = sums[:, size - whole] + sums[:, -1:] - sums[:, whole]
-    return both[:, lags] + (both[:, lags + 1] - both[:, lags]) * (parts / _PARTS).to(both.dtype)
+    lags = torch.arange(num_lags, device=frames.device)
+    before, parts = lags // _PARTS, lags % _PARTS
+    return both[:, before] + (both[:, before + 1] - both[:, before]) * (parts / _PARTS).to(both.dtype)
 
 
 def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -139,6 +139,19 @@ def test_the_encoder_limits_what_is_understood(make_writer, ramps):
     assert plan(writer, "edit", item=long.item(0)).crop.num_samples == 8000
 
 
+def test_the_latent_connector_limits_what_is_made(make_writer, ramps):
+    writer, longest = make_writer(max_frames=10), 900
+    long, short = ramps(lengths=[longest + 1]), ramps(lengths=[longest])
+    for task in ("generate", "edit"):
+        refused = plan(writer, task, item=long.item(0))
+        assert isinstance(refused, Skip) and refused.key == "set:ramp-0"
+        assert "0.11 s of it are used, and the latent connector takes at most 0.1125 s; set max_seconds" in refused.reason
+        assert not isinstance(plan(writer, task, item=short.item(0)), Skip)
+    assert not isinstance(plan(writer, "describe", item=long.item(0)), Skip)
+    cut = plan(writer, "generate", item=long.item(0), max_seconds=0.1125)
+    assert cut.crop.num_samples == longest
+
+
 def test_a_model_without_encoder_cannot_describe(make_writer):
     writer = make_writer(encoder_spec=None, encoder_tokens=None)
     writer.check(TASKS["generate"])
