@@ -9,14 +9,14 @@ import torch
 
 from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.checks import check_loss_weights, check_train
-from soundomni.core.errors import SoundOmniError
+from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.guidance import check_guidance
 from soundomni.core.limits import check_scale
 from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import portable
 from soundomni.core.registry import build
-from soundomni.core.schema import Spec
+from soundomni.core.schema import Spec, ValidationSpec
 from soundomni.data.checks import check_data
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,18 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
         check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+        _check_validation(model, spec.train.validation)
         if spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
+
+
+def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
+    codec = model.codec.spec
+    if validation.every and validation.prompts:
+        try:
+            model.check_frames(codec.num_frames(max(1, round(validation.seconds * codec.sample_rate))))
+        except SpecError as error:
+            raise SpecError(f"train.validation.seconds is {validation.seconds:g}: {error}") from error
 
 
 def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
