@@ -28,7 +28,7 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 
 docs: $(READY)
-	$(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
 
 bench: $(READY)
 	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q
