@@ -39,6 +39,10 @@ class RepresentationSpec:
         """Returns T, the frames of a clip of `num_samples` samples at `sample_rate`."""
         return math.ceil(num_samples / self.downsampling_ratio) + self.extra_frames
 
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns `num_frames` of each of `lengths` `[B]` in samples: `[B]`."""
+        return -(-lengths // self.downsampling_ratio) + self.extra_frames
+
     def num_samples(self, num_frames: int) -> int:
         """Returns the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
         return max(0, num_frames - self.extra_frames) * self.downsampling_ratio

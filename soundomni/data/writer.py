@@ -118,15 +118,6 @@ class SampleWriter:
         crop = self._crop(item, task, crop_draw, max_seconds)
         if isinstance(crop, Skip):
             return replace(crop, key=key)
-        if task.uses("target") or task.uses("context"):
-            num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
-            if self._max_frames is not None and self._codec_spec.num_frames(num_samples) > self._max_frames:
-                seconds = self._codec_spec.seconds(self._max_frames)
-                reason = (
-                    f"{crop.num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most {seconds:g} s; "
-                    "set max_seconds of its dataset, which cuts longer clips for generation"
-                )
-                return Skip(key, reason, "unsuitable")
         texts = {"caption": _choose(item.captions, caption_draw)}
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
@@ -183,14 +174,21 @@ class SampleWriter:
             limits.append(self._encoder_spec.max_seconds)
         seconds = min((limit for limit in limits if limit is not None), default=None)
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
-        if item.num_samples <= longest:
-            return Crop(0, item.num_samples, item.num_samples, item.sample_rate)
-        if not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
+        if item.num_samples > longest and not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
             length = item.num_samples / item.sample_rate
             reason = f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}'"
             return Skip(item.key, reason, "unsuitable")
-        offset = int(draw * (item.num_samples - longest + 1))
-        return Crop(offset, longest, item.num_samples, item.sample_rate)
+        num_samples = min(item.num_samples, longest)
+        crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
+        frames = self._codec_spec.num_frames(resampled_length(num_samples, crop.rate, self._codec_spec.sample_rate))
+        has_latents = task.uses("target") or task.uses("context")
+        if has_latents and self._max_frames is not None and frames > self._max_frames:
+            reason = (
+                f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
+                f"{self._codec_spec.seconds(self._max_frames):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
+            )
+            return Skip(item.key, reason, "unsuitable")
+        return crop
 
     def _in_chat(self, task: Task) -> bool:
         """Says whether a task is written in the chat template: where nothing but text is made, as `describe` and `chat` ask for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from soundomni.core.interfaces import Connector
-from soundomni.experts.sinusoids import Places, TimeAndPlace, place_embedding
+from soundomni.experts.sinusoids import TimeAndPlace, place_embedding
 
 
 class ProjectionConnector(Connector):
@@ -21,16 +21,19 @@ class ProjectionConnector(Connector):
         outward: `[N, H]` → `[N, token_dim]`; None when nothing is generated.
         hidden_dim: H.
         time_scale: what timesteps are multiplied by before their sinusoids.
-        places: embeds frame indices.
     """
 
-    def __init__(
-        self, *, inward: nn.Module, outward: nn.Module | None, hidden_dim: int, time_scale: float, places: Places = place_embedding
-    ) -> None:
+    def __init__(self, *, inward: nn.Module, outward: nn.Module | None, hidden_dim: int, time_scale: float) -> None:
         super().__init__()
+        self.hidden_dim = hidden_dim
         self.inward = inward
         self.outward = outward
-        self.time_and_place = None if outward is None else TimeAndPlace(hidden_dim=hidden_dim, time_scale=time_scale, places=places)
+        self.time_and_place = None if outward is None else TimeAndPlace(hidden_dim=hidden_dim, time_scale=time_scale, places=self.places)
+
+    @staticmethod
+    def places(frames: Tensor, dim: int) -> Tensor:
+        """Embeds frame indices `[N]`: float32 `[N, dim]`."""
+        return place_embedding(frames, dim)
 
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
         """`[N, token_dim]` → `[N, H]`. A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.

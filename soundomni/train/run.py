@@ -36,7 +36,6 @@ from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first
-from soundomni.data.writer import SampleWriter
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
@@ -46,6 +45,7 @@ from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.reporting import Reporter
 from soundomni.train.run_directory import CODEC_FILE, SAMPLES, Existing, goes_on, open_run
+from soundomni.train.sample_writer import sample_writer
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start import Start, open_start
 from soundomni.train.state import RunState
@@ -189,7 +189,7 @@ def _build(
             start.load_whole(model)
     loader = PackedLoader(
         mixture=mixture,
-        writer=_writer(spec, data, model, tokenizer),
+        writer=sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec"),
         spec=data,
         rank=world.rank,
         world_size=world.size,
@@ -261,22 +261,6 @@ def _fingerprint(run_dir: Path) -> str:
         return hashlib.sha256((run_dir / TOKENIZER_FILE).read_bytes()).hexdigest()
     except OSError as error:
         raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror}") from error
-
-
-def _writer(spec: Spec, data: DataSpec, model: UnifiedModel, tokenizer: TextTokenizer) -> SampleWriter:
-    encoder = model.encoder
-    return SampleWriter(
-        tokenizer=tokenizer,
-        codec_spec=model.codec.spec,
-        encoder_spec=encoder.spec if encoder is not None else None,
-        encoder_tokens=encoder.num_tokens if encoder is not None else None,
-        max_frames=model.latent_connector.max_frames,
-        latent_positions=spec.model.latent_positions,
-        feature_positions=spec.model.feature_positions,
-        feature_attend=spec.model.feature_attend,
-        chat=spec.model.chat,
-        dropout=data.condition_dropout,
-    )
 
 
 def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:

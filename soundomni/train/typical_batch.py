@@ -16,7 +16,8 @@ from soundomni.core.sequence import NO_LABEL, Attend, Role, Sample, SegmentTable
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.checks import check_data
 from soundomni.data.tasks import Task, find_task
-from soundomni.data.writer import SampleWriter
+from soundomni.data.writer import PlannedSample, SampleWriter
+from soundomni.train.sample_writer import sample_writer
 
 SECONDS, TEXT_TOKENS = 10.0, 16
 """Of a clip for which a spec gives no limit, and of a caption, a question or an answer."""
@@ -105,13 +106,15 @@ def typical_batch(
     Raises:
         SpecError: there is no dataset, or no sample fits.
     """
-    writer = _writer(model, spec)
+    # that of a run, but that it leaves out no conditions and writes bytes for tokens
+    no_dropout = DropoutSpec(text=0.0, latent=0.0, features=0.0)
+    writer = sample_writer(model, spec, tokenizer=TextTokenizer.train([], vocab_size=0), dropout=no_dropout)
     planned: dict[str, tuple[float, Sample, float]] = {}
     limit = data.max_tokens_per_sample or data.tokens_per_batch
     for name, entry, task, weight in _uses(data):
         writer.check(task)
         longest = seconds or entry.max_seconds or SECONDS
-        sample, taken = _longest_sample(writer, model, task, longest, text_tokens, limit)
+        sample, taken = _longest_sample(writer, model.codec.spec.sample_rate, task, longest, text_tokens, limit)
         planned[f"{name}/{task.name}"] = (weight, sample, taken)
     if not planned:
         removed = ", ".join(f"'{name}'" for name in data.datasets)
@@ -144,48 +147,25 @@ def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
                 yield name, entry, find_task(task, known), entry.weight * weight / total
 
 
-def _writer(model: UnifiedModel, spec: ModelSpec) -> SampleWriter:
-    """Returns the writer of a run, but that it leaves out no conditions and writes bytes for tokens."""
-    encoder = model.encoder
-    return SampleWriter(
-        tokenizer=TextTokenizer.train([], vocab_size=0),
-        codec_spec=model.codec.spec,
-        encoder_spec=encoder.spec if encoder is not None else None,
-        encoder_tokens=encoder.num_tokens if encoder is not None else None,
-        max_frames=model.latent_connector.max_frames,
-        latent_positions=spec.latent_positions,
-        feature_positions=spec.feature_positions,
-        feature_attend=spec.feature_attend,
-        chat=spec.chat,
-        dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0),
-    )
+def _longest_sample(writer: SampleWriter, rate: int, task: Task, seconds: float, text_tokens: int, limit: int) -> tuple[Sample, float]:
+    """Returns a sample of a clip of `seconds` at `rate`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
 
-
-def _longest_sample(
-    writer: SampleWriter, model: UnifiedModel, task: Task, seconds: float, text_tokens: int, limit: int
-) -> tuple[Sample, float]:
-    """Returns a sample of a clip of `seconds`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
-    codec, most = model.codec.spec, model.latent_connector.max_frames
-    limits = [seconds]
-    if task.uses("features") and model.encoder is not None and model.encoder.spec.max_seconds is not None:
-        limits.append(model.encoder.spec.max_seconds)
-    if most is not None and (task.uses("target") or task.uses("context")):
-        limits.append(codec.seconds(most))
-    rate = codec.sample_rate
-    longest = int(rate * min(limits))
-
-    def written(num_samples: int) -> Sample:
+    def written(num_samples: int) -> PlannedSample | Skip:
         # the tokenizer writes a space before a text, and a token for each byte
         text = "a" * max(0, text_tokens - 1)
         item = Item(key="clip", num_samples=num_samples, sample_rate=rate, captions=(text,), questions=((text, text),))
-        planned = writer.plan(item, task, seed=0, key="clip")
-        assert not isinstance(planned, Skip), planned.reason
-        return planned.sample
+        return writer.plan(item, task, seed=0, key="clip")
 
-    fitting = bisect_right(range(1, longest + 1), limit, key=lambda num_samples: written(num_samples).length)
-    if fitting:
-        return written(fitting), fitting / rate
+    def length(num_samples: int) -> int:
+        planned = written(num_samples)
+        return limit + 1 if isinstance(planned, Skip) else planned.length
+
+    longest = written(bisect_right(range(1, int(rate * seconds) + 1), limit, key=length) or 1)
+    if isinstance(longest, Skip):
+        raise SpecError(f"no clip suits task '{task.name}': {longest.reason}")
+    if longest.length <= limit:
+        return longest.sample, longest.crop.num_samples / rate
     raise SpecError(
         f"no sample of task '{task.name}' fits into {limit} tokens: one with {text_tokens} tokens per text needs "
-        f"{written(1).length}; raise data.max_tokens_per_sample or data.tokens_per_batch"
+        f"{longest.length}; raise data.max_tokens_per_sample or data.tokens_per_batch"
     )

@@ -104,9 +104,11 @@ class HarmonicCodec(Codec):
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
-        hop, num_samples = self.frame_size, samples.shape[-1]
-        tonal = self._extend(self._analyse(lapped(samples, hop, self._spec.num_frames(num_samples))), lengths)
-        rest = self.residual.encode(samples - self._synthesise(tonal, -(-lengths // hop) + 1)[..., :num_samples], lengths)
+        num_samples = samples.shape[-1]
+        frames = lapped(samples, self.frame_size, self._spec.num_frames(num_samples))
+        tonal = self._extend(self._analyse(frames), lengths)
+        harmonic = self._synthesise(tonal, self._spec.frame_lengths(lengths))
+        rest = self.residual.encode(samples - harmonic[..., :num_samples], lengths)
         values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
         return Representation(values, rest.lengths, self._spec)
 

@@ -92,11 +92,9 @@ class MDCTCodec(Codec):
         """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
-        hop, num_samples = self.frame_size, samples.shape[-1]
-        num_frames = self._spec.num_frames(num_samples)
-        values = compand(self._analyse(lapped(samples, hop, num_frames)), self.companding)
-        frames = -(-lengths // hop) + 1
-        return Representation(rearrange(values, "b c t m -> b (c m) t"), frames, self._spec)
+        frames = lapped(samples, self.frame_size, self._spec.num_frames(samples.shape[-1]))
+        values = compand(self._analyse(frames), self.companding)
+        return Representation(rearrange(values, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""

@@ -145,7 +145,7 @@ class OobleckCodec(Codec):
     def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         check_waveform(waveform, lengths, self._spec)
         ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
-        frames = -(-lengths // ratio)
+        frames = self._spec.frame_lengths(lengths)
         num_frames = self._spec.num_frames(waveform.shape[-1])
         padded = functional.pad(zero_beyond(waveform, lengths), (0, num_frames * ratio - waveform.shape[-1]))
         parameters = self.encoder(padded, Extent.of(frames, num_frames))

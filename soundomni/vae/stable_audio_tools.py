@@ -83,7 +83,7 @@ class StableAudioToolsCodec(Codec):
             values = self._bottle(self.network.encode(clip, skip_bottleneck=True), generators[i] if generators else None)
             rows.append(pad(values, (0, most - frames)))
         values = torch.cat(rows) if rows else waveform.new_zeros(0, self._spec.token_dim, most)
-        return Representation(values, -(-lengths // ratio), self._spec)
+        return Representation(values, self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""

@@ -25,12 +25,12 @@ from soundomni.core.spec import load_spec, resolve
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
-from soundomni.data.writer import SampleWriter
 from soundomni.train.ema import EMA
 from soundomni.train.live_memory import LiveMemory, saved_bytes
 from soundomni.train.loop import train_step
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelise
+from soundomni.train.sample_writer import sample_writer
 from soundomni.train.typical_batch import BatchSizes, ClipSizes
 
 
@@ -56,15 +56,7 @@ def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
     tokenizer = TextTokenizer.train(mixture.captions(64), vocab_size=spec.model.tokenizer.vocab_size)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
     model.normalizer.leave()
-    encoder = model.encoder
-    assert encoder is not None
-    writer = SampleWriter(
-        tokenizer=tokenizer,
-        codec_spec=model.codec.spec,
-        encoder_spec=encoder.spec,
-        encoder_tokens=encoder.num_tokens,
-        dropout=data.condition_dropout,
-    )
+    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout)
     loader = PackedLoader(
         mixture=mixture, writer=writer, spec=data, rank=world.rank, world_size=world.size, batches_per_step=train.batches_per_step
     )

@@ -169,6 +169,14 @@ def test_a_codec_is_trained_alone(tmp_path: Path) -> None:
     assert all(torch.equal(p, q) for p, q in zip(codec.parameters(), model.codec.parameters(), strict=True))
 
 
+def test_a_codec_is_trained_on_clips_that_the_connector_would_not_take(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path / "run", "train.steps=1", "model.connectors.latent=fourier", codec=True)
+    with torch.device("meta"):
+        model = build_model(spec.model, vocab_size=300)
+    assert model.codec.spec.num_frames(8000 // 4) > (model.latent_connector.max_frames or 0)
+    assert run_training(spec).step == 1
+
+
 def test_wandb_that_is_missing_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(PluginError, match=r"pip install soundomni\[wandb\]"):

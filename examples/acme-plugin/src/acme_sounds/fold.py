@@ -55,7 +55,7 @@ class FoldCodec(Codec):
         samples = torch.where(inside, waveform, 0.0)
         samples = torch.nn.functional.pad(samples, (0, -samples.shape[-1] % size))
         frames = rearrange(samples, "b c (t m) -> b c t m", m=size) @ cosines(size, samples).T
-        return Representation(rearrange(frames, "b c t m -> b (c m) t"), -(-lengths // size), self._spec)
+        return Representation(rearrange(frames, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
         """Decodes `[B, C·M, T]` to `[B, C, T·M]`."""
