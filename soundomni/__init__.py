@@ -1,19 +1,22 @@
 """SoundOmni: a modular plugin library for models that both generate and understand audio."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from soundomni.core.editing import Kept as Kept
     from soundomni.core.hub import SoundOmni as SoundOmni
+    from soundomni.core.waveform import Audio as Audio
 
 __version__ = _version("soundomni")
-__all__ = ["SoundOmni", "__version__"]
+__all__ = ["Audio", "Kept", "SoundOmni", "__version__"]
+
+_HOMES = {"Audio": "soundomni.core.waveform", "Kept": "soundomni.core.editing", "SoundOmni": "soundomni.core.hub"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the model class on first use: `import soundomni` alone does not import torch."""
-    if name == "SoundOmni":
-        from soundomni.core.hub import SoundOmni
-
-        return SoundOmni
+    """Imports what is used of a model on first use: `import soundomni` alone does not import torch."""
+    if name in _HOMES:
+        return getattr(_import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'soundomni' has no attribute '{name}'")

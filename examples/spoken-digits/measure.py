@@ -23,8 +23,7 @@ from torch.nn import functional
 
 from soundomni import SoundOmni
 from soundomni.core.errors import UnreadableAudioError
-from soundomni.core.hub import Audio
-from soundomni.core.waveform import fit_length, match_channels, resample
+from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import read_audio
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

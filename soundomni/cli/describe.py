@@ -24,8 +24,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file."""
     from soundomni.cli.output import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.hub import Audio
     from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_device
+    from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
 
     check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)

@@ -15,8 +15,9 @@ from soundomni.core.errors import DataError
 
 if TYPE_CHECKING:
     from soundomni.cli.evaluation_scores import Scores
-    from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.hub import SoundOmni
     from soundomni.core.interfaces import Dataset, Item
+    from soundomni.core.waveform import Audio
 
 NAMES = {"generate": "generated", "describe": "described", "answer": "answered", "reconstruct": "reconstructed"}
 """Task → its key in a result."""
@@ -137,7 +138,7 @@ def _scores(outcome: Outcome, networks: Networks | None) -> dict[str, Scores]:
 def _read(dataset: Dataset, count: int) -> Outcome:
     from soundomni.cli.output import note
     from soundomni.core.errors import UnreadableAudioError
-    from soundomni.core.hub import Audio
+    from soundomni.core.waveform import Audio
 
     if count == 0:
         raise DataError("there is nothing to evaluate on: the dataset is empty")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soundomni.cli.evaluation_networks import Networks
-    from soundomni.core.hub import Audio
     from soundomni.core.interfaces import Item
+    from soundomni.core.waveform import Audio
 
 MOST_DECIBELS = 100.0
 """Beyond the range of 16 bits, 98 dB."""

@@ -103,7 +103,8 @@ def generate_files(
     """
     from soundomni.cli.files import next_number
     from soundomni.cli.output import note
-    from soundomni.core.hub import Audio, Kept
+    from soundomni.core.editing import Kept
+    from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio, write_wav
     from soundomni.data.spectrogram import save_spectrogram
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from soundomni.cli.model_options import add_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import Audio
+    from soundomni.core.waveform import Audio
 
 HELP = "send audio files through the codec and back, and measure the difference"
 
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Writes each reconstruction and prints SI-SDR and spectral distances against the file at the codec's rate."""
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
-    from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.hub import SoundOmni
     from soundomni.core.limits import check_device, check_seconds
-    from soundomni.core.waveform import match_channels, resample
+    from soundomni.core.waveform import Audio, match_channels, resample
     from soundomni.data.audio import read_audio, write_wav
     from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
 

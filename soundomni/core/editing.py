@@ -6,11 +6,27 @@ Shape letters: S samples, T frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import RepresentationSpec
+from soundomni.core.waveform import Audio
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a clip while the rest is made: its beginning to continue it, all but a gap to fill that.
+
+    Args:
+        clip: any rate and channel count; its time 0 is that of the clip to make.
+        spans: (from, to) in seconds. The frames of the codec that lie whole within them are given to the model and come back as
+            the codec reconstructs them.
+    """
+
+    clip: Audio
+    spans: Sequence[tuple[float, float]]
 
 
 def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int) -> np.ndarray:

@@ -7,31 +7,22 @@ Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from soundomni.core.assembly import build_model, build_sampler
-from soundomni.core.chat import Message, answer_opening, chat_context, question_about_a_clip
+from soundomni.core.chat import Message
 from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
-from soundomni.core.editing import known_frames
-from soundomni.core.errors import DataError, SpecError
-from soundomni.core.generation import (
-    AudioRequest,
-    Context,
-    context_length,
-    features_context,
-    sample_audio,
-    sample_text,
-    text_context,
-)
+from soundomni.core.context_builder import ContextBuilder
+from soundomni.core.editing import Kept
+from soundomni.core.errors import SpecError
+from soundomni.core.generation import Context, context_length, sample_audio, sample_text
 from soundomni.core.hub_repository import check_pushable, push
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
@@ -41,7 +32,6 @@ from soundomni.core.limits import (
     check_negative,
     check_scale,
     check_seconds,
-    check_seed,
     check_strength,
 )
 from soundomni.core.lora import check_merged, merge_adapter_file
@@ -62,42 +52,18 @@ from soundomni.core.model_directory import (
     card as model_card,
 )
 from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
+from soundomni.core.request_builder import RequestBuilder
 from soundomni.core.schema import Spec
-from soundomni.core.sequence import Attend, PositionRule
+from soundomni.core.sequence import PositionRule
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
-from soundomni.core.waveform import fit_length, match_channels, resample
+from soundomni.core.waveform import Audio, convert, fit_length
 
 T = TypeVar("T")
 
-BOUNDARIES = 2
-"""Tokens around the frames of a clip."""
-
 CHUNK_SECONDS = 30.0
 """Of a long clip that go through the codec at once."""
-
-
-@dataclass(frozen=True)
-class Audio:
-    """A clip: float32 waveform `[C, S]` and its sample rate in Hz."""
-
-    waveform: np.ndarray
-    sample_rate: int
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a clip while the rest is made: its beginning to continue it, all but a gap to fill that.
-
-    Args:
-        clip: any rate and channel count; its time 0 is that of the clip to make.
-        spans: (from, to) in seconds. The frames of the codec that lie whole within them are given to the model and come back as
-            the codec reconstructs them.
-    """
-
-    clip: Audio
-    spans: Sequence[tuple[float, float]]
 
 
 class SoundOmni:
@@ -245,6 +211,11 @@ class SoundOmni:
         """Of what is generated, in Hz."""
         return self.model.codec.spec.sample_rate
 
+    @property
+    def contexts(self) -> ContextBuilder:
+        """Writes clips, questions and chats as the model is given them."""
+        return ContextBuilder(self.model, self.spec.model, self.tokenizer, max_tokens=self.max_tokens)
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -295,8 +266,13 @@ class SoundOmni:
             if len(values) != len(prompts):
                 raise SpecError(f"{name}: {len(values)} were given for {len(prompts)} prompts")
         clips: list[Audio] = []
-        negative = text_context(self.tokenizer, negative_prompt) if negative_prompt else ()
-        requests = [self._request(*one, negative, num_samples) for one in zip(prompts, numbers, given, varied, strict=True)]
+        builder = RequestBuilder(
+            self.model, self.tokenizer, max_tokens=self.max_tokens, num_samples=num_samples, negative_prompt=negative_prompt
+        )
+        requests = [
+            builder.request(prompt, seed=seed, kept=kept, varied=clip)
+            for prompt, seed, kept, clip in zip(prompts, numbers, given, varied, strict=True)
+        ]
         for batch in _batches(requests, batch_size):
             made = sample_audio(
                 self.model,
@@ -304,49 +280,13 @@ class SoundOmni:
                 sampler=sampler,
                 guidance=guidance,
                 tokenizer=self.tokenizer,
-                rule=_rule(self.spec.model.latent_positions),
+                rule=PositionRule.named(self.spec.model.latent_positions),
                 begin=1.0 if vary is None else strength,
                 on_step=on_step,
             )
             waveform = self.model.decode(made).float().cpu().numpy()
             clips += [Audio(fit_length(w, num_samples), self.sample_rate) for w in waveform]
         return clips
-
-    def _request(
-        self, prompt: str, seed: int, kept: Kept | None, varied: Audio | None, negative: Context, num_samples: int
-    ) -> AudioRequest:
-        check_seed(seed)
-        spec = self.model.codec.spec
-        context = text_context(self.tokenizer, prompt)
-        frames = spec.num_frames(num_samples)
-        self.model.check_frames(frames)
-        for before, name in ((context, "prompt"), (negative, "negative prompt")):
-            text = context_length(before)
-            if self.max_tokens is not None and text + frames + BOUNDARIES > self.max_tokens:
-                fits = spec.num_samples(self.max_tokens - text - BOUNDARIES) / spec.sample_rate
-                raise DataError(
-                    f"{num_samples / spec.sample_rate:g} s of audio and a {name} of {text} tokens take {text + frames + BOUNDARIES} "
-                    f"tokens; the model was trained with at most {self.max_tokens}: "
-                    + (f"at most {fits:g} s fit with this {name}" if fits > 0 else f"shorten the {name}")
-                )
-        request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
-        if varied is not None:
-            request = replace(request, varied=self._encode(self._to_codec(varied), num_samples))
-        return request if kept is None else self._keep(request, kept, num_samples)
-
-    def _keep(self, request: AudioRequest, kept: Kept, num_samples: int) -> AudioRequest:
-        """Adds the normalised values `[D, T]` of what is kept to a request for a clip of `num_samples`."""
-        waveform = self._to_codec(kept.clip)
-        mask = known_frames(kept.spans, self.model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
-        given = self._encode(waveform, min(num_samples, waveform.shape[1]))
-        known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
-        return replace(request, known=known, known_mask=torch.from_numpy(mask))
-
-    @torch.no_grad()
-    def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
-        """`[C, S]` at the codec's rate, cut or lengthened to `num_samples` → normalised values `[D, T]`."""
-        batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self.model.device)
-        return self.model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
 
     def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
@@ -363,7 +303,7 @@ class SoundOmni:
         """
         check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
         check_count("batch size", batch_size)
-        contexts = [self._listen(clip, question) for clip in clips]
+        contexts = [self.contexts.clip(clip, question) for clip in clips]
         texts: list[str] = []
         for batch in _batches(contexts, batch_size):
             texts += self._write(batch, max_new_tokens)
@@ -386,78 +326,16 @@ class SoundOmni:
         check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
         if self.spec.model.chat == "none":
             raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
-        return self._write([self._chat(messages, clips)], max_new_tokens)[0]
+        return self._write([self.contexts.chat(messages, clips)], max_new_tokens)[0]
 
     def _write(self, contexts: Sequence[Context], max_new_tokens: int) -> list[str]:
         """Writes the text that follows each context."""
-        opening = self._opening()
+        opening = self.contexts.opening()
         taken = len(opening) - 1
         rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(one) - taken for one in contexts]
         longest = min(max_new_tokens, max(rooms))
         ids = sample_text(self.model, contexts, tokenizer=self.tokenizer, max_new_tokens=longest, opening=opening)
         return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
-
-    def _opening(self) -> list[int]:
-        """Returns the ids that a text begins with which the model writes."""
-        return [self.tokenizer.bos] if self.spec.model.chat == "none" else answer_opening(self.tokenizer)
-
-    def _chat(self, messages: Sequence[Message], clips: Sequence[Audio]) -> Context:
-        heard = [segment for clip in clips for segment in self._hear(self._to_encoder(clip))]
-        context = chat_context(self.tokenizer, messages, heard)
-        total = context_length(context) + len(self._opening())
-        if self.max_tokens is not None and total > self.max_tokens:
-            raise DataError(
-                f"the chat and the start of the answer take {total} tokens, {sum(segment.length for segment in heard)} of them clips; "
-                f"the model was trained with at most {self.max_tokens}: shorten the clips or the messages"
-            )
-        return context
-
-    def _listen(self, clip: Audio, question: str | None) -> Context:
-        if self.spec.model.chat != "none":
-            return self._chat(question_about_a_clip(question), [clip])
-        waveform = self._to_encoder(clip)
-        heard = self._hear(waveform)
-        asked = text_context(self.tokenizer, question) if question else ()
-        self._check_heard(waveform.shape[1], context_length(asked), context_length(heard))
-        return heard + asked
-
-    def _to_encoder(self, clip: Audio) -> np.ndarray:
-        """Returns `[1, S]` at the rate of the encoder. Raises DataError when the clip is longer than the encoder takes."""
-        encoder = self.model.encoder
-        if encoder is None:
-            raise SpecError("this model only generates: its spec has no encoder, so it cannot describe")
-        waveform = resample(match_channels(clip.waveform, 1), clip.sample_rate, encoder.spec.sample_rate)
-        limit = encoder.spec.max_seconds
-        if limit is not None and waveform.shape[1] > limit * encoder.spec.sample_rate:
-            seconds = waveform.shape[1] / encoder.spec.sample_rate
-            raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {limit:g} s: cut it first")
-        return waveform
-
-    def _hear(self, waveform: np.ndarray) -> Context:
-        """Writes a clip `[1, S]` at the rate of the encoder as something to understand."""
-        return features_context(
-            self.model,
-            waveform,
-            tokenizer=self.tokenizer,
-            attend=Attend.FULL if self.spec.model.feature_attend == "full" else Attend.CAUSAL,
-            rule=_rule(self.spec.model.feature_positions),
-        )
-
-    def _check_heard(self, num_samples: int, asked: int, heard: int) -> None:
-        """Raises DataError when a clip of `heard` tokens, a question of `asked` tokens and the start of an answer are too long."""
-        total = heard + asked + 1
-        if self.max_tokens is None or total <= self.max_tokens:
-            return
-        encoder = self.model.encoder
-        assert encoder is not None, "checked by _listen"
-        room = self.max_tokens - asked - 1 - BOUNDARIES
-        fits = bisect_right(range(1, num_samples + 1), room, key=encoder.num_tokens) / encoder.spec.sample_rate
-        question = f", a question of {asked} tokens" if asked else ""
-        raise DataError(
-            f"a clip of {num_samples / encoder.spec.sample_rate:g} s{question} and the start of the text take {total} tokens; "
-            f"the model was trained with at most {self.max_tokens}: "
-            + (f"at most {fits:g} s fit, so cut the clip" if fits > 0 else "shorten the question")
-        )
 
     @torch.no_grad()
     def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
@@ -471,7 +349,8 @@ class SoundOmni:
         Raises:
             SpecError: `chunk_seconds` is out of its range, or given for a codec that cannot be cut.
         """
-        codec, waveform = self.model.codec, torch.from_numpy(self._to_codec(clip))[None]
+        codec = self.model.codec
+        waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
         num_samples = waveform.shape[-1]
         if chunk_seconds is None and codec.receptive_field is None:
             batch = waveform.to(self.model.device)
@@ -483,11 +362,6 @@ class SoundOmni:
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)
         return Audio(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
-
-    def _to_codec(self, clip: Audio) -> np.ndarray:
-        """Returns `[C, S]` with the rate and the channels of the codec."""
-        spec = self.model.codec.spec
-        return resample(match_channels(clip.waveform, spec.channels), clip.sample_rate, spec.sample_rate)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Merges LoRA adapters into the weights: a folder in peft's format, as `soundomni export --format peft-adapter` or peft writes it.
@@ -502,7 +376,3 @@ class SoundOmni:
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for first in range(0, len(items), size):
         yield items[first : first + size]
-
-
-def _rule(name: str) -> PositionRule:
-    return PositionRule.SHARED if name == "shared" else PositionRule.ADVANCE

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ class Role(IntEnum):
     CODES = 3
 
 
+AUDIO_BOUNDARIES = 2
+"""Tokens around the frames of a clip."""
+
+
 class Attend(IntEnum):
     """How the tokens of a segment see each other, and whether later segments see them.
 
@@ -42,6 +47,11 @@ class Attend(IntEnum):
     FULL = 1
     NOISE = 2
 
+    @classmethod
+    def named(cls, name: Literal["causal", "full"]) -> Attend:
+        """Returns what a spec calls `name`."""
+        return cls[name.upper()]
+
 
 class PositionRule(IntEnum):
     """How position ids run. ADVANCE counts every token. SHARED gives all tokens of the segment one id.
@@ -51,6 +61,11 @@ class PositionRule(IntEnum):
 
     ADVANCE = 0
     SHARED = 1
+
+    @classmethod
+    def named(cls, name: Literal["advance", "shared"]) -> PositionRule:
+        """Returns what a spec calls `name`."""
+        return cls[name.upper()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +146,7 @@ def audio_segment(
     return Segment(
         role=role,
         attend=attend,
-        length=num_frames + 2,
+        length=num_frames + AUDIO_BOUNDARIES,
         token_ids=np.asarray(boundary_ids, dtype=np.int64),
         positions=positions,
         num_samples=num_samples,

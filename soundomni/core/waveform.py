@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import soxr
@@ -11,6 +12,14 @@ from soundomni.core.errors import DataError
 
 RESAMPLER_QUALITY = "HQ"
 """Of soxr: what is rejected lies 100 dB below."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A clip: float32 waveform `[C, S]` and its sample rate in Hz."""
+
+    waveform: np.ndarray
+    sample_rate: int
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
@@ -33,6 +42,11 @@ def fit_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
     """Cuts `[C, S]` at the end, or pads it with silence, to `num_samples`."""
     missing = num_samples - waveform.shape[1]
     return np.pad(waveform, ((0, 0), (0, missing))) if missing > 0 else waveform[:, :num_samples]
+
+
+def convert(clip: Audio, *, channels: int, sample_rate: int) -> np.ndarray:
+    """Returns the waveform `[C, S]` of a clip with these channels and this rate. Raises DataError for channels as `match_channels`."""
+    return resample(match_channels(clip.waveform, channels), clip.sample_rate, sample_rate)
 
 
 def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:

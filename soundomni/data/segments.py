@@ -14,8 +14,6 @@ from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_s
 from soundomni.core.tokenizer import TextTokenizer
 
 Positions = Literal["shared", "advance"]
-_RULES = {"shared": PositionRule.SHARED, "advance": PositionRule.ADVANCE}
-_ATTEND = {"full": Attend.FULL, "causal": Attend.CAUSAL}
 
 
 def text_context(text: str, *, tokenizer: TextTokenizer, loss: bool = False) -> Segment:
@@ -29,11 +27,11 @@ def features_segment(
     """Writes a clip to understand: `num_samples` S at the encoder's rate, which it turns into `num_tokens` features."""
     return audio_segment(
         role=Role.FEATURES,
-        attend=_ATTEND[attend],
+        attend=Attend.named(attend),
         num_frames=num_tokens,
         num_samples=num_samples,
         boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
-        positions=_RULES[positions],
+        positions=PositionRule.named(positions),
     )
 
 
@@ -71,6 +69,6 @@ def _codec_segment(
         num_frames=frames,
         num_samples=num_samples,
         boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
-        positions=_RULES[positions],
+        positions=PositionRule.named(positions),
         known=(index < first) | (index >= end) if (first, end) != (0, frames) else None,
     )

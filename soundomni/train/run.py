@@ -23,7 +23,7 @@ from soundomni.core import registry
 from soundomni.core.assembly import build_model
 from soundomni.core.checks import check_loss_weights
 from soundomni.core.errors import CheckpointError, DataError, SpecError, UnreadableAudioError
-from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
@@ -33,6 +33,7 @@ from soundomni.core.spec import resolve, spec_to_dict
 from soundomni.core.start import CHECKPOINTS, write_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.waveform import Audio
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import DataError
-from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.schema import TrainSpec
-from soundomni.core.waveform import fit_length, match_channels, resample
+from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import write_wav
 from soundomni.data.spectrogram import save_spectrogram
 from soundomni.train.codec_training import CodecTraining

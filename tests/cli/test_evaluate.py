@@ -16,10 +16,9 @@ from soundomni.cli.evaluation import Outcome, lines, score
 from soundomni.cli.evaluation_lists import open_list, shipped_lists
 from soundomni.cli.evaluation_networks import load_networks
 from soundomni.cli.main import main
-from soundomni.core.hub import Audio
 from soundomni.core.registry import build
 from soundomni.core.spec import load_spec
-from soundomni.core.waveform import RESAMPLER_QUALITY, resample
+from soundomni.core.waveform import RESAMPLER_QUALITY, Audio, resample
 from soundomni.data.analysis import analyse
 from soundomni.data.toy_recipe import Recipe, is_held_out, note_frequency
 from soundomni.data.toy_sounds import ToySounds

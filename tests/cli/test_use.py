@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from soundomni import SoundOmni
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import Audio
+from soundomni.core.waveform import Audio
 from soundomni.data.audio import read_audio
 
 

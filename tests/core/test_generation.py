@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, model_spec, one_forward, rule
 
 from soundomni.core.assembly import build_sampler
-from soundomni.core.editing import known_frames
+from soundomni.core.editing import Kept, known_frames
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
 from soundomni.core.generation import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
-from soundomni.core.hub import Audio, Kept, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.representation import Representation
 from soundomni.core.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.sequence import Attend, PositionRule
+from soundomni.core.waveform import Audio
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
 GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
@@ -253,7 +254,7 @@ def test_hearing_beyond_the_length_of_training_is_refused_and_what_is_said_to_fi
 def test_a_text_ends_where_the_sample_is_as_long_as_in_training() -> None:
     clips = [Audio(clip(seed, length), RATE) for seed, length in ((1, 30), (2, 90))]
     free = omni().describe(clips, max_new_tokens=8)
-    contexts = [omni()._listen(one, None) for one in clips]
+    contexts = [omni().contexts.clip(one, None) for one in clips]
     ids = sample_text(MODELS["modality"], contexts, tokenizer=TOKENIZER, max_new_tokens=8)
     limit = context_length(contexts[1]) + 2
     rooms = [limit - context_length(context) for context in contexts]

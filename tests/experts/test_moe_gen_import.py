@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
-from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.model import frame_places
 from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.waveform import Audio
 from soundomni.experts.bagel_import import import_bagel
 from soundomni.experts.language_import import write_imported
 from soundomni.experts.original_export import export_soundomni

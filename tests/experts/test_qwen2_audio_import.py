@@ -16,8 +16,9 @@ from transformers import Qwen2AudioForConditionalGeneration
 from soundomni.core.chat import DESCRIBE
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.generation import context_length, sample_text
-from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
+from soundomni.core.waveform import Audio
 from soundomni.experts.language_import import write_imported
 from soundomni.experts.qwen2_audio_import import import_qwen2_audio
 
@@ -66,7 +67,7 @@ def generated(theirs: Qwen2AudioForConditionalGeneration, messages: list[Any], c
 @torch.no_grad()
 def logits(omni: SoundOmni, messages: list[Any], clips: list[np.ndarray]) -> dict[Role, torch.Tensor]:
     """Of text and of features, in token order."""
-    context = (*omni._chat(messages, [Audio(clip[None], RATE) for clip in clips]), plain_segment(omni._opening()))
+    context = (*omni.contexts.chat(messages, [Audio(clip[None], RATE) for clip in clips]), plain_segment(omni.contexts.opening()))
     batch, net = PackedBatch.from_samples([Sample("chat", context)]), omni.model
     layout = net.plan(batch.table)
     blocks = {Role.TEXT: net.backbone.embed(batch.text_ids), Role.FEATURES: net.enter_features(batch.features)}
@@ -97,8 +98,8 @@ def test_logits_and_greedy_text_equal_those_of_transformers(tmp_path: Path, layo
     assert (source / "model.safetensors.index.json").exists() == (layout == "shards")
     omni = imported(source, tmp_path / "out")
     assert_same_logits(omni, theirs)
-    context = omni._chat(CHAT, [Audio(clip[None], RATE) for clip in CLIPS])
-    (ours,) = sample_text(omni.model, [context], tokenizer=omni.tokenizer, max_new_tokens=20, opening=omni._opening())
+    context = omni.contexts.chat(CHAT, [Audio(clip[None], RATE) for clip in CLIPS])
+    (ours,) = sample_text(omni.model, [context], tokenizer=omni.tokenizer, max_new_tokens=20, opening=omni.contexts.opening())
     assert ours == generated(theirs, CHAT, CLIPS, 20)
 
 
@@ -304,7 +305,7 @@ def test_audio_that_is_too_long_is_refused_and_never_cut(tmp_path: Path) -> None
         omni.chat(CHAT[:1], [long])
     with pytest.raises(DataError, match=r"take \d+ tokens, 27 of them clips; the model was trained with at most 90"):
         omni.chat([*CHAT[:1], {"role": "assistant", "content": "much more" * 20}], [Audio(CLIPS[1][None], RATE)])
-    context = omni._chat(CHAT[:1], [Audio(CLIPS[1][None], RATE)])
+    context = omni.contexts.chat(CHAT[:1], [Audio(CLIPS[1][None], RATE)])
     assert context_length(context) < 90 and omni.chat(CHAT[:1], [Audio(CLIPS[1][None], RATE)], max_new_tokens=200) is not None
 
 

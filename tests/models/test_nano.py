@@ -15,10 +15,11 @@ import pytest
 
 from soundomni import SoundOmni
 from soundomni.cli.evaluation import written
+from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
-from soundomni.core.hub import Audio, Kept
 from soundomni.core.model_directory import SHIPPED, find_model, portable, shipped_models
 from soundomni.core.spec import load_spec, resolve
+from soundomni.core.waveform import Audio
 from soundomni.data.analysis import analyse
 from soundomni.data.toy_sounds import ToySounds
 

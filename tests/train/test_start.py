@@ -20,11 +20,12 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import Audio, SoundOmni
+from soundomni.core.hub import SoundOmni
 from soundomni.core.model_directory import SHIPPED, Origin
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
 from soundomni.core.start import KEPT_FILE, read_kept, read_start, write_kept
+from soundomni.core.waveform import Audio
 from soundomni.train.export import load_run
 from soundomni.train.run import run_training
 

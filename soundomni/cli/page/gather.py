@@ -12,8 +12,9 @@ from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Sai
 from soundomni.cli.page.sounds import judge, show_sound
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import Audio, SoundOmni
+    from soundomni.core.hub import SoundOmni
     from soundomni.core.schema import Spec
+    from soundomni.core.waveform import Audio
     from soundomni.data.toy_sounds import ToySounds
 
 CLIPS = "clips"
@@ -180,7 +181,7 @@ def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
 
 def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out: Path) -> list[Heard]:
     """Writes the first clips of a list, and asks each model about all of them."""
-    from soundomni.core.hub import Audio
+    from soundomni.core.waveform import Audio
     from soundomni.data.audio import write_wav
 
     clips = [Audio(*unseen.load(i)) for i in range(min(HEARD, len(unseen)))]
