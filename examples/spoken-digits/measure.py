@@ -80,7 +80,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(clips: Tensor, targets: Tensor, *, steps: int, seed: int) -> Classifier:
-    """Trains on real recordings, moved in time, made louder or softer, and with noise."""
+    """Trains on recordings, moved in time, made louder or softer, and with noise."""
     torch.manual_seed(seed)
     net = Classifier()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)

@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
     parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train, on toy-sounds (default: demo)")
-    parser.add_argument("--measure", type=int, default=100, metavar="N", help="new clips to measure on (default: 100)")
+    parser.add_argument(
+        "--measure", type=int, default=100, metavar="N", help="clips to measure on, from a seed that training does not use (default: 100)"
+    )
     parser.add_argument(
         "--compare",
         default="nano",
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     if args.measure < 1:
         raise SpecError(f"--measure must be at least 1, {args.measure} was given")
+    if any(key == "train.run_dir" for key, _ in overrides):
+        raise SpecError("the demo trains in the folder 'run' of --out: give --out instead of --train.run_dir")
     out = make_directory(args.out)
     if (out / CLIPS).exists() and not (out / "run").exists():
         raise SpecError(f"'{out / CLIPS}' is not of a demo, and would be replaced: give --out another folder")
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _unseen(spec: Spec, count: int) -> ToySounds:
-    """Returns new clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
+    """Returns clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
     from soundomni.core.registry import build
     from soundomni.core.schema import Slot
@@ -120,7 +124,7 @@ def toy_entries(spec: Spec) -> list[MixtureEntry]:
 
 
 def unused_seed(spec: Spec) -> int:
-    """Returns the first seed from 1 on that no toy sounds of a spec have: all their clips are new to a model trained from it."""
+    """Returns the first seed from 1 on that no toy sounds of a spec have."""
     used = {entry.source.init_args.get("seed", 0) for entry in toy_entries(spec)}
     return next(seed for seed in itertools.count(1) if seed not in used)
 
@@ -159,7 +163,7 @@ def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
         "weights": f"{spec.train.seed}",
         "order of samples": f"{spec.data.seed}",
         "prompts": f"0 to {len(PROMPTS) - 1}, in their order",
-        "new clips": f"{unseen_seed}",
+        "clips to hear": f"{unseen_seed}",
         "measured prompts": f"from {MEASURE_SEED}",
     }
     programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.evaluation_lists import TASKS
 from soundomni.cli.model_options import add_adapter, add_model, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from soundomni.core.interfaces import Dataset
+    from soundomni.core.schema import Slot
 
 HELP = "measure what a model generates, describes and reconstructs"
 
@@ -28,6 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"
     )
     what.add_argument("--dataset", metavar="SLOT", help="dataset instead of a list: a name, or YAML with class_path and init_args")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        metavar="TASK",
+        help=f"what to measure, of {', '.join(TASKS)} (default: all that model and clips allow)",
+    )
     parser.add_argument(
         "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a dataset)"
     )
@@ -51,17 +60,18 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.evaluation_lists import audio_sha256, items_sha256
     from soundomni.cli.evaluation_networks import load_networks
     from soundomni.cli.evaluation_record import made_with, save
-    from soundomni.cli.files import make_directory
+    from soundomni.cli.files import empty_directory
     from soundomni.cli.output import emit
     from soundomni.core.errors import SpecError
 
     _check(args)
-    dataset, tasks, data, limit = _data(args)
-    if (args.clap or args.classifier) and "generate" not in tasks:
-        raise SpecError(f"the list '{args.list}' generates nothing that --clap or --classifier could judge: leave them out")
-    networks = load_networks(clap=args.clap, classifier=args.classifier, device=args.device)
+    dataset, slot, tasks, data, limit = _data(args)
+    judges = {"clap": args.clap, "classifier": args.classifier}
+    if any(judges.values()) and "generate" not in tasks:
+        raise SpecError(f"measuring {', '.join(tasks)} generates nothing that --clap or --classifier could judge: leave them out")
+    networks = load_networks(**judges, device=args.device)
     model = load_model(args, overrides)
-    folder = None if args.save is None else make_directory(args.save)
+    folder = None if args.save is None else empty_directory(args.save, option="--save")
     settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
     outcome = run_model(model, dataset, settings, networks=networks)
     if folder is not None:
@@ -71,7 +81,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         "items_sha256": items_sha256(outcome.items),
         "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
     }
-    record = made_with(model, settings, name=args.model, adapter=args.adapter, device=args.device, data=data)
+    record = made_with(model, settings, name=args.model, adapter=args.adapter, judges=judges, device=args.device, data=data, dataset=slot)
     emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
     return 0
 
@@ -94,21 +104,25 @@ def _check(args: argparse.Namespace) -> None:
     check_device(args.device)
 
 
-def _data(args: argparse.Namespace) -> tuple[Dataset, Sequence[str], dict[str, Any], int]:
-    """Returns the dataset, the tasks, what identifies the data, and how many clips to take."""
+def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[str, Any], int]:
+    """Returns the dataset, its slot, the tasks, what identifies the data, and how many clips to take."""
+    from dataclasses import asdict
     from typing import cast
 
-    from soundomni.cli.evaluation_lists import TASKS, open_list
+    from soundomni.cli.evaluation_lists import open_list
+    from soundomni.core.errors import SpecError
     from soundomni.core.interfaces import Dataset
     from soundomni.core.registry import build
     from soundomni.core.spec import parse_slot
 
     if args.dataset is None:
-        fixed = open_list(args.list or DEFAULT_LIST, trust_class_paths=args.trust_class_paths)
-        slot = {"class_path": fixed.slot.class_path, "init_args": fixed.slot.init_args}
-        data = {"list": fixed.name, "sha256": fixed.sha256, "dataset": slot}
-        return fixed.dataset, fixed.tasks, data, min(args.limit or len(fixed.dataset), len(fixed.dataset))
+        fixed = open_list(DEFAULT_LIST if args.list is None else args.list, trust_class_paths=args.trust_class_paths)
+        data = {"list": fixed.name, "sha256": fixed.sha256, "dataset": asdict(fixed.slot)}
+        missing = [task for task in args.tasks or () if task not in fixed.tasks]
+        if missing:
+            raise SpecError(f"the list '{fixed.name}' does not measure {', '.join(missing)}, only {', '.join(fixed.tasks)}")
+        return fixed.dataset, fixed.slot, args.tasks or fixed.tasks, data, min(args.limit or len(fixed.dataset), len(fixed.dataset))
     given = parse_slot("dataset", args.dataset)
     dataset = cast(Dataset, build("dataset", given, trust_class_paths=args.trust_class_paths))
-    data = {"dataset": {"class_path": given.class_path, "init_args": given.init_args}}
-    return dataset, TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))
+    data = {"dataset": asdict(given)}
+    return dataset, given, args.tasks or TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))

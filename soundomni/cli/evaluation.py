@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.evaluation_checks import check_clips
 from soundomni.cli.evaluation_lists import TASKS
 from soundomni.cli.evaluation_networks import Networks
 from soundomni.core.errors import DataError
@@ -75,13 +76,14 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
     others. Describing needs an encoder and captions, answering an encoder and questions. Clips that cannot be read are named on stderr.
 
     Raises:
-        DataError: the dataset is empty, or none of its clips can be read.
+        DataError: the dataset is empty, none of its clips can be read, or one cannot be measured, see evaluation_checks.
     """
     from soundomni.cli.output import note
 
     outcome = _read(dataset, min(settings.limit, len(dataset)))
     _refuse(outcome, model, settings.tasks, judged=bool(networks))
     wanted = [task for task in TASKS if task in settings.tasks and task not in outcome.not_measured]
+    check_clips(model, outcome.items, outcome.clips, wanted, networks)
     note(f"measuring on {len(outcome.clips)} clips: {', '.join(wanted)}")
     if "generate" in wanted:
         outcome.generated = _generate(model, outcome.items, settings)

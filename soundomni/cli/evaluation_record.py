@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soundomni.cli.evaluation import Outcome, Settings
     from soundomni.core.hub import SoundOmni
+    from soundomni.core.schema import Slot
 
 PACKAGES = ("soundomni", "torch", "numpy", "transformers", "soxr", "jiwer")
 
 
 def made_with(
-    model: SoundOmni, settings: Settings, *, name: str, adapter: str | None, device: str, data: Mapping[str, Any]
+    model: SoundOmni,
+    settings: Settings,
+    *,
+    name: str,
+    adapter: str | None,
+    judges: Mapping[str, str | None],
+    device: str,
+    data: Mapping[str, Any],
+    dataset: Slot,
 ) -> dict[str, Any]:
-    """Returns all that the numbers depend on: model, data, seed, sampler, guidance, resampler, device and versions.
+    """Returns all that the numbers depend on: model, data, seed, sampler, guidance, judging networks, resampler, device and versions.
 
     Args:
         model: as it was loaded.
         settings: how it was run.
         name: what the user called it: a model directory, or a name.
         adapter: the folder of the adapters that were merged into it, if any.
+        judges: the folder of each network that judged what was generated; None for one that did not.
         device: where it ran.
         data: the list or the dataset, with what identifies it.
+        dataset: the plugin that gives it.
     """
     import dataclasses
     import platform
@@ -34,6 +45,8 @@ def made_with(
 
     from soundomni.core.assembly import build_sampler
     from soundomni.core.lora import CONFIG_FILE, WEIGHTS_FILE
+    from soundomni.core.registry import distributions
+    from soundomni.core.slots import slots
     from soundomni.core.spec import dump_spec
     from soundomni.core.waveform import RESAMPLER_QUALITY
 
@@ -43,6 +56,7 @@ def made_with(
         "adapter": None
         if adapter is None
         else {"name": adapter, "sha256": _sha256(adapter, WEIGHTS_FILE), "config_sha256": _sha256(adapter, CONFIG_FILE)},
+        "judges": {judge: None if folder is None else _network(folder) for judge, folder in judges.items()},
         "data": dict(data),
         "limit": settings.limit,
         "seed": settings.seed,
@@ -52,6 +66,7 @@ def made_with(
         "guidance": dataclasses.asdict(guidance) | ({} if settings.guidance is None else {"scale": settings.guidance}),
         "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
         "device": device,
+        "plugins": distributions([("dataset", dataset), *((kind, slot) for _, kind, slot in slots(model.spec))]),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
     }
 
@@ -64,17 +79,25 @@ def weights_sha256(name: str) -> str:
     from soundomni.core.model_directory import find_model
     from soundomni.core.model_weights import weight_files
 
-    sums = []
-    for file in weight_files(find_model(name)):
-        with file.open("rb") as opened:
-            sums.append(hashlib.file_digest(opened, "sha256").hexdigest())
-    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    return _sum(weight_files(find_model(name)))
+
+
+def _network(folder: str) -> dict[str, Any]:
+    """Identifies a network in the layout of transformers: all its weights, its configuration and the settings of its preprocessing."""
+    files = sorted(Path(folder).glob("*.json"))
+    return {"name": folder, "sha256": _sum(sorted(Path(folder).glob("*.safetensors"))), "config_sha256": _sum(files)}
 
 
 def _sha256(folder: str, file: str) -> str:
+    return _sum([Path(folder) / file])
+
+
+def _sum(files: Sequence[Path]) -> str:
+    """Returns the SHA-256 of a file; of several, that of their sums."""
     from soundomni.core.weight_files import digest
 
-    return str(digest(Path(folder) / file)["sha256"])
+    sums = [str(digest(file)["sha256"]) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def save(outcome: Outcome, folder: Path) -> None:

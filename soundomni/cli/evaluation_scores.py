@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
     from soundomni.core.waveform import Audio
 
-MOST_DECIBELS = 100.0
-"""Beyond the range of 16 bits, 98 dB."""
 MOST_QUESTIONS = 20
 """Different questions beyond which their shares are not told one by one."""
 
@@ -92,25 +90,17 @@ def answer_scores(asked: Sequence[tuple[str, str, str]]) -> Scores:
 
 
 def reconstruction_scores(clips: Sequence[Audio], rebuilt: Sequence[Audio]) -> Scores:
-    """Means over clips: SI-SDR in dB of those that are not silent, multi-resolution STFT distance, and mel distance in dB.
+    """Means over clips of SI-SDR in dB, multi-resolution STFT distance, and mel distance in dB; of the first two, over those where they
+    are defined (see reconstruction.measure)."""
+    from soundomni.cli.reconstruction import measure
+    from soundomni.core.waveform import convert
 
-    SI-SDR counts within ±MOST_DECIBELS: a clip that comes back exactly, or as silence, would be all of the mean otherwise.
-    """
-    from soundomni.core.waveform import match_channels, resample
-    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
-
-    ratios, distances, mel_distances = [], [], []
+    rows = []
     for clip, made in zip(clips, rebuilt, strict=True):
-        reference = resample(match_channels(clip.waveform, made.waveform.shape[0]), clip.sample_rate, made.sample_rate)
-        if reference.any(axis=1).all():  # the ratio to silence is not defined
-            ratios.append(min(max(si_sdr(reference, made.waveform), -MOST_DECIBELS), MOST_DECIBELS))
-        distances.append(multi_resolution_stft_distance(reference, made.waveform))
-        mel_distances.append(mel_distance(reference, made.waveform, made.sample_rate))
-    scores = {"si_sdr": Score(_mean(ratios), len(ratios))} if ratios else {}
-    return scores | {
-        "stft_distance": Score(_mean(distances), len(distances)),
-        "mel_distance": Score(_mean(mel_distances), len(mel_distances)),
-    }
+        reference = convert(clip, channels=made.waveform.shape[0], sample_rate=made.sample_rate)
+        rows.append(measure(reference, made.waveform, made.sample_rate))
+    columns = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
+    return {name: Score(_mean(values), len(values)) for name, values in columns.items() if values}
 
 
 def network_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[Audio], networks: Networks) -> Scores:
@@ -136,7 +126,7 @@ def network_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequenc
 
 
 def attribute_scores(verdicts: Sequence[Mapping[str, bool]]) -> Scores:
-    """Share of clips with nothing wrong ("right"), of all attributes right ("attributes"), and of each attribute where it is stated."""
+    """Share of clips with every attribute right ("right"), of right attributes ("attributes"), and of each one where it is stated."""
     names = sorted({name for verdict in verdicts for name in verdict})
     every = [right for verdict in verdicts for right in verdict.values()]
     whole = {"right": share([all(verdict.values()) for verdict in verdicts]), "attributes": Score(_mean(every), len(every))}
@@ -153,7 +143,9 @@ def share(verdicts: Sequence[bool]) -> Score:
 
 def are_toys(items: Sequence[Item]) -> bool:
     """Says whether all clips have a recipe, so that their attributes can be heard and read."""
-    return all("events" in item.attributes for item in items)
+    from soundomni.data.toy_recipe import is_recipe
+
+    return all(is_recipe(item.attributes) for item in items)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,6 +21,16 @@ def make_directory(path: str | Path) -> Path:
     return folder
 
 
+def empty_directory(path: str, *, option: str) -> Path:
+    """Makes a folder in which nothing is yet. Raises DataError, which names the option, when it cannot be written to or holds something."""
+    from soundomni.core.errors import DataError
+
+    folder = make_directory(path)
+    if any(folder.iterdir()):
+        raise DataError(f"'{path}' is not empty; give {option} a directory that does not exist, or an empty one")
+    return folder
+
+
 def new_directory(path: str) -> Path:
     """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
     from soundomni.core.errors import CheckpointError

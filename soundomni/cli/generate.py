@@ -182,6 +182,12 @@ def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]
         return requests
     samples, rate, _ = audio_info(args.keep)
     spans = tuple(args.span or [(0.0, samples / rate)])
+    shortest = min(request.seconds for request in requests)
+    if not args.span and samples / rate > shortest:
+        raise SpecError(
+            f"'{args.keep}' lasts {samples / rate:g} s and all of it would be kept, the clip to make lasts {shortest:g} s: "
+            "give more --seconds, or --span FROM:TO for what is kept"
+        )
     return [replace(request, keep=args.keep, spans=spans) for request in requests]
 
 
@@ -220,17 +226,18 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         DataError: the file cannot be read.
         SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
     """
-    import yaml
-
+    from soundomni.core import yaml_text
     from soundomni.core.errors import DataError, SpecError, did_you_mean
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the grid '{path}': {' '.join(str(error).split())}") from error
+    tree = yaml_text.parse(text, f"the grid '{path}'")
     if not isinstance(tree, dict) or "prompt" not in tree:
         raise SpecError(f"the grid '{path}' must be a mapping with the key prompt; see `soundomni generate --help`")
-    types: dict[str, Any] = {"prompt": str, "seconds": (int, float), "seed": int, "steps": int, "guidance": (int, float), "negative": str}
+    text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
+    types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}
     for key in tree:
         if key not in types:
             raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)}")
@@ -241,9 +248,10 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         if not values:
             raise SpecError(f"the grid '{path}': {key} is an empty list; give it a value, or leave it out")
         for value in values:
-            right = isinstance(value, types[key]) and not isinstance(value, bool)
-            if not right and not (value is None and key in ("steps", "guidance", "negative")):
-                raise SpecError(f"the grid '{path}': {key} has the value {value!r}, which is of the wrong type")
+            expected, right = types[key]
+            fits = isinstance(value, right) and not isinstance(value, bool)
+            if not fits and not (value is None and key in ("steps", "guidance", "negative")):
+                raise SpecError(f"the grid '{path}': {key} is {value!r}, expected {expected}")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
     return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soundomni.cli.reconstruction import Measures, measure, rounded, told
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -50,20 +52,18 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
     lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
     if measured is not None:
-        distances = f"STFT {measured['stft_distance']}  mel {measured['mel_distance']} dB"
-        lines.append(f"{args.check}  SI-SDR {measured['si_sdr']} dB  {distances}")
+        lines.append(f"{args.check}  {told(measured)}")
     emit(args, result, text="\n".join(lines))
     return 0
 
 
-def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
+def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Measures:
     """Sends `[C, S]` through a codec and back, as it is used; returns SI-SDR in dB and spectral distances at the codec's rate."""
     import torch
 
     from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
     from soundomni.core.hub import CHUNK_SECONDS
     from soundomni.core.waveform import fit_length, match_channels, resample
-    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
     from soundomni.vae.weight_norm import fold_weight_norm
 
     fold_weight_norm(codec)
@@ -72,8 +72,4 @@ def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> dict[str, 
     with torch.no_grad():
         latents = encode_in_chunks(codec, torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames=frames)
         estimate = fit_length(decode_in_chunks(codec, latents, chunk_frames=frames)[0].numpy(), reference.shape[1])
-    return {
-        "si_sdr": round(si_sdr(reference, estimate), 2),
-        "stft_distance": round(multi_resolution_stft_distance(reference, estimate), 4),
-        "mel_distance": round(mel_distance(reference, estimate, codec.spec.sample_rate), 4),
-    }
+    return rounded(measure(reference, estimate, codec.spec.sample_rate))

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from soundomni.core import registry
+from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError
 
 KINDS = tuple(kind for kind in registry.KINDS if kind != "backbone")
@@ -57,7 +57,7 @@ def write_package(kind: str, name: str, out: Path | None = None) -> Path:
     registered, or the folder exists.
     """
     _check(kind, name)
-    distribution = f"soundomni-{name}"
+    distribution = distribution_of(name)
     package = distribution.replace("-", "_")
     folder = out or Path(distribution)
     if folder.exists():
@@ -87,6 +87,11 @@ def write_package(kind: str, name: str, out: Path | None = None) -> Path:
     return folder
 
 
+def distribution_of(name: str) -> str:
+    """Returns the name of the package that is written for a plugin."""
+    return f"soundomni-{name}"
+
+
 def _check(kind: str, name: str) -> None:
     known = registry.entries(kind)
     if kind not in KINDS:
@@ -95,9 +100,14 @@ def _check(kind: str, name: str) -> None:
         near = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
         hint = f" Did you mean '{near}'?" if _is_name(near) else ""
         raise PluginError(f"a plugin's name is lowercase words and dashes, {LONGEST_NAME} characters at most; '{name}' was given.{hint}")
+    if not isinstance(yaml_text.parse(name, "a plugin's name"), str):
+        raise PluginError(f"a spec reads '{name}' as no name, but as a value of its own: choose another name")
     taken = next((entry for entry in known if entry.name == name), None)
     if taken is not None:
         raise PluginError(f"{kind} '{name}' is already registered by {taken.distribution}: choose another name")
+    for other in registry.KINDS:
+        if any(entry.distribution == distribution_of(name) for entry in registry.entries(other)):
+            raise PluginError(f"the package {distribution_of(name)} is installed and has a {other}: choose another name")
 
 
 def _is_name(text: str) -> bool:

@@ -33,11 +33,11 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Writes each reconstruction and prints SI-SDR and spectral distances against the file at the codec's rate."""
     from soundomni.cli.files import make_directory
     from soundomni.cli.output import emit
+    from soundomni.cli.reconstruction import measure, rounded, told
     from soundomni.core.hub import SoundOmni
     from soundomni.core.limits import check_device, check_seconds
-    from soundomni.core.waveform import Audio, match_channels, resample
+    from soundomni.core.waveform import Audio, convert
     from soundomni.data.audio import read_audio, write_wav
-    from soundomni.metrics.waveform import mel_distance, multi_resolution_stft_distance, si_sdr
 
     check_device(args.device)
     if args.chunk is not None:
@@ -45,23 +45,16 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     clips = [Audio(*read_audio(file)) for file in args.files]
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     out = make_directory(args.out)
-    rows = []
+    rows, lines = [], []
     for index, (file, clip) in enumerate(zip(args.files, clips, strict=True)):
         made = model.reconstruct(clip, chunk_seconds=args.chunk)
-        reference = resample(match_channels(clip.waveform, made.waveform.shape[0]), clip.sample_rate, made.sample_rate)
+        reference = convert(clip, channels=made.waveform.shape[0], sample_rate=made.sample_rate)
         path = _path(out, index, Path(file), made)
         write_wav(path, made.waveform, made.sample_rate)
-        rows.append(
-            {
-                "file": str(file),
-                "out": str(path),
-                "si_sdr": round(si_sdr(reference, made.waveform), 2),
-                "stft_distance": round(multi_resolution_stft_distance(reference, made.waveform), 4),
-                "mel_distance": round(mel_distance(reference, made.waveform, made.sample_rate), 4),
-            }
-        )
-    text = "\n".join(f"{row['out']}  SI-SDR {row['si_sdr']} dB  STFT {row['stft_distance']}  mel {row['mel_distance']} dB" for row in rows)
-    emit(args, {"files": rows}, text=text)
+        measures = rounded(measure(reference, made.waveform, made.sample_rate))
+        rows.append({"file": str(file), "out": str(path), **measures})
+        lines.append(f"{path}  {told(measures)}")
+    emit(args, {"files": rows}, text="\n".join(lines))
     return 0
 
 

@@ -20,6 +20,10 @@ class PluginError(SoundOmniError):
     """A plugin is unknown, ambiguous, or does not import."""
 
 
+class ConstructionError(PluginError):
+    """A plugin's constructor failed with an error of its own, not one that says what it was given and expected."""
+
+
 class DataError(SoundOmniError):
     """A dataset, an audio file or a caption cannot be used."""
 

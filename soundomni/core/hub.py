@@ -216,6 +216,16 @@ class SoundOmni:
         """Writes clips, questions and chats as the model is given them."""
         return ContextBuilder(self.model, self.spec.model, self.tokenizer, max_tokens=self.max_tokens)
 
+    def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
+        """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""
+        return RequestBuilder(
+            self.model,
+            self.tokenizer,
+            max_tokens=self.max_tokens,
+            num_samples=max(1, round(seconds * self.sample_rate)),
+            negative_prompt=negative_prompt,
+        )
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -257,7 +267,6 @@ class SoundOmni:
         if num_steps is not None:
             check_count("steps", num_steps, most=MOST_STEPS)
         sampler = build_sampler(self.spec.sampler, num_steps=num_steps, trust_class_paths=self._trust_class_paths)
-        num_samples = max(1, round(seconds * self.sample_rate))
         check_strength(strength)
         given = [None] * len(prompts) if known is None else known
         varied = [None] * len(prompts) if vary is None else vary
@@ -266,9 +275,7 @@ class SoundOmni:
             if len(values) != len(prompts):
                 raise SpecError(f"{name}: {len(values)} were given for {len(prompts)} prompts")
         clips: list[Audio] = []
-        builder = RequestBuilder(
-            self.model, self.tokenizer, max_tokens=self.max_tokens, num_samples=num_samples, negative_prompt=negative_prompt
-        )
+        builder = self.requests(seconds, negative_prompt=negative_prompt)
         requests = [
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
             for prompt, seed, kept, clip in zip(prompts, numbers, given, varied, strict=True)
@@ -285,7 +292,7 @@ class SoundOmni:
                 on_step=on_step,
             )
             waveform = self.model.decode(made).float().cpu().numpy()
-            clips += [Audio(fit_length(w, num_samples), self.sample_rate) for w in waveform]
+            clips += [Audio(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
 
     def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:

@@ -1,6 +1,6 @@
 """The contracts of the plugin kinds.
 
-A plugin is a class registered under an entry-point group of its kind. Its constructor takes keyword-only, typed arguments. What
+A plugin is a class registered under an entry-point group of its kind. Its constructor takes typed arguments, given by name. What
 the assembly passes (the runtime arguments listed at each contract) can't be set in a spec, and nothing else is passed by the assembly.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N tokens,
@@ -125,8 +125,8 @@ class Router(ABC):
     """Sends tokens to experts. Group `soundomni.routers`; no runtime arguments.
 
     A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and how the
-    feed-forward network of a stream is built, which may route again by hidden state. `loss_names` names the auxiliary losses
-    that such networks add.
+    feed-forward network of a stream is built, which may route again by hidden state. `loss_names` names the auxiliary loss that
+    such networks add, one at most.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ()
@@ -173,7 +173,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """E streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses."""
+        """E streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+
+        Layer i attends by `layout.attend(i, query, key, value)`, which goes through the cache when there is one, and takes positions
+        from `layout.position_ids`. The loss that the router's networks add is returned, summed over them, by its name in
+        `router.loss_names`.
+        """
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
         """Parameters that only tokens of this stream use, for freezing one expert and for counting. None by default."""

@@ -11,13 +11,13 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from soundomni.core.constructors import Argument, ClauseError, spec_arguments
 from soundomni.core.convert import convert, plain
-from soundomni.core.errors import PluginError, SpecError, did_you_mean
+from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import slots
 
@@ -148,8 +148,8 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         trust_class_paths: see `load`.
         runtime: what the assembly passes; the names are `interfaces.Runtime.ARGUMENTS[kind]`.
 
-    Raises PluginError as `load` does, and SpecError, in one line, when an argument is unknown, missing or of a wrong type, or when
-    the constructor refuses a value with ValueError.
+    Raises PluginError as `load` does, SpecError, in one line, when an argument is unknown, missing or of a wrong type, or when the
+    constructor refuses a value with ValueError, and ConstructionError when it fails otherwise.
     """
     assert set(runtime) == set(runtime_arguments(kind)), f"a {kind} takes {runtime_arguments(kind)} at run time, not {tuple(runtime)}"
     cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
@@ -158,6 +158,11 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         return cls(**given, **runtime)
     except ValueError as error:
         raise SpecError(f"{kind} '{slot.class_path}': {' '.join(str(error).split())}") from error
+    except SoundOmniError:
+        raise
+    except Exception as error:  # a constructor may fail in any way; the plugin must be named
+        entry = _locate(kind, slot.class_path, trust_class_paths=trust_class_paths)
+        raise ConstructionError(f"{_label(entry)} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False) -> dict[str, Any]:
@@ -171,12 +176,17 @@ def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False
 
 
 def lock(spec: Spec) -> list[dict[str, str]]:
-    """Returns {distribution, version} of what a spec's plugins come from, sorted; imports nothing.
+    """Returns {distribution, version} of what a spec's plugins come from, see `distributions`."""
+    return distributions((kind, slot) for _, kind, slot in slots(spec))
+
+
+def distributions(used_slots: Iterable[tuple[str, Slot]]) -> list[dict[str, str]]:
+    """Returns {distribution, version} of what the plugins in slots of (kind, slot) come from, sorted; imports nothing.
 
     A class named by its import path is looked up by its top-level package; its version is "unknown" when that is not installed.
     """
     used: dict[str, str] = {}
-    for _, kind, slot in slots(spec):
+    for kind, slot in used_slots:
         entry = _locate(kind, slot.class_path, trust_class_paths=True)
         distribution, version = entry.distribution, entry.version
         if not distribution:
@@ -192,7 +202,10 @@ def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
     if registered or "." not in name or ":" in name:
         return find(kind, name)
     if not trust_class_paths:
-        raise PluginError(f"{kind} '{name}' is an import path, not the name of a plugin; pass --trust-class-paths to run code by its path")
+        raise PluginError(
+            f"{kind} '{name}' is an import path, not the name of a plugin: --trust-class-paths lets a spec of one's own run code by its "
+            "path, a model directory never does"
+        )
     module, _, cls = name.rpartition(".")
     return PluginEntry(kind, name, "", "", f"{module}:{cls}")
 

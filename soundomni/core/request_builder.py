@@ -38,7 +38,7 @@ class RequestBuilder:
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
-        self._num_samples = num_samples
+        self.num_samples = num_samples
         self._negative = text_context(tokenizer, negative_prompt) if negative_prompt else ()
 
     def request(self, prompt: str, *, seed: int, kept: Kept | None = None, varied: Audio | None = None) -> AudioRequest:
@@ -55,7 +55,7 @@ class RequestBuilder:
             DataError: the prompt and the clip are longer than what the model was trained with.
         """
         check_seed(seed)
-        spec, num_samples = self._model.codec.spec, self._num_samples
+        spec, num_samples = self._model.codec.spec, self.num_samples
         context = text_context(self._tokenizer, prompt)
         frames = spec.num_frames(num_samples)
         self._model.check_frames(frames)
@@ -75,7 +75,7 @@ class RequestBuilder:
 
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
         """Adds the normalised values `[D, T]` of what is kept."""
-        waveform, num_samples = self._to_codec(kept.clip), self._num_samples
+        waveform, num_samples = self._to_codec(kept.clip), self.num_samples
         mask = known_frames(kept.spans, self._model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))

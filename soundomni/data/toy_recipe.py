@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 Kind = Literal["tone", "chirp", "clicks", "noise"]
@@ -80,6 +80,18 @@ class Recipe:
     def without_loudness(self) -> Recipe:
         """Returns the recipe with no loudness stated."""
         return Recipe(tuple(replace(event, loudness=None) for event in self.events))
+
+
+def is_recipe(data: Mapping[str, Any]) -> bool:
+    """Says whether `Recipe.from_json` reads `data`: other collections have attributes called "events" too.
+
+    >>> is_recipe({"events": [{"kind": "noise", "colour": "white"}]}), is_recipe({"events": ["a dog barks"]})
+    (True, False)
+    """
+    known, events = {one.name for one in fields(Event)}, data.get("events")
+    return isinstance(events, (list, tuple)) and all(
+        isinstance(event, Mapping) and event.get("kind") in KINDS and event.keys() <= known for event in events
+    )
 
 
 def note_frequency(note: str) -> float:

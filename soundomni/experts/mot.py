@@ -93,7 +93,9 @@ class MoTBackbone(Backbone):
         self.hidden_dim, self.num_kv_heads, self.head_dim = hidden_dim, sizes.num_kv_heads, sizes.head_dim
         self.rope_theta = rope_theta
         self.copy_initialise = copy_initialise
-        self.streams = router.streams
+        self.streams, self.loss_names = router.streams, router.loss_names
+        if len(self.loss_names) > 1:
+            raise SpecError(f"mot: the router names {len(self.loss_names)} losses ({', '.join(self.loss_names)}), expected at most one")
 
         def expert(stream: int) -> MoTExpert:
             width = wide if stream == 0 else narrow
@@ -164,8 +166,8 @@ class MoTBackbone(Backbone):
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
         """Streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
 
-        Networks that balance their load give {"load_balance": (sum, count)}, summed over tokens, streams and layers alike, so that
-        the quotient is the mean per token and layer.
+        Networks that add a loss give {its name: (sum, count)}, summed over tokens, streams and layers alike, so that the quotient is
+        the mean per token and layer.
         """
         hidden = list(streams)
         rope = rope_tables(layout.position_ids, head_dim=self.head_dim, theta=self.rope_theta, dtype=hidden[0].dtype)
@@ -173,9 +175,12 @@ class MoTBackbone(Backbone):
         for layer in self.blocks:
             hidden, loss = layer(hidden, rope, layout)
             losses.append(loss)
-        balance = add_losses(losses)
+        added = add_losses(losses)
+        if (added is None) == bool(self.loss_names):
+            named = f"names the loss '{self.loss_names[0]}'" if self.loss_names else "names no loss"
+            raise SpecError(f"mot: the router {named}, its networks add {'none' if added is None else 'one'}")
         normed = [norm(x) for norm, x in zip(self.norms.values(), hidden, strict=True)]
-        return normed, {} if balance is None else {"load_balance": balance}
+        return normed, {} if added is None else dict.fromkeys(self.loss_names, added)
 
     def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
         """Yields the parameters that only tokens of `stream` use. Raises SpecError when there is no such stream."""

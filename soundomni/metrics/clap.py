@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,15 +44,20 @@ class ClapEmbedder:
         config = self.model.config.text_config
         self.max_tokens: int = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after the padding's
 
+    def tokens(self, text: str) -> Any:
+        """Returns what the network takes of a text. Raises DataError for one that is longer than it takes."""
+        tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
+        count = tokens["input_ids"].shape[1]
+        if count > self.max_tokens:
+            raise DataError(f"CLAP takes texts of at most {self.max_tokens} tokens, {count} were given: shorten '{text[:40]}…'")
+        return tokens
+
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float64 `[N, F]` of length 1. Raises DataError for a text longer than the network takes."""
         rows = []
         for text in texts:
-            tokens = self.tokenizer(text, return_tensors="pt", truncation=False).to(self.model.device)
-            count = tokens["input_ids"].shape[1]
-            if count > self.max_tokens:
-                raise DataError(f"CLAP takes texts of at most {self.max_tokens} tokens, {count} were given: shorten '{text[:40]}…'")
+            tokens = self.tokens(text).to(self.model.device)
             made = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             rows.append(made.pooler_output[0].double().cpu().numpy())
         return _unit(np.stack(rows))

@@ -24,4 +24,5 @@ def wilson_interval(successes: int, count: int, *, z: float = Z_95) -> tuple[flo
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = centre - half, centre + half
+    return 0.0 if successes == 0 else low, 1.0 if successes == count else high  # exact there, and rounded past the share otherwise

@@ -46,16 +46,19 @@ def multi_resolution_stft_distance(
         fft_sizes: in samples.
 
     Returns:
-        0 for equal waveforms; the spectral convergence of an estimate of silence is 1.
+        0 for equal waveforms; the spectral convergence of an estimate of silence is 1; nan if the reference is silent in all channels, as
+        convergence is relative to it.
 
     Raises:
         ValueError: for different shapes.
     """
     reference, estimate = _pair(reference, estimate)
+    if not reference.any():
+        return float("nan")
     total = 0.0
     for size in fft_sizes:
         true, other = (magnitudes(signal, size, size // 4) for signal in (reference, estimate))
-        convergence = np.linalg.norm(true - other) / max(float(np.linalg.norm(true)), _FLOOR)
+        convergence = np.linalg.norm(true - other) / np.linalg.norm(true)
         log_difference = np.abs(np.log(np.maximum(true, _FLOOR)) - np.log(np.maximum(other, _FLOOR))).mean()
         total += float(convergence + log_difference)
     return total / len(fft_sizes)

@@ -6,17 +6,19 @@ Shape letters: N tokens, N_e tokens of stream e, H hidden dimensions, V vocabula
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.attention import plan_attention
+from soundomni.core.attention import plan_attention, plan_cached
+from soundomni.core.cache import KVCache
 from soundomni.core.interfaces import Backbone, LossTerms, Router
 from soundomni.core.layout import Layout, store
-from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, text_segment
-from soundomni.testing.suite import ModuleSuite, noise, seeded
+from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, position_advance, text_segment
+from soundomni.testing.suite import ModuleSuite, evaluating, noise, number, seeded
 
 
 class TwoStreams(Router):
@@ -30,6 +32,25 @@ class TwoStreams(Router):
     def stream_of(self, role: Role) -> int:
         """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return int(role in (Role.LATENT, Role.CODES))
+
+
+class OneLoss(TwoStreams):
+    """Feed-forward networks that add the mean square of their input as the loss "magnitude"."""
+
+    loss_names: ClassVar[tuple[str, ...]] = ("magnitude",)
+
+    def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
+        """Returns a plain network that also gives the loss."""
+        return _WithLoss(build())
+
+
+class _WithLoss(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return self.network(hidden), (hidden.square().mean(-1).sum(), torch.tensor(float(len(hidden))))
 
 
 class BackboneSuite(ModuleSuite):
@@ -54,7 +75,10 @@ class BackboneSuite(ModuleSuite):
 
     def built(self, seed: int = 0) -> Backbone:
         """Returns a backbone in evaluation mode with weights drawn from `seed`."""
-        backbone: Backbone = seeded(lambda: self.make(vocab_size=self.vocab_size, router=self.router()), seed).eval()
+        return self._made(self.router(), seed)
+
+    def _made(self, router: Router, seed: int = 0) -> Backbone:
+        backbone: Backbone = evaluating(seeded(lambda: self.make(vocab_size=self.vocab_size, router=router), seed))
         return backbone
 
     def outputs(self, plugin: Any) -> list[Tensor]:
@@ -112,6 +136,17 @@ class BackboneSuite(ModuleSuite):
             self.require(finite, "streams", "streams came out with values that are not finite")
             self.require(set(losses) <= set(names), "streams", f"losses {list(losses)} were returned, the router names {list(names)}")
 
+    def test_losses(self) -> None:
+        """The loss that the router's networks add comes out by the name that the router gives it."""
+        router = OneLoss()
+        backbone = self._made(router)
+        _, _, losses = self._forward(backbone, [_speaking(5)], router=router)
+        found, expected = sorted(losses), sorted(router.loss_names)
+        self.require(found == expected, "losses", f"losses {found} were returned, the router names {expected}")
+        for name, (total, count) in losses.items():
+            good = total.ndim == 0 and bool(total.isfinite()) and number(count) > 0
+            self.require(good, "losses", f"loss '{name}' is ({total!r}, {count!r}), expected a finite sum and a count above 0")
+
     def test_packing(self) -> None:
         """A document comes out the same alone and packed with another."""
         backbone = self.built()
@@ -142,6 +177,40 @@ class BackboneSuite(ModuleSuite):
             (_, second), _ = self.run(backbone, [_speaking(5, offset=7)])
         self.require(not torch.equal(first, second), "context", "latents are the same after another text, expected them to attend to it")
 
+    def test_positions(self) -> None:
+        """Tokens come out otherwise at other positions."""
+        backbone = self.built()
+        with torch.no_grad():
+            (_, shared), _ = self.run(backbone, [_speaking(5)])
+            (_, apart), _ = self.run(backbone, [_speaking(5, positions=PositionRule.ADVANCE)])
+        message = "latents with a position each come out as those that share one, expected layout.position_ids to be used"
+        self.require(not torch.allclose(apart, shared, rtol=0.0, atol=1e-6), "positions", message)
+
+    def test_cache(self) -> None:
+        """Given the text before it in a cache, a noise segment comes out as it does beside that text."""
+        backbone, router = self.built(), self.router()
+        text, audio = document = _speaking(5)
+        with torch.no_grad():
+            (_, expected), _ = self.run(backbone, [document])
+            cache = KVCache(
+                num_rows=1,
+                capacity=text.length + audio.length,
+                num_layers=len(backbone.layers),
+                num_kv_heads=backbone.num_kv_heads,
+                head_dim=backbone.head_dim,
+            )
+            self._forward(backbone, [(text,)], cache=cache)
+            cache.keep([text.length])
+            table = SegmentTable.from_samples([(audio,)], first_position=[position_advance(text)])
+            stored = store(table, router.stream_of, len(router.streams))
+            lengths = np.asarray([audio.length])
+            plan = plan_cached(cache.lengths, cache.capacity, lengths, stored, causal=False, device=torch.device("cpu"))
+            cache.begin(stored.order, np.zeros(audio.length, dtype=np.int64), whole=True)
+            layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, cache)
+            streams, _ = backbone(self._streams(backbone, layout, [(audio,)]), layout)
+        message = "latents after cached text differ from those beside it; every layer attends by layout.attend with its own index"
+        self.require_close(layout.take(streams, Role.LATENT), expected, self.tolerance, "cache", message)
+
     def test_expert_parameters(self) -> None:
         """Parameters of a stream are the backbone's own, named once, and of no other stream."""
         backbone = self.built()
@@ -164,19 +233,34 @@ class BackboneSuite(ModuleSuite):
             total = sum((loss for loss, _ in losses.values()), start=total)
             self.require_gradients(backbone, total, "gradients", f"a batch of {given}")
 
-    def _forward(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> tuple[list[Tensor], Layout, LossTerms]:
-        router, device = self.router(), torch.device("cpu")
+    def _forward(
+        self,
+        backbone: Backbone,
+        documents: Sequence[Sequence[Segment]],
+        *,
+        router: Router | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[list[Tensor], Layout, LossTerms]:
+        """Runs packed documents; with an empty cache of as many rows, they are written to it."""
+        router = router or self.router()
         table = SegmentTable.from_samples(documents)
         stored = store(table, router.stream_of, len(router.streams))
-        layout = Layout(stored, torch.from_numpy(stored.position_ids), plan_attention(table, stored, device=device))
+        plan = plan_attention(table, stored, device=torch.device("cpu"))
+        if cache is not None:
+            cache.begin(stored.order, table.document[table.token_segments()], whole=False)
+        layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, cache)
+        streams, losses = backbone(self._streams(backbone, layout, documents), layout)
+        return streams, layout, losses
+
+    def _streams(self, backbone: Backbone, layout: Layout, documents: Sequence[Sequence[Segment]]) -> list[Tensor]:
+        """Returns the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that follows from their number."""
         segments = [segment for document in documents for segment in document]
         frames = [noise(segment.num_frames, segment.num_frames, backbone.hidden_dim) for segment in segments if segment.role == Role.LATENT]
         blocks = {
             Role.TEXT: backbone.embed(torch.cat([torch.from_numpy(segment.token_ids) for segment in segments])),
             Role.LATENT: torch.cat([*frames, torch.zeros(0, backbone.hidden_dim)]),
         }
-        streams, losses = backbone(layout.place(blocks, backbone.hidden_dim), layout)
-        return streams, layout, losses
+        return layout.place(blocks, backbone.hidden_dim)
 
 
 def _silent(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
@@ -184,7 +268,7 @@ def _silent(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
     return (text_segment([3 + offset + word for word in range(words)], bos=1, eos=2),)
 
 
-def _speaking(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
+def _speaking(words: int, *, offset: int = 0, positions: PositionRule = PositionRule.SHARED) -> tuple[Segment, ...]:
     """A document of text and a noise segment of four frames more than there are words."""
     audio = audio_segment(
         role=Role.LATENT,
@@ -192,6 +276,6 @@ def _speaking(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
         num_frames=words + 4,
         num_samples=0,
         boundary_ids=(1, 2),
-        positions=PositionRule.SHARED,
+        positions=positions,
     )
     return (*_silent(words, offset=offset), audio)

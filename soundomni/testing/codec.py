@@ -192,13 +192,15 @@ class CodecSuite(ModuleSuite):
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
     def test_training_losses(self) -> None:
-        """Losses are finite (sum, count) pairs with a gradient; a codec that has nothing to train raises TypeError."""
+        """Losses are finite (sum, count) pairs with a gradient; a codec that has nothing to train keeps the contract's default."""
         codec = self.built()
         lengths = self.lengths(codec)
         try:
             losses = codec.training_losses(_waveform(codec, lengths, 0), torch.tensor(lengths), [generator(b) for b in range(len(lengths))])
         except TypeError:
-            return
+            if type(codec).training_losses is Codec.training_losses:
+                return
+            raise
         self.require(len(losses) > 0, "training_losses", "no loss was returned; expected at least one, or TypeError")
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0

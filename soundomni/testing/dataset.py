@@ -6,6 +6,7 @@ Shape letters: C audio channels, S samples.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,8 +55,12 @@ class DatasetSuite(ConformanceSuite):
                 self.require(isinstance(found, int) and found > 0, "items", f"{name} of item {index} is {found!r}, expected an int from 1")
             texts = isinstance(item.captions, tuple) and all(isinstance(caption, str) for caption in item.captions)
             self.require(texts, "items", f"captions of item {index} are {item.captions!r}, expected a tuple of texts")
-            pairs = isinstance(item.questions, tuple) and all(len(pair) == 2 for pair in item.questions)
+            pairs = isinstance(item.questions, tuple) and all(
+                isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in item.questions
+            )
             self.require(pairs, "items", f"questions of item {index} are {item.questions!r}, expected a tuple of (question, answer)")
+            mapping = isinstance(item.attributes, Mapping) and all(isinstance(name, str) for name in item.attributes)
+            self.require(mapping, "items", f"attributes of item {index} are {item.attributes!r}, expected a mapping from names")
 
     def test_keys(self) -> None:
         """Keys name one item each."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Encoder
 from soundomni.core.representation import FeatureSpec
-from soundomni.testing.suite import ModuleSuite, noise, seeded
+from soundomni.testing.suite import ModuleSuite, evaluating, noise, seeded
 
 
 class EncoderSuite(ModuleSuite):
@@ -35,7 +35,7 @@ class EncoderSuite(ModuleSuite):
 
     def built(self, seed: int = 0) -> Encoder:
         """Returns `make()` in evaluation mode with weights drawn from `seed`."""
-        encoder: Encoder = seeded(self.make, seed).eval()
+        encoder: Encoder = evaluating(seeded(self.make, seed))
         return encoder
 
     def outputs(self, plugin: Any) -> list[Tensor]:

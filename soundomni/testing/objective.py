@@ -119,6 +119,17 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(not bool(outside.any()), "loss_mask", "predictions outside loss_mask have a gradient, expected zero")
         self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient, expected one")
 
+    def test_predicted(self) -> None:
+        """`predicted` makes a finite prediction of the shape of the targets from the network's output."""
+        objective = self.built()
+        query = self._corrupt(objective)
+        output = self.prediction(query, 0)
+        found = objective.predicted(output, query.inputs, query.timesteps)
+        message = f"an output {list(output.shape)} became a prediction {list(found.shape)}, expected {list(query.targets.shape)}"
+        self.require(found.shape == query.targets.shape, "predicted", message)
+        finite = bool(found.masked_select(query.loss_mask[:, None]).isfinite().all())
+        self.require(finite, "predicted", "predictions of frames that count are not finite")
+
     def test_noised(self) -> None:
         """`noised` leads from the clean values at timestep 0 to what sampling starts from at 1, and changes neither in place."""
         objective, clean = self.built(), self._clean().values

@@ -82,8 +82,10 @@ class RouterSuite(ConformanceSuite):
             self.require(bool(output.isfinite().all()), "feed_forward", f"{count} tokens came out with values that are not finite")
 
     def test_loss_names(self) -> None:
-        """Networks add a (loss sum, count) of scalars exactly when `loss_names` names a loss."""
+        """Networks add a (loss sum, count) of scalars exactly when `loss_names` names a loss, one at most."""
         names = self.built().loss_names
+        good = isinstance(names, tuple) and len(names) <= 1
+        self.require(good, "loss_names", f"loss_names is {names!r}, expected a tuple of one name at most: a network adds one loss")
         _, loss = self._run(self.network(), noise(0, 7, self.hidden_dim))
         if loss is None:
             self.require(not names, "loss_names", f"loss_names is {names}, but the network added no loss; expected (output, (sum, count))")

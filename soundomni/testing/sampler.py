@@ -51,20 +51,7 @@ class SamplerSuite(ConformanceSuite):
 
     def test_timesteps(self) -> None:
         """Predictions are asked for at timesteps `[B]` in (0, 1], from 1 on and never rising."""
-        asked = _asked(self.built())
-        for timesteps in asked:
-            shape = list(timesteps.shape)
-            self.require(shape == [SHAPE[0]], "timesteps", f"timesteps of {SHAPE[0]} clips have shape {shape}, expected {[SHAPE[0]]}")
-            low, high = float(timesteps.min()), float(timesteps.max())
-            self.require(
-                low > 0 and high <= 1, "timesteps", f"timesteps from {low:.4g} to {high:.4g} were asked for, expected above 0, at most 1"
-            )
-        first = float(asked[0].min())
-        self.require(abs(first - 1) < 1e-6, "timesteps", f"the first prediction was asked for at timestep {first:.4g}, expected 1")
-        for before, after in pairwise(asked):
-            rises = bool((after > before + 1e-6).any())
-            message = f"timestep {float(after.max()):.4g} was asked for after {float(before.max()):.4g}, expected it not to rise"
-            self.require(not rises, "timesteps", message)
+        self._check_timesteps("timesteps", _asked(self.built()), begin=1.0)
 
     def test_shape(self) -> None:
         """Values keep shape and dtype, those that predictions are asked for included; the noise given is not changed in place."""
@@ -95,8 +82,8 @@ class SamplerSuite(ConformanceSuite):
         """Begun at a timestep below 1, it asks from there on, in `num_steps` steps, and a straight line still leads to x0."""
         sampler, begin = self.built(), 0.5
         asked = _asked(sampler, begin)
-        first = float(asked[0].min())
-        self.require(abs(first - begin) < 1e-6, "begin", f"the first prediction was asked for at timestep {first:.4g}, expected {begin}")
+        self._check_timesteps("begin", asked, begin=begin)
+        self._check_steps("begin", sampler, begin=begin)
         expected = len(_asked(sampler))
         self.require(len(asked) == expected, "begin", f"{len(asked)} predictions were asked for, from noise it is {expected}")
         if not self.velocity:
@@ -126,13 +113,29 @@ class SamplerSuite(ConformanceSuite):
 
     def test_on_step(self) -> None:
         """`on_step` is called after each of `num_steps` steps, in order, the last time with the result."""
-        sampler = self.built()
+        self._check_steps("on_step", self.built(), begin=1.0)
+
+    def _check_timesteps(self, clause: str, asked: list[Tensor], *, begin: float) -> None:
+        for timesteps in asked:
+            shape = list(timesteps.shape)
+            self.require(shape == [SHAPE[0]], clause, f"timesteps of {SHAPE[0]} clips have shape {shape}, expected {[SHAPE[0]]}")
+            low, high = float(timesteps.min()), float(timesteps.max())
+            message = f"timesteps from {low:.4g} to {high:.4g} were asked for, expected above 0, at most {begin:g}"
+            self.require(low > 0 and high <= begin + 1e-6, clause, message)
+        first = float(asked[0].min())
+        self.require(abs(first - begin) < 1e-6, clause, f"the first prediction was asked for at timestep {first:.4g}, expected {begin:g}")
+        for before, after in pairwise(asked):
+            rises = bool((after > before + 1e-6).any())
+            message = f"timestep {float(after.max()):.4g} was asked for after {float(before.max()):.4g}, expected it not to rise"
+            self.require(not rises, clause, message)
+
+    def _check_steps(self, clause: str, sampler: Sampler, *, begin: float) -> None:
         seen: list[tuple[int, Tensor]] = []
-        result = _sample(sampler, _swirl, noise(0, *SHAPE), lambda index, values: seen.append((index, values.clone())))
+        result = _sample(sampler, _swirl, noise(0, *SHAPE), lambda index, values: seen.append((index, values.clone())), begin=begin)
         indices, steps = [index for index, _ in seen], sampler.num_steps
         message = f"on_step was called {len(indices)} times, indices start {indices[:3]}; expected {steps} times, with 0 to {steps - 1}"
-        self.require(indices == list(range(steps)), "on_step", message)
-        self.require_close(seen[-1][1], result, self.tolerance, "on_step", "the last call of on_step had other values than the result")
+        self.require(indices == list(range(steps)), clause, message)
+        self.require_close(seen[-1][1], result, self.tolerance, clause, "the last call of on_step had other values than the result")
 
 
 def _swirl(values: Tensor, timesteps: Tensor) -> Tensor:

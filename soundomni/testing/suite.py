@@ -18,20 +18,40 @@ from soundomni.core.interfaces import KINDS
 PREFIX = "test_"
 
 
+def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
+    """Makes a clause fail with its name when the plugin raises; a module that is not installed is not the plugin's failure."""
+
+    @functools.wraps(method)
+    def checked(self: ConformanceSuite, *arguments: Any, **fixtures: Any) -> None:
+        name = self._clause(clause)
+        try:
+            method(self, *arguments, **fixtures)
+        except ImportError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if isinstance(error, AssertionError) and text.startswith(name):
+                raise
+            raise AssertionError(f"{name}: raised {type(error).__name__}: {text}") from error
+
+    vars(checked)["clause_as_written"] = method
+    return checked
+
+
 class ConformanceSuite(ABC):
     """Base of the suites. `test_<clause>` methods are the clauses.
 
     Attributes:
         kind: the kind of plugin, one of `soundomni.core.interfaces.KINDS`.
-        known_failures: clause → why the plugin breaks it. Such a clause must fail: pytest reports it as xfailed, and as failed once it
-            passes.
+        known_failures: clause → why the plugin breaks it. Such a clause must fail, be it by an error that the plugin raises: pytest
+            reports it as xfailed, and as failed once it passes.
     """
 
     kind: ClassVar[str]
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Marks the known failures. Raises TypeError when one names no clause of the suite."""
+        """Lets clauses name what plugins raise, and marks the known failures. Raises TypeError when one names no clause of the suite."""
         super().__init_subclass__(**kwargs)
         clauses = [name.removeprefix(PREFIX) for name in dir(cls) if name.startswith(PREFIX)]
         for clause in cls.known_failures:
@@ -40,11 +60,10 @@ class ConformanceSuite(ABC):
                 raise TypeError(f"{cls.__name__}.known_failures names '{clause}'.{near} Clauses: {', '.join(clauses)}")
         for clause in clauses:
             method = getattr(cls, PREFIX + clause)
-            plain = getattr(method, "clause_as_written", method)
+            checked = _checked(getattr(method, "clause_as_written", method), clause)
             if clause in cls.known_failures:
-                setattr(cls, PREFIX + clause, _must_fail(plain, cls.known_failures[clause]))
-            elif plain is not method:
-                setattr(cls, PREFIX + clause, plain)
+                checked = pytest.mark.xfail(strict=True, raises=AssertionError, reason=cls.known_failures[clause])(checked)
+            setattr(cls, PREFIX + clause, checked)
 
     @abstractmethod
     def built(self, seed: int = 0) -> Any:
@@ -53,7 +72,11 @@ class ConformanceSuite(ABC):
     def require(self, holds: bool, clause: str, message: str) -> None:
         """Raises AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
         if not holds:
-            raise AssertionError(f"{KINDS[self.kind].__name__}Suite.{clause}: {message}")
+            raise AssertionError(f"{self._clause(clause)}: {message}")
+
+    def _clause(self, clause: str) -> str:
+        """Names a clause as messages do."""
+        return f"{KINDS[self.kind].__name__}Suite.{clause}"
 
     def require_close(self, found: Tensor, expected: Tensor, tolerance: float, clause: str, message: str) -> None:
         """Requires equal shapes and values within `tolerance`, times the largest expected magnitude where that is above 1.
@@ -139,11 +162,6 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _must_fail(method: Callable[..., Any], reason: str) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def clause(*arguments: Any, **fixtures: Any) -> None:
-        method(*arguments, **fixtures)
-
-    vars(clause)["clause_as_written"] = method
-    marked: Callable[..., Any] = pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)(clause)
-    return marked
+def evaluating(plugin: Any) -> Any:
+    """Returns a module in evaluation mode, and anything else, which the clause `contract` tells of, as it is."""
+    return plugin.eval() if isinstance(plugin, nn.Module) else plugin

@@ -9,7 +9,7 @@ import torch
 
 from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.checks import check_loss_weights, check_train
-from soundomni.core.errors import SoundOmniError, SpecError
+from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.guidance import check_guidance
 from soundomni.core.limits import check_scale
 from soundomni.core.lora import add_adapters
@@ -57,13 +57,11 @@ def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
 
 
 def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
-    """Builds the model of a spec on torch's meta device; None, which is logged, where a plugin cannot be built so."""
+    """Builds the model of a spec on torch's meta device; None, with a warning, where that fails: a plugin may need memory."""
     section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
     try:
         with torch.device("meta"):
             return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
-    except SoundOmniError:
-        raise
-    except Exception as error:  # whatever a plugin does that needs memory
-        logger.info("sizes are not checked beforehand: without memory the model cannot be built: %s: %s", type(error).__name__, error)
+    except ConstructionError as error:
+        logger.warning("sizes are not checked beforehand, as the model cannot be built without memory: %s", error)
         return None

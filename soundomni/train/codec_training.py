@@ -30,15 +30,17 @@ class CodecTraining(nn.Module):
         codec: all its parameters are trained.
 
     Raises:
-        SpecError: it has none.
+        SpecError: it has none, or no losses of its own.
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
     def __init__(self, codec: Codec) -> None:
         super().__init__()
-        if not list(codec.parameters()):
-            raise SpecError(f"train.target is codec, but {type(codec).__name__} has nothing to train; choose a codec with weights")
+        if type(codec).training_losses is Codec.training_losses or not list(codec.parameters()):
+            raise SpecError(
+                f"train.target is codec, but {type(codec).__name__} has nothing to train; choose a codec with weights and losses"
+            )
         self.codec = codec.requires_grad_(True)
 
     @property

@@ -16,6 +16,7 @@ from soundomni.cli.evaluation import Outcome, lines, score
 from soundomni.cli.evaluation_lists import open_list, shipped_lists
 from soundomni.cli.evaluation_networks import load_networks
 from soundomni.cli.main import main
+from soundomni.core.hub import SoundOmni
 from soundomni.core.registry import build
 from soundomni.core.spec import load_spec
 from soundomni.core.waveform import RESAMPLER_QUALITY, Audio, resample
@@ -47,6 +48,10 @@ def outcome_of(data: ToySounds, *, offset: int = 0) -> Outcome:
         answered=[[answers.get(question, "no idea") for question, _ in item.questions] for item, answers in zip(items, known, strict=True)],
         reconstructed=[Audio(clip.waveform + np.float32(1e-3), clip.sample_rate) for clip in clips],
     )
+
+
+def folder_slot(path: Path) -> str:
+    return f"{{class_path: audio-folder, init_args: {{path: '{path}'}}}}"
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +115,42 @@ def test_every_number_says_of_how_much_it_is(data: ToySounds) -> None:
     assert text.startswith("60 clips\ntask") and "SI" not in text and " dB" in text and " to " in text
 
 
-def test_silent_clips_have_no_ratio(data: ToySounds) -> None:
+def test_silent_clips_are_left_out_of_what_is_relative_to_them(data: ToySounds) -> None:
     outcome = outcome_of(data)
+    before = score(outcome)["reconstructed"]
     outcome.clips[0] = Audio(np.zeros_like(outcome.clips[0].waveform), outcome.clips[0].sample_rate)
-    result = score(outcome)
-    (row,) = [row for row in result["details"] if row["score"] == "si_sdr"]
-    assert row["of"] == 59 and np.isfinite(row["value"])
+    rows = {row["score"]: row for row in score(outcome)["details"] if row["task"] == "reconstructed"}
+    assert {name: row["of"] for name, row in rows.items()} == {"si_sdr": 59, "stft_distance": 59, "mel_distance": 60}
+    for name in ("si_sdr", "stft_distance"):
+        assert rows[name]["value"] == pytest.approx(before[name], rel=0.05)
+
+
+def test_other_collections_have_events_too(tiny_model: Path, tmp_path: Path, result: Any) -> None:
+    for i in range(2):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(4000), 8000)
+        (tmp_path / f"{i}.json").write_text(json.dumps({"caption": "a dog barks", "events": ["dog bark"]}))
+    scores = result("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
+    assert scores["described"].keys() == {"exact", "wer", "cer", "cider_d"}
+    assert "the clips are no toy sounds" in scores["not_measured"][0]
+
+
+def test_what_cannot_be_measured_is_named_before_anything_is_made(
+    tiny_model: Path, tmp_path: Path, fails: Any, result: Any, networks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("short", 0.5), ("long", 60.0)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(round(8000 * seconds)), 8000)
+        (tmp_path / f"{name}.txt").write_text("noise")
+    command = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
+    scores = result(*command, "--tasks", "reconstruct")
+    assert "reconstructed" in scores and not scores.keys() & {"generated", "described", "answered"}
+    monkeypatch.setattr(SoundOmni, "_write", None)  # so that nothing can be described
+    assert re.search(r"'long.*': a clip of 60 s and the start of the text take", fails(*command))
+    judged = (*command, "--tasks", "generate", "--classifier", networks[1])
+    assert re.search(r"'long.*': 60 s of audio and a prompt of", fails(*judged))
+    (tmp_path / "long.wav").unlink()
+    assert "need at least 2, there is 1" in fails(*judged)
+    (tmp_path / "short.txt").write_text("...")
+    assert re.search(r"'short.*': the caption '...' has no words", fails(*command))
 
 
 def test_networks_tell_a_model_that_is_right_from_one_that_is_wrong(data: ToySounds, networks: tuple[Path, Path]) -> None:
@@ -182,6 +217,7 @@ def test_a_list_is_measured_whole_and_says_what_it_was_made_with(
     assert len(made["model"]["sha256"]) == len(made["data"]["sha256"]) == 64 and made["model"]["name"] == str(tiny_model)
     assert made["data"]["list"] == str(path) and made["data"]["dataset"]["init_args"]["seed"] == 5
     assert (made["seed"], made["steps"], made["guidance"]["scale"], made["device"]) == (7, 3, 1.5, "cpu")
+    assert [plugin["distribution"] for plugin in made["plugins"]] == ["soundomni"]
     assert made["sampler"]["class_path"] == "euler" and {"python", "torch", "numpy", "soundomni"} <= made["versions"].keys()
     assert result(*arguments) == scores
 
@@ -205,17 +241,21 @@ def test_the_default_is_the_list_of_new_combinations_and_everything_is_kept(tiny
         assert len(waveform) == rate == 8000 and row["heard"] == analyse(waveform, rate).recipe.to_json()["events"]
 
 
-def test_networks_judge_what_was_generated(tiny_model: Path, tmp_path: Path, result: Any, networks: tuple[Path, Path]) -> None:
+def test_networks_judge_what_was_generated(tiny_model: Path, tmp_path: Path, result: Any, fails: Any, networks: tuple[Path, Path]) -> None:
     for i in range(3):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(2000 + 1000 * i), 8000)
         (tmp_path / f"{i}.txt").write_text(f"noise number {i}")
-    folder = ("evaluate", "--model", tiny_model, "--dataset", f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}'}}}}")
+    folder = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
     plain = result(*folder)
     assert "generated" not in plain and plain["described"].keys() == {"exact", "wer", "cer", "cider_d"}
     assert [line.partition(":")[0] for line in plain["not_measured"]] == ["generated", "answered"]
     judged = result(*folder, "--clap", networks[0], "--classifier", networks[1], "--save", tmp_path / "kept")
     names = {"clap_score", "clap_score_of_data", "frechet_clap", "kernel_clap", "kl", "frechet_classifier"}
     assert judged["generated"].keys() == names and all(np.isfinite(value) for value in judged["generated"].values())
+    record = judged["made_with"]["judges"]
+    assert [(record[name]["name"], len(record[name]["sha256"])) for name in ("clap", "classifier")] == [(str(one), 64) for one in networks]
+    assert plain["made_with"]["judges"] == {"clap": None, "classifier": None}
+    assert "is not empty; give --save a directory" in fails(*folder, "--save", tmp_path / "kept")
     # each clip is made as long as the one it stands for
     assert [len(soundfile.read(path)[0]) for path in sorted((tmp_path / "kept").glob("*.wav"))] == [2000, 3000, 4000]
 
@@ -229,7 +269,7 @@ def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
     data = bytearray((tmp_path / "1.flac").read_bytes())
     data[2000:2400] = bytes(range(200)) * 2
     (tmp_path / "1.flac").write_bytes(data)
-    arguments = ("evaluate", "--model", tiny_model, "--dataset", f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}'}}}}")
+    arguments = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
     scores = result(*arguments)
     assert (scores["clips"], scores["unreadable"]) == (2, 1) and scores["reconstructed"]["si_sdr"] > 60
     assert main([str(a) for a in arguments]) == 0
@@ -292,6 +332,10 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
     [
         (["--list", "a", "--dataset", "toy-sounds"], "not allowed with"),
         (["--list", "between-notes", "--clap", "x"], "generates nothing that --clap or --classifier could judge"),
+        (["--list", ""], "no list ''"),
+        (["--list", "between-notes", "--tasks", "describe", "generate"], "does not measure generate, only describe, answer"),
+        (["--tasks", "describe", "--clap", "x"], "measuring describe generates nothing"),
+        (["--tasks", "hear"], "invalid choice: 'hear'"),
         (["--limit", "0"], "--limit must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--guidance", "nan"], "the guidance scale must be from"),

@@ -51,7 +51,7 @@ def report(text: str = "a loud sine tone at A4", *, names: tuple[str, ...] = ("t
     }
     models = tuple(Model(name=name, parameters=1234567, spec=f"a: {text}", measured_on=text, scores=scores) for name in names)
     heard = Heard(sound=replace(SOUND, file=text), truth=text, said=(Said(text=text), Said(text=None))[: len(names)])
-    wrong = Heard(sound=SOUND, truth="noise", said=(Said(text="a tone", wrong=("kinds", text)),) * len(names))
+    wrong = Heard(sound=SOUND, truth="noise", said=(Said(text="a tone", wrong=("kinds", text), unsaid=("loudness",)),) * len(names))
     return Report(
         training=Training(
             spec=text,

@@ -99,6 +99,7 @@ def test_without_out_the_folder_is_named_after_the_distribution(tmp_path: Path, 
         ("codec", "acme\n", "Did you mean 'acme'?"),
         ("codec", "x" * (LONGEST_NAME + 1), f"{LONGEST_NAME} characters at most"),
         ("codec", "mdct", "already registered by soundomni"),
+        ("encoder", "null", "a spec reads 'null' as no name"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(
@@ -107,6 +108,11 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     assert expected in fails("plugins", "new", kind, name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_whose_package_is_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+    monkeypatch.syspath_prepend(write("codec", "acme", tmp_path / "a"))
+    assert "the package soundomni-acme is installed and has a codec" in fails("plugins", "new", "sampler", "acme", "--out", tmp_path / "b")
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path, fails: Any) -> None:

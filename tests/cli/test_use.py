@@ -252,30 +252,37 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
     assert message in fails("generate", "--model", tiny_model, *arguments)
 
 
-WRONG_GRIDS = (
-    "seconds: 1",
-    "prompt: [1]",
-    "prompt: a\nstep: 3",
-    "prompt: a\nseed: true",
-    "prompt: a\nseconds: null",
-    "- a",
-    "prompt: [a",
-    "prompt: []",
-)
+WRONG_GRIDS = {
+    "seconds: 1": "must be a mapping with the key prompt",
+    "prompt: [1]": "prompt is 1, expected text",
+    "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
+    "prompt: a\nseed: true": "seed is True, expected a whole number",
+    "prompt: a\nseconds: null": "seconds is None, expected a number",
+    "- a": "must be a mapping",
+    "prompt: [a": "not valid YAML",
+    "prompt: []": "prompt is an empty list",
+    "prompt: a\nprompt: b": "key 'prompt' is given twice",
+    "[" * 3000: "nested too deeply",
+}
 
 
-@pytest.mark.parametrize("text", WRONG_GRIDS)
-def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: Any, text: str) -> None:
+@pytest.mark.parametrize(("text", "message"), WRONG_GRIDS.items())
+def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: Any, text: str, message: str) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(text)
-    assert "the grid" in fails("generate", "--model", tiny_model, "--grid", grid)
+    line = fails("generate", "--model", tiny_model, "--grid", grid)
+    assert "the grid" in line and message in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["generate", "--prompt", "x", "--keep", "missing.wav"], "missing.wav"),
-        (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was given"),
+        (
+            ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"],
+            "lasts 0.5 s and all of it would be kept, the clip to make lasts 0.3 s",
+        ),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "nan:1"], "0 <= from < to <= 0.5 s"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),

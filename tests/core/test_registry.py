@@ -295,7 +295,7 @@ def test_a_connector_must_take_what_the_assembly_passes(install):
 
 def test_import_paths_need_trust(acme):
     path = "acme_codec.FrameCodec"
-    assert refusal(registry.load, "codec", path).endswith("pass --trust-class-paths to run code by its path")
+    assert refusal(registry.load, "codec", path).endswith("run code by its path, a model directory never does")
     assert "acme_codec" not in sys.modules
     cls = registry.load("codec", path, trust_class_paths=True)
     assert cls.__name__ == "FrameCodec"

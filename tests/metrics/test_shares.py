@@ -14,6 +14,11 @@ def test_equals_scipy(successes: int, count: int) -> None:
     assert 0.0 <= low <= successes / count <= high <= 1.0
 
 
+def test_the_interval_of_none_and_of_all_holds_the_share_exactly() -> None:
+    for count in range(1, 400):
+        assert wilson_interval(0, count)[0] == 0.0 and wilson_interval(count, count)[1] == 1.0
+
+
 def test_what_is_no_share() -> None:
     for successes, count in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match="no share"):

@@ -1,12 +1,16 @@
 """A plugin that breaks its contract fails the clause that it breaks, with a message that names the clause; known failures are told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from soundomni import testing
+from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
+from soundomni.core.layout import Layout
 from soundomni.core.registry import load
 
 MDCT, LogMel, MoT = load("codec", "mdct"), load("encoder", "log-mel"), load("backbone", "mot")
@@ -89,6 +93,25 @@ class KeepsWeightsApart(MDCT):
         return super().encode(waveform * self.scale, lengths)
 
 
+@broken(testing.CodecSuite, "training_losses", "raised TypeError: .* takes 3 positional arguments but 4 were given")
+class ForgetsGenerators(MDCT):
+    def training_losses(self, waveform, lengths):
+        return {}
+
+
+@broken(testing.CodecSuite, "lengths", "raised DataError: clips of 1 sample are too short")
+class RefusesShort(MDCT):
+    def encode(self, waveform, lengths, generators=None):
+        if int(lengths.min()) == 1:
+            raise DataError("clips of 1 sample are too short")
+        return super().encode(waveform, lengths, generators)
+
+
+@broken(testing.EncoderSuite, "contract", "make returned a NotAnEncoder, expected a Encoder")
+class NotAnEncoder:
+    pass
+
+
 @broken(testing.EncoderSuite, "batch", "has other features alone than in a batch")
 class MeanOfBatch(LogMel):
     def forward(self, waveform, lengths):
@@ -142,6 +165,13 @@ class Astray(Router):
         return (1, 0, 1, 2)[role]
 
 
+class TwoLosses(load("router", "top-k")):
+    loss_names = ("load_balance", "z")
+
+
+broken(testing.RouterSuite, "loss_names", r"loss_names is \('load_balance', 'z'\), expected a tuple of one name at most")(TwoLosses)
+
+
 class FirstOnly(nn.Module):
     def __init__(self, networks):
         super().__init__()
@@ -174,6 +204,42 @@ class SeesAll(MoT):
 
     def expert_parameters(self, stream):
         return self.parameters()
+
+
+@broken(testing.BackboneSuite, "losses", r"losses \['balance'\] were returned, the router names \['magnitude'\]")
+class RenamesLosses(MoT):
+    def forward(self, streams, layout):
+        streams, losses = super().forward(streams, layout)
+        return streams, dict(zip(["balance"], losses.values(), strict=True))
+
+
+@broken(testing.BackboneSuite, "positions", "expected layout.position_ids to be used")
+class NoPositions(MoT):
+    def forward(self, streams, layout):
+        return super().forward(streams, replace(layout, position_ids=torch.zeros_like(layout.position_ids)))
+
+
+class OneLayer(Layout):
+    def attend(self, layer, query, key, value):
+        return super().attend(0, query, key, value)
+
+
+@broken(testing.BackboneSuite, "cache", "latents after cached text differ from those beside it")
+class SameLayer(MoT):
+    def forward(self, streams, layout):
+        return super().forward(streams, OneLayer(layout.stored, layout.position_ids, layout.attention, layout.cache))
+
+
+@broken(testing.BackboneSuite, "cache", "raised RuntimeError: ")
+class NoCache(MoT):
+    def forward(self, streams, layout):
+        return super().forward(streams, replace(layout, cache=None))
+
+
+@broken(testing.ObjectiveSuite, "predicted", r"an output \[4, 3, 7\] became a prediction \[4, 1, 7\], expected \[4, 3, 7\]")
+class PredictsOne(FlowMatching):
+    def predicted(self, output, inputs, timesteps):
+        return output[:, :1]
 
 
 @broken(testing.ObjectiveSuite, "clean", "the 2 known frames of clip 1 changed, expected them to stay clean")
@@ -209,10 +275,16 @@ class NoisedBackwards(FlowMatching):
         return super().noised(clean, start, 1 - timestep)
 
 
-@broken(testing.SamplerSuite, "begin", "the first prediction was asked for at timestep 1, expected 0.5")
+@broken(testing.SamplerSuite, "begin", "timesteps from 1 to 1 were asked for, expected above 0, at most 0.5")
 class AlwaysFromNoise(Euler):
     def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
         return super().sample(predict, start, generators=generators, on_step=on_step)
+
+
+@broken(testing.SamplerSuite, "begin", r"on_step was called 0 times, indices start \[\]; expected 50 times")
+class SilentBelowOne(Euler):
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
+        return super().sample(predict, start, generators=generators, begin=begin, on_step=on_step if begin == 1.0 else None)
 
 
 @broken(testing.SamplerSuite, "num_evaluations", "one call asked for 50 predictions, num_evaluations says 5$")
@@ -252,6 +324,12 @@ class Two(Dataset):
         return np.full((1, 90), 2.0, np.float32), 8000
 
 
+class Numbers(Two):
+    def item(self, index):
+        return Item(key=str(index), num_samples=90, sample_rate=8000, questions=((1, 2),))
+
+
+broken(testing.DatasetSuite, "items", r"questions of item 0 are \(\(1, 2\),\), expected a tuple of \(question, answer\)")(Numbers)
 broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same', expected unique keys")(Two)
 broken(testing.DatasetSuite, "cheap", r"item loaded the clips \[0, 1\], expected it to decode nothing")(Two)
 broken(testing.DatasetSuite, "load", "gave 90 samples at 8000 Hz, its item says 100 at 8000")(Two)

@@ -90,7 +90,7 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """Measures each model on its own list of new clips; returns what `evaluate` does."""
+    """Measures each model on its own list of clips; returns what `evaluate` does."""
     from soundomni.cli.evaluation import evaluate, lines
     from soundomni.cli.output import note
 
@@ -160,6 +160,11 @@ def _list(one: Contender) -> str:
     if any(entry.source.init_args.get("held_out", "exclude") != "exclude" for entry in toy_entries(one.data)):
         return f"{len(one.unseen)} new {one.kind}"
     new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
+    if one.unseen.variation == 0.0:
+        return (
+            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; the others sound as they did in "
+            "training, but for noise"
+        )
     return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
 
 
@@ -195,7 +200,7 @@ def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out:
 
 
 def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
-    """Returns what a model says of the first clips of a list, and what of it is wrong."""
+    """Returns what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
     from soundomni.data.toy_language import parse_caption
     from soundomni.data.toy_recipe import agreement
 
@@ -203,6 +208,9 @@ def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> li
         return [Said(text=None)] * len(clips)
     said = []
     for i, text in enumerate(model.describe(clips)):
-        verdicts = agreement(unseen.recipe(i), parse_caption(text))
-        said.append(Said(text=text, wrong=tuple(name for name, right in verdicts.items() if not right)))
+        heard = parse_caption(text)
+        stated = {} if heard is None else agreement(heard, heard)
+        missed = [name for name, right in agreement(unseen.recipe(i), heard).items() if not right]
+        unsaid = tuple(name for name in missed if heard is not None and name not in stated)
+        said.append(Said(text=text, wrong=tuple(name for name in missed if name not in unsaid), unsaid=unsaid))
     return said

@@ -23,7 +23,7 @@ TASKS = {
     "reconstructed": "Reconstructed: through the codec and back",
 }
 MEASURES = {
-    "right": "clips with nothing wrong",
+    "right": "clips with every attribute right",
     "attributes": "all attributes together",
     "exact": "word for word",
     "events": "number of events",
@@ -116,9 +116,10 @@ def _duration(seconds: float) -> str:
 
 def _introduction(report: Report) -> str:
     training, first = report.training, report.models[0]
+    hears = " and to say what it hears" if "described" in first.scores else ""
     text = (
-        f"One small model learned to make sounds from words and to say what it hears: {training.steps:,} steps in "
-        f"{_duration(training.seconds)}, on the machine that wrote this page."
+        f"One small model learned to make sounds from words{hears}: {training.steps:,} steps in {_duration(training.seconds)}, on the "
+        "machine that wrote this page."
     )
     others = [model.name for model in report.models[1:]]
     beside = f" Beside it stands {escape(others[0])}, trained earlier, given the same prompts." if others else ""
@@ -236,13 +237,11 @@ def _clip(clip: Heard, names: tuple[str, ...]) -> str:
 def _said(said: Said, name: str) -> str:
     if said.text is None:
         return f"<div><dt>{escape(name)}</dt><dd>only generates</dd></div>"
-    wrong = ", ".join(ATTRIBUTES.get(attribute, attribute) for attribute in said.wrong)
-    about = f' <span class="count">({escape(wrong)})</span>' if wrong else ""
+    missed = [ATTRIBUTES.get(attribute, attribute) for attribute in said.wrong]
+    missed += [f"{ATTRIBUTES.get(attribute, attribute)} not said" for attribute in said.unsaid]
+    about = f' <span class="count">({escape(", ".join(missed))})</span>' if missed else ""
     text = escape(said.text) or "nothing"
-    return (
-        f'<div class="{"wrong" if said.wrong else "right"}"><dt>{escape(name)}</dt>'
-        f"<dd>{_mark(not said.wrong)}<q>{text}</q>{about}</dd></div>"
-    )
+    return f'<div class="{"wrong" if missed else "right"}"><dt>{escape(name)}</dt><dd>{_mark(not missed)}<q>{text}</q>{about}</dd></div>'
 
 
 def _measured(models: tuple[Model, ...]) -> str:

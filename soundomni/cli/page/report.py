@@ -57,15 +57,16 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a model said of a clip, and the attributes that are wrong in it; no text from a model that only generates."""
+    """What a model said of a clip, the attributes that are wrong in it and those it leaves out; no text from one that only generates."""
 
     text: str | None
     wrong: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A new clip, what it is, and what each model that listened said of it."""
+    """A clip, what it is, and what each model that listened said of it."""
 
     sound: Sound
     truth: str
@@ -74,7 +75,7 @@ class Heard:
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """New clips of one kind, and the models that listened to them.
+    """Clips of one kind, and the models that listened to them.
 
     Args:
         kind: what they are, such as "clips of 0.5 s with one event".

@@ -1,0 +1,60 @@
+"""What would end a measurement in its midst, told before it begins: clips and texts that a model or a metric does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from soundomni.cli.evaluation_networks import Networks
+from soundomni.core.errors import DataError
+
+if TYPE_CHECKING:
+    from soundomni.core.hub import SoundOmni
+    from soundomni.core.interfaces import Item
+    from soundomni.core.waveform import Audio
+
+
+def check_clips(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], tasks: Sequence[str], networks: Networks | None) -> None:
+    """Raises DataError, with the key of the item, for a clip that cannot be measured in one of the tasks.
+
+    Args:
+        model: what will be measured.
+        items, clips: what it will be given.
+        tasks: what it will do.
+        networks: what will judge the clips that it generates.
+    """
+    if networks and "generate" in tasks and len(items) == 1:
+        raise DataError("there is no set of clips to compare: --clap and --classifier need at least 2, there is 1")
+    for item, clip in zip(items, clips, strict=True):
+        with _named(item):
+            _check_clip(model, item, clip, tasks)
+            if networks and networks.clap is not None and "generate" in tasks:
+                networks.clap.tokens(item.captions[0])
+
+
+def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str]) -> None:
+    from soundomni.core.waveform import match_channels
+    from soundomni.metrics.text import normalise
+
+    if "generate" in tasks:
+        model.requests(item.num_samples / item.sample_rate).request(item.captions[0], seed=0)
+    if "describe" in tasks:
+        for caption in item.captions:
+            if not normalise(caption):
+                raise DataError(f"the caption {caption!r} has no words")
+        model.contexts.clip(clip, None)
+    if "answer" in tasks and item.questions:
+        longest = max((question for question, _ in item.questions), key=lambda question: len(model.tokenizer.encode(question)))
+        model.contexts.clip(clip, longest)
+    if "reconstruct" in tasks:
+        match_channels(clip.waveform, model.model.codec.spec.channels)
+
+
+@contextmanager
+def _named(item: Item) -> Iterator[None]:
+    """Adds the key of the item to an error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"'{item.key}': {error}") from error
