@@ -11,6 +11,8 @@ def make_directory(path: str | Path) -> Path:
     """Makes a folder before any work is done for it. Raises DataError when it cannot be written to."""
     from soundomni.core.errors import DataError
 
+    if not str(path):
+        raise DataError("an empty path was given, expected the name of a directory")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

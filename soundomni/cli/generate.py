@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 HELP = "make audio from prompts"
 
 
+MOST_CLIPS = 100_000
+"""Of one grid."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One clip that is asked for; None leaves the choice to the model's spec. `spans` in seconds of the file `keep` are kept; of the file
@@ -252,6 +256,9 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
             fits = isinstance(value, right) and not isinstance(value, bool)
             if not fits and not (value is None and key in ("steps", "guidance", "negative")):
                 raise SpecError(f"the grid '{path}': {key} is {value!r}, expected {expected}")
+    count = math.prod(map(len, columns.values()))
+    if count > MOST_CLIPS:
+        raise SpecError(f"the grid '{path}' asks for {count:,} clips, expected at most {MOST_CLIPS:,}")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
     return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
 

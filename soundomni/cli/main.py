@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
 
 from soundomni import __version__
 from soundomni.cli.arguments import Parser, UsageError, split_overrides
@@ -48,6 +51,7 @@ PIPE_CLOSED = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. Without --debug no traceback is ever shown."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()
@@ -55,12 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse, after --help and --version
         return int(end.code or 0)
     except KeyboardInterrupt:
-        sys.stderr.write("soundomni: interrupted\n")
+        _say(sys.stderr, "soundomni: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has left; what is still buffered must not raise again when the interpreter ends.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)  # its reader has left
         return PIPE_CLOSED
     except (SoundOmniError, OSError) as error:
         return 2 if _is_told_by_another(error) else _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
@@ -126,12 +128,37 @@ def _fail(arguments: list[str], message: str, *, status: int) -> int:
     line = " ".join(message.split())
     if "--debug" in arguments:
         traceback.print_exc()
-    sys.stderr.write(f"soundomni: {line}\n")
+    _say(sys.stderr, f"soundomni: {line}\n")
     if "--json" in arguments:
         from soundomni.cli.output import to_json
 
-        sys.stdout.write(to_json({"error": line.removeprefix("error: ")}) + "\n")
+        _say(sys.stdout, to_json({"error": line.removeprefix("error: ")}) + "\n")
     return status
+
+
+def _prepare_streams() -> None:
+    """Lets every text be written: to nowhere where a stream is closed, and escaped where its encoding has no such character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  it stays open as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(stream: TextIO, text: str) -> None:
+    """Writes how a command failed. Where even that fails, as on a full disk, its status has to tell."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Sends what is still buffered to nowhere: it must not raise again when the interpreter ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Writes each reconstruction and prints SI-SDR and spectral distances against the file at the codec's rate."""
-    from soundomni.cli.files import make_directory
+    from soundomni.cli.files import make_directory, next_number
     from soundomni.cli.output import emit
     from soundomni.cli.reconstruction import measure, rounded, told
     from soundomni.core.hub import SoundOmni
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
     out = make_directory(args.out)
     rows, lines = [], []
-    for index, (file, clip) in enumerate(zip(args.files, clips, strict=True)):
+    for index, (file, clip) in enumerate(zip(args.files, clips, strict=True), next_number(out)):
         made = model.reconstruct(clip, chunk_seconds=args.chunk)
         reference = convert(clip, channels=made.waveform.shape[0], sample_rate=made.sample_rate)
         path = _path(out, index, Path(file), made)

@@ -10,6 +10,7 @@ import torch
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
+from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.model import UnifiedModel
 from soundomni.core.normalizer import LatentNormalizer
 from soundomni.core.registry import build
@@ -81,7 +82,9 @@ def build_model(
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
-    """Builds a sampler; `num_steps` overrides the spec's."""
+    """Builds a sampler; `num_steps` overrides the spec's. Raises SpecError for more than MOST_STEPS."""
     if num_steps is not None:
         slot = Slot(slot.class_path, {**slot.init_args, "num_steps": num_steps})
-    return cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
+    sampler = cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
+    check_count(f"the steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
+    return sampler

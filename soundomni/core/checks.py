@@ -30,6 +30,8 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 
 def check_train(train: TrainSpec) -> None:
     """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
+    if not train.run_dir:
+        raise SpecError("train.run_dir is empty, expected the name of a directory")
     for expected, holds, keys in _RANGES:
         for key in keys:
             _expect(holds, f"train.{key}", attrgetter(key)(train), expected)

@@ -66,7 +66,8 @@ class Codec(nn.Module, ABC):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
 
-        A codec with a random encoding draws that of clip b from `generators[b]`, and returns its mean without generators.
+        What `waveform` holds beyond the length of a clip does not matter. A codec with a random encoding draws that of clip b from
+        `generators[b]`, and returns its mean without generators.
         """
 
     @abstractmethod
@@ -97,7 +98,10 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows."""
+        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows.
+
+        What `waveform` holds beyond the length of a clip does not matter.
+        """
 
 
 class Connector(nn.Module, ABC):

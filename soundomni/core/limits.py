@@ -10,6 +10,7 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_SCALE = 1e6
 MOST_STEPS = 10_000
 MOST_NEW_TOKENS = 65_536
+MOST_VOCABULARY = 2**20
 
 
 def check_seconds(seconds: float) -> None:

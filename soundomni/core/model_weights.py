@@ -114,7 +114,10 @@ def load_weights(
             if tensor.numel()
         }
         for name, tensor in _tensors(file, rows):
-            held[name][0].copy_(tensor)
+            target = held[name][0]
+            if tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
+                raise CheckpointError(f"'{file}': '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, expected floating point")
+            target.copy_(tensor)
 
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, DataError
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
@@ -95,8 +95,11 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, without special tokens around it."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Returns the ids of `text`, without special tokens around it. Raises DataError when it is not Unicode text."""
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except TypeError as error:  # surrogates: bytes of a command line or a file that are not UTF-8
+            raise DataError(f"{text[:40]!a} was given, expected text in UTF-8") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens left out."""

@@ -21,20 +21,47 @@ _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
+MOST_NODES = 100_000
+"""Values of a document, each counted as often as it is referred to: a few lines of references can stand for billions."""
+DEEPEST = 100
+"""Lists and mappings within each other."""
 _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Reader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class declares it so; filled below)
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuses an alias within the node that it stands for: such data has no end."""
-        if self.check_event(yaml.AliasEvent):
-            alias = self.peek_event()  # type: ignore[no-untyped-call]
-            node = self.anchors.get(alias.anchor)
+        """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            node = self.anchors.get(event.anchor)
             if node is not None and node.end_mark is None:
-                raise yaml.composer.ComposerError(None, None, f"'*{alias.anchor}' refers to what it is part of", alias.start_mark)
-        return super().compose_node(parent, index)
+                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' refers to what it is part of", event.start_mark)
+        elif event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", event.start_mark)
+        node = super().compose_node(parent, index)
+        assert node is not None, "it is composed where a value begins"
+        count, depth = self._extents.setdefault(node, self._extent(node))
+        if count > MOST_NODES or depth > DEEPEST:
+            limit = f"more than {MOST_NODES:,} values" if count > MOST_NODES else f"values within more than {DEEPEST} others"
+            raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", event.start_mark)
+        return node
+
+    def _extent(self, node: yaml.Node) -> tuple[int, int]:
+        """Returns how many values a node holds, itself included, and how deep they are; its children are known."""
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        extents = [self._extents[child] for child in children]
+        return 1 + sum(count for count, _ in extents), 1 + max((depth for _, depth in extents), default=0)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()

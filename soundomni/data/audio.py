@@ -6,6 +6,7 @@ Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 w
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import uuid
 from pathlib import Path
@@ -21,6 +22,10 @@ __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_au
 SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 """Suffixes of the files that listings take for audio."""
 
+LOWEST_RATE = 100
+HIGHEST_RATE = 1_000_000
+"""Rates beyond these come from damaged headers, and a short file would become a long clip when it is resampled."""
+
 PEAK_LIMIT = 8.0
 """A sample beyond this is not an overshoot of a lossy decoder but audio that is not scaled to [-1, 1]."""
 
@@ -33,9 +38,10 @@ def audio_info(path: str | Path) -> tuple[int, int, int]:
 
     Raises UnreadableAudioError when there is no such file, it is not audio, it is empty, or it ends before its header says.
     """
+    _check_file(path)
     try:
-        info = soundfile.info(str(path))
-        _check_header(path, int(info.frames))
+        info = soundfile.info(_name(path))
+        _check_header(path, int(info.frames), int(info.samplerate))
     except (soundfile.SoundFileError, OSError) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
     return int(info.frames), int(info.samplerate), int(info.channels)
@@ -47,12 +53,13 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty or truncated, when it
     decodes to another length than its header says (see `fit_announced`), or holds samples that are not finite or not in [-1, 1].
     """
+    _check_file(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(_name(path)) as file:
             frames, rate = int(file.frames), int(file.samplerate)
-            _check_header(path, frames)
+            _check_header(path, frames, rate)
             decoded = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, MemoryError) as error:  # a damaged header may announce any length
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
     if not np.isfinite(decoded).all():
         raise UnreadableAudioError(f"cannot read '{path}': it holds samples that are not finite")
@@ -81,13 +88,15 @@ def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
     not `[C, S]` with S > 0 or not finite, or when the file cannot be written.
     """
     target, samples = Path(path), np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 2 or samples.size == 0 or not np.isfinite(samples).all():
-        raise DataError(f"cannot write '{target}': expected finite samples [C, S], got shape {samples.shape}")
+    if samples.ndim != 2 or samples.size == 0:
+        raise DataError(f"cannot write '{target}': expected samples [C, S], got shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise DataError(f"cannot write '{target}': it has samples that are not finite")
     gain = 1.0 / max(1.0, float(np.abs(samples).max()))
     pcm = np.rint(samples.T * np.float32(gain) * np.float32(32767)).astype(np.int16)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        soundfile.write(str(part), pcm, rate, format="WAV", subtype="PCM_16")
+        soundfile.write(_name(part), pcm, rate, format="WAV", subtype="PCM_16")
         part.replace(target)
     except (soundfile.SoundFileError, OSError) as error:
         with contextlib.suppress(OSError):
@@ -97,7 +106,20 @@ def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
     return gain
 
 
-def _check_header(path: str | Path, frames: int) -> None:
+def _name(path: str | Path) -> str | bytes:
+    """Returns a path as libsndfile takes it; where names are bytes, they need not be text."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def _check_file(path: str | Path) -> None:
+    """Raises UnreadableAudioError for what is no file: a pipe, which cannot be read twice, would make its reader wait for ever."""
+    if not Path(path).is_file():
+        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
+
+
+def _check_header(path: str | Path, frames: int, rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UnreadableAudioError(f"cannot read '{path}': its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
     if frames < 1:
         raise UnreadableAudioError(f"cannot read '{path}': it holds no samples")
     if frames > _MAX_FRAMES:
@@ -115,7 +137,7 @@ def _reason(path: str | Path, error: Exception) -> str:
     if Path(path).is_dir():
         return "it is a folder"
     if not Path(path).is_file():
-        return "no such file"
+        return "it is not a regular file" if Path(path).exists() else "no such file"
     if Path(path).stat().st_size == 0:
         return "the file is empty"
     return _first_line(error)

@@ -119,7 +119,7 @@ class CodecSuite(ModuleSuite):
             self.require(long_enough, "decode", f"{message}, expected at least {max(least, samples)} samples")
 
     def test_batch(self) -> None:
-        """Each clip of a batch is encoded as if it were alone, whatever stands beside it."""
+        """Each clip of a batch is encoded as if it were alone, whatever stands beside it and beyond its length."""
         codec = self.built()
         lengths = self.lengths(codec)
         together = _encode(codec, lengths)
@@ -211,8 +211,8 @@ class CodecSuite(ModuleSuite):
 
 
 def _waveform(codec: Codec, lengths: Sequence[int], first_clip: int) -> Tensor:
-    """Returns `[B, C, S]`: clip b is noise that follows from its place alone, and zero beyond its length."""
-    waveform = torch.zeros(len(lengths), codec.spec.channels, max(lengths))
+    """Returns `[B, C, S]`: clip b is noise that follows from its place alone, and other noise beyond its length."""
+    waveform = 0.1 * noise(99, len(lengths), codec.spec.channels, max(lengths))
     for clip, samples in enumerate(lengths):
         waveform[clip, :, :samples] = 0.1 * noise(first_clip + clip, codec.spec.channels, samples)
     return waveform

@@ -78,7 +78,7 @@ class EncoderSuite(ModuleSuite):
                     self.require(finite, "rows", f"{name} of {samples} samples gave features that are not finite")
 
     def test_batch(self) -> None:
-        """The valid rows of a clip are the same alone and in a batch."""
+        """The valid rows of a clip are the same alone and in a batch, whatever stands beyond its length."""
         encoder = self.built()
         lengths = self.lengths(encoder)
         together = _encode(encoder, lengths)
@@ -91,8 +91,8 @@ class EncoderSuite(ModuleSuite):
 
 @torch.no_grad()
 def _encode(encoder: Encoder, lengths: Sequence[int], *, first_clip: int = 0, scale: float = 0.1) -> Tensor:
-    """Encodes clips of noise; clip b follows from its place alone and is zero beyond its length."""
-    waveform = torch.zeros(len(lengths), 1, max(lengths))
+    """Encodes clips of noise; clip b follows from its place alone, and beyond its length there is other noise."""
+    waveform = scale * noise(99, len(lengths), 1, max(lengths))
     for clip, samples in enumerate(lengths):
         waveform[clip, :, :samples] = scale * noise(first_clip + clip, 1, samples)
     features: Tensor = encoder(waveform, torch.tensor(lengths))

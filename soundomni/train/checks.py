@@ -9,9 +9,9 @@ import torch
 
 from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.checks import check_loss_weights, check_train
-from soundomni.core.errors import ConstructionError, SpecError
+from soundomni.core.errors import ConstructionError, SoundOmniError, SpecError
 from soundomni.core.guidance import check_guidance
-from soundomni.core.limits import check_scale
+from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
 from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import portable
@@ -25,12 +25,13 @@ logger = logging.getLogger(__name__)
 def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
     """Checks the numbers of every section, and that the parts of the model can be built and fit together.
 
-    The model is built without memory, on torch's meta device. Where a plugin cannot be built so, that is logged, and its sizes are
-    found wrong only when it is built for training.
+    The model is built without memory, on torch's meta device. Where a plugin cannot be built so, a warning says so, and its sizes
+    are found wrong only when it is built for training.
 
     Raises:
         SoundOmniError: naming what is wrong.
     """
+    check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
     check_guidance(spec.guidance)
     check_scale(spec.guidance.scale)
     build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
@@ -62,6 +63,11 @@ def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel
     try:
         with torch.device("meta"):
             return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
-    except ConstructionError as error:
-        logger.warning("sizes are not checked beforehand, as the model cannot be built without memory: %s", error)
-        return None
+    except SoundOmniError as error:
+        if not isinstance(error, ConstructionError):
+            raise
+        reason = str(error)
+    except Exception as error:  # whatever else a plugin does that needs memory
+        reason = f"{type(error).__name__}: {error}"
+    logger.warning("sizes are not checked beforehand, as the model cannot be built without memory: %s", reason)
+    return None

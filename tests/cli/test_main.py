@@ -230,7 +230,7 @@ def test_spec_schema(run):
 
 def test_class_paths_need_trust(run, spec):
     override = "--model.codec={class_path: cli_codec.Tiny, init_args: {frame_size: 1}}"
-    assert "pass --trust-class-paths" in error_of(run("spec", "validate", spec, override))
+    assert "--trust-class-paths lets" in error_of(run("spec", "validate", spec, override))
     assert run("--trust-class-paths", "spec", "validate", spec, override)[0] == 0
 
 
@@ -279,6 +279,19 @@ def test_a_closed_pipe_is_quiet():
     done = subprocess.run([sys.executable, "-m", "soundomni.cli.main", "plugins", "list"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">/dev/full", ">&-"])
+def test_a_mistake_keeps_its_status_where_nothing_can_be_written(redirection):
+    command = f"{sys.executable} -m soundomni.cli.main plugins show codec mdtc --json {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_what_stdout_cannot_encode_is_escaped():
+    command = [sys.executable, "-m", "soundomni.cli.main", "plugins", "show", "codec", "m\u00e9"]
+    done = subprocess.run([*command, "--json"], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"})
+    assert done.returncode == 2 and b"m\\xe9" in done.stdout
 
 
 def test_tables_and_json():

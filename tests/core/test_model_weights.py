@@ -107,6 +107,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(change, message, tmp
     assert same(other, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    network = Network(1)
+    write_weights(network.state_dict(), tmp_path, dtype=torch.float32)
+    save_file({name: tensor.to(dtype) for name, tensor in network.state_dict().items()}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match=r"holds (int64|bool|complex64), expected floating point"):
+        load_weights(Network(2), tmp_path)
+
+
 def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path: Path) -> None:
     def build():
         router = registry.build("router", Slot("modality"))

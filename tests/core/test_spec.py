@@ -267,12 +267,23 @@ def test_missing_keys_are_all_named(write):
     assert message == "model.backbone, model.router, model.connectors, model.objective: missing; a spec must give them"
 
 
+LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)) + "train: {steps: *a8}"
+MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("model:\n  codec: [a", "layer0.yaml:2:12: not valid YAML: "),
         ("sampler: a\nsampler: b", "layer0.yaml:2:1: not valid YAML: key 'sampler' is given twice"),
-        ("model: !!python/object/apply:os.getcwd []", "layer0.yaml:1:8: not valid YAML: could not determine a constructor"),
+        (
+            "model: !!python/object/apply:os.getcwd []",
+            "layer0.yaml:1:8: not valid YAML: the tag '!!python/object/apply:os.getcwd' was given",
+        ),
+        ("train: {steps: !!bool zzz}", "layer0.yaml:1:16: not valid YAML: the tag '!!bool' was given, expected none"),
+        (LAUGHS, "not valid YAML: it holds more than 100,000 values, references counted"),
+        (MERGES, "not valid YAML: it holds more than 100,000 values, references counted"),
+        ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it holds values within more than 100 others"),
         ("- a", "layer0.yaml: given list, expected a mapping"),
         ("sampler: {class_path: euler, init_args: &m {a: *m}}", "layer0.yaml:1:48: not valid YAML: '*m' refers to what it is part of"),
         ("a: " + "[" * 5000, "layer0.yaml: nested too deeply"),

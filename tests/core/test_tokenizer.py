@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, DataError
 from soundomni.core.tokenizer import SPECIAL_TOKENS, TextTokenizer
 
 TEXTS = ["a rising sine tone, then two clicks", "quiet white noise", "seven"] * 10
@@ -17,6 +17,11 @@ TEXTS = ["a rising sine tone, then two clicks", "quiet white noise", "seven"] * 
 def test_any_text_survives(text: str) -> None:
     tokenizer = TextTokenizer.train(TEXTS, vocab_size=280)
     assert tokenizer.decode(tokenizer.encode(text)) == text.strip()
+
+
+def test_text_that_is_not_unicode_is_refused_in_one_line() -> None:
+    with pytest.raises(DataError, match=r"'caf\\udce9' was given, expected text in UTF-8"):
+        TextTokenizer.train(TEXTS, vocab_size=280).encode("caf\udce9")
 
 
 def test_special_tokens_in_a_caption_are_plain_text() -> None:

@@ -1,5 +1,7 @@
 """Reading, resampling, channels and writing, on real files of every kind."""
 
+import os
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -86,6 +88,34 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind, reason):
     with pytest.raises(UnreadableAudioError, match=reason) as caught:
         read_audio(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    for read in (read_audio, audio_info):
+        with pytest.raises(UnreadableAudioError, match="it is not a regular file$"):
+            read(tmp_path / "pipe.wav")
+
+
+def test_headers_that_lie_are_no_internal_errors(tmp_path):
+    path = tmp_path / "long.flac"
+    soundfile.write(path, tone(440, 8000).T, 8000)
+    data = bytearray(path.read_bytes())
+    data[21:26] = bytes([data[21] | 0x0F, 0xFF, 0xFF, 0xFF, 0xFF])  # total samples: 2^36 - 1
+    path.write_bytes(data)
+    with pytest.raises(UnreadableAudioError, match="cannot read"):
+        read_audio(path)
+    for rate in (1, 2_000_000_000):
+        soundfile.write(tmp_path / "rate.wav", tone(440, 8000).T, rate)
+        for read in (read_audio, audio_info):
+            with pytest.raises(UnreadableAudioError, match=f"its rate is {rate} Hz, expected 100 to 1,000,000 Hz"):
+                read(tmp_path / "rate.wav")
+
+
+def test_names_need_not_be_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write_wav(path, tone(440, 8000), 8000)
+    assert read_audio(path)[0].shape == (1, 8000) and audio_info(path) == (8000, 8000, 1)
 
 
 def test_a_folder_is_called_a_folder(tmp_path):

@@ -162,8 +162,8 @@ def _list(one: Contender) -> str:
     new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
     if one.unseen.variation == 0.0:
         return (
-            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; the others sound as they did in "
-            "training, but for noise"
+            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; but for noise, a combination sounds "
+            "the same each time, as it did in training"
         )
     return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
 
