@@ -47,7 +47,9 @@ class _Reader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", event.start_mark)
         node = super().compose_node(parent, index)
         assert node is not None, "it is composed where a value begins"
-        count, depth = self._extents.setdefault(node, self._extent(node))
+        if node not in self._extents:
+            self._extents[node] = self._extent(node)
+        count, depth = self._extents[node]
         if count > MOST_NODES or depth > DEEPEST:
             limit = f"more than {MOST_NODES:,} values" if count > MOST_NODES else f"values within more than {DEEPEST} others"
             raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", event.start_mark)

@@ -43,7 +43,7 @@ class NormalisedByBatch(MDCT):
         return super().encode(waveform / waveform.std(correction=0).clamp_min(1e-3), lengths)
 
 
-@broken(testing.CodecSuite, "batch", "a clip of 127 samples is encoded differently alone than in a batch of 5")
+@broken(testing.CodecSuite, "batch", "a clip of 1 sample.* is encoded differently alone than in a batch of 5")
 class LooksBeyond(MDCT):
     def encode(self, waveform, lengths, generators=None):
         encoded = super().encode(waveform, torch.full_like(lengths, waveform.shape[-1]))
