@@ -38,13 +38,14 @@ class _Reader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and node.end_mark is None:
-                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' refers to what it is part of", event.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' refers to what it is part of", mark)
         elif event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", event.start_mark)
+            raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", mark)
         node = super().compose_node(parent, index)
         assert node is not None, "it is composed where a value begins"
         if node not in self._extents:
@@ -52,7 +53,7 @@ class _Reader(yaml.SafeLoader):
         count, depth = self._extents[node]
         if count > MOST_NODES or depth > DEEPEST:
             limit = f"more than {MOST_NODES:,} values" if count > MOST_NODES else f"values within more than {DEEPEST} others"
-            raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", event.start_mark)
+            raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", mark)
         return node
 
     def _extent(self, node: yaml.Node) -> tuple[int, int]:
