@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -81,9 +82,13 @@ def write_package(kind: str, name: str, out: Path | None = None) -> Path:
         f"tests/test_{package}.py": _TESTS.get(kind, "test"),
     }
     texts = {folder / path: _template(template).substitute(values) for path, template in files.items()}
-    for target, text in texts.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+    try:
+        for target, text in texts.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+    except BaseException:  # half a package would be in the way of the next attempt
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

@@ -6,6 +6,7 @@ Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 w
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import uuid
@@ -95,13 +96,15 @@ def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
     gain = 1.0 / max(1.0, float(np.abs(samples).max()))
     pcm = np.rint(samples.T * np.float32(gain) * np.float32(32767)).astype(np.int16)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    encoded = io.BytesIO()
+    soundfile.write(encoded, pcm, rate, format="WAV", subtype="PCM_16")
     try:
-        soundfile.write(_name(part), pcm, rate, format="WAV", subtype="PCM_16")
+        part.write_bytes(encoded.getbuffer())  # not by libsndfile, which does not say that the disk is full
         part.replace(target)
-    except (soundfile.SoundFileError, OSError) as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        reason = "no such directory" if not target.parent.is_dir() else _first_line(error)
+        reason = "no such directory" if not target.parent.is_dir() else error.strerror or str(error)
         raise DataError(f"cannot write '{target}': {reason}") from error
     return gain
 

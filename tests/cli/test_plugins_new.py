@@ -115,6 +115,15 @@ def test_a_name_whose_package_is_installed_is_refused(tmp_path: Path, monkeypatc
     assert "the package soundomni-acme is installed and has a codec" in fails("plugins", "new", "sampler", "acme", "--out", tmp_path / "b")
 
 
+def test_what_cannot_be_written_whole_is_not_left_in_half(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
+        f"from soundomni.cli.main import main; sys.exit(main(['plugins', 'new', 'codec', 'acme', '--out', {str(tmp_path / 'a')!r}]))"
+    )
+    done = python(tmp_path, "-c", program)
+    assert done.returncode == 2 and "File too large" in done.stderr and not (tmp_path / "a").exists()
+
+
 def test_an_existing_folder_is_refused(tmp_path: Path, fails: Any) -> None:
     (tmp_path / "mine").mkdir()
     assert "already exists" in fails("plugins", "new", "codec", "acme", "--out", tmp_path / "mine")

@@ -1,6 +1,8 @@
 """Reading, resampling, channels and writing, on real files of every kind."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +112,17 @@ def test_headers_that_lie_are_no_internal_errors(tmp_path):
         for read in (read_audio, audio_info):
             with pytest.raises(UnreadableAudioError, match=f"its rate is {rate} Hz, expected 100 to 1,000,000 Hz"):
                 read(tmp_path / "rate.wav")
+
+
+def test_a_full_disk_is_called_what_it_is(tmp_path):
+    program = (
+        "import resource, sys, numpy as np; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "from soundomni.data.audio import write_wav\n"
+        f"write_wav({str(tmp_path / 'a.wav')!r}, np.zeros((1, 800), np.float32), 8000)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"DataError: cannot write '{tmp_path / 'a.wav'}': File too large" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_need_not_be_text(tmp_path):
