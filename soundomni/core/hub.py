@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -22,7 +23,7 @@ from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.context_builder import ContextBuilder
 from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
-from soundomni.core.generation import Context, context_length, sample_audio, sample_text
+from soundomni.core.generation import AudioRequest, Context, context_length, sample_audio, sample_text
 from soundomni.core.hub_repository import check_pushable, push
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
@@ -58,6 +59,7 @@ from soundomni.core.sequence import PositionRule
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
+from soundomni.core.variation import begin_timestep
 from soundomni.core.waveform import Audio, convert, fit_length
 
 T = TypeVar("T")
@@ -249,8 +251,9 @@ class SoundOmni:
             num_steps, guidance_scale: of the sampler; None leaves them to the spec.
             negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
             known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it.
-            vary: for each prompt, a clip to make a variant of: sampling starts from it with some noise, not from noise alone.
-            strength: how much noise, above 0 and at most 1, where nothing is left of the clip: the timestep to start from.
+            vary: for each prompt, a clip to make a variant of: sampling starts from the clip with noise added, not from noise only.
+            strength: the share of the clip that the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a
+                strong one, and at 1 nothing is left of the clip (see `core.variation`).
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
@@ -280,20 +283,40 @@ class SoundOmni:
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
             for prompt, seed, kept, clip in zip(prompts, numbers, given, varied, strict=True)
         ]
-        for batch in _batches(requests, batch_size):
-            made = sample_audio(
-                self.model,
-                batch,
-                sampler=sampler,
-                guidance=guidance,
-                tokenizer=self.tokenizer,
-                rule=PositionRule.named(self.spec.model.latent_positions),
-                begin=1.0 if vary is None else strength,
-                on_step=on_step,
-            )
-            waveform = self.model.decode(made).float().cpu().numpy()
-            clips += [Audio(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
+        rule = PositionRule.named(self.spec.model.latent_positions)
+        for begin, group in groupby(requests, self._beginnings(strength, rule=rule, batch_size=batch_size)):
+            for batch in _batches(list(group), batch_size):
+                made = sample_audio(
+                    self.model,
+                    batch,
+                    sampler=sampler,
+                    guidance=guidance,
+                    tokenizer=self.tokenizer,
+                    rule=rule,
+                    begin=begin,
+                    on_step=on_step,
+                )
+                waveform = self.model.decode(made).float().cpu().numpy()
+                clips += [Audio(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
+
+    def _beginnings(self, strength: float, *, rule: PositionRule, batch_size: int) -> Callable[[AudioRequest], float]:
+        """Return what says at which timestep the sampling of a request begins. Each clip to vary is measured only once."""
+        measured: list[tuple[Tensor, float]] = []
+        boundary_ids = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
+
+        def begin(request: AudioRequest) -> float:
+            clip = request.varied
+            if clip is None:
+                return 1.0
+            for seen, timestep in measured:
+                if seen.shape == clip.shape and torch.equal(seen, clip):
+                    return timestep
+            timestep = begin_timestep(self.model, clip, strength, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size)
+            measured.append((clip, timestep))
+            return timestep
+
+        return begin
 
     def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.

@@ -1,0 +1,87 @@
+"""Strength of a variation: how much of a clip is lost to a model, whatever its latent space and its path of noise.
+
+Shape letters: D latent dimensions, T frames.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import MODELS, TOKENIZER, make_model, rule
+from torch import Tensor
+
+from soundomni.core.interfaces import Objective
+from soundomni.core.variation import TIMESTEPS, begin_timestep, clean_estimate, lost_shares, timestep_of_share
+from soundomni.flow import FlowMatching
+
+ENDS = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
+
+
+class CosinePath(FlowMatching):
+    """x_t = cos(tπ/2)·x0 + sin(tπ/2)·ε."""
+
+    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
+        angle = timestep * math.pi / 2
+        return math.cos(angle) * clean + math.sin(angle) * start
+
+
+class SquarePath(FlowMatching):
+    """x_t = (1 − t²)·x0 + t²·ε."""
+
+    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
+        return (1 - timestep**2) * clean + timestep**2 * start
+
+
+@pytest.mark.parametrize("objective", [FlowMatching(), CosinePath(), SquarePath()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("timestep", [0.1, 0.5, 0.93, 1.0])
+def test_a_velocity_on_any_path_gives_back_the_clip_it_leads_to(objective: Objective, timestep: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    clean, noise = torch.randn(2, 1, 4, 6, dtype=torch.float64, generator=generator)
+    t = torch.tensor(timestep, dtype=torch.float64, requires_grad=True)
+    if isinstance(objective, CosinePath):
+        velocity = math.pi / 2 * (torch.cos(t * math.pi / 2) * noise - torch.sin(t * math.pi / 2) * clean)
+    elif isinstance(objective, SquarePath):
+        velocity = 2 * t * (noise - clean)
+    else:
+        velocity = noise - clean
+    found = clean_estimate(objective, objective.noised(clean, noise, timestep), velocity.detach(), timestep)
+    torch.testing.assert_close(found, clean, rtol=2e-3, atol=2e-3)
+
+
+def latents(seed: int, frames: int = 9) -> Tensor:
+    return torch.randn(16, frames, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ["modality", "dense", "advance"])
+def test_what_is_lost_rises_to_all_and_does_not_depend_on_the_batch(name: str) -> None:
+    model, clip = MODELS[name], latents(3)
+    lost = lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS)
+    assert lost == sorted(lost) and lost[0] > 0.0 and lost[-1] == 1.0 and len(lost) == len(TIMESTEPS)
+    assert lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS, batch_size=3) == pytest.approx(lost, rel=1e-9)
+
+
+def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
+    """With a velocity of 0 the estimate is x_t itself: the error is t²·|ε − x0|², of which t² is the share, over both signs of ε."""
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.latent_connector.parameters():
+            parameter.zero_()
+    lost = lost_shares(model, latents(5), rule=rule("modality"), boundary_ids=ENDS)
+    assert lost == pytest.approx([t**2 for t in TIMESTEPS], abs=1e-6)
+    begin = begin_timestep(model, latents(5), 0.5, rule=rule("modality"), boundary_ids=ENDS)
+    assert begin**2 == pytest.approx(math.sin(math.pi / 4) ** 2, abs=0.01)  # within what the interpolation takes
+
+
+@given(
+    st.lists(st.floats(0.0, 1.0), min_size=len(TIMESTEPS) - 1, max_size=len(TIMESTEPS) - 1), st.floats(0.001, 1.0), st.floats(0.001, 1.0)
+)
+def test_more_strength_never_begins_earlier(shares: list[float], one: float, other: float) -> None:
+    lost = [*sorted(shares), 1.0]
+    low, high = (timestep_of_share(share, lost) for share in sorted((one, other)))
+    assert 0.0 < low <= high <= 1.0
+
+
+def test_nothing_is_left_at_full_strength() -> None:
+    assert begin_timestep(MODELS["modality"], latents(1), 1.0, rule=rule("modality"), boundary_ids=ENDS) == 1.0
