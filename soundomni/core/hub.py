@@ -7,7 +7,7 @@ Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -17,23 +17,40 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from soundomni.core.arguments import (
+    as_callback,
+    as_clip,
+    as_clips,
+    as_directory,
+    as_known,
+    as_messages,
+    as_number,
+    as_overrides,
+    as_seeds,
+    as_text,
+    as_texts,
+    as_varied,
+    as_whole,
+    shown,
+)
 from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.chat import Message
 from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.context_builder import ContextBuilder
 from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
-from soundomni.core.generation import AudioRequest, Context, context_length, sample_audio, sample_text
+from soundomni.core.generation import Context, context_length, sample_audio, sample_text
 from soundomni.core.hub_repository import check_pushable, push
+from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
     MOST_STEPS,
     check_count,
-    check_device,
     check_negative,
     check_scale,
     check_seconds,
     check_strength,
+    resolve_device,
 )
 from soundomni.core.lora import check_merged, merge_adapter_file
 from soundomni.core.model import UnifiedModel
@@ -54,16 +71,17 @@ from soundomni.core.model_directory import (
 )
 from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
 from soundomni.core.request_builder import RequestBuilder
-from soundomni.core.schema import Spec
+from soundomni.core.schema import GuidanceSpec, Spec
 from soundomni.core.sequence import PositionRule
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
-from soundomni.core.variation import begin_timestep
+from soundomni.core.variation import beginnings
 from soundomni.core.waveform import Audio, convert, fit_length
 
 T = TypeVar("T")
 
+STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHUNK_SECONDS = 30.0
 """Of a long clip that go through the codec at once."""
 
@@ -102,8 +120,8 @@ class SoundOmni:
         cls,
         directory: str | Path,
         *,
-        overrides: Mapping[str, str] | None = None,
-        device: str = "cpu",
+        overrides: Mapping[str, object] | None = None,
+        device: str | torch.device = "cpu",
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         offline: bool = False,
@@ -117,7 +135,7 @@ class SoundOmni:
                 owner/name or owner/name@revision of a model of the Hugging Face Hub, of which only the files of a model directory
                 are fetched.
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
-            device: where to put it.
+            device: where to put it, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is there.
             revision: branch, tag or commit of the Hub.
             cache_dir: where files of the Hub are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
             offline: look for a model of the Hub in the cache only, as with HF_HUB_OFFLINE=1.
@@ -127,10 +145,10 @@ class SoundOmni:
             PluginError: the spec names something that is not a registered plugin.
             SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
         """
-        check_device(device)
-        path = find_model(directory, revision=revision, cache_dir=cache_dir, offline=offline)
+        device = resolve_device(str(device))
+        path = find_model(as_directory("the model", directory), revision=revision, cache_dir=cache_dir, offline=offline)
         max_tokens = read_max_tokens(path)
-        spec = load_spec([path / SPEC_FILE], list((overrides or {}).items()), start="ignore")
+        spec = load_spec([path / SPEC_FILE], list(as_overrides(overrides).items()), start="ignore")
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
@@ -145,7 +163,7 @@ class SoundOmni:
         *,
         card: str | None = None,
         licence: str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Path:
         """Writes a model directory, whole or not at all; an older one is replaced.
@@ -154,13 +172,19 @@ class SoundOmni:
             directory: where.
             card: text of the model card; None for one with the spec, and with the licence and source of what was imported.
             licence: of the weights; None leaves that of what they come from.
-            dtype: what weights are stored as; torch.float16 halves the file.
+            dtype: what weights are stored as; torch.float16, or its name, halves the file.
             max_shard_bytes: beyond this, weights are stored in several files with an index.
 
         Raises:
             CheckpointError: it cannot be written, something other than an older model is there, a weight is too large for `dtype`, or
                 there are adapters that are not merged.
+            SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
+            DataError: a path or a text is of a wrong kind.
         """
+        stored, shard = _stored_dtype(dtype), as_whole("max_shard_bytes", max_shard_bytes)
+        check_count("max_shard_bytes", shard)
+        directory = as_directory("the directory", directory)
+        card, licence = (None if text is None else as_text(name, text) for name, text in (("card", card), ("licence", licence)))
         check_merged(self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
         origin = self.origin if licence is None else replace(self.origin, licence=licence)
@@ -175,8 +199,8 @@ class SoundOmni:
                 max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
                 origin=origin,
                 card=card or model_card(self.spec, parameters, origin),
-                dtype=dtype,
-                max_shard_bytes=max_shard_bytes,
+                dtype=stored,
+                max_shard_bytes=shard,
             )
         return Path(directory)
 
@@ -189,7 +213,7 @@ class SoundOmni:
         commit_message: str | None = None,
         card: str | None = None,
         licence: str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
     ) -> str:
         """Makes the model directory a commit of a repository of the Hugging Face Hub, and returns the commit's address.
 
@@ -203,6 +227,7 @@ class SoundOmni:
         Raises:
             CheckpointError: the name is none of a repository, the Hub cannot be reached or refuses, or the directory cannot be written.
         """
+        repository = as_text("the repository", repository)
         check_pushable(repository)
         with TemporaryDirectory() as folder:
             path = self.save_pretrained(Path(folder) / "model", card=card, licence=licence, dtype=dtype)
@@ -220,72 +245,71 @@ class SoundOmni:
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
         """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""
+        seconds = as_number("seconds", seconds)
+        check_seconds(seconds)
         return RequestBuilder(
             self.model,
             self.tokenizer,
             max_tokens=self.max_tokens,
             num_samples=max(1, round(seconds * self.sample_rate)),
-            negative_prompt=negative_prompt,
+            negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
         )
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str] | str,
         *,
         seconds: float,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
-        known: Sequence[Kept | None] | None = None,
-        vary: Sequence[Audio] | None = None,
+        known: Iterable[Kept | None] | Kept | None = None,
+        vary: Iterable[Audio] | Audio | None = None,
         strength: float = 0.5,
-        seeds: Sequence[int] | int = 0,
+        seeds: Iterable[int] | int = 0,
         batch_size: int = 16,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Audio]:
         """Makes a clip of `seconds` for each prompt.
 
         Args:
-            prompts: what to make.
+            prompts: what to make; a single text makes one clip.
             seconds: length of each clip.
             num_steps, guidance_scale: of the sampler; None leaves them to the spec.
             negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
-            known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it.
-            vary: for each prompt, a clip to make a variant of: sampling starts from the clip with noise added, not from noise only.
-            strength: the share of the clip that the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a
-                strong one, and at 1 nothing is left of the clip (see `core.variation`).
+            known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it. A single
+                `Kept` holds for every prompt.
+            vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
+                noise added, not from noise only.
+            strength: how much of the clip the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a strong
+                one, and at 1 nothing is left of the clip (see `core.variation`).
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range, or nothing whole is kept.
-            DataError: a prompt and its clip are longer than what the model was trained with.
+            SpecError: a number is out of its range or of a wrong kind, or nothing whole is kept.
+            DataError: a prompt and its clip are longer than what the model was trained with, or something else than text or a clip
+                was given for one.
         """
-        check_seconds(seconds)
-        check_count("batch size", batch_size)
-        guidance = self.spec.guidance if guidance_scale is None else replace(self.spec.guidance, scale=guidance_scale)
-        check_scale(guidance.scale)
-        check_negative(negative_prompt, guidance.scale)
-        if num_steps is not None:
-            check_count("steps", num_steps, most=MOST_STEPS)
-        sampler = build_sampler(self.spec.sampler, num_steps=num_steps, trust_class_paths=self._trust_class_paths)
-        check_strength(strength)
-        given = [None] * len(prompts) if known is None else known
-        varied = [None] * len(prompts) if vary is None else vary
-        numbers = range(seeds, seeds + len(prompts)) if isinstance(seeds, int) else seeds
-        for name, values in (("seeds", numbers), ("known", given), ("vary", varied)):
-            if len(values) != len(prompts):
-                raise SpecError(f"{name}: {len(values)} were given for {len(prompts)} prompts")
-        clips: list[Audio] = []
+        texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
+        guidance = self._guidance(guidance_scale, negative_prompt)
+        sampler = self._sampler(num_steps)
+        size, share = as_whole("batch size", batch_size), as_number("strength", strength)
+        check_count("batch size", size)
+        check_strength(share)
+        numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
+        clips: list[Audio] = []
         requests = [
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
-            for prompt, seed, kept, clip in zip(prompts, numbers, given, varied, strict=True)
+            for prompt, seed, kept, clip in zip(texts, numbers, given, varied or [None] * len(texts), strict=True)
         ]
+        ends = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
         rule = PositionRule.named(self.spec.model.latent_positions)
-        for begin, group in groupby(requests, self._beginnings(strength, rule=rule, batch_size=batch_size)):
-            for batch in _batches(list(group), batch_size):
+        begin_of = beginnings(self.model, share, rule=rule, boundary_ids=ends, batch_size=size)
+        for begin, group in groupby(requests, lambda request: begin_of(request.varied)):
+            for batch in _batches(list(group), size):
                 made = sample_audio(
                     self.model,
                     batch,
@@ -294,58 +318,59 @@ class SoundOmni:
                     tokenizer=self.tokenizer,
                     rule=rule,
                     begin=begin,
-                    on_step=on_step,
+                    on_step=as_callback("on_step", on_step),
                 )
                 waveform = self.model.decode(made).float().cpu().numpy()
                 clips += [Audio(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
 
-    def _beginnings(self, strength: float, *, rule: PositionRule, batch_size: int) -> Callable[[AudioRequest], float]:
-        """Return what says at which timestep the sampling of a request begins. Each clip to vary is measured only once."""
-        measured: list[tuple[Tensor, float]] = []
-        boundary_ids = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
+    def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
+        """Returns the spec's guidance with another scale, if one is given. Raises SpecError for a scale out of its range."""
+        guidance = self.spec.guidance if scale is None else replace(self.spec.guidance, scale=as_number("guidance scale", scale))
+        check_scale(guidance.scale)
+        check_negative(negative_prompt, guidance.scale)
+        return guidance
 
-        def begin(request: AudioRequest) -> float:
-            clip = request.varied
-            if clip is None:
-                return 1.0
-            for seen, timestep in measured:
-                if seen.shape == clip.shape and torch.equal(seen, clip):
-                    return timestep
-            timestep = begin_timestep(self.model, clip, strength, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size)
-            measured.append((clip, timestep))
-            return timestep
+    def _sampler(self, num_steps: int | None) -> Sampler:
+        """Returns the spec's sampler with other steps, if any are given. Raises SpecError for a number of steps out of its range."""
+        steps = None if num_steps is None else as_whole("steps", num_steps)
+        if steps is not None:
+            check_count("steps", steps, most=MOST_STEPS)
+        return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
 
-        return begin
-
-    def describe(self, clips: Sequence[Audio], *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
+    def describe(
+        self, clips: Iterable[Audio] | Audio, *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> list[str]:
         """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
 
         Args:
-            clips: what to hear.
+            clips: what to hear, one or several.
             question: what to answer; None asks for a description.
             max_new_tokens: longest text; it ends earlier where the sample reaches the length that the model was trained with.
             batch_size: clips heard at once.
 
         Raises:
             SpecError: the model cannot describe, or a number is out of its range.
-            DataError: a clip is too long for the encoder, or with its question for what the model was trained with.
+            DataError: a clip is too long for the encoder, or with its question for what the model was trained with, or something else
+                than a clip was given.
         """
-        check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
-        check_count("batch size", batch_size)
-        contexts = [self.contexts.clip(clip, question) for clip in clips]
+        longest, size = _most_new_tokens(max_new_tokens), as_whole("batch size", batch_size)
+        check_count("batch size", size)
+        asked = None if question is None else as_text("the question", question)
+        contexts = [self.contexts.clip(clip, asked) for clip in as_clips("clips", clips)]
         texts: list[str] = []
-        for batch in _batches(contexts, batch_size):
-            texts += self._write(batch, max_new_tokens)
+        for batch in _batches(contexts, size):
+            texts += self._write(batch, longest)
         return texts
 
-    def chat(self, messages: Sequence[Message], clips: Sequence[Audio] = (), *, max_new_tokens: int = 256) -> str:
+    def chat(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio = (), *, max_new_tokens: int = 256) -> str:
         """Answers a chat about any number of clips.
 
         Args:
             messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
-                "text": "What is heard?"}]}`; content may be plain text, and a system message may come first.
-            clips: what the messages mention, in that order. Any rate and channel count.
+                "text": "What is heard?"}]}`; content may be plain text, and a system message may come first. A single message or text
+                is a chat of one turn.
+            clips: what the messages mention, in that order, one or several. Any rate and channel count.
             max_new_tokens: longest answer; it ends earlier where the chat reaches the length that the model was trained with.
 
         Raises:
@@ -353,10 +378,10 @@ class SoundOmni:
             DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
                 what the model was trained with.
         """
-        check_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS)
+        longest = _most_new_tokens(max_new_tokens)
         if self.spec.model.chat == "none":
             raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
-        return self._write([self.contexts.chat(messages, clips)], max_new_tokens)[0]
+        return self._write([self.contexts.chat(as_messages(messages), as_clips("clips", clips))], longest)[0]
 
     def _write(self, contexts: Sequence[Context], max_new_tokens: int) -> list[str]:
         """Writes the text that follows each context."""
@@ -378,7 +403,9 @@ class SoundOmni:
 
         Raises:
             SpecError: `chunk_seconds` is out of its range, or given for a codec that cannot be cut.
+            DataError: something else than one clip was given.
         """
+        clip = as_clip("the clip", clip)
         codec = self.model.codec
         waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
         num_samples = waveform.shape[-1]
@@ -386,7 +413,7 @@ class SoundOmni:
             batch = waveform.to(self.model.device)
             out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
         else:
-            seconds = CHUNK_SECONDS if chunk_seconds is None else chunk_seconds
+            seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
             check_seconds(seconds)
             frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
@@ -400,7 +427,21 @@ class SoundOmni:
             CheckpointError: it is damaged, is of another kind than plain LoRA, or has a layer or a shape that this model has not.
             SpecError: a layer shares its weight with another, which the adapter would change too.
         """
-        merge_adapter_file(self.model, directory)
+        merge_adapter_file(self.model, as_directory("the adapter", directory))
+
+
+def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
+    """Returns the dtype that a name stands for. Raises SpecError for what is not one that weights can be stored as."""
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
+        return dtype
+    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def _most_new_tokens(value: int) -> int:
+    most = as_whole("max_new_tokens", value)
+    check_count("max_new_tokens", most, most=MOST_NEW_TOKENS)
+    return most
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

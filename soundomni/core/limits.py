@@ -51,6 +51,19 @@ def check_negative(negative_prompt: str | None, scale: float) -> None:
         raise SpecError("a negative prompt does nothing with the guidance scale 1: give a scale above 1, or leave the negative prompt out")
 
 
+AUTO = "auto"
+
+
+def resolve_device(name: str) -> str:
+    """Return the name of a device; "auto" is the first of cuda, mps and cpu that this machine has. Raise as `check_device`."""
+    import torch
+
+    if name == AUTO:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(name)
+    return name
+
+
 def check_device(name: str) -> None:
     """Raises SpecError when this machine has no such device."""
     import torch
@@ -61,4 +74,4 @@ def check_device(name: str) -> None:
     if torch.backends.mps.is_available():
         known.append("mps")
     if str(name) not in known:
-        raise SpecError(f"there is no device '{name}' here, expected one of: {', '.join(known)}")
+        raise SpecError(f"there is no device '{name}' here, expected one of: {', '.join(known)}, or {AUTO}")

@@ -13,7 +13,7 @@ Shape letters: R rows, D latent dimensions, T frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -30,6 +30,25 @@ NUM_DRAWS = 1
 """Draws of noise, each used with both signs, over which the loss is averaged."""
 
 _DIFFERENCE = 1e-3
+
+
+def beginnings(
+    model: UnifiedModel, strength: float, *, rule: PositionRule, boundary_ids: tuple[int, int], batch_size: int = 16
+) -> Callable[[Tensor | None], float]:
+    """Return a function from a clip's values `[D, T]` to `begin_timestep`, 1 for None. A clip that returns is measured only once."""
+    measured: list[tuple[Tensor, float]] = []
+
+    def begin(clip: Tensor | None) -> float:
+        if clip is None:
+            return 1.0
+        for seen, timestep in measured:
+            if seen.shape == clip.shape and torch.equal(seen, clip):
+                return timestep
+        timestep = begin_timestep(model, clip, strength, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size)
+        measured.append((clip, timestep))
+        return timestep
+
+    return begin
 
 
 def begin_timestep(
