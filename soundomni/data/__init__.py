@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from soundomni.data.pack_offline import pack_offline  # at once: the module of this name would take the function's place
 
 if TYPE_CHECKING:
-    from soundomni.data.audio import audio_info, fit_announced, match_channels, read_audio, resample, resampled_length, write_wav
+    from soundomni.data.audio import audio_info, fit_announced, match_channels, read_audio, resample, resampled_length
     from soundomni.data.audio_folder import AudioFolder
+    from soundomni.data.audio_writing import write_audio, write_wav
     from soundomni.data.audiocaps import AudioCaps
     from soundomni.data.loader import PackedLoader, Step
     from soundomni.data.mixture import Draw, Mixture, MixtureStream, Source
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from soundomni.data.writer import Crop, PlannedSample, SampleWriter
 
 _MODULES = {
-    "audio": ("audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"),
+    "audio": ("audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length"),
+    "audio_writing": ("write_audio", "write_wav"),
     "audio_folder": ("AudioFolder",),
     "audiocaps": ("AudioCaps",),
     "loader": ("PackedLoader", "Step"),
@@ -63,6 +65,7 @@ __all__ = [
     "resampled_length",
     "target_segment",
     "text_context",
+    "write_audio",
     "write_wav",
 ]
 

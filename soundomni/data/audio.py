@@ -1,22 +1,21 @@
-"""Audio files in and out. Resampling and channels are core's, for inference needs them without files; they are offered here too.
+"""Audio files in. Writing them has a file of its own (audio_writing.py), and resampling and channels are core's, for inference needs
+them without files; they are offered here too.
 
 Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 with full scale at 1.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import struct
-import uuid
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.waveform import fit_length, match_channels, resample, resampled_length
+from soundomni.data.audio_writing import write_wav
 
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
@@ -80,33 +79,6 @@ def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: st
     if found == 0 or abs(found - num_samples) > max(0.01 * num_samples, 0.1 * rate):
         raise UnreadableAudioError(f"cannot read '{name}': it decodes to {found} samples where {num_samples} were announced")
     return fit_length(waveform, num_samples)
-
-
-def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
-    """Writes `[C, S]` as 16-bit PCM, all or nothing, and returns the gain that was applied.
-
-    The gain is 1, or 1 / peak when the peak is above full scale: nothing is ever clipped. Raises DataError when the waveform is
-    not `[C, S]` with S > 0 or not finite, or when the file cannot be written.
-    """
-    target, samples = Path(path), np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 2 or samples.size == 0:
-        raise DataError(f"cannot write '{target}': expected samples [C, S], got shape {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise DataError(f"cannot write '{target}': it has samples that are not finite")
-    gain = 1.0 / max(1.0, float(np.abs(samples).max()))
-    pcm = np.rint(samples.T * np.float32(gain) * np.float32(32767)).astype(np.int16)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    encoded = io.BytesIO()
-    soundfile.write(encoded, pcm, rate, format="WAV", subtype="PCM_16")
-    try:
-        part.write_bytes(encoded.getbuffer())  # not by libsndfile, which does not say that the disk is full
-        part.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        reason = "no such directory" if not target.parent.is_dir() else error.strerror or str(error)
-        raise DataError(f"cannot write '{target}': {reason}") from error
-    return gain
 
 
 def _name(path: str | Path) -> str | bytes:

@@ -11,7 +11,7 @@ import soundomni.data as data
 
 @pytest.mark.parametrize(
     "module",
-    ["analysis", "audio", "captions", "pack_offline", "packer", "pitch", "spectrogram", "toy_language", "toy_synthesis"],
+    ["analysis", "audio", "audio_writing", "captions", "pack_offline", "packer", "pitch", "spectrogram", "toy_language", "toy_synthesis"],
 )
 def test_light_modules_load_no_torch(module):
     program = f"import sys, soundomni.data.{module}\nsys.exit('torch' in sys.modules)"

@@ -1,0 +1,179 @@
+"""Audio files out: every format that the commands write, all or nothing.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from soundomni.core.errors import DataError, did_you_mean
+
+DEFAULT_FORMAT = "wav"
+
+_BLOCK = 65536  # samples handed over at once: libsndfile takes a block of Vorbis on its stack, and long ones end the process
+_LARGEST_WAV = 2**32 - 2**16  # its header counts bytes in 32 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioFormat:
+    """A way to store audio.
+
+    Args:
+        suffix: of its files.
+        container, subtype: as libsndfile names them.
+        described: what it is, in words.
+        bits: of an integer sample, 32 for a float; None for lossy formats, whose encoders take floats.
+        rates: the only rates in Hz that it can have, or () if any between `lowest_rate` and `highest_rate` will do.
+        lowest_rate, highest_rate: in Hz.
+        most_channels: that it can have.
+    """
+
+    suffix: str
+    container: str
+    subtype: str
+    described: str
+    bits: int | None
+    rates: Sequence[int] = ()
+    lowest_rate: int = 1
+    highest_rate: int = 2**31 - 1
+    most_channels: int = 1024
+
+
+FORMATS = {
+    "wav": AudioFormat(suffix=".wav", container="WAV", subtype="PCM_16", described="16-bit WAV", bits=16),
+    "wav24": AudioFormat(suffix=".wav", container="WAV", subtype="PCM_24", described="24-bit WAV", bits=24),
+    "wav32f": AudioFormat(suffix=".wav", container="WAV", subtype="FLOAT", described="32-bit float WAV", bits=32),
+    "flac": AudioFormat(
+        suffix=".flac", container="FLAC", subtype="PCM_16", described="16-bit FLAC", bits=16, highest_rate=655_350, most_channels=8
+    ),
+    "mp3": AudioFormat(
+        suffix=".mp3",
+        container="MP3",
+        subtype="MPEG_LAYER_III",
+        described="MP3",
+        bits=None,
+        rates=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+        most_channels=2,
+    ),
+    # beyond 200 kHz the encoder of libsndfile ends the process
+    "ogg": AudioFormat(
+        suffix=".ogg", container="OGG", subtype="VORBIS", described="Ogg Vorbis", bits=None, highest_rate=200_000, most_channels=8
+    ),
+}
+"""Format → how it is stored. FLAC holds the samples of a 16-bit WAV; MP3 and Ogg are lossy, at their best quality."""
+
+
+def find_format(name: str) -> AudioFormat:
+    """Return the format of a name in FORMATS. Raise DataError, with the nearest name, if there is none."""
+    if name not in FORMATS:
+        raise DataError(f"the audio format is {name!r}; expected one of {', '.join(FORMATS)}.{did_you_mean(str(name), FORMATS)}")
+    return FORMATS[name]
+
+
+def check_format(name: str, *, sample_rate: int, channels: int) -> None:
+    """Raise DataError if a format cannot hold this rate and these channels: neither is ever changed to make them fit."""
+    kind = find_format(name)
+    possible = (
+        sample_rate in kind.rates
+        if kind.rates
+        else kind.lowest_rate <= sample_rate <= kind.highest_rate
+        and (name != "flac" or sample_rate <= 65535 or sample_rate % 10 == 0)  # how FLAC writes its rates
+    )
+    if not possible:
+        rates = ", ".join(map(str, kind.rates)) if kind.rates else f"{kind.lowest_rate} to {kind.highest_rate}"
+        others = ", ".join(other for other in ("wav", "flac", "ogg") if other != name)
+        raise DataError(f"{kind.described} cannot have a rate of {sample_rate} Hz, only {rates} Hz. Use another format, such as {others}")
+    if channels > kind.most_channels:
+        raise DataError(f"{kind.described} cannot have {channels} channels, at most {kind.most_channels}. Use wav")
+
+
+def write_audio(path: str | Path, waveform: np.ndarray, rate: int, *, format: str | None = None) -> float:
+    """Write a clip, all or nothing, and return the gain that was applied to it.
+
+    Args:
+        path: of the file; its directory must exist.
+        waveform: float `[C, S]`, full scale 1.
+        rate: in Hz; it is never changed.
+        format: one of FORMATS; None takes the one of the path's suffix, 16 bits for `.wav`.
+
+    Returns:
+        1, or 1 / peak if the peak is above full scale: nothing is ever clipped. Floats have no full scale, so "wav32f" always has 1.
+
+    Raises:
+        DataError: the waveform is not `[C, S]` with S > 0 or not finite, the format cannot hold its rate or channels, or the file
+            cannot be written.
+    """
+    target, samples = Path(path), np.asarray(waveform, dtype=np.float32)
+    name = _format_of(target) if format is None else format
+    kind = find_format(name)
+    if samples.ndim != 2 or samples.size == 0:
+        raise DataError(f"cannot write '{target}': expected samples [C, S], got shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise DataError(f"cannot write '{target}': it has samples that are not finite")
+    check_format(name, sample_rate=rate, channels=len(samples))
+    gain = 1.0 if name == "wav32f" else 1.0 / max(1.0, float(np.abs(samples).max()))
+    try:
+        encoded = _encode(samples, rate, kind, np.float32(gain))
+    except soundfile.SoundFileError as error:
+        raise DataError(f"cannot write '{target}' as {kind.described}: {' '.join(str(error).split())}") from error
+    _replace(target, encoded)
+    return gain
+
+
+def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> float:
+    """Write `[C, S]` as 16-bit WAV; see `write_audio`."""
+    return write_audio(path, waveform, rate, format="wav")
+
+
+def _format_of(path: Path) -> str:
+    for name, kind in FORMATS.items():
+        if path.suffix.lower() == kind.suffix:
+            return name
+    suffixes = sorted({kind.suffix for kind in FORMATS.values()})
+    raise DataError(f"cannot write '{path}': its suffix is '{path.suffix}'; expected one of {', '.join(suffixes)}, or a format by name")
+
+
+def _encode(samples: np.ndarray, rate: int, kind: AudioFormat, gain: np.float32) -> memoryview:
+    """Return a file's bytes; in memory, for libsndfile does not say that a disk is full."""
+    size = samples.size * (kind.bits or 0) // 8
+    if kind.container == "WAV" and size > _LARGEST_WAV:
+        raise DataError(f"a WAV file holds at most 4 GB, this clip takes {size / 1e9:.1f} GB. Use flac, or write it in parts")
+    buffer = io.BytesIO()
+    lossy = {"compression_level": 0.0} if kind.bits is None else {}
+    with soundfile.SoundFile(
+        buffer, "w", samplerate=rate, channels=len(samples), format=kind.container, subtype=kind.subtype, **lossy
+    ) as file:
+        for first in range(0, samples.shape[1], _BLOCK):
+            file.write(_quantized(samples[:, first : first + _BLOCK].T * gain, kind.bits))
+    return buffer.getbuffer()
+
+
+def _quantized(block: np.ndarray, bits: int | None) -> np.ndarray:
+    """Return float32 `[S, C]` as libsndfile takes it: integers rounded to nearest, or floats as they are."""
+    if bits == 16:
+        return np.rint(block * np.float32(2**15 - 1)).astype(np.int16)
+    if bits == 24:  # libsndfile takes the upper 24 of 32 bits
+        return np.rint(block.astype(np.float64) * (2**23 - 1)).astype(np.int32) << 8
+    return np.ascontiguousarray(block)
+
+
+def _replace(target: Path, data: memoryview) -> None:
+    """Write next to the target, then rename, so that no reader meets half a file. Raise DataError if that fails."""
+    part = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        reason = f"no such directory '{target.parent.absolute()}'" if not target.parent.is_dir() else error.strerror or str(error)
+        raise DataError(f"cannot write '{target}': {reason}") from error
