@@ -9,7 +9,9 @@ import contextlib
 import io
 import os
 import tempfile
+import unicodedata
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,11 @@ _MAX_FRAMES = 1000
 _MAX_POINTS = 20000
 _MAX_STRETCHES = 1500
 _NUM_ROWS = 256
+_TITLE_SIZE = 11
+_TITLE_WIDTH = 0.9  # of the picture's
+_MAX_LINES = 3
+_MOST_LETTERS = 1000
+_MOST_ACCENTS = 2
 _TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
 
@@ -38,7 +45,7 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
         waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms are drawn over
             each other, the spectrogram shows their mean power.
         rate: in Hz.
-        title: printed above; letters that the font lacks are drawn as boxes.
+        title: printed above as it is, never as markup, on at most _MAX_LINES lines; letters that the font lacks are drawn as boxes.
 
     Returns:
         the path.
@@ -103,16 +110,68 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.4))
     if title:
-        above.set_title(title, fontsize=11, parse_math=False, wrap=True)
+        _draw_title(above, title, canvas.get_renderer())
     _draw_waveform(above, waveform, rate)
     mesh = _draw_levels(below, waveform, rate)
     below.set_xlim(0.0, waveform.shape[1] / rate)
     figure.colorbar(mesh, ax=below, label="level (dB)", pad=0.01)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        _ignore_missing_glyphs()
         canvas.print_png(buffer)
     return buffer.getvalue()
+
+
+def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
+    """Draws a title letter by letter. Axes.set_title wraps text as mathematics even where it draws it as text, and fails on a "$"."""
+    from matplotlib.font_manager import FontProperties
+
+    font = FontProperties(size=_TITLE_SIZE)
+    widest = _TITLE_WIDTH * axes.figure.bbox.width
+
+    def fits(line: str) -> bool:
+        return bool(renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= widest)
+
+    with warnings.catch_warnings():
+        _ignore_missing_glyphs()
+        lines = _wrapped(_plain(title)[:_MOST_LETTERS], fits)
+    axes.set_title("\n".join(lines), fontproperties=font, parse_math=False, usetex=False)
+
+
+def _plain(title: str) -> str:
+    """Returns a title on one line, with a replacement character for each that cannot be drawn, such as control characters.
+
+    Accents that pile up beyond _MOST_ACCENTS are left out, as they would push the sound out of the picture.
+    """
+    letters: list[str] = []
+    accents = 0
+    for letter in unicodedata.normalize("NFC", " ".join(title.split())):
+        category = unicodedata.category(letter)
+        accents = accents + 1 if category in ("Mn", "Me") else 0
+        if category != "Cf" and accents <= _MOST_ACCENTS:  # Cf: they format text and have no shape
+            letters.append(letter if letter.isprintable() else "\ufffd")
+    return "".join(letters)
+
+
+def _wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Breaks text into lines that fit, between words where there are any; what is beyond _MAX_LINES ends in dots."""
+    lines = [""]
+    for letter in text:
+        if fits(lines[-1] + letter):
+            lines[-1] += letter
+            continue
+        if len(lines) == _MAX_LINES:
+            lines[-1] = lines[-1][:-1] + "…"
+            break
+        before, space, word = lines[-1].rpartition(" ")
+        lines[-1:] = [before, word + letter] if space and letter != " " else [lines[-1], letter.strip()]
+    return lines
+
+
+def _ignore_missing_glyphs() -> None:
+    """Silences matplotlib, within `warnings.catch_warnings`, about letters and scripts that its font lacks."""
+    for message in (r"(?s)Glyph \d+ .* missing from font", "Matplotlib currently does not support"):
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:

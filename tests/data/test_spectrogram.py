@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -75,6 +76,55 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path, ca
     blank = imread(save_spectrogram(tmp_path / "blank.png", sine(200, 8000), 8000, title=" "))
     assert all(not np.array_equal(picture[:30], blank[:30]) for picture in pictures)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The picture of a sine without a title."""
+    path = tmp_path_factory.mktemp("blank") / "a.png"
+    return np.asarray(imread(save_spectrogram(path, sine(200, 8000), 8000, title=" ")))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "title",
+    [
+        "cash $$ money $$",
+        "a $^$ sign",
+        "$\\frac{1}$ and $\\notacommand{$",
+        "\\ backslash \\n \\alpha_2^3 {",
+        "_under_ ^hat^ & % # ~",
+        "a\nnew line\r\nand a\ttab",
+        "bell \x07 null \x00 escape \x1b[31m del \x7f",
+        "line \u2028 separator \x0b \x0c \x1c",
+        "emoji \U0001f469\u200d\U0001f680 flag \U0001f1e9\U0001f1ea",
+        "lone \udce9 surrogate \ud800",
+        "عربي हिन्दी ภาษาไทย עברית",
+        "\u202eright to left",
+        "e" + "\u0301" * 200,
+        "W" * 5000,
+        "long words " * 2000,
+        "$" * 3000,
+    ],
+    ids=lambda title: ascii(title)[:20],
+)
+def test_titles_are_drawn_as_they_are_and_never_fail(
+    tmp_path: Path, title: str, blank: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "axes.formatter.use_mathtext", True)  # a user's own settings change nothing
+    picture = imread(save_spectrogram(tmp_path / "a.png", sine(200, 8000), 8000, title=title))
+    assert picture.shape == (500, 800, 4) and not np.array_equal(picture[:30], blank[:30])
+    assert np.array_equal(picture[:, :4], blank[:, :4]) and np.array_equal(picture[:60, -8:], blank[:60, -8:])  # within its edges
+    assert (picture[80:] != 1.0).mean() > 0.5 * (blank[80:] != 1.0).mean()  # and the sound keeps its place
+    assert capfd.readouterr() == ("", "")
+
+
+def test_markup_is_drawn_as_other_letters_are(tmp_path: Path) -> None:
+    """As mathematics, "$x$" would be as wide as an x."""
+    titles = ("x", "$x$", r"\$x\$")
+    pictures = [imread(save_spectrogram(tmp_path / "a.png", sine(200, 8000), 8000, title=title))[:18] for title in titles]
+    widths = [np.ptp(np.nonzero((picture[..., :3] < 0.5).any(axis=(0, 2)))[0]) for picture in pictures]
+    assert widths[0] < widths[1] < widths[2] < 60
 
 
 def test_unwritable_paths_are_named_in_one_line(tmp_path: Path) -> None:
