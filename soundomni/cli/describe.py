@@ -3,40 +3,77 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from soundomni.cli.model_options import add_adapter, add_model, load_model
+from soundomni.cli.audio_files import Failures, batches, usable
+from soundomni.cli.files import expanded
+from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+
+if TYPE_CHECKING:
+    from soundomni.core.hub import SoundOmni
+    from soundomni.core.waveform import Audio
 
 HELP = "say what is heard in audio files, or answer a question about them"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
+    parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
     add_model(parser)
     add_adapter(parser)
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
-    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints one line per file."""
+    """Prints one line per file; a file that cannot be used is named on stderr, and the others are heard."""
     from soundomni.cli.output import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_device
-    from soundomni.core.waveform import Audio
-    from soundomni.data.audio import read_audio
+    from soundomni.core.limits import MOST_NEW_TOKENS, check_count
 
     check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)
     check_count("--batch", args.batch)
-    check_device(args.device)
     if args.question is not None and not args.question.strip():
         raise SpecError("an empty question was given; ask something, or leave --question out for a description")
-    clips = [Audio(*read_audio(file)) for file in args.files]
-    model = load_model(args, overrides)
-    texts = model.describe(clips, question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
-    heard = [{"file": str(file), "text": text} for file, text in zip(args.files, texts, strict=True)]
-    lines = texts if len(texts) == 1 else [f"{one['file']}: {one['text']}" for one in heard]
-    emit(args, {"question": args.question, "heard": heard}, text="\n".join(lines))
-    return 0
+    device = choose_device(args)
+    failures = Failures(len(args.files))
+    files = usable(args.files, failures)
+    heard = []
+    if files:
+        model = load_model(args, overrides, device=device)
+        heard = [{"file": str(file), "text": text} for file, text in _hear(model, files, failures, args)]
+    lines = [one["text"] if len(args.files) == 1 else f"{one['file']}: {one['text']}" for one in heard]
+    emit(args, failures.reported({"question": args.question, "heard": heard}), text="\n".join(lines) if lines else None)
+    return failures.status
+
+
+def _hear(model: SoundOmni, files: list[Path], failures: Failures, args: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """Yields what is heard in each file that can be used. Memory holds the clips of one batch."""
+    from soundomni.cli.progress import Progress
+
+    with Progress("describing files", total=len(files)) as progress:
+        for batch in batches(files, args.batch):
+            clips = dict(_read(model, batch, failures, args.question))
+            texts = model.describe(list(clips.values()), question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
+            yield from zip((batch[i] for i in clips), texts, strict=True)
+            progress.advance(len(batch))
+
+
+def _read(model: SoundOmni, batch: list[Path], failures: Failures, question: str | None) -> Iterator[tuple[int, Audio]]:
+    """Yields the clips of a batch that the model can hear, with their places; the others are failures."""
+    from soundomni.core.errors import DataError
+    from soundomni.core.waveform import Audio
+    from soundomni.data.audio import read_audio
+
+    for i, file in enumerate(batch):
+        try:
+            clip = Audio(*read_audio(file))
+            model.contexts.clip(clip, question)  # what it is given is made again with the batch; this costs little beside hearing it
+        except (DataError, OSError) as error:
+            failures.add(file, error)
+        else:
+            yield i, clip

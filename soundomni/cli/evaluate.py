@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.evaluation_lists import TASKS
-from soundomni.cli.model_options import add_adapter, add_model, load_model
+from soundomni.cli.files import expanded
+from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--list", metavar="NAME", help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})"
+        "--list",
+        type=expanded,
+        metavar="NAME",
+        help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})",
     )
     what.add_argument("--dataset", metavar="SLOT", help="dataset instead of a list: a name, or YAML with class_path and init_args")
     parser.add_argument(
@@ -44,14 +48,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--batch", type=int, default=16, help="clips at once (default: 16)")
-    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
+    add_device(parser)
     parser.add_argument(
-        "--clap", metavar="DIR", help="CLAP network in the layout of transformers: adds its score, Fréchet and kernel distance"
+        "--clap",
+        type=expanded,
+        metavar="DIR",
+        help="CLAP network in the layout of transformers: adds its score, Fréchet and kernel distance",
     )
     parser.add_argument(
-        "--classifier", metavar="DIR", help="audio classifier in the layout of transformers: adds KL divergence and Fréchet distance"
+        "--classifier",
+        type=expanded,
+        metavar="DIR",
+        help="audio classifier in the layout of transformers: adds KL divergence and Fréchet distance",
     )
-    parser.add_argument("--save", metavar="DIR", help="keep what was generated, as WAV files, and what was said, in results.jsonl")
+    parser.add_argument(
+        "--save", type=expanded, metavar="DIR", help="keep what was generated, as WAV files, and what was said, in results.jsonl"
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -65,12 +77,13 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.core.errors import SpecError
 
     _check(args)
+    device = choose_device(args)
     dataset, slot, tasks, data, limit = _data(args)
     judges = {"clap": args.clap, "classifier": args.classifier}
     if any(judges.values()) and "generate" not in tasks:
         raise SpecError(f"measuring {', '.join(tasks)} generates nothing that --clap or --classifier could judge: leave them out")
-    networks = load_networks(**judges, device=args.device)
-    model = load_model(args, overrides)
+    networks = load_networks(**judges, device=device)
+    model = load_model(args, overrides, device=device)
     folder = None if args.save is None else empty_directory(args.save, option="--save")
     settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
     outcome = run_model(model, dataset, settings, networks=networks)
@@ -81,15 +94,15 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         "items_sha256": items_sha256(outcome.items),
         "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
     }
-    record = made_with(model, settings, name=args.model, adapter=args.adapter, judges=judges, device=args.device, data=data, dataset=slot)
+    record = made_with(model, settings, name=args.model, adapter=args.adapter, judges=judges, device=device, data=data, dataset=slot)
     emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
-    return 0
+    return 1 if outcome.failures else 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises SpecError for a number out of its range, or a device that is not there."""
+    """Raises SpecError for a number out of its range."""
     from soundomni.core.errors import SpecError
-    from soundomni.core.limits import MOST_STEPS, check_count, check_device, check_scale, check_seed
+    from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seed
 
     if args.limit is not None:
         check_count("--limit", args.limit)
@@ -101,7 +114,6 @@ def _check(args: argparse.Namespace) -> None:
         check_scale(args.guidance)
     check_count("--batch", args.batch)
     check_seed(args.seed)
-    check_device(args.device)
 
 
 def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[str, Any], int]:

@@ -5,13 +5,16 @@ Every number comes from the audio and the words that the model made. The shipped
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.evaluation_checks import check_clips
+from soundomni.cli.evaluation_clips import Clips
 from soundomni.cli.evaluation_lists import TASKS
 from soundomni.cli.evaluation_networks import Networks
+from soundomni.cli.reconstruction import Comparison, compare
 from soundomni.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 NAMES = {"generate": "generated", "describe": "described", "answer": "answered", "reconstruct": "reconstructed"}
 """Task → its key in a result."""
 
-_FORMS = {"si_sdr": "{:.1f} dB", "mel_distance": "{:.2f} dB", "stft_distance": "{:.3f}", "cider_d": "{:.2f}", "kl": "{:.3f}"}
+_CODEC_FORMS = {"si_sdr": "{:.1f} dB", "mel_distance": "{:.2f} dB", "stft_distance": "{:.3f}"}
+_FORMS = {**_CODEC_FORMS, **{f"{name}_file": form for name, form in _CODEC_FORMS.items()}, "cider_d": "{:.2f}", "kl": "{:.3f}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +51,22 @@ class Outcome:
 
     Args:
         items, clips: what it was given; clips that cannot be read are left out and counted as `unreadable`.
+        failures: for each of those, its key as "file" and what is wrong with it as "error".
         generated: a clip for the first caption of each item, of the item's length.
         described: a text for each clip.
         answered: for each clip, the answer to each of its questions.
-        reconstructed: each clip through the codec.
+        reconstructed: how each clip came back through the codec.
         not_measured: task → why there is nothing.
     """
 
     items: list[Item]
-    clips: list[Audio]
+    clips: Sequence[Audio]
     unreadable: int
+    failures: list[dict[str, str]] = field(default_factory=list)
     generated: list[Audio] = field(default_factory=list)
     described: list[str] = field(default_factory=list)
     answered: list[list[str]] = field(default_factory=list)
-    reconstructed: list[Audio] = field(default_factory=list)
+    reconstructed: list[Comparison] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)
 
 
@@ -79,20 +85,23 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
         DataError: the dataset is empty, none of its clips can be read, or one cannot be measured, see evaluation_checks.
     """
     from soundomni.cli.output import note
+    from soundomni.cli.progress import tracked
 
     outcome = _read(dataset, min(settings.limit, len(dataset)))
     _refuse(outcome, model, settings.tasks, judged=bool(networks))
     wanted = [task for task in TASKS if task in settings.tasks and task not in outcome.not_measured]
-    check_clips(model, outcome.items, outcome.clips, wanted, networks)
+    pairs = tracked(zip(outcome.items, outcome.clips, strict=True), "checking clips", total=len(outcome.items))
+    check_clips(model, pairs, wanted, networks, count=len(outcome.items))
     note(f"measuring on {len(outcome.clips)} clips: {', '.join(wanted)}")
     if "generate" in wanted:
         outcome.generated = _generate(model, outcome.items, settings)
     if "describe" in wanted:
-        outcome.described = model.describe(outcome.clips, batch_size=settings.batch)
+        outcome.described = _describe(model, outcome.clips, settings.batch)
     if "answer" in wanted:
         outcome.answered = _answer(model, outcome, settings.batch)
     if "reconstruct" in wanted:
-        outcome.reconstructed = [model.reconstruct(clip) for clip in outcome.clips]
+        clips = tracked(outcome.clips, "reconstructing", total=len(outcome.clips))
+        outcome.reconstructed = [compare(clip, model.reconstruct(clip)) for clip in clips]
     return outcome
 
 
@@ -100,17 +109,30 @@ def score(outcome: Outcome, *, networks: Networks | None = None) -> dict[str, An
     """Turns an outcome into plain data.
 
     Returns:
-        "clips" and "unreadable", counts; for each task that was measured {score: value}; "details", a row for each score with its task,
+        "clips" and "unreadable", counts; "failures", a row for each clip that cannot be read; "rates" of codec and files in Hz, if clips
+        went through the codec; for each task that was measured {score: value}; "details", a row for each score with its task,
         of how much it is and its interval (see evaluation_scores.Score); "not_measured", lines that say what is missing and why.
     """
     found = _scores(outcome, networks)
     return {
         "clips": len(outcome.clips),
         "unreadable": outcome.unreadable,
+        "failures": outcome.failures,
+        **_rates(outcome),
         **{task: {name: one.value for name, one in scores.items()} for task, scores in found.items()},
         "details": [{"task": task, "score": name, **asdict(one)} for task, scores in found.items() for name, one in scores.items()],
         "not_measured": [f"{NAMES[task]}: {why}" for task, why in outcome.not_measured.items()],
     }
+
+
+def _rates(outcome: Outcome) -> dict[str, Any]:
+    """Returns at which rates the reconstructions were measured: that of the codec, what it keeps, and how many files have which."""
+    if not outcome.reconstructed:
+        return {}
+    first = outcome.reconstructed[0]
+    files = Counter(one.file_rate for one in outcome.reconstructed)
+    counts = {str(rate): count for rate, count in sorted(files.items())}
+    return {"rates": {"codec": first.codec_rate, "codec_keeps_hz": [0, first.kept_hz], "files": counts}}
 
 
 def _scores(outcome: Outcome, networks: Networks | None) -> dict[str, Scores]:
@@ -133,29 +155,48 @@ def _scores(outcome: Outcome, networks: Networks | None) -> dict[str, Scores]:
         ]
         result["answered"] = scores.answer_scores(asked)
     if outcome.reconstructed:
-        result["reconstructed"] = scores.reconstruction_scores(outcome.clips, outcome.reconstructed)
+        result["reconstructed"] = scores.reconstruction_scores(outcome.reconstructed)
     return result
 
 
 def _read(dataset: Dataset, count: int) -> Outcome:
-    from soundomni.cli.output import note
+    """Reads every clip once, one after the other, to know which can be read."""
+    from soundomni.cli.progress import tracked
     from soundomni.core.errors import UnreadableAudioError
-    from soundomni.core.waveform import Audio
 
     if count == 0:
         raise DataError("there is nothing to evaluate on: the dataset is empty")
-    items, clips = [], []
-    for i in range(count):
-        item = dataset.item(i)
+    clips = Clips(dataset, range(count))
+    places, failures = [], _listed(dataset)
+    for i in tracked(range(count), "reading clips", total=count):
         try:
-            clips.append(Audio(*dataset.load(i)))
+            clips[i]
         except UnreadableAudioError as error:
-            note(f"left out '{item.key}': {error}")
-            continue
-        items.append(item)
-    if not clips:
+            failures.append(_left_out(dataset.item(i).key, str(error)))
+        else:
+            places.append(i)
+    if not places:
         raise DataError(f"there is nothing to evaluate on: none of the {count} clips can be read")
-    return Outcome(items=items, clips=clips, unreadable=count - len(clips))
+    items = [dataset.item(i) for i in places]
+    return Outcome(items=items, clips=clips.at(places), unreadable=len(failures), failures=failures)
+
+
+def _listed(dataset: Dataset) -> list[dict[str, str]]:
+    """Returns the files that the dataset found unreadable when it listed them; it says which others it leaves out."""
+    from soundomni.cli.output import note
+    from soundomni.data.reports import name_first
+
+    others = [skip for skip in dataset.skipped if skip.kind != "unreadable"]
+    if others:
+        note(f"{len(others)} of {len(others) + len(dataset)} items of the dataset cannot be used: {name_first(others)}")
+    return [_left_out(skip.key, skip.reason) for skip in dataset.skipped if skip.kind == "unreadable"]
+
+
+def _left_out(key: str, reason: str) -> dict[str, str]:
+    from soundomni.cli.output import note
+
+    note(f"left out '{key}': {reason}")
+    return {"file": key, "error": reason}
 
 
 def _refuse(outcome: Outcome, model: SoundOmni, tasks: Sequence[str], *, judged: bool) -> None:
@@ -175,34 +216,62 @@ def _refuse(outcome: Outcome, model: SoundOmni, tasks: Sequence[str], *, judged:
 
 def _generate(model: SoundOmni, items: Sequence[Item], settings: Settings) -> list[Audio]:
     """Makes a clip for each item, those of one length together."""
+    from soundomni.cli.progress import Progress
+
     lengths: dict[float, list[int]] = {}
     for i, item in enumerate(items):
         lengths.setdefault(item.num_samples / item.sample_rate, []).append(i)
     made: dict[int, Audio] = {}
-    for seconds, places in lengths.items():
-        clips = model.generate(
-            [items[i].captions[0] for i in places],
-            seconds=seconds,
-            num_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            seeds=[settings.seed + i for i in places],
-            batch_size=settings.batch,
-        )
-        made |= dict(zip(places, clips, strict=True))
+    with Progress("generating clips", total=len(items)) as progress:
+        for seconds, all_places in lengths.items():
+            for places in _batches(all_places, settings.batch):
+                clips = model.generate(
+                    [items[i].captions[0] for i in places],
+                    seconds=seconds,
+                    num_steps=settings.steps,
+                    guidance_scale=settings.guidance,
+                    seeds=[settings.seed + i for i in places],
+                    batch_size=settings.batch,
+                    on_step=lambda index, _: progress.detail(f"step {index + 1}"),
+                )
+                made |= dict(zip(places, clips, strict=True))
+                progress.advance(len(places))
     return [made[i] for i in range(len(items))]
+
+
+def _describe(model: SoundOmni, clips: Sequence[Audio], batch: int) -> list[str]:
+    """Describes all clips, a batch at a time."""
+    from soundomni.cli.progress import Progress
+
+    texts: list[str] = []
+    with Progress("describing clips", total=len(clips)) as progress:
+        for places in _batches(range(len(clips)), batch):
+            texts += model.describe([clips[i] for i in places], batch_size=batch)
+            progress.advance(len(places))
+    return texts
 
 
 def _answer(model: SoundOmni, outcome: Outcome, batch: int) -> list[list[str]]:
     """Asks all questions of every clip, the same question of many clips at once."""
+    from soundomni.cli.progress import Progress
+
     places: dict[str, list[int]] = {}
     for i, item in enumerate(outcome.items):
         for question, _ in item.questions:
             places.setdefault(question, []).append(i)
     given: dict[tuple[str, int], str] = {}
-    for question, those in places.items():
-        answers = model.describe([outcome.clips[i] for i in those], question=question, batch_size=batch)
-        given |= {(question, i): answer for i, answer in zip(those, answers, strict=True)}
+    with Progress("answering questions", total=sum(map(len, places.values()))) as progress:
+        for question, every in places.items():
+            for those in _batches(every, batch):
+                answers = model.describe([outcome.clips[i] for i in those], question=question, batch_size=batch)
+                given |= {(question, i): answer for i, answer in zip(those, answers, strict=True)}
+                progress.advance(len(those))
     return [[given[question, i] for question, _ in item.questions] for i, item in enumerate(outcome.items)]
+
+
+def _batches(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for first in range(0, len(places), size):
+        yield places[first : first + size]
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -212,7 +281,17 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     head = f"{result['clips']} clips" + (f", {result['unreadable']} unreadable" if result["unreadable"] else "")
     rows = [[row["task"], row["score"], written(row["score"], row["value"]), _interval(row), row["of"]] for row in result["details"]]
     told = table(["task", "score", "value", "95 % interval", "of"], rows).splitlines()
-    return [head, *told, *(f"not measured: {line}" for line in result["not_measured"])]
+    rates = [_told(result["rates"])] if "rates" in result else []
+    return [head, *told, *rates, *(f"not measured: {line}" for line in result["not_measured"])]
+
+
+def _told(rates: Mapping[str, Any]) -> str:
+    """Writes the rates of codec and files as a line, and what scores that end in "_file" are measured against."""
+    files = ", ".join(f"{count} at {rate} Hz" for rate, count in rates["files"].items())
+    line = f"reconstructed: the codec is at {rates['codec']} Hz and keeps 0-{rates['codec_keeps_hz'][1]:g} Hz; files: {files}"
+    if list(rates["files"]) == [str(rates["codec"])]:
+        return line
+    return f"{line}; scores named _file are against the files at their own rate, energy_above is the share of their energy beyond the codec"
 
 
 def written(name: str, value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 
-def check_clips(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], tasks: Sequence[str], networks: Networks | None) -> None:
+def check_clips(
+    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], networks: Networks | None, *, count: int
+) -> None:
     """Raises DataError, with the key of the item, for a clip that cannot be measured in one of the tasks.
 
     Args:
         model: what will be measured.
-        items, clips: what it will be given.
+        pairs: the items and clips that it will be given, one after the other.
         tasks: what it will do.
         networks: what will judge the clips that it generates.
+        count: of pairs.
     """
-    if networks and "generate" in tasks and len(items) == 1:
+    if networks and "generate" in tasks and count == 1:
         raise DataError("there is no set of clips to compare: --clap and --classifier need at least 2, there is 1")
-    for item, clip in zip(items, clips, strict=True):
+    for item, clip in pairs:
         with _named(item):
             _check_clip(model, item, clip, tasks)
             if networks and networks.clap is not None and "generate" in tasks:

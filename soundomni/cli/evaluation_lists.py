@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.files import looked_for
 from soundomni.core import yaml_text
 from soundomni.core.convert import convert
 from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
@@ -81,14 +82,16 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
         SpecError: there is no such list, its file is damaged, or its items or audio are not those of the sums.
         DataError: its dataset cannot be read.
     """
+    from soundomni.cli.progress import tracked
     from soundomni.core.registry import build
 
     text = _read(name)
     given = _parse(name, text)
     try:
         dataset = build("dataset", given.dataset, trust_class_paths=trust_class_paths)
-        indices = range(len(dataset))
-        sums = {"items_sha256": items_sha256(map(dataset.item, indices)), "audio_sha256": audio_sha256(map(dataset.load, indices))}
+        count = len(dataset)
+        clips = tracked(map(dataset.load, range(count)), f"checking the list {name}", total=count)
+        sums = {"items_sha256": items_sha256(map(dataset.item, range(count))), "audio_sha256": audio_sha256(clips)}
     except SoundOmniError as error:
         raise type(error)(f"list '{name}': {error}") from error
     for key, found in sums.items():
@@ -133,7 +136,8 @@ def _read(name: str) -> str:
     elif name in shipped:
         source = resources.files("soundomni") / "lists" / f"{name}.yaml"
     else:
-        raise SpecError(f"no list '{name}': not a file.{did_you_mean(path.stem, shipped)} Shipped lists: {', '.join(shipped)}")
+        near = did_you_mean(path.stem, shipped)
+        raise SpecError(f"no list '{name}': not a file{looked_for(path)}.{near} Shipped lists: {', '.join(shipped)}")
     try:
         text: str = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

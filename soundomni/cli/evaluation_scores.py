@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from soundomni.cli.evaluation_networks import Networks
+    from soundomni.cli.reconstruction import Comparison
     from soundomni.core.interfaces import Item
     from soundomni.core.waveform import Audio
 
@@ -40,9 +43,10 @@ def generation_scores(items: Sequence[Item], made: Sequence[Audio]) -> Scores:
 
     The spectrum is judged as "waveform" of tones and "noise", the colour of noise.
     """
+    from soundomni.cli.progress import tracked
     from soundomni.data.toy_recipe import Recipe, agreement
 
-    heard = [heard_recipe(clip) for clip in made]
+    heard = [heard_recipe(clip) for clip in tracked(made, "analysing clips", total=len(made))]
     return attribute_scores([agreement(Recipe.from_json(item.attributes), one) for item, one in zip(items, heard, strict=True)])
 
 
@@ -89,40 +93,52 @@ def answer_scores(asked: Sequence[tuple[str, str, str]]) -> Scores:
     return scores
 
 
-def reconstruction_scores(clips: Sequence[Audio], rebuilt: Sequence[Audio]) -> Scores:
+def reconstruction_scores(compared: Sequence[Comparison]) -> Scores:
     """Means over clips of SI-SDR in dB, multi-resolution STFT distance, and mel distance in dB; of the first two, over those where they
-    are defined (see reconstruction.measure)."""
-    from soundomni.cli.reconstruction import measure
-    from soundomni.core.waveform import convert
+    are defined (see reconstruction.measure).
 
-    rows = []
-    for clip, made in zip(clips, rebuilt, strict=True):
-        reference = convert(clip, channels=made.waveform.shape[0], sample_rate=made.sample_rate)
-        rows.append(measure(reference, made.waveform, made.sample_rate))
+    If a file has another rate than the codec, also the same against the files at their own rate, as names that end in "_file", and the
+    mean share of their energy that lies above what the codec's rate keeps.
+    """
+    rates_differ = any(one.file_rate != one.codec_rate for one in compared)
+    rows = [one.scores() if rates_differ else one.at_codec for one in compared]
     columns = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
     return {name: Score(_mean(values), len(values)) for name, values in columns.items() if values}
 
 
 def network_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[Audio], networks: Networks) -> Scores:
     """Scores of generated clips by networks: against their prompts, and as a set against the data's own clips."""
+    import numpy as np
+
     from soundomni.metrics.clap import clap_score
     from soundomni.metrics.frechet import frechet_distance
     from soundomni.metrics.kernel import kernel_distance
     from soundomni.metrics.kl import kl_divergence
 
-    pairs = [[(clip.waveform, clip.sample_rate) for clip in group] for group in (made, clips)]
     values: dict[str, float] = {}
     if networks.clap is not None:
-        words, generated, real = networks.clap.embed_text(prompts), *map(networks.clap.embed_audio, pairs)
+        words, embed = networks.clap.embed_text(prompts), networks.clap.embed_audio
+        generated, real = (np.concatenate([embed([pair]) for pair in _pairs(group, "CLAP")]) for group in (made, clips))
         values["clap_score"] = clap_score(words, generated)
         values["clap_score_of_data"] = clap_score(words, real)
         values["frechet_clap"] = frechet_distance(generated, real)
         values["kernel_clap"] = kernel_distance(generated, real)
     if networks.classifier is not None:
-        heard, true = map(networks.classifier.hear, pairs)
-        values["kl"] = kl_divergence(true.probabilities, heard.probabilities)
-        values["frechet_classifier"] = frechet_distance(heard.embeddings, true.embeddings)
+        hear = networks.classifier.hear
+        groups = [[hear([pair]) for pair in _pairs(group, "the classifier")] for group in (made, clips)]
+        heard, true = (np.concatenate([one.embeddings for one in group]) for group in groups)
+        odds = [np.concatenate([one.probabilities for one in group]) for group in groups]
+        values["kl"] = kl_divergence(odds[1], odds[0])
+        values["frechet_classifier"] = frechet_distance(heard, true)
     return {name: Score(value, len(made)) for name, value in values.items()}
+
+
+def _pairs(clips: Sequence[Audio], judge: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields (waveform, rate) of one clip at a time, so that not all of them have to be in memory."""
+    from soundomni.cli.progress import tracked
+
+    for clip in tracked(clips, f"judging clips by {judge}", total=len(clips)):
+        yield clip.waveform, clip.sample_rate
 
 
 def attribute_scores(verdicts: Sequence[Mapping[str, bool]]) -> Scores:

@@ -1,4 +1,4 @@
-"""`soundomni generate`: prompts to WAV files and pictures."""
+"""`soundomni generate`: prompts to audio files and pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.model_options import add_adapter, add_model, load_model
+from soundomni.cli.audio_files import add_format, check_model_format, say_gain
+from soundomni.cli.files import expanded
+from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
     from soundomni.core.hub import SoundOmni
+    from soundomni.core.waveform import Audio
 
 HELP = "make audio from prompts"
 
@@ -49,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
     what.add_argument(
         "--grid",
+        type=expanded,
         metavar="FILE",
         help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made; what it leaves out is as the "
         "options say",
@@ -58,7 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
-    parser.add_argument("--keep", metavar="FILE", help="audio that stays while the rest is made, to continue it or to fill a gap")
+    parser.add_argument(
+        "--keep", type=expanded, metavar="FILE", help="audio that stays while the rest is made, to continue it or to fill a gap"
+    )
     parser.add_argument(
         "--span",
         type=_span,
@@ -66,82 +72,124 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:TO",
         help="seconds of the file that stay; may be given several times (default: all of it)",
     )
-    parser.add_argument("--vary", metavar="FILE", help="audio to make a variant of: it is noised in part, then made anew from the prompt")
+    parser.add_argument(
+        "--vary", type=expanded, metavar="FILE", help="audio to make a variant of: it is noised in part, then made anew from the prompt"
+    )
     parser.add_argument(
         "--strength", type=float, help="of --vary, above 0 (as it is) and at most 1 (nothing left of the file) (default: 0.5)"
     )
     parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
-    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
-    parser.add_argument("--out", default="generated", metavar="DIR", help="where files go (default: generated)")
-    parser.add_argument("--no-pictures", action="store_true", help="write WAV files only")
+    add_device(parser)
+    add_format(parser)
+    parser.add_argument("--out", type=expanded, default="generated", metavar="DIR", help="where files go (default: generated)")
+    parser.add_argument("--no-pictures", action="store_true", help="write audio files only")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A clip that was made and written.
+
+    Args:
+        request: what was asked for.
+        files: the audio file, then the picture if there is one.
+        gain: that was applied to it, 1 if none.
+        no_picture: why there is no picture although one was to be drawn, or None.
+    """
+
+    request: Request
+    files: list[Path]
+    gain: float
+    no_picture: str | None = None
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
+    from soundomni.cli.files import input_file, make_directory
+    from soundomni.cli.output import emit
+    from soundomni.core.limits import check_negative
+    from soundomni.data.audio_writing import find_format
+
+    find_format(args.format)
+    for option in ("keep", "vary"):
+        if getattr(args, option) is not None:
+            setattr(args, option, str(input_file(getattr(args, option))))
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
     _check(requests, args.batch)
     requests = _varying(_keeping(requests, args), args)
-
-    from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit
-    from soundomni.core.limits import check_negative
-
-    model = load_model(args, overrides)
+    model = load_model(args, overrides, device=choose_device(args))
+    check_model_format(args.format, model)
     for request in requests:
         check_negative(request.negative, model.spec.guidance.scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
-    made, lines = [], []
-    for request, files in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures):
-        made.append({**asdict(request), "files": [str(file) for file in files]})
-        lines.append(f"{files[0]}  {' '.join(request.prompt.split())}")
-    emit(args, {"model": str(args.model), "clips": made}, text="\n".join(lines))
-    return 0
+    made, lines, failures = [], [], []
+    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):
+        made.append({**asdict(clip.request), "files": [str(file) for file in clip.files], "gain": clip.gain})
+        lines.append(f"{clip.files[0]}  {' '.join(clip.request.prompt.split())}")
+        if clip.no_picture is not None:
+            failures.append({"file": str(clip.files[0].with_suffix(".png")), "error": clip.no_picture})
+    emit(args, {"model": str(args.model), "clips": made, "failures": failures}, text="\n".join(lines))
+    return 1 if failures else 0
 
 
 def generate_files(
-    model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool
-) -> Iterator[tuple[Request, list[Path]]]:
+    model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
+) -> Iterator[Written]:
     """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart.
 
-    What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows.
+    What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows. A picture that
+    cannot be drawn is named on stderr, and costs no clip.
     """
-    from soundomni.cli.files import next_number
-    from soundomni.cli.output import note
+    from soundomni.cli.progress import Progress
     from soundomni.core.editing import Kept
     from soundomni.core.waveform import Audio
-    from soundomni.data.audio import read_audio, write_wav
+    from soundomni.data.audio import read_audio
+
+    with Progress("making clips", total=len(requests)) as progress:
+        for group in _groups(requests, batch):
+            first = group[0]
+            kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
+            varied = Audio(*read_audio(first.vary)) if first.vary else None
+            clips = model.generate(
+                [request.prompt for request in group],
+                seconds=first.seconds,
+                num_steps=first.steps,
+                guidance_scale=first.guidance,
+                negative_prompt=first.negative,
+                known=[kept] * len(group),
+                vary=None if varied is None else [varied] * len(group),
+                strength=first.strength,
+                seeds=[request.seed for request in group],
+                batch_size=batch,
+                on_step=lambda index, _: progress.detail(f"step {index + 1}"),
+            )
+            for request, clip in zip(group, clips, strict=True):
+                yield _write(request, clip, out, pictures=pictures, format=format)
+                progress.advance()
+
+
+def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str) -> Written:
+    """Writes a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
+    from soundomni.cli.files import append_line, claimed_number
+    from soundomni.cli.output import note
+    from soundomni.data.audio_writing import find_format, write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
-    index = next_number(out)
-    for group in _groups(requests, batch):
-        first = group[0]
-        kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
-        varied = Audio(*read_audio(first.vary)) if first.vary else None
-        clips = model.generate(
-            [request.prompt for request in group],
-            seconds=first.seconds,
-            num_steps=first.steps,
-            guidance_scale=first.guidance,
-            negative_prompt=first.negative,
-            known=[kept] * len(group),
-            vary=None if varied is None else [varied] * len(group),
-            strength=first.strength,
-            seeds=[request.seed for request in group],
-            batch_size=batch,
-        )
-        for request, clip in zip(group, clips, strict=True):
-            stem = out / f"{index:03d}-{slug(request.prompt)}"
-            files = [stem.with_suffix(".wav")]
-            gain = write_wav(files[0], clip.waveform, clip.sample_rate)
-            if gain < 1.0:
-                note(f"{files[0]}: went beyond full scale, and is written {-20 * math.log10(gain):.1f} dB quieter, kept parts too")
-            if pictures:
-                files.append(stem.with_suffix(".png"))
-                save_spectrogram(files[1], clip.waveform, clip.sample_rate, title=request.prompt)
-            with (out / "prompts.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps({**asdict(request), "file": files[0].name, "gain": gain}) + "\n")
-            index += 1
-            yield request, files
+    with claimed_number(out) as number:
+        stem = out / f"{number:03d}-{slug(request.prompt)}"
+        file = stem.with_suffix(find_format(format).suffix)
+        gain = write_audio(file, clip.waveform, clip.sample_rate, format=format)
+    append_line(out / "prompts.jsonl", json.dumps({**asdict(request), "file": file.name, "gain": gain}))
+    say_gain(file, gain, kept=request.keep is not None)
+    if not pictures:
+        return Written(request, [file], gain)
+    picture = stem.with_suffix(".png")
+    try:
+        save_spectrogram(picture, clip.waveform, clip.sample_rate, title=request.prompt)
+    except Exception as error:  # of whatever kind: the clip is there, and the next ones are to be made
+        reason = " ".join(str(error).split()) or type(error).__name__
+        note(f"soundomni: error: there is no picture of '{file}': {reason}")
+        return Written(request, [file], gain, reason)
+    return Written(request, [file, picture], gain)
 
 
 def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
@@ -230,13 +278,15 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         DataError: the file cannot be read.
         SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
     """
+    from soundomni.cli.files import looked_for
     from soundomni.core import yaml_text
     from soundomni.core.errors import DataError, SpecError, did_you_mean
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the grid '{path}': {' '.join(str(error).split())}") from error
+        reason = (getattr(error, "strerror", None) or " ".join(str(error).split())) + looked_for(path)
+        raise DataError(f"cannot read the grid '{path}': {reason}") from error
     tree = yaml_text.parse(text, f"the grid '{path}'")
     if not isinstance(tree, dict) or "prompt" not in tree:
         raise SpecError(f"the grid '{path}' must be a mapping with the key prompt; see `soundomni generate --help`")

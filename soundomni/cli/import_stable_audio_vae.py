@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soundomni.cli.reconstruction import Measures, measure, rounded, told
+from soundomni.cli.files import expanded
+from soundomni.cli.reconstruction import Comparison, compare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
     parser.add_argument("--config", metavar="JSON", help="its config; otherwise one beside it, or the sizes of the tensors")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
-    parser.add_argument("--check", metavar="FILE", help="audio file to encode and decode with the result, and to measure")
+    parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, and to measure")
     parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
 
 
@@ -48,22 +49,22 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     counts = {name: len(keys[name]) for name in ("used", "unused")}
     result = {name: report[name] for name in ("kind", "layout", "parameters", "codec", "notes")} | {"out": str(args.out), "keys": counts}
     if measured is not None:
-        result["check"] = {"file": str(args.check), **measured}
+        result["check"] = {"file": str(args.check), **measured.to_json()}
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
     lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
     if measured is not None:
-        lines.append(f"{args.check}  {told(measured)}")
+        lines.append(f"{args.check}  {measured.told()}")
     emit(args, result, text="\n".join(lines))
     return 0
 
 
-def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Measures:
-    """Sends `[C, S]` through a codec and back, as it is used; returns SI-SDR in dB and spectral distances at the codec's rate."""
+def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison:
+    """Sends `[C, S]` through a codec and back, as it is used; returns how close it comes, at the codec's rate and at its own."""
     import torch
 
     from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
     from soundomni.core.hub import CHUNK_SECONDS
-    from soundomni.core.waveform import fit_length, match_channels, resample
+    from soundomni.core.waveform import Audio, fit_length, match_channels, resample
     from soundomni.vae.weight_norm import fold_weight_norm
 
     fold_weight_norm(codec)
@@ -72,4 +73,4 @@ def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Measures:
     with torch.no_grad():
         latents = encode_in_chunks(codec, torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames=frames)
         estimate = fit_length(decode_in_chunks(codec, latents, chunk_frames=frames)[0].numpy(), reference.shape[1])
-    return rounded(measure(reference, estimate, codec.spec.sample_rate))
+    return compare(Audio(waveform, sample_rate), Audio(estimate, codec.spec.sample_rate))

@@ -5,27 +5,65 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from soundomni.cli.files import expanded
+
 if TYPE_CHECKING:
     from soundomni.cli.arguments import Overrides
     from soundomni.core.hub import SoundOmni
+
+TESTED_ON = "cpu"
+"""The only kind of device that this project's tests have been run on."""
 
 
 def add_model(parser: argparse.ArgumentParser, *, note: str = "") -> None:
     """Adds `--model`; `note` ends its help."""
     help_ = f"a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub{note}"
-    parser.add_argument("--model", required=True, metavar="MODEL", help=help_)
+    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=help_)
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Adds `--adapter`."""
-    parser.add_argument("--adapter", metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
+    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
 
 
-def load_model(args: argparse.Namespace, overrides: Overrides) -> SoundOmni:
-    """Returns the model of `--model` on `--device`, with the adapters of `--adapter` merged."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where to run: cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that is there (default: cpu)",
+    )
+
+
+def choose_device(args: argparse.Namespace) -> str:
+    """Return the device of `--device`. Say on stderr which one auto picked, and if nothing has been tested on its kind.
+
+    Raise SpecError when this machine has no such device.
+    """
+    from soundomni.cli.output import note
+    from soundomni.core.limits import AUTO, resolve_device
+
+    device = resolve_device(args.device)
+    kind = device.partition(":")[0]
+    picked = f"--device auto runs on {device}" if args.device == AUTO else f"running on {device}"
+    if kind != TESTED_ON:
+        note(
+            f"{picked}: no command of SoundOmni has ever been tested on {kind}, neither making, describing, reconstructing nor "
+            f"evaluating. Compare with --device {TESTED_ON}"
+        )
+    elif args.device == AUTO:
+        note(f"{picked}: this machine has neither cuda nor mps")
+    return device
+
+
+def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni:
+    """Returns the model of `--model` on a device, with the adapters of `--adapter` merged where the command has that option."""
+    from soundomni.cli.progress import Progress
     from soundomni.core.hub import SoundOmni
 
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
-    if args.adapter is not None:
-        model.load_adapter(args.adapter)
+    with Progress(f"loading {args.model}"):
+        model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
+        adapter = getattr(args, "adapter", None)
+        if adapter is not None:
+            model.load_adapter(adapter)
     return model

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soundomni.cli.progress import above_progress
+
 
 def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
     """Writes a command's result: with --json as one line of JSON, otherwise `text`, or nothing when that is None."""
@@ -20,7 +22,8 @@ def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
 
 def note(text: str) -> None:
     """Writes a line of progress or advice to stderr."""
-    sys.stderr.write(f"{text}\n")
+    with above_progress():
+        sys.stderr.write(f"{text}\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.model_options import add_model
+from soundomni.cli.audio_files import Failures, add_format, check_model_format, say_gain, usable
+from soundomni.cli.files import expanded
+from soundomni.cli.model_options import add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.waveform import Audio
+    from soundomni.core.hub import SoundOmni
 
 HELP = "send audio files through the codec and back, and measure the difference"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
+    parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
     add_model(parser, note=": its codec is used")
     parser.add_argument(
         "--chunk",
@@ -25,38 +27,60 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how much of a file goes through the codec at once: less takes less memory and gives the same (default: 30, "
         "or the whole file with a codec that cannot be cut)",
     )
-    parser.add_argument("--device", default="cpu", help="where to run, such as cpu or cuda:0 (default: cpu)")
-    parser.add_argument("--out", default="reconstructed", metavar="DIR", help="where files go (default: reconstructed)")
+    add_device(parser)
+    add_format(parser)
+    parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="where files go (default: reconstructed)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes each reconstruction and prints SI-SDR and spectral distances against the file at the codec's rate."""
-    from soundomni.cli.files import make_directory, next_number
-    from soundomni.cli.output import emit
-    from soundomni.cli.reconstruction import measure, rounded, told
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.limits import check_device, check_seconds
-    from soundomni.core.waveform import Audio, convert
-    from soundomni.data.audio import read_audio, write_wav
+    """Writes each reconstruction and prints how close it comes, at the codec's rate and at the file's own.
 
-    check_device(args.device)
+    A file that cannot be used is named on stderr, and the others go through the codec.
+    """
+    from soundomni.cli.files import make_directory
+    from soundomni.cli.output import emit
+    from soundomni.cli.progress import tracked
+    from soundomni.core.errors import DataError
+    from soundomni.core.limits import check_seconds
+    from soundomni.data.audio_writing import find_format
+
+    find_format(args.format)
     if args.chunk is not None:
         check_seconds(args.chunk)
-    clips = [Audio(*read_audio(file)) for file in args.files]
-    model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=args.device)
-    out = make_directory(args.out)
-    rows, lines = [], []
-    for index, (file, clip) in enumerate(zip(args.files, clips, strict=True), next_number(out)):
-        made = model.reconstruct(clip, chunk_seconds=args.chunk)
-        reference = convert(clip, channels=made.waveform.shape[0], sample_rate=made.sample_rate)
-        path = _path(out, index, Path(file), made)
-        write_wav(path, made.waveform, made.sample_rate)
-        measures = rounded(measure(reference, made.waveform, made.sample_rate))
-        rows.append({"file": str(file), "out": str(path), **measures})
-        lines.append(f"{path}  {told(measures)}")
-    emit(args, {"files": rows}, text="\n".join(lines))
-    return 0
+    device = choose_device(args)
+    failures = Failures(len(args.files))
+    files = usable(args.files, failures)
+    rows: list[dict[str, Any]] = []
+    lines = []
+    if files:
+        model = load_model(args, overrides, device=device)
+        check_model_format(args.format, model)
+        out = make_directory(args.out)
+        for file in tracked(files, "reconstructing files", total=len(files)):
+            try:
+                row, line = _reconstruct(model, file, out, args)
+            except (DataError, OSError) as error:
+                failures.add(file, error)
+            else:
+                rows.append(row)
+                lines.append(line)
+    emit(args, failures.reported({"files": rows}), text="\n".join(lines) if lines else None)
+    return failures.status
 
 
-def _path(out: Path, index: int, file: Path, clip: Audio) -> Path:
-    return out / f"{index:03d}-{file.stem}.wav"
+def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Sends one file through the codec and writes it; returns what is reported of it, as data and as a line."""
+    from soundomni.cli.files import claimed_number
+    from soundomni.cli.reconstruction import compare
+    from soundomni.core.waveform import Audio
+    from soundomni.data.audio import read_audio
+    from soundomni.data.audio_writing import find_format, write_audio
+
+    clip = Audio(*read_audio(file))
+    made = model.reconstruct(clip, chunk_seconds=args.chunk)
+    with claimed_number(out) as number:
+        path = out / f"{number:03d}-{file.stem}{find_format(args.format).suffix}"
+        gain = write_audio(path, made.waveform, made.sample_rate, format=args.format)
+    say_gain(path, gain)
+    found = compare(clip, made)
+    return {"file": str(file), "out": str(path), "gain": gain, **found.to_json()}, f"{path}  {found.told()}"

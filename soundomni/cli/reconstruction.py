@@ -3,15 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from soundomni.core.waveform import Audio
 
 MOST_DECIBELS = 100.0
 """Beyond the range of 16 bits, 98 dB."""
 
 Measures = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a file came back through a codec.
+
+    Args:
+        codec_rate, file_rate: in Hz.
+        at_codec: measures of what came back against what the codec was given, at the codec's rate.
+        at_file: the same against the file at its own rate, so that what the codec's rate leaves out counts.
+        energy_above: share of the file's energy, from 0 to 1, above what the codec's rate can keep.
+    """
+
+    codec_rate: int
+    file_rate: int
+    at_codec: Measures
+    at_file: Measures
+    energy_above: float
+
+    @property
+    def kept_hz(self) -> float:
+        """Highest frequency that the codec can keep: half its rate."""
+        return self.codec_rate / 2
+
+    def scores(self) -> Measures:
+        """Returns all measures by name; those at the file's own rate end in "_file"."""
+        own = {f"{name}_file": value for name, value in self.at_file.items()}
+        return {**self.at_codec, **own, "energy_above": self.energy_above}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain data with rounded measures."""
+        rates = {"file_sample_rate": self.file_rate, "codec_sample_rate": self.codec_rate, "codec_keeps_hz": [0, self.kept_hz]}
+        own = {f"{name}_file": value for name, value in rounded(self.at_file).items()}
+        return {**rates, **rounded(self.at_codec), **own, "energy_above": round(self.energy_above, 6)}
+
+    def told(self) -> str:
+        """Writes all of it as a line."""
+        here = f"codec at {self.codec_rate} Hz, keeps 0-{self.kept_hz:g} Hz: {told(rounded(self.at_codec))}"
+        if self.codec_rate == self.file_rate:
+            return f"{here}; the file has the same rate"
+        lost = f"{100 * self.energy_above:.1f} % of its energy above {self.kept_hz:g} Hz"
+        return f"{here}; file at {self.file_rate} Hz: {told(rounded(self.at_file))}, {lost}"
+
+
+def compare(clip: Audio, made: Audio) -> Comparison:
+    """Measures what came back through a codec, `made`, against the clip that it was made from.
+
+    Both are compared with the codec's channels. At the codec's rate, the clip is resampled to it; at the clip's own, what came back is.
+    """
+    from soundomni.core.waveform import convert, fit_length, match_channels, resample
+    from soundomni.metrics.bandwidth import energy_above
+
+    channels = made.waveform.shape[0]
+    reference = match_channels(clip.waveform, channels)
+    given = convert(clip, channels=channels, sample_rate=made.sample_rate)
+    at_codec = measure(given, made.waveform, made.sample_rate)
+    at_file = at_codec
+    if clip.sample_rate != made.sample_rate:
+        returned = fit_length(resample(made.waveform, made.sample_rate, clip.sample_rate), reference.shape[1])
+        at_file = measure(reference, returned, clip.sample_rate)
+    return Comparison(
+        codec_rate=made.sample_rate,
+        file_rate=clip.sample_rate,
+        at_codec=at_codec,
+        at_file=at_file,
+        energy_above=energy_above(clip.waveform, clip.sample_rate, made.sample_rate / 2),
+    )
 
 
 def measure(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:

@@ -5,11 +5,12 @@ Shape letters: C channels, S samples, F frequencies, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 _FLOOR = 1e-5  # magnitude below which a spectrum counts as silent: -100 dB of full scale
+_FRAMES = 512  # transformed at once
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -57,10 +58,13 @@ def multi_resolution_stft_distance(
         return float("nan")
     total = 0.0
     for size in fft_sizes:
-        true, other = (magnitudes(signal, size, size // 4) for signal in (reference, estimate))
-        convergence = np.linalg.norm(true - other) / np.linalg.norm(true)
-        log_difference = np.abs(np.log(np.maximum(true, _FLOOR)) - np.log(np.maximum(other, _FLOOR))).mean()
-        total += float(convergence + log_difference)
+        error = power = log_difference = count = 0.0
+        for true, other in zip(*(_blocks(signal, size, size // 4) for signal in (reference, estimate)), strict=True):
+            error += float(((true - other) ** 2).sum())
+            power += float((true**2).sum())
+            log_difference += float(np.abs(np.log(np.maximum(true, _FLOOR)) - np.log(np.maximum(other, _FLOOR))).sum())
+            count += true.size
+        total += float(np.sqrt(error / power)) + log_difference / count
     return total / len(fft_sizes)
 
 
@@ -80,9 +84,12 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_
 
     reference, estimate = _pair(reference, estimate)
     bank = mel_filter_bank(fft_size // 2 + 1, num_mels, 0.0, rate / 2, rate)  # [F, mels]
-    true, other = (magnitudes(signal, fft_size, fft_size // 4) ** 2 for signal in (reference, estimate))
-    levels = [10.0 * np.log10(np.maximum(np.einsum("cft,fm->cmt", power, bank), _FLOOR**2)) for power in (true, other)]
-    return float(np.abs(levels[0] - levels[1]).mean())
+    difference = count = 0.0
+    for pair in zip(*(_blocks(signal, fft_size, fft_size // 4) for signal in (reference, estimate)), strict=True):
+        true, other = (10.0 * np.log10(np.maximum(np.einsum("cft,fm->cmt", level**2, bank), _FLOOR**2)) for level in pair)
+        difference += float(np.abs(true - other).sum())
+        count += true.size
+    return difference / count
 
 
 def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
@@ -90,10 +97,17 @@ def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
 
     Scaled so that a sine of amplitude a peaks at a.
     """
+    return np.concatenate(list(_blocks(signal, fft_size, hop)), axis=-1)
+
+
+def _blocks(signal: np.ndarray, fft_size: int, hop: int) -> Iterator[np.ndarray]:
+    """Yields `magnitudes` a few frames at a time, so that what a long clip takes does not grow with it."""
     window = np.hanning(fft_size + 1)[:-1]
     padded = np.pad(signal, ((0, 0), (fft_size // 2, fft_size - fft_size // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, fft_size, axis=-1)[:, ::hop]
-    return np.asarray(np.abs(np.fft.rfft(frames * window)).swapaxes(-1, -2) * 2.0 / window.sum())
+    for first in range(0, frames.shape[1], _FRAMES):
+        spectra = np.fft.rfft(frames[:, first : first + _FRAMES] * window)
+        yield np.asarray(np.abs(spectra).swapaxes(-1, -2) * 2.0 / window.sum())
 
 
 def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -91,13 +91,13 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def result(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command with --json and returns what it printed."""
+    """Runs a command with --json, which must end with `status`, and returns what it printed."""
 
-    def run(*arguments: object) -> Any:
+    def run(*arguments: object, status: int = 0) -> Any:
         capsys.readouterr()
-        status = main(["--json", *(str(a) for a in arguments)])
+        ended = main(["--json", *(str(a) for a in arguments)])
         captured = capsys.readouterr()
-        assert status == 0, captured.err
+        assert ended == status, captured.err
         return json.loads(captured.out)
 
     return run

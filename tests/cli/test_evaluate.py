@@ -16,6 +16,7 @@ from soundomni.cli.evaluation import Outcome, lines, score
 from soundomni.cli.evaluation_lists import open_list, shipped_lists
 from soundomni.cli.evaluation_networks import load_networks
 from soundomni.cli.main import main
+from soundomni.cli.reconstruction import compare
 from soundomni.core.hub import SoundOmni
 from soundomni.core.registry import build
 from soundomni.core.spec import load_spec
@@ -46,7 +47,7 @@ def outcome_of(data: ToySounds, *, offset: int = 0) -> Outcome:
         generated=[clips[(i + offset) % len(clips)] for i in range(len(clips))],
         described=[other.captions[0] for other in others],
         answered=[[answers.get(question, "no idea") for question, _ in item.questions] for item, answers in zip(items, known, strict=True)],
-        reconstructed=[Audio(clip.waveform + np.float32(1e-3), clip.sample_rate) for clip in clips],
+        reconstructed=[compare(clip, Audio(clip.waveform + np.float32(1e-3), clip.sample_rate)) for clip in clips],
     )
 
 
@@ -118,7 +119,8 @@ def test_every_number_says_of_how_much_it_is(data: ToySounds) -> None:
 def test_silent_clips_are_left_out_of_what_is_relative_to_them(data: ToySounds) -> None:
     outcome = outcome_of(data)
     before = score(outcome)["reconstructed"]
-    outcome.clips[0] = Audio(np.zeros_like(outcome.clips[0].waveform), outcome.clips[0].sample_rate)
+    silence = Audio(np.zeros_like(outcome.clips[0].waveform), outcome.clips[0].sample_rate)
+    outcome.reconstructed[0] = compare(silence, silence)
     rows = {row["score"]: row for row in score(outcome)["details"] if row["task"] == "reconstructed"}
     assert {name: row["of"] for name, row in rows.items()} == {"si_sdr": 59, "stft_distance": 59, "mel_distance": 60}
     for name in ("si_sdr", "stft_distance"):
@@ -270,9 +272,10 @@ def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
     data[2000:2400] = bytes(range(200)) * 2
     (tmp_path / "1.flac").write_bytes(data)
     arguments = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
-    scores = result(*arguments)
+    scores = result(*arguments, status=1)
     assert (scores["clips"], scores["unreadable"]) == (2, 1) and scores["reconstructed"]["si_sdr"] > 60
-    assert main([str(a) for a in arguments]) == 0
+    assert [failure["file"] for failure in scores["failures"]] == ["1.flac"]
+    assert main([str(a) for a in arguments]) == 1
     captured = capsys.readouterr()
     assert "1.flac" in captured.err and captured.out.startswith("2 clips, 1 unreadable\n")
     for i in (0, 2):

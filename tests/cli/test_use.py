@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
 from soundomni.cli.main import main
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.waveform import Audio
 from soundomni.data.audio import read_audio
 
@@ -92,7 +92,7 @@ def test_a_clip_beyond_full_scale_is_written_quieter_and_that_is_said(
     loud = np.full((1, 800), 2.0, dtype=np.float32)
     monkeypatch.setattr(SoundOmni, "generate", lambda self, prompts, **given: [Audio(loud, 8000)] * len(prompts))
     assert main(["generate", "--model", str(tiny_model), "--prompt", "noise", "--no-pictures", "--out", str(tmp_path)]) == 0
-    assert "000-noise.wav: went beyond full scale, and is written 6.0 dB quieter" in capsys.readouterr().err
+    assert "000-noise.wav: exceeded full scale; saved 6.0 dB quieter\n" in capsys.readouterr().err
     assert json.loads((tmp_path / "prompts.jsonl").read_text())["gain"] == 0.5
     assert np.abs(soundfile.read(tmp_path / "000-noise.wav")[0]).max() == pytest.approx(1.0, abs=1e-3)
 
@@ -371,7 +371,11 @@ def test_a_write_that_fails_leaves_the_older_model_as_it_was(tiny_model: Path, t
     model = SoundOmni.from_pretrained(tiny_model)
     target = model.save_pretrained(tmp_path / "model")
     before = tree(tmp_path)
-    with pytest.raises(UnicodeEncodeError):
+    with torch.no_grad():
+        list(model.model.parameters())[-1].fill_(1e6)
+    with pytest.raises(CheckpointError, match="too large for torch.float16"):
+        model.save_pretrained(target, card="a newer card", dtype=torch.float16)
+    with pytest.raises(DataError, match="is not valid Unicode"):
         model.save_pretrained(target, card="a card that no file can hold: \udc80")
     assert tree(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["model"]
 

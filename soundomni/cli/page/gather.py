@@ -63,11 +63,11 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
         requests = [Request(prompt=prompt, seconds=one.unseen.seconds, seed=i) for i, prompt in enumerate(prompts)]
         folder = _emptied(out / CLIPS / f"generated{one.folder}")
         column = []
-        for request, files in generate_files(one.model, requests, folder, batch=len(requests), pictures=True):
-            recipe = parse_caption(request.prompt)
+        for made in generate_files(one.model, requests, folder, batch=len(requests), pictures=True):
+            recipe = parse_caption(made.request.prompt)
             assert recipe is not None, "the prompts of the demo are captions of toy sounds"
-            column.append(Made(sound=show_sound(files[0], out), verdicts=judge(recipe, files[0])))
-            note(f"  {files[0]}  {request.prompt}")
+            column.append(Made(sound=show_sound(made.files[0], out), verdicts=judge(recipe, made.files[0])))
+            note(f"  {made.files[0]}  {made.request.prompt}")
         columns.append(column)
     return tuple(Prompt(text=text, made=made) for text, made in zip(prompts, zip(*columns, strict=True), strict=True))
 

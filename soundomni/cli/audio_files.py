@@ -1,0 +1,105 @@
+"""Audio files that commands read and write: which can be used, in which format they are written, and what is said about them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.core.hub import SoundOmni
+
+FORMATS = "wav (16 bits), wav24, wav32f (floats), flac, mp3 or ogg (Vorbis)"
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add `--format`."""
+    parser.add_argument(
+        "--format",
+        default="wav",
+        metavar="FORMAT",
+        help=f"how audio is written: {FORMATS}; mp3 can only have rates from 8000 to 48000 Hz that it knows, and nothing is "
+        "resampled to fit (default: wav)",
+    )
+
+
+def check_model_format(name: str, model: SoundOmni) -> None:
+    """Raise DataError, before anything is made, if a format cannot hold what the model's codec makes."""
+    from soundomni.data.audio_writing import check_format
+
+    codec = model.model.codec.spec
+    check_format(name, sample_rate=codec.sample_rate, channels=codec.channels)
+
+
+def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:
+    """Say on stderr that a file was written quieter than it was made, if it was."""
+    from soundomni.cli.output import note
+
+    if gain < 1.0:
+        parts = ", including the kept parts" if kept else ""
+        note(f"{path}: exceeded full scale; saved {-20 * math.log10(gain):.1f} dB quieter{parts}")
+
+
+class Failures:
+    """Files that could not be used: each is named on stderr at once, and the others go on.
+
+    Args:
+        given: how many files there are in all.
+    """
+
+    def __init__(self, given: int) -> None:
+        self._given = given
+        self.found: list[dict[str, str]] = []
+
+    def add(self, file: str | Path, error: Exception) -> None:
+        """Name a file and what is wrong with it. Errors that do not name the file get its name."""
+        from soundomni.cli.output import note
+
+        text = " ".join(str(error).split())
+        text = text if str(file) in text else f"'{file}': {text}"
+        self.found.append({"file": str(file), "error": text})
+        note(f"soundomni: error: {text}")
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 if every file was used, 1 if some were not, 2 if none was."""
+        return 0 if not self.found else 1 if len(self.found) < self._given else 2
+
+    def reported(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a command's result with the failures, and with "error" if no file could be used."""
+        if self.status < 2:
+            return {**result, "failures": self.found}
+        error = self.found[0]["error"] if self._given == 1 else f"none of the {self._given} files could be used"
+        return {"error": error, **result, "failures": self.found}
+
+
+def usable(files: Sequence[str], failures: Failures) -> list[Path]:
+    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for it."""
+    from soundomni.cli.files import input_file
+    from soundomni.core.errors import DataError
+    from soundomni.data.audio import audio_info
+
+    found = []
+    for given in files:
+        try:
+            file = input_file(given)
+            audio_info(file)
+        except (DataError, OSError) as error:
+            failures.add(given, error)
+        else:
+            found.append(file)
+    return found
+
+
+def batches(files: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    """Yield up to `size` files at a time."""
+    batch: list[Path] = []
+    for file in files:
+        batch.append(file)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
