@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.evaluation_lists import TASKS
+from soundomni.cli.evaluation_lists import COMMON_TASKS, TASKS
 from soundomni.cli.files import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=TASKS,
         metavar="TASK",
-        help=f"what to measure, of {', '.join(TASKS)} (default: all that model and clips allow)",
+        help=f"what to measure: {', '.join(TASKS)} (default: what the list names; {', '.join(COMMON_TASKS)} of a dataset)",
     )
     parser.add_argument(
         "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a dataset)"
@@ -137,4 +137,4 @@ def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[
     given = parse_slot("dataset", args.dataset)
     dataset = cast(Dataset, build("dataset", given, trust_class_paths=args.trust_class_paths))
     data = {"dataset": asdict(given)}
-    return dataset, given, args.tasks or TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))
+    return dataset, given, args.tasks or COMMON_TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.evaluation_checks import check_clips
 from soundomni.cli.evaluation_clips import Clips
-from soundomni.cli.evaluation_lists import TASKS
+from soundomni.cli.evaluation_editing import (
+    Continuation,
+    Variant,
+    continuation_scores,
+    continue_clips,
+    variation_scores,
+    vary_clips,
+)
+from soundomni.cli.evaluation_lists import COMMON_TASKS, TASKS
 from soundomni.cli.evaluation_networks import Networks
 from soundomni.cli.reconstruction import Comparison, compare
 from soundomni.core.errors import DataError
@@ -23,11 +31,24 @@ if TYPE_CHECKING:
     from soundomni.core.interfaces import Dataset, Item
     from soundomni.core.waveform import Audio
 
-NAMES = {"generate": "generated", "describe": "described", "answer": "answered", "reconstruct": "reconstructed"}
+NAMES = {
+    "generate": "generated",
+    "describe": "described",
+    "answer": "answered",
+    "reconstruct": "reconstructed",
+    "continue": "continued",
+    "vary": "varied",
+}
 """Task → its key in a result."""
 
 _CODEC_FORMS = {"si_sdr": "{:.1f} dB", "mel_distance": "{:.2f} dB", "stft_distance": "{:.3f}"}
-_FORMS = {**_CODEC_FORMS, **{f"{name}_file": form for name, form in _CODEC_FORMS.items()}, "cider_d": "{:.2f}", "kl": "{:.3f}"}
+_FORMS = {
+    **_CODEC_FORMS,
+    **{f"{name}_file": form for name, form in _CODEC_FORMS.items()},
+    "cider_d": "{:.2f}",
+    "kl": "{:.3f}",
+    "level_step": "{:.2f} dB",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +63,7 @@ class Settings:
     batch: int
     steps: int | None = None
     guidance: float | None = None
-    tasks: Sequence[str] = TASKS
+    tasks: Sequence[str] = COMMON_TASKS
 
 
 @dataclass(kw_only=True)
@@ -56,6 +77,8 @@ class Outcome:
         described: a text for each clip.
         answered: for each clip, the answer to each of its questions.
         reconstructed: how each clip came back through the codec.
+        continued: each clip that could be cut in the middle of a sound, continued.
+        varied: strength → a variant of each clip towards the caption of the next one.
         not_measured: task → why there is nothing.
     """
 
@@ -67,6 +90,8 @@ class Outcome:
     described: list[str] = field(default_factory=list)
     answered: list[list[str]] = field(default_factory=list)
     reconstructed: list[Comparison] = field(default_factory=list)
+    continued: list[Continuation] = field(default_factory=list)
+    varied: dict[float, list[Variant]] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
 
 
@@ -102,6 +127,10 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
     if "reconstruct" in wanted:
         clips = tracked(outcome.clips, "reconstructing", total=len(outcome.clips))
         outcome.reconstructed = [compare(clip, model.reconstruct(clip)) for clip in clips]
+    if "continue" in wanted:
+        outcome.continued = continue_clips(model, outcome.items, outcome.clips, settings)
+    if "vary" in wanted:
+        outcome.varied = vary_clips(model, outcome.items, outcome.clips, settings)
     return outcome
 
 
@@ -156,6 +185,10 @@ def _scores(outcome: Outcome, networks: Networks | None) -> dict[str, Scores]:
         result["answered"] = scores.answer_scores(asked)
     if outcome.reconstructed:
         result["reconstructed"] = scores.reconstruction_scores(outcome.reconstructed)
+    if outcome.continued:
+        result["continued"] = continuation_scores(outcome.continued)
+    if outcome.varied:
+        result["varied"] = variation_scores(outcome.varied)
     return result
 
 
@@ -210,7 +243,14 @@ def _refuse(outcome: Outcome, model: SoundOmni, tasks: Sequence[str], *, judged:
         None if judged or are_toys(outcome.items) else "the clips are no toy sounds, and neither --clap nor --classifier judges others"
     )
     unasked = None if any(item.questions for item in outcome.items) else "no clip has a question"
-    reasons = {"generate": silent or unjudged, "describe": deaf or silent, "answer": deaf or unasked}
+    unheard = None if are_toys(outcome.items) else "the clips are not toy sounds, and analysis hears only those"
+    reasons = {
+        "generate": silent or unjudged,
+        "describe": deaf or silent,
+        "answer": deaf or unasked,
+        "continue": silent or unheard,
+        "vary": silent or unheard,
+    }
     outcome.not_measured = {task: why for task in tasks if (why := reasons.get(task)) is not None}
 
 
@@ -302,6 +342,8 @@ def written(name: str, value: float) -> str:
     """
     if name in _FORMS:
         return _FORMS[name].format(value)
+    if name.startswith("distance at"):
+        return f"{value:.2f}"
     return f"{value:.3f}" if name.startswith(("clap_", "frechet_", "kernel_")) else f"{100 * value:.1f} %"
 
 

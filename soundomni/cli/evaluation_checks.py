@@ -40,7 +40,7 @@ def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str])
     from soundomni.core.waveform import match_channels
     from soundomni.metrics.text import normalise
 
-    if "generate" in tasks:
+    if {"generate", "continue", "vary"} & set(tasks):
         model.requests(item.num_samples / item.sample_rate).request(item.captions[0], seed=0)
     if "describe" in tasks:
         for caption in item.captions:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from soundomni.core.interfaces import Dataset, Item
 
-TASKS = ("generate", "describe", "answer", "reconstruct")
+TASKS = ("generate", "describe", "answer", "reconstruct", "continue", "vary")
+COMMON_TASKS = TASKS[:4]
+"""What is measured on a dataset unless more is asked for. Editing takes four clips to make for each clip."""
 AUDIO_STEP = 2.0**-10
 """Samples are rounded to multiples of this before they are summed up: far above what libraries of other versions round differently."""
 

@@ -103,12 +103,14 @@ def _sum(files: Sequence[Path]) -> str:
 def save(outcome: Outcome, folder: Path) -> None:
     """Writes each generated clip as NUMBER.wav, and results.jsonl with a line per clip: what was true, and what was made and said.
 
-    What is scored is what was made; a file whose "gain" is below 1 is quieter, as it would be clipped otherwise.
+    Continued and varied clips are NUMBER-continued.wav and NUMBER-varied-STRENGTH.wav. What is scored is what was made; a file whose
+    "gain" is below 1 is quieter, as it would be clipped otherwise.
     """
     from soundomni.cli.evaluation_scores import are_toys, heard_recipe
     from soundomni.data.audio import write_wav
 
     toys = are_toys(outcome.items)
+    continued = {one.item.key: one for one in outcome.continued}
     rows = []
     for i, item in enumerate(outcome.items):
         row: dict[str, Any] = {"key": item.key, "captions": item.captions, "attributes": dict(item.attributes)}
@@ -123,5 +125,14 @@ def save(outcome: Outcome, folder: Path) -> None:
         if outcome.answered:
             pairs = zip(item.questions, outcome.answered[i], strict=True)
             row["answered"] = [{"question": question, "right": truth, "given": given} for (question, truth), given in pairs]
+        if item.key in continued:
+            one = continued[item.key]
+            row |= {"continued": f"{i:04d}-continued.wav", "kept_seconds": one.cut.join}
+            write_wav(folder / row["continued"], one.made.waveform, one.made.sample_rate)
+        if outcome.varied:
+            row |= {"varied": {}, "varied_towards": next(iter(outcome.varied.values()))[i].prompted.captions[0]}
+        for strength, variants in outcome.varied.items():
+            row["varied"][f"{strength:g}"] = f"{i:04d}-varied-{strength:g}.wav"
+            write_wav(folder / row["varied"][f"{strength:g}"], variants[i].made.waveform, variants[i].made.sample_rate)
         rows.append(json.dumps(row, ensure_ascii=False, default=str))
     (folder / "results.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

@@ -68,6 +68,27 @@ def multi_resolution_stft_distance(
     return total / len(fft_sizes)
 
 
+def spectral_convergence(reference: np.ndarray, estimate: np.ndarray, *, fft_size: int = 1024) -> float:
+    """Return how far the magnitude spectrum is off, relative to the reference (Arik et al. 2018, "Fast spectrogram inversion using
+    multi-head convolutional neural networks", section 3.2).
+
+    Args:
+        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        fft_size: in samples; the hop is a quarter.
+
+    Returns:
+        0 for equal spectra, 1 for an estimate of silence, more for one that has as much of something else; nan if the reference is silent.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    reference, estimate = _pair(reference, estimate)
+    if not reference.any():
+        return float("nan")
+    true, other = (magnitudes(signal, fft_size, fft_size // 4) for signal in (reference, estimate))
+    return float(np.linalg.norm(true - other) / np.linalg.norm(true))
+
+
 def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_mels: int = 64, fft_size: int = 1024) -> float:
     """Mean absolute difference of log-mel spectra, in dB (HTK mel scale, floor at -100 dB of full scale).
 

@@ -6,7 +6,7 @@ import scipy.signal
 import torch
 import torchaudio
 
-from soundomni.metrics.waveform import magnitudes, mel_distance, multi_resolution_stft_distance, si_sdr
+from soundomni.metrics.waveform import magnitudes, mel_distance, multi_resolution_stft_distance, si_sdr, spectral_convergence
 
 
 def test_si_sdr_of_orthogonal_noise() -> None:
@@ -49,6 +49,19 @@ def test_stft_distance_closed_forms() -> None:
     silence = np.zeros((1, 3))
     assert np.isnan(multi_resolution_stft_distance(silence, silence)) and np.isnan(multi_resolution_stft_distance(silence, silence + 1e-4))
     assert multi_resolution_stft_distance(np.eye(1, 3, 2), silence) > 1.0  # one click at the end is no silence
+
+
+def test_spectral_convergence_closed_forms() -> None:
+    signal = np.random.default_rng(0).standard_normal((2, 5000))
+    assert spectral_convergence(signal, signal) == 0.0
+    assert spectral_convergence(signal, -signal / 4) == pytest.approx(0.75)  # phase is not compared
+    assert spectral_convergence(signal, np.zeros_like(signal)) == 1.0
+    time = np.arange(8000) / 8000
+    low, high = np.sin(2 * np.pi * 500 * time), np.sin(2 * np.pi * 2000 * time)
+    assert spectral_convergence(low, high) == pytest.approx(np.sqrt(2), rel=0.02)  # none of it, and as much of something else
+    assert np.isnan(spectral_convergence(np.zeros(9), np.ones(9)))
+    with pytest.raises(ValueError, match="one shape"):
+        spectral_convergence(low, low[:-1])
 
 
 def test_mel_distance_closed_forms() -> None:
