@@ -1,18 +1,15 @@
 """What a strength of variation means for one model and one clip: the timestep to start from.
 
 The same timestep hides little of a clip in one latent space and nearly all of it in another. So strength is measured on the model
-itself: with no prompt, how much of a clip does its estimate miss, when it is shown the clip noised to a timestep? At timestep 1 it
-knows nothing of the clip, and that squared error counts as 1, the whole clip is lost.
-
-Strength is an angle: sin²(strength · π/2) of the clip's power is lost and cos² of it kept, as on the path of a cosine schedule (Nichol
-and Dhariwal 2021, section 3.2). A strength of 0.2 loses a tenth, 0.5 a half, 0.8 nine tenths.
+itself: with no prompt, how far is its estimate of a clip from the clip, when it is shown the clip noised to a timestep? At timestep 1 it
+knows nothing of the clip, and that distance (the root of the mean squared error) counts as 1. A strength of 0.2 starts where the distance
+is 0.2: a slight change. At 0.5 half of what is made follows the clip and half the prompt, at 0.8 nearly all of it the prompt.
 
 Shape letters: R rows, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -68,8 +65,7 @@ def begin_timestep(
     """
     if strength == 1.0:
         return 1.0
-    share = math.sin(strength * math.pi / 2) ** 2
-    return timestep_of_share(share, lost_shares(model, clip, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size))
+    return timestep_of_share(strength**2, lost_shares(model, clip, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size))
 
 
 def timestep_of_share(share: float, lost: Sequence[float]) -> float:
@@ -90,7 +86,7 @@ def timestep_of_share(share: float, lost: Sequence[float]) -> float:
 def lost_shares(
     model: UnifiedModel, clip: Tensor, *, rule: PositionRule, boundary_ids: tuple[int, int], batch_size: int = 16
 ) -> list[float]:
-    """Return the share of a clip `[D, T]` that is lost at each of TIMESTEPS, never falling, 1 at the last."""
+    """Return the share of the power of a clip `[D, T]` that is lost at each of TIMESTEPS, never falling, 1 at the last."""
     clip = clip.to(model.device)
     rows = [(timestep, noise) for timestep in TIMESTEPS for noise in _noises(clip)]
     errors: list[float] = []
