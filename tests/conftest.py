@@ -11,6 +11,12 @@ import pytest
 WriteDistribution = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets commands say nothing of their progress: how long they take must not decide what a test finds on stderr."""
+    monkeypatch.setattr("soundomni.cli.progress.FIRST_SECONDS", 3600.0)
+
+
 @pytest.fixture
 def write_distribution(tmp_path: Path) -> WriteDistribution:
     """Returns a function that writes a distribution into a folder of its own and returns the folder, which is not on sys.path yet."""

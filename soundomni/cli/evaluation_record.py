@@ -107,6 +107,7 @@ def save(outcome: Outcome, folder: Path) -> None:
     "gain" is below 1 is quieter, as it would be clipped otherwise.
     """
     from soundomni.cli.evaluation_scores import are_toys, heard_recipe
+    from soundomni.cli.output import note
     from soundomni.data.audio import write_wav
 
     toys = are_toys(outcome.items)
@@ -134,5 +135,9 @@ def save(outcome: Outcome, folder: Path) -> None:
         for strength, variants in outcome.varied.items():
             row["varied"][f"{strength:g}"] = f"{i:04d}-varied-{strength:g}.wav"
             write_wav(folder / row["varied"][f"{strength:g}"], variants[i].made.waveform, variants[i].made.sample_rate)
-        rows.append(json.dumps(row, ensure_ascii=False, default=str))
-    (folder / "results.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        rows.append(row)
+    quieter = sum(row.get("gain", 1.0) < 1.0 for row in rows)
+    if quieter:
+        note(f"{quieter} of {len(rows)} generated clips exceeded full scale and were saved quieter; results.jsonl says by which gain")
+    lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
+    (folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -21,6 +21,7 @@ from typing import TextIO
 
 from soundomni import __version__
 from soundomni.cli.arguments import Parser, UsageError, split_overrides
+from soundomni.cli.progress import Progress
 from soundomni.core.errors import SoundOmniError, did_you_mean
 
 COMMANDS = {
@@ -37,6 +38,9 @@ COMMANDS = {
     "doctor": "say how much memory training a spec takes of each GPU, and what fits",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
+
+TRAINS = ("train", "demo")
+"""Commands that show how far training is themselves."""
 
 GLOBAL_OPTIONS = {
     "--json": "print one machine-readable result on stdout, all else on stderr",
@@ -90,7 +94,9 @@ def _dispatch(arguments: list[str]) -> int:
     module.configure(parser)
     _add_global_options(parser)
     rest, overrides = split_overrides([*given, *after], parser)
-    status: int = module.run(parser.parse_args(rest), [*early, *overrides])
+    args = parser.parse_args(rest)
+    with contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working"):
+        status: int = module.run(args, [*early, *overrides])
     return status
 
 

@@ -59,9 +59,10 @@ def choose_device(args: argparse.Namespace) -> str:
 def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni:
     """Returns the model of `--model` on a device, with the adapters of `--adapter` merged where the command has that option."""
     from soundomni.cli.progress import Progress
-    from soundomni.core.hub import SoundOmni
 
     with Progress(f"loading {args.model}"):
+        from soundomni.core.hub import SoundOmni  # here, as importing torch takes its time too
+
         model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
         adapter = getattr(args, "adapter", None)
         if adapter is not None:

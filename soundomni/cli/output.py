@@ -14,10 +14,11 @@ from soundomni.cli.progress import above_progress
 
 def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
     """Writes a command's result: with --json as one line of JSON, otherwise `text`, or nothing when that is None."""
-    if args.json:
-        sys.stdout.write(to_json(result) + "\n")
-    elif text is not None:
-        sys.stdout.write(text.rstrip("\n") + "\n")
+    line = to_json(result) if args.json else text
+    if line is not None:
+        with above_progress():
+            sys.stdout.write(line.rstrip("\n") + "\n")
+            sys.stdout.flush()
 
 
 def note(text: str) -> None:

@@ -7,7 +7,6 @@ model, still shows that it goes on.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import threading
 import time
@@ -25,7 +24,9 @@ LONGEST_LINE_SECONDS = 60.0
 
 _CLEAR = "\r\x1b[K"
 _lock = threading.RLock()
-_shown: list[Progress] = []
+_active: list[Progress] = []
+"""Those that are entered; only the innermost shows anything."""
+_drawn: list[Progress] = []
 """The one whose line is on the terminal now, if any."""
 
 
@@ -59,6 +60,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._begin = self._last = self._clock()
+        with _lock:
+            _active.append(self)
         self._thread.start()
         return self
 
@@ -66,7 +69,9 @@ class Progress:
         self._ended.set()
         self._thread.join()
         with _lock:
-            self._erase()
+            _active.remove(self)
+            if self in _drawn:
+                _erase()
 
     def advance(self, count: int = 1) -> None:
         """Count what has been done since."""
@@ -103,20 +108,18 @@ class Progress:
         return min(max(LINE_SECONDS, 0.25 * (self._last - self._begin)), LONGEST_LINE_SECONDS)
 
     def _show(self) -> None:
+        import shutil  # not before it is needed: every command imports this module
+
         self._last = self._clock()
         with _lock:
-            if self._is_terminal:
-                width = max(shutil.get_terminal_size().columns - 1, 20)
-                self._write(f"{_CLEAR}{self.line()[:width]}")
-                if self not in _shown:
-                    _shown.append(self)
-            else:
+            if _active[-1] is not self:
+                return
+            if not self._is_terminal:
                 self._write(f"{self.line()}\n")
-
-    def _erase(self) -> None:
-        if self in _shown:
-            _shown.remove(self)
-            self._write(_CLEAR)
+                return
+            width = max(shutil.get_terminal_size().columns - 1, 20)
+            self._write(f"{_CLEAR}{self.line()[:width]}")
+            _drawn[:] = [self]
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or a closed stream, ends no work
@@ -126,11 +129,15 @@ class Progress:
 
 @contextlib.contextmanager
 def above_progress() -> Iterator[None]:
-    """Let lines be written to stderr: what is shown of progress is taken away first, and comes back by itself."""
+    """Let lines be written to the terminal: what is shown of progress is taken away first, and comes back by itself."""
     with _lock:
-        for one in tuple(_shown):
-            one._erase()
+        _erase()
         yield
+
+
+def _erase() -> None:
+    while _drawn:
+        _drawn.pop()._write(_CLEAR)
 
 
 def tracked(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:

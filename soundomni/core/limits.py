@@ -56,6 +56,8 @@ AUTO = "auto"
 
 def resolve_device(name: str) -> str:
     """Return the name of a device; "auto" is the first of cuda, mps and cpu that this machine has. Raise as `check_device`."""
+    if name == "cpu":
+        return name  # without waiting for torch
     import torch
 
     if name == AUTO:

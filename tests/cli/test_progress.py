@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from soundomni.cli import progress
+from soundomni.cli import output, progress
+from soundomni.cli.main import main
 from soundomni.cli.output import note
 from soundomni.cli.progress import Progress, above_progress, tracked
 
@@ -16,29 +17,44 @@ class Stream(io.StringIO):
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
         self._terminal = terminal
-        self.written = threading.Event()
-        self.enough = threading.Event()
+        self._changed = threading.Condition()
+        self._writes = 0
 
     def isatty(self) -> bool:
         return self._terminal
 
     def write(self, text: str) -> int:
-        count = super().write(text)
-        self.written.set()
-        if self.getvalue().count("making") >= 3:
-            self.enough.set()
+        with self._changed:
+            count = super().write(text)
+            self._writes += 1
+            self._changed.notify_all()
         return count
+
+    def await_lines(self, count: int) -> None:
+        """Waits until something was shown `count` times."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._writes >= count, 60)
 
 
 class Clock:
-    """Seconds that pass when they are told to, or by `step` at each look."""
+    """Seconds that pass when they are told to."""
 
-    def __init__(self, step: float = 0.0) -> None:
-        self.now, self.step = 0.0, step
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._looks = 0
+        self._looked = threading.Condition()
 
     def __call__(self) -> float:
-        self.now += self.step
+        with self._looked:
+            self._looks += 1
+            self._looked.notify_all()
         return self.now
+
+    def await_looks(self, count: int) -> None:
+        """Waits until the time was asked for so many times more."""
+        with self._looked:
+            enough = self._looks + count
+            assert self._looked.wait_for(lambda: self._looks >= enough, 60)
 
 
 @pytest.fixture
@@ -56,24 +72,28 @@ def test_what_is_soon_done_shows_nothing() -> None:
 
 
 def test_lines_are_plain_and_far_between(at_once: None) -> None:
-    stream, clock = Stream(terminal=False), Clock(step=0.01)
+    stream, clock = Stream(terminal=False), Clock()
     with Progress("making clips", total=4, stream=stream, clock=clock) as shown:
-        stream.written.wait(10)
+        stream.await_lines(1)
         shown.advance(2)
         shown.detail("step 3")
+        clock.now = progress.LINE_SECONDS - 0.1
+        clock.await_looks(5)
         clock.now = 600.0
-        assert stream.enough.wait(10)
-    lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("making clips: 0 of 4 (") and "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
-    assert lines[1].startswith("making clips: 2 of 4, step 3 (10 min 0 s, about 10 min 0 s left)")
-    assert len(lines) <= 2 + (clock.now - 600) / progress.LINE_SECONDS  # the clock ran on by some looks at it
+        stream.await_lines(2)
+        clock.now += progress.LONGEST_LINE_SECONDS - 0.1
+        clock.await_looks(5)
+    assert stream.getvalue().splitlines() == [
+        "making clips: 0 of 4 (0 s)",
+        "making clips: 2 of 4, step 3 (10 min 0 s, about 10 min 0 s left)",
+    ]
 
 
 def test_a_terminal_has_one_line_that_goes_away(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Stream(terminal=True)
     with Progress("making clips " + "of many words " * 9, stream=stream):
-        assert stream.enough.wait(10)
+        stream.await_lines(3)
     text = stream.getvalue()
     assert "\n" not in text and text.endswith("\r\x1b[K")
     assert max(map(len, text.split("\r\x1b[K"))) <= 39
@@ -83,7 +103,7 @@ def test_notes_are_written_above_the_line(at_once: None, monkeypatch: pytest.Mon
     stream = Stream(terminal=True)
     monkeypatch.setattr("sys.stderr", stream)
     with Progress("making clips", total=1):
-        assert stream.written.wait(10)
+        stream.await_lines(1)
         note("a.wav: saved 6.0 dB quieter")
         with above_progress():
             text = stream.getvalue()
@@ -101,10 +121,33 @@ def test_what_is_shown_cannot_end_the_work_or_steer_a_terminal(at_once: None) ->
 def test_an_error_within_goes_on_and_leaves_no_line(at_once: None) -> None:
     stream = Stream(terminal=True)
     with pytest.raises(ValueError, match="mine"), Progress("making clips", stream=stream):
-        stream.written.wait(10)
+        stream.await_lines(1)
         raise ValueError("mine")
     assert stream.getvalue().endswith("\r\x1b[K") and threading.active_count() >= 1
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("progress of")]
+
+
+def test_only_the_innermost_is_shown(at_once: None) -> None:
+    outer, inner = Stream(terminal=False), Stream(terminal=False)
+    with Progress("soundomni generate is working", stream=outer):
+        outer.await_lines(1)
+        with Progress("making clips", stream=inner):
+            before = outer.getvalue()
+            inner.await_lines(1)
+            assert outer.getvalue() == before
+    assert "making" not in outer.getvalue()
+
+
+def test_every_command_that_takes_long_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["plugins", "list"]
+    assert main(arguments) == 0
+    expected = capsys.readouterr()
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
+    stream, emit = Stream(terminal=False), output.emit
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(output, "emit", lambda *given, **options: (stream.await_lines(1), emit(*given, **options))[1])
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == expected.out and "soundomni plugins is working (" in stream.getvalue()
 
 
 def test_items_are_counted_as_they_are_used(capsys: pytest.CaptureFixture[str]) -> None:

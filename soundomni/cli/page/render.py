@@ -41,6 +41,10 @@ MEASURES = {
     "cider_d": "CIDEr-D",
     "stft_distance": "STFT distance",
     "mel_distance": "mel distance",
+    "si_sdr_file": "SI-SDR at the file's rate",
+    "stft_distance_file": "STFT distance at the file's rate",
+    "mel_distance_file": "mel distance at the file's rate",
+    "energy_above": "energy above what the codec keeps",
 }
 ALL_ANSWERS = "all questions together"
 ATTRIBUTES = {"events": "events", "kinds": "kind", "pitch": "note", "noise": "colour"}
