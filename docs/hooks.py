@@ -192,9 +192,13 @@ def statuses(*also: str) -> str:
     }
     more = {
         "stopped": {STOPPED_STATUS: "asked to stop, saved; the same command goes on from there"},
-        "check": {1: "a plugin is broken (`--check`), or an error of the program"},
+        "check": {1: "a plugin is broken (`--check`)"},
+        "partly": {1: "some files could not be used or pictures not drawn, and are named on stderr; all else is done"},
     }
-    found = every | {number: text for name in also for number, text in more[name].items()}
+    found = dict(every)
+    for name in reversed(also):
+        for number, text in more[name].items():
+            found[number] = f"{text}; or {found[number]}" if number in found else text
     return table(["status", "meaning"], [[code(number), found[number]] for number in sorted(found)])
 
 

@@ -1,6 +1,7 @@
 """The command line: finds the command, imports its file alone, and turns every failure into one line.
 
-Exit status: 0 done, 1 an error of the program or a check that failed, 2 a mistake of the user, 130 interrupted.
+Exit status: 0 done, 1 an error of the program, a check that failed or files that could not be used among others that were, 2 a mistake of
+the user, 130 interrupted.
 
 Under torchrun every process of a node finds the same mistake of the user, and the first one tells it. What one process met alone, which
 has a note that says so (World.own_errors), and what is no mistake of the user is told by whichever process it happens to.
