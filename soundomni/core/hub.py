@@ -289,15 +289,13 @@ class SoundOmni:
 
         Raises:
             SpecError: a number is out of its range or of a wrong kind, or nothing whole is kept.
-            DataError: a prompt and its clip are longer than what the model was trained with, or something else than text or a clip
-                was given for one.
+            DataError: a prompt and its clip are longer than what the model was trained with, or are of a wrong kind.
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
         guidance = self._guidance(guidance_scale, negative_prompt)
         sampler = self._sampler(num_steps)
-        size, share = as_whole("batch size", batch_size), as_number("strength", strength)
-        check_count("batch size", size)
+        size, share = _batch_size(batch_size), as_number("strength", strength)
         check_strength(share)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
         clips: list[Audio] = []
@@ -354,8 +352,7 @@ class SoundOmni:
             DataError: a clip is too long for the encoder, or with its question for what the model was trained with, or something else
                 than a clip was given.
         """
-        longest, size = _most_new_tokens(max_new_tokens), as_whole("batch size", batch_size)
-        check_count("batch size", size)
+        longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
         asked = None if question is None else as_text("the question", question)
         contexts = [self.contexts.clip(clip, asked) for clip in as_clips("clips", clips)]
         texts: list[str] = []
@@ -436,6 +433,12 @@ def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
         return dtype
     raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def _batch_size(value: int) -> int:
+    size = as_whole("batch size", value)
+    check_count("batch size", size)
+    return size
 
 
 def _most_new_tokens(value: int) -> int:
