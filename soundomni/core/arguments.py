@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -146,11 +146,11 @@ def as_overrides(value: Any) -> dict[str, str]:
     return {key: one if isinstance(one, str) else _yaml(key, one) for key, one in value.items()}
 
 
-def as_callback(name: str, value: Any) -> Callable[..., object] | None:
+def as_callback(name: str, value: T) -> T:
     """Return something that can be called, or None. Raise SpecError for anything else."""
     if value is not None and not callable(value):
         raise SpecError(f"{name} is {shown(value)}; expected a function")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def as_directory(name: str, value: Any) -> str | Path:
@@ -178,11 +178,11 @@ def _kept(name: str, value: Any) -> Kept:
 def _spans(name: str, value: Any) -> list[tuple[float, float]]:
     """Return spans; a pair of numbers is one span."""
     listed = _listed(f"the spans of {name}", value, "a list of (from, to) in seconds")
-    if len(listed) == 2 and all(np.ndim(one) == 0 for one in listed):
+    if len(listed) == 2 and not any(isinstance(one, Iterable) and getattr(one, "shape", None) != () for one in listed):
         listed = [listed]
     spans = []
     for span in listed:
-        if isinstance(span, str) or np.shape(span) != (2,):
+        if not isinstance(span, (list, tuple, np.ndarray)) or len(span) != 2:
             raise SpecError(f"the spans of {name} have {shown(span)}; expected (from, to) in seconds")
         spans.append((as_number("a span's start", span[0]), as_number("a span's end", span[1])))
     return spans
@@ -190,7 +190,7 @@ def _spans(name: str, value: Any) -> list[tuple[float, float]]:
 
 def _listed(name: str, value: Any, expected: str) -> list[Any]:
     """Return the items of anything that has an order. Sets and mappings do not: which item comes first would be left to chance."""
-    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable) or (hasattr(value, "shape") and not np.ndim(value)):
+    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
         raise DataError(f"{name} is {shown(value)}; expected {expected}")
     return list(value)
 

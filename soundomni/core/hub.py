@@ -274,8 +274,7 @@ class SoundOmni:
 
         Args:
             prompts: what to make; a single text makes one clip.
-            seconds: length of each clip.
-            num_steps, guidance_scale: of the sampler; None leaves them to the spec.
+            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None leaves them to the spec.
             negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
             known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it. A single
                 `Kept` holds for every prompt.
@@ -293,15 +292,15 @@ class SoundOmni:
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
-        guidance = self._guidance(guidance_scale, negative_prompt)
-        sampler = self._sampler(num_steps)
+        guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
         size, share = _batch_size(batch_size), as_number("strength", strength)
         check_strength(share)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
+        starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
         clips: list[Audio] = []
         requests = [
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
-            for prompt, seed, kept, clip in zip(texts, numbers, given, varied or [None] * len(texts), strict=True)
+            for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
         ]
         ends = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
         rule = PositionRule.named(self.spec.model.latent_positions)

@@ -104,7 +104,7 @@ def test_what_is_not_a_clip_is_refused_with_what_to_pass(nano: SoundOmni, value:
         refused(call, "expected", DataError)
 
 
-@pytest.mark.parametrize("spans", [3, "ab", ["ab"], [0], [(0, 1, 2)], [("0", "1")], None])
+@pytest.mark.parametrize("spans", [3, "ab", ["ab"], [0], [(0, 1, 2)], [("0", "1")], [(0, (1, 2))], [0, (1, 2)], None])
 def test_what_is_not_a_span_is_refused(nano: SoundOmni, spans: Any) -> None:
     refused(lambda: nano.generate("a", **QUICK, known=Kept(CLIP, spans)), "span", SoundOmniError)
 
