@@ -95,8 +95,8 @@ def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
     try:
         with Path(path).open("rb", buffering=_BUFFER) as file, contextlib.ExitStack() as stack:
             contents = examine(file, thorough=thorough)
-            given = View(file, contents.pieces) if contents is not None and contents.pieces is not None else _name(path)
-            decoder = stack.enter_context(Decoder(given))
+            pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, file.seek(0, os.SEEK_END)),)
+            decoder = stack.enter_context(Decoder(View(file, pieces)))  # without a name, whose suffix would be believed
             rate = int(decoder.samplerate)
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise ContainerError(f"its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
@@ -123,11 +123,6 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
     if frames > _MOST_SAMPLES:
         raise ContainerError("its header does not say how long it is. Write it anew as WAV or FLAC")
     return frames
-
-
-def _name(path: str | Path) -> str | bytes:
-    """Return a path as libsndfile takes it; where names are bytes, they need not be text."""
-    return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def _reason(path: str | Path, error: Exception) -> str:

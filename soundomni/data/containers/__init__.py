@@ -74,4 +74,4 @@ def _is_mpeg(source: Source, start: int) -> bool:
     if first is None:
         return False
     after = start + first.length
-    return first.length == 0 or after >= source.size or parse(source.read(after, 4)) is not None
+    return first.length == 0 or after == source.size or parse(source.read(after, 4)) is not None

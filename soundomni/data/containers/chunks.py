@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from soundomni.data.containers.contents import ByteOrder, ContainerError, Source, check_rest, is_streamed
 
 _MOST_CHUNKS = 10_000
-_MOST_JUNK = 4096  # bytes of anything behind the last chunk; more may well be audio
+_MOST_JUNK = 4096  # bytes of anything behind the last chunk, if the container's size confirms that it is the last; more may be audio
+_LITTLE_JUNK = 16
 _AFTER_AUDIO = frozenset(
     b"LIST id3  ID3  bext cue  smpl inst fact PEAK JUNK junk PAD  FLLR afsp iXML axml chna _PMX cart DISP acid strc plst umid"
     b" MARK INST MIDI AESD APPL COMT NAME AUTH (c)  ANNO ATAK RLSE CHAN info user strg free pakt kuki".replace(b"  ", b" \0").split(b" ")
@@ -51,15 +52,25 @@ class Chunks:
     end: int
 
 
-def walk(source: Source, start: int, layout: Layout, *, audio: bytes, size_elsewhere: int | None = None) -> Chunks:
-    """Walk the chunks from `start` until something that is not one. Raises ContainerError without exactly one chunk `audio`.
+def walk(
+    source: Source, start: int, layout: Layout, *, audio: bytes, magic: tuple[bytes, ...], size_elsewhere: int | None = None
+) -> Chunks:
+    """Walk the chunks of a file until something that is not one.
 
-    `size_elsewhere` is the size of the audio if it is written somewhere else than in front of it.
+    Args:
+        source: the file.
+        start: where the first chunk begins.
+        layout: how chunks are written.
+        audio: name of the chunk with the audio.
+        magic: how files of this kind begin; such a name is not a chunk's.
+        size_elsewhere: the size of the audio, if it is not written in front of it.
+
+    Raises ContainerError when there is not exactly one chunk with audio.
     """
     found: dict[bytes, tuple[int, int]] = {}
     position = start
     for _ in range(_MOST_CHUNKS):
-        chunk = _chunk(source, position, layout, audio)
+        chunk = _chunk(source, position, layout, audio, magic)
         if chunk is None:
             break
         name, begin, size = chunk
@@ -73,7 +84,11 @@ def walk(source: Source, start: int, layout: Layout, *, audio: bytes, size_elsew
             position = source.size
             break
         position = end + (start - end) % layout.align
-        if position != end and _chunk(source, position, layout, audio) is None and _chunk(source, end, layout, audio) is not None:
+        if (
+            position != end
+            and _chunk(source, position, layout, audio, magic) is None
+            and _chunk(source, end, layout, audio, magic) is not None
+        ):
             position = end  # some writers do not pad
     if audio not in found:
         cut = position + layout.header_bytes > source.size
@@ -81,9 +96,9 @@ def walk(source: Source, start: int, layout: Layout, *, audio: bytes, size_elsew
     return Chunks(found, position)
 
 
-def _chunk(source: Source, position: int, layout: Layout, audio: bytes) -> tuple[bytes, int, int] | None:
+def _chunk(source: Source, position: int, layout: Layout, audio: bytes, magic: tuple[bytes, ...]) -> tuple[bytes, int, int] | None:
     header = source.read(position, layout.header_bytes)
-    if len(header) < layout.header_bytes:
+    if len(header) < layout.header_bytes or header.startswith(magic):
         return None
     name, field = header[: layout.name_bytes], header[layout.name_bytes :]
     size = int.from_bytes(field, layout.order)
@@ -120,7 +135,7 @@ def audio_range(
         raise ContainerError(f"truncated, it holds {max(0, source.size - begin)} of the {size} bytes of audio that it announces")
     if whole is not None and abs(whole - source.size) <= 1 and source.size - chunks.end > 1:
         raise ContainerError(f"damaged, there is no chunk at byte {chunks.end} where its audio or a chunk after it ends")
-    check_rest(source, chunks.end, magic=magic, junk=_MOST_JUNK)
+    check_rest(source, chunks.end, magic=magic, junk=_LITTLE_JUNK if whole is None else _MOST_JUNK)
     return begin, begin + size
 
 

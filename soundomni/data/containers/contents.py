@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 _BLOCK = 1 << 16
+_MOST_TAGS = 100
 
 ByteOrder = Literal["big", "little"]
 
@@ -29,7 +30,7 @@ class Contents:
     Args:
         kind: the container's name.
         frames: samples per channel that it announces and holds, if its header says so exactly.
-        pieces: what a decoder should be given instead of the file: bytes, and ranges (start, end) of the file. None for the file itself.
+        pieces: what a decoder should be given instead of the file, if it would not read all of the file.
         estimated: whether a decoder only estimates the length, so that `frames` counts and not what it says.
     """
 
@@ -122,12 +123,15 @@ class View(io.RawIOBase):
 def is_streamed(size: int, bits: int = 32) -> bool:
     """Is this a size as writers to a pipe leave it, because they cannot go back: the most that fits, a bit less, or SoX's 0x7F000000?"""
     most = 1 << bits
-    return size >= most - 0x10000 or most // 2 - 0x1000 <= size <= most // 2 or 0x7F000000 <= size <= 0x7F000100
+    return size >= most - 0x10000 or most // 2 - 0x10000 <= size <= most // 2 or 0x7F000000 <= size <= 0x7F000100
 
 
 def skip_id3(source: Source, position: int) -> int:
     """Return where the ID3v2 tags at `position` end."""
-    while (head := source.read(position, 10)).startswith(b"ID3") and len(head) == 10:
+    for _ in range(_MOST_TAGS):
+        head = source.read(position, 10)
+        if len(head) < 10 or not head.startswith(b"ID3"):
+            break
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         position += 10 + size + (10 if head[5] & 0x10 else 0)
     return position
@@ -136,7 +140,9 @@ def skip_id3(source: Source, position: int) -> int:
 def before_tags(source: Source, start: int) -> int:
     """Return where the ID3v1, APE and Lyrics3 tags at the end of a file begin, or its end when it has none; never before `start`."""
     end = source.size
-    while end - start >= 128:
+    for _ in range(_MOST_TAGS):
+        if end - start < 128:
+            break
         tail = source.read(end - 128, 128)
         if tail.startswith(b"TAG"):
             size = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from soundomni.data.containers.contents import ContainerError, Contents, Source, before_tags
 
@@ -11,6 +12,7 @@ MAGIC = b"fLaC"
 _STREAMINFO = b"fLaC\x00\x00\x00\x22"
 _LARGEST_TAIL = 1 << 20
 _BLOCK = 1 << 20
+_CANDIDATES = 16  # of the last bytes that look like a frame's header, how many are tried
 
 
 def read_flac(source: Source, start: int, thorough: bool) -> Contents:
@@ -20,6 +22,8 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
     packed = int.from_bytes(info[10:18], "big")
     total = packed & (1 << 36) - 1
     audio = _after_metadata(source, start + 4)
+    if audio >= source.size:
+        raise ContainerError("truncated before its audio" if total else "it holds no samples")
     if thorough:
         _refuse_second(source, audio)
     stop = before_tags(source, audio)
@@ -32,7 +36,7 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
         if last < total:
             raise ContainerError(f"truncated, its frames end with sample {last} of the {total} that it announces")
         return Contents("FLAC", total)
-    for position, end in ends:
+    for position, end in islice(ends, _CANDIDATES):
         if _crc16(tail[position:]) == 0:
             exact = struct.pack(">Q", packed | end)
             return Contents("FLAC", end, ((start, start + 18), exact, (start + 26, stop)))
@@ -45,8 +49,6 @@ def _after_metadata(source: Source, position: int) -> int:
         head = source.need(position, 4, "header")
         last = head[0] >= 128
         position += 4 + int.from_bytes(head[1:], "big")
-    if position >= source.size:
-        raise ContainerError("truncated before its audio")
     return position
 
 

@@ -10,6 +10,9 @@ from soundomni.data.containers.contents import ByteOrder, ContainerError, Conten
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 """Bytes per sample of AU's encodings whose samples all take the same."""
 
+_SHORT_BY = 16
+"""SoX writes the size of VOC's block of sound a little too small."""
+
 _FIELDS: dict[bytes, tuple[str, int, ByteOrder]] = {
     b"2BIT": ("AVR", 26, "big"),
     b"ALaw": ("WVE", 18, "big"),
@@ -60,6 +63,8 @@ def read_voc(source: Source, start: int) -> Contents:
         kind = source.number(position, 1, "little", "blocks")
         if kind == 0:
             break
+        if kind > 9 and sounds and source.size - position <= _SHORT_BY:
+            break
         if kind > 9:
             raise ContainerError(f"damaged, there is no block at byte {position}")
         sounds += kind in (1, 2, 9)
@@ -69,8 +74,8 @@ def read_voc(source: Source, start: int) -> Contents:
         position = end
     if sounds != 1:
         raise ContainerError(f"it holds {sounds} blocks of sound, and only one can be read. Write it anew as WAV or FLAC")
-    check_rest(source, position + 1, magic=(b"Creative",))
-    return Contents("VOC")
+    check_rest(source, position + 1, magic=(b"Creative",), junk=_SHORT_BY)
+    return Contents("VOC")  # libsndfile reads on to the end of the file
 
 
 def read_small(source: Source, start: int) -> Contents:

@@ -25,14 +25,14 @@ def read_iff(source: Source, start: int) -> Contents:
     """Read the header of an AIFF, AIFF-C, 8SVX or 16SV file. Raises ContainerError."""
     kind = source.need(start, 12, "header")[8:]
     if kind in (b"8SVX", b"16SV"):
-        chunks = walk(source, start + 12, _IFF, audio=b"BODY")
+        chunks = walk(source, start + 12, _IFF, audio=b"BODY", magic=(b"FORM",))
         begin, end = audio_range(source, chunks, _IFF, audio=b"BODY", magic=(b"FORM",), whole=_whole(source, start))
         if end - begin != chunks.found[b"BODY"][1]:
             raise ContainerError("its header does not say how long it is. Write it anew as WAV or FLAC")
-        return Contents("SVX", (end - begin) // (1 if kind == b"8SVX" else 2))
+        return Contents("SVX", (end - begin) // (1 if kind == b"8SVX" else 2), ((start, end),))  # libsndfile reads on to the file's end
     if kind not in (b"AIFF", b"AIFC"):
         raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}, expected 'AIFF'")
-    chunks = walk(source, start + 12, _IFF, audio=b"SSND")
+    chunks = walk(source, start + 12, _IFF, audio=b"SSND", magic=(b"FORM",))
     return _read_aiff(source, start, chunks)
 
 
@@ -78,7 +78,7 @@ def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -
 
 def read_caf(source: Source, start: int) -> Contents:
     """Read the header of a CAF file. Raises ContainerError."""
-    chunks = walk(source, start + 8, _CAF, audio=b"data")
+    chunks = walk(source, start + 8, _CAF, audio=b"data", magic=(b"caff",))
     begin, end = audio_range(source, chunks, _CAF, audio=b"data", magic=(b"caff",), whole=None)
     if b"desc" not in chunks.found:
         raise ContainerError("it has no desc chunk, which says how it is encoded")

@@ -68,7 +68,7 @@ def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
         raise ContainerError("it does not begin with a frame of MPEG audio")
     mark, frames, size = _tag(source, start, first)
     if mark in (b"Xing", b"Info") and not thorough and frames and size and _is_end(source, start + size):
-        return Contents("MP3")
+        return Contents("MP3", None, None if start + size == source.size else ((start, start + size),))
     begin = start + (first.length if mark else 0)
     count, end = _count(source, begin, first)
     if frames is not None and frames != count and not (frames == count + 1 and size == end - start):
