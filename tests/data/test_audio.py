@@ -80,7 +80,7 @@ def _broken(path, kind):
         ("infinite", "not finite"),
         ("integers", "expected them within"),
         ("WAV", "truncated"),
-        ("FLAC", "truncated, its frames end with sample 4096 of the 8000"),
+        ("FLAC", "truncated, its frames end with sample 4096 and it announces 8000"),
         ("MP3", "truncated, its last frame lacks"),
     ],
 )

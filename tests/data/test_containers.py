@@ -253,10 +253,11 @@ def test_oggs_that_are_cut_joined_or_damaged_are_refused(tmp_path, subtype):
 def test_flacs_that_are_cut_or_joined_are_refused(tmp_path):
     data = encoded("FLAC")
     refused(tmp_path, data[:-1], "truncated or damaged")
-    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "truncated, its frames end with sample 4096 of the 8001")
+    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "truncated, its frames end with sample 4096 and it announces 8001")
     refused(tmp_path, data * 2, f"another FLAC file follows it at byte {len(data)}")
-    more = patched(data, (18 + 4, struct.pack(">I", 9000)))
-    refused(tmp_path, more, "truncated, its frames end with sample 8001 of the 9000")
+    more, fewer = (patched(data, (22, struct.pack(">I", count))) for count in (9000, 7990))
+    refused(tmp_path, more, "truncated, its frames end with sample 8001 and it announces 9000")
+    refused(tmp_path, fewer, "damaged, its frames end with sample 8001 and it announces 7990")
 
 
 def test_numbers_of_samples_in_small_headers_are_believed_and_checked(tmp_path):

@@ -32,9 +32,10 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
     variable = source.read(audio, 2)[1:] == b"\xf9"
     ends = _frames_from_the_end(tail, variable, largest_block)
     if total:
-        last = max((end for _, end in ends), default=total)
-        if last < total:
-            raise ContainerError(f"truncated, its frames end with sample {last} of the {total} that it announces")
+        found = [end for _, end in ends]
+        if found and total not in found:
+            cut = "truncated" if max(found) < total else "damaged"
+            raise ContainerError(f"{cut}, its frames end with sample {max(found)} and it announces {total}")
         return Contents("FLAC", total)
     for position, end in islice(ends, _CANDIDATES):
         if _crc16(tail[position:]) == 0:
