@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
                 raise ContainerError(f"its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
             exact = contents is not None and contents.frames is not None and not contents.estimated
             yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
-    except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError) as error:
+    except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
 
 

@@ -1,5 +1,6 @@
 """Every container is read whole or refused by name, whatever happened to the file: cut, joined, streamed, tagged or damaged."""
 
+import contextlib
 import io
 import runpy
 import struct
@@ -60,6 +61,19 @@ def test_every_container_is_read_whole_and_refused_when_cut(tmp_path, container,
         assert waveform.shape[0] == channels and 0 <= waveform.shape[1] - len(TONE) < 500  # block codecs fill their last block
         for end in (1, 40, len(data) // 3, len(data) // 2, len(data) - 200, len(data) - 9):
             refused(tmp_path, data[:end], None if container == "HTK" or end < 100 else "truncated")
+
+
+@pytest.mark.parametrize("container", sorted({name for name, _ in KINDS} - {"RAW", "SD2"}))
+def test_the_first_bytes_of_a_file_are_refused(tmp_path, container):
+    data = encoded(container)
+    for end in range(1, 130, 3):
+        refused(tmp_path, data[:end])
+
+
+def test_a_file_of_one_tiny_frame_is_no_internal_error(tmp_path):
+    for third, length in ((0x10, 26), (0x14, 24), (0x18, 36)):  # less than a tag takes
+        with contextlib.suppress(UnreadableAudioError):
+            assert read(tmp_path, bytes((0xFF, 0xF3, third, 0xC4)) + bytes(length - 4)).shape[0] == 1
 
 
 @pytest.mark.parametrize("container", sorted(UNCHECKED - {"RAW", "SD2"}))
@@ -138,9 +152,10 @@ PCM = np.rint(TONE * 32767).astype("<i2").tobytes()
         wav_of(FMT, chunk(b"data", PCM)) + bytes(10_000),
         wav_of(FMT, chunk(b"data", PCM)) + b"TAG" + bytes(range(125)),
         wav_of(FMT, chunk(b"data", PCM), chunk(b"LIST", b"INFO" + bytes(200)))[:-100],
+        wav_of(FMT, chunk(b"data", PCM), chunk(b"id3 ", bytes(200)))[:-100],
         b"ID3\x03\0\0\0\0\0\x05hello" + wav_of(FMT, chunk(b"data", PCM)),
     ],
-    ids=["odd chunks", "unpadded", "beyond RIFF", "junk", "zeros", "ID3v1", "cut in its last chunk", "after ID3v2"],
+    ids=["odd chunks", "unpadded", "beyond RIFF", "junk", "zeros", "ID3v1", "cut in its last chunk", "cut in its tag", "after ID3v2"],
 )
 def test_what_stands_around_the_audio_of_a_wav_does_not_matter(tmp_path, data):
     np.testing.assert_allclose(read(tmp_path, data), TONE[None], atol=1e-4)

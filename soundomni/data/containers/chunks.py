@@ -10,10 +10,12 @@ from soundomni.data.containers.contents import ByteOrder, ContainerError, Source
 _MOST_CHUNKS = 10_000
 _MOST_JUNK = 4096  # bytes of anything behind the last chunk, if the container's size confirms that it is the last; more may be audio
 _LITTLE_JUNK = 16
-_AFTER_AUDIO = frozenset(
-    b"LIST id3  ID3  bext cue  smpl inst fact PEAK JUNK junk PAD  FLLR afsp iXML axml chna _PMX cart DISP acid strc plst umid"
-    b" MARK INST MIDI AESD APPL COMT NAME AUTH (c)  ANNO ATAK RLSE CHAN info user strg free pakt kuki".replace(b"  ", b" \0").split(b" ")
+_NAMES = (
+    b"LIST|id3 |ID3 |bext|cue |smpl|inst|fact|PEAK|JUNK|junk|PAD |FLLR|afsp|iXML|axml|chna|_PMX|cart|DISP|acid|strc|plst|umid"
+    b"|MARK|INST|MIDI|AESD|APPL|COMT|NAME|AUTH|(c) |ANNO|ATAK|RLSE|CHAN|info|user|strg|free|pakt|kuki|mark|regn|chan"
 )
+_DESCRIBING = frozenset(_NAMES.split(b"|"))
+"""Names of chunks that describe the audio: one may be cut by the end of the file, the audio before it is whole."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _chunk(source: Source, position: int, layout: Layout, audio: bytes, magic: t
     begin = position + layout.header_bytes
     if name != audio and (size < 0 or not all(32 <= byte < 127 for byte in name[:4])):
         return None
-    if name != audio and begin + size > source.size and name[:4].replace(b" ", b"\0") not in _AFTER_AUDIO:
+    if name != audio and begin + size > source.size and name[:4] not in _DESCRIBING:
         return None
     return name, begin, max(0, size)
 
