@@ -31,6 +31,7 @@ _BY_HEADER = {
     b"ALawSoundFile": read_small,
     b"\x01\x04": read_small,
 }
+_SAMPLE_DUMP = b"\xf0\x7e"
 _BY_FRAMES = {_FLAC: read_flac, _OGG: read_ogg}
 
 
@@ -55,6 +56,8 @@ def examine(file: BinaryIO, *, thorough: bool) -> Contents | None:
 
 def _read(source: Source, start: int, thorough: bool) -> Contents | None:
     head = source.read(start, 20)
+    if head.startswith(_SAMPLE_DUMP):  # before libsndfile sees it, which prints what it stumbles over
+        raise ContainerError("it is a file of type SDS, where a part cannot be told from the whole. Convert it to WAV or FLAC")
     for magic, read in _BY_HEADER.items():
         if head.startswith(magic):
             return read(source, start)
