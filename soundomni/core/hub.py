@@ -318,7 +318,7 @@ class SoundOmni:
                     on_step=as_callback("on_step", on_step),
                 )
                 waveform = self.model.decode(made).float().cpu().numpy()
-                clips += [Audio(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
+                clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
 
     def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
@@ -414,7 +414,7 @@ class SoundOmni:
             frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)
-        return Audio(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
+        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Merges LoRA adapters into the weights: a folder in peft's format, as `soundomni export --format peft-adapter` or peft writes it.

@@ -327,6 +327,15 @@ class Dataset(ABC):
     def load(self, index: int) -> tuple[np.ndarray, int]:
         """Returns the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raises UnreadableAudioError."""
 
+    def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
+        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate. Raises UnreadableAudioError.
+
+        Used for clips of which training takes a part. By default all of the clip is loaded and then cut; a dataset that can decode
+        only the part saves the time and the memory of the rest.
+        """
+        waveform, rate = self.load(index)
+        return waveform[:, first : first + num_samples].copy(), rate  # a view would keep all of the clip in memory
+
     @property
     def skipped(self) -> tuple[Skip, ...]:
         """Items found unusable while listing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import soxr
@@ -13,13 +14,75 @@ from soundomni.core.errors import DataError
 RESAMPLER_QUALITY = "HQ"
 """Of soxr: what is rejected lies 100 dB below."""
 
+FEWEST_SAMPLES_FIRST = 8
+"""From more channels than this, an array with more channels than samples is taken for one with the samples first."""
+
 
 @dataclass(frozen=True)
 class Audio:
-    """A clip: float32 waveform `[C, S]` and its sample rate in Hz."""
+    """A clip, checked once when it is made.
+
+    Args:
+        waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to it, an error of at
+            most 6e-8 of each sample.
+        sample_rate: in Hz. Integers of numpy become int.
+
+    Raises DataError when the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or when the rate is
+    not a positive integer.
+    """
 
     waveform: np.ndarray
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "waveform", _checked_waveform(self.waveform))
+        object.__setattr__(self, "sample_rate", _checked_rate(self.sample_rate))
+
+    @classmethod
+    def unchecked(cls, waveform: np.ndarray, sample_rate: int) -> Self:
+        """Return a clip of what a model made, which may hold samples that are not finite, or of a part of a checked clip."""
+        clip = object.__new__(cls)
+        object.__setattr__(clip, "waveform", waveform)
+        object.__setattr__(clip, "sample_rate", sample_rate)
+        return clip
+
+
+def _checked_waveform(waveform: object) -> np.ndarray:
+    expected = "expected a float32 numpy array [channels, samples]"
+    if not isinstance(waveform, np.ndarray):
+        way = "numpy.array(waveform, dtype='float32')" if isinstance(waveform, list | tuple) else "waveform.detach().cpu().numpy()"
+        advice = f". Use {way}" if isinstance(waveform, list | tuple) or hasattr(waveform, "detach") else ""
+        raise DataError(f"the waveform is of type {type(waveform).__name__}; {expected}{advice}")
+    if waveform.dtype.kind in "iu":
+        scale = 2 ** (8 * waveform.dtype.itemsize - 1)
+        value = f"(waveform.astype('float32') - {scale})" if waveform.dtype.kind == "u" else "waveform.astype('float32')"
+        raise DataError(f"the waveform has dtype {waveform.dtype}; {expected} within [-1, 1]. Divide by {scale}: use {value} / {scale}")
+    if waveform.dtype.kind != "f":
+        raise DataError(f"the waveform has dtype {waveform.dtype}; {expected}")
+    if waveform.ndim != 2:
+        advice = {1: ". Use waveform[None] for one channel", 3: ". Pass one clip at a time, such as waveform[0]"}.get(waveform.ndim, "")
+        raise DataError(f"the waveform has shape {list(waveform.shape)}; {expected}{advice}")
+    channels, samples = waveform.shape
+    if waveform.size == 0:
+        raise DataError(f"the waveform has shape {[channels, samples]}, so it is empty; {expected}")
+    if channels > max(samples, FEWEST_SAMPLES_FIRST):
+        raise DataError(f"the waveform has {channels} channels of {samples} samples; {expected}. Use waveform.T if the samples come first")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        waveform = waveform.astype(np.float32, copy=False)
+    if not np.isfinite(waveform).all():
+        raise DataError(f"the waveform has samples that are not finite (NaN or infinity); {expected} within [-1, 1]")
+    return waveform
+
+
+def _checked_rate(rate: object) -> int:
+    expected = "expected a positive integer, in Hz"
+    if isinstance(rate, bool | np.bool_) or not isinstance(rate, int | np.integer):
+        advice = f". Use {int(rate)}" if isinstance(rate, float | np.floating) and 1 <= rate < 1e9 else ""
+        value = f"{rate!r} of" if isinstance(rate, bool | np.bool_ | float | np.floating | str) else "of"
+        raise DataError(f"the sample rate is {value} type {type(rate).__name__}; {expected}{advice}")
+    if rate < 1:
+        raise DataError(f"the sample rate is {rate}; {expected}")
+    return int(rate)
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:

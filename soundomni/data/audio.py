@@ -6,8 +6,6 @@ Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 w
 
 from __future__ import annotations
 
-import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +14,69 @@ import soundfile
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.waveform import fit_length, match_channels, resample, resampled_length
 from soundomni.data.audio_writing import write_wav
+from soundomni.data.decoder import Opened, opened
 
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
 SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 """Suffixes of the files that listings take for audio."""
 
-LOWEST_RATE = 100
-HIGHEST_RATE = 1_000_000
-"""Rates beyond these come from damaged headers, and a short file would become a long clip when it is resampled."""
-
 PEAK_LIMIT = 8.0
 """A sample beyond this is not an overshoot of a lossy decoder but audio that is not scaled to [-1, 1]."""
 
-_MAX_FRAMES = 2**40  # libsndfile announces 2**63 - 1 frames when it cannot tell
-_RIFF_STREAMED = 0x7FFF0000  # writers to a pipe put a size at or above this, for they cannot go back and fill it in
+MOST_DECODED = 2**29
+"""Bytes of float32 that any file may decode to."""
+
+MOST_EXPANSION = 64
+"""A larger file may decode to this many times its size. Speech at 24 kbit/s does; a small file of silence can decode to thousands."""
 
 
 def audio_info(path: str | Path) -> tuple[int, int, int]:
-    """Returns (S, rate, C) as the file's header says, without decoding.
+    """Return (S, rate, C) as the file's header says, without decoding.
 
     Raises UnreadableAudioError when there is no such file, it is not audio, it is empty, or it ends before its header says.
     """
-    _check_file(path)
-    try:
-        info = soundfile.info(_name(path))
-        _check_header(path, int(info.frames), int(info.samplerate))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
-    return int(info.frames), int(info.samplerate), int(info.channels)
+    with opened(path, thorough=False) as file:
+        return file.num_samples, file.rate, file.channels
 
 
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Decodes a file (WAV, FLAC, OGG, MP3, AIFF) and returns float32 `[C, S]` and its rate; S is what the header says.
+def read_audio(
+    path: str | Path, *, first: int = 0, num_samples: int | None = None, max_samples: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode a file (WAV, FLAC, OGG, MP3, AIFF and others) and return float32 `[C, S]` and its rate; S is what `audio_info` says.
 
-    Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty or truncated, when it
-    decodes to another length than its header says (see `fit_announced`), or holds samples that are not finite or not in [-1, 1].
+    Memory stays within the decoded audio and a block of it. Without `max_samples`, a file that would decode to more than 512 MB and
+    to more than 64 times its own size is refused before it is decoded.
+
+    Args:
+        path: the file.
+        first: the first sample to return.
+        num_samples: how many samples to return from `first` on; without it, all up to the end.
+        max_samples: how many samples may be returned at most. A longer file is refused before it is decoded.
+
+    Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty, truncated or damaged, when
+    it is longer than allowed or ends before the part that is asked for, or when it holds samples that are not finite or not in [-1, 1].
     """
-    _check_file(path)
-    try:
-        with soundfile.SoundFile(_name(path)) as file:
-            frames, rate = int(file.frames), int(file.samplerate)
-            _check_header(path, frames, rate)
-            decoded = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, MemoryError) as error:  # a damaged header may announce any length
-        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
-    if not np.isfinite(decoded).all():
-        raise UnreadableAudioError(f"cannot read '{path}': it holds samples that are not finite")
-    peak = float(np.abs(decoded).max(initial=0.0))
+    with opened(path, thorough=True) as file:
+        count = file.num_samples - first if num_samples is None else num_samples
+        if first < 0 or count < 1 or first + count > file.num_samples:
+            asked = f"samples {first} to {first + count} were asked for"
+            raise UnreadableAudioError(f"cannot read '{path}': it has {file.num_samples} samples, {asked}")
+        _check_size(path, count, file, max_samples)
+        file.decoder.skip(first, exact=file.exact)
+        waveform, peak, done = np.empty((file.channels, count), np.float32), 0.0, 0
+        for block in file.decoder.blocks(count):
+            if not np.isfinite(block).all():
+                raise UnreadableAudioError(f"cannot read '{path}': it holds samples that are not finite")
+            waveform[:, done : done + len(block)] = block.T
+            peak, done = max(peak, float(block.max()), -float(block.min())), done + len(block)
+    if done < count:
+        raise UnreadableAudioError(
+            f"cannot read '{path}': truncated or damaged, it decodes to {first + done} of {file.num_samples} samples"
+        )
     if peak > PEAK_LIMIT:
         raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}, expected them within [-1, 1]")
-    return fit_announced(np.ascontiguousarray(decoded.T), frames, rate, name=str(path)), rate
+    return waveform, file.rate
 
 
 def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: str) -> np.ndarray:
@@ -81,43 +91,16 @@ def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: st
     return fit_length(waveform, num_samples)
 
 
-def _name(path: str | Path) -> str | bytes:
-    """Returns a path as libsndfile takes it; where names are bytes, they need not be text."""
-    return os.fsencode(path) if os.name == "posix" else str(path)
-
-
-def _check_file(path: str | Path) -> None:
-    """Raises UnreadableAudioError for what is no file: a pipe, which cannot be read twice, would make its reader wait for ever."""
-    if not Path(path).is_file():
-        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
-
-
-def _check_header(path: str | Path, frames: int, rate: int) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise UnreadableAudioError(f"cannot read '{path}': its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
-    if frames < 1:
-        raise UnreadableAudioError(f"cannot read '{path}': it holds no samples")
-    if frames > _MAX_FRAMES:
-        raise UnreadableAudioError(f"cannot read '{path}': its header does not say how long it is")
-    with Path(path).open("rb") as file:
-        head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        # libsndfile reads what is left of a truncated WAV without a word
-        announced, found = struct.unpack("<I", head[4:8])[0] + 8, Path(path).stat().st_size
-        if announced < _RIFF_STREAMED and found < 0.99 * announced:
-            raise UnreadableAudioError(f"cannot read '{path}': truncated, {found} bytes of {announced}")
-
-
-def _reason(path: str | Path, error: Exception) -> str:
-    if Path(path).is_dir():
-        return "it is a folder"
-    if not Path(path).is_file():
-        return "it is not a regular file" if Path(path).exists() else "no such file"
-    if Path(path).stat().st_size == 0:
-        return "the file is empty"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).split(": ", 1)[-1] if isinstance(error, soundfile.SoundFileError) else str(error)
-    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
+def _check_size(path: str | Path, count: int, file: Opened, max_samples: int | None) -> None:
+    """Raise UnreadableAudioError for more samples than the caller takes, or than a file of this size can be expected to hold."""
+    if max_samples is not None:
+        if count > max_samples:
+            taken = f"it lasts {count / file.rate:.4g} s, and at most {max_samples / file.rate:.4g} s are taken here"
+            raise UnreadableAudioError(f"cannot read '{path}': {taken}. Cut it into shorter files")
+        return
+    decoded, stored = 4 * count * file.channels, Path(path).stat().st_size
+    if decoded > max(MOST_DECODED, MOST_EXPANSION * stored):
+        raise UnreadableAudioError(
+            f"cannot read '{path}': its {stored / 1e6:.3g} MB would decode to {decoded / 1e6:,.0f} MB ({count / file.rate:,.0f} s), and "
+            f"at most {MOST_DECODED / 1e6:.0f} MB are decoded from so small a file. Cut it into shorter files"
+        )

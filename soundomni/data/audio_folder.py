@@ -83,6 +83,10 @@ class AudioFolder(Dataset):
         """Returns float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
         return read_audio(self._root / self._items[index].key)
 
+    def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
+        """Return a part of what `load` returns, without decoding what comes after it; raises UnreadableAudioError."""
+        return read_audio(self._root / self._items[index].key, first=first, num_samples=num_samples)
+
     @property
     def skipped(self) -> tuple[Skip, ...]:
         return tuple(self._skipped)

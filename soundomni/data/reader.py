@@ -58,5 +58,9 @@ class ClipReader:
             self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, planned: Planned) -> Sample:
-        waveform, rate = self._mixture.sources[planned.draw.source].dataset.load(planned.draw.index)
+        dataset, crop = self._mixture.sources[planned.draw.source].dataset, planned.plan.crop
+        if crop.num_samples < crop.total:
+            waveform, rate = dataset.load_part(planned.draw.index, first=crop.offset, num_samples=crop.num_samples)
+            return self._writer.fill(planned.plan, waveform, rate, cut=True)
+        waveform, rate = dataset.load(planned.draw.index)
         return self._writer.fill(planned.plan, waveform, rate)

@@ -136,8 +136,10 @@ class SampleWriter:
                 segments.append(segment)
         return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
-    def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int) -> Sample:
+    def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int, *, cut: bool = False) -> Sample:
         """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.
+
+        With `cut`, `waveform` is only the part of the clip that `planned.crop` names.
 
         Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_announced`), or
         channels that neither match nor reduce.
@@ -145,10 +147,9 @@ class SampleWriter:
         crop, key = planned.crop, planned.sample.key
         if rate != crop.rate:
             raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
-        whole = fit_announced(waveform, crop.total, rate, name=key)
-        part = whole[:, crop.offset : crop.offset + crop.num_samples]
-        if crop.num_samples < crop.total:
-            part = part.copy()  # a view would keep the whole file in memory for as long as the sample waits
+        part = fit_announced(waveform, crop.num_samples if cut else crop.total, rate, name=key)
+        if not cut and crop.num_samples < crop.total:
+            part = part[:, crop.offset : crop.offset + crop.num_samples].copy()  # a view would keep the whole file in memory
         made: dict[tuple[int, int], np.ndarray] = {}
         segments: list[Segment] = []
         for segment in planned.sample.segments:

@@ -105,6 +105,19 @@ class DatasetSuite(ConformanceSuite):
             peak = float(np.abs(waveform).max())
             self.require(peak <= 1.0, "load", f"load({index}) gave samples up to {peak:.4g}, expected finite ones within [-1, 1]")
 
+    def test_part(self) -> None:
+        """A part of a clip is that part of what `load` gives."""
+        dataset = self.built()
+        for index in range(min(len(dataset), self.max_loads)):
+            whole, rate = dataset.load(index)
+            first, count = whole.shape[1] // 3, max(1, whole.shape[1] // 3)
+            part, part_rate = dataset.load_part(index, first=first, num_samples=count)
+            same = part_rate == rate and np.array_equal(part, whole[:, first : first + count])
+            message = (
+                f"load_part({index}) gave {part.shape[1]} samples at {part_rate} Hz, expected samples {first} to {first + count} of load"
+            )
+            self.require(same, "part", message)
+
     def test_beyond(self) -> None:
         """Beyond the last item is an IndexError."""
         dataset = self.built()

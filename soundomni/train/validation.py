@@ -112,8 +112,8 @@ def reconstruct(codec: CodecTraining, clips: Sequence[KnownClip], device: torch.
         waveform = resample(match_channels(clip.audio.waveform, spec.channels), clip.audio.sample_rate, spec.sample_rate)
         lengths = torch.tensor([waveform.shape[1]], device=device)
         out = codec.reconstruct(torch.from_numpy(waveform)[None].to(device), lengths)[0].float().cpu().numpy()
-        made[f"{i:02d}-original"] = Audio(waveform, spec.sample_rate)
-        made[f"{i:02d}-reconstructed"] = Audio(fit_length(out, waveform.shape[1]), spec.sample_rate)
+        made[f"{i:02d}-original"] = Audio.unchecked(waveform, spec.sample_rate)
+        made[f"{i:02d}-reconstructed"] = Audio.unchecked(fit_length(out, waveform.shape[1]), spec.sample_rate)
     return Made(made, {})
 
 
@@ -144,7 +144,7 @@ def _slug(text: str) -> str:
 def _cut(audio: Audio, max_seconds: float | None) -> Audio:
     if max_seconds is None:
         return audio
-    return Audio(audio.waveform[:, : int(max_seconds * audio.sample_rate)], audio.sample_rate)
+    return Audio.unchecked(audio.waveform[:, : int(max_seconds * audio.sample_rate)], audio.sample_rate)
 
 
 @contextmanager

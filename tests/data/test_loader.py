@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Skip
+from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
+from soundomni.core.interfaces import Dataset, Skip
 from soundomni.core.schema import DataSpec
 from soundomni.core.schema import SegmentTemplate as Template
+from soundomni.data import audio
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source
@@ -208,6 +209,31 @@ def test_broken_files_in_a_real_folder(tmp_path, make_writer, caplog):
     for step in steps:
         latents = step.batches[0].latents
         assert torch.isfinite(latents.waveform).all() and (latents.lengths == 4000).all()
+
+
+class ReadsWhole(AudioFolder):
+    """A folder whose clips are loaded whole and cut afterwards, as datasets do that have no `load_part`."""
+
+    load_part = Dataset.load_part
+
+
+def test_of_long_files_only_the_part_that_is_used_is_decoded(tmp_path, make_writer, monkeypatch):
+    for i, kind in enumerate(("wav", "flac", "ogg", "mp3")):
+        path = tmp_path / f"{i}.{kind}"
+        soundfile.write(path, 0.1 * np.random.default_rng(i).standard_normal((40_000, 1 + i % 2)), 8000)
+        path.with_suffix(".txt").write_text(f"noise {i}")
+    parts, wholes = (
+        steps_of(mixture_of(kind(path=str(tmp_path)), tasks={"generate": 1.0}, max_seconds=0.5), make_writer(), 6)
+        for kind in (AudioFolder, ReadsWhole)
+    )
+    assert [content(step.batches[0]) for step in parts] == [content(step.batches[0]) for step in wholes]
+    assert {key[-3:] for step in parts for key in step.batches[0].keys} == {"wav", "lac", "ogg", "mp3"}
+    monkeypatch.setattr(audio, "MOST_DECODED", 100_000)
+    monkeypatch.setattr(audio, "MOST_EXPANSION", 0)
+    folder = AudioFolder(path=str(tmp_path))
+    assert folder.load_part(0, first=20_000, num_samples=10_000)[0].shape == (1, 10_000)
+    with pytest.raises(UnreadableAudioError, match="would decode to"):
+        folder.load(0)
 
 
 def test_samples_over_the_limit_are_refused_by_key(ramps, make_writer, caplog):

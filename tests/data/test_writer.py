@@ -111,6 +111,8 @@ def test_fill_refuses_a_clip_that_is_not_what_was_planned(make_writer):
         writer.fill(planned, np.zeros((1, 11025), np.float32), 8000)
     with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples where 11025"):
         writer.fill(planned, np.zeros((1, 5000), np.float32), 11025)
+    with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples where 11025"):
+        writer.fill(planned, np.zeros((1, 5000), np.float32), 11025, cut=True)
     short = writer.fill(planned, np.ones((1, 11000), np.float32), 11025)
     assert short.segments[-1].waveform.shape == (1, 8000)
 

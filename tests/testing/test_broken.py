@@ -336,6 +336,12 @@ class Numbers(Two):
         return Item(key=str(index), num_samples=90, sample_rate=8000, questions=((1, 2),))
 
 
+class Begins(Two):
+    def load_part(self, index, *, first, num_samples):
+        return np.full((1, num_samples), 1.0, np.float32), 8000
+
+
+broken(testing.DatasetSuite, "part", "gave 30 samples at 8000 Hz, expected samples 30 to 60 of load")(Begins)
 broken(testing.DatasetSuite, "items", r"questions of item 0 are \(\(1, 2\),\), expected a tuple of \(question, answer\)")(Numbers)
 broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same', expected unique keys")(Two)
 broken(testing.DatasetSuite, "cheap", r"item loaded the clips \[0, 1\], expected it to decode nothing")(Two)

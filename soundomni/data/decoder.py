@@ -1,0 +1,137 @@
+"""libsndfile, given files whose containers were examined first, so that it decodes all of them or nothing.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from soundomni.core.errors import UnreadableAudioError
+from soundomni.data.containers import ContainerError, Contents, View, examine
+
+LOWEST_RATE = 100
+HIGHEST_RATE = 1_000_000
+"""Rates beyond these come from damaged headers, and a short file would become a long clip when it is resampled."""
+
+_MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot tell
+_BLOCK = 1 << 16  # values that are decoded at a time
+_BUFFER = 1 << 16  # bytes
+_SELF_CHECKED = ("HTK",)  # libsndfile only takes such a file when it is as long as its header says
+
+
+class Decoder(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is decoded from its beginning to its end.
+
+    It says that it cannot be sought: soundfile would otherwise seek after every block, which some of libsndfile's decoders cannot do.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def blocks(self, count: int) -> Iterator[np.ndarray]:
+        """Yield float32 `[some, C]` until `count` samples or the end. Each block takes the memory of the one before.
+
+        Raises ContainerError when libsndfile cannot go on.
+        """
+        buffer = np.empty((max(1, _BLOCK // self.channels), self.channels), np.float32)
+        while count > 0:
+            try:
+                block = self.read(out=buffer[: min(count, len(buffer))])
+            except soundfile.LibsndfileError as error:
+                raise ContainerError(f"truncated or damaged: {error.error_string.rstrip('.')}") from error
+            if len(block) == 0:
+                return
+            count -= len(block)
+            yield block
+
+    def skip(self, count: int, *, exact: bool) -> None:
+        """Pass over samples: by seeking if that is `exact`, otherwise by decoding them."""
+        if exact and count:
+            self.seek(count)
+            return
+        for _ in self.blocks(count):
+            pass
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An audio file that is ready to be decoded.
+
+    Args:
+        decoder: at the first sample.
+        num_samples: S.
+        rate: in Hz.
+        channels: C.
+        exact: whether the decoder, after seeking, gives the same samples as without.
+    """
+
+    decoder: Decoder
+    num_samples: int
+    rate: int
+    channels: int
+    exact: bool
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
+    """Open a file for decoding, and close it afterwards.
+
+    Args:
+        path: the file.
+        thorough: whether to look at all of the file where its beginning and its end do not prove that it is whole.
+
+    Raises UnreadableAudioError, naming the path and the reason, also for what goes wrong while the file is open.
+    """
+    if not Path(path).is_file():  # a pipe, for instance, cannot be read twice, and its reader would wait for ever
+        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
+    try:
+        with Path(path).open("rb", buffering=_BUFFER) as file, contextlib.ExitStack() as stack:
+            contents = examine(file, thorough=thorough)
+            pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, file.seek(0, os.SEEK_END)),)
+            decoder = stack.enter_context(Decoder(View(file, pieces)))  # without a name, whose suffix would be believed
+            rate = int(decoder.samplerate)
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise ContainerError(f"its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
+            exact = contents is not None and contents.frames is not None and not contents.estimated
+            yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
+    except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
+        raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
+
+
+def _length(decoder: Decoder, contents: Contents | None) -> int:
+    """Return the samples per channel. Raises ContainerError when the container and the decoder disagree, or cannot tell."""
+    frames, kind = int(decoder.frames), str(decoder.format)
+    if contents is None and kind not in _SELF_CHECKED:
+        raise ContainerError(f"it is a file of type {kind}, where a part cannot be told from the whole. Convert it to WAV or FLAC")
+    if contents is not None and contents.frames is not None:
+        announced = contents.frames
+        if contents.estimated and frames > announced:
+            frames = announced
+        if frames != announced:
+            cut = "truncated" if frames < announced else "damaged"
+            raise ContainerError(f"{cut}, its header announces {announced} samples and {frames} are found")
+    if frames < 1:
+        raise ContainerError("it holds no samples")
+    if frames > _MOST_SAMPLES:
+        raise ContainerError("its header does not say how long it is. Write it anew as WAV or FLAC")
+    return frames
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if Path(path).is_dir():
+        return "it is a folder"
+    if not Path(path).is_file():
+        return "it is not a regular file" if Path(path).exists() else "no such file"
+    if Path(path).stat().st_size == 0:
+        return "the file is empty"
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
