@@ -20,7 +20,10 @@ from soundomni.core.waveform import fit_length, match_channels, resample, resamp
 
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
-SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+SUFFIXES = (
+    *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".ircam", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg"),
+    *(".opus", ".paf", ".pvf", ".rf64", ".sds", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
+)
 """Suffixes of the files that listings take for audio."""
 
 LOWEST_RATE = 100
