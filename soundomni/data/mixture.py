@@ -142,6 +142,10 @@ class Mixture:
         """Number of items in use by dataset."""
         return {name: len(used) for name, used in self._used.items()}
 
+    def indices(self, name: str) -> np.ndarray:
+        """Return the indices of the items of a dataset that are in use, as integers `[N]`."""
+        return self._used[name]
+
     @property
     def skipped(self) -> tuple[Skip, ...]:
         """All that the datasets found unusable while listing, with keys like those of draws."""
