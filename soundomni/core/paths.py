@@ -10,10 +10,21 @@ def local_path(path: str | Path) -> Path:
 
     A name that only begins with `~`, where there is no such user, stays as it is. Relative paths keep following the working directory.
     """
+    if not str(path).startswith("~"):  # "./~" is a folder here, which Path would make "~"
+        return Path(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such user, or no home directory
         return Path(path)
+
+
+def at_home(path: str) -> str:
+    """Return the text of a path with a leading `~` or `~user` expanded, and any other text as it is.
+
+    >>> at_home("./runs/mine")
+    './runs/mine'
+    """
+    return str(local_path(path)) if path.startswith("~") else path
 
 
 def place(path: str | Path) -> str:
