@@ -117,7 +117,7 @@ class AudioFolder(Dataset):
             num_samples, rate, _ = audio_info(self._root / key)
             places = {name.rpartition("/")[2]: read_sidecar(self._root / name) for name in listing.sidecars(key)}
         except (UnreadableAudioError, ValueError) as error:
-            self._skipped.append(Skip(key, str(error)))
+            self._skipped.append(Skip(key, " ".join(str(error).split())))  # in one line, whatever a file is called
             return None
         places |= {table.name: table.notes[key] for table in tables if key in table.notes}
         notes = merge(key, places)
@@ -154,7 +154,7 @@ class AudioFolder(Dataset):
         told = [_why_mute(table, self._skipped) for table in tables if table.notes or not table.has_texts]
         if not told:
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
-            told += [f"{few(listing.other_tables)} is not read: rename it {TABLES[0]}"] if listing.other_tables else []
+            told += [f"{few(listing.other_tables)} is not read: save it as {TABLES[0]}"] if listing.other_tables else []
         return f"{start} has a caption: {'; '.join(told)}; or set captions to false"
 
     def _first_skip(self, *, unless: str = "") -> str:

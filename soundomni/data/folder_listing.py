@@ -152,7 +152,7 @@ class Names:
         Raises:
             ValueError: it is empty, or leads out of the folder.
         """
-        given = name.strip()
+        given = name if f"{folder}{name}" in self._keys else name.strip()
         if not given:
             raise ValueError("no file_name")
         if "\0" in given:

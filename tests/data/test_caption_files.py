@@ -216,10 +216,19 @@ def test_a_table_without_captions_says_which_columns_it_has(tmp_path, columns, r
     assert captions_of(tmp_path, captions=False) == {"a.wav": ()}
 
 
+def test_reasons_are_one_line_whatever_a_file_is_called(tmp_path):
+    wavs(tmp_path, "a.wav")
+    (tmp_path / "b\n\tc.wav").write_bytes(b"noise")
+    (tmp_path / "b\n\tc.txt").write_text("x")
+    (tmp_path / "a.txt").write_text("x")
+    (skip,) = skips_of(tmp_path).values()
+    assert skip.key == "b\n\tc.wav" and "\n" not in skip.reason
+
+
 def test_tables_that_are_not_read_are_named(tmp_path):
     wavs(tmp_path, "a.wav")
     (tmp_path / "captions.csv").write_text("file_name,caption\na.wav,a dog\n")
-    assert "'captions.csv' is not read: rename it metadata.csv" in why(tmp_path)
+    assert "'captions.csv' is not read: save it as metadata.csv" in why(tmp_path)
 
 
 def test_tables_in_subfolders_are_about_their_own_folder(tmp_path):
@@ -260,10 +269,17 @@ def test_two_names_that_look_alike_stay_two_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "key"),
-    [("sub\\a.wav", "sub/a.wav"), (".\\sub\\b.wav", "sub/b.wav"), ("c\\d.wav", "c\\d.wav"), ("{root}/sub/a.wav", "sub/a.wav")],
+    [
+        ("sub\\a.wav", "sub/a.wav"),
+        (".\\sub\\b.wav", "sub/b.wav"),
+        ("c\\d.wav", "c\\d.wav"),
+        ("{root}/sub/a.wav", "sub/a.wav"),
+        (" e .wav", " e .wav"),
+        (" sub/a.wav ", "sub/a.wav"),
+    ],
 )
 def test_paths_of_other_systems_and_absolute_ones_are_understood(tmp_path, row, key):
-    wavs(tmp_path, "sub/a.wav", "sub/b.wav", "c\\d.wav")
+    wavs(tmp_path, "sub/a.wav", "sub/b.wav", "c\\d.wav", " e .wav")
     (tmp_path / "metadata.csv").write_text(f"file_name,caption\n{row.format(root=tmp_path)},a dog\n")
     assert captions_of(tmp_path) == {key: ("a dog",)}
 
