@@ -13,6 +13,7 @@ from soundomni.core.errors import DataError
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_COMPARED = 100  # names that are compared with a missing one, which takes time for each
 _QUOTES = "close the quote, and double quotes that belong to a text"
 
 Row = tuple[int, dict[str, Any]]
@@ -81,19 +82,21 @@ class Table:
         return f"{found}: quote captions that hold commas"
 
     def _check_delimiter(self, text: str, needed: tuple[str, ...]) -> None:
+        if all(column in self.columns for column in needed):
+            return
         header = next((line for line in text.splitlines() if line.strip()), "")
-        missing = [column for column in needed if column not in self.columns]
         for delimiter, name in _OTHER_DELIMITERS.items():
             others = [_named(column, needed) for column in header.split(delimiter)]
-            if missing and (header.strip() == f"sep={delimiter}" or len(others) > len(self.columns)):
+            if header.strip() == f"sep={delimiter}" or len(others) > len(self.columns):
                 raise DataError(f"'{self._path}' is separated by {name}; expected commas. Save it with commas between the columns")
 
     def _check_columns(self, needed: Mapping[str, tuple[str, ...]]) -> None:
-        for i, column in enumerate(self.columns):
-            if column and column in self.columns[:i]:
-                first = self.columns.index(column) + 1
+        places: dict[str, int] = {}
+        for number, column in enumerate(self.columns, start=1):
+            first = places.setdefault(column, number)
+            if column and first != number:
                 raise DataError(
-                    f"'{self._path}' has the column '{column}' twice, as columns {first} and {i + 1}. Keep or rename one of them"
+                    f"'{self._path}' has the column '{column}' twice, as columns {first} and {number}. Keep or rename one of them"
                 )
         for column, others in needed.items():
             if column not in self.columns:
@@ -105,7 +108,7 @@ def cure(column: str, others: tuple[str, ...], found: Sequence[str]) -> str:
     """Return what there is instead of a missing column, and what to do: `others` are names that it goes by elsewhere."""
     folded = {name.casefold(): name for name in found}
     same = next((folded[other] for other in others if other in folded), None)
-    near = difflib.get_close_matches(column, found, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(column, found[:_COMPARED], n=1, cutoff=0.6)
     meant = same if same is not None else next(iter(near), None)
     action = f"Rename '{meant}' to '{column}'" if meant is not None else "Add it"
     return f"it has {few(found, most=8) if found else 'nothing'}. {action}"
