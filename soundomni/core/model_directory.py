@@ -120,8 +120,8 @@ def _absence(name: str | Path, known: tuple[str, ...]) -> str:
     if parse_repository(str(name)) is not None and not Path(name).exists():
         folder = Path(name).parts[0]
         return f"'{name}' is not there; a repository of the Hub is meant only where no folder is called '{folder}', and here one is"
-    looked = "" if Path(name).is_absolute() else f"; looked for '{Path(name).absolute()}'"
-    return f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}){looked}.{did_you_mean(str(name), known)}"
+    place = "" if Path(name).is_absolute() else f"; looked for '{Path(name).absolute()}'"
+    return f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}){place}.{did_you_mean(str(name), known)}"
 
 
 def read_max_tokens(directory: Path) -> int | None:
