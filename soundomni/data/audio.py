@@ -21,8 +21,8 @@ from soundomni.core.waveform import fit_length, match_channels, resample, resamp
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
 SUFFIXES = (
-    *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".ircam", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg"),
-    *(".opus", ".paf", ".pvf", ".rf64", ".sds", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
+    *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
+    *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
 )
 """Suffixes of the files that listings take for audio."""
 

@@ -17,9 +17,9 @@ from soundomni.data.audio import SUFFIXES
 TABLES = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".json", ".txt")
 _UNREADABLE = {
-    *(".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".m4a", ".m4b", ".m4p"),
-    *(".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".mpeg", ".mpg", ".ogv", ".qcp", ".ra", ".ram", ".shn", ".spx", ".tak"),
-    *(".tta", ".weba", ".webm", ".wma", ".wmv", ".wv"),
+    *(".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".ircam", ".m4a", ".m4b"),
+    *(".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".mpeg", ".mpg", ".ogv", ".paf", ".pvf", ".qcp", ".ra", ".ram"),
+    *(".sds", ".shn", ".spx", ".tak", ".tta", ".weba", ".webm", ".wma", ".wmv", ".wv"),
 }
 _UNREAD_TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".ods")
 _Identity = tuple[int, int]
