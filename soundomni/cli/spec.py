@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.arguments import Overrides, UsageError, refuse_overrides
 
 if TYPE_CHECKING:
-    from soundomni.core.schema import Spec
+    from soundomni.core.schema import Slot, Spec
 
 HELP = "validate or print a spec, or write its JSON schema"
 
@@ -17,13 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="validate|print|schema")
     texts = {
-        "validate": "check every key, number and plugin of a spec, and that its parts fit together",
+        "validate": "check every key, number and plugin of a spec, that its parts fit together, and that its data are there",
         "print": "print a spec as YAML with every default filled in",
     }
     for name, text in texts.items():
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. Overrides: --key.of.spec=value.")
         action.add_argument("specs", nargs="*", metavar="SPEC", help="YAML files or shipped specs, each laid over the one before")
         action.add_argument("--config", action="append", default=[], metavar="SPEC", help="the same as SPEC")
+        if name == "validate":
+            action.add_argument("--no-data", action="store_true", help="check the spec without opening its datasets")
     actions.add_parser("schema", help="write the JSON schema of specs, plugins included", description="Write the JSON schema of specs.")
 
 
@@ -50,12 +52,69 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
 
     check_spec(spec, trust_class_paths=args.trust_class_paths)
     _check_start(args, spec)
+    data = _open_data(args, spec)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
     text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
-    emit(args, {"ok": True, "plugins": rows, "lock": versions}, text=f"ok\n{text}\nfrom {names}")
+    listed = "".join(f"\n{_listed(one)}" for one in data)
+    emit(args, {"ok": True, "plugins": rows, "lock": versions, "data": data}, text=f"ok\n{text}\nfrom {names}{listed}")
     return 0
+
+
+def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
+    """Open the listings of the datasets, decoding nothing, and return what is in them; say which were not opened.
+
+    The data that a shipped spec names, unchanged, need not be here. Raise DataError for any other dataset that is needed and not usable.
+    """
+    from soundomni.cli.output import note
+    from soundomni.core import registry
+    from soundomni.core.errors import DataError
+    from soundomni.data.mixture import open_dataset
+    from soundomni.data.usage import summarize
+
+    if spec.data is None:
+        return []
+    if args.no_data:
+        note("the datasets were not opened (--no-data)")
+        return []
+    shipped, found = _shipped_sources(args), []
+    for name, entry in spec.data.datasets.items():
+        if entry is None:
+            continue
+        try:
+            dataset = open_dataset(
+                entry.source,
+                lambda slot: registry.build("dataset", slot, trust_class_paths=args.trust_class_paths),
+                skip_limit=spec.data.skip_limit,
+            )
+        except DataError as error:
+            if entry.source == shipped.get(name):
+                note(f"data.datasets.{name} was not opened; it is an example of the shipped spec: {error}")
+            elif entry.is_mandatory:
+                raise DataError(f"data.datasets.{name}: {error}") from error
+            else:
+                note(f"data.datasets.{name} is left out: {error}")
+            continue
+        found.append({"name": name, "clips": len(dataset), "left_out": summarize(dataset.skipped)})
+    return found
+
+
+def _shipped_sources(args: argparse.Namespace) -> dict[str, Slot]:
+    """Return the datasets of the shipped specs among those that were given."""
+    from pathlib import Path
+
+    from soundomni.core.spec import load_spec, resolve, shipped_specs
+
+    names = [name for name in (*args.specs, *args.config) if name in shipped_specs() and not Path(name).is_file()]
+    data = resolve(load_spec(names, start="ignore")).data if names else None
+    return {name: entry.source for name, entry in data.datasets.items() if entry is not None} if data is not None else {}
+
+
+def _listed(one: dict[str, Any]) -> str:
+    """Return a line on what is in a dataset."""
+    left_out = ", ".join(f"{count:,} {group}" for group, count in one["left_out"].items())
+    return f"data '{one['name']}': {one['clips']:,} clips are listed" + (f"; left out: {left_out}" if left_out else "")
 
 
 def _check_start(args: argparse.Namespace, spec: Spec) -> None:

@@ -301,11 +301,13 @@ class Skip:
         reason: why, in one line.
         kind: "unreadable" when it is there but cannot be read, the only kind that counts against data.skip_limit; "missing" when
             it is named but not there; "no caption"; "unsuitable" for anything else, such as a clip that is too long.
+        group: what it shares with others, in words that follow a number: "longer than 5 s for describe"; by default those of its kind.
     """
 
     key: str
     reason: str
     kind: Literal["unreadable", "missing", "no caption", "unsuitable"] = "unreadable"
+    group: str = ""
 
 
 class Dataset(ABC):

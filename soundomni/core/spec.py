@@ -7,6 +7,7 @@ A spec is YAML files laid over each other, then dotted overrides. Its shape is `
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from soundomni.core import registry, yaml_text
 from soundomni.core.convert import convert, join, plain, settle
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.layers import merge, override_layer
+from soundomni.core.paths import at_home
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import map_slots
 
@@ -47,7 +49,7 @@ def load_spec(
 
     Raises SpecError, in one line with the dotted key, when a file, a key, a value or an argument is wrong; PluginError when a plugin
     is unknown, ambiguous, not trusted or broken; CheckpointError when `model.start` is no model. Paths within the spec stay as they
-    are written.
+    are written, but for a leading `~` of `model.start`, `model.tokenizer.path` and `train.run_dir`; plugins expand it in theirs.
     """
     if not configs and not overrides:
         raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
@@ -58,11 +60,11 @@ def load_spec(
 
         run_dir = _last(layers, "train", "run_dir") if start != "directory" else None
         may_be_absent = start == "if-here" and _last(layers, "model", "backbone") is not None
-        layers.insert(0, start_layer(name, run_dir if isinstance(run_dir, str) else None, may_be_absent=may_be_absent))
+        layers.insert(0, start_layer(at_home(name), at_home(run_dir) if isinstance(run_dir, str) else None, may_be_absent=may_be_absent))
     tree: dict[str, Any] = {}
     for layer in layers:
         tree = merge(tree, layer, Spec)
-    spec: Spec = convert(tree, Spec, "")
+    spec = _with_home(convert(tree, Spec, ""))
     return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
 
 
@@ -116,6 +118,16 @@ def shipped_specs() -> tuple[str, ...]:
     folder = resources.files("soundomni") / "specs"
     files = [Path(file.name) for file in folder.iterdir()] if folder.is_dir() else []
     return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
+
+
+def _with_home(spec: Spec) -> Spec:
+    """Return a spec in which the paths of its own sections do not begin with `~`."""
+    model, train = spec.model, spec.train
+    tokenizer = model.tokenizer
+    if tokenizer.path is not None:
+        tokenizer = replace(tokenizer, path=at_home(tokenizer.path))
+    model = replace(model, start=None if model.start is None else at_home(model.start), tokenizer=tokenizer)
+    return replace(spec, model=model, train=None if train is None else replace(train, run_dir=at_home(train.run_dir)))
 
 
 def _last(layers: Sequence[Mapping[str, Any]], section: str, name: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from soundomni.core.errors import CheckpointError, DataError
+from soundomni.core.paths import place
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
@@ -70,7 +71,7 @@ class TextTokenizer:
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         if not file.is_file():
-            raise CheckpointError(f"no tokenizer at '{path}': expected a tokenizer.json or a directory with one")
+            raise CheckpointError(f"no tokenizer at {place(path)}: expected a tokenizer.json or a directory with one")
         try:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
             missing = tuple(token for token in SPECIAL_TOKENS[1:] if extend and tokenizer.token_to_id(token) is None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.waveform import fit_length, match_channels, resample, resampled_length
@@ -18,7 +17,10 @@ from soundomni.data.decoder import Opened, opened
 
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
-SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+SUFFIXES = (
+    *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
+    *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
+)
 """Suffixes of the files that listings take for audio."""
 
 PEAK_LIMIT = 8.0

@@ -1,4 +1,4 @@
-"""A folder of audio files with captions beside them.
+"""A folder of audio files with captions next to them.
 
 Shape letters: C audio channels, S samples.
 """
@@ -6,17 +6,19 @@ Shape letters: C audio channels, S samples.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
-from pathlib import Path
 
 import numpy as np
 
 from soundomni.core.errors import DataError, UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item, Skip
+from soundomni.core.paths import local_path, place
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
-from soundomni.data.captions import TABLES, Notes, merge, read_sidecars, read_tables
+from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
+from soundomni.data.folder_listing import TABLES, Listing, Names, list_folder
+from soundomni.data.text_files import few, read_text
 
 _HEADER_THREADS = 8  # opening many small files waits on the disk or the network, not on the processor
 
@@ -25,10 +27,11 @@ class AudioFolder(Dataset):
     """Lists a folder once, in sorted order, reading headers only. Keys are POSIX paths relative to the folder.
 
     Where captions and questions come from is described in soundomni/data/captions.py: `<stem>.json`, `<stem>.txt`, metadata.csv and
-    metadata.jsonl. Hidden files and folders are passed over.
+    metadata.jsonl. Hidden files and folders are passed over. Files of audio formats that cannot be read, rows that name no file and
+    files without a caption are left out, and named in `skipped`.
 
     Args:
-        path: the folder.
+        path: the folder; a leading `~` is the home directory.
         captions: whether an item needs a caption or a question; without, those that have none are kept for tasks that need none.
         recursive: whether subfolders are listed.
         include: patterns of keys to take, such as "drums/*"; all by default.
@@ -51,27 +54,30 @@ class AudioFolder(Dataset):
         exclude: list[str] | None = None,
         file_list: str | None = None,
     ) -> None:
-        self._root = Path(path)
+        self._root = local_path(path)
         self._needs_captions = captions
-        self._skipped: list[Skip] = []
-        if not self._root.is_dir():
-            raise DataError(f"no folder '{path}': expected a folder of audio files")
-        keys = sorted(self._list(recursive))
-        keys = [key for key in keys if _matches(key, include, default=True) and not _matches(key, exclude, default=False)]
+        listing = list_folder(self._root, recursive=recursive)
+        names = Names(listing.audio)
+
+        def wanted(key: str) -> bool:
+            return _matches(key, include, default=True) and not _matches(key, exclude, default=False)
+
+        self._skipped = [skip for skip in listing.skipped if wanted(skip.key)]
+        keys = [key for key in listing.audio if wanted(key)]
         if file_list is not None:
-            keys = self._listed(Path(file_list), keys)
+            keys = self._listed(file_list, keys, names)
         if not keys:
-            depth = "and its subfolders" if recursive else "itself"
-            wanted = " ".join(f"*{suffix}" for suffix in SUFFIXES)
-            raise DataError(f"no audio files in '{path}' {depth}: looked for {wanted}{_filters(include, exclude, file_list)}")
-        tables = read_tables(self._root)
+            raise DataError(f"no audio files in {place(path)}{_looked_for(recursive, include, exclude, file_list)}{self._first_skip()}")
+        # A table may only be about files that are not wanted; then its faults are of no concern.
+        tables = [read_table(self._root, name, names) for name in listing.tables if _is_about(name, keys)]
         with ThreadPoolExecutor(_HEADER_THREADS) as threads:
-            found = threads.map(lambda key: self._examine(key, tables), keys)
+            found = threads.map(lambda key: self._examine(key, listing, tables), keys)
             self._items = tuple(item for item in found if item is not None)
-        self._report_missing(tables)
+        if file_list is None:
+            self._report_missing(tables, names, listing, wanted)
         self._skipped.sort(key=lambda skip: skip.key)
         if not self._items:
-            self._refuse(len(keys))
+            raise DataError(self._why_none(keys, tables, listing))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -80,7 +86,7 @@ class AudioFolder(Dataset):
         return self._items[index]
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
+        """Return float32 `[C, S]` and the file's rate; raise UnreadableAudioError."""
         return read_audio(self._root / self._items[index].key)
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
@@ -91,31 +97,33 @@ class AudioFolder(Dataset):
     def skipped(self) -> tuple[Skip, ...]:
         return tuple(self._skipped)
 
-    def _list(self, recursive: bool) -> Iterator[str]:
-        for folder, folders, files in os.walk(self._root):
-            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            for name in files:
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                    yield (Path(folder) / name).relative_to(self._root).as_posix()
-
-    def _listed(self, file_list: Path, keys: list[str]) -> list[str]:
-        """Returns the keys that the list names; the other names in it are skipped."""
+    def _listed(self, file_list: str, keys: list[str], names: Names) -> list[str]:
+        """Return the keys that the list names; the other names in it are skipped."""
+        file = local_path(file_list)
+        wanted: dict[str, None] = {}
         try:
-            lines = file_list.read_text(encoding="utf-8-sig").splitlines()
+            for number, line in enumerate(read_text(file).splitlines(), start=1):
+                if line.strip():
+                    try:
+                        wanted[names.find(line, root=self._root)] = None
+                    except ValueError as error:
+                        raise DataError(f"the file list '{file}', line {number}: {error}") from error
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot read the file list '{file_list}': {error}") from error
-        wanted = {Path(line.strip()).as_posix() for line in lines if line.strip()}
-        self._skipped += [Skip(key, f"named in {file_list.name}, but there is no such file", "missing") for key in wanted.difference(keys)]
+            raise DataError(f"cannot read the file list {place(file_list)}: {getattr(error, 'strerror', None) or error}") from error
+        known = set(keys)
+        for key in wanted:
+            if key not in known:
+                self._skipped.append(_missing(key, file.name, names))
         return [key for key in keys if key in wanted]
 
-    def _examine(self, key: str, tables: Mapping[str, Mapping[str, Notes]]) -> Item | None:
-        path = self._root / key
+    def _examine(self, key: str, listing: Listing, tables: Sequence[CaptionTable]) -> Item | None:
         try:
-            num_samples, rate, _ = audio_info(path)
-            places = {**read_sidecars(path), **{name: table[key] for name, table in tables.items() if key in table}}
+            num_samples, rate, _ = audio_info(self._root / key)
+            places = {name.rpartition("/")[2]: read_sidecar(self._root / name) for name in listing.sidecars(key)}
         except (UnreadableAudioError, ValueError) as error:
-            self._skipped.append(Skip(key, str(error)))
+            self._skipped.append(Skip(key, " ".join(str(error).split())))  # in one line, whatever a file is called
             return None
+        places |= {table.name: table.notes[key] for table in tables if key in table.notes}
         notes = merge(key, places)
         if self._needs_captions and not notes.captions and not notes.questions:
             self._skipped.append(Skip(key, "it has no caption", "no caption"))
@@ -129,26 +137,63 @@ class AudioFolder(Dataset):
             attributes=notes.attributes,
         )
 
-    def _report_missing(self, tables: Mapping[str, Mapping[str, Notes]]) -> None:
-        for name, table in tables.items():
-            missing = (key for key in table if not (self._root / key).is_file())
-            self._skipped += [Skip(key, f"named in {name}, but there is no such file", "missing") for key in missing]
+    def _report_missing(self, tables: Sequence[CaptionTable], names: Names, listing: Listing, wanted: Callable[[str], bool]) -> None:
+        """Skip what tables name and the listing does not have."""
+        known = {*listing.audio, *(skip.key for skip in listing.skipped)}
+        for table in tables:
+            for key in table.notes:
+                if key in known or not wanted(key):
+                    continue
+                if os.path.isfile(self._root / key):  # noqa: PTH113  False too for names that no file can have
+                    reason = f"named in {table.name}, but it is hidden, of another kind, or in a folder that is not listed"
+                    self._skipped.append(Skip(key, reason, "unsuitable", "named but not listed"))
+                else:
+                    self._skipped.append(_missing(key, table.name, names))
 
-    def _refuse(self, num_files: int) -> None:
-        if all(skip.kind == "no caption" for skip in self._skipped):
-            raise DataError(
-                f"none of the {num_files} audio files in '{self._root}' has a caption: looked for <stem>.json, <stem>.txt, "
-                f"{TABLES[0]} and {TABLES[1]}; or set captions to false"
-            )
-        first = self._skipped[0]
-        raise DataError(f"none of the {num_files} audio files in '{self._root}' can be used; the first, '{first.key}': {first.reason}")
+    def _why_none(self, keys: Sequence[str], tables: Sequence[CaptionTable], listing: Listing) -> str:
+        start = f"none of the {len(keys)} audio files in {place(self._root)}"
+        mute = sum(skip.kind == "no caption" for skip in self._skipped)
+        if mute < len(keys):
+            return f"{start} can be used{self._first_skip(unless='missing')}"
+        told = [_why_mute(table, self._skipped) for table in tables if table.notes or not table.has_texts]
+        if not told:
+            told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
+            told += [f"{few(listing.other_tables)} is not read: save it as {TABLES[0]}"] if listing.other_tables else []
+        return f"{start} has a caption: {'; '.join(told)}; or set captions to false"
+
+    def _first_skip(self, *, unless: str = "") -> str:
+        first = next((skip for skip in self._skipped if skip.kind != unless), None)
+        return f"; the first, '{first.key}': {first.reason}" if first is not None else ""
+
+
+def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
+    """Return why a table gives no captions: for want of a column, or because it is about other files."""
+    if not table.has_texts:
+        expected = ", ".join(CAPTION_KEYS)
+        others = [column for column in table.columns if column != "file_name"]
+        cure = f"rename the one with the captions, of {few(others, most=8)}, to 'caption'" if others else "add a column 'caption'"
+        return f"{table.name} has no column for them, expected one of {expected}: {cure}"
+    missing = [skip for skip in skipped if skip.kind == "missing" and skip.key in table.notes]
+    if len(missing) == len(table.notes):
+        return f"none of the {len(missing)} files that {table.name} names is there; the first, '{missing[0].key}': {missing[0].reason}"
+    return f"in {table.name} theirs are empty"
+
+
+def _missing(key: str, where: str, names: Names) -> Skip:
+    return Skip(key, f"named in {where}, but there is no such file.{names.nearest(key)}".removesuffix("."), "missing")
+
+
+def _is_about(table: str, keys: Sequence[str]) -> bool:
+    folder = table[: table.rfind("/") + 1]
+    return not folder or any(key.startswith(folder) for key in keys)
 
 
 def _matches(key: str, patterns: list[str] | None, *, default: bool) -> bool:
     return default if not patterns else any(fnmatch(key, pattern) for pattern in patterns)
 
 
-def _filters(include: list[str] | None, exclude: list[str] | None, file_list: str | None) -> str:
-    given = {"include": include, "exclude": exclude, "file_list": file_list}
+def _looked_for(recursive: bool, include: list[str] | None, exclude: list[str] | None, file_list: str | None) -> str:
+    given: Mapping[str, object] = {"include": include, "exclude": exclude, "file_list": file_list}
     named = ", ".join(f"{name} {value}" for name, value in given.items() if value)
-    return f" with {named}" if named else ""
+    wanted = " ".join(f"*{suffix}" for suffix in SUFFIXES)
+    return f" {'and its subfolders' if recursive else 'itself'}: looked for {wanted}{f' with {named}' if named else ''}"

@@ -5,14 +5,15 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
-from soundomni.core.errors import DataError, UnreadableAudioError, did_you_mean
+from soundomni.core.errors import DataError, UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item, Skip
+from soundomni.core.paths import local_path, place
 from soundomni.data.audio import audio_info, read_audio
+from soundomni.data.tables import Table
 
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 _NOT_IN_NAMES = "/\\\0"  # with these a row could reach beyond the folder of clips
@@ -26,22 +27,24 @@ class AudioCaps(Dataset):
         audio_dir: the folder of its clips. Clips that are missing (videos vanish) or unreadable are skipped.
         extension: of the clips' files.
 
+    In `csv` and `audio_dir` a leading `~` is the home directory.
+
     Raises DataError when the CSV is missing, lacks a column or names a file outside the folder, or when none of its clips is there.
     """
 
     def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:
-        self._audio_dir = Path(audio_dir)
+        self._audio_dir = local_path(audio_dir)
         self._skipped: list[Skip] = []
         if not self._audio_dir.is_dir():
-            raise DataError(f"no folder '{audio_dir}': expected the clips of AudioCaps")
+            raise DataError(f"no folder {place(audio_dir)}: expected the clips of AudioCaps")
         clips: dict[str, list[dict[str, str]]] = {}
-        for row in _read(Path(csv)):
+        for row in _read(local_path(csv)):
             clips.setdefault(f"{row['youtube_id']}_{row['start_time']}{extension}", []).append(row)
         found = (self._examine(key, rows) for key, rows in clips.items())
         self._items = tuple(item for item in found if item is not None)
         if not self._items:
             first = f"; the first, '{self._skipped[0].key}': {self._skipped[0].reason}" if self._skipped else ""
-            raise DataError(f"none of the {len(clips)} clips of '{csv}' can be used from '{audio_dir}'{first}")
+            raise DataError(f"none of the {len(clips)} clips of '{csv}' can be used from {place(audio_dir)}{first}")
 
     def __len__(self) -> int:
         return len(self._items)
@@ -80,20 +83,15 @@ class AudioCaps(Dataset):
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """Returns the rows, each with a value for every column. Raises DataError."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            missing = [column for column in COLUMNS if column not in columns]
-            if missing:
-                raise DataError(f"'{path}' has no column '{missing[0]}', only {columns}.{did_you_mean(missing[0], columns)}")
-            rows = [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read '{path}': expected the CSV of AudioCaps ({error})") from error
-    for row in rows:
+    """Return the rows, each with a value for every column. Raises DataError."""
+    if not path.is_file():
+        raise DataError(f"cannot read {place(path)}: expected the CSV of AudioCaps, and there is no such file")
+    rows: list[dict[str, str]] = []
+    for line, values in Table(path, needed=dict.fromkeys(COLUMNS, ())).rows():
+        row = {column: values.get(column, "").strip() for column in COLUMNS}
         for column in ("youtube_id", "start_time"):
             if any(sign in row[column] for sign in _NOT_IN_NAMES):
-                raise DataError(f"'{path}' has the {column} {row[column]!r}: expected a part of a file's name, without folders")
+                found = f"has the {column} {row[column]!r} in row {line}"
+                raise DataError(f"'{path}' {found}: expected a part of a file's name, without folders")
+        rows.append(row)
     return rows

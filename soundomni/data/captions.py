@@ -1,31 +1,41 @@
-"""Captions, questions and attributes that lie beside audio files.
+"""Captions, questions and attributes that lie next to audio files.
 
-Three places are read, none before the other: `<stem>.json`, `<stem>.txt` and, in the folder's root, metadata.csv or metadata.jsonl.
-They may complete each other (a caption here, questions there). Where two give the same thing they must agree: if not, the data is
-wrong in one of them, and only its owner knows in which.
+Three places are read, none before the other: `<stem>.json`, `<stem>.txt` and, in the folder or in any subfolder, metadata.csv or
+metadata.jsonl. They may complete each other (a caption here, questions there). Where two give the same thing they must agree: if not, the
+data is wrong in one of them, and only its owner knows in which.
 
 - `<stem>.txt`: one caption per line that is not blank.
 - `<stem>.json`: an object with any of `prompt`, `caption`, `text` (a string each), `captions` (a list of strings), `questions`
   (a list of `{question, answer}`); every other key is an attribute.
-- metadata.jsonl: such an object per line, with the file's path in `file_name`; it may hold `question` and `answer` directly.
-- metadata.csv: the same as columns. Rows of one file add up, so several captions or questions take several rows.
+- metadata.jsonl: such an object per line, with the file's path, relative to the table, in `file_name`; it may hold `question` and
+  `answer` directly.
+- metadata.csv: the same as columns; `captions` may be one text, and both lists may be written as JSON. Rows of one file add up, so several
+  captions or questions take several rows; an attribute on which they differ becomes a tuple of all its values.
+
+All of them are UTF-8. The keys above are known in any case (`Caption`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import DataError, did_you_mean
+from soundomni.core.errors import DataError
+from soundomni.data.audio import SUFFIXES
+from soundomni.data.folder_listing import Names
+from soundomni.data.tables import Row, Table, cure, json_rows
+from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
-TABLES = ("metadata.csv", "metadata.jsonl")
-_CAPTION_KEYS = ("prompt", "caption", "text")
-_FIELDS = (*_CAPTION_KEYS, "captions", "question", "answer", "questions", "file_name")
+CAPTION_KEYS = ("prompt", "caption", "text", "captions")
+_FILE = "file_name"
+_FILE_ELSEWHERE = (
+    *("filename", "file", "filepath", "file_path", "path", "audio", "audio_file", "audio_path", "audio_filename", "audio_filepath"),
+    *("audio_file_path", "audio_file_name", "wav", "wav_path", "fname", "name", "clip", "location"),
+)
+_FIELDS = (*CAPTION_KEYS, "question", "answer", "questions", _FILE)
+_MOST_SIDECAR_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -36,105 +46,153 @@ class Notes:
     questions: tuple[tuple[str, str], ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def add(self, other: Notes) -> Notes:
-        """Returns both, for two rows of one table: each caption and question once, in order."""
-        return Notes(
-            tuple(dict.fromkeys(self.captions + other.captions)),
-            tuple(dict.fromkeys(self.questions + other.questions)),
-            {**self.attributes, **other.attributes},
-        )
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """What a table says.
+
+    Args:
+        name: its key in the folder, such as "train/metadata.csv".
+        columns: its columns, or the keys of its objects, in the order in which they appear.
+        notes: key of an audio file → notes. Files that do not exist are among them.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    notes: Mapping[str, Notes]
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether it has a column for captions or questions."""
+        return any(column in self.columns for column in (*CAPTION_KEYS, "question", "questions"))
 
 
-def read_tables(root: Path) -> dict[str, dict[str, Notes]]:
-    """Returns table → file name → notes, for the metadata tables in `root`. Raises DataError, naming table and row."""
-    tables: dict[str, dict[str, Notes]] = {}
-    for name in TABLES:
-        path = root / name
-        if not path.is_file():
-            continue
-        notes: dict[str, Notes] = {}
-        for row, values in _rows(path):
-            file_name = values.get("file_name")
-            if not isinstance(file_name, str) or not file_name.strip():
-                raise DataError(f"'{path}', row {row}: no file_name")
-            inside = Path(file_name.strip())
-            if inside.is_absolute() or ".." in inside.parts:
-                raise DataError(f"'{path}', row {row}: file_name '{file_name}' leads out of the folder; expected a path within it")
-            key = inside.as_posix()
-            try:
-                notes[key] = notes.get(key, Notes()).add(_notes(values))
-            except ValueError as error:
-                raise DataError(f"'{path}', row {row}: {error}") from error
-        tables[name] = notes
-    return tables
-
-
-def read_sidecars(audio: Path) -> dict[str, Notes]:
-    """Returns file name → notes of the .json and .txt beside an audio file. Raises ValueError, naming the file, when one is malformed."""
-    found: dict[str, Notes] = {}
-    for suffix in (".json", ".txt"):
-        path = audio.with_suffix(suffix)
-        if not path.is_file():
-            continue
+def read_table(root: Path, name: str, names: Names) -> CaptionTable:
+    """Read the table `name` in the folder `root`, whose files are relative to the table. Raises DataError, naming table and row."""
+    path, folder = root / name, name[: name.rfind("/") + 1]
+    columns: dict[str, None] = {}
+    gathered: dict[str, _Gathered] = {}
+    for line, values in _rows(path, columns):
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            if suffix == ".json":
-                found[path.name] = _notes(json.loads(text))
-            else:
-                found[path.name] = Notes(tuple(line.strip() for line in text.splitlines() if line.strip()))
-        except (ValueError, OSError) as error:  # JSON and UTF-8 errors are ValueErrors
-            raise ValueError(f"{path.name}: {error}") from error
-    return found
+            row = _known(values)
+            file_name = row.get(_FILE)
+            if file_name is None:
+                raise ValueError(f"no {_FILE}; {cure(_FILE, _FILE_ELSEWHERE, tuple(row))}")
+            if not isinstance(file_name, str):
+                raise ValueError(f"'{_FILE}' is {kind_of(file_name)}; expected a text")
+            key = names.find(file_name, folder=folder, root=root)
+            gathered.setdefault(key, _Gathered()).add(_notes(row))
+        except ValueError as error:
+            raise DataError(f"'{path}', row {line}: {error}") from error
+    return CaptionTable(name, tuple(columns), {key: found.notes() for key, found in gathered.items()})
+
+
+def read_sidecar(path: Path) -> Notes:
+    """Read the .json or .txt next to an audio file. Raises ValueError, naming the file, when it is malformed."""
+    try:
+        text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
+        if path.suffix.lower() == ".json":
+            return _notes(_known(parse_json(text)))
+        return Notes(tuple(dict.fromkeys(_text(line, "caption") for line in text.splitlines() if line.strip())))
+    except OSError as error:
+        raise ValueError(f"{path.name}: it cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def merge(audio: str, places: Mapping[str, Notes]) -> Notes:
-    """Joins what several places say about a file. Raises DataError, naming both, when two of them disagree."""
-    notes = Notes(attributes={key: value for place in places.values() for key, value in place.attributes.items()})
-    for what in ("captions", "questions"):
-        given = {place: getattr(found, what) for place, found in places.items() if getattr(found, what)}
-        if not given:
+    """Join what several places say about a file. Raises DataError, naming both, when two of them disagree."""
+    attributes = {key: value for place in places.values() for key, value in place.attributes.items()}
+    given: dict[str, tuple[Any, ...]] = {"captions": (), "questions": ()}
+    for what in given:
+        saying = {place: getattr(found, what) for place, found in places.items() if getattr(found, what)}
+        if not saying:
             continue
-        (first, values), *others = given.items()
+        (first, given[what]), *others = saying.items()
         for place, other in others:
-            if set(other) != set(values):
-                raise DataError(f"'{audio}' has {what} {list(values)} in {first} but {list(other)} in {place}; keep one of them")
-        notes = notes.add(Notes(**{what: values}))
-    return notes
+            if set(other) != set(given[what]):
+                raise DataError(f"'{audio}' has {what} [{few(given[what])}] in {first} but [{few(other)}] in {place}; keep one of them")
+    return Notes(given["captions"], given["questions"], attributes)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yields (row number as an editor shows it, values) of a table."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}': {error}") from error
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    yield number, _object(json.loads(line))
-                except ValueError as error:
-                    raise DataError(f"'{path}', row {number}: {error}") from error
+class _Gathered:
+    """What several rows say about one file, each caption and question once, in order."""
+
+    def __init__(self) -> None:
+        self._captions: dict[str, None] = {}
+        self._questions: dict[tuple[str, str], None] = {}
+        self._attributes: dict[str, dict[str, Any]] = {}
+
+    def add(self, notes: Notes) -> None:
+        self._captions.update(dict.fromkeys(notes.captions))
+        self._questions.update(dict.fromkeys(notes.questions))
+        for name, value in notes.attributes.items():
+            self._attributes.setdefault(name, {}).setdefault(repr(value), value)
+
+    def notes(self) -> Notes:
+        attributes = {name: tuple(found.values()) for name, found in self._attributes.items()}
+        return Notes(
+            tuple(self._captions),
+            tuple(self._questions),
+            {name: values[0] if len(values) == 1 else values for name, values in attributes.items()},
+        )
+
+
+def _rows(path: Path, columns: dict[str, None]) -> Iterator[Row]:
+    """Yield the rows of a table, and note its columns."""
+    if path.suffix.lower() == ".jsonl":
+        for line, values in json_rows(path):
+            columns.update(dict.fromkeys(_key(name) for name in values))
+            yield line, values
         return
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    if "file_name" not in columns:
-        raise DataError(f"'{path}' has no column 'file_name', only {columns}.{did_you_mean('file_name', columns)}")
-    for values in reader:
-        yield reader.line_num, {column: value for column, value in values.items() if column in columns and value}
+    table = Table(path, needed={_FILE: _FILE_ELSEWHERE}, known=_FIELDS)
+    columns.update(dict.fromkeys(column for column in table.columns if column))
+    for line, values in table.rows():
+        try:
+            for column, value in values.items():
+                values[column] = _cell(column, value)
+        except ValueError as error:
+            raise DataError(f"'{path}', row {line}: {error}") from error
+        yield line, values
 
 
-def _object(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected an object, got {type(value).__name__}")
+def _cell(column: str, value: str) -> Any:
+    """Return the value of a CSV field. Raises ValueError for a list that is not JSON, and for a quote that took in another row."""
+    for line in value.splitlines()[1:]:
+        name = line.partition(",")[0].strip(' "')
+        if "," in line and name.lower().endswith(SUFFIXES):
+            raise ValueError(f"a quote takes in the row that begins with '{name}'; close it before")
+    if column == "captions" and not value.lstrip().startswith("["):
+        return [value]
+    if column in ("captions", "questions"):
+        try:
+            return parse_json(value)
+        except ValueError as error:
+            raise ValueError(f"'{column}': {error}; expected a list, written as JSON") from error
     return value
 
 
-def _notes(value: object) -> Notes:
-    """Reads the keys of an object. Raises ValueError with what is wrong."""
-    values = _object(value)
-    captions = [_text(values[key], key) for key in _CAPTION_KEYS if values.get(key) is not None]
+def _known(value: object) -> dict[str, Any]:
+    """Return an object with the keys that are known in lower case. Raises ValueError when it is not one, or has one of them twice."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {kind_of(value)}")
+    values: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _key(key)
+        if name in values:
+            raise ValueError(f"it has the key '{name}' twice; keep one of them")
+        values[name] = item
+    return values
+
+
+def _key(name: str) -> str:
+    known = name.strip().lower()
+    return known if known in _FIELDS else name
+
+
+def _notes(values: Mapping[str, Any]) -> Notes:
+    """Read the keys of an object. Raises ValueError with what is wrong."""
+    captions = [_text(values[key], key) for key in CAPTION_KEYS[:-1] if values.get(key) is not None]
     captions += [_text(caption, "captions") for caption in _list(values.get("captions"), "captions")]
     pairs = [_pair(pair) for pair in _list(values.get("questions"), "questions")]
     if values.get("question") is not None or values.get("answer") is not None:
@@ -147,21 +205,24 @@ def _list(value: object, name: str) -> Sequence[Any]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise ValueError(f"'{name}' is {type(value).__name__}, expected a list")
+        raise ValueError(f"'{name}' is {kind_of(value)}; expected a list")
     return value
 
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"'{name}' is {type(value).__name__}, expected text")
+        raise ValueError(f"'{name}' is {kind_of(value)}; expected text")
     if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(f"'{name}' holds half of a surrogate pair, which is not text")
+    if "\0" in value:
+        raise ValueError(f"'{name}' holds a NUL character, which is not text")
     return value.strip()
 
 
 def _pair(value: object) -> tuple[str, str]:
-    values = _object(value)
-    question, answer = _text(values.get("question"), "question"), _text(values.get("answer"), "answer")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a question is {kind_of(value)}; expected an object")
+    question, answer = _text(value.get("question"), "question"), _text(value.get("answer"), "answer")
     if not question or not answer:
         raise ValueError("a question needs both 'question' and 'answer'")
     return question, answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -64,6 +64,7 @@ class PackedLoader(Iterator[Step]):
         rank, world_size: this process among all.
         batches_per_step: packed batches of a step over all ranks.
         state: `Step.state` of an earlier loader, to go on exactly after that step.
+        told: as of Planner.
 
     Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
 
@@ -80,6 +81,7 @@ class PackedLoader(Iterator[Step]):
         world_size: int = 1,
         batches_per_step: int = 1,
         state: Mapping[str, Any] | None = None,
+        told: Collection[str] = (),
     ) -> None:
         if batches_per_step < 1 or batches_per_step % world_size:
             raise SpecError(f"train.batches_per_step is {batches_per_step}; expected a multiple of the {world_size} ranks")
@@ -90,7 +92,7 @@ class PackedLoader(Iterator[Step]):
         self._writer = writer
         self._spec = spec
         self._mine = [i % world_size == rank for i in range(batches_per_step)]
-        self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state)
+        self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state, told=told)
         self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers)
         self._unlisted = mixture.num_unlisted if rank == 0 and state is None else 0
         self._ahead: deque[_Scheduled] = deque()

@@ -106,8 +106,7 @@ class Mixture:
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
         """Builds the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
 
-        That is one that raises DataError, is empty, or of whose files the listing found more than the share `spec.skip_limit`
-        unreadable, once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
+        What cannot be used is described at `open_dataset`.
         """
         tasks = build_tasks(spec.tasks)
         sources: dict[str, Source] = {}
@@ -116,11 +115,7 @@ class Mixture:
             if entry is None:
                 continue
             try:
-                dataset = build(entry.source)
-                if len(dataset) == 0:
-                    raise DataError("it has no items")
-                unreadable = _unreadable(dataset)
-                check_skip_limit(len(unreadable), len(unreadable) + len(dataset), limit=spec.skip_limit, skips=unreadable)
+                dataset = open_dataset(entry.source, build, skip_limit=spec.skip_limit)
             except DataError as error:
                 if entry.is_mandatory:
                     raise DataError(f"dataset '{name}': {error}") from error
@@ -141,6 +136,10 @@ class Mixture:
     def sizes(self) -> dict[str, int]:
         """Number of items in use by dataset."""
         return {name: len(used) for name, used in self._used.items()}
+
+    def indices(self, name: str) -> np.ndarray:
+        """Return the indices of the items of a dataset that are in use, as integers `[N]`."""
+        return self._used[name]
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
@@ -196,6 +195,20 @@ class Mixture:
             used = self._used[name]
             self._orders[name] = (epoch, used[self._random(_Purpose.ORDER, name, epoch).permutation(len(used))])
         return self._orders[name][1]
+
+
+def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
+    """Build a dataset, which lists its clips and decodes none.
+
+    Raises DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
+    once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
+    """
+    dataset = build(source)
+    if len(dataset) == 0:
+        raise DataError("it has no items")
+    unreadable = _unreadable(dataset)
+    check_skip_limit(len(unreadable), len(unreadable) + len(dataset), limit=skip_limit, skips=unreadable)
+    return dataset
 
 
 class MixtureStream:

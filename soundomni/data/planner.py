@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Skip
 from soundomni.core.schema import DataSpec
 from soundomni.data.checks import check_packing
+from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.packer import StreamPacker
 from soundomni.data.reports import Reports, name_first
-from soundomni.data.tasks import Task
 from soundomni.data.writer import PlannedSample, SampleWriter
 
+_EXAMPLES = 3  # items that are named in the log; how many there are of a kind is said before the first step (usage.py)
 _PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these bounds
 
 
@@ -45,6 +43,7 @@ class Planner:
         spec: budget, limit and lookahead.
         state: of an earlier planner.
         refused, ineligible: where to report what is left out; shared by planners of one run, so that each key is named once.
+        told: groups of left out items that have been told before (see usage.py), and are only counted here.
 
     Raises SpecError when the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
     """
@@ -58,18 +57,17 @@ class Planner:
         state: Mapping[str, Any] | None = None,
         refused: Reports | None = None,
         ineligible: Reports | None = None,
+        told: Collection[str] = (),
     ) -> None:
-        self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
-        self._limit_name = "data.tokens_per_batch" if spec.max_tokens_per_sample is None else "data.max_tokens_per_sample"
         check_packing(spec)
         for tasks in mixture.tasks.values():
             for task, weight in tasks:
                 if weight > 0:
                     writer.check(task)
         self._mixture = mixture
-        self._writer = writer
-        self.refused = refused or Reports("refused")
-        self.ineligible = ineligible or Reports("ineligible")
+        self._fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
+        self.refused = refused or Reports("refused", limit=_EXAMPLES, told=told)
+        self.ineligible = ineligible or Reports("ineligible", limit=_EXAMPLES, told=told)
         self._stream = mixture.stream(state["mixture"] if state else None)
         self._patience = min(max(_PATIENCE[0], 2 * len(mixture)), _PATIENCE[1])
         held = (self._write(mixture.draw(name, cursor)) for name, cursor in (state["pool"] if state else ()))
@@ -102,47 +100,12 @@ class Planner:
 
     def _write(self, draw: Draw) -> Planned | None:
         if draw.task is None:
-            self.ineligible.add(draw.key, partial(self._why_ineligible, draw))
+            lacking = [self._fitting.lacking(draw.item, task) for task in self._fitting.tasks(draw.source)]
+            reasons = [unfit for unfit in lacking if unfit is not None]
+            self.ineligible.add(draw.key, lambda: ", ".join(unfit.reason() for unfit in reasons), group=reasons[0].group)
             return None
-        max_seconds = self._mixture.sources[draw.source].max_seconds
-        plan = self._writer.plan(draw.item, draw.task, seed=draw.seed, key=draw.key, max_seconds=max_seconds)
-        if isinstance(plan, Skip):
-            self.refused.add(draw.key, partial(str, plan.reason))
-            return None
-        if plan.full_length > self._limit:
-            self.refused.add(draw.key, partial(self._why_too_long, Planned(draw, plan)))
+        plan = self._fitting.plan(draw.source, draw.item, draw.task, seed=draw.seed)
+        if isinstance(plan, Unfit):
+            self.refused.add(draw.key, plan.reason, group=plan.group)
             return None
         return Planned(draw, plan)
-
-    def _tasks(self, source: str) -> list[Task]:
-        """Returns the tasks that a dataset is really used for."""
-        return [task for task, weight in self._mixture.tasks[source] if weight > 0]
-
-    def _why_ineligible(self, draw: Draw) -> str:
-        lacking = (f"'{task.name}' needs a {task.lacks(draw.item)}" for task in self._tasks(draw.source))
-        return f"task {', '.join(lacking)}"
-
-    def _why_too_long(self, planned: Planned) -> str:
-        """Tells the lengths and, where audio makes most of the sample, how much of it would fit and how to have it cut."""
-        draw, length, seconds = planned.draw, planned.plan.full_length, planned.plan.crop.num_samples / planned.plan.crop.rate
-        reason = f"{length} tokens, the limit is {self._limit} ({self._limit_name})"
-        fitting = bisect_right(range(int(100 * seconds) + 1), self._limit, key=partial(self._longest, draw)) - 1
-        if length <= 2 * self._longest(draw, 0) or fitting < 1:
-            return reason
-        fits = f"{fitting / 100:.2f}"
-        way_out = "cut the file into shorter ones"
-        if any(task.uses("target") for task in self._tasks(draw.source)):
-            where = f"data.datasets.{draw.source}.max_seconds"
-            way_out = f"set {where} to {fits}, which cuts longer clips for generation (understanding takes whole clips)"
-        audio = f"most of them are its {seconds:.2f} s of audio, of which {fits} s would fit"
-        return f"{reason}; {audio}: {way_out}, or raise {self._limit_name}"
-
-    def _longest(self, draw: Draw, hundredths: int) -> int:
-        """Returns the tokens that an item would have in the longest of its tasks, were its clip this many hundredths of a second long.
-
-        Beyond the limit, no matter how far, when one of the tasks does not take such a clip. Never falls with the length of the clip.
-        """
-        short = replace(draw.item, num_samples=max(1, int(hundredths / 100 * draw.item.sample_rate)))
-        tasks = [task for task in self._tasks(draw.source) if task.lacks(short) is None]
-        plans = [self._writer.plan(short, task, seed=draw.seed, key=draw.key) for task in tasks]
-        return max(self._limit + 1 if isinstance(plan, Skip) else plan.full_length for plan in plans)

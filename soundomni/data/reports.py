@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from soundomni.core.errors import DataError
@@ -25,10 +25,15 @@ class Reports:
         what: what happened to them, such as "refused".
         limit: keys to name in the log before only counting goes on.
         kind: of the items, as of Skip.
+        told: groups of items, as of Skip, about which enough has been said: these are only counted.
     """
 
-    def __init__(self, what: str, *, limit: int = 20, kind: Literal["unreadable", "unsuitable"] = "unsuitable") -> None:
+    def __init__(
+        self, what: str, *, limit: int = 20, kind: Literal["unreadable", "unsuitable"] = "unsuitable", told: Collection[str] = ()
+    ) -> None:
         self.count = 0
+        self._named = 0
+        self._told = frozenset(told)
         self._kind = kind
         self._what = what
         self._limit = limit
@@ -39,15 +44,18 @@ class Reports:
         """The first 100 items that differ, in the order they were found."""
         return tuple(self._skips.values())
 
-    def add(self, key: str, reason: Callable[[], str]) -> None:
-        """Counts one, and names it unless it has been named; only then is its reason put into words."""
+    def add(self, key: str, reason: Callable[[], str], *, group: str = "") -> None:
+        """Count one, and name it unless it has been named or its group has been told; only then is its reason put into words."""
         self.count += 1
         if key in self._skips or len(self._skips) == _KEPT:
             return
-        self._skips[key] = skip = Skip(key, reason(), self._kind)
-        if len(self._skips) <= self._limit:
+        self._skips[key] = skip = Skip(key, reason(), self._kind, group)
+        if group in self._told:
+            return
+        self._named += 1
+        if self._named <= self._limit:
             logger.warning("%s '%s': %s", self._what, key, skip.reason)
-        elif len(self._skips) == self._limit + 1:
+        elif self._named == self._limit + 1:
             logger.warning("more items were %s; from here on they are only counted", self._what)
 
 

@@ -177,8 +177,13 @@ class SampleWriter:
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
         if item.num_samples > longest and not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
             length = item.num_samples / item.sample_rate
-            reason = f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}'"
-            return Skip(item.key, reason, "unsuitable")
+            way_out = "cut the file into shorter ones, each with its own caption"
+            if seconds == max_seconds:
+                way_out += (
+                    f", raise max_seconds of its dataset, or name the folder as a second dataset for '{task.name}' with more max_seconds"
+                )
+            reason = f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}': {way_out}"
+            return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
         frames = self._codec_spec.num_frames(resampled_length(num_samples, crop.rate, self._codec_spec.sample_rate))
@@ -188,7 +193,8 @@ class SampleWriter:
                 f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
                 f"{self._codec_spec.seconds(self._max_frames):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
             )
-            return Skip(item.key, reason, "unsuitable")
+            group = f"longer than the {self._codec_spec.seconds(self._max_frames):g} s of the latent connector, for {task.name}"
+            return Skip(item.key, reason, "unsuitable", group)
         return crop
 
     def _in_chat(self, task: Task) -> bool:

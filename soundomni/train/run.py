@@ -37,6 +37,7 @@ from soundomni.core.waveform import Audio
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first
+from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
@@ -188,14 +189,17 @@ def _build(
     if start is not None:
         with world.own_errors():
             start.load_whole(model)
+    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec")
+    told = announce(mixture, writer, data, codec_rate=model.codec.spec.sample_rate) if world.is_main else ()
     loader = PackedLoader(
         mixture=mixture,
-        writer=sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec"),
+        writer=writer,
         spec=data,
         rank=world.rank,
         world_size=world.size,
         batches_per_step=train.batches_per_step,
         state=read_state(latest)["progress"]["data"] if latest is not None else None,
+        told=told,
     )
     if train.lora is not None:  # after whatever gives the model its first weights
         add_adapters(model, train.lora, seed=train.seed)

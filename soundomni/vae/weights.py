@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from soundomni.core.errors import CheckpointError, some
+from soundomni.core.paths import local_path, place
 
 
 def load_strict(module: nn.Module, path: str | Path) -> None:
@@ -16,11 +17,14 @@ def load_strict(module: nn.Module, path: str | Path) -> None:
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another module; says which tensors differ.
+
+    A leading `~` is the home directory.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"no weights at '{path}': expected a .safetensors file")
+    file = local_path(path)
+    if not file.is_file():
+        raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file")
     try:
-        given = load_file(path)
+        given = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read as safetensors: {error}") from error
     expected = module.state_dict()

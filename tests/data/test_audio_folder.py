@@ -168,7 +168,7 @@ def test_folders_that_hold_nothing_say_what_was_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("metadata.csv", "filename,caption\na.wav,x\n", "Did you mean 'filename'"),
+        ("metadata.csv", "filename,caption\na.wav,x\n", "Rename 'filename' to 'file_name'"),
         ("metadata.csv", "file_name,caption\n,x\n", "row 2: no file_name"),
         ("metadata.csv", "file_name,caption\na.wav,x\n../b.wav,y\n", r"row 3: file_name '\.\./b\.wav' leads out of the folder"),
         ("metadata.csv", "file_name,caption\nsub/../../b.wav,y\n", "leads out of the folder"),

@@ -39,7 +39,7 @@ def test_captions_of_one_clip_are_grouped_and_missing_clips_skipped(parts):
 
 def test_a_missing_column_is_named(parts, tmp_path):
     (tmp_path / "train.csv").write_text("audiocap_id,youtube,start_time,caption\n1,abc,30,x\n")
-    with pytest.raises(DataError, match="no column 'youtube_id'.*Did you mean 'youtube'"):
+    with pytest.raises(DataError, match="no column 'youtube_id'; .*Rename 'youtube' to 'youtube_id'"):
         AudioCaps(**parts)
 
 

@@ -1,0 +1,37 @@
+"""Paths as people write them in specs: a leading `~` is the home directory, and errors say which place was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def local_path(path: str | Path) -> Path:
+    """Return `path` with a leading `~` or `~user` expanded.
+
+    A name that only begins with `~`, where there is no such user, stays as it is. Relative paths keep following the working directory.
+    """
+    if not str(path).startswith("~"):  # "./~" is a folder here, which Path would make "~"
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or no home directory
+        return Path(path)
+
+
+def at_home(path: str) -> str:
+    """Return the text of a path with a leading `~` or `~user` expanded, and any other text as it is.
+
+    >>> at_home("./runs/mine")
+    './runs/mine'
+    """
+    return str(local_path(path)) if path.startswith("~") else path
+
+
+def place(path: str | Path) -> str:
+    """Return a path for an error, quoted; if what was given is not absolute, followed by the absolute path it stands for.
+
+    >>> place("/data/sounds")
+    "'/data/sounds'"
+    """
+    absolute = local_path(path).absolute()
+    return f"'{path}'" if str(absolute) == str(path) else f"'{path}' ({absolute})"

@@ -1,0 +1,90 @@
+"""Whether a sample can be made of an item, and if not, why: asked for every draw while training, and for all items before it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from soundomni.core.interfaces import Item, Skip
+from soundomni.core.schema import DataSpec
+from soundomni.data.mixture import Mixture
+from soundomni.data.tasks import Task
+from soundomni.data.writer import PlannedSample, SampleWriter
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """Why no sample can be made.
+
+    Args:
+        group: what it shares with others, in words that follow a number (see Skip).
+        reason: puts it into words, which takes some computing.
+    """
+
+    group: str
+    reason: Callable[[], str]
+
+
+class Fitting:
+    """Plans samples within the limits of a spec.
+
+    Args:
+        mixture, writer, spec: of a run.
+    """
+
+    def __init__(self, *, mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> None:
+        self._mixture = mixture
+        self._writer = writer
+        self._limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
+        self._budget = spec.tokens_per_batch
+        self._limit_name = "data.tokens_per_batch" if spec.max_tokens_per_sample is None else "data.max_tokens_per_sample"
+
+    def plan(self, source: str, item: Item, task: Task, *, seed: int) -> PlannedSample | Unfit:
+        """Return how an item of dataset `source` is written for a task that it is eligible for, or why it is not."""
+        max_seconds = self._mixture.sources[source].max_seconds
+        plan = self._writer.plan(item, task, seed=seed, key=f"{source}:{item.key}", max_seconds=max_seconds)
+        if isinstance(plan, Skip):
+            return Unfit(plan.group, partial(str, plan.reason))
+        if plan.full_length > self._limit:
+            group = f"longer than {self._limit} tokens for {task.name} ({self._limit_name})"
+            return Unfit(group, partial(self._why_too_long, source, item, plan, seed))
+        return plan
+
+    def lacking(self, item: Item, task: Task) -> Unfit | None:
+        """Return why an item is not eligible for a task, or None if it is."""
+        lacks = task.lacks(item)
+        return None if lacks is None else Unfit(f"without a {lacks} for {task.name}", partial(str, f"task '{task.name}' needs a {lacks}"))
+
+    def tasks(self, source: str) -> list[Task]:
+        """Return the tasks that a dataset is really used for."""
+        return [task for task, weight in self._mixture.tasks[source] if weight > 0]
+
+    def _why_too_long(self, source: str, item: Item, plan: PlannedSample, seed: int) -> str:
+        """Give the lengths and, where audio makes most of the sample, how much of it would fit and how to have it cut."""
+        length, seconds = plan.full_length, plan.crop.num_samples / plan.crop.rate
+        longest = partial(self._longest, source, item, seed)
+        fitting = bisect_right(range(int(100 * seconds) + 1), self._limit, key=longest) - 1
+        reason = f"{length} tokens, the limit is {self._limit} ({self._limit_name})"
+        if length <= 2 * longest(0) or fitting < 1:
+            return reason
+        fits = f"{fitting / 100:.2f}"
+        way_out = "cut the file into shorter ones"
+        if any(task.uses("target") for task in self.tasks(source)):
+            where = f"data.datasets.{source}.max_seconds"
+            way_out = f"set {where} to {fits}, which cuts longer clips for generation (understanding takes whole clips)"
+        raised = f"raise {self._limit_name} to {length} or more"
+        if self._limit_name != "data.tokens_per_batch" and length > self._budget:
+            raised += ", with data.tokens_per_batch"
+        return f"{reason}; most of them are its {seconds:.2f} s of audio, of which {fits} s would fit: {way_out}, or {raised}"
+
+    def _longest(self, source: str, item: Item, seed: int, hundredths: int) -> int:
+        """Return the tokens that an item would have in the longest of its tasks, were its clip this many hundredths of a second long.
+
+        Beyond the limit, no matter how far, when one of the tasks does not take such a clip. Never falls with the length of the clip.
+        """
+        short = replace(item, num_samples=max(1, int(hundredths / 100 * item.sample_rate)))
+        tasks = [task for task in self.tasks(source) if task.lacks(short) is None]
+        plans = [self._writer.plan(short, task, seed=seed, key=item.key) for task in tasks]
+        return max(self._limit + 1 if isinstance(plan, Skip) else plan.full_length for plan in plans)

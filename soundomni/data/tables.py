@@ -1,0 +1,143 @@
+"""Tables of captions, CSV and JSON lines, read strictly: nothing is guessed, and every error gives the file and the row."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from soundomni.core.errors import DataError
+from soundomni.data.text_files import few, kind_of, parse_json, read_text
+
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_COMPARED = 100  # names that are compared with a missing one, which takes time for each
+_QUOTES = "close the quote, and double quotes that belong to a text"
+
+Row = tuple[int, dict[str, Any]]
+"""The line that a row begins in, as an editor counts, and its values by column; empty fields are left out."""
+
+
+class Table:
+    """A CSV file with a header.
+
+    Args:
+        path: the file.
+        needed: columns that it must have, each with the names that it goes by elsewhere.
+        known: columns whose names are matched whatever their case; `needed` ones always are.
+
+    `rows` raises DataError, naming file and row, for a row whose number of fields is not that of the header, or a quote that is not closed.
+
+    Raises DataError when it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
+    """
+
+    def __init__(self, path: Path, *, needed: Mapping[str, tuple[str, ...]], known: tuple[str, ...] = ()) -> None:
+        self._path = path
+        text = _text(path)
+        self._reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        known = (*needed, *known)
+        self.columns = tuple(_named(column, known) for column in self._header())
+        self._check_delimiter(text, tuple(needed))
+        self._check_columns(needed)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows that are not blank."""
+        while (row := self._next()) is not None:
+            line, fields = row
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) < len(self.columns) or any(fields[len(self.columns) :]):  # programs may end rows with empty fields
+                raise DataError(f"'{self._path}', row {line}: {self._why_uneven(fields)}")
+            yield line, {column: field for column, field in zip(self.columns, fields, strict=False) if column and field.strip()}
+
+    def _header(self) -> list[str]:
+        while (row := self._next()) is not None:
+            if any(row[1]):
+                return row[1]
+        raise DataError(f"'{self._path}' is empty; expected a header and rows")
+
+    def _next(self) -> tuple[int, list[str]] | None:
+        line = self._reader.line_num + 1
+        try:
+            return line, next(self._reader)
+        except StopIteration:
+            return None
+        except csv.Error as error:
+            reasons = {
+                "unexpected end of data": f"a quote is opened and never closed; {_QUOTES}",
+                "field larger": f"a field has more than {csv.field_size_limit():,} characters, as if a quote is never closed; {_QUOTES}",
+                "expected after": f"text follows a closing quote; {_QUOTES}",
+            }
+            reason = next((reason for sign, reason in reasons.items() if sign in str(error)), str(error))
+            raise DataError(f"'{self._path}', row {line}: {reason}") from error
+
+    def _why_uneven(self, fields: list[str]) -> str:
+        found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}, the header has {len(self.columns)}"
+        if len(fields) < len(self.columns):
+            return f"{found}: give every row all of them, empty ones too"
+        if any(field.lstrip(" ").startswith('"') for field in fields):
+            return f"{found}: remove the spaces before quotes"
+        return f"{found}: quote captions that hold commas"
+
+    def _check_delimiter(self, text: str, needed: tuple[str, ...]) -> None:
+        if all(column in self.columns for column in needed):
+            return
+        header = next((line for line in text.splitlines() if line.strip()), "")
+        for delimiter, name in _OTHER_DELIMITERS.items():
+            others = [_named(column, needed) for column in header.split(delimiter)]
+            if header.strip() == f"sep={delimiter}" or len(others) > len(self.columns):
+                raise DataError(f"'{self._path}' is separated by {name}; expected commas. Save it with commas between the columns")
+
+    def _check_columns(self, needed: Mapping[str, tuple[str, ...]]) -> None:
+        places: dict[str, int] = {}
+        for number, column in enumerate(self.columns, start=1):
+            first = places.setdefault(column, number)
+            if column and first != number:
+                raise DataError(
+                    f"'{self._path}' has the column '{column}' twice, as columns {first} and {number}. Keep or rename one of them"
+                )
+        for column, others in needed.items():
+            if column not in self.columns:
+                found = [name for name in self.columns if name]
+                raise DataError(f"'{self._path}' has no column '{column}'; {cure(column, others, found)}")
+
+
+def cure(column: str, others: tuple[str, ...], found: Sequence[str]) -> str:
+    """Return what there is instead of a missing column, and what to do: `others` are names that it goes by elsewhere."""
+    folded = {name.casefold(): name for name in found}
+    same = next((folded[other] for other in others if other in folded), None)
+    near = difflib.get_close_matches(column, found[:_COMPARED], n=1, cutoff=0.6)
+    meant = same if same is not None else next(iter(near), None)
+    action = f"Rename '{meant}' to '{column}'" if meant is not None else "Add it"
+    return f"it has {few(found, most=8) if found else 'nothing'}. {action}"
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file with one JSON object per line. Raises DataError, naming file and row."""
+    for line, text in enumerate(_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            values = parse_json(text)
+            if not isinstance(values, dict):
+                raise ValueError(f"expected an object, as on every line; found {kind_of(values)}")
+        except ValueError as error:
+            raise DataError(f"'{path}', row {line}: {error}") from error
+        yield line, values
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"cannot read '{path}': {error}") from error
+
+
+def _named(column: str, known: tuple[str, ...]) -> str:
+    """Return a column's name without what surrounds it; as it is known, if only the case differs."""
+    name = column.strip().strip("\ufeff")
+    return name.casefold() if name.casefold() in known else name

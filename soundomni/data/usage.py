@@ -1,0 +1,110 @@
+"""How many clips of each dataset a run uses, and why it leaves others out: told once, before the first step.
+
+Nothing is decoded: lengths are those of the listing, and samples are planned as they are for training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from soundomni.core.interfaces import Item, Skip
+from soundomni.core.schema import DataSpec
+from soundomni.data.fitting import Fitting, Unfit
+from soundomni.data.mixture import Mixture
+from soundomni.data.writer import SampleWriter
+
+MOST_ITEMS = 10_000
+"""Of larger datasets, `LOOKED_AT` items are looked at, for planning a sample takes about 0.05 ms."""
+LOOKED_AT = 2_000
+_EXAMPLES = 3
+
+_GROUPS = {"unreadable": "unreadable", "missing": "named but missing", "no caption": "without a caption", "unsuitable": "unsuitable"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much of a dataset is used.
+
+    Args:
+        name: of the dataset.
+        listed: items that the dataset has.
+        looked_at: how many of them were looked at: those in use, or some of very many.
+        used: of these, the ones that some task can use.
+        left_out: group → clips that the listing or every task left out.
+        in_part: group → clips that some tasks of the dataset use, and others cannot.
+        examples: group → the first clip of it, for all groups but those of the listing.
+    """
+
+    name: str
+    listed: int
+    looked_at: int
+    used: int
+    left_out: dict[str, int]
+    in_part: dict[str, int]
+    examples: dict[str, Skip]
+
+    def describe(self) -> list[str]:
+        """Return a line of sums, and a line for an example of each group; the first three groups."""
+        if self.looked_at < self.listed and "beyond num_used" not in self.left_out:
+            line = f"{self.listed:,} clips are listed; of {self.looked_at:,} that were looked at, {self.used:,} are used"
+        else:
+            line = f"{self.used:,} of {self.used + sum(self.left_out.values()):,} clips are used"
+        for title, groups in (("left out", self.left_out), ("used in part", self.in_part)):
+            if groups:
+                line += f"; {title}: {', '.join(f'{count:,} {group}' for group, count in groups.items())}"
+        examples = list(self.examples.items())[:_EXAMPLES]
+        return [f"data '{self.name}': {line}", *(f"  {group}, such as '{skip.key}': {skip.reason}" for group, skip in examples)]
+
+
+def survey(mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> list[Usage]:
+    """Return what is used of each dataset of a run. Conditions that are drawn, such as one of several captions, are drawn once."""
+    fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
+    return [_usage(name, mixture, fitting) for name in mixture.sources]
+
+
+def summarize(skips: Iterable[Skip]) -> dict[str, int]:
+    """Return group → number of what a listing left out, the largest first."""
+    return _ordered(Counter(skip.group or _GROUPS[skip.kind] for skip in skips))
+
+
+def looked_at(mixture: Mixture, name: str, *, most: int = MOST_ITEMS, few: int = LOOKED_AT) -> np.ndarray:
+    """Return the indices of the items in use, `[N]`; of more than `most` of them `few` that are spread evenly."""
+    indices = mixture.indices(name)
+    return indices if len(indices) <= most else indices[np.linspace(0, len(indices) - 1, few).astype(int)]
+
+
+def _usage(name: str, mixture: Mixture, fitting: Fitting) -> Usage:
+    dataset = mixture.sources[name].dataset
+    indices = looked_at(mixture, name)
+    left_out, in_part = Counter(summarize(dataset.skipped)), Counter[str]()
+    examples: dict[str, Skip] = {}
+    used = 0
+    for index in indices.tolist():
+        item = dataset.item(index)
+        problems = _problems(name, item, fitting)
+        is_used = len(problems) < len(fitting.tasks(name))
+        used += is_used
+        if problems and not is_used:  # a clip is left out once
+            left_out[" and ".join(problem.group for problem in problems)] += 1
+        for problem in problems:
+            in_part[problem.group] += is_used
+            if problem.group not in examples:
+                examples[problem.group] = Skip(item.key, problem.reason(), "unsuitable", problem.group)
+    if beyond := len(dataset) - len(mixture.indices(name)):
+        left_out["beyond num_used"] = beyond
+    return Usage(name, len(dataset), len(indices), used, _ordered(left_out), _ordered(in_part), examples)
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    """Return what was found at all, the largest first."""
+    return dict((+counts).most_common())
+
+
+def _problems(source: str, item: Item, fitting: Fitting) -> list[Unfit]:
+    """Return why an item cannot be used, for each task of its dataset that cannot use it."""
+    planned = (fitting.lacking(item, task) or fitting.plan(source, item, task, seed=0) for task in fitting.tasks(source))
+    return [plan for plan in planned if isinstance(plan, Unfit)]
