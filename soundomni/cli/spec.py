@@ -43,18 +43,20 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit, table
+    from soundomni.cli.output import emit, note, table
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
     from soundomni.train.checks import check_spec
 
-    check_spec(spec, trust_class_paths=args.trust_class_paths)
+    doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
+    for line in doubts:
+        note(f"warning: {line}")
     _check_start(args, spec)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
     text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
-    emit(args, {"ok": True, "plugins": rows, "lock": versions}, text=f"ok\n{text}\nfrom {names}")
+    emit(args, {"ok": True, "warnings": doubts, "plugins": rows, "lock": versions}, text=f"ok\n{text}\nfrom {names}")
     return 0
 
 
