@@ -67,8 +67,8 @@ def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) ->
     carried = weights[unknown[0]] if len(unknown) == len(unnamed) == 1 else 1.0
     cure = ", ".join(f"{name}: {weights.get(name, carried):g}" for name in losses)
     raise SpecError(
-        f"train.loss_weights names '{unknown[0]}', which is not a loss of this model; "
-        f"the losses are {', '.join(sorted(losses))}.{did_you_mean(unknown[0], unnamed)} Set train.loss_weights to {{{cure}}}"
+        f"train.loss_weights names '{unknown[0]}'; the losses are {', '.join(sorted(losses))}.{did_you_mean(unknown[0], unnamed)} "
+        f"Set train.loss_weights to {{{cure}}}"
     )
 
 

@@ -196,9 +196,7 @@ def _join(device: torch.device, environment: Mapping[str, str]) -> None:
         dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
-        lost = SpecError(
-            f"the processes cannot meet at MASTER_ADDR:MASTER_PORT, which is {place}: {reason(error)}; start all with torchrun"
-        )
+        lost = SpecError(f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}; start all with torchrun")
         lost.add_note(f"RANK {environment.get('RANK')}")
         raise lost from error
 
