@@ -211,6 +211,9 @@ class Objective(nn.Module, ABC):
 
     No state between calls. `loss_names` names what `loss` returns; each is counted in frames of noise segments that are not known,
     so that ranks can weigh them before anything is computed.
+
+    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised / dt: `corrupt`
+    makes what `noised` makes of standard normal noise, and `loss` is lowest for that velocity.
     """
 
     loss_names: ClassVar[tuple[str, ...]]

@@ -106,7 +106,7 @@ class Validation:
             failures = [reason(error)]
         if failures:
             more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-            self._warn(f"samples of step {step} were not written", failures[0], more)
+            self._warn(f"what validation made at step {step} could not be written", failures[0], more)
 
     def _add(self, made: Made, part: Part, step: int) -> None:
         found, failure = self.world.attempt(part.make, module=self.module, explain=self.explain)
@@ -211,7 +211,10 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
         else:
             files.append(path)
 
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return [], [f"no folder can be made in '{directory.parent}': {error.strerror or error}"]
     for stem, audio in made.clips.items():
         if not np.isfinite(audio.waveform).all():
             failures.append(f"'{stem}.wav': it has samples that are not finite")
