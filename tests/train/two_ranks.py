@@ -259,21 +259,6 @@ def refusals(world: World, out: Path) -> Seen:
 
 LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16)
 SHARDED = (*LEARNING, stopping, full_disk, validating, left_alone, refusals)
-    sharded,
-    resumed,
-    muon,
-    resumed_from_one,
-    poisoned,
-    poisoned_for_good,
-    averaged,
-    recomputed,
-    bf16,
-    stopping,
-    full_disk,
-    validating,
-    left_alone,
-    refusals,
-)
 
 
 def main(out: Path) -> None:
