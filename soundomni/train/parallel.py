@@ -142,9 +142,8 @@ class World:
         try:
             dist.monitored_barrier(self.meeting, timeout=None if failure is None else MEETING)
         except RuntimeError as error:
-            if failure is None:
-                raise
-            alone = SoundOmniError(f"this rank failed and the others cannot go on without it: {failure}; resume from the last checkpoint")
+            gone = f"this rank failed and the others cannot go on without it: {failure}" if failure is not None else "another rank is gone"
+            alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
             alone.add_note(f"on rank {self.rank}")
             raise alone from error
 
