@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from itertools import count
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.utils.checkpoint import checkpoint
@@ -30,8 +32,28 @@ from soundomni.train.trainable import as_trainable
 
 T = TypeVar("T")
 
-MEETING = timedelta(minutes=5)
-"""How long a rank that failed waits for the others. They compute in lockstep, so those that can come are soon there."""
+MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
+"""How long a rank that failed, and one that did not, wait for the others. They compute in lockstep: those that can come are soon there."""
+
+
+class Meeting:
+    """Waits for all ranks by way of the group's store, where a rank that waits for a collective is not met.
+
+    Args:
+        rank, size: this process and their number.
+    """
+
+    _numbers: ClassVar[Iterator[int]] = count()
+    """Of a process, not of a meeting: a group may be used again, and its store remembers."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+
+    def wait(self, timeout: timedelta) -> None:
+        """Wait for the call of the same number on every rank. Raises RuntimeError when the time is over."""
+        store, number = _get_default_store(), next(self._numbers)
+        store.set(f"soundomni/meeting/{number}/{self._rank}", "here")
+        store.wait([f"soundomni/meeting/{number}/{rank}" for rank in range(self._size)], timeout)
 
 
 @dataclass(frozen=True)
@@ -42,14 +64,14 @@ class World:
         rank, size: this process and their number.
         device: where this process computes.
         mesh: over which parameters are sharded; None for one process without a group.
-        meeting: a gloo group of all processes through which nothing else goes; None for one process without a group.
+        meeting: where ranks wait for each other outside of collectives; None for one process without a group.
     """
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh | None = None
-    meeting: dist.ProcessGroup | None = None
+    meeting: Meeting | None = None
 
     @property
     def is_main(self) -> bool:
@@ -140,7 +162,7 @@ class World:
         if self.meeting is None:
             return
         try:
-            dist.monitored_barrier(self.meeting, timeout=None if failure is None else MEETING)
+            self.meeting.wait(LOCKSTEP if failure is None else MEETING)
         except RuntimeError as error:
             gone = f"this rank failed and the others cannot go on without it: {failure}" if failure is not None else "another rank is gone"
             alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
@@ -184,7 +206,7 @@ def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.en
         names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
         with _main_rank_speaks(launch.rank):
-            yield World(rank=launch.rank, size=launch.size, device=device, mesh=mesh, meeting=dist.new_group(backend="gloo"))
+            yield World(rank=launch.rank, size=launch.size, device=device, mesh=mesh, meeting=Meeting(launch.rank, launch.size))
     finally:
         if opened:
             dist.destroy_process_group()
