@@ -124,7 +124,8 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
 
 def _is_told_by_another(error: Exception) -> bool:
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
-    return local_rank != "0" and isinstance(error, SoundOmniError) and not _notes(error)
+    launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # a variable left over starts no other process
+    return launched and local_rank != "0" and isinstance(error, SoundOmniError) and not _notes(error)
 
 
 def _notes(error: Exception) -> list[str]:

@@ -45,12 +45,14 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit, table
+    from soundomni.cli.output import emit, note, table
     from soundomni.core.registry import lock
     from soundomni.core.slots import slots
     from soundomni.train.checks import check_spec
 
-    check_spec(spec, trust_class_paths=args.trust_class_paths)
+    doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
+    for line in doubts:
+        note(f"warning: {line}")
     _check_start(args, spec)
     data = _open_data(args, spec)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
@@ -58,7 +60,8 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
     text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
     listed = "".join(f"\n{_listed(one)}" for one in data)
-    emit(args, {"ok": True, "plugins": rows, "lock": versions, "data": data}, text=f"ok\n{text}\nfrom {names}{listed}")
+    result = {"ok": True, "warnings": doubts, "plugins": rows, "lock": versions, "data": data}
+    emit(args, result, text=f"ok\n{text}\nfrom {names}{listed}")
     return 0
 
 

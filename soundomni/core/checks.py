@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from operator import attrgetter
 
 from soundomni.core.errors import SpecError, did_you_mean
@@ -32,9 +33,12 @@ def check_train(train: TrainSpec) -> None:
     """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
     if not train.run_dir:
         raise SpecError("train.run_dir is empty, expected the name of a directory")
+    train = replace(train, validation=train.validating)
     for expected, holds, keys in _RANGES:
         for key in keys:
-            _expect(holds, f"train.{key}", attrgetter(key)(train), expected)
+            value = attrgetter(key)(train)
+            if value is not None:  # null leaves it to the run
+                _expect(holds, f"train.{key}", value, expected)
     for i, beta in enumerate(train.optimizer.betas):
         _expect(lambda x: 0 <= x < 1, f"train.optimizer.betas[{i}]", beta, "at least 0 and below 1")
     for name, weight in train.loss_weights.items():
@@ -56,9 +60,16 @@ def _check_lora(lora: LoRASpec, target: str) -> None:
 
 def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:
     """Raises SpecError when `train.loss_weights` names a loss that is not among those that a model has."""
-    for name in weights:
-        if name not in losses:
-            raise SpecError(f"train.loss_weights names '{name}'; the losses are {', '.join(sorted(losses))}.{did_you_mean(name, losses)}")
+    unknown = [name for name in weights if name not in losses]
+    if not unknown:
+        return
+    unnamed = [name for name in losses if name not in weights]
+    carried = weights[unknown[0]] if len(unknown) == len(unnamed) == 1 else 1.0
+    cure = ", ".join(f"{name}: {weights.get(name, carried):g}" for name in losses)
+    raise SpecError(
+        f"train.loss_weights names '{unknown[0]}'; the losses are {', '.join(sorted(losses))}.{did_you_mean(unknown[0], unnamed)} "
+        f"Set train.loss_weights to {{{cure}}}"
+    )
 
 
 def _expect(holds: Callable[[float], bool], key: str, value: float, expected: str) -> None:

@@ -28,6 +28,9 @@ DICTS = (dict, collections.abc.Mapping)
 """Annotations that YAML lists and mappings convert to; tuples apart."""
 
 _SHOWN = 80
+_NULLS = ("null", "~", "Null", "NULL", "")
+_EMPTY: Mapping[Any, str] = {list: "it to []", dict: "it to {}"}
+"""What switches off a key that holds a list or a mapping, and is empty by default."""
 
 
 class Text(str):
@@ -107,7 +110,20 @@ def _convert_fields(value: Any, of: type, key: str) -> Any:
     tree = _expect(value, dict, of, key)
     _check_keys(tree, of, key)
     hints = field_types(of)
-    return of(**{name: convert(item, hints[name], join(key, name)) for name, item in tree.items()})
+    fields = {field.name: field for field in dataclasses.fields(of)}
+    return of(**{name: _convert_field(item, hints[name], join(key, name), fields[name]) for name, item in tree.items()})
+
+
+def _convert_field(value: Any, annotation: Any, key: str, field: dataclasses.Field[Any]) -> Any:
+    """Converts a value; if null is refused, the error says what switches the key off instead."""
+    try:
+        return convert(value, annotation, key)
+    except SpecError as error:
+        is_null = value is None or (isinstance(value, Text) and value in _NULLS)
+        off = field.metadata.get("off") or _EMPTY.get(field.default_factory)
+        if is_null and off is not None:
+            raise SpecError(f"{error}. To switch it off, set {off}") from error
+        raise
 
 
 def _check_keys(tree: Mapping[Any, Any], of: type, key: str) -> None:

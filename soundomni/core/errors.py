@@ -6,6 +6,8 @@ from itertools import islice
 
 NAMED = 3
 """How many of a collection an error names."""
+LONGEST_REASON = 500
+"""Characters of an error that a line quotes: a server may answer with a whole page."""
 
 
 class SoundOmniError(Exception):
@@ -45,3 +47,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def some(names: Collection[str]) -> str:
     """Returns the first names of a collection, and dots where there are more."""
     return ", ".join(islice(names, NAMED)) + (", ..." if len(names) > NAMED else "")
+
+
+def reason(error: BaseException) -> str:
+    """Return an error of someone else's code as part of one line: its type and what it says, at most LONGEST_REASON characters."""
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:  # its own __str__ fails
+        text = ""
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+
+
+def printable(text: str) -> str:
+    """Return a text with whatever UTF-8 cannot encode escaped, such as the bytes of a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -211,6 +211,9 @@ class Objective(nn.Module, ABC):
 
     No state between calls. `loss_names` names what `loss` returns; each is counted in frames of noise segments that are not known,
     so that ranks can weigh them before anything is computed.
+
+    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised / dt: `corrupt`
+    makes what `noised` makes of standard normal noise, and `loss` is lowest for that velocity.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
@@ -345,7 +348,20 @@ class Dataset(ABC):
 
 
 class Tracker(ABC):
-    """Receives what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec)."""
+    """Receives what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec).
+
+    A tracker whose constructor or `begin` fails stops the run before its first step. From then on a tracker never ends a run: one that
+    raises anything in another method is named in a warning, closed, and left out until the run is resumed.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the files that it writes, relative to the run directory: they are removed when the run is overwritten."""
+
+    def begin(self, step: int) -> None:
+        """Is called once, before anything is recorded, with the number of finished steps: 0 for a new run.
+
+        Whatever an earlier tracker of this run directory recorded of later steps belongs to an attempt that was lost.
+        """
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -28,6 +28,12 @@ def replaced(default: Callable[[], Any]) -> Any:
     return field(default_factory=default, metadata={"replace": True})
 
 
+def switched_off(by: str, default: Any) -> Any:
+    """Declare a field that does not take null; `by` is what the error for null says to set instead."""
+    metadata = {"off": by}
+    return field(default_factory=default, metadata=metadata) if callable(default) else field(default=default, metadata=metadata)
+
+
 def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
     """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
     metadata = {"kind": kind, "optional": optional, "many": many}
@@ -92,8 +98,8 @@ class ModelSpec:
     latent_positions: Literal["shared", "advance"] = "shared"
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"
-    normalise: Literal["channel", "half", "global", "none"] = "channel"
-    chat: Literal["none", "qwen2-audio"] = "none"
+    normalise: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
+    chat: Literal["none", "qwen2-audio"] = switched_off("it to none", "none")
     start: str | None = None
     start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
 
@@ -109,7 +115,7 @@ class GuidanceSpec:
         renormalise_min: lower bound of the renormalisation factor.
     """
 
-    scale: float = 1.0
+    scale: float = switched_off("it to 1", 1.0)
     interval: tuple[float, float] = (0.0, 1.0)
     renormalise: Literal["none", "global", "channel"] = "none"
     renormalise_min: float = 0.0
@@ -160,9 +166,9 @@ class MixtureEntry:
 class DropoutSpec:
     """How often each condition of a generated target is left out of its sample, independently per segment."""
 
-    text: float = 0.1
-    latent: float = 0.3
-    features: float = 0.3
+    text: float = switched_off("it to 0", 0.1)
+    latent: float = switched_off("it to 0", 0.3)
+    features: float = switched_off("it to 0", 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +192,8 @@ class DataSpec:
     tokens_per_batch: int = 4096
     max_tokens_per_sample: int | None = None
     lookahead: int = 64
-    condition_dropout: DropoutSpec = field(default_factory=DropoutSpec)
-    skip_limit: float = 0.1
+    condition_dropout: DropoutSpec = switched_off("its text, latent and features to 0", DropoutSpec)
+    skip_limit: float = switched_off("it to 1", 0.1)
     workers: int = 2
     seed: int = 42
 
@@ -208,16 +214,22 @@ class OptimizerSpec:
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-15
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    weight_decay: float = switched_off("it to 0", 0.0)
+    clip: float = switched_off("it to 0", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec:
-    """Learning rate over steps: linear warm-up, then "constant", "cosine" to `min_lr`, or "inverse" square root."""
+    """Learning rate over steps.
+
+    Args:
+        kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root.
+        warmup_steps: steps of the warm-up; null takes a tenth of the run, 2000 at most.
+        min_lr: learning rate at the end of a cosine.
+    """
 
     kind: Literal["constant", "cosine", "inverse"] = "constant"
-    warmup_steps: int = 2000
+    warmup_steps: int | None = None
     min_lr: float = 1e-7
 
 
@@ -238,7 +250,7 @@ class LoRASpec:
     streams: list[str]
     rank: int = 8
     alpha: float = 16.0
-    dropout: float = 0.0
+    dropout: float = switched_off("it to 0", 0.0)
     targets: list[str] = field(default_factory=lambda: ["qkv", "output"])
 
 
@@ -261,10 +273,10 @@ class ValidationSpec:
         num_describe: clips of the data to describe.
     """
 
-    every: int = 0
+    every: int = switched_off("it to 0", 0)
     prompts: list[str] = field(default_factory=list)
     seconds: float = 1.0
-    num_describe: int = 2
+    num_describe: int = switched_off("it to 0", 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +292,7 @@ class TrainSpec:
             of it; `loss_weights.ce=2` sets one.
         lora: train adapters of some expert streams; null trains the weights themselves.
         ema_decay: of the averaged weights; 0 for none.
+        validation: what to make on the way; null for nothing.
         precision: of the forward and backward pass; parameters and optimizer are always float32.
         activation_checkpointing: recompute each layer in the backward pass.
         compile: compile each layer.
@@ -295,21 +308,26 @@ class TrainSpec:
     steps: int = 1000
     batches_per_step: int = 1
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    schedule: ScheduleSpec = switched_off("its kind to constant and its warmup_steps to 0", ScheduleSpec)
     loss_weights: dict[str, float] = replaced(dict)
     lora: LoRASpec | None = None
-    ema_decay: float = 0.9999
+    ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
     compile: bool = False
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
-    validation: ValidationSpec = field(default_factory=ValidationSpec)
+    validation: ValidationSpec | None = field(default_factory=ValidationSpec)
     trackers: list[Slot] = slot("tracker", many=True)
     log_every: int = 10
-    save_every: int = 500
+    save_every: int = switched_off("it to 0, which saves at the end only", 500)
     keep_checkpoints: int = 2
     seed: int = 4396
     threads: int = 0
+
+    @property
+    def validating(self) -> ValidationSpec:
+        """Validation as it takes place: null means never."""
+        return self.validation if self.validation is not None else ValidationSpec(every=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +336,6 @@ class Spec:
 
     model: ModelSpec
     sampler: Slot = slot("sampler")
-    guidance: GuidanceSpec = field(default_factory=GuidanceSpec)
+    guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
     data: DataSpec | None = None
     train: TrainSpec | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import DataSpec
+from soundomni.core.schema import DataSpec, DropoutSpec
 from soundomni.data.tasks import Task, build_tasks, find_task
 
 
@@ -31,6 +31,7 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
     """
     check_packing(spec)
     check_loading(spec)
+    check_dropout(spec.condition_dropout)
     known = build_tasks(spec.tasks)
     for name, entry in spec.datasets.items():
         if entry is not None:
@@ -53,6 +54,14 @@ def check_loading(spec: DataSpec) -> None:
         raise SpecError(f"data.workers is {spec.workers}; expected 0 or more threads")
     if not 0.0 <= spec.skip_limit <= 1.0:
         raise SpecError(f"data.skip_limit is {spec.skip_limit}; expected a share from 0 to 1")
+
+
+def check_dropout(dropout: DropoutSpec) -> None:
+    """Raise SpecError for a share out of its range."""
+    for name in ("text", "latent", "features"):
+        share = getattr(dropout, name)
+        if not 0.0 <= share <= 1.0:
+            raise SpecError(f"data.condition_dropout.{name} is {share}; expected a share from 0 to 1")
 
 
 def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task, float]]:

@@ -21,6 +21,7 @@ from soundomni.core.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
+from soundomni.data.checks import check_dropout
 from soundomni.data.segments import Positions, clean_segment, features_segment, target_segment, text_context
 from soundomni.data.tasks import Task
 
@@ -93,10 +94,7 @@ class SampleWriter:
         self._feature_attend = feature_attend
         self._chat = chat
         self._dropout = dropout or DropoutSpec()
-        for name in ("text", "latent", "features"):
-            share = getattr(self._dropout, name)
-            if not 0.0 <= share <= 1.0:
-                raise SpecError(f"data.condition_dropout.{name} is {share}; expected a share from 0 to 1")
+        check_dropout(self._dropout)
 
     def check(self, task: Task) -> None:
         """Raises SpecError when the model cannot do this task."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -20,6 +21,10 @@ from soundomni.testing.suite import ConformanceSuite, generator, noise, number, 
 LENGTHS = (7, 4, 5, 1)
 NOISE = (True, True, False, True)
 GIVEN = (0, 2, 0, 0)
+WIDE, NEAREST, MOST_SEEDS = 400, 0.1, 200
+"""Frames of the clips whose velocity is measured, how near their timesteps come to 0 and 1, and seeds that may be tried for that."""
+DIFFERENCE, STEP, SPREAD = 5e-3, 0.1, 0.15
+"""Of timesteps between which a velocity is measured; of the velocity that predictions are moved by; of the noise's deviation from 1."""
 
 
 class ObjectiveSuite(ConformanceSuite):
@@ -142,6 +147,68 @@ class ObjectiveSuite(ConformanceSuite):
         same = torch.equal(clean, kept[0]) and torch.equal(start, kept[1])
         self.require(same, "noised", "the values given were changed in place, expected them to be left as they were")
 
+    def test_velocity(self) -> None:
+        """`corrupt` makes what `noised` makes of some noise, and what `loss` rewards most is the velocity there, d noised / dt.
+
+        Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end somewhere else. The velocity
+        is found by differences of `noised`. Not asked of codes, which have none.
+        """
+        if self.representation.kind != "continuous":
+            return
+        objective, lengths = self.built(), (WIDE,) * len(LENGTHS)
+        clean = self._clean(lengths)
+        silent = replace(clean, values=torch.zeros_like(clean.values))
+        query = self._whole(objective, clean)
+        start = self.start(objective, query, clean.values)
+        other = self.start(objective, self._whole(objective, silent), silent.values)
+        message = "corrupt did not mix clean values and noise as noised does at its timesteps"
+        self.require_close(start, other, 1e-3, "velocity", message)
+        for clip, spread in enumerate(start.std(dim=(1, 2)).tolist()):
+            message = f"corrupt made clip {clip} of noise with a standard deviation of {spread:.3g}, by the measure of noised; expected 1"
+            self.require(abs(spread - 1.0) < SPREAD, "velocity", message)
+        velocity = _velocity(objective, clean.values, start, query.timesteps)
+        self._require_rewarded(objective, query, velocity)
+
+    def start(self, objective: Objective, query: Query, clean: Tensor) -> Tensor:
+        """Return the start `[B, D, T]` from which `noised` makes the inputs of a query; override where `noised` is not linear in it."""
+        zeros, ones = torch.zeros_like(clean), torch.ones_like(clean)
+        base, top = (_at(objective, clean, start, query.timesteps) for start in (zeros, ones))
+        return (query.inputs - base) / (top - base)
+
+    def _whole(self, objective: Objective, clean: Representation) -> Query:
+        """Corrupt whole clips at timesteps that are neither almost 0 nor almost 1, where differences say little."""
+        batch = len(clean.values)
+        known = torch.zeros(clean.values.shape[0], clean.values.shape[-1], dtype=torch.bool)
+        seeds, found = iter(range(1000, 1000 + MOST_SEEDS)), []
+        while len(found) < batch:
+            seed = next(seeds, None)
+            self.require(seed is not None, "velocity", f"no timestep from {NEAREST} to {1 - NEAREST} was drawn for {MOST_SEEDS} seeds")
+            assert seed is not None
+            one = replace(clean, values=clean.values[:1], lengths=clean.lengths[:1])
+            timesteps = objective.corrupt(one, known=known[:1], noise=torch.tensor([True]), generators=[generator(seed)]).timesteps
+            if float(timesteps.min()) >= NEAREST and float(timesteps.max()) <= 1 - NEAREST:
+                found.append(seed)
+        noisy = torch.ones(batch, dtype=torch.bool)
+        return objective.corrupt(clean, known=known, noise=noisy, generators=[generator(seed) for seed in found])
+
+    def _require_rewarded(self, objective: Objective, query: Query, velocity: Tensor) -> None:
+        """Require that no small step from the velocity, in the direction in which the losses fall fastest, lowers them."""
+
+        def losses(prediction: Tensor) -> Tensor:
+            return torch.stack([total.float() for total, _ in objective.loss(prediction, query).values()]).sum()
+
+        at = velocity.clone().requires_grad_()
+        loss = losses(at)
+        (slope,) = torch.autograd.grad(loss, at)
+        unit = slope.square().mean().sqrt()
+        step = STEP * velocity.square().mean().sqrt() * slope / unit.clamp_min(1e-30)
+        lower = float(losses((velocity - step).detach()))
+        message = (
+            f"loss is {number(loss):.4g} for the velocity of noised, d noised / dt, and {lower:.4g} a little beside it; "
+            "expected the velocity to be what loss rewards most"
+        )
+        self.require(lower >= number(loss), "velocity", message)
+
     def test_no_targets(self) -> None:
         """A batch without targets has losses of zero over zero frames."""
         objective = self.built()
@@ -172,14 +239,14 @@ class ObjectiveSuite(ConformanceSuite):
         self.require_close(second.inputs, first.inputs, 0.0, "no_state", "the same call gave other inputs after another call")
         self.require_close(second.timesteps, first.timesteps, 0.0, "no_state", "the same call gave other timesteps after another call")
 
-    def _clean(self) -> Representation:
-        spec, longest = self.representation, max(LENGTHS)
+    def _clean(self, lengths: Sequence[int] = LENGTHS) -> Representation:
+        spec, longest = self.representation, max(lengths)
         if spec.kind == "continuous":
-            values = noise(9, len(LENGTHS), spec.token_dim, longest)
+            values = noise(9, len(lengths), spec.token_dim, longest)
         else:
-            levels = [torch.randint(size, (len(LENGTHS), longest), generator=generator(9)) for size in spec.codebook_sizes]
+            levels = [torch.randint(size, (len(lengths), longest), generator=generator(9)) for size in spec.codebook_sizes]
             values = torch.stack(levels, dim=1)
-        return Representation(values, torch.tensor(LENGTHS), spec)
+        return Representation(values, torch.tensor(lengths), spec)
 
     def _counted(self) -> Tensor:
         """Bool `[B, T]`: frames of targets that are not known."""
@@ -196,3 +263,18 @@ class ObjectiveSuite(ConformanceSuite):
         known = torch.arange(longest) < torch.tensor(GIVEN)[rows][:, None]
         noisy = torch.tensor(NOISE)[rows] & targets
         return objective.corrupt(part, known=known & targets, noise=noisy, generators=[generator(first_seed + clip) for clip in rows])
+
+
+def _at(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -> Tensor:
+    """Return what `noised` makes at the timestep of each frame, `[B, T]`."""
+    values = torch.empty_like(clean)
+    for timestep in timesteps.unique().tolist():
+        here = (timesteps == timestep)[:, None].expand(clean.shape)
+        values[here] = objective.noised(clean, start, timestep)[here].to(values)
+    return values
+
+
+def _velocity(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the change of `noised` with its timestep, `[B, D, T]`, by a central difference."""
+    after, before = (_at(objective, clean, start, timesteps + sign * DIFFERENCE) for sign in (1.0, -1.0))
+    return (after - before) / (2.0 * DIFFERENCE)

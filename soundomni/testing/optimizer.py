@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.schema import OptimizerSpec
 from soundomni.testing.suite import ConformanceSuite, noise, number, seeded
@@ -115,6 +121,43 @@ class OptimizerSuite(ConformanceSuite):
             _step(after, second)
         for name, parameter in first.items():
             self.require_close(second[name], parameter, 0.0, "state", f"'{name}' went another way with the state of another optimizer")
+
+    def test_sharded(self) -> None:
+        """With `shards`, sharded parameters go where whole ones go; without it, `build` refuses them in one line."""
+        whole, optimizer = _parameters(), self.built()
+        with _mesh() as mesh:
+            sharded = {name: nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for name, p in whole.items()}
+            if not optimizer.shards:
+                self._require_refusal(optimizer, sharded)
+                return
+            before, after = optimizer.build(whole, SETTINGS), self.built().build(sharded, SETTINGS)
+            for _ in range(3):
+                _step(before, whole)
+                _step(after, sharded)
+            for name, parameter in whole.items():
+                found = cast(DTensor, sharded[name]).full_tensor()
+                self.require_close(found, parameter, 1e-5, "sharded", f"sharded, '{name}' went another way than whole")
+
+    def _require_refusal(self, optimizer: Optimizer, sharded: dict[str, nn.Parameter]) -> None:
+        try:
+            optimizer.build(sharded, SETTINGS)
+        except SoundOmniError as error:
+            self.require("\n" not in str(error), "sharded", "sharded parameters are refused in several lines, expected one")
+        else:
+            self.require(False, "sharded", "shards is False, but build took sharded parameters, expected it to raise SpecError")
+
+
+@contextmanager
+def _mesh() -> Iterator[DeviceMesh]:
+    """A mesh of this process only, in a group of its own unless there is one."""
+    opened = not dist.is_initialized()
+    if opened:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield DeviceMesh("cpu", [dist.get_rank()])
+    finally:
+        if opened:
+            dist.destroy_process_group()
 
 
 def _parameters() -> dict[str, nn.Parameter]:

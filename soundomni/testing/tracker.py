@@ -29,6 +29,9 @@ SPEC = Spec(
     sampler=Slot("euler"),
 )
 
+OTHERS = ("spec.yaml", "metrics.jsonl", "checkpoints/latest", "samples/step-00000001/00-rain.wav", "notes.txt", "data/mine.csv")
+"""Files of a run directory that no tracker writes, the user's own among them."""
+
 
 class TrackerSuite(ConformanceSuite):
     """Clauses of `soundomni.core.interfaces.Tracker`. Trackers are closed after each clause."""
@@ -71,25 +74,53 @@ class TrackerSuite(ConformanceSuite):
         self._use(use)
 
     def test_close(self) -> None:
-        """A tracker closes, whether or not anything was logged."""
-        for steps in (0, 2):
+        """A tracker closes, whether or not anything was logged, and even if it never began."""
+        for steps in (None, 0, 2):
             with TemporaryDirectory() as folder:
                 tracker = self.make(run_dir=Path(folder), spec=SPEC)
-                for step in range(steps):
+                if steps is not None:
+                    tracker.begin(0)
+                for step in range(steps or 0):
                     tracker.log(step, {"loss": 1.0})
-                self._accept("close", f"close after {steps} steps", tracker.close)
+                given = "close before begin" if steps is None else f"close after {steps} steps"
+                self._accept("close", given, tracker.close)
 
     def test_resumes(self) -> None:
-        """A second tracker takes over the run directory of the first, as when a run is resumed."""
+        """A second tracker takes over the run directory of the first: when a run is resumed, and when it begins anew."""
         with TemporaryDirectory() as folder:
-            for first in (0, 2):
+            for first in (0, 2, 0):
 
                 def log(first: int = first) -> None:
                     tracker = self.make(run_dir=Path(folder), spec=SPEC)
-                    tracker.log(first, {"loss": 1.0})
+                    tracker.begin(first)
+                    tracker.log(first + 1, {"loss": 1.0})
                     tracker.close()
 
                 self._accept("resumes", f"a tracker from step {first} on in one run directory", log)
+
+    def test_files(self) -> None:
+        """What it writes into the run directory matches its `files`, and nothing else there does: overwriting removes what matches."""
+        patterns = type(self.built()).files
+        with TemporaryDirectory() as folder:
+            run_dir = Path(folder)
+            for pattern in patterns:
+                within = bool(pattern) and not Path(pattern).is_absolute() and ".." not in Path(pattern).parts
+                self.require(within, "files", f"files has '{pattern}', expected a pattern relative to the run directory")
+            for name in OTHERS:
+                (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+                (run_dir / name).touch()
+            matched = {path for pattern in patterns for path in run_dir.glob(pattern)}
+            for name in OTHERS:
+                self.require(run_dir / name not in matched, "files", f"files matches '{name}', which it does not write")
+            tracker = self.make(run_dir=run_dir, spec=SPEC)
+            tracker.begin(0)
+            tracker.log(1, {"loss": 1.0})
+            tracker.close()
+            matched = {path for pattern in patterns for path in run_dir.glob(pattern)}
+            for path in sorted(run_dir.rglob("*")):
+                name = path.relative_to(run_dir).as_posix()
+                known = path.is_dir() or path in matched or name in OTHERS
+                self.require(known, "files", f"'{name}' was written, but files is {patterns}; expected a pattern that matches it")
 
     def _accept(self, clause: str, given: str, call: Callable[[], Any]) -> None:
         try:
@@ -102,6 +133,7 @@ class TrackerSuite(ConformanceSuite):
         with TemporaryDirectory() as folder:
             tracker = self.make(run_dir=Path(folder), spec=SPEC)
             try:
+                tracker.begin(0)
                 use(tracker, Path(folder))
             finally:
                 tracker.close()

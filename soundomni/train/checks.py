@@ -18,15 +18,19 @@ from soundomni.core.model_directory import portable
 from soundomni.core.registry import build
 from soundomni.core.schema import Spec, ValidationSpec
 from soundomni.data.checks import check_data
+from soundomni.train.doubts import find_doubts
 
 logger = logging.getLogger(__name__)
 
 
-def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
+def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     """Checks the numbers of every section, and that the parts of the model can be built and fit together.
 
     The model is built without memory, on torch's meta device. Where a plugin cannot be built so, a warning says so, and its sizes
     are found wrong only when it is built for training.
+
+    Returns:
+        a line for each setting that works but can hardly be meant; see doubts.py.
 
     Raises:
         SoundOmniError: naming what is wrong.
@@ -43,9 +47,10 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> None:
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
         check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
-        _check_validation(model, spec.train.validation)
+        _check_validation(model, spec.train.validating)
         if spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
+    return find_doubts(spec, model)
 
 
 def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:

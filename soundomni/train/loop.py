@@ -129,7 +129,7 @@ def fit(
             hooks.save(progress)
         if stop:
             return done
-        if train.validation.every and progress.step % train.validation.every == 0:
+        if train.validating.every and progress.step % train.validating.every == 0:
             with clock.paused():
                 hooks.validate(progress.step)
     return True

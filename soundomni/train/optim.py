@@ -19,13 +19,17 @@ def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths:
 
     Raises:
         SpecError: every parameter is frozen.
-        PluginError: the optimizer cannot be found, or leaves parameters out.
+        PluginError: the optimizer cannot be found, leaves parameters out, or takes sharded ones that it cannot update.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise SpecError("nothing to train: every parameter is frozen; name fewer parts in model.freeze")
     rule: Optimizer = registry.build("optimizer", spec.rule, trust_class_paths=trust_class_paths)
     optimizer = rule.build(trained, spec)
+    if not rule.shards and any(isinstance(p, DTensor) for p in trained.values()):
+        raise PluginError(
+            f"optimizer '{spec.rule.class_path}' runs in one process, not under torchrun; choose another train.optimizer.rule"
+        )
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in trained.items() if id(p) not in updated]
     if missing:

@@ -11,21 +11,49 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import timedelta
+from itertools import count
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import exempt_executors
-from soundomni.core.errors import SoundOmniError, SpecError
+from soundomni.core.errors import SoundOmniError, SpecError, reason
 from soundomni.core.schema import ParallelSpec, TrainSpec
+from soundomni.train.launch import Launch, local_rank, read_launch
 from soundomni.train.trainable import as_trainable
 
 T = TypeVar("T")
+
+MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
+"""How long a rank that failed, and one that did not, wait for the others. They compute in lockstep: those that can come are soon there."""
+
+
+class Meeting:
+    """Waits for all ranks by way of the group's store, where a rank that waits for a collective is not met.
+
+    Args:
+        rank, size: this process and their number.
+    """
+
+    _numbers: ClassVar[Iterator[int]] = count()
+    """Of a process, not of a meeting: a group may be used again, and its store remembers."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+
+    def wait(self, timeout: timedelta) -> None:
+        """Wait for the call of the same number on every rank. Raises RuntimeError when the time is over."""
+        store, number = _get_default_store(), next(self._numbers)
+        store.set(f"soundomni/meeting/{number}/{self._rank}", "here")
+        store.wait([f"soundomni/meeting/{number}/{rank}" for rank in range(self._size)], timeout)
 
 
 @dataclass(frozen=True)
@@ -36,12 +64,14 @@ class World:
         rank, size: this process and their number.
         device: where this process computes.
         mesh: over which parameters are sharded; None for one process without a group.
+        meeting: where ranks wait for each other outside of collectives; None for one process without a group.
     """
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh | None = None
+    meeting: Meeting | None = None
 
     @property
     def is_main(self) -> bool:
@@ -75,14 +105,69 @@ class World:
         if self.is_main:
             try:
                 result = action()
-            except Exception as found:  # whatever it is, the other ranks are waiting to hear of it
+            except KeyboardInterrupt:
+                raise
+            except BaseException as found:  # whatever it is, the other ranks are waiting to hear of it
                 known = isinstance(found, SoundOmniError | OSError)
-                error = found if known else SoundOmniError(f"{type(found).__name__}: {found}")
+                error = found if isinstance(found, SoundOmniError | OSError) else SoundOmniError(reason(found))
                 error.__cause__ = None if known else found
         raised = self.gather(error)[0]
         if raised is not None:
             raise raised
         return result
+
+    def share(self, action: Callable[[], T]) -> T:
+        """Run `action` on rank 0 and return its result on every rank. Whatever it raises is raised on every rank."""
+        values = [self.on_main(action)]
+        if self.mesh is not None:
+            dist.broadcast_object_list(values, src=0)
+        return cast(T, values[0])
+
+    def attempt(
+        self, action: Callable[[], T], *, module: nn.Module, explain: Callable[[BaseException], str] = reason
+    ) -> tuple[T | None, str | None]:
+        """Run `action`, which computes with `module` and may fail, on every rank.
+
+        Args:
+            action: may gather parameters, so every rank must call this at the same place.
+            module: the model, which may be sharded.
+            explain: makes one line of what a rank raised.
+
+        Returns:
+            the result and None; or None and why it failed. All ranks get the same reason.
+
+        Raises:
+            SoundOmniError: it failed here while the other ranks are still computing and wait for this one: none of them can go on.
+        """
+        result, failure = None, None
+        try:
+            result = action()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failure = explain(error)
+        if failure is not None:
+            _end_forward(module)
+        self._meet(failure)
+        found = [(rank, text) for rank, text in enumerate(self.gather(failure)) if text is not None]
+        if not found:
+            return result, None
+        if failure is None:
+            _end_forward(module)
+        rank, text = found[0]
+        return None, text if len(found) == self.size else f"{text} (on rank {rank})"
+
+    def _meet(self, failure: str | None) -> None:
+        """Wait until all ranks are here; one that failed waits for a while only, as the others may be waiting for it elsewhere."""
+        if self.meeting is None:
+            return
+        try:
+            self.meeting.wait(LOCKSTEP if failure is None else MEETING)
+        except RuntimeError as error:
+            gone = f"this rank failed and the others cannot go on without it: {failure}" if failure is not None else "another rank is gone"
+            alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
+            alone.add_note(f"on rank {self.rank}")
+            raise alone from error
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:
@@ -105,25 +190,36 @@ def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.en
     A group that exists already is used and left open.
 
     Raises:
-        SpecError: the mesh does not fit the number of processes, or there are more local processes than GPUs.
+        SpecError: the environment or the mesh does not fit the number of processes, there are more local processes than GPUs, or
+            the other processes cannot be reached.
     """
-    size = dist.get_world_size() if dist.is_initialized() else int(environment.get("WORLD_SIZE", 1))
-    shape = mesh_shape(parallel, size)
-    device = _device(int(environment.get("LOCAL_RANK", 0)))
-    if "RANK" not in environment and not dist.is_initialized():
+    opened = not dist.is_initialized()
+    launch = read_launch(environment) if opened else Launch(dist.get_rank(), dist.get_world_size())
+    shape = mesh_shape(parallel, launch.size if launch is not None else 1)
+    device = _device(local_rank(environment))
+    if launch is None:
         yield World(rank=0, size=1, device=device)
         return
-    opened = not dist.is_initialized()
-    if opened:  # gloo carries host tensors, so that agreeing on a number does not wait for the GPU
-        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    if opened:
+        _join(device, environment)
     try:
         names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-        with _main_rank_speaks(dist.get_rank()):
-            yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, mesh=mesh)
+        with _main_rank_speaks(launch.rank):
+            yield World(rank=launch.rank, size=launch.size, device=device, mesh=mesh, meeting=Meeting(launch.rank, launch.size))
     finally:
         if opened:
             dist.destroy_process_group()
+
+
+def _join(device: torch.device, environment: Mapping[str, str]) -> None:
+    try:  # gloo carries host tensors, so that agreeing on a number does not wait for the GPU
+        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    except (RuntimeError, ValueError, OSError) as error:
+        place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
+        lost = SpecError(f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}; start all with torchrun")
+        lost.add_note(f"RANK {environment.get('RANK')}")
+        raise lost from error
 
 
 def mesh_shape(parallel: ParallelSpec, size: int) -> tuple[int, ...]:
@@ -200,6 +296,23 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
+def _end_forward(model: nn.Module) -> None:
+    """Bring FSDP2 back to where no forward pass is running after one that ended in an error.
+
+    It has no public way to do so. Without this, the root would keep its gathered parameters, and the next training step would
+    compute with those, even if they are averaged weights.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            state._training_state = TrainingState.IDLE
+            state._state_ctx.iter_forward_root = None
+            if state._fsdp_param_group is not None:
+                state._fsdp_param_group._training_state = TrainingState.IDLE
+                state._fsdp_param_group._all_gather_result = None
+    reshard(model)
+
+
 def _allow_recompiling(units: int) -> None:
     """Raises dynamo's limits: all units share their code, so that each counts as a recompilation, and past a limit all run eager."""
     limits = torch._dynamo.config
@@ -207,13 +320,13 @@ def _allow_recompiling(units: int) -> None:
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * units + 64)
 
 
-def _device(local_rank: int) -> torch.device:
+def _device(index: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise SpecError(f"local process {local_rank} has no GPU: there are {torch.cuda.device_count()}; start one process per GPU")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    if index >= torch.cuda.device_count():
+        raise SpecError(f"LOCAL_RANK is {index}, but this machine has {torch.cuda.device_count()} GPUs; start one process per GPU")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def recompute_in_backward(unit: nn.Module) -> None:

@@ -1,46 +1,116 @@
-"""Where rank 0 sends what a run measures and makes: metrics.jsonl, the terminal, the trackers."""
+"""Where rank 0 sends what a run measures and makes: metrics.jsonl, the terminal, the trackers. None of them ever ends a run.
+
+A tracker that fails is named in one warning, closed, and left out until the run is resumed: metrics.jsonl has its numbers in any case.
+metrics.jsonl and the terminal are tried again at every step, since a disk may be full for a while only; each is named once too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
+from soundomni.core import registry
+from soundomni.core.errors import PluginError, reason
 from soundomni.core.interfaces import Tracker
+from soundomni.core.schema import Slot
+from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics import MetricsLog
 from soundomni.train.terminal import open_display
 
+logger = logging.getLogger(__name__)
+
 
 class Reporter:
-    """Fans out.
+    """Sends everything to each of them.
 
     Args:
-        run_dir: exists.
-        total_steps: of the run.
-        resumed_step: finished before.
-        trackers: closed with this.
+        run_dir: directory of the run; it exists.
+        total_steps: steps of the run.
+        resumed_step: steps that were finished before.
+        trackers: what a warning calls a tracker → the tracker, which has begun and is closed with this.
     """
 
-    def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Sequence[Tracker]) -> None:
+    def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Mapping[str, Tracker]) -> None:
         self.last: dict[str, float] = {}
+        self._step = resumed_step
         self._metrics = MetricsLog(run_dir, resumed_step=resumed_step)
         self._display = open_display(total=total_steps, initial=resumed_step)
-        self._trackers = tuple(trackers)
+        self._trackers = dict(trackers)
+        self._told: set[str] = set()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the metrics of a step."""
-        self.last = dict(metrics)
-        self._metrics.log(step, metrics)
-        self._display.show(step, metrics)
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        """Record the metrics of a step."""
+        self.last, self._step = dict(metrics), step
+        self._attempt(METRICS_FILE, lambda: self._metrics.log(step, metrics))
+        self._attempt("the progress display", lambda: self._display.show(step, metrics))
+        self._ask_trackers("log", lambda tracker: tracker.log(step, dict(metrics)))
 
     def files(self, step: int, files: Sequence[Path]) -> None:
-        """Records files that were made at a step."""
-        for tracker in self._trackers:
-            tracker.log_files(step, files)
+        """Record files that were made at a step."""
+        self._step = step
+        self._ask_trackers("log_files", lambda tracker: tracker.log_files(step, list(files)))
 
     def close(self) -> None:
-        """Ends the display and the trackers."""
-        self._display.close()
-        for tracker in self._trackers:
-            tracker.close()
+        """End the display and the trackers."""
+        self._attempt("the progress display", self._display.close)
+        for name, tracker in self._trackers.items():
+            failure = _failure(tracker.close)
+            if failure is not None:
+                logger.warning("%s could not be closed, so what it recorded may be incomplete: %s", name, failure)
+        self._trackers = {}
+
+    def _attempt(self, name: str, action: Callable[[], None]) -> None:
+        failure = _failure(action)
+        if failure is not None and name not in self._told:
+            self._told.add(name)
+            logger.warning("%s cannot be written at step %d; training goes on and tries again: %s", name, self._step, failure)
+
+    def _ask_trackers(self, method: str, ask: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            failure = _failure(lambda tracker=tracker: ask(tracker))  # type: ignore[misc]
+            if failure is None:
+                continue
+            del self._trackers[name]
+            unclosed = _failure(tracker.close)
+            logger.warning(
+                "%s failed in %s at step %d; training goes on without it until the run is resumed: %s%s",
+                name,
+                method,
+                self._step,
+                failure,
+                f"; closing it failed too: {unclosed}" if unclosed is not None else "",
+            )
+
+
+def begin_tracker(name: str, tracker: Tracker, step: int) -> None:
+    """Tell a new tracker how many steps are finished. Raises PluginError that names it: before the first step, nothing is lost yet."""
+    failure = _failure(lambda: tracker.begin(step))
+    if failure is not None:
+        raise PluginError(f"{name} cannot begin: {failure}; leave it out of train.trackers, or mend it")
+
+
+def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bool = False) -> list[Path]:
+    """Return the files that trackers wrote into a run directory, by their own account; a tracker that is not installed names none."""
+    found: list[Path] = []
+    for slot in slots:
+        try:
+            patterns = cast(type[Tracker], registry.load("tracker", slot.class_path, trust_class_paths=trust_class_paths)).files
+        except PluginError as error:
+            logger.warning("files of tracker '%s' stay in '%s': %s", slot.class_path, run_dir, error)
+            continue
+        within = [pattern for pattern in patterns if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts]
+        found += [path for pattern in within for path in sorted(run_dir.glob(pattern)) if path.is_file()]
+    return found
+
+
+def _failure(action: Callable[[], None]) -> str | None:
+    """Run `action`; return what it raised, or None. A plugin that exits has failed; only the user ends a run."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return reason(error)
+    return None

@@ -22,7 +22,7 @@ from torch import nn
 from soundomni.core import registry
 from soundomni.core.assembly import build_model
 from soundomni.core.checks import check_loss_weights
-from soundomni.core.errors import CheckpointError, DataError, SpecError, UnreadableAudioError
+from soundomni.core.errors import CheckpointError, DataError, SpecError, reason
 from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.lora import add_adapters
@@ -33,7 +33,6 @@ from soundomni.core.spec import resolve, spec_to_dict
 from soundomni.core.start import CHECKPOINTS, write_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.waveform import Audio
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first
@@ -45,14 +44,14 @@ from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
-from soundomni.train.reporting import Reporter
+from soundomni.train.reporting import Reporter, begin_tracker
 from soundomni.train.run_directory import CODEC_FILE, SAMPLES, Existing, goes_on, open_run
 from soundomni.train.sample_writer import sample_writer
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
-from soundomni.train.validation import KnownClip, Validation, make_and_describe, reconstruct
+from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
 TOKENIZER_TEXTS = 20_000
 """Items of each dataset whose texts a tokenizer is learnt from."""
@@ -123,11 +122,13 @@ def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Exist
     Raises:
         SoundOmniError: the spec, the data or the run directory cannot be used, or the loss is not finite for ten steps in a row.
     """
-    data, train = _checked(spec, trust_class_paths=trust_class_paths)
+    data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
+        for line in doubts:  # here, where the other ranks are silent
+            logger.warning("%s", line)
         batches_per_rank(train.batches_per_step, world.size)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
@@ -147,19 +148,19 @@ def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start |
         return open_start(spec, commit=commit, trust_class_paths=trust_class_paths)
 
 
-def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec]:
-    """Refuses what cannot work, validation included, before anything is built; and settles what a codec is trained on."""
+def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec, list[str]]:
+    """Refuses what cannot work, validation included, before anything is built; settles what a codec is trained on; returns doubts."""
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
-    check_spec(spec, trust_class_paths=trust_class_paths)
+    doubts = check_spec(spec, trust_class_paths=trust_class_paths)
     if train.target == "codec":
         entries: dict[str, MixtureEntry | None] = {
             name: dataclasses.replace(entry, tasks={CLIP_TASK: 1.0}) for name, entry in data.datasets.items() if entry
         }
         tasks = {**data.tasks, CLIP_TASK: [SegmentTemplate(audio="target")]}  # a codec needs no captions
         data = dataclasses.replace(data, datasets=entries, tasks=tasks)
-    return data, train
+    return data, train, doubts
 
 
 def _build(
@@ -341,11 +342,13 @@ def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) 
 
 
 def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:
+    """Make the trackers, in which a failure is an error before the first step; from then on it is a warning."""
     run_dir = Path(parts.train.run_dir)
-    trackers: list[Tracker] = [
-        registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
-        for slot in parts.train.trackers
-    ]
+    trackers: dict[str, Tracker] = {}
+    for i, slot in enumerate(parts.train.trackers):
+        name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
+        trackers[name] = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
+        begin_tracker(name, trackers[name], resumed_step)
     return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers)
 
 
@@ -353,31 +356,24 @@ def _validation(
     parts: _Parts, world: World, ema: EMA | None, report: Callable[[int, Sequence[Path]], None], *, trust_class_paths: bool
 ) -> Validation:
     train, module = parts.train, parts.module
-    with world.own_errors():
-        clips = _known_clips(parts.mixture, train.validation.num_describe) if train.validation.every else []
-    if isinstance(module, CodecTraining):
-        make = partial(reconstruct, module, clips, world.device)
-    else:
-        omni = SoundOmni(parts.model, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
-        make = partial(make_and_describe, omni, train, clips)
-    samples_dir = Path(train.run_dir) / SAMPLES
-    return Validation(make=make, module=module, ema=ema, samples_dir=samples_dir, world=world, train=train, report=report)
-
-
-def _known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
-    """Returns the first `count` readable clips of the datasets, in their order."""
-    clips: list[KnownClip] = []
-    for source in mixture.sources.values():
-        for index in range(len(source.dataset)):
-            if len(clips) == count:
-                return clips
-            try:
-                waveform, rate = source.dataset.load(index)
-            except UnreadableAudioError:
-                continue  # the loader names and counts it when its turn comes
-            item = source.dataset.item(index)
-            clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
-    return clips
+    made: list[Part] = []
+    if train.validating.every:
+        clips = world.share(lambda: known_clips(parts.mixture, train.validating.num_describe))
+        if isinstance(module, CodecTraining):
+            made = reconstruct(module, clips, world.device)
+        else:
+            omni = SoundOmni(parts.model, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
+            made = make_and_describe(omni, train, clips)
+    return Validation(
+        parts=made,
+        module=module,
+        ema=ema,
+        samples_dir=Path(train.run_dir) / SAMPLES,
+        world=world,
+        train=train,
+        report=report,
+        explain=lambda error: registry.blame(error, parts.spec) + reason(error),
+    )
 
 
 def _ignore(step: int, what: object) -> None:

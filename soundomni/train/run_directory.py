@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from soundomni.core import registry
-from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.schema import Spec
-from soundomni.core.spec import changed_keys, dump_spec, spec_to_dict
+from soundomni.core.spec import changed_keys, dump_spec, load_spec, spec_to_dict
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.parallel import World
+from soundomni.train.reporting import tracker_files
 from soundomni.train.schedule import learning_rate
 from soundomni.train.terminal import tell
 
@@ -103,7 +104,9 @@ def check_unchanged(saved: Mapping[str, Any], spec: Spec, checkpoint: Path) -> N
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
-    """Judges a change of `train.steps` at a resumed step, which moves a cosine schedule and thus changes what is learnt.
+    """Judges a change of `train.steps` at a resumed step, which may move the schedule and thus change what is learnt.
+
+    It moves a cosine, and a warm-up that is a share of the run.
 
     More steps are allowed, with a warning that names both learning rates; a run without steps left is not affected.
 
@@ -111,12 +114,17 @@ def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
         CheckpointError: fewer steps.
     """
     train = spec.train
-    if train is None or train.schedule.kind != "cosine" or train.steps == saved_steps or train.steps <= step:
+    if train is None or train.steps == saved_steps or train.steps <= step:
         return
     before, now = (
         learning_rate(step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=steps) for steps in (saved_steps, train.steps)
     )
-    change = f"train.steps: {saved_steps} -> {train.steps} moves the cosine schedule: the learning rate after step {step} is {now:.4g}"
+    if before == now:
+        return
+    change = (
+        f"train.steps: {saved_steps} -> {train.steps} moves the {train.schedule.kind} schedule: "
+        f"the learning rate after step {step} is {now:.4g}"
+    )
     if train.steps < saved_steps:
         raise CheckpointError(f"{change}, not {before:.4g}; keep {saved_steps} steps or more, or start over with --existing overwrite")
     logger.warning("%s, it was to be %.4g", change, before)
@@ -130,10 +138,21 @@ def _clear(directory: Path, existing: Existing) -> None:
     if existing == "refuse":
         raise CheckpointError(f"'{directory}' already holds a run; choose --existing resume, --existing overwrite or another train.run_dir")
     if existing == "overwrite":
+        for path in _tracker_files(directory):
+            path.unlink(missing_ok=True)
         for name in (CHECKPOINTS, SAMPLES):
             shutil.rmtree(directory / name, ignore_errors=True)
         for name in (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, METRICS_FILE, CODEC_FILE):
             (directory / name).unlink(missing_ok=True)
+
+
+def _tracker_files(directory: Path) -> list[Path]:
+    try:
+        train = load_spec([directory / SPEC_FILE], start="ignore", validate_plugins=False).train
+    except SoundOmniError as error:
+        logger.warning("files of trackers stay in '%s': %s", directory, error)
+        return []
+    return tracker_files(directory, train.trackers) if train is not None else []
 
 
 def _compare_versions(directory: Path, spec: Spec) -> None:

@@ -6,19 +6,30 @@ import math
 
 from soundomni.core.schema import ScheduleSpec
 
+LONGEST_WARMUP, WARMUP_SHARE = 2000, 10
+"""The warm-up of a schedule that names none: one step of this many, up to so many steps."""
+
+
+def warmup_steps(schedule: ScheduleSpec, total_steps: int) -> int:
+    """Return the steps of the warm-up in a run of `total_steps`."""
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return min(LONGEST_WARMUP, total_steps // WARMUP_SHARE)
+
 
 def learning_rate(step: int, *, schedule: ScheduleSpec, peak: float, total_steps: int) -> float:
     """Returns the rate of the step that follows `step` finished ones.
 
-    Linear warm-up to `peak` over `warmup_steps`; then constant, half a cosine down to `min_lr` at `total_steps` (Loshchilov and
-    Hutter 2017, eq. 5 without restarts), or peak * sqrt(warmup_steps / (step + 1)) (Vaswani et al. 2017, section 5.3).
+    Linear warm-up to `peak`; then constant, half a cosine down to `min_lr` at `total_steps` (Loshchilov and Hutter 2017, eq. 5
+    without restarts), or peak * sqrt(warmup steps / (step + 1)) (Vaswani et al. 2017, section 5.3).
     """
-    if step < schedule.warmup_steps:
-        return peak * (step + 1) / schedule.warmup_steps
+    warmup = warmup_steps(schedule, total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
     if schedule.kind == "cosine":
-        return cosine(step - schedule.warmup_steps, total_steps - schedule.warmup_steps, peak=peak, least=schedule.min_lr)
+        return cosine(step - warmup, total_steps - warmup, peak=peak, least=schedule.min_lr)
     if schedule.kind == "inverse":
-        return peak * math.sqrt(max(1, schedule.warmup_steps) / (step + 1))
+        return peak * math.sqrt(max(1, warmup) / (step + 1))
     return peak
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from soundomni.core.schema import Spec
 from soundomni.core.spec import dump_spec
 from soundomni.data.audio import read_audio
 
+FOLDER = "tensorboard"
+
 
 class TensorBoardTracker(Tracker):
-    """Writes event files to `run_dir/tensorboard`.
+    """Writes event files to `run_dir/tensorboard`. Steps that a resumed run makes again are drawn once, and so is a run that begins anew.
 
     Args:
         run_dir, spec: of the run (runtime).
@@ -24,13 +27,21 @@ class TensorBoardTracker(Tracker):
         PluginError: tensorboard is not installed.
     """
 
+    files = (f"{FOLDER}/events.out.tfevents.*",)
+
     def __init__(self, *, run_dir: Path, spec: Spec, flush_seconds: int = 30) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            import torch.utils.tensorboard
         except ImportError as error:
             raise PluginError("tracker 'tensorboard' needs the package tensorboard: pip install soundomni[tensorboard]") from error
-        self._writer: Any = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=flush_seconds)
-        self._writer.add_text("spec", f"```yaml\n{dump_spec(spec)}\n```")
+        self._make = partial(torch.utils.tensorboard.SummaryWriter, str(run_dir / FOLDER), flush_secs=flush_seconds)
+        self._spec = spec
+        self._writer: Any = None
+
+    def begin(self, step: int) -> None:
+        """Opens an event file that hides the later steps of the ones before it."""
+        self._writer = self._make(purge_step=step + 1 if step else 0)
+        self._writer.add_text("spec", f"```yaml\n{dump_spec(self._spec)}\n```", step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds scalars."""
@@ -50,4 +61,5 @@ class TensorBoardTracker(Tracker):
 
     def close(self) -> None:
         """Flushes and ends."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

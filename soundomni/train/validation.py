@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import SoundOmniError, UnreadableAudioError, printable, reason
 from soundomni.core.hub import SoundOmni
 from soundomni.core.schema import TrainSpec
 from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import write_wav
+from soundomni.data.mixture import Mixture
 from soundomni.data.spectrogram import save_spectrogram
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
 from soundomni.train.parallel import World, computing_precision, reshard
+from soundomni.train.state import rng_state, set_rng_state
 
 DESCRIPTIONS_FILE, PROMPTS_FILE = "descriptions.jsonl", "prompts.jsonl"
 
@@ -49,92 +51,194 @@ class KnownClip:
 class Made:
     """Clips by file stem, and lines for text files by file name."""
 
-    clips: dict[str, Audio]
-    lines: dict[str, list[dict[str, Any]]]
+    clips: dict[str, Audio] = field(default_factory=dict)
+    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the things that validation makes; it may fail while the others are made.
+
+    Args:
+        name: what a warning calls it.
+        make: computes it, on every rank.
+    """
+
+    name: str
+    make: Callable[[], Made]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Called at a step, writes `samples_dir/step-N/` and reports its files.
+    """Called at a step, writes `samples_dir/step-N/` and reports its files. Nothing that goes wrong in it ends a run.
 
     Args:
-        make: what to compute, on every rank.
+        parts: what to make, the same on every rank.
         module: computes; with the averaged weights when there are any.
         ema: the averages, or None.
         samples_dir: `samples` of the run directory.
         world, train: of the run.
         report: receives the step and the files, on rank 0.
+        explain: makes one line of an error, with the plugin that raised it if it can be told.
     """
 
-    make: Callable[[], Made]
+    parts: Sequence[Part]
     module: nn.Module
     ema: EMA | None
     samples_dir: Path
     world: World
     train: TrainSpec
     report: Callable[[int, Sequence[Path]], None]
+    explain: Callable[[BaseException], str] = reason
+    told: set[str] = field(default_factory=set)
 
     def __call__(self, step: int) -> None:
-        """Makes and writes. Files that cannot be written are named in a warning, and the run goes on."""
+        """Make and write. Whatever fails is named in a warning, once as long as the reason is the same, and the run goes on."""
+        made = Made()
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
         with _kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
-            made = self.make()
+            for part in self.parts:
+                self._add(made, part, step)
         reshard(self.module)
         try:
-            self.world.on_main(partial(self._write, made, step))
-        except (OSError, DataError) as error:
-            logger.warning("what was made at step %d could not be written, the run goes on: %s", step, error)
+            failures = self.world.share(partial(self._write, made, step))
+        except (OSError, SoundOmniError) as error:
+            failures = [reason(error)]
+        if failures:
+            more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+            self._warn(f"what validation made at step {step} could not be written", failures[0], more)
 
-    def _write(self, made: Made, step: int) -> None:
-        self.report(step, write_made(made, self.samples_dir / f"step-{step:08d}"))
+    def _add(self, made: Made, part: Part, step: int) -> None:
+        found, failure = self.world.attempt(part.make, module=self.module, explain=self.explain)
+        if failure is not None:
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()  # it may have been out of memory, and the next training step is not to be
+            self._warn(f"{part.name} at step {step} failed", failure)
+        if found is not None:
+            made.clips.update(found.clips)
+            for name, lines in found.lines.items():
+                made.lines.setdefault(name, []).extend(lines)
+
+    def _write(self, made: Made, step: int) -> list[str]:
+        """Write what there is and report it; return what failed."""
+        if not made.clips and not made.lines:
+            return []
+        files, failures = write_made(made, self.samples_dir / f"step-{step:08d}")
+        self.report(step, files)
+        return failures
+
+    def _warn(self, what: str, failure: str, more: str = "") -> None:
+        if failure not in self.told:
+            self.told.add(failure)
+            logger.warning("%s; training goes on, and this is not repeated: %s%s", what, failure, more)
 
 
-def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownClip]) -> Made:
-    """Generates from the prompts of `train.validation` and describes `clips`, where the model can."""
-    prompts = train.validation.prompts
-    made = omni.generate(prompts, seconds=train.validation.seconds, seeds=train.seed) if prompts else []
+def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
+    """Return the first `count` readable clips of the datasets, in their order; one that a dataset fails on is named and left out."""
+    clips: list[KnownClip] = []
+    failing: set[str] = set()
+    for name, source in mixture.sources.items():
+        for index in range(len(source.dataset)):
+            if len(clips) == count:
+                return clips
+            try:
+                item = source.dataset.item(index)
+                waveform, rate = source.dataset.load(index)
+                clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
+            except UnreadableAudioError:
+                continue  # the loader names and counts it when its turn comes
+            except Exception as error:
+                if name not in failing:
+                    logger.warning("clip %d of dataset '%s' is left out of validation: %s", index, name, reason(error))
+                failing.add(name)
+    return clips
+
+
+def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownClip]) -> list[Part]:
+    """Return the parts that generate from the prompts of `train.validation` and describe `clips`, if the model can."""
+    parts = []
+    if train.validating.prompts:
+        parts.append(Part("generating from train.validation.prompts", partial(_generate, omni, train)))
+    if omni.model.encoder is not None:
+        parts += [Part(f"describing clip '{printable(clip.key)}'", partial(_describe, omni, clip)) for clip in clips]
+    return parts
+
+
+def _generate(omni: SoundOmni, train: TrainSpec) -> Made:
+    prompts = train.validating.prompts
+    made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed)
     stems = [f"{i:02d}-{_slug(prompt)}" for i, prompt in enumerate(prompts)]
-    lines: dict[str, list[dict[str, Any]]] = {}
-    lines[PROMPTS_FILE] = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
-    if omni.model.encoder is not None and clips:
-        texts = omni.describe([_cut(clip.audio, omni.model.encoder.spec.max_seconds) for clip in clips])
-        lines[DESCRIPTIONS_FILE] = [
-            {"clip": clip.key, "captions": list(clip.captions), "description": text} for clip, text in zip(clips, texts, strict=True)
-        ]
-    return Made(dict(zip(stems, made, strict=True)), lines)
+    lines = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
+    return Made(dict(zip(stems, made, strict=True)), {PROMPTS_FILE: lines})
 
 
-def reconstruct(codec: CodecTraining, clips: Sequence[KnownClip], device: torch.device) -> Made:
-    """Sends `clips` through the codec and back; each is made beside what it should be."""
+def _describe(omni: SoundOmni, clip: KnownClip) -> Made:
+    assert omni.model.encoder is not None
+    (text,) = omni.describe([_cut(clip.audio, omni.model.encoder.spec.max_seconds)])
+    return Made(lines={DESCRIPTIONS_FILE: [{"clip": clip.key, "captions": list(clip.captions), "description": text}]})
+
+
+def reconstruct(codec: CodecTraining, clips: Sequence[KnownClip], device: torch.device) -> list[Part]:
+    """Return the parts that send `clips` through the codec and back; each is made next to what it should be."""
+    return [
+        Part(f"reconstructing clip '{printable(clip.key)}'", partial(_reconstruct, codec, clip, f"{i:02d}", device))
+        for i, clip in enumerate(clips)
+    ]
+
+
+def _reconstruct(codec: CodecTraining, clip: KnownClip, stem: str, device: torch.device) -> Made:
     spec = codec.codec.spec
-    made: dict[str, Audio] = {}
-    for i, clip in enumerate(clips):
-        waveform = resample(match_channels(clip.audio.waveform, spec.channels), clip.audio.sample_rate, spec.sample_rate)
-        lengths = torch.tensor([waveform.shape[1]], device=device)
-        out = codec.reconstruct(torch.from_numpy(waveform)[None].to(device), lengths)[0].float().cpu().numpy()
-        made[f"{i:02d}-original"] = Audio.unchecked(waveform, spec.sample_rate)
-        made[f"{i:02d}-reconstructed"] = Audio.unchecked(fit_length(out, waveform.shape[1]), spec.sample_rate)
-    return Made(made, {})
+    waveform = resample(match_channels(clip.audio.waveform, spec.channels), clip.audio.sample_rate, spec.sample_rate)
+    lengths = torch.tensor([waveform.shape[1]], device=device)
+    out = codec.reconstruct(torch.from_numpy(waveform)[None].to(device), lengths)[0].float().cpu().numpy()
+    original = Audio.unchecked(waveform, spec.sample_rate)
+    made = Audio.unchecked(fit_length(out, waveform.shape[1]), spec.sample_rate)
+    return Made({f"{stem}-original": original, f"{stem}-reconstructed": made})
 
 
-def write_made(made: Made, directory: Path) -> list[Path]:
-    """Writes each clip as WAV and PNG, and the lines as JSON lines; returns the files. A clip that is not finite is left out."""
-    directory.mkdir(parents=True, exist_ok=True)
+def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
+    """Write each clip as WAV and PNG, and the lines as JSON lines; return the files, and what could not be written and why.
+
+    Each file is written or not, whatever happens to the others.
+    """
     files: list[Path] = []
+    failures: list[str] = []
+
+    def attempt(path: Path, write: Callable[[Path], object]) -> None:
+        try:
+            write(path)
+        except Exception as error:  # a full disk, a picture that cannot be drawn: the others may do
+            failures.append(f"'{path.name}': {reason(error)}")
+        else:
+            files.append(path)
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return [], [f"no folder can be made in '{directory.parent}': {error.strerror or error}"]
     for stem, audio in made.clips.items():
         if not np.isfinite(audio.waveform).all():
+            failures.append(f"'{stem}.wav': it has samples that are not finite")
             continue
-        files += [directory / f"{stem}.wav", directory / f"{stem}.png"]
-        write_wav(files[-2], audio.waveform, audio.sample_rate)
-        save_spectrogram(files[-1], audio.waveform, audio.sample_rate, title=stem)
+        attempt(directory / f"{stem}.wav", lambda path, audio=audio: write_wav(path, audio.waveform, audio.sample_rate))  # type: ignore[misc]
+        attempt(
+            directory / f"{stem}.png",
+            lambda path, audio=audio, stem=stem: save_spectrogram(path, audio.waveform, audio.sample_rate, title=stem),  # type: ignore[misc]
+        )
     for name, lines in made.lines.items():
-        _write_lines(directory / name, lines)
-        files.append(directory / name)
-    return files
+        attempt(directory / name, partial(_write_lines, lines))
+    return files, failures
 
 
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+def _write_lines(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write JSON lines. A file name that is not UTF-8 comes as surrogates, which are escaped as JSON does."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _slug(text: str) -> str:
@@ -149,5 +253,9 @@ def _cut(audio: Audio, max_seconds: float | None) -> Audio:
 
 @contextmanager
 def _kept_random_state(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Put back the generators of torch, numpy and Python: plugins may draw from any of them."""
+    state = rng_state(device)
+    try:
         yield
+    finally:
+        set_rng_state(state, device)

@@ -16,7 +16,7 @@ ID_FILE = "wandb-id"
 
 
 class WandbTracker(Tracker):
-    """Logs to a run of Weights & Biases, the same one whenever the training run is resumed.
+    """Logs to a run of Weights & Biases, the same one whenever the training run is resumed, and a new one when it begins anew.
 
     Args:
         run_dir, spec: of the run (runtime).
@@ -28,6 +28,8 @@ class WandbTracker(Tracker):
     Raises:
         PluginError: wandb is not installed.
     """
+
+    files = (ID_FILE,)  # the folder wandb stays: its runs do not mix, and some may not be uploaded yet
 
     def __init__(
         self,
@@ -44,19 +46,22 @@ class WandbTracker(Tracker):
         except ImportError as error:
             raise PluginError("tracker 'wandb' needs the package wandb: pip install soundomni[wandb]") from error
         self._wandb: Any = wandb
-        id_file = run_dir / ID_FILE
-        if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-        self._run: Any = wandb.init(
-            project=project,
-            entity=entity,
-            name=name or run_dir.name,
-            id=id_file.read_text(encoding="utf-8"),
-            resume="allow",
-            mode=mode,
-            dir=str(run_dir),
-            config=spec_to_dict(spec),
-        )
+        self._id_file = run_dir / ID_FILE
+        self._settings: dict[str, Any] = {
+            "project": project,
+            "entity": entity,
+            "name": name or run_dir.name,
+            "mode": mode,
+            "dir": str(run_dir),
+            "config": spec_to_dict(spec),
+        }
+        self._run: Any = None
+
+    def begin(self, step: int) -> None:
+        """Opens the service's run: a new one for a new run, or else the one that was logged to before."""
+        if step == 0 or not self._id_file.exists():
+            self._id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        self._run = self._wandb.init(id=self._id_file.read_text(encoding="utf-8"), resume="allow", **self._settings)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs scalars."""
@@ -70,4 +75,5 @@ class WandbTracker(Tracker):
 
     def close(self) -> None:
         """Uploads what is left and ends."""
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()

@@ -1,11 +1,13 @@
 """A plugin that breaks its contract fails the clause that it breaks, with a message that names the clause; known failures are told."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from soundomni import testing
 from soundomni.core.errors import DataError
@@ -282,6 +284,81 @@ class NoisedBackwards(FlowMatching):
         return super().noised(clean, start, 1 - timestep)
 
 
+class Cosine(FlowMatching):
+    """x_t = cos(πt/2)·x0 + sin(πt/2)·ε with the velocity that belongs to it: keeps every clause."""
+
+    scale = math.pi / 2
+
+    def corrupt(self, clean, *, known, noise, generators):
+        straight = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        within = torch.arange(clean.values.shape[-1]) < clean.lengths[:, None]
+        data = clean.values.masked_fill(~within[:, None], 0.0)
+        epsilon = straight.targets + data
+        angle = self.angle(straight.timesteps)[:, None]
+        inputs = angle.cos() * data + angle.sin() * epsilon
+        return replace(straight, inputs=inputs, targets=self.target(data, epsilon, angle))
+
+    def target(self, data, epsilon, angle):
+        return self.scale * (angle.cos() * epsilon - angle.sin() * data)
+
+    def angle(self, timesteps):
+        return timesteps * math.pi / 2
+
+    def noised(self, clean, start, timestep):
+        angle = self.angle(torch.tensor(timestep))
+        return angle.cos() * clean + angle.sin() * start
+
+
+@broken(testing.ObjectiveSuite, "velocity", r"loss is \S+ for the velocity of noised, d noised / dt, and \S+ a little beside it")
+class TextbookVelocity(Cosine):
+    """v = α·ε - σ·x0 (Salimans and Ho 2022), which is not d x_t / dt but 2 / π of it."""
+
+    scale = 1.0
+
+
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+class Negated(FlowMatching):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, targets=-query.targets)
+
+
+@broken(testing.ObjectiveSuite, "velocity", "corrupt did not mix clean values and noise as noised does at its timesteps")
+class StraightNoised(Cosine):
+    def noised(self, clean, start, timestep):
+        return FlowMatching.noised(self, clean, start, timestep)
+
+
+@broken(testing.ObjectiveSuite, "velocity", "corrupt made clip 0 of noise with a standard deviation of .*; expected 1")
+class LoudNoise(FlowMatching):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        timesteps = query.timesteps[:, None]
+        epsilon = query.targets + clean.values.masked_fill(~query.loss_mask[:, None], 0.0)
+        return replace(query, inputs=torch.where(query.loss_mask[:, None], query.inputs + timesteps * epsilon, query.inputs))
+
+
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+class PredictsNoise(FlowMatching):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, targets=query.targets + clean.values.masked_fill(~query.loss_mask[:, None], 0.0))
+
+
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+class HuberOfClean(FlowMatching):
+    """A network that predicts the clean values, whose output nothing turns into a velocity."""
+
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, targets=clean.values)
+
+    def loss(self, prediction, query):
+        mask = query.loss_mask[:, None].expand(query.targets.shape)
+        total = nn.functional.huber_loss(prediction[mask], query.targets[mask], reduction="sum")
+        return {"velocity": (total, query.loss_mask.sum())}
+
+
 @broken(testing.SamplerSuite, "begin", "timesteps from 1 to 1 were asked for, expected above 0, at most 0.5")
 class AlwaysFromNoise(Euler):
     def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
@@ -363,6 +440,44 @@ class Greedy(Tracker):
             path.unlink()
 
 
+class Scribe(Tracker):
+    """Writes what `files` does not name."""
+
+    files = ("notes.*",)
+
+    def __init__(self, *, run_dir, spec):
+        self.path = run_dir / "scribe" / "log.txt"
+
+    def log(self, step, metrics):
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text("x")
+
+
+broken(testing.TrackerSuite, "files", "files matches 'notes.txt', which it does not write")(Scribe)
+
+
+@broken(testing.TrackerSuite, "files", r"'scribe/log.txt' was written, but files is \(\); expected a pattern that matches it")
+class Unnamed(Scribe):
+    files = ()
+
+
+@broken(testing.TrackerSuite, "files", "files has '../run', expected a pattern relative to the run directory")
+class Elsewhere(Scribe):
+    files = ("../run",)
+
+
+@broken(testing.TrackerSuite, "close", "close before begin raised AttributeError: .*; expected it to be accepted")
+@broken(testing.TrackerSuite, "resumes", "a tracker from step 2 on in one run directory raised ValueError: .*; expected it to be accepted")
+class OnlyOnce(Scribe):
+    def begin(self, step):
+        if step:
+            raise ValueError("begins at 0 only")
+        self.begun = True
+
+    def close(self):
+        assert self.begun
+
+
 @broken(testing.OptimizerSuite, "groups", "'embedding.weight' is in 0 groups, expected 1")
 class LeavesTheEmbedding(AdamW):
     def build(self, parameters, settings):
@@ -388,6 +503,28 @@ class CountsForItself(Optimizer):
         return Counting(parameters.values(), lr=settings.lr)
 
 
+@broken(testing.OptimizerSuite, "sharded", "shards is False, but build took sharded parameters, expected it to raise SpecError")
+class TakesShards(AdamW):
+    shards = False
+
+
+@broken(testing.OptimizerSuite, "sharded", "raised RuntimeError: one process, please")
+class RefusesAsItLikes(AdamW):
+    shards = False
+
+    def build(self, parameters, settings):
+        if any(isinstance(p, DTensor) for p in parameters.values()):
+            raise RuntimeError("one process, please")
+        return super().build(parameters, settings)
+
+
+@broken(testing.OptimizerSuite, "sharded", "sharded, 'embedding.weight' went another way than whole")
+class ForgetsShards(AdamW):
+    def build(self, parameters, settings):
+        sharded = any(isinstance(p, DTensor) for p in parameters.values())
+        return super().build(parameters, replace(settings, lr=2 * settings.lr) if sharded else settings)
+
+
 @broken(testing.OptimizerSuite, "learns", r"60 steps took a loss of \S+ to \S+, expected half")
 class Ascends(Optimizer):
     def build(self, parameters, settings):
@@ -403,6 +540,14 @@ def test_a_broken_clause_is_named(base, cls, clause, message):
     with pytest.raises(AssertionError, match=f"^{base.__name__}.{clause}: .*{message}") as caught:
         getattr(suite_of(base, cls)(), f"test_{clause}")()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [Cosine, load("objective", "x-prediction")])
+def test_other_paths_and_other_networks_keep_every_clause(cls):
+    suite = suite_of(testing.ObjectiveSuite, cls)()
+    for name in dir(suite):
+        if name.startswith("test_"):
+            getattr(suite, name)()
 
 
 def test_every_kind_has_a_broken_plugin():

@@ -37,10 +37,12 @@ def told(errors: str) -> list[str]:
     ("environment", "lines"),
     [
         ({}, 1),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, 1),
-        ({"RANK": "1"}, 0),
-        ({"RANK": "1", "LOCAL_RANK": "1"}, 0),
-        ({"RANK": "8", "LOCAL_RANK": "0"}, 1),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, 1),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 0),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 0),
+        ({"RANK": "8", "LOCAL_RANK": "0", "WORLD_SIZE": "16"}, 1),
+        ({"RANK": "1"}, 1),
+        ({"LOCAL_RANK": "3"}, 1),
     ],
 )
 def test_a_mistake_of_the_user_is_told_by_one_process_of_a_node(
@@ -60,6 +62,7 @@ def test_what_a_rank_met_alone_is_told_by_it(monkeypatch: pytest.MonkeyPatch, ca
     for world, expected in ((World(1, 2, alone().device), "soundomni: error: a shard is gone (on rank 1)\n"), (alone(), "")):
         monkeypatch.setattr("soundomni.cli.train.run", lambda args, overrides, world=world: run(world))
         monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
         assert main(["train", "--config", "nano"]) == 2
         assert capsys.readouterr().err == expected
 

@@ -161,6 +161,19 @@ def test_a_rank_that_cannot_write_fails_the_save_on_all_and_keeps_the_last(seen:
         assert rank["full_disk"]["left"] == ["latest", "step-00000002"]
 
 
+def test_validation_that_fails_on_one_rank_or_on_all_leaves_training_as_it_is(seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank["validating"]["losses"] == rank["sharded"]["losses"][:10]
+        assert rank["validating"]["told"] == ["SystemExit: gone (on rank 1)", "ValueError: in the middle"]
+        assert rank["validating"]["files"] == [f"step-{step:08d}/made.jsonl" for step in (2, 4, 6, 8)]
+
+
+def test_a_rank_that_fails_while_the_others_compute_ends_instead_of_waiting(seen: list[dict[str, Any]]) -> None:
+    assert seen[0]["left_alone"] == {"failure": "left alone (on rank 1)"}
+    assert "this rank failed and the others cannot go on without it: MemoryError; resume from" in seen[1]["left_alone"]["error"]
+    assert seen[1]["left_alone"]["notes"] == ["on rank 1"]
+
+
 def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any]]) -> None:
     refused = seen[1]["refusals"]
     assert "train.batches_per_step is 3; it must be a multiple of the 2 running processes, such as 4" in refused["batches"]

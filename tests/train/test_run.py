@@ -110,9 +110,12 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_overwriting_starts_afresh(whole: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    run_training(tiny_spec(run_dir, "train.steps=2", "data.seed=1"))
+    run_training(tiny_spec(run_dir, "train.steps=2", "data.seed=1", "train.trackers=[tensorboard]"))
+    assert len(list((run_dir / "tensorboard").iterdir())) == 1
+    (run_dir / "tensorboard" / "notes.txt").write_text("mine")
     run_training(tiny_spec(run_dir, "train.steps=3"), existing="overwrite")
     assert measured(run_dir) == measured(whole)[:3]
+    assert [path.name for path in (run_dir / "tensorboard").iterdir()] == ["notes.txt"]
 
 
 def test_a_directory_that_is_no_run_is_not_written_over(tmp_path: Path) -> None:

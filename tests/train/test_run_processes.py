@@ -23,7 +23,8 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.mark.long
-def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     run_dir, lines = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     command = [sys.executable, str(PROGRAM), str(run_dir), "train.steps=100000", "train.save_every=0"]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
@@ -32,7 +33,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path) -
         while not (lines.exists() and len(lines.read_text().splitlines()) >= 3) and process.poll() is None:
             assert time.monotonic() < deadline, "no step was logged"
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -11,6 +11,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from safetensors.torch import save_file
 from tiny_training import TinyModel, TinyRun, make_batch, settings
 
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
-from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot
+from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
+from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
 from soundomni.train.parallel import World, batches_per_rank, open_world
 from soundomni.train.signals import StopRequest
+from soundomni.train.validation import Made, Part, Validation
 
 Seen = dict[str, Any]
 
@@ -173,6 +176,73 @@ def full_disk(world: World, out: Path) -> Seen:
     return {"error": error, "latest": latest.name if latest else None, "left": sorted(p.name for p in (out / "full").iterdir())}
 
 
+def validating(world: World, out: Path) -> Seen:
+    """Parts of validation fail on both ranks in the middle of the model, and on one; training is to compute what it does without."""
+    train = settings(validation=ValidationSpec(every=2))
+    run, losses, inputs, failing = TinyRun(world, train), [], make_batch(3).inputs, []
+    model = run.state.model
+
+    def fail(module: torch.nn.Module, arguments: Any) -> None:
+        if failing:
+            raise ValueError("in the middle")
+
+    model.layers[1].register_forward_pre_hook(fail)
+
+    def in_the_middle() -> Made:
+        failing.append(True)
+        try:
+            return Made(lines={"never.jsonl": model.predict(inputs).tolist()})
+        finally:
+            failing.clear()
+
+    def on_one_rank() -> Made:
+        model.predict(inputs)
+        if world.rank == 1:
+            raise SystemExit("gone")
+        return Made()
+
+    def works() -> Made:
+        return Made(lines={"made.jsonl": [{"sum": model.predict(inputs).sum().item()}]})
+
+    validation = Validation(
+        parts=[Part("a", in_the_middle), Part("b", on_one_rank), Part("c", works)],
+        module=model,
+        ema=run.state.ema,
+        samples_dir=out / "validating",
+        world=world,
+        train=train,
+        report=lambda step, files: None,
+    )
+    progress = run.state.progress
+    hooks = Hooks(log=lambda step, metrics: losses.append(metrics["loss"]), should_stop=lambda: progress.step >= 10, validate=validation)
+    run.run(10, hooks=hooks)
+    files = sorted(path.relative_to(out / "validating").as_posix() for path in (out / "validating").glob("*/*"))
+    return {"losses": losses, "told": sorted(validation.told), "files": files}
+
+
+def left_alone(world: World, out: Path) -> Seen:
+    """Rank 1 fails while rank 0 gathers parameters with it: it ends after a while instead of waiting for ever."""
+    run, inputs = TinyRun(world, settings()), make_batch(3).inputs
+    model = run.state.model
+    model.predict(inputs)
+    parallel.reshard(model)
+
+    def fails() -> None:
+        if world.rank == 1:
+            raise MemoryError
+        model.predict(inputs)
+
+    parallel.MEETING = timedelta(seconds=2)
+    try:
+        return {"failure": world.attempt(fails, module=model)[1]}
+    except SoundOmniError as error:
+        model.predict(inputs)  # what rank 0 waits for
+        world.gather("left alone")
+        return {"error": str(error), "notes": error.__notes__}
+    finally:
+        parallel.MEETING = timedelta(minutes=5)
+
+
 def refusals(world: World, out: Path) -> Seen:
     seen: Seen = {}
     attempts: dict[str, Callable[[], Any]] = {
@@ -188,7 +258,8 @@ def refusals(world: World, out: Path) -> Seen:
     return seen
 
 
-SHARDED = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16, stopping, full_disk, refusals)
+LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16)
+SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone)
 
 
 def main(out: Path) -> None:
@@ -196,11 +267,11 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     seen: dict[str, Seen] = {}
-    for name, parallel, scenarios in (
+    for name, spec, scenarios in (
         ("shard", ParallelSpec(), SHARDED),
         ("replicate", ParallelSpec(replicate=2, shard=1), (hybrid,)),
     ):
-        with open_world(parallel) as world:
+        with open_world(spec) as world:
             for scenario in scenarios:
                 seen[scenario.__name__] = scenario(world, out)
         assert dist.is_initialized(), f"{name}: a group that was there before stays open"

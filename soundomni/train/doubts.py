@@ -1,0 +1,156 @@
+"""Settings that a run works with, but that can hardly be meant: each is one line, for `soundomni spec validate` and the start of a run.
+
+What a run cannot work with is an error, elsewhere. A number that is the default of its key is not doubted where it does no harm: nobody
+chose it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from soundomni.core.model import UnifiedModel
+from soundomni.core.schema import DataSpec, MixtureEntry, Spec, TrainSpec
+from soundomni.data.tasks import Task, build_tasks, find_task
+
+HIGHEST_RATE = 1.0
+"""A learning rate above this is taken for a slip of the pen; rules that find their own rate ask for 1."""
+
+
+def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
+    """Return a line for each doubtful setting of a spec that has passed all checks.
+
+    Args:
+        spec: it.
+        model: built from it, on any device; None if it cannot be, which leaves out what needs its sizes.
+    """
+    doubts: list[str] = []
+    if spec.train is not None:
+        doubts += [*_steps(spec.train), *_rates(spec.train), *_trackers(spec.train)]
+    trains_model = spec.train is None or spec.train.target == "model"
+    if spec.train is not None and model is not None and trains_model:
+        doubts += [*_losses(spec.train, model), *_validation(spec.train, model)]
+    if spec.data is not None and trains_model:
+        doubts += _conditions(spec, spec.data)
+    if spec.data is not None and model is not None:
+        for name, entry in spec.data.datasets.items():
+            if entry is not None:
+                doubts += _lengths(f"data.datasets.{name}", entry, spec.data, model, clip_only=not trains_model)
+    return doubts
+
+
+def _steps(train: TrainSpec) -> Iterator[str]:
+    """Counts of steps against the length of the run."""
+    steps, warmup = train.steps, train.schedule.warmup_steps
+    if warmup is not None and warmup > steps:
+        yield (
+            f"train.schedule.warmup_steps is {warmup}, but train.steps is {steps}: the learning rate never reaches train.optimizer.lr; "
+            f"set train.schedule.warmup_steps to null, which takes a tenth of the run"
+        )
+    if train.save_every > steps and train.save_every != TrainSpec.save_every:
+        yield f"train.save_every is {train.save_every}, but train.steps is {steps}: only the end is saved; set it to 0 if that is meant"
+    if train.log_every > steps and train.log_every != TrainSpec.log_every:
+        yield f"train.log_every is {train.log_every}, but train.steps is {steps}: only the last step is logged; set it to {steps} or less"
+    if train.validating.every > steps:
+        yield (
+            f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never takes place; "
+            f"set it to {steps} or less, or to 0 if that is meant"
+        )
+
+
+def _rates(train: TrainSpec) -> Iterator[str]:
+    optimizer, schedule = train.optimizer, train.schedule
+    if optimizer.lr == 0:
+        yield "train.optimizer.lr is 0: nothing is learnt; set it above 0"
+        return
+    if optimizer.lr > HIGHEST_RATE:
+        yield f"train.optimizer.lr is {optimizer.lr:g}: weights are hardly learnt at a rate above {HIGHEST_RATE:g}; set a lower one"
+    if schedule.kind == "cosine" and schedule.min_lr > optimizer.lr:
+        yield (
+            f"train.schedule.min_lr is {schedule.min_lr:g}, above train.optimizer.lr, which is {optimizer.lr:g}: "
+            "the learning rate rises to the end; set train.schedule.min_lr below it"
+        )
+    if optimizer.lr * optimizer.weight_decay >= 1:
+        yield (
+            f"train.optimizer.weight_decay is {optimizer.weight_decay:g}, which with a learning rate of {optimizer.lr:g} takes off all of "
+            "a weight at each step; set train.optimizer.weight_decay lower"
+        )
+
+
+def _trackers(train: TrainSpec) -> Iterator[str]:
+    given = Counter((slot.class_path, repr(sorted(slot.init_args.items()))) for slot in train.trackers)
+    for (name, _), count in given.items():
+        if count > 1:
+            yield f"train.trackers names '{name}' {count} times: everything is recorded as often; name it once"
+
+
+def _losses(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
+    names = ("ce", *model.objective.loss_names, *model.router.loss_names)
+    if all(train.loss_weights.get(name, 1.0) == 0 for name in names):
+        yield f"train.loss_weights are 0 for all of {', '.join(names)}: nothing is learnt; set one above 0"
+
+
+def _validation(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
+    validation, codec = train.validating, model.codec.spec
+    if not validation.every:
+        return
+    if not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+        yield (
+            "train.validation makes nothing: it has no prompts, and no clips to describe; set train.validation.prompts, "
+            "or train.validation to null"
+        )
+    if validation.prompts and validation.seconds * codec.sample_rate < codec.downsampling_ratio:
+        yield _shorter("train.validation.seconds", validation.seconds, codec.downsampling_ratio / codec.sample_rate)
+
+
+def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
+    """Captions and other conditions that are always or never left out."""
+    tasks = _tasks(data)
+    prompted = [task for task in tasks if task.uses("target") and task.placeholders]
+    dropout = data.condition_dropout
+    if prompted and dropout.text == 1:
+        yield "data.condition_dropout.text is 1: no caption is ever seen, so prompts will change nothing; set it to 0.1 or so"
+    for name, audio in (("latent", "context"), ("features", "features")):
+        share = getattr(dropout, name)
+        if share == 1 and any(task.uses("target") and task.uses(audio) for task in tasks):
+            yield f"data.condition_dropout.{name} is 1: audio of this kind is never seen before a target; set it to 0.3 or so"
+    if prompted and dropout.text == 0 and spec.guidance.scale != 1:
+        yield (
+            f"guidance.scale is {spec.guidance.scale:g}, but data.condition_dropout.text is 0: guidance compares with generation without "
+            "a caption, which is never trained; set data.condition_dropout.text to 0.1 or so, or guidance.scale to 1"
+        )
+
+
+def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel, *, clip_only: bool) -> Iterator[str]:
+    """The longest clip of a dataset against a frame, and against the longest sample."""
+    codec, seconds = model.codec.spec, entry.max_seconds
+    if seconds is None:
+        return
+    if seconds * codec.sample_rate < codec.downsampling_ratio:
+        yield _shorter(f"{where}.max_seconds", seconds, codec.downsampling_ratio / codec.sample_rate)
+    limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
+    known = build_tasks(data.tasks)
+    used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
+    tokens = {"frames of the codec": codec.num_frames(round(seconds * codec.sample_rate))}
+    if not clip_only and not any(task.uses("target") or task.uses("context") for task in used):
+        tokens = {}
+    if not clip_only and model.encoder is not None and any(task.uses("features") for task in used):
+        longest = min(seconds, model.encoder.spec.max_seconds or seconds)
+        tokens["tokens of the encoder"] = model.encoder.num_tokens(max(1, round(longest * model.encoder.spec.sample_rate)))
+    for what, count in tokens.items():
+        if count > limit:
+            yield (
+                f"{where}.max_seconds is {seconds:g}, which is {count} {what}, but a sample holds {limit}: clips that long are refused; "
+                "set max_seconds lower, or data.max_tokens_per_sample and data.tokens_per_batch higher"
+            )
+
+
+def _tasks(data: DataSpec) -> list[Task]:
+    """Return the tasks that any dataset is used for."""
+    known = build_tasks(data.tasks)
+    used = [name for entry in data.datasets.values() if entry is not None for name, weight in entry.tasks.items() if weight > 0]
+    return [find_task(name, known) for name in dict.fromkeys(used)]
+
+
+def _shorter(key: str, seconds: float, frame: float) -> str:
+    return f"{key} is {seconds:g}, shorter than one frame of the codec, which is {frame:.3g} s; set it higher"
