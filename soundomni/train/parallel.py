@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -83,6 +83,28 @@ class World:
         if raised is not None:
             raise raised
         return result
+
+    def on_every(self, action: Callable[[], T]) -> T:
+        """Run `action` on every rank. What it raises on one is raised on all: as it is if all met the same, else with the rank's number."""
+        result: T | None = None
+        error: SoundOmniError | None = None
+        try:
+            result = action()
+        except SoundOmniError as found:
+            error = found
+        errors = self.gather(error)
+        rank = next((rank for rank, found in enumerate(errors) if found is not None), None)
+        if rank is None:
+            return cast(T, result)
+        if len({str(found) for found in errors}) == 1:
+            raise errors[rank]
+        raise type(errors[rank])(f"rank {rank}: {errors[rank]}")
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite whole tensors with those of rank 0."""
+        for tensor in tensors:
+            if self.mesh is not None:
+                dist.broadcast(tensor, src=0)
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:

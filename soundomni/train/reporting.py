@@ -18,11 +18,12 @@ class Reporter:
         total_steps: of the run.
         resumed_step: finished before.
         trackers: closed with this.
+        run: id of the run.
     """
 
-    def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Sequence[Tracker]) -> None:
+    def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Sequence[Tracker], run: str | None = None) -> None:
         self.last: dict[str, float] = {}
-        self._metrics = MetricsLog(run_dir, resumed_step=resumed_step)
+        self._metrics = MetricsLog(run_dir, resumed_step=resumed_step, run=run)
         self._display = open_display(total=total_steps, initial=resumed_step)
         self._trackers = tuple(trackers)
 
