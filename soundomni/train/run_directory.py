@@ -15,7 +15,7 @@ from soundomni.core.schema import Spec
 from soundomni.core.spec import dump_spec
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
-from soundomni.train.checkpoint import find_latest, list_checkpoints, read_state
+from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.inventory import Inventory, set_aside
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics import RUN
@@ -95,8 +95,7 @@ class RunDirectory:
         if checkpoints.is_symlink() and not checkpoints.exists():
             raise CheckpointError(f"'{checkpoints}' leads to '{checkpoints.readlink()}', which is not there; mount it, or remove the link")
         if not is_run(directory):
-            if not list_checkpoints(checkpoints):
-                refuse_foreign(directory)
+            refuse_foreign(directory)
         elif existing == "refuse":
             raise CheckpointError(
                 f"'{directory}' already holds a run; choose --existing resume, --existing overwrite or another train.run_dir"

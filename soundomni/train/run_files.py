@@ -30,6 +30,7 @@ from soundomni.core.start import CHECKPOINTS, KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.train.checkpoint import (
     FILE_NAMES,
+    MANIFEST_FILE,
     POINTER_FILE,
     REMOVED,
     STATE_FILE,
@@ -75,8 +76,9 @@ def read_run_id(directory: Path) -> str | None:
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a run was begun in a directory."""
-    return (directory / RUN_FILE).exists() or _is_lock(directory / LOCK_FILE)
+    """Return whether a run was begun in a directory, or checkpoints of one were put there."""
+    complete = (all((path / name).is_file() for name in (MANIFEST_FILE, STATE_FILE)) for path in list_checkpoints(directory / CHECKPOINTS))
+    return (directory / RUN_FILE).exists() or _is_lock(directory / LOCK_FILE) or any(complete)
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -115,6 +115,20 @@ def test_a_run_that_was_made_before_there_were_ids_goes_on_and_exports(run_dir: 
         assert [line["step"] for line in measured(path)] == [1] and not list(path.glob("samples/*"))
 
 
+@pytest.mark.parametrize("existing", ["resume", "refuse", "overwrite"])
+def test_checkpoints_without_the_rest_of_their_run_are_not_begun_over(run_dir: Path, existing: str, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(run_dir / "checkpoints", alone / "checkpoints")
+    if existing == "overwrite":
+        run_training(tiny_spec(alone, "train.steps=1"), existing="overwrite")
+        assert [path.name for path in (alone / "checkpoints").glob("step-*")] == ["step-00000001"]
+        return
+    with pytest.raises(CheckpointError, match="already holds a run" if existing == "refuse" else "tokenizer.json' cannot be read"):
+        run_training(tiny_spec(alone, *VALIDATION), existing=existing)  # type: ignore[arg-type]
+    shutil.copy(run_dir / "tokenizer.json", alone)
+    assert run_training(tiny_spec(alone, *VALIDATION, "train.steps=4")).step == 4
+
+
 def put(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"mine")

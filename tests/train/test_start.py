@@ -140,6 +140,7 @@ def test_what_a_run_kept_counts_only_where_it_goes_on(tiny: Path, tmp_path: Path
 def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
+    (run / "run.json").write_text('{"run": "the attempt"}')
     (run / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     run_training(tiny_spec(run, "train.steps=1"))
     assert load_run(run)[0].origin == Origin() and not (run / KEPT_FILE).exists()
