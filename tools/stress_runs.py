@@ -133,9 +133,9 @@ def owners(folder: Path, draws: random.Random, *, starts: int) -> None:
     """Start two runs of different rates into one directory, some seconds apart, every second one with --existing overwrite."""
     won = {"first": 0, "second": 0, "both, one after the other": 0}
     for number in range(starts):
-        distance, overwrite = draws.uniform(0, 3), number % 2 == 1
+        distance, overwrite, steps = draws.uniform(0, 3), number % 2 == 1, draws.choice((4, 40))
         name = f"owners-{number}"
-        configs = [config_of(folder, name, "train.steps=40", f"train.optimizer.lr={rate}", label=rate) for rate in ("1e-3", "2e-3")]
+        configs = [config_of(folder, name, f"train.steps={steps}", f"train.optimizer.lr={rate}", label=rate) for rate in ("1e-3", "2e-3")]
         options = ["--existing", "overwrite"] if overwrite else []
         first = Run(configs[0])
         time.sleep(distance)
@@ -148,12 +148,12 @@ def owners(folder: Path, draws: random.Random, *, starts: int) -> None:
                 named = "is in use: process" in line or "was made from another spec" in line
                 expect(named, f"not refused for its owner: {line}")
         expect(len(winners) == 1 or (overwrite and len(winners) == 2), f"{len(winners)} runs finished")
-        check_one_run(folder / name, 40)
+        check_one_run(folder / name, steps)
         rates = {entry["lr"] for entry in read_metrics(folder / name / "metrics.jsonl") if entry["step"] > 2}
         expect(rates == ({2e-3} if winners[-1] is second else {1e-3}), f"the log has the rates {rates}")
         who = "both, one after the other" if len(winners) == 2 else "first" if winners[0] is first else "second"
         won[who] += 1
-        print(f"owners {number}: {distance:.2f} s apart{', overwriting' if overwrite else ''}: {who}", flush=True)
+        print(f"owners {number}: {steps} steps, {distance:.2f} s apart{', overwriting' if overwrite else ''}: {who}", flush=True)
         shutil.rmtree(folder / name)
     print(f"owners: {starts} starts, never a mixed log: {won}")
 

@@ -132,7 +132,7 @@ class Checkpointer:
             if not self._is_own(final):
                 return f"the checkpoint '{final}' belongs to run {run_of(final)}, not to this one; move it elsewhere"
             if final.exists():  # of an attempt that was found damaged, or of an earlier run of the same steps
-                _remove(final)
+                remove_checkpoint(final)
             unfinished.rename(final)
             _flush_directory(self.directory)
             point_at(self.directory, final.name)
@@ -144,7 +144,7 @@ class Checkpointer:
     def _prune(self, step: int) -> None:
         done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step and self._is_own(path)]
         for path in done[self._keep :]:
-            _remove(path)
+            remove_checkpoint(path)
 
     def _is_own(self, path: Path) -> bool:
         return self._run is None or run_of(path) in (None, self._run)
@@ -245,6 +245,16 @@ def point_at(directory: Path, name: str) -> None:
     _flush_directory(directory)
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, or what is left of one; it stops being one before the first file goes. Raises OSError."""
+    doomed = path
+    if is_step_name(path.name):
+        doomed = path.with_name(f"{REMOVED}{path.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Reads a checkpoint's run state. Raises CheckpointError."""
     try:
@@ -272,11 +282,3 @@ def _flush_directory(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(path: Path) -> None:
-    """Removes a checkpoint; it stops being one before the first file goes."""
-    doomed = path.with_name(f"{REMOVED}{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)

@@ -38,6 +38,7 @@ from soundomni.train.checkpoint import (
     is_step_name,
     list_checkpoints,
     read_state,
+    remove_checkpoint,
     run_of,
 )
 from soundomni.train.inventory import FILE_NAME as INVENTORY_FILE
@@ -121,10 +122,13 @@ def written(directory: Path) -> list[Path]:
 
 
 def remove(paths: list[Path]) -> None:
-    """Remove files, and folders that are empty by then. Raises CheckpointError."""
+    """Remove files, checkpoints, and folders that are empty by then. Raises CheckpointError."""
     for path in paths:
         try:
-            path.rmdir() if path.is_dir() else path.unlink()
+            if path.parent.name == CHECKPOINTS and path.is_dir():
+                remove_checkpoint(path)
+            else:
+                path.rmdir() if path.is_dir() else path.unlink()
         except OSError as error:
             raise CheckpointError(f"'{path}' cannot be removed: {error.strerror}; choose another train.run_dir") from error
 
@@ -141,7 +145,8 @@ class _Written:
     def checkpoints(self) -> Iterator[Path]:
         """Oldest first: while the newest is there, nothing has begun anew."""
         folder = self._directory / CHECKPOINTS
-        unfinished, steps = [], []
+        unfinished: list[Path] = []
+        steps: list[Path] = []
         for path in _list(folder):
             name = path.name
             if path.is_dir() and not path.is_symlink() and is_step_name(name.removeprefix(UNFINISHED).removeprefix(REMOVED)):
@@ -208,12 +213,11 @@ class _Written:
         if run_of(folder) not in (None, self._run):
             self._refuse(folder)
             return
-        for path in _list(folder):
-            if is_plain_file(path) and FILE_NAMES.fullmatch(path.name):
-                yield path
-            else:
-                self._refuse(path)
-        yield folder
+        foreign = [path for path in _list(folder) if not (is_plain_file(path) and FILE_NAMES.fullmatch(path.name))]
+        for path in foreign:
+            self._refuse(path)
+        if not foreign:
+            yield folder
 
     def _refuse(self, path: Path) -> None:
         self.foreign.append(path.relative_to(self._directory).as_posix())
