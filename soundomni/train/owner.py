@@ -29,6 +29,7 @@ REFRESH_SECONDS = 5.0
 WATCH_SECONDS = 20.0
 """How long the file of another host must stay unchanged before it is taken over."""
 _SETTLING_SECONDS = 2.0  # between locking the file and writing to it, a new owner is not named yet
+_TRIES = 100  # each fails only if another owner ends between opening and locking
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Owner:
 
     def _lock(self) -> int:
         """Open and lock the file; returns its descriptor. The file may be removed, with its lock, between the two."""
-        while True:
+        for _ in range(_TRIES):
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 self._try_lock(file)
@@ -162,6 +163,7 @@ class Owner:
                 os.close(file)
                 raise
             os.close(file)
+        raise self._refusal(None)
 
     def _try_lock(self, file: int) -> None:
         try:

@@ -66,6 +66,8 @@ TOKENIZER_TEXTS = 20_000
 """Items of each dataset whose texts a tokenizer is learnt from."""
 CLIP_TASK = "codec-clip"
 """The task of a run that trains a codec: the clip alone."""
+LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""What srun and mpirun call the number of processes that they start."""
 FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
 """Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
 
@@ -160,13 +162,16 @@ def run_training(
 
 
 def check_launch(environment: Mapping[str, str]) -> None:
-    """Raise SpecError for processes that srun started and torchrun did not: each would train the whole run, all in one directory."""
-    tasks = environment.get("SLURM_NTASKS", "1")
-    if "RANK" not in environment and tasks.isdigit() and int(tasks) > 1 and not dist.is_initialized():
-        raise SpecError(
-            f"SLURM_NTASKS is {tasks}, but torchrun has not started this process; start one task per node that runs torchrun "
-            "--nproc-per-node N -m soundomni train, or unset SLURM_NTASKS to train in this process only"
-        )
+    """Raise SpecError for processes that srun or mpirun started and torchrun did not: each would train the whole run, in one directory."""
+    if "RANK" in environment or dist.is_initialized():
+        return
+    for name in LAUNCHED:
+        tasks = environment.get(name, "1")
+        if tasks.isdigit() and int(tasks) > 1:
+            raise SpecError(
+                f"{name} is {tasks}, but torchrun has not started this process; start one task per node that runs torchrun "
+                f"--nproc-per-node N -m soundomni train, or unset {name} to train in this process only"
+            )
 
 
 def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start | None:

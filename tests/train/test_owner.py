@@ -269,6 +269,9 @@ def test_a_directory_that_another_process_took_is_not_written(tmp_path: Path) ->
 def test_srun_without_torchrun_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for environment in ({}, {"SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "4", "RANK": "0"}):
         check_launch(environment)
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        with pytest.raises(SpecError, match=f"{name} is 8, but torchrun"):
+            check_launch({name: "8"})
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(SpecError, match=r"SLURM_NTASKS is 2, but torchrun has not started this process; .*torchrun"):
