@@ -14,6 +14,7 @@ a copy in host memory. On several nodes the directory must be on a file system t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -77,6 +78,8 @@ class Checkpointer:
             CheckpointError: the checkpoint before this one could not be written, on any rank.
         """
         self.wait()
+        with contextlib.suppress(OSError):  # the writer meets it again; it makes nothing above its own folder, which may have been moved
+            self.directory.mkdir(parents=True, exist_ok=True)
         staged = stage(tensors, rank=self._world.rank)
         arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))))
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}")
@@ -112,7 +115,7 @@ class Checkpointer:
         self, directory: Path, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]
     ) -> dict[str, Any]:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(exist_ok=True)
             files = write_rank(directory, self._world.rank, staged, rank_state)
             if self._world.is_main:
                 files.append(directory / STATE_FILE)

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.metrics import MetricsLog
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.reporting import Reporter
@@ -356,6 +357,7 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         stack.callback(reporter.close)
     checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
     stack.callback(checkpointer.wait)
+    hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
     finished = fit(
         module,
         _steps(parts, state.progress, world),
@@ -364,10 +366,9 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         ema=ema,
         world=world,
         progress=state.progress,
-        hooks=_hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths),
+        hooks=hooks,
     )
-    checkpointer.wait()
-    world.on_main(lambda: _check_place(held(home), state.progress.step))
+    _finish_saving(checkpointer, hooks, state.progress, home, world)
     if not finished:
         logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
@@ -389,13 +390,27 @@ def _hooks(
     """Returns what happens around the steps. A run directory that is no longer there stops the run like a signal."""
     home, identity = parts.home, _identity(parts, world)
 
+    late: dict[int, Mapping[str, float]] = {}
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        if home is not None and home.is_lost():
+            late[step] = metrics
+        elif reporter is not None:
+            reporter.log(step, metrics)
+
     def should_stop() -> bool:
         stop.requested |= home is not None and home.is_lost()
         return stop.agreed(world)
 
     def save(progress: Progress) -> None:
+        if _is_lost(home, world):
+            with suppress(CheckpointError):  # what was being written went with the directory
+                checkpointer.wait()
         place = world.gather(world.on_main(lambda: held(home).secure()))[0]
         checkpointer.directory = place / CHECKPOINTS
+        while late:  # measured since the directory went
+            step, metrics = late.popitem()
+            MetricsLog(place, resumed_step=step - 1, run=parts.opened.run).log(step, metrics)
         state.save(checkpointer, world, identity=identity)
 
     def report(step: int, files: Sequence[Path]) -> None:
@@ -404,7 +419,7 @@ def _hooks(
             reporter.files(step, files)
 
     return Hooks(
-        log=reporter.log if reporter is not None else _ignore,
+        log=log,
         should_stop=should_stop,
         save=save,
         validate=_validation(parts, world, state.ema, report, trust_class_paths=trust_class_paths),
@@ -422,10 +437,29 @@ def _identity(parts: _Parts, world: World) -> dict[str, Any]:
     }
 
 
-def _check_place(home: RunDirectory, step: int) -> None:
-    """Raises CheckpointError when the run directory is not where it was: what was saved is not what the run promised."""
-    if home.problem is not None:
-        raise CheckpointError(f"stopped after step {step} and saved: {home.problem}")
+def _is_lost(home: RunDirectory | None, world: World) -> bool:
+    return any(world.gather(home is not None and home.is_lost()))
+
+
+def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, home: RunDirectory | None, world: World) -> None:
+    """Waits for the last checkpoint, and saves once more if the directory went meanwhile.
+
+    Raises:
+        CheckpointError: it could not be written, or the run directory is not where it was.
+    """
+
+    def check_place() -> None:
+        if held(home).problem is not None:
+            raise CheckpointError(f"stopped after step {progress.step} and saved: {held(home).problem}")
+
+    try:
+        checkpointer.wait()
+    except CheckpointError:
+        if not _is_lost(home, world):
+            raise
+        hooks.save(progress)
+        checkpointer.wait()
+    world.on_main(check_place)
 
 
 def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
@@ -501,7 +535,3 @@ def _known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
             item = source.dataset.item(index)
             clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
     return clips
-
-
-def _ignore(step: int, what: object) -> None:
-    """On ranks that do not report."""

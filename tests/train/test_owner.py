@@ -13,16 +13,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from test_run import measured
 from tiny_spec import tiny_spec
+from torch import nn
 
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Tracker
 from soundomni.core.schema import Slot, Spec
-from soundomni.train.checkpoint import find_latest
+from soundomni.train.checkpoint import Checkpointer, find_latest
+from soundomni.train.ema import EMA
 from soundomni.train.export import load_run
 from soundomni.train.owner import FILE_NAME, Claim, Owner
 from soundomni.train.run import check_launch, run_training
@@ -181,7 +183,7 @@ def test_a_run_that_fails_gives_its_directory_up(tmp_path: Path) -> None:
 
 
 class Meddler(Tracker):
-    """Does something to the run directory after its third step."""
+    """Does something to the run directory after its third step was logged."""
 
     def __init__(self, *, run_dir: Path, spec: Spec, how: str = "") -> None:
         self._run_dir, self._how = run_dir, how
@@ -248,6 +250,39 @@ def test_a_directory_that_is_moved_is_saved_in_and_ends_the_run(how: str, whole:
     run_training(tiny_spec(moved, "train.steps=9"))
     assert same_weights(moved, whole)
     assert [line["step"] for line in measured(moved)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("how", ["delete", "move"])
+def test_a_directory_that_goes_while_the_last_checkpoint_is_written_is_saved_in_again(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, write = tmp_path / "run", Checkpointer._write_files
+
+    def late(self: Checkpointer, *args: Any) -> Any:
+        if (tmp_path / "gone").exists():
+            return write(self, *args)
+        (tmp_path / "gone").touch()
+        run_dir.rename(tmp_path / "moved") if how == "move" else shutil.rmtree(run_dir)
+        return write(self, *args)
+
+    monkeypatch.setattr(Checkpointer, "_write_files", late)
+    with pytest.raises(CheckpointError, match=f"stopped after step 1 and saved: '{run_dir}' was {how}d"):
+        run_training(tiny_spec(run_dir, "train.steps=1"))
+    assert load_run(run_dir if how == "delete" else tmp_path / "moved")[1] == 1
+
+
+def test_a_directory_that_moves_within_a_step_keeps_the_line_of_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = EMA.update
+
+    def late(ema: EMA, module: nn.Module) -> None:
+        if not (tmp_path / "moved").exists():
+            (tmp_path / "run").rename(tmp_path / "moved")
+        update(ema, module)
+
+    monkeypatch.setattr(EMA, "update", late)
+    with pytest.raises(CheckpointError, match="stopped after step 1 and saved"):
+        run_training(tiny_spec(tmp_path / "run"))
+    assert [line["step"] for line in measured(tmp_path / "moved")] == [1]
 
 
 def test_a_lock_that_is_removed_is_made_again(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
