@@ -176,9 +176,10 @@ class RunDirectory:
         self._owner.release()
         try:
             self._owner = Owner(self.directory)
-            if is_run(self.directory):
-                raise CheckpointError("another run was begun there")
-            refuse_foreign(self.directory)
+            if read_run_id(self.directory) != json.loads(self._kept[RUN_FILE])[RUN]:  # else, what could not be deleted is left
+                if is_run(self.directory):
+                    raise CheckpointError("another run was begun there")
+                refuse_foreign(self.directory)
             self.inventory = Inventory(self.directory)
             for name, text in self._kept.items():
                 self.write(name, text)

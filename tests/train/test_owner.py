@@ -182,6 +182,12 @@ def test_a_run_that_fails_gives_its_directory_up(tmp_path: Path) -> None:
     assert run_training(tiny_spec(tmp_path / "run", "train.steps=1")).finished
 
 
+def delete(folder: Path) -> None:
+    """Deletes a folder in which a checkpoint may be being written."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Meddler(Tracker):
     """Does something to the run directory after its third step was logged."""
 
@@ -195,14 +201,14 @@ class Meddler(Tracker):
         if self._how == "move":
             self._run_dir.rename(moved)
         elif self._how == "delete":
-            shutil.rmtree(self._run_dir)
+            delete(self._run_dir)
         elif self._how == "replace":
             self._run_dir.rename(moved)
             shutil.copytree(moved, self._run_dir)
         elif self._how == "unlock":
             (self._run_dir / FILE_NAME).unlink()
         elif self._how == "take":
-            shutil.rmtree(self._run_dir)
+            delete(self._run_dir)
             self._run_dir.mkdir()
             taken.append(Owner(self._run_dir))
 
@@ -283,6 +289,18 @@ def test_a_directory_that_moves_within_a_step_keeps_the_line_of_that_step(tmp_pa
     with pytest.raises(CheckpointError, match="stopped after step 1 and saved"):
         run_training(tiny_spec(tmp_path / "run"))
     assert [line["step"] for line in measured(tmp_path / "moved")] == [1]
+
+
+def test_a_directory_that_is_deleted_in_part_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def partly(folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink() if path.is_file() else None
+
+    monkeypatch.setattr("test_owner.delete", partly)
+    with pytest.raises(CheckpointError, match="was deleted while the run trained; the same command goes on"):
+        meddled(tmp_path / "run", "delete")
+    assert load_run(tmp_path / "run", trust_class_paths=True)[1] == 3
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == ["step-00000002", "step-00000003"]
 
 
 def test_a_lock_that_is_removed_is_made_again(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
