@@ -222,19 +222,7 @@ def _build(
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
     tokenizer = _tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
-    model_spec = spec.model
-    if opened.latest is not None:  # which holds the codec's weights
-        model_spec = dataclasses.replace(model_spec, codec=without_weights(model_spec.codec))
-    model = build_model(
-        model_spec,
-        vocab_size=tokenizer.vocab_size,
-        trust_class_paths=trust_class_paths,
-        seed=train.seed,
-        drawn=start.fresh if start is not None else None,
-    )
-    if start is not None:
-        with world.own_errors():
-            start.load_whole(model)
+    model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
     loader = PackedLoader(
         mixture=mixture,
         writer=sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec"),
@@ -266,6 +254,26 @@ def _build(
         home=home,
         start=start,
     )
+
+
+def _model(
+    spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
+) -> UnifiedModel:
+    """Returns the model before anything is sharded. One that a checkpoint holds needs no other file for its weights."""
+    section = spec.model
+    if opened.latest is not None:
+        section = dataclasses.replace(section, codec=without_weights(section.codec))
+    model = build_model(
+        section,
+        vocab_size=tokenizer.vocab_size,
+        trust_class_paths=trust_class_paths,
+        seed=spec.train.seed if spec.train is not None else 0,
+        drawn=start.fresh if start is not None else None,
+    )
+    if start is not None:
+        with world.own_errors():
+            start.load_whole(model)
+    return model
 
 
 def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: World, *, allowed: Collection[str]) -> Any:
