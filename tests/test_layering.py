@@ -26,7 +26,10 @@ MAY_IMPORT = {
 }
 LIGHT = {
     f"soundomni.core.{name}"
-    for name in ("errors", "schema", "registry", "checks", "limits", "spec", "constructors", "convert", "json_schema", "layers", "paths", "slots")
+    for name in (
+        *("errors", "schema", "registry", "checks", "limits", "spec", "constructors", "convert", "json_schema", "layers", "paths"),
+        "slots",
+    )
 }
 LIGHT |= {"soundomni.core.yaml_text"}
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}

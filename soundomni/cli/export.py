@@ -136,7 +136,7 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
 def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
     """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
     from soundomni.core.spec import load_spec
-    from soundomni.train.run_directory import CODEC_FILE, SPEC_FILE
+    from soundomni.train.run_files import CODEC_FILE, SPEC_FILE
     from soundomni.vae.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths

@@ -23,6 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="resume",
         help="what to do when train.run_dir holds a run: go on with it, stop, or remove it first (default: resume)",
     )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on with a run although this key of its spec, or one below it, has changed: rates, paths and data, such as "
+        "train.optimizer.lr or data; may be given several times",
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -35,7 +43,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     start: StartFrom = "kept" if args.existing == "resume" else "directory"
     spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths, start=start)
-    result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
+    result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing, allow_change=args.allow_change)
     if os.environ.get("RANK", "0") == "0":
         report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}
         state = "finished" if result.finished else "saved and stopped; the same command goes on from there"

@@ -346,6 +346,14 @@ class Dataset(ABC):
         """Items found unusable while listing."""
         return ()
 
+    @property
+    def generated_from(self) -> str | None:
+        """What all items are computed from, for a dataset that computes them when they are asked for; None for one that lists them.
+
+        A run tells by it that it goes on with the same data, where it would otherwise look at every item.
+        """
+        return None
+
 
 class Tracker(ABC):
     """Receives what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec).

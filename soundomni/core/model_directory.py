@@ -285,16 +285,19 @@ def trained_max_tokens(spec: Spec) -> int | None:
 
 def portable(spec: Spec) -> Spec:
     """Leaves out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
-    codec = spec.model.codec
-    init_args = {name: value for name, value in codec.init_args.items() if name != "weights"}
     model = replace(
         spec.model,
-        codec=replace(codec, init_args=init_args),
+        codec=without_weights(spec.model.codec),
         tokenizer=replace(spec.model.tokenizer, path=None),
         start=None,
         start_fresh=None,
     )
     return replace(spec, model=model, data=None, train=None)
+
+
+def without_weights(codec: Slot) -> Slot:
+    """Return the slot of a codec whose weights come from elsewhere than the file that it names, which may be gone."""
+    return replace(codec, init_args={name: value for name, value in codec.init_args.items() if name != "weights"})
 
 
 def check_portable(spec: Spec) -> None:

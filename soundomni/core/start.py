@@ -116,7 +116,6 @@ def read_kept(run_dir: Path) -> StartModel | None:
     return StartModel(layer, origin, commit)
 
 
-def write_kept(run_dir: Path, start: StartModel) -> None:
-    """Keeps it in a run directory. Raises OSError."""
-    tree = {"spec": dict(start.layer), "origin": asdict(start.origin), "commit": start.commit}
-    (run_dir / KEPT_FILE).write_text(yaml_text.render(tree), encoding="utf-8")
+def kept_text(start: StartModel) -> str:
+    """Return what a run directory keeps of a model that the run starts from, for KEPT_FILE."""
+    return yaml_text.render({"spec": dict(start.layer), "origin": asdict(start.origin), "commit": start.commit})

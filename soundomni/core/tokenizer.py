@@ -84,10 +84,14 @@ class TextTokenizer:
         except Exception as error:  # the library raises a bare Exception for every malformed file
             raise CheckpointError(f"'{file}' is not a tokenizer.json: {error}") from error
 
+    def to_json(self) -> str:
+        """Return what tokenizer.json says."""
+        return str(self._tokenizer.to_str())
+
     def save(self, directory: str | Path) -> Path:
         """Writes tokenizer.json into `directory` and returns its path."""
         path = Path(directory) / FILE_NAME
-        path.write_text(self._tokenizer.to_str(), encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
         return path
 
     @property

@@ -19,6 +19,17 @@ _EXAMPLES = 3  # items that are named in the log; how many there are of a kind i
 _PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these bounds
 
 
+def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str, Any]:
+    """Return the state of a planner that goes on with other data, in another order of samples.
+
+    The count of draws of each dataset goes on, so that what is random about samples does not start over. What the packer held is dropped.
+    """
+    before = state["mixture"]
+    cursors = {name: int(before["cursors"].get(name, 0)) for name in mixture.sources}
+    position = {"seed": mixture.seed, "sizes": mixture.sizes, "draws": before["draws"], "cursors": cursors}
+    return {"mixture": position, "pool": []}
+
+
 @dataclass(frozen=True)
 class Planned:
     """A draw and how it is written."""

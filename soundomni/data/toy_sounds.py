@@ -71,6 +71,7 @@ class ToySounds(Dataset):
             raise DataError(f"toy sounds: detune is {list(detune)}, expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
+        self._generated_from = repr((size, seed, sample_rate, seconds, tuple(events), notes, kinds, variation, tuple(detune), held_out))
         self.variation = variation
         self.detune = (float(detune[0]), float(detune[1]))
         self.held_out = held_out
@@ -89,6 +90,10 @@ class ToySounds(Dataset):
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def generated_from(self) -> str:
+        return self._generated_from
 
     def recipe(self, index: int) -> Recipe:
         """Returns the recipe of item `index`."""

@@ -14,10 +14,12 @@ a copy in host memory. On several nodes the directory must be on a file system t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -33,7 +35,10 @@ from soundomni.train.parallel import World
 from soundomni.train.shards import Slice, stage, write_rank
 
 STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"
-_UNFINISHED, _REMOVED = ".writing-", ".removed-"
+UNFINISHED, REMOVED = ".writing-", ".removed-"
+"""What the names of checkpoints begin with that are being written or removed."""
+FILE_NAMES = re.compile(r"manifest\.json|state\.json|rank-\d{5,}\.(safetensors|json)")
+"""Names of the files in a checkpoint."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +50,19 @@ class Checkpointer:
         directory: made when missing.
         world: its ranks write together.
         keep: complete checkpoints to keep, at least 1.
+        run: id of the run; checkpoints of another one are neither replaced nor removed. None for a run without one.
     """
 
-    def __init__(self, directory: Path, world: World, *, keep: int) -> None:
+    def __init__(self, directory: Path, world: World, *, keep: int, run: str | None = None) -> None:
         self.directory = directory
+        self._run = run
         self._world = world
         self._keep = max(1, keep)
         self._group = dist.new_group(backend="gloo") if world.mesh is not None else None
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
         if world.is_main:
-            for leftover in [*directory.glob(f"{_UNFINISHED}*"), *directory.glob(f"{_REMOVED}*")]:
+            for leftover in [*directory.glob(f"{UNFINISHED}{STEP}*"), *directory.glob(f"{REMOVED}{STEP}*")]:
                 shutil.rmtree(leftover, ignore_errors=True)
         self._gather(None)  # no rank writes before the leftovers are gone
 
@@ -71,6 +78,8 @@ class Checkpointer:
             CheckpointError: the checkpoint before this one could not be written, on any rank.
         """
         self.wait()
+        with contextlib.suppress(OSError):  # the writer meets it again; it makes nothing above its own folder, which may have been moved
+            self.directory.mkdir(parents=True, exist_ok=True)
         staged = stage(tensors, rank=self._world.rank)
         arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))))
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}")
@@ -86,7 +95,7 @@ class Checkpointer:
             raise error
 
     def _write(self, step: int, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        unfinished = self.directory / f"{_UNFINISHED}{step_name(step)}"
+        unfinished = self.directory / f"{UNFINISHED}{step_name(step)}"
         try:
             written = self._write_files(unfinished, staged, rank_state, state)
             self._agree(written.get("error"))
@@ -106,7 +115,7 @@ class Checkpointer:
         self, directory: Path, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]
     ) -> dict[str, Any]:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(exist_ok=True)
             files = write_rank(directory, self._world.rank, staged, rank_state)
             if self._world.is_main:
                 files.append(directory / STATE_FILE)
@@ -123,8 +132,10 @@ class Checkpointer:
             manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
             _flush(manifest)
             _flush_directory(unfinished)
+            if not self._is_own(final):
+                return f"the checkpoint '{final}' belongs to run {run_of(final)}, not to this one; move it elsewhere"
             if final.exists():  # of an attempt that was found damaged, or of an earlier run of the same steps
-                _remove(final)
+                remove_checkpoint(final)
             unfinished.rename(final)
             _flush_directory(self.directory)
             point_at(self.directory, final.name)
@@ -134,9 +145,12 @@ class Checkpointer:
         return None
 
     def _prune(self, step: int) -> None:
-        done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step]
+        done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step and self._is_own(path)]
         for path in done[self._keep :]:
-            _remove(path)
+            remove_checkpoint(path)
+
+    def _is_own(self, path: Path) -> bool:
+        return self._run is None or run_of(path) in (None, self._run)
 
     def _agree(self, problem: str | None) -> None:
         problems = [found for found in self._gather(problem) if found is not None]
@@ -161,31 +175,49 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix(STEP))
 
 
+def is_step_name(name: str) -> bool:
+    """Return whether a directory of this name is a checkpoint, or what validation made at a step."""
+    return name.startswith(STEP) and name.removeprefix(STEP).isdigit()
+
+
+def run_of(path: Path) -> str | None:
+    """Return the id of the run that a checkpoint belongs to; None if it names none, or cannot be read."""
+    try:
+        run = json.loads((path / STATE_FILE).read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
+
+
 def list_checkpoints(directory: Path) -> list[Path]:
     """Returns the checkpoints in `directory`, newest first, whether they are intact or not."""
-    found = [p for p in directory.glob(f"{STEP}*") if p.is_dir() and p.name.removeprefix(STEP).isdigit()]
+    found = [p for p in directory.glob(f"{STEP}*") if p.is_dir() and is_step_name(p.name)]
     return sorted(found, key=step_of, reverse=True)
 
 
-def find_latest(directory: Path, world: World | None = None) -> Path | None:
+def find_latest(directory: Path, world: World | None = None, *, run: str | None = None) -> Path | None:
     """Returns the newest intact checkpoint, or None when there is none at all. Damaged ones are named in a warning.
 
-    With a world, every rank must call this; each checks its share of the files.
+    With a world, every rank must call this; each checks its share of the files. With a run id, checkpoints of another run are passed
+    over and named in a warning as well; those that name no run are older than ids, and are taken.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is intact.
+        CheckpointError: there are checkpoints, but none is intact, or none belongs to the run.
     """
     candidates = list_checkpoints(directory)
     problem = ""
     for path in candidates:
-        mine = damage(path, part=(world.rank, world.size) if world else (0, 1))
+        found = damage(path, part=(world.rank, world.size) if world else (0, 1))
+        mine = f"is damaged ({found})" if found is not None else None
+        if run is not None and run_of(path) not in (None, run):
+            mine = f"belongs to run {run_of(path)}, not to run {run}"
         problems = [p for p in (world.gather(mine) if world else [mine]) if p is not None]
         if not problems:
             return path
         problem = problems[0]
-        logger.warning("checkpoint '%s' is damaged (%s); trying the one before", path, problem)
+        logger.warning("checkpoint '%s' %s; trying the one before", path, problem)
     if candidates:
-        raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest: {problem}")
+        raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
     return None
 
 
@@ -216,6 +248,16 @@ def point_at(directory: Path, name: str) -> None:
     _flush_directory(directory)
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, or what is left of one; it stops being one before the first file goes. Raises OSError."""
+    doomed = path
+    if is_step_name(path.name):
+        doomed = path.with_name(f"{REMOVED}{path.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Reads a checkpoint's run state. Raises CheckpointError."""
     try:
@@ -243,11 +285,3 @@ def _flush_directory(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(path: Path) -> None:
-    """Removes a checkpoint; it stops being one before the first file goes."""
-    doomed = path.with_name(f"{_REMOVED}{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)

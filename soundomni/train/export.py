@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from soundomni.core.assembly import build_model
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
-from soundomni.core.model_directory import Origin
+from soundomni.core.model_directory import Origin, without_weights
 from soundomni.core.spec import load_spec
 from soundomni.core.start import CHECKPOINTS, read_kept
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
-from soundomni.train.checkpoint import find_latest, step_of
+from soundomni.train.checkpoint import find_latest, read_state, step_of
+from soundomni.train.inventory import digest
+from soundomni.train.run_files import read_run_id
 from soundomni.train.state import load_trained_weights
 
 
@@ -69,15 +72,18 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
     for name in (SPEC_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise CheckpointError(f"'{path}' is not a run directory: it has no {name}; `soundomni train` makes one")
-    checkpoint = find_latest(path / CHECKPOINTS)
+    checkpoint = find_latest(path / CHECKPOINTS, run=read_run_id(path))
     if checkpoint is None:
         raise CheckpointError(f"the run '{path}' has no checkpoint yet; it saves every train.save_every steps and at its end")
+    if read_state(checkpoint).get("tokenizer") != digest(path / TOKENIZER_FILE):
+        raise CheckpointError(f"'{path / TOKENIZER_FILE}' is not the tokenizer that '{checkpoint}' was trained with")
     spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, start="ignore")
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
+    own_codec = replace(spec.model, codec=without_weights(spec.model.codec))  # the checkpoint holds its weights
     with uninitialised():
-        model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
+        model = build_model(own_codec, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
         if spec.train is not None and spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
     load_trained_weights(model, checkpoint, average=average)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -168,6 +168,28 @@ class World:
             alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
             alone.add_note(f"on rank {self.rank}")
             raise alone from error
+
+    def on_every(self, action: Callable[[], T]) -> T:
+        """Run `action` on every rank. What it raises on one is raised on all: as it is if all met the same, else with the rank's number."""
+        result: T | None = None
+        error: SoundOmniError | None = None
+        try:
+            result = action()
+        except SoundOmniError as found:
+            error = found
+        errors = self.gather(error)
+        rank = next((rank for rank, found in enumerate(errors) if found is not None), None)
+        if rank is None:
+            return cast(T, result)
+        if len({str(found) for found in errors}) == 1:
+            raise errors[rank]
+        raise type(errors[rank])(f"rank {rank}: {errors[rank]}")
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite whole tensors with those of rank 0."""
+        for tensor in tensors:
+            if self.mesh is not None:
+                dist.broadcast(tensor, src=0)
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:

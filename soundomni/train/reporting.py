@@ -30,12 +30,15 @@ class Reporter:
         total_steps: steps of the run.
         resumed_step: steps that were finished before.
         trackers: what a warning calls a tracker → the tracker, which has begun and is closed with this.
+        run: id of the run.
     """
 
-    def __init__(self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Mapping[str, Tracker]) -> None:
+    def __init__(
+        self, *, run_dir: Path, total_steps: int, resumed_step: int, trackers: Mapping[str, Tracker], run: str | None = None
+    ) -> None:
         self.last: dict[str, float] = {}
         self._step = resumed_step
-        self._metrics = MetricsLog(run_dir, resumed_step=resumed_step)
+        self._metrics = MetricsLog(run_dir, resumed_step=resumed_step, run=run)
         self._display = open_display(total=total_steps, initial=resumed_step)
         self._trackers = dict(trackers)
         self._told: set[str] = set()

@@ -9,14 +9,16 @@ import dataclasses
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from soundomni.core import registry
@@ -27,14 +29,16 @@ from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.lora import add_adapters
 from soundomni.core.model import UnifiedModel
+from soundomni.core.model_directory import without_weights
 from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec import resolve, spec_to_dict
-from soundomni.core.start import CHECKPOINTS, write_kept
+from soundomni.core.start import CHECKPOINTS, KEPT_FILE, kept_text
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.planner import state_for_other_data
 from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
@@ -42,12 +46,16 @@ from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.metrics import MetricsLog
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.reporting import Reporter, begin_tracker
-from soundomni.train.run_directory import CODEC_FILE, SAMPLES, Existing, goes_on, open_run
+from soundomni.train.run_directory import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
+from soundomni.train.run_files import CODEC_FILE, SAMPLES
+from soundomni.train.same_data import Listings, check_same_data, list_data
 from soundomni.train.sample_writer import sample_writer
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
+from soundomni.train.spec_changes import check_allowed, is_below
 from soundomni.train.start import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
@@ -99,6 +107,9 @@ class _Parts:
     model: UnifiedModel
     module: nn.Module
     loader: PackedLoader
+    listings: Listings
+    opened: OpenRun
+    home: RunDirectory | None
     start: Start | None
 
 
@@ -111,31 +122,41 @@ class _RankStep:
     counts: Mapping[str, float]
 
 
-def run_training(spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume") -> RunResult:
+def run_training(
+    spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume", allow_change: Collection[str] = ()
+) -> RunResult:
     """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
 
     Args:
         spec: with `data` and `train`.
         trust_class_paths: whether its plugins may be named by import path.
         existing: what to do when the run directory holds a run.
+        allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
 
     Raises:
-        SoundOmniError: the spec, the data or the run directory cannot be used, or the loss is not finite for ten steps in a row.
+        SoundOmniError: the spec, the data or the run directory cannot be used, another process trains in the run directory, or the loss is
+            not finite for ten steps in a row.
     """
     data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
+    check_allowed(allow_change, resolved)
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
         for line in doubts:  # here, where the other ranks are silent
             logger.warning("%s", line)
         batches_per_rank(train.batches_per_step, world.size)
+        home = own_run_directory(Path(train.run_dir), world, existing=existing)
+        if home is not None:
+            stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
-        latest = open_run(Path(train.run_dir), resolved, world, existing=existing)
-        parts = _build(resolved, data, train, world, latest=latest, start=start, trust_class_paths=trust_class_paths)
+        opened = open_run(home, resolved, world, existing=existing, allowed=allow_change, trust_class_paths=trust_class_paths)
+        parts = _build(
+            resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
+        )
         stack.callback(parts.loader.close)
-        return _train(parts, world, latest=latest, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
+        return _train(parts, world, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
 
 def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start | None:
@@ -169,27 +190,23 @@ def _build(
     train: TrainSpec,
     world: World,
     *,
-    latest: Path | None,
+    home: RunDirectory | None,
+    opened: OpenRun,
     start: Start | None,
+    allowed: Collection[str],
     trust_class_paths: bool,
 ) -> _Parts:
     def dataset(slot: Slot) -> Dataset:
         return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
     torch.manual_seed(train.seed)
+    np.random.seed(train.seed)  # which a checkpoint keeps as well
     random.seed(train.seed)
-    mixture = Mixture.open(data, dataset)
-    tokenizer = _tokenizer(spec, mixture, world, Path(train.run_dir), latest=latest, start=start)
-    model = build_model(
-        spec.model,
-        vocab_size=tokenizer.vocab_size,
-        trust_class_paths=trust_class_paths,
-        seed=train.seed,
-        drawn=start.fresh if start is not None else None,
-    )
-    if start is not None:
-        with world.own_errors():
-            start.load_whole(model)
+    mixture = world.on_every(lambda: Mixture.open(data, dataset))
+    listings = list_data(mixture, world)
+    position = _position(opened, listings, mixture, world, allowed=allowed)
+    tokenizer = _tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
+    model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
     writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec")
     told = announce(mixture, writer, data, codec_rate=model.codec.spec.sample_rate) if world.is_main else ()
     loader = PackedLoader(
@@ -199,7 +216,7 @@ def _build(
         rank=world.rank,
         world_size=world.size,
         batches_per_step=train.batches_per_step,
-        state=read_state(latest)["progress"]["data"] if latest is not None else None,
+        state=position,
         told=told,
     )
     if train.lora is not None:  # after whatever gives the model its first weights
@@ -207,8 +224,9 @@ def _build(
     module = CodecTraining(model.codec) if train.target == "codec" else model
     if module is model:
         check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
-        if latest is None:
-            _fit_latents(model, mixture, loader)
+        if opened.latest is None:
+            world.on_main(lambda: _fit_latents(model, mixture, loader))
+            world.copy_from_main(model.normalizer.buffers())
     return _Parts(
         spec=spec,
         data=data,
@@ -218,26 +236,72 @@ def _build(
         model=model,
         module=module,
         loader=loader,
+        listings=listings,
+        opened=opened,
+        home=home,
         start=start,
     )
 
 
-def _tokenizer(spec: Spec, mixture: Mixture, world: World, run_dir: Path, *, latest: Path | None, start: Start | None) -> TextTokenizer:
-    """Returns the run's tokenizer: kept in the run directory, and at first that of the model to start from, of a path, or learnt."""
-    if latest is not None:
-        if _fingerprint(run_dir) != read_state(latest)["tokenizer"]:
-            raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
-        return TextTokenizer.load(run_dir)
-    wanted = spec.model.tokenizer
+def _model(
+    spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
+) -> UnifiedModel:
+    """Returns the model before anything is sharded. One that a checkpoint holds needs no other file for its weights."""
+    section = spec.model
+    if opened.latest is not None:
+        section = dataclasses.replace(section, codec=without_weights(section.codec))
+    model = build_model(
+        section,
+        vocab_size=tokenizer.vocab_size,
+        trust_class_paths=trust_class_paths,
+        seed=spec.train.seed if spec.train is not None else 0,
+        drawn=start.fresh if start is not None else None,
+    )
     if start is not None:
-        tokenizer = start.tokenizer()
-        world.on_main(lambda: write_kept(run_dir, start.model))
-    elif wanted.path is not None:
-        tokenizer = TextTokenizer.load(wanted.path)
-    else:
-        tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
-    world.on_main(lambda: tokenizer.save(run_dir))
-    return tokenizer
+        with world.own_errors():
+            start.load_whole(model)
+    return model
+
+
+def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: World, *, allowed: Collection[str]) -> Any:
+    """Returns the state of the loader to go on from: that of the checkpoint, or what is left of it where other data are allowed."""
+    if opened.latest is None:
+        return None
+    saved = read_state(opened.latest)
+    state = saved["progress"]["data"]
+    is_same = check_same_data(saved.get("data"), listings, mixture, opened.latest, allowed=allowed)
+    order = [key for key in opened.changed if is_below(key, ["data"]) and ".source." not in key]
+    if is_same and not order:
+        return state
+    if world.is_main:
+        tell("the data changed: the run goes on in another order of samples, in which clips of this epoch may come again")
+    return state_for_other_data(state, mixture)
+
+
+def _tokenizer(
+    spec: Spec, mixture: Mixture, world: World, home: RunDirectory | None, *, latest: Path | None, start: Start | None
+) -> TextTokenizer:
+    """Returns the run's tokenizer, the same on every rank: rank 0 reads it in the run directory, and at first takes that of the model to
+    start from, or of a path, or learns one."""
+
+    def text() -> str:
+        assert home is not None
+        if latest is not None:
+            if _fingerprint(home.directory) != read_state(latest)["tokenizer"]:
+                raise CheckpointError(f"'{home.directory / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
+            return TextTokenizer.load(home.directory).to_json()
+        wanted = spec.model.tokenizer
+        if start is not None:
+            tokenizer = start.tokenizer()
+            home.write(KEPT_FILE, kept_text(start.model))
+        elif wanted.path is not None:
+            tokenizer = TextTokenizer.load(wanted.path)
+        else:
+            tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
+        home.write(TOKENIZER_FILE, tokenizer.to_json())
+        return tokenizer.to_json()
+
+    return TextTokenizer(Tokenizer.from_str(str(world.gather(world.on_main(text))[0])))
 
 
 def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
@@ -269,8 +333,8 @@ def _fingerprint(run_dir: Path) -> str:
         raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror}") from error
 
 
-def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
-    train, module, run_dir = parts.train, parts.module, Path(parts.train.run_dir)
+def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
+    train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
     parallelise(module, world, train)
     if parts.start is not None:
         if module is parts.model:
@@ -280,15 +344,15 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
             tell(parts.start.describe())
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     state = RunState(module, build_optimizer(module, train.optimizer, trust_class_paths=trust_class_paths), ema, Progress())
-    if latest is not None:
+    if parts.opened.latest is not None:
         with world.own_errors():
-            state.load(latest, world)
+            state.load(parts.opened.latest, world)
     reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
-    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints)
+    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
     stack.callback(checkpointer.wait)
-    identity = {"spec": spec_to_dict(parts.spec), "tokenizer": _fingerprint(run_dir)}
+    hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
     finished = fit(
         module,
         _steps(parts, state.progress, world),
@@ -297,23 +361,110 @@ def _train(parts: _Parts, world: World, *, latest: Path | None, stop: StopReques
         ema=ema,
         world=world,
         progress=state.progress,
-        hooks=Hooks(
-            log=reporter.log if reporter is not None else _ignore,
-            should_stop=lambda: stop.agreed(world),
-            save=lambda progress: state.save(checkpointer, world, identity=identity),
-            validate=_validation(
-                parts, world, ema, reporter.files if reporter is not None else _ignore, trust_class_paths=trust_class_paths
-            ),
-        ),
+        hooks=hooks,
     )
-    checkpointer.wait()
+    _finish_saving(checkpointer, hooks, state.progress, home, world)
     if not finished:
         logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
-        codec = cast(Codec, registry.build("codec", parts.spec.model.codec, trust_class_paths=trust_class_paths))
-        world.on_main(partial(write_codec, codec, newest, run_dir / CODEC_FILE))
+        world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _hooks(
+    parts: _Parts,
+    world: World,
+    state: RunState,
+    checkpointer: Checkpointer,
+    reporter: Reporter | None,
+    *,
+    stop: StopRequest,
+    trust_class_paths: bool,
+) -> Hooks:
+    """Returns what happens around the steps. A run directory that is no longer there stops the run like a signal."""
+    home, identity = parts.home, _identity(parts, world)
+
+    late: dict[int, Mapping[str, float]] = {}
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        if home is not None and home.is_lost():
+            late[step] = metrics
+        elif reporter is not None:
+            reporter.log(step, metrics)
+
+    def should_stop() -> bool:
+        stop.requested |= home is not None and home.is_lost()
+        return stop.agreed(world)
+
+    def save(progress: Progress) -> None:
+        if _is_lost(home, world):
+            with suppress(CheckpointError):  # what was being written went with the directory
+                checkpointer.wait()
+        place = world.gather(world.on_main(lambda: held(home).secure()))[0]
+        checkpointer.directory = place / CHECKPOINTS
+        while late:  # measured since the directory went
+            step, metrics = late.popitem()
+            MetricsLog(place, resumed_step=step - 1, run=parts.opened.run).log(step, metrics)
+        state.save(checkpointer, world, identity=identity)
+
+    def report(step: int, files: Sequence[Path]) -> None:
+        held(home).record(files)
+        if reporter is not None:
+            reporter.files(step, files)
+
+    return Hooks(
+        log=log,
+        should_stop=should_stop,
+        save=save,
+        validate=_validation(parts, world, state.ema, report, trust_class_paths=trust_class_paths),
+    )
+
+
+def _identity(parts: _Parts, world: World) -> dict[str, Any]:
+    """Returns what says in a checkpoint which run it belongs to, and from now on has the run directory written again if it is deleted."""
+    world.on_main(lambda: held(parts.home).remember())
+    return {
+        "run": parts.opened.run,
+        "spec": spec_to_dict(parts.spec),
+        "tokenizer": world.gather(world.on_main(lambda: _fingerprint(held(parts.home).directory)))[0],
+        "data": {name: listing.to_json() for name, listing in parts.listings.items()},
+    }
+
+
+def _is_lost(home: RunDirectory | None, world: World) -> bool:
+    return any(world.gather(home is not None and home.is_lost()))
+
+
+def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, home: RunDirectory | None, world: World) -> None:
+    """Waits for the last checkpoint, and saves once more if the directory went meanwhile.
+
+    Raises:
+        CheckpointError: it could not be written, or the run directory is not where it was.
+    """
+
+    def check_place() -> None:
+        if held(home).problem is not None:
+            raise CheckpointError(f"stopped after step {progress.step} and saved: {held(home).problem}")
+
+    try:
+        checkpointer.wait()
+    except CheckpointError:
+        if not _is_lost(home, world):
+            raise
+        hooks.save(progress)
+        checkpointer.wait()
+    world.on_main(check_place)
+
+
+def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
+    """Writes the codec of a finished run, as its own from the first byte."""
+    home = held(parts.home)
+    slot = without_weights(parts.spec.model.codec)
+    codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
+    part = home.directory / f"{CODEC_FILE}.part"
+    write_codec(codec, checkpoint, part)
+    home.adopt(part, CODEC_FILE)
 
 
 def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankStep]:
@@ -349,7 +500,7 @@ def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> R
         name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
         trackers[name] = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
         begin_tracker(name, trackers[name], resumed_step)
-    return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers)
+    return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers, run=parts.opened.run)
 
 
 def _validation(
@@ -374,7 +525,3 @@ def _validation(
         report=report,
         explain=lambda error: registry.blame(error, parts.spec) + reason(error),
     )
-
-
-def _ignore(step: int, what: object) -> None:
-    """On ranks that do not report."""

@@ -73,6 +73,7 @@ class RunState:
             logger.info("saved by %d ranks, resumed on %d: random state starts from the step", state["num_ranks"], world.size)
             torch.manual_seed(self.progress.step)
             random.seed(self.progress.step)
+            np.random.seed(self.progress.step)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.model.state_dict().items():

@@ -23,7 +23,7 @@ from soundomni.core.hub_repository import parse_repository
 from soundomni.core.model_directory import Origin, find_model
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.spec import load_spec, resolve
-from soundomni.core.start import read_kept, write_kept
+from soundomni.core.start import KEPT_FILE, kept_text, read_kept
 from soundomni.train.start import open_start
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path:
     assert newest is not None and first is not None
     assert [one.model.commit for one in (newest, first)] == [sha("ann/tiny", 1), sha("ann/tiny", 0)]
     assert first.directory.name == sha("ann/tiny", 0) and first.model.layer["sampler"]["init_args"] == {"num_steps": 1}
-    write_kept(tmp_path, first.model)
+    (tmp_path / KEPT_FILE).write_text(kept_text(first.model))
     assert read_kept(tmp_path) == first.model
 
 

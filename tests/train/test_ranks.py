@@ -181,6 +181,23 @@ def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any
     assert "train.parallel.replicate is 3; it must divide" in refused["replicate"]
 
 
+def test_ranks_that_list_other_data_are_named_to_all(seen: list[dict[str, Any]]) -> None:
+    expected = {
+        "same": None,
+        "caption": "rank 1 has other data than rank 0: dataset 'mine' has as many clips, and differs first at '2.wav'; give every process "
+        "the same files",
+        "length": "rank 1 has other data than rank 0: dataset 'mine' ends after 2 of 3 clips; give every process the same files",
+        "one cannot": "rank 1: no folder 'mine'",
+        "none can": "no folder at all",
+        "all can": 1,
+    }
+    assert [rank["other_data"] for rank in seen] == [expected, expected]
+
+
+def test_what_rank_0_measured_is_what_all_have(seen: list[dict[str, Any]]) -> None:
+    assert [rank["copied"]["values"] for rank in seen] == [[[0.0, 0.0, 0.0], True]] * 2
+
+
 @pytest.mark.parametrize(
     ("replicate", "shard", "size", "expected"), [(1, -1, 4, (4,)), (2, -1, 4, (2, 2)), (4, 1, 4, (4, 1)), (1, 1, 1, (1,))]
 )

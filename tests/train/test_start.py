@@ -24,7 +24,7 @@ from soundomni.core.hub import SoundOmni
 from soundomni.core.model_directory import SHIPPED, Origin
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
-from soundomni.core.start import KEPT_FILE, read_kept, read_start, write_kept
+from soundomni.core.start import KEPT_FILE, kept_text, read_kept, read_start
 from soundomni.core.waveform import Audio
 from soundomni.train.export import load_run
 from soundomni.train.run import run_training
@@ -128,7 +128,7 @@ def test_going_on_is_bit_exact_when_the_model_is_gone(tiny: Path, tmp_path: Path
 def test_what_a_run_kept_counts_only_where_it_goes_on(tiny: Path, tmp_path: Path) -> None:
     start, run = Path(shutil.copytree(tiny, tmp_path / "start")), tmp_path / "run"
     run.mkdir()
-    write_kept(run, read_start(str(start), start))
+    (run / KEPT_FILE).write_text(kept_text(read_start(str(start), start)))
     text = (start / "spec.yaml").read_text()
     assert "num_steps: 2" in text
     (start / "spec.yaml").write_text(text.replace("num_steps: 2", "num_steps: 3"))
@@ -140,16 +140,17 @@ def test_what_a_run_kept_counts_only_where_it_goes_on(tiny: Path, tmp_path: Path
 def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    write_kept(run, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    (run / "run.json").write_text('{"run": "the attempt"}')
+    (run / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     run_training(tiny_spec(run, "train.steps=1"))
     assert load_run(run)[0].origin == Origin() and not (run / KEPT_FILE).exists()
-    write_kept(run, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    (run / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     assert load_run(run)[0].origin == Origin(), "the spec names no start"
 
 
 @pytest.mark.parametrize(("before", "after"), [("licence: theirs", "licence: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
 def test_what_a_run_kept_is_checked(tiny: Path, tmp_path: Path, before: str, after: str) -> None:
-    write_kept(tmp_path, replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X")))
+    (tmp_path / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     found = read_kept(tmp_path)
     assert found is not None and found.origin == Origin("theirs", "X")
     text = (tmp_path / KEPT_FILE).read_text()

@@ -10,22 +10,26 @@ import logging
 import math
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from tiny_training import TinyModel, TinyRun, make_batch, settings
 
-from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
+from soundomni.core.errors import CheckpointError, DataError, SoundOmniError, SpecError
+from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
+from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
 from soundomni.train.parallel import World, batches_per_rank, open_world
+from soundomni.train.same_data import list_data
 from soundomni.train.signals import StopRequest
 from soundomni.train.validation import Made, Part, Validation
 
@@ -258,8 +262,59 @@ def refusals(world: World, out: Path) -> Seen:
     return seen
 
 
+class Clips(Dataset):
+    """Items with these captions."""
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        self._captions = captions
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def item(self, index: int) -> Item:
+        caption = self._captions[index]
+        return Item(key=f"{index}.wav", num_samples=800, sample_rate=8000, captions=(caption,), questions=(("what?", caption),))
+
+    def load(self, index: int) -> tuple[np.ndarray, int]:
+        raise AssertionError("a listing decodes nothing")
+
+
+def other_data(world: World, out: Path) -> Seen:
+    """Rank 1 lists one caption less, another one, or cannot open its data at all; both ranks hear the same."""
+    seen: Seen = {}
+    captions = {"same": "abc", "caption": "abd" if world.rank else "abc", "length": "ab" if world.rank else "abc"}
+    for name, letters in captions.items():
+        source = Source(dataset=Clips(letters), tasks={"generate": 1.0})
+        try:
+            list_data(Mixture(sources={"mine": source}), world)
+            seen[name] = None
+        except DataError as error:
+            seen[name] = str(error)
+
+    def opened() -> int:
+        if world.rank:
+            raise DataError("no folder 'mine'")
+        return 1
+
+    def broken() -> None:
+        raise DataError("no folder at all")
+
+    for name, action in (("one cannot", opened), ("none can", broken), ("all can", lambda: 1)):
+        try:
+            seen[name] = world.on_every(action)
+        except DataError as error:
+            seen[name] = str(error)
+    return seen
+
+
+def copied(world: World, out: Path) -> Seen:
+    tensors = [torch.full((3,), float(world.rank)), torch.tensor(world.rank == 0)]
+    world.copy_from_main(tensors)
+    return {"values": [tensor.tolist() for tensor in tensors]}
+
+
 LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16)
-SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone)
+SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied)
 
 
 def main(out: Path) -> None:

@@ -1,0 +1,273 @@
+"""Who trains in a run directory: one process at a time.
+
+While a run trains, it holds a lock (flock) on `owner.json` in its directory, and that file names its host and process. The lock ends
+with the process, however it ends, so that a file left behind by a process that was killed is taken over. Other hosts may not see the
+lock, as on some network file systems; so the owner also writes to the file every few seconds, and a file that another host left is
+watched for a while before it is taken over. Clocks are not compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from soundomni.core.errors import CheckpointError
+
+FILE_NAME = "owner.json"
+REFRESH_SECONDS = 5.0
+"""How often an owner writes to its file."""
+WATCH_SECONDS = 20.0
+"""How long the file of another host must stay unchanged before it is taken over."""
+_SETTLING_SECONDS = 2.0  # between locking the file and writing to it, a new owner is not named yet
+_TRIES = 100  # each fails only if another owner ends between opening and locking
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What `owner.json` says.
+
+    Args:
+        host, pid: the process that trains.
+        boot: names the time since its machine was started; empty where that is not known.
+        started: when the process began, in clock ticks since then; empty where that is not known.
+        beat: counts up while the process lives.
+    """
+
+    host: str
+    pid: int
+    boot: str
+    started: str
+    beat: int = 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it names this machine, in this boot or an earlier one."""
+        return self.host == socket.gethostname() or (self.boot != "" and self.boot == _boot())
+
+    def is_of(self, other: Claim) -> bool:
+        """Return whether both name one process."""
+        return replace(self, beat=0) == replace(other, beat=0)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs on this machine."""
+        if not self.is_here or self.boot != _boot():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return self.started == _started(self.pid)
+
+
+class Owner:
+    """Owns a run directory from its construction to `release`.
+
+    Args:
+        directory: made when missing.
+        refresh_seconds, watch_seconds: see REFRESH_SECONDS and WATCH_SECONDS.
+
+    Raises:
+        CheckpointError: another process owns it, or it cannot be written.
+    """
+
+    def __init__(self, directory: Path, *, refresh_seconds: float = REFRESH_SECONDS, watch_seconds: float = WATCH_SECONDS) -> None:
+        self.path = directory / FILE_NAME
+        self._refresh_seconds, self._watch_seconds = refresh_seconds, watch_seconds
+        self._made = not directory.exists()
+        self._locks = True
+        self.rival: Claim | None = None
+        """Who wrote to the file in spite of the lock, where a file system grants it to everybody."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._lock()
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"the run directory '{directory}' cannot be written: {reason}; set train.run_dir") from error
+        self._claim = Claim(socket.gethostname(), os.getpid(), _boot(), _started(os.getpid()))
+        self._ended = threading.Event()
+        try:
+            self._take_over()
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._thread = threading.Thread(target=self._refresh, name="run-owner", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def is_held(self) -> bool:
+        """Return whether `owner.json` is still where it was made, and nobody else's. Costs one look at the file system."""
+        if self.rival is not None:
+            return False
+        try:
+            found = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # what cannot be looked at now may be again; a checkpoint that cannot be written says so
+        return os.path.samestat(found, os.fstat(self._file))
+
+    def find(self) -> Path | None:
+        """Return where the directory is now, which may have been moved; None when it was deleted, or `owner.json` was."""
+        for place in (self.path, _path_of(self._file)):
+            with contextlib.suppress(OSError):
+                if place is not None and os.path.samestat(place.stat(), os.fstat(self._file)):
+                    return place.parent
+        return None
+
+    def release(self) -> None:
+        """Give the directory up. It is removed again if this made it and nothing is in it. May be called twice."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._thread.join()
+        place = self.find()
+        with contextlib.suppress(OSError):
+            if place is not None:
+                (place / FILE_NAME).unlink()
+            if place is not None and self._made:
+                place.rmdir()
+        os.close(self._file)
+
+    def _lock(self) -> int:
+        """Open and lock the file; returns its descriptor. The file may be removed, with its lock, between the two."""
+        for _ in range(_TRIES):
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._try_lock(file)
+                if os.path.samestat(self.path.stat(), os.fstat(file)):
+                    return file
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+        raise self._refusal(None)
+
+    def _try_lock(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._refusal(self._named(file)) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._locks = False
+            logger.warning("the file system of '%s' has no locks: its owner is known by what the file says only", self.path)
+
+    def _named(self, file: int) -> Claim | None:
+        """Return who holds the lock, once the file says so."""
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        claim = _read(file)
+        while time.monotonic() < deadline and (claim is None or (claim.is_here and not claim.is_alive)):
+            time.sleep(0.02)
+            claim = _read(file)
+        return claim
+
+    def _take_over(self) -> None:
+        """Write to the file, unless whoever it names is alive. Raises CheckpointError."""
+        before = _read(self._file)
+        if before is not None and before.is_alive and (before.pid != os.getpid() or not self._locks):
+            raise self._refusal(before)  # some file systems grant a lock to everybody
+        if before is not None and not before.is_here:
+            self._watch(before)
+        _write(self._file, self._claim)
+        if not self._locks:  # another process may have done the same at the same time
+            time.sleep(1.0)
+            now = _read(self._file)
+            if now is None or not now.is_of(self._claim):
+                raise self._refusal(now)
+
+    def _watch(self, before: Claim) -> None:
+        """Wait until the owner on another host has been silent for long enough. Raises CheckpointError when it is not."""
+        text = "'%s' names process %d on host %s; watching for %g s whether it still trains"
+        logger.warning(text, self.path, before.pid, before.host, self._watch_seconds)
+        deadline = time.monotonic() + self._watch_seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, self._watch_seconds))
+            now = _read(self._file, self.path)
+            if now is not None and now != before:
+                raise self._refusal(now)
+
+    def _refusal(self, claim: Claim | None) -> CheckpointError:
+        who = "another process" if claim is None else f"process {claim.pid} on host {claim.host}"
+        return CheckpointError(
+            f"the run directory '{self.path.parent}' is in use: {who} trains in it; wait until it ends, choose another train.run_dir, "
+            f"or, if that process is gone, remove '{self.path}'"
+        )
+
+    def _refresh(self) -> None:
+        beat, told = 0, False
+        while not self._ended.wait(self._refresh_seconds):
+            beat += 1
+            now = _read(self._file)
+            if now is not None and not now.is_of(self._claim):
+                self.rival = now
+                return
+            try:
+                _write(self._file, replace(self._claim, beat=beat))
+            except OSError as error:
+                if not told:
+                    logger.warning("'%s' cannot be refreshed, so other hosts may take its owner for gone: %s", self.path, error.strerror)
+                told = True
+
+
+def _read(file: int, path: Path | None = None) -> Claim | None:
+    """Return what an open file says, or None if that is not a claim.
+
+    With a path, it is opened again, which network file systems need to see what others wrote.
+    """
+    try:
+        text = os.pread(file, 4096, 0) if path is None else path.read_bytes()
+        return Claim(**json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(file: int, claim: Claim) -> None:
+    text = json.dumps(asdict(claim)).ljust(250).encode() + b"\n"  # of one length, so that nobody reads the end of a longer one
+    os.pwrite(file, text, 0)
+    os.ftruncate(file, len(text))
+    os.fsync(file)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _path_of(file: int) -> Path | None:
+    try:
+        return Path(f"/proc/self/fd/{file}").readlink()
+    except OSError:
+        return None
