@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import exempt_executors
+from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.schema import ParallelSpec, TrainSpec
 from soundomni.train.trainable import as_trainable
@@ -75,9 +76,11 @@ class World:
         if self.is_main:
             try:
                 result = action()
-            except Exception as found:  # whatever it is, the other ranks are waiting to hear of it
+            except (Exception, SystemExit) as found:  # whatever it is, the other ranks are waiting to hear of it
+                if self.mesh is None:
+                    raise
                 known = isinstance(found, SoundOmniError | OSError)
-                error = found if known else SoundOmniError(f"{type(found).__name__}: {found}")
+                error = found if known else SoundOmniError(named(found))
                 error.__cause__ = None if known else found
         raised = self.gather(error)[0]
         if raised is not None:
