@@ -28,7 +28,7 @@ LIGHT = {
     f"soundomni.core.{name}"
     for name in ("errors", "schema", "registry", "checks", "limits", "spec", "constructors", "convert", "json_schema", "layers", "slots")
 }
-LIGHT |= {f"soundomni.core.{name}" for name in ("culprit", "discovery", "yaml_text")}
+LIGHT |= {f"soundomni.core.{name}" for name in ("culprit", "discovery", "provenance", "yaml_text")}
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}
 
 

@@ -55,6 +55,8 @@ def find(kind: str, name: str) -> PluginEntry:
     if hits:
         choices = ", ".join(entry.qualified_name for entry in hits)
         raise PluginError(f"{kind} '{name}' is claimed by several distributions; write one of: {choices}")
+    if distribution and installed_version(distribution) is None:
+        raise PluginError(f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here; install it, or use another {kind}")
     known = [entry.name for entry in entries(kind)]
     near = did_you_mean(name, [*known, *(entry.qualified_name for entry in entries(kind))] if distribution else known)
     raise PluginError(f"unknown {kind} '{name}'.{near} Installed: {', '.join(dict.fromkeys(known)) or 'none'}")
@@ -66,6 +68,18 @@ def split_name(kind: str, name: str) -> tuple[str, str]:
         return "", name
     distribution, colon, short = name.partition(":")
     return (distribution, short) if colon else ("", name)
+
+
+def is_registered(kind: str, name: str) -> bool:
+    """Says whether `name` or `dist:name` is that of a registered plugin, be it ambiguous or not."""
+    distribution, short = split_name(kind, name)
+    return any(e.name == short and normalised(distribution) in ("", normalised(e.distribution)) for e in entries(kind))
+
+
+def installed_version(distribution: str) -> str | None:
+    """Returns the version of a distribution that has plugins, None when none of them is here."""
+    found = (entry for kind in KINDS for entry in entries(kind) if normalised(entry.distribution) == normalised(distribution))
+    return next((entry.version for entry in found), None)
 
 
 def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
@@ -118,11 +132,20 @@ def runtime_arguments(kind: str) -> tuple[str, ...]:
 
 def name_of(kind: str, cls: type) -> str:
     """Returns the portable name of a plugin class: its short name, `dist:name` when others claim that, else its import path."""
-    hits = [entry for entry in entries(kind) if _is_target(entry, cls)]
+    # A class of soundomni keeps its name, also when another distribution registers it once more.
+    hits = sorted((entry for entry in entries(kind) if _is_target(entry, cls)), key=lambda entry: entry.distribution != OWN)
     if not hits:
         return _path(cls)
     unique = sum(entry.name == hits[0].name for entry in entries(kind)) == 1
     return hits[0].name if unique else hits[0].qualified_name
+
+
+def portable_name(kind: str, name: str, cls: type) -> str:
+    """Returns the portable name of a plugin that a spec calls `name`: see `name_of`, which a registered name needs no class for."""
+    if not is_registered(kind, name):
+        return name_of(kind, cls)
+    entry = find(kind, name)
+    return entry.name if sum(other.name == entry.name for other in entries(kind)) == 1 else entry.qualified_name
 
 
 def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: Any) -> Any:

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.provenance import read_record, record, settle_names
 from soundomni.core.schema import Spec
 from soundomni.core.spec import changed_keys, dump_spec, spec_to_dict
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
@@ -83,7 +84,7 @@ def open_run(directory: Path, spec: Spec, world: World, *, existing: Existing = 
     if latest is not None:
         saved = read_state(latest)
         step = saved["progress"]["step"]
-        check_unchanged(saved["spec"], spec, latest)
+        check_unchanged(settle_names(saved["spec"], read_record(directory / LOCK_FILE)), spec, latest)
         check_steps(saved["spec"]["train"]["steps"], spec, step)
         if world.is_main:
             tell(f"resuming from step {step} of checkpoint '{latest}'")
@@ -154,7 +155,7 @@ def _write(directory: Path, spec: Spec, *, anew: bool) -> None:
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         if anew:  # an attempt that ended before its first checkpoint may have started from another model
             (directory / KEPT_FILE).unlink(missing_ok=True)
-        (directory / LOCK_FILE).write_text(json.dumps(registry.lock(spec), indent=2) + "\n", encoding="utf-8")
+        (directory / LOCK_FILE).write_text(json.dumps(record(spec), indent=2) + "\n", encoding="utf-8")
         (directory / SPEC_FILE).write_text(dump_spec(spec), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"the run directory '{directory}' cannot be written: {error.strerror}; set train.run_dir") from error
