@@ -3,7 +3,7 @@
 | name | what it is |
 |---|---|
 | spec.yaml | the resolved spec |
-| lock.json | plugin distributions and their versions |
+| lock.json | plugin distributions, their versions and the slots that they fill |
 | tokenizer.json | text tokens |
 | start.yaml | of the model that the run started from, if it did: what its spec says, where its weights come from, and their commit |
 | metrics.jsonl | one line per logged step |
