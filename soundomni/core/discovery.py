@@ -115,6 +115,20 @@ def scan(path: tuple[str, ...]) -> Installed:
     return Installed({kind: tuple(sorted(of, key=lambda entry: (entry.name, entry.distribution))) for kind, of in found.items()}, unique)
 
 
+def provider_of(package: str) -> tuple[str, str]:
+    """Returns name and version of the distribution that a top-level package comes from; "" and "unknown" when none of them has it."""
+    for distribution in _every_distribution():
+        try:
+            names = (distribution.read_text("top_level.txt") or "").split()
+            names = names or [file.parts[0].removesuffix(".py") for file in distribution.files or ()]
+        except Exception:  # see scan
+            continue
+        if package in names:
+            name, version, _ = _identity(distribution)
+            return name, version
+    return "", "unknown"
+
+
 @contextlib.contextmanager
 def only_readable() -> Iterator[None]:
     """Hides distributions whose entry points cannot be read from all who ask importlib.metadata within the block, except `scan`.

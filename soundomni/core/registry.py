@@ -16,7 +16,7 @@ from typing import Any
 from soundomni.core.constructors import Argument, ClauseError, spec_arguments
 from soundomni.core.convert import convert, plain
 from soundomni.core.discovery import KINDS as KINDS
-from soundomni.core.discovery import OWN, Fault, normalised, scan
+from soundomni.core.discovery import OWN, Fault, normalised, provider_of, scan
 from soundomni.core.discovery import PluginEntry as PluginEntry
 from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, describe, did_you_mean
 from soundomni.core.schema import Slot, Spec
@@ -200,8 +200,7 @@ def distributions(used_slots: Iterable[tuple[str, Slot]]) -> list[dict[str, str]
         distribution, version = entry.distribution, entry.version
         if not distribution:
             package = entry.target.split(":")[0].split(".")[0]
-            distribution = next(iter(importlib.metadata.packages_distributions().get(package, [])), "")
-            version = importlib.metadata.version(distribution) if distribution else "unknown"
+            distribution, version = provider_of(package)
         used[distribution or package] = version
     return [{"distribution": name, "version": used[name]} for name in sorted(used)]
 
@@ -256,7 +255,8 @@ def _is_target(entry: PluginEntry, cls: type) -> bool:
     module, _, path = entry.target.partition(":")
     if (module, path) == (cls.__module__, cls.__qualname__):
         return True
-    return getattr(sys.modules.get(module), path, None) is cls  # registered under a module that re-exports it
+    # Registered under a module that re-exports it. The module is not asked, whose __getattr__ may fail in any way.
+    return getattr(sys.modules.get(module), "__dict__", {}).get(path) is cls
 
 
 def _list(noun: str, names: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], o
     What does not have the shape of a spec is kept as it is, to be reported when it is converted.
     """
     changed, types = dict(tree), field_types(of)
-    for field in dataclasses.fields(of):  # type: ignore[arg-type]
+    for field in dataclasses.fields(of):
         value, place, kind = tree.get(field.name), join(key, field.name), field.metadata.get("kind")
         inner = without_none(types[field.name])
         if kind is not None and isinstance(value, list):

@@ -69,7 +69,8 @@ def load_spec(
     tree = {}
     for layer in layers:
         tree = merge(tree, layer, Spec)
-    spec = map_slots(convert(tree, Spec, ""), _default_names(tree))
+    given: Spec = convert(tree, Spec, "")
+    spec = map_slots(given, _default_names(tree))
     return map_slots(spec, _checker(_given, trust_class_paths, known) if validate_plugins else _settled)
 
 

@@ -15,7 +15,7 @@ import torch  # noqa: F401  which fails next to some of these distributions
 
 from soundomni.cli.main import main
 from soundomni.core import registry
-from soundomni.core.discovery import only_readable
+from soundomni.core.discovery import only_readable, provider_of
 from soundomni.core.errors import PluginError
 
 GOOD = "from soundomni.vae.mdct import MDCTCodec\nclass Codec(MDCTCodec): ...\nclass Outer:\n    class Inner(MDCTCodec): ...\n"
@@ -202,6 +202,15 @@ def test_torch_is_imported_next_to_a_broken_distribution(site: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["name"] == "mdct"
     assert done.stderr.startswith("acme-audio 1.2: ") and done.stderr.count("\n") == 1
+
+
+def test_a_package_belongs_to_its_distribution_whatever_others_hold(site: Path) -> None:
+    info = write(site, metadata=b"Name: acm\xe9", name="broken-1.dist-info")
+    (info / "top_level.txt").write_bytes(b"\xff")
+    (write(site, points=None) / "RECORD").write_text("acme_discovery.py,,\nother/__init__.py,,\n")
+    assert provider_of("acme_discovery") == provider_of("other") == ("acme-audio", "1.2")
+    assert provider_of("no_such_package") == ("", "unknown")
+    assert provider_of("yaml")[0] == "PyYAML"
 
 
 def test_nothing_is_imported(site: Path) -> None:
