@@ -79,9 +79,8 @@ class World:
             except (Exception, SystemExit) as found:  # whatever it is, the other ranks are waiting to hear of it
                 if self.mesh is None:
                     raise
-                known = isinstance(found, SoundOmniError | OSError)
-                error = found if known else SoundOmniError(named(found))
-                error.__cause__ = None if known else found
+                error = found if isinstance(found, SoundOmniError | OSError) else SoundOmniError(named(found))
+                error.__cause__ = None if error is found else found
         raised = self.gather(error)[0]
         if raised is not None:
             raise raised
