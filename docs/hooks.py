@@ -194,14 +194,14 @@ def statuses(*also: str) -> str:
 
     every = {
         0: "done",
-        1: "an error of the program; `--debug` shows the traceback",
+        1: "an error of the program or of a plugin in use; `--debug` shows the traceback",
         2: "something given was wrong: one line on stderr says what, and what was expected",
         command_line.INTERRUPTED: "interrupted",
         command_line.PIPE_CLOSED: "the reader of stdout has gone",
     }
     more = {
         "stopped": {STOPPED_STATUS: "asked to stop, saved; the same command goes on from there"},
-        "check": {1: "a plugin is broken (`--check`), or an error of the program"},
+        "check": {1: "a plugin is broken or a distribution cannot be read (`--check`), or an error of the program"},
     }
     found = every | {number: text for name in also for number, text in more[name].items()}
     return table(["status", "meaning"], [[code(number), found[number]] for number in sorted(found)])
