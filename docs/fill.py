@@ -64,6 +64,9 @@ def contract(kind: str) -> str:
         if isinstance(statement, ast.FunctionDef):
             statement.body = [*statement.body[: 1 if ast.get_docstring(statement) else 0], ast.Expr(ast.Constant(...))]
     lines = "\n".join(map(_wrapped, ast.unparse(tree).splitlines()))
+    # As the formatter has it, which reads Markdown too.
+    lines = re.sub(r'"""\n(?=    \w+:)', '"""\n\n', lines, count=1)
+    lines = re.sub(r"^( +)'([^'\"]*)'$", r'\1"\2"', lines, flags=re.MULTILINE)
     return f"```py\n{lines}\n```"
 
 
