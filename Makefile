@@ -7,7 +7,7 @@ PARITY := $(VENV)/.parity
 export OMP_NUM_THREADS ?= 2
 export MKL_NUM_THREADS ?= 2
 
-.PHONY: demo test lint format docs bench clean tools
+.PHONY: demo test lint format docs pages bench clean tools
 
 demo: $(READY)
 	$(VENV)/bin/soundomni demo --out demo
@@ -29,6 +29,10 @@ format: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+
+# Writes into the pages of docs/ what the code says of itself, and what their examples print.
+pages: $(READY)
+	$(PYTHON) docs/fill.py
 
 bench: $(READY)
 	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q

@@ -1,5 +1,6 @@
 """What the pages show of the code is written by the code: a line `{{ name argument ... }}` of a page becomes what a function here returns.
 
+In the repository such a line is a comment, with what it becomes below it up to a comment `{{ end }}`: see fill.py.
 An unknown name, or an argument that the code no longer knows, stops the build. The API pages have no source file at all: there is one for
 each package, made from the modules that are there.
 """
@@ -37,6 +38,8 @@ from soundomni.core.schema import Slot, Spec
 from soundomni.core.spec import shipped_specs
 
 DIRECTIVE = re.compile(r"^\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}$", re.MULTILINE)
+PLACE = re.compile(r"^(?:<!-- )?\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}(?: -->\n(.*?)^<!-- \{\{ end \}\} -->)?$", re.MULTILINE | re.DOTALL)
+"""A directive, and what it was last filled with."""
 NOT_DOCUMENTED = ("cli", "specs")
 """Subpackages without an API page: commands have pages of their own."""
 
@@ -65,6 +68,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 def expand(markdown: str) -> str:
     """Returns a page with its directives replaced. Raises ValueError for an unknown one."""
+    markdown = bare(markdown)
     shown = outputs(markdown)
 
     def replace(match: re.Match[str]) -> str:
@@ -76,6 +80,11 @@ def expand(markdown: str) -> str:
         return DIRECTIVES[name](*arguments)
 
     return DIRECTIVE.sub(replace, markdown)
+
+
+def bare(markdown: str) -> str:
+    """Returns a page without what its directives were last filled with."""
+    return PLACE.sub(lambda match: f"{{{{ {' '.join([match[1], *match[2].split()])} }}}}", markdown)
 
 
 def outputs(markdown: str) -> dict[int, str]:
@@ -185,14 +194,14 @@ def statuses(*also: str) -> str:
 
     every = {
         0: "done",
-        1: "an error of the program; `--debug` shows the traceback",
+        1: "an error of the program or of a plugin in use; `--debug` shows the traceback",
         2: "something given was wrong: one line on stderr says what, and what was expected",
         command_line.INTERRUPTED: "interrupted",
         command_line.PIPE_CLOSED: "the reader of stdout has gone",
     }
     more = {
         "stopped": {STOPPED_STATUS: "asked to stop, saved; the same command goes on from there"},
-        "check": {1: "a plugin is broken (`--check`)"},
+        "check": {1: "a plugin is broken or a distribution cannot be read (`--check`), or an error of the program"},
         "partly": {1: "some files could not be used or pictures not drawn, and are named on stderr; all else is done"},
     }
     found = dict(every)
@@ -244,6 +253,19 @@ def runtime(kind: str) -> str:
     if not names:
         return "The assembly passes it nothing: every constructor argument may be set in a spec."
     return f"The assembly passes {', '.join(code(name) for name in names)}; a spec may not set these. All other arguments are the spec's."
+
+
+def contract(kind: str) -> str:
+    """The reference of the abstract class of a kind."""
+    from soundomni.core.interfaces import KINDS
+
+    cls = KINDS[kind]
+    return f"::: {cls.__module__}.{cls.__qualname__}\n    options:\n      heading_level: 3\n      skip_local_inventory: true"
+
+
+def links() -> str:
+    """Nothing: the site knows where names are described, and does not need the links to their sources."""
+    return ""
 
 
 def clauses(kind: str) -> str:
@@ -457,11 +479,13 @@ def api_page(package: str) -> str:
 DIRECTIVES: dict[str, Callable[..., str]] = {
     "clauses": clauses,
     "commands": commands,
+    "contract": contract,
     "doc": doc,
     "file-table": file_table,
     "file-tree": file_tree,
     "global-options": global_options,
     "kinds": kinds,
+    "links": links,
     "lists": lists,
     "members": members,
     "options": options,

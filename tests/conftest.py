@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from soundomni.core import registry
+
 WriteDistribution = Callable[..., Path]
 
 
@@ -47,5 +49,7 @@ def install(write_distribution: WriteDistribution, monkeypatch: pytest.MonkeyPat
         return root
 
     yield put
+    for cls in [cls for cls, entry in registry.loaded().items() if entry.target.partition(":")[0] in names or cls.__module__ in names]:
+        del registry._foreign[cls]
     for name in names:
         sys.modules.pop(name, None)

@@ -167,6 +167,39 @@ def test_an_output_is_that_of_the_block_before_it() -> None:
     assert [line for line in module("hooks").expand(page).splitlines() if line.isdigit()] == ["1", "2"]
 
 
+@pytest.mark.parametrize("page", pages())
+def test_a_page_can_be_read_in_the_repository(page: str) -> None:
+    text = text_of(page)
+    module("hooks")
+    assert module("fill").fill(text, Path(page), run=False) == text, f"`make pages` writes what the code says now into {page}"
+    for line in re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines():
+        assert not re.match(r"\{\{|:::|!!!|\?\?\?|=== ", line) and not re.search(r"\{ ?[.#:][\w-]", line), line
+
+
+def test_what_a_page_was_filled_with_is_made_anew(tmp_path: Path) -> None:
+    hooks, fill = module("hooks"), module("fill")
+    page = "before\n\n{{ runtime connector }}\n\n```python\nprint(1)\n```\n\n{{ output }}\n\nsee [this][soundomni.core.errors.SpecError]\n"
+    filled = fill.fill(page, Path("concepts/x.md"), run=True)
+    assert "The assembly passes `token_dim`" in filled and "```text\n1\n```" in filled
+    assert "[soundomni.core.errors.SpecError]: ../../soundomni/core/errors.py" in filled
+    assert hooks.expand(filled).startswith(hooks.expand(page).rstrip("\n"))
+    stale = filled.replace("token_dim", "size").replace("\n1\n", "\n2\n")
+    assert fill.fill(stale, Path("concepts/x.md"), run=True) == filled
+    assert fill.fill(stale, Path("concepts/x.md"), run=False) == filled.replace("\n1\n", "\n2\n")
+
+
+def test_headings_that_are_linked_keep_their_places() -> None:
+    fill = module("fill")
+    text = fill._readable("### mdct { #mdct }\n\n## `data.tasks[]` { #data-tasks }\n\n``` { .text .output }\nx { #y }\n```")
+    assert text == '### mdct\n\n<a id="data-tasks"></a>\n\n## `data.tasks[]`\n\n```text\nx { #y }\n```'
+
+
+def test_a_contract_is_shown_without_its_bodies() -> None:
+    text = module("fill").contract("dataset")
+    assert "class Dataset(ABC):" in text and "def load(self, index: int)" in text and "raise" not in text
+    assert max(map(len, module("fill").contract("sampler").splitlines())) < 145
+
+
 def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
     (block,) = blocks.blocks("```bash\nsoundomni plugins show codec mdtc\n```\n")
     with pytest.raises(RuntimeError, match="Did you mean 'mdct'"):

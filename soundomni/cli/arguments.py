@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,10 @@ class UsageError(SoundOmniError):
     """The command line says something that the command does not take."""
 
 
+class ParserExit(SystemExit):
+    """A parser has printed what it was asked for, such as --help. Any other SystemExit is somebody else's."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations and raises UsageError instead of ending the process."""
 
@@ -27,6 +32,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raises ParserExit."""
+        if message:
+            self._print_message(message, sys.stderr)
+        raise ParserExit(status)
 
 
 def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:

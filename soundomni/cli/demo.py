@@ -119,8 +119,11 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
 
 def toy_entries(spec: Spec) -> list[MixtureEntry]:
     """Returns the entries of toy sounds that a spec trains on, those that describe first."""
+    from soundomni.core.provenance import lasting_name
+
     entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
-    return sorted((e for e in entries if e.source.class_path == TOYS), key=lambda entry: "describe" not in entry.tasks)
+    toys = (entry for entry in entries if lasting_name("dataset", entry.source.class_path) == TOYS)
+    return sorted(toys, key=lambda entry: "describe" not in entry.tasks)
 
 
 def unused_seed(spec: Spec) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +85,14 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
         DataError: its dataset cannot be read.
     """
     from soundomni.cli.progress import tracked
+    from soundomni.core.discovery import OWN
+    from soundomni.core.provenance import settled_name
     from soundomni.core.registry import build
 
     text = _read(name)
     given = _parse(name, text)
+    if not Path(name).is_file():
+        given = replace(given, dataset=Slot(settled_name("dataset", given.dataset.class_path, OWN), given.dataset.init_args))
     try:
         dataset = build("dataset", given.dataset, trust_class_paths=trust_class_paths)
         count = len(dataset)

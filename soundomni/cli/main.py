@@ -1,7 +1,7 @@
 """The command line: finds the command, imports its file alone, and turns every failure into one line.
 
-Exit status: 0 done, 1 an error of the program, a check that failed or files that could not be used among others that were, 2 a mistake of
-the user, 130 interrupted.
+Exit status: 0 done, 1 an error of the program or of a plugin in use, a check that failed or files that could not be used among others
+that were, 2 a mistake of the user or a plugin that cannot be imported or constructed, 130 interrupted.
 
 Under torchrun every process of a node finds the same mistake of the user, and the first one tells it. What one process met alone, which
 has a note that says so (World.own_errors), and what is no mistake of the user is told by whichever process it happens to.
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TextIO
 
 from soundomni import __version__
-from soundomni.cli.arguments import Parser, UsageError, split_overrides
+from soundomni.cli.arguments import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
-from soundomni.core.errors import SoundOmniError, did_you_mean
+from soundomni.core.errors import SoundOmniError, describe, did_you_mean
 
 COMMANDS = {
     "train": "train a model or a codec from a spec",
@@ -54,26 +54,46 @@ PIPE_CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. Without --debug no traceback is ever shown."""
+    """Runs a command and returns its exit status. Without --debug no traceback is ever shown.
+
+    Args:
+        argv: the arguments; None takes those of this process, which then ends with the command.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
+    status = _status(arguments)
+    if argv is None and "--json" in arguments:
+        from soundomni.cli.output import end_stdout
+
+        end_stdout()
+    return status
+
+
+def _status(arguments: list[str]) -> int:
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()
         return status
-    except SystemExit as end:  # argparse, after --help and --version
+    except ParserExit as end:  # after --help and --version
         return int(end.code or 0)
     except KeyboardInterrupt:
         _say(sys.stderr, "soundomni: interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if (plugin := _raised_by(error)) is not None:
+            return _fail(arguments, f"error: {plugin} failed: {describe(error)}", status=1)
         _silence(sys.stdout)  # its reader has left
         return PIPE_CLOSED
-    except (SoundOmniError, OSError) as error:
-        return 2 if _is_told_by_another(error) else _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
-    except Exception as error:
-        hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
-        return _fail(arguments, f"internal error: {type(error).__name__}: {error}{hint}", status=1)
+    except SoundOmniError as error:
+        if _is_told_by_another(error):
+            return 2
+        return _fail(arguments, f"error: {' '.join([str(error), *_notes(error), *_origin(error)])}", status=2)
+    except OSError as error:
+        if (plugin := _raised_by(error)) is not None:
+            return _fail(arguments, f"error: {plugin} failed: {describe(error)}", status=1)
+        return _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
+    except BaseException as error:  # a plugin may raise anything, SystemExit too
+        return _fail(arguments, _unexpected(arguments, error), status=1)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -96,9 +116,13 @@ def _dispatch(arguments: list[str]) -> int:
     _add_global_options(parser)
     rest, overrides = split_overrides([*given, *after], parser)
     args = parser.parse_args(rest)
-    with contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working"):
-        status: int = module.run(args, [*early, *overrides])
-    return status
+    from soundomni.cli.output import results_only
+    from soundomni.core.discovery import only_readable
+
+    progress = contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working")
+    results = results_only() if args.json else contextlib.nullcontext()
+    with only_readable(), results, progress:  # plugins may print what they like
+        return int(module.run(args, [*early, *overrides]))
 
 
 def _top_parser() -> Parser:
@@ -122,10 +146,31 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, action="store_true", help=text)
 
 
-def _is_told_by_another(error: Exception) -> bool:
+def _is_told_by_another(error: SoundOmniError) -> bool:
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
     launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # a variable left over starts no other process
-    return launched and local_rank != "0" and isinstance(error, SoundOmniError) and not _notes(error)
+    return launched and local_rank != "0" and not _notes(error)
+
+
+def _raised_by(error: BaseException) -> str | None:
+    """Returns the plugin of others that raised an error, if one did."""
+    from soundomni.core.culprit import culprit
+
+    return culprit(error, raised=True)
+
+
+def _origin(error: SoundOmniError) -> list[str]:
+    """Names the plugin of others that raised an error for the user, unless its message does."""
+    plugin = _raised_by(error)
+    return [] if plugin is None or plugin.partition(" of ")[0] in str(error) else [f"({plugin})"]
+
+
+def _unexpected(arguments: list[str], error: BaseException) -> str:
+    """Says what happened, and in which plugin of others where it was in one; otherwise it is an error of this program."""
+    from soundomni.core.culprit import culprit, named
+
+    hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
+    return f"{'internal error' if culprit(error) is None else 'error'}: {named(error)}{hint}"
 
 
 def _notes(error: Exception) -> list[str]:

@@ -3,22 +3,84 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from soundomni.cli.progress import above_progress
 
+_held: list[str] | None = None
+
 
 def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
     """Writes a command's result: with --json as one line of JSON, otherwise `text`, or nothing when that is None."""
-    line = to_json(result) if args.json else text
-    if line is not None:
+    if args.json:
+        write(to_json(result) + "\n")
+    elif text is not None:
+        write(text.rstrip("\n") + "\n")
+
+
+def write(text: str) -> None:
+    """Writes a part of a command's result to stdout, or keeps it until then: see `results_only`."""
+    if _held is None:
         with above_progress():
-            sys.stdout.write(line.rstrip("\n") + "\n")
+            sys.stdout.write(text)
             sys.stdout.flush()
+    else:
+        _held.append(text)
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Leaves stdout to what `write` is given, written when the block ends; whatever else is printed meanwhile goes to stderr.
+
+    That holds for `print` as well as for code in C, and for processes that are started within the block.
+    """
+    global _held
+    before, _held = _held, []
+    stdout = sys.stdout
+    stdout.flush()
+    try:
+        with _descriptor_diverted(), contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        texts, _held = _held, before
+        stdout.write("".join(texts))
+        stdout.flush()
+
+
+def end_stdout() -> None:
+    """Sends to stderr what is still printed, such as by functions that run when the interpreter ends."""
+    sys.stdout = sys.stderr
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
+
+
+@contextmanager
+def _descriptor_diverted() -> Iterator[None]:
+    """Lets the descriptor of stdout lead to that of stderr, or nowhere where that is closed."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # stdout is closed, so nothing can be printed there
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def note(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
     listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
-    listing.add_argument("--check", action="store_true", help="import each and say which are broken; exit status 1 if one is")
+    listing.add_argument(
+        "--check",
+        action="store_true",
+        help="import each plugin and say which are broken; exit status 1 if any is, or if a distribution cannot be read",
+    )
     show = actions.add_parser("show", help="one plugin and its arguments", description="Show what a plugin is and takes.")
     show.add_argument("kind", metavar="KIND", help="such as codec")
     show.add_argument("name", metavar="NAME", help="name, or distribution:name")
@@ -54,8 +59,11 @@ def _list(args: argparse.Namespace) -> int:
     if args.check:
         columns.append("state")
         cells = [[*cell, row["error"] or "ok"] for cell, row in zip(cells, rows, strict=True)]
-    emit(args, {"plugins": rows}, text=table(columns, cells))
-    return 1 if any(row.get("error") for row in rows) else 0
+    faults = registry.faults()
+    wrong = table(["distribution", "what is wrong with it"], [[fault.distribution, fault.reason] for fault in faults])
+    result = {"plugins": rows, "faults": [asdict(fault) for fault in faults]}
+    emit(args, result, text=f"{table(columns, cells)}\n\n{wrong}" if faults else table(columns, cells))
+    return 1 if args.check and (faults or any(row["error"] for row in rows)) else 0
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -94,13 +102,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _row(entry: PluginEntry) -> dict[str, Any]:
-    return {
-        "kind": entry.kind,
-        "name": entry.name,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "target": entry.target,
-    }
+    return {name: value for name, value in asdict(entry).items() if value or name != "extras"}
 
 
 def _error(entry: PluginEntry) -> str | None:

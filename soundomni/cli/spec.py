@@ -151,10 +151,9 @@ def _print(args: argparse.Namespace, spec: Spec) -> int:
 
 def _schema() -> int:
     import json
-    import sys
 
+    from soundomni.cli.output import write
     from soundomni.core.spec import spec_schema
 
-    json.dump(spec_schema(), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    write(json.dumps(spec_schema(), indent=2) + "\n")
     return 0

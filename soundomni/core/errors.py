@@ -44,18 +44,36 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def describe(error: BaseException, *, whole: bool = False) -> str:
+    """Returns type and message of an unexpected error on one line; of SystemExit, what was called.
+
+    Args:
+        error: of any kind, even one whose message cannot be made.
+        whole: keep the lines of the message, and the traceback that errors from other processes have in it.
+    """
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called"
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"its message cannot be made: {type(broken).__name__}"
+    if whole:
+        return f"{type(error).__name__}: {text}"
+    _, traceback, lines = text.rpartition("Traceback (most recent call last)")
+    if traceback:  # its last lines, which are not indented, say what happened
+        text = "\n".join(line for line in lines.splitlines()[1:] if not line.startswith(" "))
+    text = " ".join(text.split())
+    return text if text.startswith(f"{type(error).__name__}: ") else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def some(names: Collection[str]) -> str:
     """Returns the first names of a collection, and dots where there are more."""
     return ", ".join(islice(names, NAMED)) + (", ..." if len(names) > NAMED else "")
 
 
 def reason(error: BaseException) -> str:
-    """Return an error of someone else's code as part of one line: its type and what it says, at most LONGEST_REASON characters."""
-    try:
-        text = printable(" ".join(str(error).split()))
-    except Exception:  # its own __str__ fails
-        text = ""
-    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """Return `describe(error)` as part of one line that any stream takes, at most LONGEST_REASON characters."""
+    line = printable(describe(error))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 

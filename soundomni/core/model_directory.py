@@ -3,7 +3,7 @@
 | name | what it is |
 |---|---|
 | spec.yaml | what the model is assembled from, without the run |
-| config.json | the format, what the model was trained with, where its weights come from, and a summary |
+| config.json | the format, what the model was trained with, the distributions of its plugins, where its weights come from, and a summary |
 | model.safetensors | every weight; or several shards with an index, see model_weights.py |
 | tokenizer.json | text tokens |
 | README.md | the model card |
@@ -25,9 +25,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundomni.core import yaml_text
+from soundomni.core.discovery import OWN
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.hub_repository import fetch, parse_repository
 from soundomni.core.model_weights import is_weight_file, weight_files, write_weights
+from soundomni.core.provenance import RECORD_KEY, record
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.spec import dump_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -267,6 +269,7 @@ def write_model(
         "sample_rate": sample_rate,
         "max_tokens": max_tokens,
         "plugins": plugins(spec),
+        RECORD_KEY: record(portable(spec)),
         **{name: value for name, value in asdict(origin).items() if value is not None},
     }
     (folder / SPEC_FILE).write_text(dump_spec(portable(spec)), encoding="utf-8")
@@ -323,9 +326,11 @@ def plugins(spec: Spec) -> dict[str, str]:
 def card(spec: Spec, parameters: int, origin: Origin) -> str:
     """Writes the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
     parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
+    used = ((entry["distribution"], entry["version"]) for entry in record(portable(spec)))
+    needs = "".join(f"\nIt needs plugins of {name} {version}: `pip install {name}`\n" for name, version in used if name != OWN)
     return (
         f"---\n{front_matter(origin, pipeline_tag='text-to-audio')}---\n\n"
-        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n{_origin_lines(origin)}\n"
+        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n{needs}{_origin_lines(origin)}\n"
         '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
         'clip = model.generate(["..."], seconds=1.0)[0]\n```\n\n'
         f"{spec_block(spec)}"

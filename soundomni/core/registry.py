@@ -6,68 +6,41 @@ of other distributions. A name claimed by two distributions is an error that ask
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from soundomni.core.constructors import Argument, ClauseError, spec_arguments
 from soundomni.core.convert import convert, plain
-from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.discovery import KINDS as KINDS
+from soundomni.core.discovery import OWN, Fault, normalised, provider_of, scan
+from soundomni.core.discovery import PluginEntry as PluginEntry
+from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, describe, did_you_mean
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import slots
 
-KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
-
-
-@dataclass(frozen=True)
-class PluginEntry:
-    """A registered plugin, known from metadata alone.
-
-    Args:
-        kind: one of KINDS; the entry-point group is `soundomni.<kind>s`.
-        name: the short name.
-        distribution: the installed distribution that registers it; empty for a class named by its import path.
-        version: of that distribution.
-        target: "package.module:Class".
-    """
-
-    kind: str
-    name: str
-    distribution: str
-    version: str
-    target: str
-
-    @property
-    def qualified_name(self) -> str:
-        """The name that stays unique whatever else is installed."""
-        return f"{self.distribution}:{self.name}"
+_foreign: dict[type, PluginEntry] = {}
+"""The plugins of others that this process has loaded."""
 
 
 def entries(kind: str) -> tuple[PluginEntry, ...]:
     """Returns the registered plugins of a kind, sorted by name; reads metadata and imports none. Raises PluginError for an unknown kind."""
     if kind not in KINDS:
         raise PluginError(f"unknown kind of plugin '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}")
-    return _all_entries(tuple(sys.path))[kind]
+    return scan(tuple(sys.path)).entries[kind]
 
 
-@functools.lru_cache(maxsize=4)
-def _all_entries(path: tuple[str, ...]) -> Mapping[str, tuple[PluginEntry, ...]]:
-    """Scans once per state of `sys.path`, as a scan opens a file of every distribution."""
-    points = importlib.metadata.entry_points()
-    found: dict[str, tuple[PluginEntry, ...]] = {}
-    for kind in KINDS:
-        unique: dict[tuple[str, str], PluginEntry] = {}
-        for point in points.select(group=f"soundomni.{kind}s"):
-            name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
-            # The first one on sys.path is the one that imports: an editable install may leave a second copy of its metadata.
-            unique.setdefault((_normalised(name), point.name), PluginEntry(kind, point.name, name, version, point.value))
-        found[kind] = tuple(sorted(unique.values(), key=lambda entry: (entry.name, entry.distribution)))
-    return found
+def faults() -> tuple[Fault, ...]:
+    """Returns what is wrong with the metadata of installed distributions."""
+    return scan(tuple(sys.path)).faults
+
+
+def loaded() -> Mapping[type, PluginEntry]:
+    """Returns the classes of the plugins of others that this process has loaded, in that order."""
+    return MappingProxyType(_foreign)
 
 
 def find(kind: str, name: str) -> PluginEntry:
@@ -75,17 +48,38 @@ def find(kind: str, name: str) -> PluginEntry:
 
     Raises PluginError when there is none, with what is installed, and when several distributions claim the name.
     """
-    distribution, _, short = name.rpartition(":")
-    wanted = _normalised(distribution)
-    hits = [e for e in entries(kind) if e.name == short and wanted in ("", _normalised(e.distribution))]
+    distribution, short = split_name(kind, name)
+    hits = [e for e in entries(kind) if e.name == short and normalised(distribution) in ("", normalised(e.distribution))]
     if len(hits) == 1:
         return hits[0]
     if hits:
         choices = ", ".join(entry.qualified_name for entry in hits)
         raise PluginError(f"{kind} '{name}' is claimed by several distributions; write one of: {choices}")
+    if distribution and installed_version(distribution) is None:
+        raise PluginError(f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here; install it, or use another {kind}")
     known = [entry.name for entry in entries(kind)]
     near = did_you_mean(name, [*known, *(entry.qualified_name for entry in entries(kind))] if distribution else known)
     raise PluginError(f"unknown {kind} '{name}'.{near} Installed: {', '.join(dict.fromkeys(known)) or 'none'}")
+
+
+def split_name(kind: str, name: str) -> tuple[str, str]:
+    """Returns distribution and short name of `dist:name`; the distribution is empty for a name without one."""
+    if any(entry.name == name for entry in entries(kind)):  # a short name may have a colon
+        return "", name
+    distribution, colon, short = name.partition(":")
+    return (distribution, short) if colon else ("", name)
+
+
+def is_registered(kind: str, name: str) -> bool:
+    """Says whether `name` or `dist:name` is that of a registered plugin, be it ambiguous or not."""
+    distribution, short = split_name(kind, name)
+    return any(e.name == short and normalised(distribution) in ("", normalised(e.distribution)) for e in entries(kind))
+
+
+def installed_version(distribution: str) -> str | None:
+    """Returns the version of a distribution that has plugins, None when none of them is here."""
+    found = (entry for kind in KINDS for entry in entries(kind) if normalised(entry.distribution) == normalised(distribution))
+    return next((entry.version for entry in found), None)
 
 
 def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
@@ -105,8 +99,10 @@ def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
 
     contract = interfaces.KINDS[kind]
     if not (isinstance(cls, type) and issubclass(cls, contract)):
-        raise PluginError(f"{_label(entry)} is not a {contract.__name__}: '{entry.target}' must be a subclass of {_path(contract)}")
-    arguments(kind, cls, label=_label(entry))
+        raise PluginError(f"{entry.label} is not a {contract.__name__}: '{entry.target}' must be a subclass of {_path(contract)}")
+    arguments(kind, cls, label=entry.label)
+    if entry.distribution != OWN:
+        _foreign[cls] = entry
     return cls
 
 
@@ -121,6 +117,10 @@ def arguments(kind: str, cls: type, *, label: str | None = None) -> tuple[Argume
         return spec_arguments(cls, interfaces.KINDS[kind], runtime_arguments(kind))
     except ClauseError as error:
         raise PluginError(f"{label or f'{kind} {cls.__name__}'} breaks the contract: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # default factories and signatures run the plugin's own code
+        raise PluginError(f"{label or f'{kind} {cls.__name__}'}: its arguments cannot be read: {describe(error)}") from error
 
 
 def runtime_arguments(kind: str) -> tuple[str, ...]:
@@ -132,11 +132,20 @@ def runtime_arguments(kind: str) -> tuple[str, ...]:
 
 def name_of(kind: str, cls: type) -> str:
     """Returns the portable name of a plugin class: its short name, `dist:name` when others claim that, else its import path."""
-    hits = [entry for entry in entries(kind) if _is_target(entry, cls)]
+    # A class of soundomni keeps its name, also when another distribution registers it once more.
+    hits = sorted((entry for entry in entries(kind) if _is_target(entry, cls)), key=lambda entry: entry.distribution != OWN)
     if not hits:
         return _path(cls)
     unique = sum(entry.name == hits[0].name for entry in entries(kind)) == 1
     return hits[0].name if unique else hits[0].qualified_name
+
+
+def portable_name(kind: str, name: str, cls: type) -> str:
+    """Returns the portable name of a plugin that a spec calls `name`: see `name_of`, which a registered name needs no class for."""
+    if not is_registered(kind, name):
+        return name_of(kind, cls)
+    entry = find(kind, name)
+    return entry.name if sum(other.name == entry.name for other in entries(kind)) == 1 else entry.qualified_name
 
 
 def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: Any) -> Any:
@@ -158,11 +167,11 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         return cls(**given, **runtime)
     except ValueError as error:
         raise SpecError(f"{kind} '{slot.class_path}': {' '.join(str(error).split())}") from error
-    except SoundOmniError:
+    except (SoundOmniError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a constructor may fail in any way; the plugin must be named
+    except BaseException as error:  # a constructor may fail in any way, and even call sys.exit(); the plugin must be named
         entry = _locate(kind, slot.class_path, trust_class_paths=trust_class_paths)
-        raise ConstructionError(f"{_label(entry)} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConstructionError(f"{entry.label} cannot be made: {describe(error)}") from error
 
 
 def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False) -> dict[str, Any]:
@@ -191,8 +200,7 @@ def distributions(used_slots: Iterable[tuple[str, Slot]]) -> list[dict[str, str]
         distribution, version = entry.distribution, entry.version
         if not distribution:
             package = entry.target.split(":")[0].split(".")[0]
-            distribution = next(iter(importlib.metadata.packages_distributions().get(package, [])), "")
-            version = importlib.metadata.version(distribution) if distribution else "unknown"
+            distribution, version = provider_of(package)
         used[distribution or package] = version
     return [{"distribution": name, "version": used[name]} for name in sorted(used)]
 
@@ -215,7 +223,7 @@ def blame(error: BaseException, spec: Spec) -> str:
 
 
 def _package(entry: PluginEntry) -> str:
-    return re.split(r"[.:]", entry.target, maxsplit=1)[0]
+    return entry.target.partition(":")[0].partition(".")[0]
 
 
 def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
@@ -232,14 +240,20 @@ def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
 
 
 def _import(entry: PluginEntry) -> Any:
-    module, _, path = entry.target.partition(":")
+    point = importlib.metadata.EntryPoint(entry.name, entry.target, entry.kind)
+    try:
+        module, path = point.module, point.attr
+    except AttributeError as error:
+        raise PluginError(f"{entry.label} is registered as '{entry.target}'; expected 'package.module:Class'; ask its author") from error
     try:
         found: Any = importlib.import_module(module)
-        for name in path.split("."):
+        for name in path.split(".") if path else ():
             found = getattr(found, name)
-    except Exception as error:  # a plugin's module may fail in any way; it must be named, and nothing else may fail with it
-        reason = " ".join(str(error).split())
-        raise PluginError(f"{_label(entry)} cannot be imported from '{entry.target}': {type(error).__name__}: {reason}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's module may fail in any way; it must be named, and nothing else may fail with it
+        extras = f". Run `pip install '{entry.distribution}[{entry.extras}]'`" if entry.extras and isinstance(error, ImportError) else ""
+        raise PluginError(f"{entry.label} cannot be imported from '{entry.target}': {describe(error)}{extras}") from error
     return found
 
 
@@ -262,20 +276,12 @@ def _is_target(entry: PluginEntry, cls: type) -> bool:
     module, _, path = entry.target.partition(":")
     if (module, path) == (cls.__module__, cls.__qualname__):
         return True
-    return getattr(sys.modules.get(module), path, None) is cls  # registered under a module that re-exports it
-
-
-def _label(entry: PluginEntry) -> str:
-    origin = f" of {entry.distribution} {entry.version}" if entry.distribution else ""
-    return f"{entry.kind} '{entry.name}'{origin}"
+    # Registered under a module that re-exports it. The module is not asked, whose __getattr__ may fail in any way.
+    return getattr(sys.modules.get(module), "__dict__", {}).get(path) is cls
 
 
 def _list(noun: str, names: Sequence[str]) -> str:
     return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def _normalised(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _path(cls: type) -> str:

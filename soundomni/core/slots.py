@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast, get_args, get_origin
 
-from soundomni.core.convert import join
+from soundomni.core.convert import DICTS, field_types, join, without_none
 from soundomni.core.schema import Slot, Spec
 
 _Node = TypeVar("_Node")
@@ -31,6 +31,38 @@ def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
             values[field.name] = map_slots(value, change, place)
     changed: _Node = dataclasses.replace(node, **values)  # type: ignore[type-var]
     return changed
+
+
+def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], of: type = Spec, key: str = "") -> dict[str, Any]:
+    """Returns plain data of a spec, or of a layer of one, with the name of each plugin replaced by `change(key, kind, name)`.
+
+    What does not have the shape of a spec is kept as it is, to be reported when it is converted.
+    """
+    changed, types = dict(tree), field_types(of)
+    for field in dataclasses.fields(of):
+        value, place, kind = tree.get(field.name), join(key, field.name), field.metadata.get("kind")
+        inner = without_none(types[field.name])
+        if kind is not None and isinstance(value, list):
+            changed[field.name] = [_renamed(item, change, f"{place}[{i}]", kind) for i, item in enumerate(value)]
+        elif kind is not None and value is not None:
+            changed[field.name] = _renamed(value, change, place, kind)
+        elif dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+            changed[field.name] = map_names(value, change, cast(type, inner), place)
+        elif get_origin(inner) in DICTS and isinstance(value, Mapping):
+            below = without_none(get_args(inner)[1])
+            if dataclasses.is_dataclass(below):
+                parts = value.items()
+                found = {k: map_names(v, change, cast(type, below), join(place, k)) if isinstance(v, Mapping) else v for k, v in parts}
+                changed[field.name] = found
+    return changed
+
+
+def _renamed(value: Any, change: Callable[[str, str, str], str], key: str, kind: str) -> Any:
+    if isinstance(value, str):
+        return change(key, kind, value)
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        return {**value, "class_path": change(key, kind, value["class_path"])}
+    return value
 
 
 def slots(spec: Spec) -> tuple[tuple[str, str, Slot], ...]:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from soundomni.core import registry, yaml_text
 from soundomni.core.convert import convert, join, plain, settle
+from soundomni.core.discovery import OWN
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.layers import merge, override_layer
 from soundomni.core.paths import at_home
+from soundomni.core.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.schema import Slot, Spec
-from soundomni.core.slots import map_slots
+from soundomni.core.slots import map_names, map_slots
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -53,7 +55,12 @@ def load_spec(
     """
     if not configs and not overrides:
         raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
-    layers = [dict(config) if isinstance(config, Mapping) else _read(config) for config in configs]
+    known: dict[str, Source] = {}
+    layers: list[dict[str, Any]] = []
+    for config in configs:
+        tree, recorded = (dict(config), {}) if isinstance(config, Mapping) else _read(config)
+        layers.append(tree)
+        known |= recorded
     layers += [override_layer(key, text, Spec) for key, text in overrides]
     if start != "ignore" and isinstance(name := _last(layers, "model", "start"), str):
         from soundomni.core.start import start_layer
@@ -61,11 +68,12 @@ def load_spec(
         run_dir = _last(layers, "train", "run_dir") if start != "directory" else None
         may_be_absent = start == "if-here" and _last(layers, "model", "backbone") is not None
         layers.insert(0, start_layer(at_home(name), at_home(run_dir) if isinstance(run_dir, str) else None, may_be_absent=may_be_absent))
-    tree: dict[str, Any] = {}
+    tree = {}
     for layer in layers:
         tree = merge(tree, layer, Spec)
-    spec = _with_home(convert(tree, Spec, ""))
-    return map_slots(spec, _checker(_given, trust_class_paths) if validate_plugins else _settled)
+    given = _with_home(convert(tree, Spec, ""))
+    spec = map_slots(given, _default_names(tree))
+    return map_slots(spec, _checker(_given, trust_class_paths, known) if validate_plugins else _settled)
 
 
 def parse_slot(kind: str, text: str) -> Slot:
@@ -77,7 +85,7 @@ def parse_slot(kind: str, text: str) -> Slot:
 
 def resolve(spec: Spec, *, trust_class_paths: bool = False) -> Spec:
     """Returns the spec with every argument of every plugin filled in and every plugin under its portable name. Raises as `load_spec`."""
-    return map_slots(spec, _checker(_resolved, trust_class_paths))
+    return map_slots(spec, _checker(_resolved, trust_class_paths, {}))
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:
@@ -137,7 +145,23 @@ def _last(layers: Sequence[Mapping[str, Any]], section: str, name: str) -> Any:
     return settle(found[-1]) if found else None
 
 
-def _read(config: Path | str) -> dict[str, Any]:
+def _default_names(tree: Mapping[str, Any]) -> Callable[[str, str, Slot], Slot]:
+    """Lets the schema's defaults mean soundomni's own plugins, whoever else uses their names."""
+    given: set[str] = set()
+
+    def note(key: str, kind: str, name: str) -> str:
+        given.add(key.partition("[")[0])
+        return name
+
+    def settle(key: str, kind: str, slot: Slot) -> Slot:
+        return slot if key.partition("[")[0] in given else Slot(settled_name(kind, slot.class_path, OWN), slot.init_args)
+
+    map_names(tree, note)
+    return settle
+
+
+def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
+    """Returns a layer, in which names of shipped specs, runs and model directories mean what they did there, and the record of these."""
     path = Path(config)
     if path.is_dir() and str(config) not in shipped_specs():
         raise SpecError(f"'{config}' is a directory, not a spec; give the YAML file in it")
@@ -156,14 +180,18 @@ def _read(config: Path | str) -> dict[str, Any]:
     tree = yaml_text.parse(text, str(config))
     if tree is not None and not isinstance(tree, dict):
         raise SpecError(f"{config}: given {type(tree).__name__}, expected a mapping with keys such as model, sampler, data and train")
-    return tree or {}
+    if source is not path:
+        return own_names(tree or {}), {}
+    recorded = record_beside(path)
+    return (tree or {}, {}) if recorded is None else (settle_names(tree or {}, recorded), recorded)
 
 
-def _checker(check: Callable[[str, Slot, bool], Slot], trust: bool) -> Callable[[str, str, Slot], Slot]:
+def _checker(check: Callable[[str, Slot, bool], Slot], trust: bool, known: Record) -> Callable[[str, str, Slot], Slot]:
     """Names the key in errors: the same plugin may be in several slots."""
 
     def checked(key: str, kind: str, slot: Slot) -> Slot:
         try:
+            check_installed(kind, slot.class_path, known.get(key))
             return check(kind, slot, trust)
         except (SpecError, PluginError) as error:
             raise _at(key, error) from error
@@ -184,7 +212,7 @@ def _given(kind: str, slot: Slot, trust: bool) -> Slot:
 def _resolved(kind: str, slot: Slot, trust: bool) -> Slot:
     full = registry.validate_init_args(kind, slot, trust_class_paths=trust)
     cls = registry.load(kind, slot.class_path, trust_class_paths=trust)
-    return Slot(registry.name_of(kind, cls), full)
+    return Slot(registry.portable_name(kind, slot.class_path, cls), full)
 
 
 def _settled(key: str, kind: str, slot: Slot) -> Slot:

@@ -27,6 +27,7 @@ from soundomni.core.model_directory import (
     read_origin,
     shipped_models,
 )
+from soundomni.core.provenance import lasting_names, settle_names
 from soundomni.core.spec import load_spec, spec_to_dict
 from soundomni.core.tokenizer import TextTokenizer
 
@@ -107,7 +108,7 @@ def read_kept(run_dir: Path) -> StartModel | None:
         return None
     try:
         tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
-        layer, origin, commit = tree["spec"], origin_of(tree["origin"], file), tree.get("commit")
+        layer, origin, commit = settle_names(tree["spec"], {}), origin_of(tree["origin"], file), tree.get("commit")
         fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS) and isinstance(commit, str | None)
     except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
@@ -118,4 +119,4 @@ def read_kept(run_dir: Path) -> StartModel | None:
 
 def kept_text(start: StartModel) -> str:
     """Return what a run directory keeps of a model that the run starts from, for KEPT_FILE."""
-    return yaml_text.render({"spec": dict(start.layer), "origin": asdict(start.origin), "commit": start.commit})
+    return yaml_text.render({"spec": lasting_names(start.layer), "origin": asdict(start.origin), "commit": start.commit})

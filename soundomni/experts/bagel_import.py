@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError
+from soundomni.core.provenance import own_names
 from soundomni.core.weight_files import WeightFile, read_weights
 from soundomni.experts.language_import import UND, Checkpoint, ImportedModel, assemble, read_tokenizer
 from soundomni.experts.moe_gen_layout import LLM_CONFIG_FILE, MODULE, beside, check_layout, find_language_config, read_experts
@@ -85,4 +86,4 @@ def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
         "freeze": [UND, "embedding"],
         "normalise": "global",
     }
-    return {"model": model, "sampler": "euler"}
+    return own_names({"model": model, "sampler": "euler"})

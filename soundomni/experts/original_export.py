@@ -24,7 +24,9 @@ from soundomni.core.errors import SpecError
 from soundomni.core.hub import SoundOmni
 from soundomni.core.model_directory import trained_max_tokens
 from soundomni.core.model_weights import MAX_SHARD_BYTES, write_weights
-from soundomni.core.schema import Spec
+from soundomni.core.provenance import lasting_name
+from soundomni.core.schema import Slot, Spec
+from soundomni.core.slots import map_slots
 from soundomni.core.spec import resolve
 from soundomni.experts.language_config import CONFIG_FILE, LanguageConfig
 from soundomni.experts.language_import import GEN, UND, LazyState
@@ -79,7 +81,7 @@ def _rows(tensor: Tensor, first: int, part: Rows) -> Tensor:
 
 def _check(spec: Spec) -> None:
     """Raises SpecError for a part that the original does not have."""
-    model = spec.model
+    model = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).model
     features = model.connectors.features
     latent = model.connectors.latent
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {

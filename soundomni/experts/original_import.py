@@ -14,6 +14,7 @@ import torch
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.model_directory import portable
+from soundomni.core.provenance import lasting_name, own_names
 from soundomni.core.registry import build
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
@@ -134,7 +135,7 @@ def _check_codec(spec: Spec, latent_dim: int) -> None:
         raise CheckpointError(
             f"the checkpoint makes latents of {latent_dim} dimensions, the codec {codec.class_path} has {given}; {advice}"
         )
-    if codec.class_path == "oobleck" and codec.init_args.get("weights") is None:
+    if lasting_name("codec", codec.class_path) == "oobleck" and codec.init_args.get("weights") is None:
         raise CheckpointError(f"the checkpoint has no VAE, and the codec {codec.class_path} no weights; {advice}")
 
 
@@ -170,4 +171,4 @@ def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, 
         "normalise": "none",
         **reading,
     }
-    return {"model": model, "sampler": "euler"}
+    return own_names({"model": model, "sampler": "euler"})

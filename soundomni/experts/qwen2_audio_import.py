@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.provenance import own_names
 from soundomni.core.schema import Spec
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
@@ -89,7 +90,7 @@ def base_layer(config: SourceConfig, *, vocab_rows: int, tied: bool) -> dict[str
         "normalise": "global",
         "chat": "qwen2-audio",
     }
-    return {"model": model, "sampler": "euler"}
+    return own_names({"model": model, "sampler": "euler"})
 
 
 def _sources(config: LanguageConfig, layout: Layout, tied: bool, shapes: Mapping[str, Shape]) -> Sources:

@@ -9,6 +9,7 @@ import torch
 
 from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.culprit import named
 from soundomni.core.errors import ConstructionError, SoundOmniError, SpecError
 from soundomni.core.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
@@ -73,6 +74,6 @@ def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel
             raise
         reason = str(error)
     except Exception as error:  # whatever else a plugin does that needs memory
-        reason = f"{type(error).__name__}: {error}"
+        reason = named(error)
     logger.warning("sizes are not checked beforehand, as the model cannot be built without memory: %s", reason)
     return None

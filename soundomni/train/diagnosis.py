@@ -12,6 +12,7 @@ import torch
 
 from soundomni.core.assembly import build_model
 from soundomni.core.checks import check_train
+from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.lora import add_adapters
@@ -172,7 +173,7 @@ def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
     except SoundOmniError:
         raise
     except Exception as error:  # whatever a plugin does that needs memory
-        raise SpecError(f"the model cannot be built without memory: {type(error).__name__}: {error}") from error
+        raise SpecError(f"the model cannot be built without memory: {named(error)}") from error
 
 
 def _check_optimizer(train: TrainSpec, gpus: int, *, trust_class_paths: bool) -> None:
@@ -242,8 +243,7 @@ class _Scale:
         try:
             return measure_step(self.model, sizes, bf16=self.bf16, sharded=sharded, recompute=recompute)
         except Exception as error:  # whatever a plugin computes that depends on values
-            reason = " ".join(str(error).split())
-            self.unmeasured = f"activations cannot be known: {type(error).__name__}: {reason[:200]}"
+            self.unmeasured = f"activations cannot be known: {named(error)[:300]}"
             return None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core import registry
+from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.model import UnifiedModel
@@ -125,7 +126,7 @@ def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: Opti
     except SoundOmniError:
         raise
     except Exception as error:  # whatever a plugin does that small tensors do not allow
-        raise _UnknownError(f"it cannot make a step on small tensors: {type(error).__name__}: {error}") from error
+        raise _UnknownError(f"it cannot make a step on small tensors: {named(error)}") from error
     return {name: {key: t for key, t in optimizer.state[p].items() if isinstance(t, Tensor)} for name, p in parameters.items()}
 
 

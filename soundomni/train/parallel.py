@@ -25,6 +25,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import exempt_executors
+from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError, SpecError, reason
 from soundomni.core.schema import ParallelSpec, TrainSpec
 from soundomni.train.launch import Launch, local_rank, read_launch
@@ -108,9 +109,10 @@ class World:
             except KeyboardInterrupt:
                 raise
             except BaseException as found:  # whatever it is, the other ranks are waiting to hear of it
-                known = isinstance(found, SoundOmniError | OSError)
-                error = found if isinstance(found, SoundOmniError | OSError) else SoundOmniError(reason(found))
-                error.__cause__ = None if known else found
+                if self.mesh is None:
+                    raise
+                error = found if isinstance(found, SoundOmniError | OSError) else SoundOmniError(named(found))
+                error.__cause__ = None if error is found else found
         raised = self.gather(error)[0]
         if raised is not None:
             raise raised

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.provenance import read_record, record, settle_names
 from soundomni.core.schema import Spec
 from soundomni.core.spec import dump_spec, load_spec
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
@@ -119,7 +120,7 @@ class RunDirectory:
             (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _not_writable(self.directory, error) from error
-        self.write(LOCK_FILE, json.dumps(registry.lock(spec), indent=2) + "\n")
+        self.write(LOCK_FILE, json.dumps(record(spec), indent=2) + "\n")
         self.write(SPEC_FILE, dump_spec(spec))
 
     def write(self, name: str, text: str) -> None:
@@ -288,7 +289,8 @@ def open_run(
     if latest is not None:
         saved = read_state(latest)
         step = saved["progress"]["step"]
-        changed = check_unchanged(saved["spec"], spec, latest, allowed=allowed, trust_class_paths=trust_class_paths)
+        before = settle_names(saved["spec"], read_record(directory / LOCK_FILE))
+        changed = check_unchanged(before, spec, latest, allowed=allowed, trust_class_paths=trust_class_paths)
         check_steps(saved["spec"]["train"]["steps"], spec, step)
         if world.is_main:
             tell(f"resuming from step {step} of checkpoint '{latest}'")

@@ -5,7 +5,7 @@
 | run.json | the id of the run, which its checkpoints and the lines of metrics.jsonl carry too |
 | owner.json | host and process of the run that trains here now; gone when it ends |
 | spec.yaml | the resolved spec |
-| lock.json | plugin distributions and their versions |
+| lock.json | plugin distributions, their versions and the slots that they fill |
 | tokenizer.json | text tokens |
 | start.yaml | of the model that the run started from, if it did: what its spec says, where its weights come from, and their commit |
 | metrics.jsonl | one line per logged step |
@@ -227,7 +227,7 @@ def _is_lock(path: Path) -> bool:
     """Return whether a file is the lock of a run's plugins."""
     try:
         entries: Any = json.loads(path.read_text(encoding="utf-8"))
-        return isinstance(entries, list) and all(set(entry) == {"distribution", "version"} for entry in entries)
+        return isinstance(entries, list) and all({"distribution", "version"} <= set(entry) for entry in entries)
     except (OSError, ValueError, TypeError):
         return False
 

@@ -24,6 +24,7 @@ from soundomni.core.convert import convert
 from soundomni.core.errors import SpecError
 from soundomni.core.model_directory import Origin, front_matter
 from soundomni.core.model_weights import write_tensors
+from soundomni.core.provenance import settle_names
 from soundomni.core.schema import Slot
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
@@ -126,8 +127,8 @@ def read_layer(folder: Path) -> Slot:
     file = folder / LAYER_FILE
     tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
     try:
-        given = tree["model"]["codec"]
-    except (KeyError, TypeError) as error:
+        given = settle_names(tree, {})["model"]["codec"]
+    except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"'{file}' names no codec: expected the key model.codec") from error
     slot: Slot = convert(given, Slot, "model.codec")
     return slot
