@@ -28,6 +28,7 @@ from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.model import UnifiedModel
 from soundomni.core.model_weights import write_tensors
 from soundomni.core.schema import LoRASpec
+from soundomni.core.small_files import read_json
 from soundomni.core.weight_files import WeightFile, read_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -281,8 +282,8 @@ def _read_config(folder: Path) -> tuple[float, int]:
         near = f"; name one of its folders: {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f'\'{file}\' is not of LoRA: expected an object with "peft_type": "LORA"')

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,10 +26,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundomni.core import yaml_text
-from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown
 from soundomni.core.hub_repository import fetch, parse_repository
 from soundomni.core.model_weights import is_weight_file, weight_files, write_weights
 from soundomni.core.schema import Slot, Spec
+from soundomni.core.small_files import read_json
 from soundomni.core.spec import dump_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
@@ -132,7 +134,7 @@ def read_max_tokens(directory: Path) -> int | None:
     file = directory / CONFIG_FILE
     limit = _checked_config(directory).get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {limit!r} was given")
+        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {shown(limit)} was given")
     return limit
 
 
@@ -146,25 +148,25 @@ def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
     values = {name: tree.get(name) for name in ("licence", "source")}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise CheckpointError(f"'{file}': {name} must be text or null, {value!r} was given")
+            raise CheckpointError(f"'{file}': {name} must be text or null, {shown(value)} was given")
     return Origin(**values)
 
 
 def _checked_config(directory: Path) -> dict[str, Any]:
     """Returns what config.json says, nothing where there is none."""
     file = directory / CONFIG_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
     config = _read_config(file)
     if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{file}' has the format {config.get('format')!r}; this version reads format {FORMAT}")
+        raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads format {FORMAT}")
     return config
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"'{file}' must hold a JSON object")

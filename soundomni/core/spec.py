@@ -17,6 +17,7 @@ from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_yo
 from soundomni.core.layers import merge, override_layer
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import map_slots
+from soundomni.core.small_files import read_piped_text
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -138,7 +139,7 @@ def _read(config: Path | str) -> dict[str, Any]:
         shipped = shipped_specs()
         raise SpecError(f"no spec '{config}': not a file.{did_you_mean(name, shipped)} Shipped specs: {', '.join(shipped) or 'none'}")
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_piped_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"'{config}' cannot be read: {' '.join(str(error).split())}") from error
     tree = yaml_text.parse(text, str(config))

@@ -13,7 +13,7 @@ Containers within a pickle are flattened: `{"state_dict": {"a.weight": tensor}}`
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import pickle
 import re
 import warnings
@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, did_you_mean, some
+from soundomni.core.safe_tensors import open_tensors
+from soundomni.core.small_files import open_regular, read_json
 
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -116,7 +118,7 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], tuple[str, ...]]:
     if suffix not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
         raise CheckpointError(f"'{path}' is not a weight file: expected {EXPECTED}")
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             start = file.read(len(_POINTER))
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -139,7 +141,7 @@ def _read_safetensors(path: Path) -> dict[str, _Entry]:
         return load
 
     try:
-        file: Any = safe_open(path, framework="pt")
+        file = open_tensors(path)
         return {name: _Entry(tuple(file.get_slice(name).get_shape()), loader(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read as safetensors, it is damaged or incomplete: {_one_line(error)}") from error
@@ -231,10 +233,10 @@ def _all_shards(directory: Path, found: list[str]) -> list[str]:
 
 def _read_index(index: Path) -> WeightFile:
     try:
-        tree = json.loads(index.read_text(encoding="utf-8"))
+        tree = read_json(index)
         table = tree["weight_map"]
         pairs = {str(name): str(file) for name, file in table.items()}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{index}' is not an index of shards: expected JSON with weight_map, tensor → file") from error
     shards = sorted(set(pairs.values()))
     for shard in shards:

@@ -25,6 +25,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.model_directory import Origin, front_matter
 from soundomni.core.model_weights import write_tensors
 from soundomni.core.schema import Slot
+from soundomni.core.small_files import read_text
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio_config import CodecConfig, find_config, read_config
@@ -124,7 +125,7 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
 def read_layer(folder: Path) -> Slot:
     """Returns the codec that the codec.yaml of a directory names. Raises SpecError when it names none."""
     file = folder / LAYER_FILE
-    tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
+    tree = yaml_text.parse(read_text(file), str(file))
     try:
         given = tree["model"]["codec"]
     except (KeyError, TypeError) as error:

@@ -286,7 +286,7 @@ MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it holds values within more than 100 others"),
         ("- a", "layer0.yaml: given list, expected a mapping"),
         ("sampler: {class_path: euler, init_args: &m {a: *m}}", "layer0.yaml:1:48: not valid YAML: '*m' refers to what it is part of"),
-        ("a: " + "[" * 5000, "layer0.yaml: nested too deeply"),
+        ("a: " + "[" * 5000, "layer0.yaml:1:103: not valid YAML: it holds values within more than 100 others"),
         ("a: \x07", "layer0.yaml: not valid YAML: "),
     ],
 )
