@@ -20,6 +20,7 @@ from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.chat import Message
 from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.context_builder import ContextBuilder
+from soundomni.core.declared_sizes import check_declared
 from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
 from soundomni.core.generation import Context, context_length, sample_audio, sample_text
@@ -132,6 +133,7 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
+        check_declared(spec, path, vocab_size=tokenizer.vocab_size)
         with uninitialised():
             model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
         load_weights(model, path)

@@ -124,6 +124,9 @@ def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
         yield "generation_config.json cannot be read and is not used"
         return
     given = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(end) is int for end in given):
+        yield "generation_config.json names ends of texts that are not ids, and is not used"
+        return
     others = [end for end in given if end not in tokenizer.ends]
     if others:
         yield f"generation_config.json ends texts at the ids {', '.join(map(str, others))} as well, which is not done here"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soundomni.core import weight_files
+from soundomni.core import pickle_bounds, weight_files
 from soundomni.core.errors import CheckpointError
 from soundomni.core.weight_files import read_weights
 
@@ -246,15 +246,19 @@ def nested_pickle(value: Any) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x80\x02" + b"]" * 2_000_000 + b".",
-        b"\x80\x02" + b"(" * 2_000_000 + b".",
-        b"\x80\x02]q\x00(" + b"K\x01K\x02\x86" * 20_000 + b"e" + b"0ccollections\nOrderedDict\nh\x00\x85R" * 2000 + b".",
-        b"\x80\x02" + b"}q\x00" + b"(" + b"K\x01K\x02" * 20_000 + b"u0" + b"ccollections\nOrderedDict\n)Rh\x00b0" * 2000 + b".",
+        b"\x80\x02" + b"]" * 20_001 + b".",
+        b"\x80\x02" + b"(" * 20_001 + b".",
+        b"\x80\x02]q\x00(" + b"K\x01K\x02\x86" * 200 + b"e" + b"0ccollections\nOrderedDict\nh\x00\x85R" * 400 + b".",
+        b"\x80\x02" + b"}q\x00" + b"(" + b"K\x01K\x02" * 200 + b"u0" + b"ccollections\nOrderedDict\n)Rh\x00b0" * 400 + b".",
     ],
     ids=["lists", "marks", "copies", "states"],
 )
 @pytest.mark.parametrize("archive", [True, False])
-def test_a_pickle_that_asks_for_too_much_is_refused_before_it_is_read(tmp_path: Path, content: bytes, archive: bool) -> None:
+def test_a_pickle_that_asks_for_too_much_is_refused_before_it_is_read(
+    tmp_path: Path, content: bytes, archive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle_bounds, "MOST_OPERATIONS", 20_000)
+    monkeypatch.setattr(pickle_bounds, "MOST_COPIED", 200_000)
     path = tmp_path / "x.pt"
     if archive:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
