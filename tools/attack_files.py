@@ -3,9 +3,9 @@
     python tools/attack_files.py [--only PATTERN] [--seconds 5]
 
 Each case is a tiny valid folder with one thing changed for the worse. It is opened in a child process of its own, forked from one that
-has everything imported, and must end within the seconds (of its own processor time; waiting for something that never comes counts too), with
-1 GB of memory at most beyond what the parent had, in one line of an error of SoundOmni, or in success for cases that are harmless once
-they are loaded within bounds. No code of the files may run, which would make a file called "canary", and no connection may be opened.
+has everything imported. It must end within 5 s of its own processor time (waiting for something that never comes counts too), with at
+most 1 GB of memory beyond what the parent had, in one line of an error of SoundOmni; cases that are harmless once they are loaded within
+bounds may also succeed. No code of the files may run, which would make a file called "canary", and no connection may be opened.
 Prints a table, and ends with status 1 if a case misbehaves. Everything is drawn with fixed seeds.
 """
 
