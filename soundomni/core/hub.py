@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -52,7 +53,7 @@ from soundomni.core.model_directory import (
 from soundomni.core.model_directory import (
     card as model_card,
 )
-from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
+from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights, weight_shapes
 from soundomni.core.request_builder import RequestBuilder
 from soundomni.core.schema import Spec
 from soundomni.core.sequence import PositionRule
@@ -133,9 +134,10 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
-        check_declared(spec, path, vocab_size=tokenizer.vocab_size)
+        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        check_declared(spec, build, weight_shapes(path), path)
         with uninitialised():
-            model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
+            model = build()
         load_weights(model, path)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from soundomni.core.assembly import build_model
+from soundomni.core.declared_sizes import check_declared
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
+from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import Origin
 from soundomni.core.spec import load_spec
 from soundomni.core.start import CHECKPOINTS, read_kept
@@ -15,7 +17,7 @@ from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.uninitialised import uninitialised
 from soundomni.train.checkpoint import find_latest, step_of
-from soundomni.train.state import load_trained_weights
+from soundomni.train.state import load_trained_weights, trained_shapes
 
 
 def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bool = False) -> tuple[SoundOmni, int]:
@@ -76,10 +78,16 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
-    with uninitialised():
+
+    def build() -> UnifiedModel:
         model = build_model(spec.model, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
         if spec.train is not None and spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
+        return model
+
+    check_declared(spec, build, trained_shapes(checkpoint), checkpoint)
+    with uninitialised():
+        model = build()
     load_trained_weights(model, checkpoint, average=average)
     kept = read_kept(path) if spec.model.start is not None else None
     origin = kept.origin if kept is not None else Origin()

@@ -121,22 +121,32 @@ class ShardReader:
         """Returns the whole shape of a tensor."""
         return self._shapes[name]
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Returns the type of a tensor, whose rows are all there. Raises CheckpointError."""
-        shape, rows = self._shapes[name], 0
-        for _, rank in self._holders[name]:
+    def check(self) -> None:
+        """Compare what every index says with the header of its file: all rows of all tensors are there. Raises CheckpointError."""
+        rows = dict.fromkeys(self._shapes, 0)
+        for rank, index in enumerate(self._indices):
             path = _paths(self.directory, rank)[0]
             try:
                 with open_tensors(path) as file:
-                    held = tuple(file.get_slice(name).get_shape())
-                    dtype: torch.dtype = (file.get_slice(name)[:0] if shape and held else file.get_tensor(name)).dtype
+                    for name in index["tensors"]:
+                        held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
+                        if held[1:] != shape[1:] or len(held) != len(shape):
+                            raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
+                        rows[name] += held[0] if held else 0
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"'{path}' cannot be read: {error}") from error
-            if held[1:] != shape[1:] or len(held) != len(shape):
-                raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
-            rows += held[0] if held else 0
-        if shape and rows < shape[0]:
-            raise CheckpointError(f"'{self.directory}': {shape[0] - rows} rows of '{name}' are missing")
+        for name, shape in self._shapes.items():
+            if shape and rows[name] < shape[0]:
+                raise CheckpointError(f"'{self.directory}': {shape[0] - rows[name]} rows of '{name}' are missing")
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Returns the type of a tensor. Raises CheckpointError."""
+        path = _paths(self.directory, self._holders[name][0][1])[0]
+        try:
+            with open_tensors(path) as file:
+                dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
         return dtype
 
     def extra(self, rank: int) -> dict[str, Any]:
