@@ -369,12 +369,15 @@ def markdown_text(text: str) -> str:
 
 
 def front_matter(origin: Origin, **further: str) -> str:
-    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name."""
+    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name.
+
+    Readers that know no front matter take it for text, so that no name may be a tag of HTML.
+    """
     entries = {"library_name": "soundomni", **further}
     if origin.licence is not None or origin.source is not None:
         licence = origin.licence or "unknown"
         known = licence.lower() in LICENCES
-        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": licence}
+        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", licence)}
     return yaml_text.render(entries)
 
 
