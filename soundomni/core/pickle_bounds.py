@@ -18,6 +18,8 @@ MOST_OPERATIONS = 1_000_000
 """A tensor takes about 25, so that this is enough for 40,000 and what a trainer writes next to them."""
 MOST_COPIED = 20_000_000
 """Values that are copied if each operation that copies a container, such as OrderedDict(pairs), copies all that there are."""
+MOST_COPIED_BYTES = 500_000_000
+"""Bytes that are copied if each such operation copies the whole pickle, such as a long text."""
 MOST_BYTES = 1 << 25
 """Of the pickle itself, without the numbers of the tensors."""
 MOST_DIRECTORY_BYTES = 1 << 24
@@ -31,6 +33,10 @@ _TAIL = 66_000
 _STORES = frozenset(("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT"))
 _OWN_ARGUMENTS = frozenset(("EMPTY_TUPLE", "TUPLE", "TUPLE3"))
 """What makes the arguments of a call that copies nothing: none at all, or the parts of a tensor."""
+
+
+class _RefusedError(ValueError):
+    """What is wrong with a pickle, as against what the disassembler fails on."""
 
 
 def check_archive(path: Path) -> None:
@@ -65,19 +71,23 @@ def _check_pickles(content: bytes, count: int) -> None:
     before = ""
     for _ in range(count):
         try:
-            for operation, _, _ in pickletools.genops(file):
+            for operation, argument, _ in pickletools.genops(file):
                 operations += 1
+                if operation.name == "GLOBAL" and str(argument).endswith("bytearray"):
+                    raise _RefusedError("its pickle asks for bytearray, which takes any memory and which weights do not need")
                 copies += operation.name == "BUILD" or (operation.name == "REDUCE" and before not in _OWN_ARGUMENTS)
                 before = before if operation.name in _STORES else operation.name
                 if operations > MOST_OPERATIONS:
                     break
+        except _RefusedError:
+            raise
         except Exception as error:  # the disassembler fails on damaged bytes in many ways
             if len(content) == MOST_BYTES:
                 raise ValueError(f"its pickle has more than {MOST_BYTES:,} bytes") from error
             break
         if operations > MOST_OPERATIONS:
             break
-    if operations > MOST_OPERATIONS or operations * copies > MOST_COPIED:
+    if operations > MOST_OPERATIONS or operations * copies > MOST_COPIED or file.tell() * copies > MOST_COPIED_BYTES:
         raise ValueError(f"its pickle asks for more than {MOST_OPERATIONS:,} operations, or copies more than {MOST_COPIED:,} values")
 
 
