@@ -28,7 +28,7 @@ LIGHT = {
     f"soundomni.core.{name}"
     for name in ("errors", "schema", "registry", "checks", "limits", "spec", "constructors", "convert", "json_schema", "layers", "slots")
 }
-LIGHT |= {"soundomni.core.yaml_text"}
+LIGHT |= {"soundomni.core.yaml_text", "soundomni.core.small_files"}
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}
 
 

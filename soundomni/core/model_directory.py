@@ -45,6 +45,8 @@ LICENCES = frozenset(
 """Of those that the Hub knows by a name of its own."""
 LONGEST_ORIGIN = 300
 """Characters of a source and of a licence."""
+_HARMLESS = str.maketrans("`|<>", "'/‹›")
+"""What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
 
 
@@ -353,10 +355,10 @@ def spec_block(spec: Spec) -> str:
 def markdown_code(text: str) -> str:
     """Return a text as a code span of a card, also for cells of tables: strangers' names of files and models are shown, not followed.
 
-    >>> markdown_code("a`b|c")
-    "`a'b/c`"
+    >>> markdown_code("a`b|<c>")
+    "`a'b/‹c›`"
     """
-    return f"`{one_line(text).replace('`', chr(39)).replace('|', '/')}`"
+    return f"`{one_line(text).translate(_HARMLESS)}`"
 
 
 def markdown_text(text: str) -> str:
