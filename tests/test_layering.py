@@ -31,7 +31,7 @@ LIGHT = {
         "slots",
     )
 }
-LIGHT |= {f"soundomni.core.{name}" for name in ("culprit", "discovery", "provenance", "yaml_text")}
+LIGHT |= {f"soundomni.core.{name}" for name in ("culprit", "discovery", "provenance", "small_files", "yaml_text")}
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}
 
 

@@ -155,9 +155,9 @@ soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks
 
 ## What it was trained on
 
-The procedural dataset `toy-sounds`, in two parts: {first} steps of the spec `nano`, then {step} steps of `tools/nano_editing.yaml`, which has
-more clips to continue, to fill and to vary ({samples} samples, {minutes} minutes on a CPU). The commands at the top of that file train it
-again, with the same data in the same order; `python tools/pack_nano.py runs/nano-editing` packs and measures it.
+The procedural dataset `toy-sounds`, in two parts: {first} steps of the spec `nano`, then {step} steps of `tools/nano_editing.yaml`,
+which has more clips to continue, to fill and to vary ({samples} samples, {minutes} minutes on a CPU). The commands at the top of that file
+train it again, with the same data in the same order; `python tools/pack_nano.py runs/nano-editing` packs and measures it.
 
 - It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
   and white, low and high noise; each quiet or loud; alone or two in a row, in clips of one second at 8 kHz, mono.

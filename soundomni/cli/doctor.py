@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs, with a process each (default: 1)")
     parser.add_argument("--gpu-memory", type=_amount, default=80.0, metavar="GIB", help="memory of each GPU in GiB (default: 80)")
     parser.add_argument(
-        "--seconds", type=_amount, metavar="S", help="length of the clips in a batch (default: max_seconds of their dataset, or 10)"
+        "--seconds", type=_seconds, metavar="S", help="length of the clips in a batch (default: max_seconds of their dataset, or 10)"
     )
     parser.add_argument(
         "--text-tokens", type=_count, default=16, metavar="N", help="tokens of a caption, a question or an answer (default: 16)"
@@ -147,6 +147,15 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"'{text}' given, expected a whole number from 1 on")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    from soundomni.core.limits import LONGEST_SECONDS
+
+    value = _amount(text)
+    if value > LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"'{text}' given, expected at most {LONGEST_SECONDS:g}")
+    return value
 
 
 def _amount(text: str) -> float:

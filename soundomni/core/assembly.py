@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from soundomni.core.building_bounds import at_most
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
@@ -36,7 +37,11 @@ def build_model(
     """
     if (spec.encoder is None) != (spec.connectors.features is None):
         raise SpecError("model.encoder and model.connectors.features go together: set both, or neither")
+    with at_most():
+        return _build(spec, vocab_size, trust_class_paths, seed, drawn)
 
+
+def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int, drawn: Collection[str] | None) -> UnifiedModel:
     def weights_of(part: str) -> AbstractContextManager[object]:
         return nullcontext() if drawn is None or part in drawn else uninitialised()
 

@@ -149,6 +149,9 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str
 
 
 def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
+    if annotation in (bool, int, float) and type(value) is annotation:
+        return value  # a list may hold a hundred thousand of them, and each would take a parser
+
     from jsonargparse import ArgumentError
 
     number = isinstance(annotation, type) and issubclass(annotation, (int, float)) and not issubclass(annotation, Enum)

@@ -1,6 +1,7 @@
 """Errors that a user can cause: one line that says what was given, what was expected and the nearest alternative."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 from itertools import islice
 
@@ -8,10 +9,25 @@ NAMED = 3
 """How many of a collection an error names."""
 LONGEST_REASON = 500
 """Characters of an error that a line quotes: a server may answer with a whole page."""
+LONGEST_SHOWN = 80
+"""Characters of a value that an error shows."""
+MOST_COMPARED = 5000
+"""Names that a name is compared with to find the nearest, and only if it is no longer than LONGEST_COMPARED."""
+LONGEST_COMPARED = 200
+LONGEST_LINE = 4000
+"""Characters of an error: what it names may come from a file without end."""
+
+_BREAKS = re.compile(r"[ \t]*[\n\r\v\f\x85\u2028\u2029]+\s*")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, those that turn the direction of writing included."""
 
 
 class SoundOmniError(Exception):
     """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
+
+    def __str__(self) -> str:
+        """Return the message as one line of bounded length that no terminal obeys: it may name what a stranger wrote."""
+        return one_line(super().__str__())
 
 
 class SpecError(SoundOmniError):
@@ -40,7 +56,8 @@ class CheckpointError(SoundOmniError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the closest of the known names, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    compared = list(islice(known, MOST_COMPARED)) if len(name) <= LONGEST_COMPARED else []
+    near = difflib.get_close_matches(name, compared, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
@@ -80,3 +97,26 @@ def reason(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Return a text with whatever UTF-8 cannot encode escaped, such as the bytes of a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line: line breaks as spaces, control characters escaped, and what is too long cut.
+
+    >>> one_line("a\\n b \\x1b[2J")
+    'a b \\\\x1b[2J'
+    """
+    line = text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), _BREAKS.sub(" ", line))
+
+
+def shown(value: object) -> str:
+    """Return how an error shows a value from a file: its repr, cut where it is long.
+
+    >>> shown("x" * 200)[-4:]
+    'xxx…'
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError) as error:  # an integer of more digits than Python converts
+        return f"a value that cannot be shown ({error})"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from soundomni.core.assembly import build_model, build_sampler
 from soundomni.core.chat import Message
 from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.context_builder import ContextBuilder
+from soundomni.core.declared_sizes import check_declared
 from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
 from soundomni.core.generation import Context, context_length, sample_audio, sample_text
@@ -69,7 +71,7 @@ from soundomni.core.model_directory import (
 from soundomni.core.model_directory import (
     card as model_card,
 )
-from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights
+from soundomni.core.model_weights import MAX_SHARD_BYTES, load_weights, weight_shapes
 from soundomni.core.request_builder import RequestBuilder
 from soundomni.core.schema import GuidanceSpec, Spec
 from soundomni.core.sequence import PositionRule
@@ -152,8 +154,10 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
+        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        check_declared(spec, build, weight_shapes(path), path)
         with uninitialised():
-            model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
+            model = build()
         load_weights(model, path)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
 

@@ -13,7 +13,6 @@ Shape letters: I inputs and O outputs of a layer, r rank.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +23,19 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown, some
+from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.model import UnifiedModel
-from soundomni.core.model_weights import write_tensors
+from soundomni.core.model_directory import public_name
+from soundomni.core.model_weights import check_finite, write_tensors
 from soundomni.core.schema import LoRASpec
+from soundomni.core.small_files import read_json
 from soundomni.core.weight_files import WeightFile, read_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = "lora_A.weight", "lora_B.weight"
+MOST_RANK = 65_536
 
 INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that leave the base weights alone; others, such as "pissa", change them before training."""
@@ -146,7 +149,7 @@ def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | Non
     Args:
         model: with adapters, whole.
         directory: missing or empty.
-        base: name or path of the model that they are for.
+        base: name or path of the model that they are for; of a path, only the last part is written, as the rest is about this machine.
 
     Raises:
         CheckpointError: there are no adapters, something is there already, or it cannot be written.
@@ -155,13 +158,14 @@ def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | Non
     if not adapted:
         raise CheckpointError("the model has no adapters to write: a spec with train.lora makes them")
     check_free(target)
+    name = None if base is None else public_name(base)
     folders = []
     for stream in model.router.streams:
         own = {id(p) for p in model.backbone.expert_parameters(stream)}
         layers = {name: layer for name, layer in adapted.items() if id(layer.weight) in own}
         if layers:
             folders.append(target / stream)
-            _write(folders[-1], layers, base=base)
+            _write(folders[-1], layers, base=name)
     return folders
 
 
@@ -185,9 +189,11 @@ def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
     pairs = _pairs(weights, rank)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for name, pair in pairs.items():
-        _check_fit(path, name, pair, layers)
+        _check_fit(path, name, pair, layers, rank)
     _refuse_shared(model, pairs)
     matrices = {name: (weights[pair.a], weights[pair.b]) for name, pair in pairs.items()}
+    for name, (a, b) in matrices.items():
+        _check_values(weights.path, name, layers[name].weight, a, b, scale=scale)
     for name, (a, b) in matrices.items():
         add_low_rank(layers[name].weight, a, b, scale=scale)
 
@@ -281,21 +287,24 @@ def _read_config(folder: Path) -> tuple[float, int]:
         near = f"; name one of its folders: {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f'\'{file}\' is not of LoRA: expected an object with "peft_type": "LORA"')
     rest = dict(config)
     rank, alpha = rest.pop("r", None), rest.pop("lora_alpha", None)
     initial, bias = rest.pop("init_lora_weights", True), rest.pop("bias", "none")
-    if not (_is_number(rank, int) and rank >= 1 and _is_number(alpha, (int, float)) and math.isfinite(alpha)):
-        raise CheckpointError(f"'{file}': r is {rank!r} and lora_alpha {alpha!r}; expected a whole number above 0 and a finite number")
+    if not (_is_number(rank, int) and 1 <= rank <= MOST_RANK):
+        raise CheckpointError(f"'{file}': r is {shown(rank)}; expected a whole number from 1 to {MOST_RANK:,}")
+    if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
+        raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:g} times r")
     if initial not in INITIALISATIONS or bias != "none":
-        raise CheckpointError(f"'{file}': init_lora_weights is {initial!r} and bias {bias!r}; expected true and \"none\", as of plain LoRA")
+        told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
+        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", as of plain LoRA")
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
     if others:
-        raise CheckpointError(f"'{file}' sets {', '.join(others)}: expected plain LoRA, of which alpha / r and the matrices say all")
+        raise CheckpointError(f"'{file}' sets {some(others)}: expected plain LoRA, of which alpha / r and the matrices say all")
     return alpha / rank, rank
 
 
@@ -326,9 +335,23 @@ def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
     return pairs
 
 
-def _check_fit(path: Path, name: str, pair: _Pair, layers: Mapping[str, nn.Linear]) -> None:
+def _check_values(path: Path, name: str, weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
+    """Raise CheckpointError unless A and B are finite floats, and so small that the merged weight is finite too."""
+    for kind, matrix in ((A, a), (B, b)):
+        if not matrix.is_floating_point():
+            raise CheckpointError(f"'{path}': {kind} of '{name}' holds {str(matrix.dtype).removeprefix('torch.')}; expected floating point")
+        check_finite(f"{PREFIX}{name}.{kind}", matrix, path)
+    largest = float(a.abs().max()) * float(b.abs().max()) * len(a) * scale
+    most = torch.finfo(weight.dtype).max / 2
+    if not largest <= most:
+        raise CheckpointError(f"'{path}' may change '{name}' by up to {largest:.3g}; expected at most {most:.3g}")
+
+
+def _check_fit(path: Path, name: str, pair: _Pair, layers: Mapping[str, nn.Linear], rank: int) -> None:
     if name not in layers:
         raise CheckpointError(f"'{path}' adapts '{name}', which is no linear layer of this model.{did_you_mean(name, layers)}")
     shape = tuple(layers[name].weight.shape)
     if shape != pair.shape:
         raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; this model has {shape}")
+    if rank > max(shape):
+        raise CheckpointError(f"'{path}' adapts '{name}' of shape {shape} with r = {rank}; expected at most {max(shape)}")

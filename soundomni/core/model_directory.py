@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,11 +28,12 @@ from torch import Tensor
 
 from soundomni.core import yaml_text
 from soundomni.core.discovery import OWN
-from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_line, shown
 from soundomni.core.hub_repository import fetch, parse_repository
 from soundomni.core.model_weights import is_weight_file, weight_files, write_weights
 from soundomni.core.provenance import RECORD_KEY, record
 from soundomni.core.schema import Slot, Spec
+from soundomni.core.small_files import read_json
 from soundomni.core.spec import dump_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
@@ -42,6 +45,10 @@ LICENCES = frozenset(
     ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
 )
 """Of those that the Hub knows by a name of its own."""
+LONGEST_ORIGIN = 300
+"""Characters of a source and of a licence."""
+_HARMLESS = str.maketrans("`|<>", "'/‹›")
+"""What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
 
 
@@ -74,6 +81,13 @@ def hub_name(name: str | Path) -> tuple[str, str | None] | None:
     """
     parsed = parse_repository(str(name))
     return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
+
+
+def public_name(name: str | Path) -> str:
+    """Return what others may be told of a model's name: that of the Hub or a shipped one as it is, and of a path only the last part."""
+    if str(name) in shipped_models() or hub_name(name) is not None:
+        return str(name)
+    return Path(name).resolve().name
 
 
 def is_absent(name: str | Path) -> bool:
@@ -135,7 +149,7 @@ def read_max_tokens(directory: Path) -> int | None:
     file = directory / CONFIG_FILE
     limit = _checked_config(directory).get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {limit!r} was given")
+        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {shown(limit)} was given")
     return limit
 
 
@@ -149,25 +163,28 @@ def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
     values = {name: tree.get(name) for name in ("licence", "source")}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise CheckpointError(f"'{file}': {name} must be text or null, {value!r} was given")
+            raise CheckpointError(f"'{file}': {name} must be text or null, {shown(value)} was given")
+        if value is not None and (len(value) > LONGEST_ORIGIN or not value.isprintable()):
+            told = f"{name} is {shown(value)}; expected one line of at most {LONGEST_ORIGIN} characters"
+            raise CheckpointError(f"'{file}': {told}. Shorten it in that file")
     return Origin(**values)
 
 
 def _checked_config(directory: Path) -> dict[str, Any]:
     """Returns what config.json says, nothing where there is none."""
     file = directory / CONFIG_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
     config = _read_config(file)
     if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{file}' has the format {config.get('format')!r}; this version reads format {FORMAT}")
+        raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads format {FORMAT}")
     return config
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"'{file}' must hold a JSON object")
@@ -339,20 +356,48 @@ def card(spec: Spec, parameters: int, origin: Origin) -> str:
 
 def spec_block(spec: Spec) -> str:
     """Writes the spec for a card."""
-    return f"## Spec\n\n```yaml\n{dump_spec(portable(spec))}```\n"
+    text = dump_spec(portable(spec))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # texts in the spec cannot end the block
+    return f"## Spec\n\n{fence}yaml\n{text}{fence}\n"
+
+
+def markdown_code(text: str) -> str:
+    """Return a text as a code span of a card, also for cells of tables: strangers' names of files and models are shown, not followed.
+
+    >>> markdown_code("a`b|<c>")
+    "`a'b/‹c›`"
+    """
+    return f"`{one_line(text).translate(_HARMLESS)}`"
+
+
+def markdown_text(text: str) -> str:
+    """Return a text for a line of a card, in which nothing of it is markup.
+
+    >>> markdown_text("<b>[x](y)")
+    '\\\\<b\\\\>\\\\[x\\\\]\\\\(y\\\\)'
+    """
+    return re.sub(r"[\\`*_{}\[\]<>()#!|~&]", r"\\\g<0>", one_line(text))
 
 
 def front_matter(origin: Origin, **further: str) -> str:
-    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name."""
+    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name.
+
+    Readers that know no front matter take it for text, so that no name may be a tag of HTML.
+    """
     entries = {"library_name": "soundomni", **further}
     if origin.licence is not None or origin.source is not None:
         licence = origin.licence or "unknown"
         known = licence.lower() in LICENCES
-        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": licence}
+        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", licence)}
     return yaml_text.render(entries)
 
 
+def shown_licence(origin: Origin) -> str:
+    """Return the licence for a line of a card, or what to do where nobody knows it."""
+    return "unknown; ask whoever gave them to you" if origin.licence is None else markdown_text(origin.licence)
+
+
 def _origin_lines(origin: Origin) -> str:
-    source = "" if origin.source is None else f"Weights come from `{origin.source}`. "
-    licence = f"Licence of the weights: {origin.licence or 'unknown; ask whoever gave them to you'}."
+    source = "" if origin.source is None else f"Weights come from {markdown_code(origin.source)}. "
+    licence = f"Licence of the weights: {shown_licence(origin)}."
     return f"\n{source}{licence}\n" if source or origin.licence is not None else ""

@@ -21,6 +21,7 @@ from soundomni.core.paths import at_home
 from soundomni.core.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import map_names, map_slots
+from soundomni.core.small_files import read_piped_text
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -174,7 +175,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
         shipped = shipped_specs()
         raise SpecError(f"no spec '{config}': not a file.{did_you_mean(name, shipped)} Shipped specs: {', '.join(shipped) or 'none'}")
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_piped_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"'{config}' cannot be read: {' '.join(str(error).split())}") from error
     tree = yaml_text.parse(text, str(config))

@@ -7,6 +7,7 @@ licence, when the model is no longer there. Weights are not needed to read it, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from soundomni.core.model_directory import (
     shipped_models,
 )
 from soundomni.core.provenance import lasting_names, settle_names
+from soundomni.core.small_files import read_text
 from soundomni.core.spec import load_spec, spec_to_dict
 from soundomni.core.tokenizer import TextTokenizer
 
@@ -104,10 +106,10 @@ def read_start(name: str, directory: Path) -> StartModel:
 def read_kept(run_dir: Path) -> StartModel | None:
     """Returns what a run keeps of its start, or None where it keeps nothing. Raises CheckpointError when that is damaged."""
     file = run_dir / KEPT_FILE
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     try:
-        tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
+        tree = yaml_text.parse(read_text(file), str(file))
         layer, origin, commit = settle_names(tree["spec"], {}), origin_of(tree["origin"], file), tree.get("commit")
         fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS) and isinstance(commit, str | None)
     except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:

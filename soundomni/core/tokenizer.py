@@ -6,13 +6,18 @@ captions of a run; a directory with a tokenizer.json of another model works as w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from soundomni.core.errors import CheckpointError, DataError
+from soundomni.core.errors import CheckpointError, DataError, SoundOmniError
+from soundomni.core.limits import MOST_VOCABULARY
 from soundomni.core.paths import place
+from soundomni.core.small_files import read_json
+from soundomni.core.tokenizer_parts import check_tokenizer
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
@@ -22,6 +27,8 @@ WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 """What may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
 FILE_NAME = "tokenizer.json"
+MOST_BYTES, MOST_VALUES = 50_000_000, 4_000_000
+"""Of a tokenizer.json; a vocabulary of 262,144 tokens with its merges takes 33 MB and 1.8 million values."""
 
 
 class TextTokenizer:
@@ -65,24 +72,28 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | Path, *, extend: bool = False) -> TextTokenizer:
-        """Reads a tokenizer.json, or the one in a directory; with `extend`, special tokens that it lacks follow its last id.
+        """Read a tokenizer.json, or the one in a directory; with `extend`, special tokens that it lacks follow its last id.
 
-        Raises CheckpointError when it is missing or unreadable, or lacks special tokens.
+        Raises CheckpointError when it is missing or unreadable, has parts that are not supported, or lacks special tokens.
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-        if not file.is_file():
+        if not file.exists():
             raise CheckpointError(f"no tokenizer at {place(path)}: expected a tokenizer.json or a directory with one")
         try:
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            checked = check_tokenizer(read_json(file, most_bytes=MOST_BYTES, most_values=MOST_VALUES))
+            with _failures(CheckpointError, "the tokenizers library refuses it"):
+                tokenizer = Tokenizer.from_str(json.dumps(checked))  # what was checked, whatever else the file says twice
             missing = tuple(token for token in SPECIAL_TOKENS[1:] if extend and tokenizer.token_to_id(token) is None)
             tokenizer.add_special_tokens(list(missing))
             loaded = cls(tokenizer)
             loaded.added = missing
-            return loaded
-        except CheckpointError:
-            raise
+        except FileNotFoundError as error:
+            raise CheckpointError(f"no tokenizer at '{path}': expected a {FILE_NAME} or a directory with one") from error
         except Exception as error:  # the library raises a bare Exception for every malformed file
-            raise CheckpointError(f"'{file}' is not a tokenizer.json: {error}") from error
+            raise CheckpointError(f"'{file}' is not a tokenizer.json that can be used: {error}") from error
+        if loaded.vocab_size > MOST_VOCABULARY + len(missing):
+            raise CheckpointError(f"'{file}' has ids up to {loaded.vocab_size - 1:,}; expected less than {MOST_VOCABULARY:,}")
+        return loaded
 
     def to_json(self) -> str:
         """Return what tokenizer.json says."""
@@ -102,10 +113,24 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, without special tokens around it. Raises DataError when it is not Unicode text."""
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except TypeError as error:  # surrogates: bytes of a command line or a file that are not UTF-8
+            text.encode()
+        except UnicodeEncodeError as error:  # surrogates: bytes of a command line or a file that are not UTF-8
             raise DataError(f"{text[:40]!a} was given, expected text in UTF-8") from error
+        with _failures(DataError, f"the tokenizer fails on {text[:40]!a}"):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        with _failures(CheckpointError, "the tokenizer fails to decode what the model wrote"):
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+@contextmanager
+def _failures(kind: type[SoundOmniError], what: str) -> Iterator[None]:
+    """Raise an error of `kind` for whatever the library raises, its panics included, which are no Exceptions and would end the program."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # its class cannot be imported
+            raise
+        raise kind(f"{what}: {error}") from error

@@ -13,7 +13,8 @@ Containers within a pickle are flattened: `{"state_dict": {"a.weight": tensor}}`
 from __future__ import annotations
 
 import hashlib
-import json
+import math
+import os
 import pickle
 import re
 import warnings
@@ -23,19 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, did_you_mean, some
+from soundomni.core.pickle_bounds import check_archive, check_legacy
+from soundomni.core.safe_tensors import open_tensors
+from soundomni.core.small_files import open_regular, read_json
 
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 INDEX_SUFFIX = ".index.json"
 EXPECTED = f"a {SAFE_SUFFIX}, {', '.join(PICKLE_SUFFIXES)} or {INDEX_SUFFIX} file, or a directory with one"
 
-MOST_VALUES = 10_000_000
+MOST_VALUES = 1_000_000
 DEEPEST = 16
-"""Limits of what a pickle may hold: containers that hold each other have no end."""
+"""Limits of what a pickle may hold: containers that hold each other have no end. What is held twice counts twice if tensors are in it."""
 
 
 _ZIP = b"PK\x03\x04"
@@ -116,7 +120,7 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], tuple[str, ...]]:
     if suffix not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
         raise CheckpointError(f"'{path}' is not a weight file: expected {EXPECTED}")
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             start = file.read(len(_POINTER))
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -139,7 +143,7 @@ def _read_safetensors(path: Path) -> dict[str, _Entry]:
         return load
 
     try:
-        file: Any = safe_open(path, framework="pt")
+        file = open_tensors(path)
         return {name: _Entry(tuple(file.get_slice(name).get_shape()), loader(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read as safetensors, it is damaged or incomplete: {_one_line(error)}") from error
@@ -147,6 +151,7 @@ def _read_safetensors(path: Path) -> dict[str, _Entry]:
 
 def _read_pickle(path: Path, *, mapped: bool) -> tuple[dict[str, _Entry], tuple[str, ...]]:
     try:
+        (check_archive if mapped else check_legacy)(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols and archives: what cannot be read is an error here
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -177,6 +182,8 @@ class _Flattening:
         self.tensors: dict[str, Tensor] = {}
         self.others: list[str] = []
         self._visited = 0
+        self._without: set[int] = set()
+        """Identities of containers without any tensor, which one look is enough for; the file keeps them alive."""
 
     def add(self, value: Any, name: str, depth: int = 0) -> None:
         """Adds what `value` holds, under names that continue `name`."""
@@ -187,18 +194,24 @@ class _Flattening:
         if isinstance(value, Tensor):
             self._add_tensor(value, name)
             return
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+        if id(value) in self._without or not isinstance(value, (dict, list, tuple)):
+            self.others += [name] if name else []
+            return
+        items = value.items() if isinstance(value, dict) else enumerate(value)
         tensors, others = len(self.tensors), len(self.others)
         for key, item in items:
             self.add(item, f"{name}.{key}" if name else str(key), depth + 1)
-        if len(self.tensors) == tensors and name:
-            self.others[others:] = [name]
+        if len(self.tensors) == tensors:
+            self.others[others:] = [name] if name else []
+            self._without.add(id(value))
 
     def _add_tensor(self, tensor: Tensor, name: str) -> None:
         if name in self.tensors:
             raise CheckpointError(f"'{self.path}' holds two tensors of the name '{name}'")
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantised tensor, expected a dense one")
+        if math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"'{self.path}': '{name}' of shape {tuple(tensor.shape)} has fewer numbers in the file than that")
         self.tensors[name] = tensor.detach()
 
 
@@ -231,10 +244,10 @@ def _all_shards(directory: Path, found: list[str]) -> list[str]:
 
 def _read_index(index: Path) -> WeightFile:
     try:
-        tree = json.loads(index.read_text(encoding="utf-8"))
+        tree = read_json(index)
         table = tree["weight_map"]
         pairs = {str(name): str(file) for name, file in table.items()}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{index}' is not an index of shards: expected JSON with weight_map, tensor → file") from error
     shards = sorted(set(pairs.values()))
     for shard in shards:

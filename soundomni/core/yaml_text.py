@@ -21,6 +21,7 @@ _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
+MOST_CHARACTERS = 1_000_000
 MOST_NODES = 100_000
 """Values of a document, each counted as often as it is referred to: a few lines of references can stand for billions."""
 DEEPEST = 100
@@ -34,9 +35,14 @@ class _Reader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._extents: dict[yaml.Node, tuple[int, int]] = {}
+        self._begun = 0
+        self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep."""
+        """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep.
+
+        Values are counted as they begin, so that a long list is refused before it is read whole, and once more with references.
+        """
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
@@ -46,15 +52,21 @@ class _Reader(yaml.SafeLoader):
         elif event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", mark)
+        self._begun += 1
+        self._depth += 1
+        self._check_extent(self._begun, self._depth, mark)
         node = super().compose_node(parent, index)
+        self._depth -= 1
         assert node is not None, "it is composed where a value begins"
         if node not in self._extents:
             self._extents[node] = self._extent(node)
-        count, depth = self._extents[node]
+        self._check_extent(*self._extents[node], mark)
+        return node
+
+    def _check_extent(self, count: int, depth: int, mark: yaml.Mark) -> None:
         if count > MOST_NODES or depth > DEEPEST:
             limit = f"more than {MOST_NODES:,} values" if count > MOST_NODES else f"values within more than {DEEPEST} others"
             raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", mark)
-        return node
 
     def _extent(self, node: yaml.Node) -> tuple[int, int]:
         """Returns how many values a node holds, itself included, and how deep they are; its children are known."""
@@ -100,7 +112,9 @@ for _tag, _pattern, _first in _SCALARS:
 
 
 def parse(text: str, source: str) -> Any:
-    """Reads one YAML document. Raises SpecError, one line with `source:line:column`, when it is not well-formed."""
+    """Reads one YAML document. Raises SpecError, one line with `source:line:column`, when it is not well-formed or too large."""
+    if len(text) > MOST_CHARACTERS:
+        raise SpecError(f"{source}: it has {len(text):,} characters; expected at most {MOST_CHARACTERS:,}. Split it into several files")
     try:
         return yaml.load(text, Loader=_Reader)
     except yaml.MarkedYAMLError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from soundomni.core.errors import DataError, did_you_mean
 from soundomni.core.interfaces import Dataset, Item
+from soundomni.core.limits import LARGEST_SEED
 from soundomni.data.toy_language import captions, questions
 from soundomni.data.toy_recipe import KINDS, NOTES, Event, Recipe, all_events, is_held_out
 from soundomni.data.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesise
@@ -20,6 +21,8 @@ from soundomni.data.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesis
 HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
 
+MAX_SIZE, MAX_SAMPLE_RATE, MAX_SECONDS = 10_000_000, 192_000, 120.0
+"""Of a dataset and of a clip, which takes up to 92 MB."""
 MAX_DETUNE = 50.0
 """Cents from a note to half way to the next."""
 
@@ -192,11 +195,15 @@ def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Se
         raise DataError(
             f"toy sounds: held_out is {held_out!r}, expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
         )
-    if size < 1 or seed < 0:
-        raise DataError(f"toy sounds: size {size} and seed {seed}, expected a size of at least 1 and a seed of at least 0")
-    if sample_rate < MIN_SAMPLE_RATE:
-        raise DataError(f"toy sounds: sample_rate {sample_rate} Hz is too low, expected at least {MIN_SAMPLE_RATE}")
+    if not 1 <= size <= MAX_SIZE or not 0 <= seed <= LARGEST_SEED:
+        raise DataError(f"toy sounds: size {size} and seed {seed}, expected a size of 1 to {MAX_SIZE:,} and a seed of 0 to {LARGEST_SEED}")
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        side = "low" if sample_rate < MIN_SAMPLE_RATE else "high"
+        given = f"sample_rate {sample_rate} Hz is too {side}"
+        raise DataError(f"toy sounds: {given}, expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
     if len(events) != 2 or not 1 <= events[0] <= events[1] <= max(MIN_SECONDS):
         raise DataError(f"toy sounds: events is {list(events)}, expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
+    if not seconds <= MAX_SECONDS:
+        raise DataError(f"toy sounds: seconds is {seconds}, expected at most {MAX_SECONDS:g}")
     if seconds < MIN_SECONDS[events[1]]:
         raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s), expected at least {MIN_SECONDS[events[1]]} s")

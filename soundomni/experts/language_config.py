@@ -5,13 +5,14 @@ A file says only what differs from the defaults of transformers, which are repea
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core import small_files
+from soundomni.core.errors import CheckpointError, shown
 
 CONFIG_FILE = "config.json"
 
@@ -55,37 +56,37 @@ class Node:
         if value is None:
             return Node({}, f"{self.place}: {name}")
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, expected an object")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected an object")
         return Node(value, f"{self.place}: {name}")
 
     def size(self, name: str, default: int) -> int:
         """Returns a whole number above 0. Raises CheckpointError when it is something else."""
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, expected a whole number above 0")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a whole number above 0")
         return value
 
     def number(self, name: str, default: float) -> float:
         """Returns a finite number above 0. Raises CheckpointError when it is something else."""
         value = self.values.get(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, expected a number above 0")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a number above 0")
         return float(value)
 
     def expect(self, name: str, expected: Any) -> None:
         """Raises CheckpointError when it says something else; what it does not say is as expected."""
         value = self.values.get(name)
         if value is not None and value != expected:
-            raise CheckpointError(f"{self.place}: {name} is {value!r}, only {expected!r} can be imported")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, only {expected!r} can be imported")
 
 
 def read_json(file: Path, expected: str) -> Node:
     """Reads a file with one JSON object. Raises CheckpointError, with what directory was `expected`, when it is missing or damaged."""
-    if not file.is_file():
-        raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}")
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = small_files.read_json(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}") from error
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read as JSON: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"'{file}' must hold a JSON object")
@@ -130,7 +131,7 @@ def _check(text: Node) -> None:
     text.expect("use_mrope", False)
     kinds = text.values.get("layer_types") or []
     if any(kind != "full_attention" for kind in kinds):
-        raise CheckpointError(f"{text.place}: layer_types names {kinds!r}, only full_attention can be imported")
+        raise CheckpointError(f"{text.place}: layer_types names {shown(kinds)}, only full_attention can be imported")
 
 
 def _rope_theta(text: Node) -> float:

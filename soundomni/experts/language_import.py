@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from soundomni.core.assembly import build_model
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Codec, Encoder
-from soundomni.core.model_directory import Origin, front_matter, portable, spec_block, write_model
+from soundomni.core.model_directory import (
+    Origin,
+    front_matter,
+    markdown_code,
+    markdown_text,
+    origin_of,
+    portable,
+    shown_licence,
+    spec_block,
+    write_model,
+)
 from soundomni.core.model_weights import MAX_SHARD_BYTES
 from soundomni.core.normalizer import LatentNormalizer
 from soundomni.core.registry import build
@@ -336,7 +346,7 @@ def _codec_origin(spec: Spec) -> Origin | None:
         return Origin(source=Path(given).name)
     said = read_json(report, "the report of an import")
     source, licence = said.node("source").values.get("name"), said.values.get("licence")
-    return Origin(licence=None if licence is None else str(licence), source=str(source or Path(given).name))
+    return origin_of({"licence": licence, "source": source or Path(given).name}, report)
 
 
 def _origin(report: Mapping[str, Any]) -> Origin:
@@ -350,12 +360,15 @@ def _origin(report: Mapping[str, Any]) -> Origin:
 
 
 def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
-    files = "\n".join(f"| {name} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items())
-    notes = "".join(f"- {note}\n" for note in report["notes"])
+    files = "\n".join(
+        f"| {markdown_code(name)} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items()
+    )
+    source = markdown_code(report["source"]["name"])
+    notes = "".join(f"- {markdown_text(note)}\n" for note in report["notes"])
     return (
         f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
-        f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in `{report['source']['name']}`. "
-        f"Licence of the weights: {_origin(report).licence or 'unknown; ask whoever gave them to you'}.\n\n"
+        f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in {source}. "
+        f"Licence of the weights: {shown_licence(_origin(report))}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
         f"```python\n{_snippet(imported.spec)}```\n\n"
         f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"

@@ -6,7 +6,6 @@ The language model becomes the understanding stream, bit for bit. The generation
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.provenance import own_names
 from soundomni.core.schema import Spec
+from soundomni.core.small_files import read_json
 from soundomni.core.spec import load_spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.weight_files import read_weights
@@ -120,11 +120,14 @@ def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
     if not file.is_file():
         return
     try:
-        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, RecursionError, AttributeError):
+        ends = read_json(file).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
         yield "generation_config.json cannot be read and is not used"
         return
     given = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(end) is int for end in given):
+        yield "generation_config.json names ends of texts that are not ids, and is not used"
+        return
     others = [end for end in given if end not in tokenizer.ends]
     if others:
         yield f"generation_config.json ends texts at the ids {', '.join(map(str, others))} as well, which is not done here"

@@ -5,7 +5,6 @@ Shape letters: S samples.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from soundomni.core.errors import CheckpointError, some
+from soundomni.core.small_files import read_json
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
@@ -88,8 +88,8 @@ def _check_type(path: Path, model_class: Any) -> None:
     if config_class is None:  # an Auto class takes the kind from the file
         return
     try:
-        given = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        given = read_json(path / "config.json")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path / 'config.json'}' cannot be read as JSON: {_one_line(error)}") from error
     kind = given.get("model_type") if isinstance(given, dict) else None
     if kind != config_class.model_type:

@@ -23,22 +23,24 @@ import re
 import shutil
 import threading
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, shown
+from soundomni.core.small_files import open_regular, read_json
 from soundomni.core.start import STEP
 from soundomni.train.parallel import World
-from soundomni.train.shards import Slice, stage, write_rank
+from soundomni.train.shards import MOST_INDEX_BYTES, Slice, stage, write_rank
 
 STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"
 UNFINISHED, REMOVED = ".writing-", ".removed-"
 """What the names of checkpoints begin with that are being written or removed."""
 FILE_NAMES = re.compile(r"manifest\.json|state\.json|rank-\d{5,}\.(safetensors|json)")
 """Names of the files in a checkpoint."""
+MOST_RANKS = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -224,15 +226,18 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
 def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
     """Returns what is wrong with a checkpoint's files, or None. Checks files `part[0]`, `part[0] + part[1]`, … of its manifest."""
     try:
-        files = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-        entries = sorted(files.items())
+        files = read_json(path / MANIFEST_FILE)["files"]
+        entries = sorted((name, entry["sha256"]) for name, entry in files.items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return f"its {MANIFEST_FILE} cannot be read: {error}"
+    for name in files:
+        if PurePath(name).name != name or "\\" in name:
+            return f"its {MANIFEST_FILE} lists {shown(name)}, which is not the name of a file next to it"
     if STATE_FILE not in files:
         return f"its {MANIFEST_FILE} does not list {STATE_FILE}"
-    for name, entry in entries[part[0] :: part[1]]:
+    for name, digest in entries[part[0] :: part[1]]:
         try:
-            if _sha256(path / name) != entry["sha256"]:
+            if _sha256(path / name) != digest:
                 return f"{name} is not what was written: its SHA-256 differs"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
@@ -261,9 +266,12 @@ def remove_checkpoint(path: Path) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """Reads a checkpoint's run state. Raises CheckpointError."""
     try:
-        state: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        state: dict[str, Any] = read_json(path / STATE_FILE, most_bytes=MOST_INDEX_BYTES)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path / STATE_FILE}' cannot be read: {error}") from error
+    ranks = state.get("num_ranks") if isinstance(state, dict) else None
+    if type(ranks) is not int or not 1 <= ranks <= MOST_RANKS:
+        raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number from 1")
     return state
 
 
@@ -283,5 +291,5 @@ def _flush_directory(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

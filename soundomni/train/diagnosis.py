@@ -21,6 +21,7 @@ from soundomni.core.model_directory import portable
 from soundomni.core.registry import load
 from soundomni.core.schema import DataSpec, Spec, TrainSpec
 from soundomni.core.uninitialised import uninitialised
+from soundomni.data.checks import check_data
 from soundomni.train.activations import StepMemory, measure_step
 from soundomni.train.footprint import OptimizerState, Part, gathered_bytes, list_parts, optimizer_state, resident_bytes
 from soundomni.train.parallel import mesh_shape
@@ -131,6 +132,7 @@ def diagnose(
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, without which nothing is trained")
     if train.target != "model":
         raise SpecError("train.target is 'codec'; only the training of a model is measured")
+    check_data(data)
     check_train(train)
     mesh_shape(train.parallel, gpus)
     _check_optimizer(train, gpus, trust_class_paths=trust_class_paths)

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from soundomni.core.assembly import build_model
+from soundomni.core.declared_sizes import check_declared
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SPEC_FILE, SoundOmni
 from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
+from soundomni.core.model import UnifiedModel
 from soundomni.core.model_directory import Origin, without_weights
 from soundomni.core.spec import load_spec
 from soundomni.core.start import CHECKPOINTS, read_kept
@@ -18,7 +20,7 @@ from soundomni.core.uninitialised import uninitialised
 from soundomni.train.checkpoint import find_latest, read_state, step_of
 from soundomni.train.inventory import digest
 from soundomni.train.run_files import read_run_id
-from soundomni.train.state import load_trained_weights
+from soundomni.train.state import load_trained_weights, trained_shapes
 
 
 def load_run(run_dir: str | Path, *, average: bool = True, trust_class_paths: bool = False) -> tuple[SoundOmni, int]:
@@ -82,10 +84,16 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
     own_codec = replace(spec.model, codec=without_weights(spec.model.codec))  # the checkpoint holds its weights
-    with uninitialised():
+
+    def build() -> UnifiedModel:
         model = build_model(own_codec, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
         if spec.train is not None and spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
+        return model
+
+    check_declared(spec, build, trained_shapes(checkpoint), checkpoint)
+    with uninitialised():
+        model = build()
     load_trained_weights(model, checkpoint, average=average)
     kept = read_kept(path) if spec.model.start is not None else None
     origin = kept.origin if kept is not None else Origin()

@@ -13,6 +13,7 @@ from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.provenance import read_record, record, settle_names
 from soundomni.core.schema import Spec
+from soundomni.core.small_files import read_json
 from soundomni.core.spec import dump_spec, load_spec
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -311,7 +312,7 @@ def _tracker_files(directory: Path) -> list[Path]:
 def _compare_versions(directory: Path, spec: Spec) -> None:
     """Warn of each plugin distribution whose version is not the one that the run used last."""
     try:
-        before = {entry["distribution"]: entry["version"] for entry in json.loads((directory / LOCK_FILE).read_text(encoding="utf-8"))}
+        before = {entry["distribution"]: entry["version"] for entry in read_json(directory / LOCK_FILE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("'%s' cannot be read, so plugin versions are not compared: %s", directory / LOCK_FILE, error)
         return

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from soundomni.core.errors import CheckpointError, did_you_mean
+from soundomni.core.errors import CheckpointError, did_you_mean, shown
+from soundomni.core.safe_tensors import open_tensors
+from soundomni.core.small_files import read_json
+
+MOST_INDEX_BYTES = 1 << 26
+"""Largest index of a rank: it also holds what waits in the loader and in the packer."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,19 @@ class ShardReader:
         self._shapes: dict[str, tuple[int, ...]] = {}
         for rank, index in enumerate(self._indices):
             for name, place in index["tensors"].items():
+                if not _is_place(place):
+                    raise CheckpointError(f"'{_paths(directory, rank)[1]}' places '{name}' at {shown(place)}; expected its shape and start")
                 self._holders.setdefault(name, []).append((place["start"], rank))
                 self._shapes[name] = tuple(place["shape"])
 
     def _read_index(self, rank: int) -> dict[str, Any]:
         path = _paths(self.directory, rank)[1]
         try:
-            index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            index: dict[str, Any] = read_json(path, most_bytes=MOST_INDEX_BYTES)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        if not isinstance(index, dict) or not isinstance(index.get("tensors"), dict):
+            raise CheckpointError(f"'{path}' is not the index of a rank: expected an object with tensors")
         return index
 
     @property
@@ -112,11 +121,29 @@ class ShardReader:
         """Returns the whole shape of a tensor."""
         return self._shapes[name]
 
+    def check(self) -> None:
+        """Compare what every index says with the header of its file: all rows of all tensors are there. Raises CheckpointError."""
+        rows = dict.fromkeys(self._shapes, 0)
+        for rank, index in enumerate(self._indices):
+            path = _paths(self.directory, rank)[0]
+            try:
+                with open_tensors(path) as file:
+                    for name in index["tensors"]:
+                        held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
+                        if held[1:] != shape[1:] or len(held) != len(shape):
+                            raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
+                        rows[name] += held[0] if held else 0
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        for name, shape in self._shapes.items():
+            if shape and rows[name] < shape[0]:
+                raise CheckpointError(f"'{self.directory}': {shape[0] - rows[name]} rows of '{name}' are missing")
+
     def dtype(self, name: str) -> torch.dtype:
         """Returns the type of a tensor. Raises CheckpointError."""
         path = _paths(self.directory, self._holders[name][0][1])[0]
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"'{path}' cannot be read: {error}") from error
@@ -149,7 +176,10 @@ class ShardReader:
         """Copies the rows that a rank's file has of rows `first` to `last`; returns their number."""
         path = _paths(self.directory, rank)[0]
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
+                held = file.get_slice(name).get_shape()
+                if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
+                    raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
                 if target.ndim == 0:
                     target.copy_(_same_type(file.get_tensor(name), target, name, path))
                     return 1
@@ -175,6 +205,12 @@ def expect_same_names(wanted: Iterable[str], found: Iterable[str], directory: Pa
 
 def _paths(directory: Path, rank: int) -> tuple[Path, Path]:
     return directory / f"rank-{rank:05d}.safetensors", directory / f"rank-{rank:05d}.json"
+
+
+def _is_place(place: object) -> bool:
+    """Say whether what an index has for a tensor is a shape and a first row."""
+    shape, start = (place.get("shape"), place.get("start")) if isinstance(place, dict) else (None, None)
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in (*shape, start))
 
 
 def _rows(tensor: Tensor) -> int:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError
+from soundomni.core.model_weights import check_finite
 from soundomni.train.checkpoint import Checkpointer, read_state
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress
 from soundomni.train.parallel import World, reshard
-from soundomni.train.shards import ShardReader, expect_same_names
+from soundomni.train.shards import ShardReader, expect_same_names, local_slice
 
 MODEL, AVERAGE, OPTIMIZER = "model/", "ema/", "optimizer/"
 
@@ -58,6 +59,7 @@ class RunState:
         reshard(self.model)
         state = read_state(path)
         reader = ShardReader(path, state["num_ranks"])
+        reader.check()
         self._make_optimizer_state(reader)
         tensors = dict(self._tensors())
         expect_same_names(tensors, reader.names, path)
@@ -124,6 +126,14 @@ def load_trained_weights(model: nn.Module, path: Path, *, average: bool = True, 
     averaged = {name.removeprefix(AVERAGE) for name in reader.names if average and name.startswith(AVERAGE)}
     for name, tensor in tensors.items():
         reader.read_into((AVERAGE if name in averaged else MODEL) + name, tensor)
+        check_finite(name, local_slice(tensor, rank=0).values, path)
+
+
+def trained_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of the model's tensors in a checkpoint, as its files hold them. Raises CheckpointError."""
+    reader = ShardReader(path, read_state(path)["num_ranks"])
+    reader.check()
+    return {name.removeprefix(MODEL): reader.shape(name) for name in reader.names if name.startswith(MODEL)}
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

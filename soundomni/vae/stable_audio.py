@@ -22,10 +22,11 @@ from torch import Tensor
 from soundomni.core import yaml_text
 from soundomni.core.convert import convert
 from soundomni.core.errors import SpecError
-from soundomni.core.model_directory import Origin, front_matter
+from soundomni.core.model_directory import Origin, front_matter, markdown_code, markdown_text, shown_licence
 from soundomni.core.model_weights import write_tensors
 from soundomni.core.provenance import settle_names
 from soundomni.core.schema import Slot
+from soundomni.core.small_files import read_text
 from soundomni.core.weight_files import WeightFile, digest, read_weights
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.stable_audio_config import CodecConfig, find_config, read_config
@@ -125,7 +126,7 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
 def read_layer(folder: Path) -> Slot:
     """Returns the codec that the codec.yaml of a directory names. Raises SpecError when it names none."""
     file = folder / LAYER_FILE
-    tree = yaml_text.parse(file.read_text(encoding="utf-8"), str(file))
+    tree = yaml_text.parse(read_text(file), str(file))
     try:
         given = settle_names(tree, {})["model"]["codec"]
     except (KeyError, TypeError, ValueError) as error:
@@ -144,14 +145,17 @@ def _read_beside(config_file: Path) -> CodecConfig:
 
 
 def _card(report: Mapping[str, Any]) -> str:
-    files = "\n".join(f"| {name} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items())
+    files = "\n".join(
+        f"| {markdown_code(name)} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items()
+    )
     sizes = "\n".join(f"- {name}: {value}" for name, value in report["codec"]["init_args"].items())
-    notes = "".join(f"- {note}\n" for note in report["notes"])
-    front = front_matter(Origin(licence=report["licence"], source=report["source"]["name"]))
+    notes = "".join(f"- {markdown_text(note)}\n" for note in report["notes"])
+    origin = Origin(licence=report["licence"], source=report["source"]["name"])
+    front = front_matter(origin)
     return (
         f"---\n{front}---\n\n# An autoencoder for audio\n\n"
-        f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of `{report['source']['name']}`. "
-        f"Licence of the weights: {report['licence'] or 'unknown; ask whoever gave them to you'}.\n\n"
+        f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of {markdown_code(report['source']['name'])}. "
+        f"Licence of the weights: {shown_licence(origin)}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{sizes}\n\n"
         f"{notes}{chr(10) if notes else ''}"
         f"Use it as the codec of a model:\n\n```sh\nsoundomni train --config SPEC --config {LAYER_FILE}\n```\n\n"

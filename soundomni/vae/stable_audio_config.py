@@ -7,7 +7,6 @@ the package that it is for, which is not always the one here. What our codec can
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from soundomni.core.convert import convert, join, unknown_key
 from soundomni.core.errors import SpecError
+from soundomni.core.small_files import read_json
 
 NAMES = ("audio_vae.json", "model_config.json", "config.json")
 """What configs are called that lie beside their weights."""
@@ -129,8 +129,8 @@ def read_config(path: str | Path) -> CodecConfig:
         SpecError: it cannot be read, is of something else, has an unknown key or a wrong value, or asks for what the codec cannot do.
     """
     try:
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = read_json(path)
+    except (OSError, ValueError) as error:
         raise SpecError(f"'{path}' cannot be read as JSON: {' '.join(str(error).split())}") from error
     try:
         return parse_config(tree)

@@ -65,6 +65,14 @@ def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -
     assert "train.target is 'codec'" in fails("doctor", "--config", tiny_spec, "--train.target=codec")
     none = fails("doctor", "--config", tiny_spec, "--data.datasets.toys=null")
     assert "data.datasets has no dataset to draw from ('toys' set to null); expected at least one" in none
+    for override, expected in {
+        "--data.tokens_per_batch=1000000000000": "expected at most 1,048,576",
+        "--data.datasets.toys.max_seconds=1e300": "max_seconds is 1e+300; expected more than 0 and at most 86400",
+        "--model.backbone.num_layers=1000000000": "the spec asks for more than 50,000 parameters",
+        "--model.encoder.num_layers=1000000000": "the spec asks for more than 50,000 parameters",
+    }.items():
+        assert expected in fails("doctor", "--config", tiny_spec, override)
+    assert "argument --seconds: '1e8' given, expected at most 86400" in fails("doctor", "--config", tiny_spec, "--seconds", "1e8")
     bare = tmp_path / "bare.yaml"
     bare.write_text(tiny_spec.read_text().partition("data:")[0])
     assert "no 'data' section" in fails("doctor", "--config", bare)

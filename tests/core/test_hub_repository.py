@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from soundomni.core import yaml_text
 from soundomni.core.errors import CheckpointError
 from soundomni.core.hub import SoundOmni
 from soundomni.core.hub_repository import parse_repository
-from soundomni.core.model_directory import Origin, find_model
+from soundomni.core.model_directory import Origin, find_model, spec_block
 from soundomni.core.schema import Slot, Spec
 from soundomni.core.spec import load_spec, resolve
 from soundomni.core.start import KEPT_FILE, kept_text, read_kept
@@ -202,6 +204,35 @@ def test_cards_name_licences_as_the_hub_knows_them(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"licence": 7}))
     with pytest.raises(CheckpointError, match="licence must be text or null, 7 was given"):
         SoundOmni.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["a\n---\nlicense: mit\n---\n# Hello", "x\u2028y", "\x1b[2J", "x" * 301])
+@pytest.mark.parametrize("key", ["source", "licence"])
+def test_what_a_config_says_of_its_origin_is_one_short_line(key: str, text: str, tmp_path: Path) -> None:
+    folder = omni().save_pretrained(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: text}))
+    with pytest.raises(CheckpointError, match=f"{key} is .*; expected one line of at most 300 characters. Shorten it"):
+        SoundOmni.from_pretrained(folder)
+
+
+def test_no_text_of_a_config_is_markup_in_a_card(tmp_path: Path) -> None:
+    texts = ("<script>x</script>", "[a](http://b)", "`</code><b>`", "# **x** | y", "!!python/name:os.system", "---", '"x": {')
+    for text in texts:
+        written = (omni(source=text, licence=text).save_pretrained(tmp_path / "model") / "README.md").read_text()
+        front, _, rest = written.removeprefix("---\n").partition("\n---\n")
+        assert yaml_text.parse(front, "card")["license_name"] == text.replace("<", "").replace(">", "")
+        line = next(line for line in rest.splitlines() if line.startswith("Weights come from "))
+        source, _, licence = line.removeprefix("Weights come from `").partition("`. Licence of the weights: ")
+        assert not set("`<>|") & set(source) and not re.search(r"(?<!\\)[<>`*\[\]#|!]", licence), line
+        assert SoundOmni.from_pretrained(tmp_path / "model").origin == Origin(text, text)
+
+
+def test_texts_of_a_spec_stay_in_their_block() -> None:
+    model = omni()
+    codec = replace(model.spec.model.codec, init_args={"note": "a\n\n````\n# Hello"})
+    block = spec_block(replace(model.spec, model=replace(model.spec.model, codec=codec)))
+    assert block.count("`````") == 2 and block.endswith("`````\n")
 
 
 @pytest.mark.long

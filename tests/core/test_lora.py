@@ -274,6 +274,13 @@ DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
         "adapts 'backbone.blocks.0.experts.gen.qkv2', which is no linear layer of this model. Did you mean",
     ),
     (lambda t: t.clear(), "holds no adapter"),
+    (lambda t: t[f"{QKV}.lora_B.weight"][1].fill_(float("nan")), "'base_model.model.backbone.*qkv.lora_B.weight' holds NaN or infinity"),
+    (lambda t: t[f"{QKV}.lora_A.weight"][:1].fill_(float("-inf")), "'base_model.model.backbone.*qkv.lora_A.weight' holds NaN or infinity"),
+    (
+        lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(3, 32, dtype=torch.int64)}),
+        "lora_A.weight of 'backbone.blocks.0.experts.gen.qkv' holds int64; expected floating point",
+    ),
+    (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(96)}), r"are \(96,\) and \(64, 3\); expected"),
 ]
 
 
@@ -293,8 +300,21 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
         ("{", "cannot be read as JSON"),
         ("[]", "is not of LoRA"),
         ('{"peft_type": "IA3"}', "is not of LoRA"),
-        ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "r is True and lora_alpha 1; expected a whole number above 0"),
-        ('{"peft_type": "LORA", "r": 3, "lora_alpha": NaN}', "lora_alpha nan; expected"),
+        ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "r is True; expected a whole number from 1 to 65,536"),
+        ('{"peft_type": "LORA", "r": 3, "lora_alpha": NaN}', "lora_alpha is nan; expected a number above 0"),
+        *(
+            (
+                f'{{"peft_type": "LORA", "r": 3, "lora_alpha": {alpha}}}',
+                "lora_alpha is .*; expected a number above 0 and at most 1e.06 times r",
+            )
+            for alpha in ("1e308", "1e7", "Infinity", "-Infinity", "0", "-2", "null", '"16"', "true", "1" + "0" * 400, "[16]")
+        ),
+        *(
+            (f'{{"peft_type": "LORA", "r": {rank}, "lora_alpha": 1}}', "r is .*; expected a whole number from 1 to")
+            for rank in ("0", "-3", "3.0", "1e308", "NaN", '"3"', "null", "1" + "0" * 400, "100000000")
+        ),
+        ('{"peft_type": "LORA", "r": 3, "lora_alpha": ' + "9" * 5000 + "}", "cannot be read as JSON: Exceeds the limit"),
+        ('{"a": ' * 100_000, "cannot be read as JSON: it is nested too deeply"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}', "sets use_next_idea: expected plain LoRA"),
     ],
 )
@@ -303,6 +323,41 @@ def test_configs_of_something_else_are_refused(text: str, message: str, tmp_path
     (tmp_path / "a" / "gen" / "adapter_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         merge_adapter_file(make_model(), tmp_path / "a" / "gen")
+
+
+def test_an_adapter_that_makes_weights_infinite_is_refused(tmp_path: Path) -> None:
+    save_adapters(adapted(), tmp_path / "a")
+    rewritten(tmp_path / "a" / "gen", lambda t: t[f"{QKV}.lora_A.weight"].fill_(3e38))
+    model, before = make_model().float(), make_model().float()
+    with pytest.raises(CheckpointError, match="may change 'backbone.blocks.0.experts.gen.qkv' by up to .*; expected at most 1.7e"):
+        merge_adapter_file(model, tmp_path / "a" / "gen")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+
+
+def test_a_rank_beyond_the_layer_is_refused(tmp_path: Path) -> None:
+    save_adapters(adapted(), tmp_path / "a")
+    config = tmp_path / "a" / "gen" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 65}))
+    rewritten(
+        tmp_path / "a" / "gen",
+        lambda t: t.update({n: torch.ones(65, x.shape[1]) if "A" in n else torch.ones(x.shape[0], 65) for n, x in t.items()}),
+    )
+    with pytest.raises(CheckpointError, match=r"of shape \(\d+, 32\) with r = 65; expected at most (32|64)"):
+        merge_adapter_file(make_model(), tmp_path / "a" / "gen")
+
+
+def test_an_adapter_names_its_base_without_the_path_to_it(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    names = {
+        str(tmp_path / "models" / "mine"): "mine",
+        str(tmp_path / "gone" / "other"): "other",
+        "nano": "nano",
+        "my/base@v1": "my/base@v1",
+    }
+    for i, (base, name) in enumerate(names.items()):
+        save_adapters(adapted(), tmp_path / str(i), base=base)
+        config = (tmp_path / str(i) / "gen" / "adapter_config.json").read_text()
+        assert json.loads(config)["base_model_name_or_path"] == name and str(tmp_path) not in config
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path)
         load_weights(Network(2), tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    network = Network(1)
+    with torch.no_grad():
+        network.layers[1].weight[2, 3] = value
+    write_weights(network.state_dict(), tmp_path, dtype=dtype)
+    with pytest.raises(CheckpointError, match=r"'layers.1.weight' holds NaN or infinity"):
+        load_weights(Network(2), tmp_path)
+
+
+def test_large_weights_whose_sum_is_not_finite_are_loaded(tmp_path: Path) -> None:
+    network, other = Network(1), Network(2)
+    with torch.no_grad():
+        network.layers[1].weight.fill_(3e38)
+    write_weights(network.state_dict(), tmp_path, dtype=torch.float32)
+    load_weights(other, tmp_path)
+    assert same(network, other)
+
+
 def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path: Path) -> None:
     def build():
         router = registry.build("router", Slot("modality"))

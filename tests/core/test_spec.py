@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from soundomni.core import registry
+from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
 from soundomni.core.json_schema import schema_of
 from soundomni.core.schema import (
@@ -286,7 +286,7 @@ MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it holds values within more than 100 others"),
         ("- a", "layer0.yaml: given list, expected a mapping"),
         ("sampler: {class_path: euler, init_args: &m {a: *m}}", "layer0.yaml:1:48: not valid YAML: '*m' refers to what it is part of"),
-        ("a: " + "[" * 5000, "layer0.yaml: nested too deeply"),
+        ("a: " + "[" * 5000, "layer0.yaml:1:103: not valid YAML: it holds values within more than 100 others"),
         ("a: \x07", "layer0.yaml: not valid YAML: "),
     ],
 )
@@ -308,6 +308,15 @@ def test_shipped_specs_are_found_by_name_and_suggested(name):
     found, same = (load_spec([given], validate_plugins=False, start="ignore") for given in (name, f"{name}.yaml"))
     assert found == same
     assert f"Did you mean '{name}'?" in refusal([f"{name}q"])
+
+
+def test_yaml_is_counted_as_it_is_read_and_not_only_once_it_is_whole(write, monkeypatch):
+    monkeypatch.setattr(yaml_text, "MOST_NODES", 100)
+    keys = "".join(f"k{i}: 1\n" for i in range(5000))
+    for text, line in (("data:\n" + "  - a\n" * 5000, 99), (keys, 50), ("a: [\n" + "1,\n" * 5000 + "]", 99)):
+        assert f"layer0.yaml:{line}:" in refusal(write(text), validate_plugins=False), text[:20]
+    monkeypatch.setattr(yaml_text, "MOST_CHARACTERS", 50)
+    assert "it has 60 characters; expected at most 50" in refusal(write("#" * 60), validate_plugins=False)
 
 
 def test_words_and_numbers_follow_yaml_1_2(write):

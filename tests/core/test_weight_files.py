@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soundomni.core import weight_files
+from soundomni.core import pickle_bounds, weight_files
 from soundomni.core.errors import CheckpointError
 from soundomni.core.weight_files import read_weights
 
@@ -175,11 +175,14 @@ def test_containers_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save(loop, tmp_path / "loop.pt")
     assert "nested deeper than" in refused(tmp_path / "loop.pt")
     monkeypatch.setattr(weight_files, "MOST_VALUES", 1000)
-    many: list[Any] = []
-    for _ in range(10):
-        many = [many] * 10
-    torch.save({"many": many}, tmp_path / "many.pt")
-    assert "more than 1,000 values" in refused(tmp_path / "many.pt")
+    for leaf, ending in (([torch.ones(1)], "tensors"), ([1.0], "numbers")):
+        many: list[Any] = leaf
+        for _ in range(10):
+            many = [many] * 10
+        torch.save({"many": many, "a": torch.ones(2)}, tmp_path / f"{ending}.pt")
+    assert "more than 1,000 values" in refused(tmp_path / "tensors.pt")
+    weights = read_weights(tmp_path / "numbers.pt")
+    assert list(weights) == ["a"] and weights.others == ("many",), "one look is enough for what holds no tensor, however often it is held"
 
 
 def shards(folder: Path, *, suffix: str = ".safetensors", index: bool = True) -> list[Path]:
@@ -232,3 +235,94 @@ def test_a_directory_has_one_weight_file(tmp_path: Path) -> None:
     assert weights["a"] == 1 and weights.path == tmp_path and weights.files == (tmp_path / "model.safetensors",)
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     assert "several weight files (model.safetensors, other.safetensors); name one" in refused(tmp_path)
+
+
+def nested_pickle(value: Any) -> bytes:
+    """A file of torch without an archive whose tensors are `value`."""
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, []]
+    return b"".join(pickle.dumps(part, protocol=2) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02" + b"]" * 20_001 + b".",
+        b"\x80\x02" + b"(" * 20_001 + b".",
+        b"\x80\x02]q\x00(" + b"K\x01K\x02\x86" * 200 + b"e" + b"0ccollections\nOrderedDict\nh\x00\x85R" * 400 + b".",
+        b"\x80\x02" + b"}q\x00" + b"(" + b"K\x01K\x02" * 200 + b"u0" + b"ccollections\nOrderedDict\n)Rh\x00b0" * 400 + b".",
+    ],
+    ids=["lists", "marks", "copies", "states"],
+)
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_pickle_that_asks_for_too_much_is_refused_before_it_is_read(
+    tmp_path: Path, content: bytes, archive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle_bounds, "MOST_OPERATIONS", 20_000)
+    monkeypatch.setattr(pickle_bounds, "MOST_COPIED", 200_000)
+    path = tmp_path / "x.pt"
+    if archive:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+            file.writestr("x/data.pkl", content)
+            file.writestr("x/version", "3\n")
+    else:
+        start = nested_pickle({})[: -len(pickle.dumps({}, protocol=2) + pickle.dumps([], protocol=2))]
+        path.write_bytes(start + content)
+    assert "its pickle asks for more than" in refused(path)
+
+
+def test_a_pickle_cannot_take_memory_by_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    start = nested_pickle({})[: -len(pickle.dumps({}, protocol=2) + pickle.dumps([], protocol=2))]
+    path.write_bytes(start + b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+    assert "its pickle asks for bytearray" in refused(path)
+    text = b"X" + (1_000_000).to_bytes(4, "little") + b"a" * 1_000_000
+    path.write_bytes(start + b"\x80\x02" + text + b"q\x00" + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R" * 600 + b".")
+    assert "its pickle asks for more than" in refused(path)
+
+
+def test_archives_are_as_torch_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(TENSORS, path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
+        packed.writestr("x/more", bytes(10_000_000))
+    assert "is compressed, which torch.save never does" in refused(tmp_path / "packed.pt")
+
+
+def test_a_tensor_that_repeats_few_numbers_is_refused(tmp_path: Path) -> None:
+    for name, tensor in {
+        "expanded": torch.ones(1).expand(10**6, 10**6),
+        "strided": torch.as_strided(torch.ones(4), (3, 2), (1, 1)),
+    }.items():
+        torch.save({"a": tensor}, tmp_path / f"{name}.pt")
+        assert "has fewer numbers in the file than that" in refused(tmp_path / f"{name}.pt")
+    torch.save({"a": torch.ones(4, 3).T[1:], "b": torch.zeros(0, 5)}, tmp_path / "view.pt")
+    assert read_weights(tmp_path / "view.pt").shape("a") == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "model.safetensors.index.json"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    assert "no weights at" in refused(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "no weights at" in refused(path)
+    path.unlink()
+    path.symlink_to(path)
+    assert "no weights at" in refused(path)
+
+
+def test_a_header_of_safetensors_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = b"{" + b" " * (1 << 24) + b"}"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "its header has 16,777,218 bytes; expected at most 16,777,216" in refused(path)
+    for length in (2**63, 2**40, 10**6):
+        path.write_bytes(length.to_bytes(8, "little") + b"{}")
+        assert "cannot be read as safetensors" in refused(path)
+    places = {"a": [0, 8], "b": [4, 12]}
+    table = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in places.items()}).encode()
+    path.write_bytes(len(table).to_bytes(8, "little") + table + bytes(12))
+    assert "cannot be read as safetensors" in refused(path)
