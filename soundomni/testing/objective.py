@@ -179,7 +179,8 @@ class ObjectiveSuite(ConformanceSuite):
         """Corrupt whole clips at timesteps that are neither almost 0 nor almost 1, where differences say little."""
         batch = len(clean.values)
         known = torch.zeros(clean.values.shape[0], clean.values.shape[-1], dtype=torch.bool)
-        seeds, found = iter(range(1000, 1000 + MOST_SEEDS)), []
+        seeds = iter(range(1000, 1000 + MOST_SEEDS))
+        found: list[int] = []
         while len(found) < batch:
             seed = next(seeds, None)
             self.require(seed is not None, "velocity", f"no timestep from {NEAREST} to {1 - NEAREST} was drawn for {MOST_SEEDS} seeds")
@@ -268,7 +269,7 @@ class ObjectiveSuite(ConformanceSuite):
 def _at(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -> Tensor:
     """Return what `noised` makes at the timestep of each frame, `[B, T]`."""
     values = torch.empty_like(clean)
-    for timestep in timesteps.unique().tolist():
+    for timestep in sorted(set(timesteps.flatten().tolist())):
         here = (timesteps == timestep)[:, None].expand(clean.shape)
         values[here] = objective.noised(clean, start, timestep)[here].to(values)
     return values

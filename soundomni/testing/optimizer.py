@@ -152,7 +152,7 @@ def _mesh() -> Iterator[DeviceMesh]:
     """A mesh of this process only, in a group of its own unless there is one."""
     opened = not dist.is_initialized()
     if opened:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         yield DeviceMesh("cpu", [dist.get_rank()])
     finally:

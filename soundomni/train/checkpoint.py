@@ -185,7 +185,7 @@ def is_step_name(name: str) -> bool:
 def run_of(path: Path) -> str | None:
     """Return the id of the run that a checkpoint belongs to; None if it names none, or cannot be read."""
     try:
-        run = json.loads((path / STATE_FILE).read_text(encoding="utf-8")).get("run")
+        run = read_json(path / STATE_FILE, most_bytes=MOST_INDEX_BYTES).get("run")
     except (OSError, ValueError, AttributeError):
         return None
     return run if isinstance(run, str) else None

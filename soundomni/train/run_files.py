@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError, some
+from soundomni.core.small_files import read_json
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.train.checkpoint import (
@@ -70,7 +70,7 @@ def read_run_id(directory: Path) -> str | None:
     if not file.exists():
         return next((run_of(path) for path in list_checkpoints(directory / CHECKPOINTS)), None)
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))[RUN]
+        run = read_json(file)[RUN]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {error}; remove it if the checkpoints next to it are of one run") from error
     return str(run)
@@ -226,7 +226,7 @@ class _Written:
 def _is_lock(path: Path) -> bool:
     """Return whether a file is the lock of a run's plugins."""
     try:
-        entries: Any = json.loads(path.read_text(encoding="utf-8"))
+        entries: Any = read_json(path)
         return isinstance(entries, list) and all({"distribution", "version"} <= set(entry) for entry in entries)
     except (OSError, ValueError, TypeError):
         return False
