@@ -163,6 +163,7 @@ train it again, with the same data in the same order; `python tools/pack_nano.py
   and white, low and high noise; each quiet or loud; alone or two in a row, in clips of one second at 8 kHz, mono.
 - What it makes from a prompt was learnt from one rendition of each sound (`variation: 0`): seeds change the noise, hardly the tones.
   What it hears, continues and fills was learnt at the full variation of onsets, phases and courses.
+- When it continues a clip and clicks are still to come, it often makes the wrong number of them.
 - Prompts and questions in other words than those of `soundomni.data.toy_language` are beyond it.
 
 ## What it scores
