@@ -125,7 +125,8 @@ def _write_run(folder: Path, omni: SoundOmni) -> None:
     omni.tokenizer.save(folder)
     tensors = {f"model/{name}": tensor for name, tensor in omni.model.state_dict().items()}
     write_rank(checkpoint, 0, stage(tensors, rank=0), {})
-    (checkpoint / "state.json").write_text('{"num_ranks": 1}')
+    tokenizer = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
+    (checkpoint / "state.json").write_text(json.dumps({"num_ranks": 1, "tokenizer": tokenizer}))
     seal(checkpoint)
 
 

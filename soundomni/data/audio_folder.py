@@ -17,7 +17,8 @@ from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.core.paths import local_path, place
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
 from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
-from soundomni.data.folder_listing import TABLES, Listing, Names, list_folder
+from soundomni.data.file_names import Names
+from soundomni.data.folder_listing import TABLES, Listing, list_folder
 from soundomni.data.text_files import few, read_text
 
 _HEADER_THREADS = 8  # opening many small files waits on the disk or the network, not on the processor

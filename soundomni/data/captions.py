@@ -24,7 +24,7 @@ from typing import Any
 
 from soundomni.core.errors import DataError
 from soundomni.data.audio import SUFFIXES
-from soundomni.data.folder_listing import Names
+from soundomni.data.file_names import Names
 from soundomni.data.tables import Row, Table, cure, json_rows
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 

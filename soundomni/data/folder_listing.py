@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Skip
 from soundomni.core.paths import place
 from soundomni.data.audio import SUFFIXES
+from soundomni.data.file_names import normal_form, stem_of, suffix_of
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".json", ".txt")
@@ -44,17 +44,17 @@ class Listing:
 
     def sidecars(self, key: str) -> list[str]:
         """Return the .json and .txt files next to an audio file that share its stem, in this order."""
-        return self._sidecars.get(_normal(_stem(key)), [])
+        return self._sidecars.get(normal_form(stem_of(key)), [])
 
     def add(self, key: str) -> None:
         """Sort a file in by its name."""
-        suffix = _suffix(key).lower()
+        suffix = suffix_of(key).lower()
         if suffix in SUFFIXES:
             self.audio.append(key)
         elif key.rpartition("/")[2].lower() in TABLES:
             self.tables.append(key)
         elif suffix in SIDECARS:
-            self._sidecars[_normal(_stem(key))].append(key)
+            self._sidecars[normal_form(stem_of(key))].append(key)
         elif suffix in _UNREAD_TABLES:
             self.other_tables.append(key)
         elif suffix in _UNREADABLE:
@@ -124,76 +124,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads in a circle; whoever opens it says so
         return False
-
-
-class Names:
-    """Finds audio files by names that tables and lists give, whatever system these were written on.
-
-    Args:
-        keys: of the audio files.
-    """
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._keys = set(keys)
-        self._normal: dict[str, str | None] = {}
-        for key in self._keys:
-            normal = _normal(key)
-            self._normal[normal] = None if normal in self._normal else key
-        self._near: dict[str, str] = {}
-
-    def find(self, name: str, *, folder: str = "", root: Path | None = None) -> str:
-        r"""Return the key that a name means, or where a file of this name would be.
-
-        Backslashes separate folders where no file has them in its name, and letters with marks may be composed or not.
-
-        Args:
-            name: as it is given, relative to `folder` (a key that ends with "/", or nothing); or absolute, but within `root`.
-
-        Raises:
-            ValueError: it is empty, or leads out of the folder.
-        """
-        given = name if f"{folder}{name}" in self._keys else name.strip()
-        if not given:
-            raise ValueError("no file_name")
-        if "\0" in given:
-            raise ValueError("the file_name has a NUL character; expected a path within the folder")
-        if "\\" in given and f"{folder}{given}" not in self._keys:
-            if PureWindowsPath(given).drive:
-                raise ValueError(_leads_out(name))
-            given = given.replace("\\", "/")
-        path = PurePosixPath(given)
-        if path.is_absolute() and root is not None:
-            given = os.path.relpath(given, root.absolute()) if path.is_relative_to(root.absolute()) else given
-            path, folder = PurePosixPath(given), ""
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(_leads_out(name))
-        key = f"{folder}{path.as_posix()}"
-        return key if key in self._keys else self._normal.get(_normal(key)) or key
-
-    def nearest(self, key: str) -> str:
-        """Return " Did you mean 'x'?" for a file that differs in case, lacks its suffix or begins in another folder, or nothing."""
-        if not self._near:
-            for known in sorted(self._keys, reverse=True):
-                self._near[_normal(_stem(known)).casefold()] = self._near[_normal(known).casefold()] = known
-        parts = _normal(key).casefold().split("/")
-        tails = ["/".join(parts[first:]) for first in range(len(parts))]
-        found = next((self._near[tail] for tail in [*tails, *map(_stem, tails)] if tail in self._near), None)
-        return f" Did you mean '{found}'?" if found is not None else ""
-
-
-def _leads_out(name: str) -> str:
-    return f"file_name '{name}' leads out of the folder; expected a path within it"
-
-
-def _stem(key: str) -> str:
-    return key.removesuffix(_suffix(key))
-
-
-def _suffix(key: str) -> str:
-    name = key[key.rfind("/") + 1 :]
-    return name[name.rfind(".") :] if "." in name[1:] else ""
-
-
-def _normal(key: str) -> str:
-    """Return one spelling for names that look alike: systems store letters with marks composed or in parts."""
-    return key if key.isascii() else unicodedata.normalize("NFC", key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 
 LAUNCHERS = {
     "SLURM_NTASKS": "srun",
@@ -79,7 +79,7 @@ def _number(environment: Mapping[str, str], name: str, default: int, *, least: i
     digits = text.strip().removeprefix("-")
     value = int(text) if digits.isascii() and digits.isdigit() and len(digits) < 10 else least - 1
     if value < least:
-        raise SpecError(f"{name} is '{text}'; expected a whole number of at least {least}; {_CURE}")
+        raise SpecError(f"{name} is {shown(text)}; expected a whole number of at least {least}; {_CURE}")
     return value
 
 

@@ -262,7 +262,7 @@ WRONG_GRIDS = {
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
-    "[" * 3000: "nested too deeply",
+    "[" * 3000: "within more than 100 others",
     "prompt: a\nseed: 1:30": "seed is '1:30', expected a whole number",
     "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips, expected at most 100,000",
 }

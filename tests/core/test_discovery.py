@@ -201,7 +201,8 @@ def test_torch_is_imported_next_to_a_broken_distribution(site: Path) -> None:
     command = [sys.executable, "-m", "soundomni.cli.main", "plugins", "show", "codec", "mdct", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["name"] == "mdct"
-    assert done.stderr.startswith("acme-audio 1.2: ") and done.stderr.count("\n") == 1
+    lines = [line for line in done.stderr.splitlines() if "is working" not in line]  # which is said on a slow machine
+    assert len(lines) == 1 and lines[0].startswith("acme-audio 1.2: ")
 
 
 def test_a_package_belongs_to_its_distribution_whatever_others_hold(site: Path) -> None:

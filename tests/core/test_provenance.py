@@ -235,13 +235,13 @@ def test_models_without_a_record_mean_soundomnis_own_plugins(rival: Callable[[],
 
 
 def test_a_start_model_of_others_is_kept_by_its_lasting_name(acme_audio: Path, acme: Callable[..., Path], tmp_path: Path) -> None:
-    from soundomni.core.start import read_kept, read_start, write_kept
+    from soundomni.core.start import kept_text, read_kept, read_start
 
     start = read_start("made", acme_audio / "model")
     assert start.layer["model"]["codec"]["class_path"] == "acme-vae"
     kept = tmp_path / "kept"
     kept.mkdir()
-    write_kept(kept, start)
+    (kept / "start.yaml").write_text(kept_text(start))
     assert "acme-audio:acme-vae" in (kept / "start.yaml").read_text()
     assert read_kept(kept) == start
     acme("other-audio")

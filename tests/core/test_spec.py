@@ -400,7 +400,7 @@ specs = st.builds(
     train=st.none()
     | st.builds(
         TrainSpec,
-        run_dir=text,
+        run_dir=text.filter(lambda name: not name.startswith("~")),
         loss_weights=st.dictionaries(text, number, max_size=2),
         validation=st.builds(ValidationSpec, prompts=st.lists(text, max_size=2)),
         trackers=st.lists(slot, max_size=2),

@@ -104,7 +104,7 @@ def test_items_get_only_tasks_they_are_eligible_for(ramps):
 @pytest.mark.parametrize(
     ("use", "problem"),
     [
-        ({"weight": 0.0}, "weight is 0.0; expected more than 0"),
+        ({"weight": 0.0}, "weight is 0.0; expected a finite number above 0"),
         ({"num_used": 0}, "num_used is 0"),
         ({"max_seconds": -1.0}, "max_seconds is -1.0"),
         ({"tasks": {}}, "expected weights"),
