@@ -100,8 +100,8 @@ def test_a_task_that_needs_questions_nobody_wrote(train_fails: Any, tmp_path: Pa
     assert "question" in train_fails(from_folder(folder_of(tmp_path / "sounds"), "{answer: 1}"))
 
 
-def test_text_and_clips_beyond_the_budget_are_refused_by_name_and_the_rest_is_trained(
-    tiny_spec: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_text_and_clips_beyond_the_budget_are_counted_with_an_example_and_the_rest_is_trained(
+    tiny_spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path / "sounds", 6, seconds=0.2)
     (folder / "1.txt").write_text("much too long a text " * 60)
@@ -109,7 +109,8 @@ def test_text_and_clips_beyond_the_budget_are_refused_by_name_and_the_rest_is_tr
     run = tmp_path / "run"
     arguments = ["train", "--config", str(tiny_spec), f"--train.run_dir={run}", from_folder(folder), "--train.log_every=1"]
     assert main(arguments) == 0
-    assert "1.wav" in caplog.text and "2.wav" in caplog.text
+    told = capsys.readouterr().err
+    assert "4 of 6 clips are used; left out: 2 longer than 256 tokens" in told and "such as '1.wav'" in told
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["refused"] >= 2 and last["samples"] > 0
 
