@@ -72,11 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:TO",
         help="seconds of the file that stay; may be given several times (default: all of it)",
     )
+    parser.add_argument("--vary", type=expanded, metavar="FILE", help="audio file to vary: partly noised, then regenerated from the prompt")
     parser.add_argument(
-        "--vary", type=expanded, metavar="FILE", help="audio to make a variant of: it is noised in part, then made anew from the prompt"
-    )
-    parser.add_argument(
-        "--strength", type=float, help="of --vary, above 0 (as it is) and at most 1 (nothing left of the file) (default: 0.5)"
+        "--strength", type=float, help="how much --vary changes: 0.2 slightly, 0.8 strongly, 1 keeps nothing of the file (default: 0.5)"
     )
     parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
     add_device(parser)

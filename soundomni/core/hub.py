@@ -309,19 +309,11 @@ class SoundOmni:
         ends = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
         rule = PositionRule.named(self.spec.model.latent_positions)
         begin_of = beginnings(self.model, share, rule=rule, boundary_ids=ends, batch_size=size)
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance, tokenizer=self.tokenizer, rule=rule)
+        callback = as_callback("on_step", on_step)
         for begin, group in groupby(requests, lambda request: begin_of(request.varied)):
             for batch in _batches(list(group), size):
-                made = sample_audio(
-                    self.model,
-                    batch,
-                    sampler=sampler,
-                    guidance=guidance,
-                    tokenizer=self.tokenizer,
-                    rule=rule,
-                    begin=begin,
-                    on_step=as_callback("on_step", on_step),
-                )
-                waveform = self.model.decode(made).float().cpu().numpy()
+                waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
                 clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
 
