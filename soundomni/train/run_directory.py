@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from soundomni.core import registry
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
@@ -288,7 +288,7 @@ def open_run(
     latest = find_latest(directory / CHECKPOINTS, world, run=run)
     changed: list[str] = []
     if latest is not None:
-        saved = read_state(latest)
+        saved = _read_complete(latest)
         step = saved["progress"]["step"]
         before = settle_names(saved["spec"], read_record(directory / LOCK_FILE))
         changed = check_unchanged(before, spec, latest, allowed=allowed, trust_class_paths=trust_class_paths)
@@ -307,6 +307,20 @@ def _tracker_files(directory: Path) -> list[Path]:
         logger.warning("files of trackers stay in '%s': %s", directory, error)
         return []
     return tracker_files(directory, train.trackers) if train is not None else []
+
+
+def _read_complete(checkpoint: Path) -> dict[str, Any]:
+    """Return the state in a checkpoint. Raises CheckpointError if it lacks what a run needs to go on."""
+    state = read_state(checkpoint)
+    progress, spec = state.get("progress"), state.get("spec")
+    train = spec.get("train") if isinstance(spec, dict) else None
+    has_progress = isinstance(progress, dict) and type(progress.get("step")) is int and "data" in progress
+    if not has_progress or not isinstance(train, dict) or type(train.get("steps")) is not int or "tokenizer" not in state:
+        raise CheckpointError(
+            f"'{checkpoint}' does not say how far its run is or which spec it has, so the run cannot go on from it; remove it to go on "
+            "from the checkpoint before"
+        )
+    return state
 
 
 def _compare_versions(directory: Path, spec: Spec) -> None:

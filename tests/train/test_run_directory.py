@@ -302,3 +302,21 @@ def test_a_codec_that_began_from_weights_is_finished_without_their_file(tmp_path
     weights.unlink()
     run_training(tiny_spec(tmp_path / "run", begun, "train.steps=2", codec=True))
     assert load_file(tmp_path / "run" / "codec.safetensors").keys() == load_file(tmp_path / "first" / "codec.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"progress": None},
+        {"progress": []},
+        {"progress": {"step": "2", "data": {}}},
+        {"spec": None},
+        {"spec": {"train": 3}},
+        {"tokenizer": None},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_lacks_what_a_run_needs_is_named(run_dir: Path, changes: dict[str, object]) -> None:
+    change_state(newest(run_dir), **changes)
+    with pytest.raises(CheckpointError, match=rf"'{newest(run_dir)}' does not say how far its run is or which spec it has"):
+        run_training(tiny_spec(run_dir, "train.steps=8"))
