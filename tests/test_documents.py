@@ -9,7 +9,7 @@ from soundomni.cli.main import main
 from soundomni.core.spec import load_spec, shipped_specs
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SMALL = ["--train.steps=2", "--train.threads=1", "--train.validation.every=2", "--train.save_every=2", "--data.tokens_per_batch=512"]
+SMALL = ["--train.steps=2", "--train.threads=1", "--train.validation.every=2", "--train.save_every=2", "--data.tokens_per_batch=1024"]
 
 
 def blocks(language: str) -> list[str]:
