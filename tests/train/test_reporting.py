@@ -172,7 +172,7 @@ def test_a_log_or_a_terminal_that_cannot_be_written_is_named_once_and_tried_agai
     for step in (2, 3):
         reporter.log(step, {"loss": 1.0})
     (line,) = warned(caplog)
-    assert re.match(rf"(.*/)?{output}'? cannot be (written at step 2|kept up), (training|and training) goes on", line.replace(";", ","))
+    assert re.match(rf"(.*/)?{output}'? cannot be written( at step 2)?; training goes on", line)
     assert len(tracker.seen) == 2
     if output == "metrics.jsonl":
         (tmp_path / "metrics.jsonl").rmdir()
