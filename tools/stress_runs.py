@@ -145,7 +145,7 @@ def owners(folder: Path, draws: random.Random, *, starts: int) -> None:
         for run, status in zip((first, second), statuses, strict=True):
             if status != FINISHED:
                 line = run.expect_one_line(REFUSED)
-                named = "is in use: process" in line or "was made from another spec" in line
+                named = "is in use: process" in line or "was made with a different spec" in line
                 expect(named, f"not refused for its owner: {line}")
         expect(len(winners) == 1 or (overwrite and len(winners) == 2), f"{len(winners)} runs finished")
         check_one_run(folder / name, steps)
@@ -228,7 +228,7 @@ def full_log(folder: Path) -> str:
     (run_dir / "metrics.jsonl").symlink_to("/dev/full")
     run = Run(config)
     expect(run.wait() == FINISHED, str(run.output()[-5:]))
-    warnings = [line for line in run.output() if "cannot be kept up" in line]
+    warnings = [line for line in run.output() if "metrics.jsonl' cannot be written" in line]
     expect(len(warnings) == 1, f"{len(warnings)} warnings")
     return warnings[0]
 

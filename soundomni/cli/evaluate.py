@@ -53,16 +53,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--clap",
         type=expanded,
         metavar="DIR",
-        help="CLAP network in the layout of transformers: adds its score, Fréchet and kernel distance",
+        help="CLAP network in transformers format: adds the CLAP score, Fréchet distance and kernel distance",
     )
     parser.add_argument(
         "--classifier",
         type=expanded,
         metavar="DIR",
-        help="audio classifier in the layout of transformers: adds KL divergence and Fréchet distance",
+        help="audio classifier in transformers format: adds KL divergence and Fréchet distance",
     )
     parser.add_argument(
-        "--save", type=expanded, metavar="DIR", help="keep what was generated, as WAV files, and what was said, in results.jsonl"
+        "--save", type=expanded, metavar="DIR", help="save the generated audio as WAV files, and the generated text in results.jsonl"
     )
 
 

@@ -331,7 +331,10 @@ def _told(rates: Mapping[str, Any]) -> str:
     line = f"reconstructed: the codec is at {rates['codec']} Hz and keeps 0-{rates['codec_keeps_hz'][1]:g} Hz; files: {files}"
     if list(rates["files"]) == [str(rates["codec"])]:
         return line
-    return f"{line}; scores named _file are against the files at their own rate, energy_above is the share of their energy beyond the codec"
+    return (
+        f"{line}; scores named _file compare with the files at their own rate; "
+        "energy_above is the share of their energy above what the codec keeps"
+    )
 
 
 def written(name: str, value: float) -> str:

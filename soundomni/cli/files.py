@@ -19,7 +19,7 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise DataError(f"'{path}' names the home folder of a user that is not known here; write the whole path") from None
+        raise DataError(f"'{path}' names the home folder of a user who does not exist on this machine; write the full path") from None
 
 
 def expanded(path: str) -> str:

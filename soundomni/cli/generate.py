@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
     parser.add_argument(
-        "--keep", type=expanded, metavar="FILE", help="audio that stays while the rest is made, to continue it or to fill a gap"
+        "--keep", type=expanded, metavar="FILE", help="audio file to keep in part while the rest is generated: continues it, or fills a gap"
     )
     parser.add_argument(
         "--span",
@@ -185,7 +185,7 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
         save_spectrogram(picture, clip.waveform, clip.sample_rate, title=request.prompt)
     except Exception as error:  # of whatever kind: the clip is there, and the next ones are to be made
         reason = " ".join(str(error).split()) or type(error).__name__
-        note(f"soundomni: error: there is no picture of '{file}': {reason}")
+        note(f"soundomni: error: cannot draw the picture of '{file}': {reason}")
         return Written(request, [file], gain, reason)
     return Written(request, [file, picture], gain)
 

@@ -31,7 +31,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        help="where to run: cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that is there (default: cpu)",
+        help="where to run: cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that the machine has (default: cpu)",
     )
 
 
@@ -48,8 +48,8 @@ def choose_device(args: argparse.Namespace) -> str:
     picked = f"--device auto runs on {device}" if args.device == AUTO else f"running on {device}"
     if kind != TESTED_ON:
         note(
-            f"{picked}: no command of SoundOmni has ever been tested on {kind}, neither making, describing, reconstructing nor "
-            f"evaluating. Compare with --device {TESTED_ON}"
+            f"{picked}: SoundOmni has never been tested on {kind}: not generating, describing, reconstructing or "
+            f"evaluating. Compare the results with --device {TESTED_ON}"
         )
     elif args.device == AUTO:
         note(f"{picked}: this machine has neither cuda nor mps")

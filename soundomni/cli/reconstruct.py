@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--chunk",
         type=float,
         metavar="SECONDS",
-        help="how much of a file goes through the codec at once: less takes less memory and gives the same (default: 30, "
-        "or the whole file with a codec that cannot be cut)",
+        help="how much of a file goes through the codec at once: less takes less memory, with the same result (default: 30, "
+        "or the whole file if the codec does not support parts)",
     )
     add_device(parser)
     add_format(parser)

@@ -93,7 +93,7 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
             )
         except DataError as error:
             if entry.source == shipped.get(name):
-                note(f"data.datasets.{name} was not opened; it is an example of the shipped spec: {error}")
+                note(f"data.datasets.{name} was not opened, because its path is an example from the shipped spec: {error}")
             elif entry.is_mandatory:
                 raise DataError(f"data.datasets.{name}: {error}") from error
             else:

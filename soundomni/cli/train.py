@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="go on with a run although this key of its spec, or one below it, has changed: rates, paths and data, such as "
+        help="resume a run although this key of its spec, or a key below it, has changed: learning rate, paths and data, for example "
         "train.optimizer.lr or data; may be given several times",
     )
 

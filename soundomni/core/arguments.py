@@ -92,7 +92,7 @@ def as_clip(name: str, value: Any) -> Audio:
     if isinstance(value, (str, PathLike)):
         raise DataError(f"{name} is the path {str(value)!r}; expected a clip. {_READ_IT}")
     if isinstance(value, (list, tuple)) and any(isinstance(one, Audio) for one in value):
-        raise DataError(f"{name} is a list of {len(value)} clips; expected one clip. Call it once for each of them")
+        raise DataError(f"{name} is a list of {len(value)} clips; expected one clip. Make one call for each clip")
     shape = f", shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
     raise DataError(f"{name} is {shown(value) if not shape else type(value).__name__}{shape}; expected a clip. {_MAKE_IT}")
 
@@ -165,7 +165,7 @@ def as_directory(name: str, value: Any) -> str | Path:
 def matching(name: str, values: Sequence[T], count: int) -> list[T]:
     """Return the values as a list. Raise SpecError unless there is one for each of `count` prompts."""
     if len(values) != count:
-        raise SpecError(f"{name}: {len(values)} were given for {count} prompts; pass one for each prompt")
+        raise SpecError(f"{name} has length {len(values)}; expected {count}, one for each prompt")
     return list(values)
 
 

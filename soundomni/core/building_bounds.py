@@ -34,7 +34,7 @@ def at_most(tensors: int = MOST_TENSORS, *, reason: str = "") -> Iterator[None]:
         if threading.get_ident() == thread:
             counts[kind] += 1
             if counts[kind] > limits[kind]:
-                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}; lower its numbers of layers and experts")
+                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}; use fewer layers and experts")
 
     def count_parameter(module: nn.Module, name: str, value: Any) -> None:
         if value is not None:

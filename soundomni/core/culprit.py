@@ -51,7 +51,7 @@ def named(error: BaseException) -> str:
     if label is not None:
         return f"{label} failed: {describe(error)}"
     others = ", ".join(dict.fromkeys(entry.label for entry in loaded().values()))
-    return f"{describe(error)}; plugins of others are in use: {others}" if others else describe(error)
+    return f"{describe(error)}; third-party plugins are in use: {others}" if others else describe(error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

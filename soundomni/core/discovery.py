@@ -196,7 +196,7 @@ def _slips(points: list[importlib.metadata.EntryPoint]) -> Iterator[str]:
         kind = _GROUPS[point.group]
         plugin = f"{_POINTS} registers {kind} '{point.name}'"
         if not point.name:
-            yield f"{_POINTS} registers '{point.value}' as a {kind} without a name, so it is left out; name it"
+            yield f"{_POINTS} registers '{point.value}' as a {kind} without a name, so it is left out; give it a name"
         elif not point.pattern.match(point.value):
             yield f"{plugin} as '{point.value}'; expected 'package.module:Class'; correct it"
         elif (kept := first.setdefault((kind, point.name), point.value)) != point.value:
@@ -218,7 +218,7 @@ def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, 
     if name and version:
         return str(name), str(version), None
     known = str(name or by_folder[0]), str(version or by_folder[1])
-    return *known, f"{reason}, so it is taken for {known[0]} {known[1]}; reinstall it, or correct '{folder}'"
+    return *known, f"{reason}, so it is treated as {known[0]} {known[1]}; reinstall it, or correct '{folder}'"
 
 
 def _folder(distribution: importlib.metadata.Distribution) -> object:

@@ -301,10 +301,10 @@ def _read_config(folder: Path) -> tuple[float, int]:
         raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:g} times r")
     if initial not in INITIALISATIONS or bias != "none":
         told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
-        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", as of plain LoRA")
+        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA is supported")
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
     if others:
-        raise CheckpointError(f"'{file}' sets {some(others)}: expected plain LoRA, of which alpha / r and the matrices say all")
+        raise CheckpointError(f"'{file}' sets {some(others)}; only plain LoRA is supported")
     return alpha / rank, rank
 
 

@@ -149,7 +149,7 @@ def read_max_tokens(directory: Path) -> int | None:
     file = directory / CONFIG_FILE
     limit = _checked_config(directory).get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise CheckpointError(f"'{file}': max_tokens must be a whole number above 0 or null, {shown(limit)} was given")
+        raise CheckpointError(f"'{file}': max_tokens is {shown(limit)}; expected a whole number above 0, or null")
     return limit
 
 
@@ -163,7 +163,7 @@ def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
     values = {name: tree.get(name) for name in ("licence", "source")}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise CheckpointError(f"'{file}': {name} must be text or null, {shown(value)} was given")
+            raise CheckpointError(f"'{file}': {name} is {shown(value)}; expected text or null")
         if value is not None and (len(value) > LONGEST_ORIGIN or not value.isprintable()):
             told = f"{name} is {shown(value)}; expected one line of at most {LONGEST_ORIGIN} characters"
             raise CheckpointError(f"'{file}': {told}. Shorten it in that file")

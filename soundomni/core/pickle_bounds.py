@@ -74,7 +74,7 @@ def _check_pickles(content: bytes, count: int) -> None:
             for operation, argument, _ in pickletools.genops(file):
                 operations += 1
                 if operation.name == "GLOBAL" and str(argument).endswith("bytearray"):
-                    raise _RefusedError("its pickle asks for bytearray, which takes any memory and which weights do not need")
+                    raise _RefusedError("its pickle uses bytearray, which can take unlimited memory and which weights never need")
                 copies += operation.name == "BUILD" or (operation.name == "REDUCE" and before not in _OWN_ARGUMENTS)
                 before = before if operation.name in _STORES else operation.name
                 if operations > MOST_OPERATIONS:
@@ -88,7 +88,7 @@ def _check_pickles(content: bytes, count: int) -> None:
         if operations > MOST_OPERATIONS:
             break
     if operations > MOST_OPERATIONS or operations * copies > MOST_COPIED or file.tell() * copies > MOST_COPIED_BYTES:
-        raise ValueError(f"its pickle asks for more than {MOST_OPERATIONS:,} operations, or copies more than {MOST_COPIED:,} values")
+        raise ValueError(f"its pickle needs more than {MOST_OPERATIONS:,} operations, or copies more than {MOST_COPIED:,} values")
 
 
 def _number(content: bytes, place: int, size: int) -> int:

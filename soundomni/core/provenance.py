@@ -74,7 +74,7 @@ def read_record(file: Path) -> Record:
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
         return {key: _source(entry) for entry in entries for key in entry.get("slots", ())}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        logger.warning("'%s' does not tell which distributions its plugins are from: %s", file, describe(error))
+        logger.warning("'%s' does not say which distributions its plugins come from: %s", file, describe(error))
         return {}
 
 
@@ -143,5 +143,5 @@ def _source(entry: Mapping[str, Any]) -> Source:
     source = Source(entry["distribution"], entry["version"])
     # Errors say what to install, in words that a user may paste into a shell.
     if not _NAME.fullmatch(source.distribution) or not _VERSION.fullmatch(source.version):
-        raise ValueError(f"'{source.distribution} {source.version}' is not the name and version of a distribution")
+        raise ValueError(f"'{source.distribution} {source.version}' is not a valid name and version of a distribution")
     return source

@@ -56,7 +56,9 @@ def find(kind: str, name: str) -> PluginEntry:
         choices = ", ".join(entry.qualified_name for entry in hits)
         raise PluginError(f"{kind} '{name}' is claimed by several distributions; write one of: {choices}")
     if distribution and installed_version(distribution) is None:
-        raise PluginError(f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here; install it, or use another {kind}")
+        raise PluginError(
+            f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here; install it, or choose another {kind}"
+        )
     known = [entry.name for entry in entries(kind)]
     near = did_you_mean(name, [*known, *(entry.qualified_name for entry in entries(kind))] if distribution else known)
     raise PluginError(f"unknown {kind} '{name}'.{near} Installed: {', '.join(dict.fromkeys(known)) or 'none'}")
@@ -171,7 +173,7 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         raise
     except BaseException as error:  # a constructor may fail in any way, and even call sys.exit(); the plugin must be named
         entry = _locate(kind, slot.class_path, trust_class_paths=trust_class_paths)
-        raise ConstructionError(f"{entry.label} cannot be made: {describe(error)}") from error
+        raise ConstructionError(f"{entry.label} cannot be constructed: {describe(error)}") from error
 
 
 def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False) -> dict[str, Any]:

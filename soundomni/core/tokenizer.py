@@ -78,7 +78,7 @@ class TextTokenizer:
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         if not file.exists():
-            raise CheckpointError(f"no tokenizer at {place(path)}: expected a tokenizer.json or a directory with one")
+            raise CheckpointError(f"no tokenizer at {place(path)}; expected a tokenizer.json or a directory with one")
         try:
             checked = check_tokenizer(read_json(file, most_bytes=MOST_BYTES, most_values=MOST_VALUES))
             with _failures(CheckpointError, "the tokenizers library refuses it"):
@@ -88,9 +88,9 @@ class TextTokenizer:
             loaded = cls(tokenizer)
             loaded.added = missing
         except FileNotFoundError as error:
-            raise CheckpointError(f"no tokenizer at '{path}': expected a {FILE_NAME} or a directory with one") from error
+            raise CheckpointError(f"no tokenizer at '{path}'; expected a {FILE_NAME} or a directory with one") from error
         except Exception as error:  # the library raises a bare Exception for every malformed file
-            raise CheckpointError(f"'{file}' is not a tokenizer.json that can be used: {error}") from error
+            raise CheckpointError(f"'{file}' is not a usable tokenizer.json: {error}") from error
         if loaded.vocab_size > MOST_VOCABULARY + len(missing):
             raise CheckpointError(f"'{file}' has ids up to {loaded.vocab_size - 1:,}; expected less than {MOST_VOCABULARY:,}")
         return loaded

@@ -62,7 +62,7 @@ def read_audio(
     with opened(path, thorough=True) as file:
         count = file.num_samples - first if num_samples is None else num_samples
         if first < 0 or count < 1 or first + count > file.num_samples:
-            asked = f"samples {first} to {first + count} were asked for"
+            asked = f"samples {first} to {first + count} were requested"
             raise UnreadableAudioError(f"cannot read '{path}': it has {file.num_samples} samples, {asked}")
         _check_size(path, count, file, max_samples)
         file.decoder.skip(first, exact=file.exact)
@@ -97,12 +97,12 @@ def _check_size(path: str | Path, count: int, file: Opened, max_samples: int | N
     """Raise UnreadableAudioError for more samples than the caller takes, or than a file of this size can be expected to hold."""
     if max_samples is not None:
         if count > max_samples:
-            taken = f"it lasts {count / file.rate:.4g} s, and at most {max_samples / file.rate:.4g} s are taken here"
+            taken = f"it lasts {count / file.rate:.4g} s, but the limit here is {max_samples / file.rate:.4g} s"
             raise UnreadableAudioError(f"cannot read '{path}': {taken}. Cut it into shorter files")
         return
     decoded, stored = 4 * count * file.channels, Path(path).stat().st_size
     if decoded > max(MOST_DECODED, MOST_EXPANSION * stored):
         raise UnreadableAudioError(
-            f"cannot read '{path}': its {stored / 1e6:.3g} MB would decode to {decoded / 1e6:,.0f} MB ({count / file.rate:,.0f} s), and "
-            f"at most {MOST_DECODED / 1e6:.0f} MB are decoded from so small a file. Cut it into shorter files"
+            f"cannot read '{path}': its {stored / 1e6:.3g} MB would decode to {decoded / 1e6:,.0f} MB ({count / file.rate:,.0f} s), but "
+            f"a file this small may decode to at most {MOST_DECODED / 1e6:.0f} MB. Cut it into shorter files"
         )

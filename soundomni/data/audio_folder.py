@@ -146,7 +146,7 @@ class AudioFolder(Dataset):
                 if key in known or not wanted(key):
                     continue
                 if os.path.isfile(self._root / key):  # noqa: PTH113  False too for names that no file can have
-                    reason = f"named in {table.name}, but it is hidden, of another kind, or in a folder that is not listed"
+                    reason = f"named in {table.name}, but it is hidden, is not an audio file, or is in a folder that is not listed"
                     self._skipped.append(Skip(key, reason, "unsuitable", "named but not listed"))
                 else:
                     self._skipped.append(_missing(key, table.name, names))
@@ -173,11 +173,11 @@ def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
         expected = ", ".join(CAPTION_KEYS)
         others = [column for column in table.columns if column != "file_name"]
         cure = f"rename the one with the captions, of {few(others, most=8)}, to 'caption'" if others else "add a column 'caption'"
-        return f"{table.name} has no column for them, expected one of {expected}: {cure}"
+        return f"{table.name} has no column for captions; expected one of {expected}: {cure}"
     missing = [skip for skip in skipped if skip.kind == "missing" and skip.key in table.notes]
     if len(missing) == len(table.notes):
         return f"none of the {len(missing)} files that {table.name} names is there; the first, '{missing[0].key}': {missing[0].reason}"
-    return f"in {table.name} theirs are empty"
+    return f"their captions in {table.name} are empty"
 
 
 def _missing(key: str, where: str, names: Names) -> Skip:

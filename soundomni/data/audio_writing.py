@@ -91,9 +91,9 @@ def check_format(name: str, *, sample_rate: int, channels: int) -> None:
     if not possible:
         rates = ", ".join(map(str, kind.rates)) if kind.rates else f"{kind.lowest_rate} to {kind.highest_rate}"
         others = ", ".join(other for other in ("wav", "flac", "ogg") if other != name)
-        raise DataError(f"{kind.described} cannot have a rate of {sample_rate} Hz, only {rates} Hz. Use another format, such as {others}")
+        raise DataError(f"{kind.described} does not support {sample_rate} Hz, only {rates} Hz. Use another format, such as {others}")
     if channels > kind.most_channels:
-        raise DataError(f"{kind.described} cannot have {channels} channels, at most {kind.most_channels}. Use wav")
+        raise DataError(f"{kind.described} does not support {channels} channels, only up to {kind.most_channels}. Use wav")
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, rate: int, *, format: str | None = None) -> float:

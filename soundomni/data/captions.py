@@ -79,7 +79,7 @@ def read_table(root: Path, name: str, names: Names) -> CaptionTable:
             if file_name is None:
                 raise ValueError(f"no {_FILE}; {cure(_FILE, _FILE_ELSEWHERE, tuple(row))}")
             if not isinstance(file_name, str):
-                raise ValueError(f"'{_FILE}' is {kind_of(file_name)}; expected a text")
+                raise ValueError(f"'{_FILE}' is {kind_of(file_name)}; expected text")
             key = names.find(file_name, folder=folder, root=root)
             gathered.setdefault(key, _Gathered()).add(_notes(row))
         except ValueError as error:
@@ -161,7 +161,7 @@ def _cell(column: str, value: str) -> Any:
     for line in value.splitlines()[1:]:
         name = line.partition(",")[0].strip(' "')
         if "," in line and name.lower().endswith(SUFFIXES):
-            raise ValueError(f"a quote takes in the row that begins with '{name}'; close it before")
+            raise ValueError(f"a quoted field runs on into the row that begins with '{name}'; close the quote before it")
     if column == "captions" and not value.lstrip().startswith("["):
         return [value]
     if column in ("captions", "questions"):

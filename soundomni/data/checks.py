@@ -61,7 +61,7 @@ def check_loading(spec: DataSpec) -> None:
     if not 0 <= spec.workers <= MOST_WORKERS:
         raise SpecError(f"data.workers is {spec.workers}; expected 0 to {MOST_WORKERS} threads")
     if not 0.0 <= spec.skip_limit <= 1.0:
-        raise SpecError(f"data.skip_limit is {spec.skip_limit}; expected a share from 0 to 1")
+        raise SpecError(f"data.skip_limit is {spec.skip_limit}; expected a number from 0 to 1")
 
 
 def check_dropout(dropout: DropoutSpec) -> None:
@@ -69,7 +69,7 @@ def check_dropout(dropout: DropoutSpec) -> None:
     for name in ("text", "latent", "features"):
         share = getattr(dropout, name)
         if not 0.0 <= share <= 1.0:
-            raise SpecError(f"data.condition_dropout.{name} is {share}; expected a share from 0 to 1")
+            raise SpecError(f"data.condition_dropout.{name} is {share}; expected a number from 0 to 1")
 
 
 def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task, float]]:

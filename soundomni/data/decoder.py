@@ -111,18 +111,18 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
     """Return the samples per channel. Raises ContainerError when the container and the decoder disagree, or cannot tell."""
     frames, kind = int(decoder.frames), str(decoder.format)
     if contents is None and kind not in _SELF_CHECKED:
-        raise ContainerError(f"it is a file of type {kind}, where a part cannot be told from the whole. Convert it to WAV or FLAC")
+        raise ContainerError(f"it is a file of type {kind}, and a truncated file of this type looks complete. Convert it to WAV or FLAC")
     if contents is not None and contents.frames is not None:
         announced = contents.frames
         if contents.estimated and frames > announced:
             frames = announced
         if frames != announced:
             cut = "truncated" if frames < announced else "damaged"
-            raise ContainerError(f"{cut}, its header announces {announced} samples and {frames} are found")
+            raise ContainerError(f"{cut}, its header announces {announced} samples, but {frames} were found")
     if frames < 1:
         raise ContainerError("it holds no samples")
     if frames > _MOST_SAMPLES:
-        raise ContainerError("its header does not say how long it is. Write it anew as WAV or FLAC")
+        raise ContainerError("its header does not say how long it is. Save it again as WAV or FLAC")
     return frames
 
 

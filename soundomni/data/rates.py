@@ -31,12 +31,12 @@ def describe_rates(mixture: Mixture, name: str, *, codec_rate: int) -> str:
     told = ", ".join(f"{rate} Hz ({count:,})" for rate, count in rates[:_RATES]) + (", and others" if len(rates) > _RATES else "")
     line = f"data '{name}': files are at {told}; the codec works at {codec_rate} Hz and keeps 0-{codec_rate // 2} Hz"
     if all(rate <= codec_rate for rate, _ in rates):
-        return f"{line}, which is all of their sound"
+        return f"{line}, which covers their full bandwidth"
     short = [index for index, item in items.items() if item.num_samples <= LONGEST_SECONDS * item.sample_rate]
     picked = np.random.default_rng(mixture.seed).permutation(len(short))[:MEASURED_CLIPS]
     kept = [share for place in picked if (share := _kept(mixture, name, short[place], codec_rate)) is not None]
     if not kept:
-        return f"{line}; how much of their energy that is was not measured, as no clip of at most {LONGEST_SECONDS:g} s could be read"
+        return f"{line}; the share of their energy was not measured, because no clip of at most {LONGEST_SECONDS:g} s could be read"
     poor = sum(share < 0.5 for share in kept)
     line += f", {np.mean(kept):.0%} of their energy on average over {len(kept)} clip{'s' if len(kept) > 1 else ''}"
     if poor:

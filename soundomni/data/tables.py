@@ -67,7 +67,7 @@ class Table:
         except csv.Error as error:
             reasons = {
                 "unexpected end of data": f"a quote is opened and never closed; {_QUOTES}",
-                "field larger": f"a field has more than {csv.field_size_limit():,} characters, as if a quote is never closed; {_QUOTES}",
+                "field larger": f"a field has more than {csv.field_size_limit():,} characters, as if a quote were never closed; {_QUOTES}",
                 "expected after": f"text follows a closing quote; {_QUOTES}",
             }
             reason = next((reason for sign, reason in reasons.items() if sign in str(error)), str(error))

@@ -35,7 +35,7 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
         if raw.startswith(mark):
             raise ValueError(f"it is {name}; expected UTF-8: {_CURE}")
     if raw.count(0) * 4 > len(raw):
-        raise ValueError(f"it is full of NUL bytes, as UTF-16 text and files that are not text are; expected UTF-8: {_CURE}")
+        raise ValueError(f"it is full of NUL bytes, like UTF-16 text or a binary file; expected UTF-8: {_CURE}")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -50,7 +50,7 @@ class Usage:
     def describe(self) -> list[str]:
         """Return a line of sums, and a line for an example of each group; the first three groups."""
         if self.looked_at < self.listed and "beyond num_used" not in self.left_out:
-            line = f"{self.listed:,} clips are listed; of {self.looked_at:,} that were looked at, {self.used:,} are used"
+            line = f"{self.listed:,} clips are listed; of {self.looked_at:,} that were checked, {self.used:,} are used"
         else:
             line = f"{self.used:,} of {self.used + sum(self.left_out.values()):,} clips are used"
         for title, groups in (("left out", self.left_out), ("used in part", self.in_part)):

@@ -178,9 +178,9 @@ class SampleWriter:
             way_out = "cut the file into shorter ones, each with its own caption"
             if seconds == max_seconds:
                 way_out += (
-                    f", raise max_seconds of its dataset, or name the folder as a second dataset for '{task.name}' with more max_seconds"
+                    f", raise max_seconds of its dataset, or add the folder as a second dataset for '{task.name}' with a higher max_seconds"
                 )
-            reason = f"it lasts {length:.2f} s, and at most {seconds:g} s can be understood by task '{task.name}': {way_out}"
+            reason = f"it lasts {length:.2f} s, but task '{task.name}' accepts at most {seconds:g} s: {way_out}"
             return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)

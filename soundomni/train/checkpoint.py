@@ -217,7 +217,7 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
         if not problems:
             return path
         problem = problems[0]
-        logger.warning("checkpoint '%s' %s; trying the one before", path, problem)
+        logger.warning("checkpoint '%s' %s; trying the previous one", path, problem)
     if candidates:
         raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
     return None
@@ -271,7 +271,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"'{path / STATE_FILE}' cannot be read: {error}") from error
     ranks = state.get("num_ranks") if isinstance(state, dict) else None
     if type(ranks) is not int or not 1 <= ranks <= MOST_RANKS:
-        raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number from 1")
+        raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number, at least 1")
     return state
 
 

@@ -45,10 +45,10 @@ def busy_warning(threads: int, *, processes: int, free: float) -> str | None:
         return None
     fewer = max(1, int((free + _MARGIN) / processes))
     each = f"{processes} processes with {threads} threads each" if processes > 1 else f"{threads} threads"
-    cure = f"set train.threads to {fewer}"
+    cure = f"Set train.threads to {fewer}"
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
-        cure += ", or OMP_WAIT_POLICY=PASSIVE in the environment, so that waiting threads leave the cores to others"
-    return f"training uses {each}, but only about {free:.1f} of {os.cpu_count() or 1} cores are free: if it is slow, {cure}"
+        cure += ", or set OMP_WAIT_POLICY=PASSIVE in the environment, so that waiting threads leave the cores to others"
+    return f"training uses {each}, but only about {free:.1f} of {os.cpu_count() or 1} cores are free, so it may be slow. {cure}"
 
 
 def _load_of_others() -> float:

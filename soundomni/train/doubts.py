@@ -45,35 +45,38 @@ def _steps(train: TrainSpec) -> Iterator[str]:
     if warmup is not None and warmup > steps:
         yield (
             f"train.schedule.warmup_steps is {warmup}, but train.steps is {steps}: the learning rate never reaches train.optimizer.lr; "
-            f"set train.schedule.warmup_steps to null, which takes a tenth of the run"
+            "set train.schedule.warmup_steps to null to use a tenth of the run"
         )
     if train.save_every > steps and train.save_every != TrainSpec.save_every:
-        yield f"train.save_every is {train.save_every}, but train.steps is {steps}: only the end is saved; set it to 0 if that is meant"
+        yield (
+            f"train.save_every is {train.save_every}, but train.steps is {steps}: the run is saved only at the end; "
+            "set it to 0 if that is intended"
+        )
     if train.log_every > steps and train.log_every != TrainSpec.log_every:
         yield f"train.log_every is {train.log_every}, but train.steps is {steps}: only the last step is logged; set it to {steps} or less"
     if train.validating.every > steps:
         yield (
-            f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never takes place; "
-            f"set it to {steps} or less, or to 0 if that is meant"
+            f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never runs; "
+            f"set it to {steps} or less, or to 0 if that is intended"
         )
 
 
 def _rates(train: TrainSpec) -> Iterator[str]:
     optimizer, schedule = train.optimizer, train.schedule
     if optimizer.lr == 0:
-        yield "train.optimizer.lr is 0: nothing is learnt; set it above 0"
+        yield "train.optimizer.lr is 0: the model learns nothing; set it above 0"
         return
     if optimizer.lr > HIGHEST_RATE:
-        yield f"train.optimizer.lr is {optimizer.lr:g}: weights are hardly learnt at a rate above {HIGHEST_RATE:g}; set a lower one"
+        yield f"train.optimizer.lr is {optimizer.lr:g}: training rarely works above {HIGHEST_RATE:g}; set a lower learning rate"
     if schedule.kind == "cosine" and schedule.min_lr > optimizer.lr:
         yield (
             f"train.schedule.min_lr is {schedule.min_lr:g}, above train.optimizer.lr, which is {optimizer.lr:g}: "
-            "the learning rate rises to the end; set train.schedule.min_lr below it"
+            "the learning rate rises until the end; set train.schedule.min_lr below it"
         )
     if optimizer.lr * optimizer.weight_decay >= 1:
         yield (
-            f"train.optimizer.weight_decay is {optimizer.weight_decay:g}, which with a learning rate of {optimizer.lr:g} takes off all of "
-            "a weight at each step; set train.optimizer.weight_decay lower"
+            f"train.optimizer.weight_decay is {optimizer.weight_decay:g}, which at a learning rate of {optimizer.lr:g} removes every "
+            "weight completely at each step; set a lower train.optimizer.weight_decay"
         )
 
 
@@ -81,13 +84,13 @@ def _trackers(train: TrainSpec) -> Iterator[str]:
     given = Counter((slot.class_path, repr(sorted(slot.init_args.items()))) for slot in train.trackers)
     for (name, _), count in given.items():
         if count > 1:
-            yield f"train.trackers names '{name}' {count} times: everything is recorded as often; name it once"
+            yield f"train.trackers names '{name}' {count} times, so everything is recorded {count} times; name it once"
 
 
 def _losses(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
     names = ("ce", *model.objective.loss_names, *model.router.loss_names)
     if all(train.loss_weights.get(name, 1.0) == 0 for name in names):
-        yield f"train.loss_weights are 0 for all of {', '.join(names)}: nothing is learnt; set one above 0"
+        yield f"train.loss_weights is 0 for every loss ({', '.join(names)}): the model learns nothing; set at least one above 0"
 
 
 def _validation(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
@@ -109,15 +112,15 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
     prompted = [task for task in tasks if task.uses("target") and task.placeholders]
     dropout = data.condition_dropout
     if prompted and dropout.text == 1:
-        yield "data.condition_dropout.text is 1: no caption is ever seen, so prompts will change nothing; set it to 0.1 or so"
+        yield "data.condition_dropout.text is 1: the model never sees a caption, so prompts will have no effect; set it to about 0.1"
     for name, audio in (("latent", "context"), ("features", "features")):
         share = getattr(dropout, name)
         if share == 1 and any(task.uses("target") and task.uses(audio) for task in tasks):
-            yield f"data.condition_dropout.{name} is 1: audio of this kind is never seen before a target; set it to 0.3 or so"
+            yield f"data.condition_dropout.{name} is 1: the model never sees audio of this kind before a target; set it to about 0.3"
     if prompted and dropout.text == 0 and spec.guidance.scale != 1:
         yield (
             f"guidance.scale is {spec.guidance.scale:g}, but data.condition_dropout.text is 0: guidance compares with generation without "
-            "a caption, which is never trained; set data.condition_dropout.text to 0.1 or so, or guidance.scale to 1"
+            "a caption, which is never trained; set data.condition_dropout.text to about 0.1, or guidance.scale to 1"
         )
 
 
@@ -131,17 +134,17 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
     known = build_tasks(data.tasks)
     used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
-    tokens = {"frames of the codec": codec.num_frames(round(seconds * codec.sample_rate))}
+    tokens = {"codec frames": codec.num_frames(round(seconds * codec.sample_rate))}
     if not clip_only and not any(task.uses("target") or task.uses("context") for task in used):
         tokens = {}
     if not clip_only and model.encoder is not None and any(task.uses("features") for task in used):
         longest = min(seconds, model.encoder.spec.max_seconds or seconds)
-        tokens["tokens of the encoder"] = model.encoder.num_tokens(max(1, round(longest * model.encoder.spec.sample_rate)))
+        tokens["encoder tokens"] = model.encoder.num_tokens(max(1, round(longest * model.encoder.spec.sample_rate)))
     for what, count in tokens.items():
         if count > limit:
             yield (
-                f"{where}.max_seconds is {seconds:g}, which is {count} {what}, but a sample holds {limit}: clips that long are refused; "
-                "set max_seconds lower, or data.max_tokens_per_sample and data.tokens_per_batch higher"
+                f"{where}.max_seconds is {seconds:g}, which is {count} {what}, but a sample can have at most {limit}: "
+                "such clips are refused; set a lower max_seconds, or a higher data.max_tokens_per_sample and data.tokens_per_batch"
             )
 
 

@@ -63,9 +63,9 @@ def _read(environment: Mapping[str, str]) -> Launch | None:
         raise SpecError(f"RANK is set, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not; {_CURE}")
     rank = _number(environment, "RANK", 0, least=0)
     if rank >= size:
-        raise SpecError(f"RANK is {rank}; expected 0 to {size - 1}, as WORLD_SIZE is {size}; {_CURE}")
+        raise SpecError(f"RANK is {rank}; expected 0 to {size - 1}, because WORLD_SIZE is {size}; {_CURE}")
     if local >= size:
-        raise SpecError(f"LOCAL_RANK is {local}; expected 0 to {size - 1}, as WORLD_SIZE is {size}; {_CURE}")
+        raise SpecError(f"LOCAL_RANK is {local}; expected 0 to {size - 1}, because WORLD_SIZE is {size}; {_CURE}")
     port = _number(environment, "MASTER_PORT", 0, least=1)
     if port > _HIGHEST_PORT:
         raise SpecError(f"MASTER_PORT is {port}; expected 1 to {_HIGHEST_PORT}; {_CURE}")
@@ -79,7 +79,7 @@ def _number(environment: Mapping[str, str], name: str, default: int, *, least: i
     digits = text.strip().removeprefix("-")
     value = int(text) if digits.isascii() and digits.isdigit() and len(digits) < 10 else least - 1
     if value < least:
-        raise SpecError(f"{name} is {shown(text)}; expected a whole number of at least {least}; {_CURE}")
+        raise SpecError(f"{name} is {shown(text)}; expected a whole number, at least {least}; {_CURE}")
     return value
 
 

@@ -46,7 +46,7 @@ class MetricsLog:
         run = {} if self._run is None else {RUN: self._run}
         try:
             if self._path.exists() and not self._path.is_file():  # to open a pipe would wait for its reader
-                raise OSError(None, "it is not a file")
+                raise OSError(None, "it is not a regular file")
             append_lines(self._path, [{"step": step, **run, **finite}])
         except OSError as error:
             self._warn(error)
@@ -58,7 +58,7 @@ class MetricsLog:
         own = [entry for entry in entries if entry.get(RUN) in (None, self._run)]
         kept = [entry for entry in own if entry["step"] <= resumed_step]
         if broken or len(own) < len(entries) or not is_plain_file(self._path):
-            what = f"has {broken} broken lines" if broken else "is not only of this run"
+            what = f"has {broken} broken lines" if broken else "has lines of other runs"
             logger.warning("'%s' %s: it is kept as '%s'", self._path, what, set_aside(self._path).name)
         part = self._path.with_suffix(".part")
         part.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ class MetricsLog:
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:
-            logger.warning("'%s' cannot be kept up, and training goes on: %s", self._path, error.strerror or error)
+            logger.warning("'%s' cannot be written; training goes on: %s", self._path, error.strerror or error)
         self._has_warned = True
 
 

@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths:
     optimizer = rule.build(trained, spec)
     if not rule.shards and any(isinstance(p, DTensor) for p in trained.values()):
         raise PluginError(
-            f"optimizer '{spec.rule.class_path}' runs in one process, not under torchrun; choose another train.optimizer.rule"
+            f"optimizer '{spec.rule.class_path}' only runs in one process, not under torchrun; set another train.optimizer.rule"
         )
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in trained.items() if id(p) not in updated]

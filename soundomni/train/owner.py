@@ -174,7 +174,7 @@ class Owner:
             if error.errno not in _NO_LOCKS:
                 raise
             self._locks = False
-            logger.warning("the file system of '%s' has no locks: its owner is known by what the file says only", self.path)
+            logger.warning("the file system of '%s' has no locks: only the contents of the file say who owns the run directory", self.path)
 
     def _named(self, file: int) -> Claim | None:
         """Return who holds the lock, once the file says so."""
@@ -201,7 +201,7 @@ class Owner:
 
     def _watch(self, before: Claim) -> None:
         """Wait until the owner on another host has been silent for long enough. Raises CheckpointError when it is not."""
-        text = "'%s' names process %d on host %s; watching for %g s whether it still trains"
+        text = "'%s' names process %d on host %s; waiting %g s to see whether it is still training"
         logger.warning(text, self.path, before.pid, before.host, self._watch_seconds)
         deadline = time.monotonic() + self._watch_seconds
         while time.monotonic() < deadline:
@@ -213,8 +213,8 @@ class Owner:
     def _refusal(self, claim: Claim | None) -> CheckpointError:
         who = "another process" if claim is None else f"process {claim.pid} on host {claim.host}"
         return CheckpointError(
-            f"the run directory '{self.path.parent}' is in use: {who} trains in it; wait until it ends, choose another train.run_dir, "
-            f"or, if that process is gone, remove '{self.path}'"
+            f"the run directory '{self.path.parent}' is in use: {who} trains in it; wait until it ends, set another train.run_dir, "
+            f"or, if that process no longer exists, remove '{self.path}'"
         )
 
     def _refresh(self) -> None:
@@ -229,7 +229,9 @@ class Owner:
                 _write(self._file, replace(self._claim, beat=beat))
             except OSError as error:
                 if not told:
-                    logger.warning("'%s' cannot be refreshed, so other hosts may take its owner for gone: %s", self.path, error.strerror)
+                    logger.warning(
+                        "'%s' cannot be refreshed, so other hosts may think that its owner is gone: %s", self.path, error.strerror
+                    )
                 told = True
 
 

@@ -166,7 +166,11 @@ class World:
         try:
             self.meeting.wait(LOCKSTEP if failure is None else MEETING)
         except RuntimeError as error:
-            gone = f"this rank failed and the others cannot go on without it: {failure}" if failure is not None else "another rank is gone"
+            gone = (
+                f"this rank failed, and the others cannot go on without it: {failure}"
+                if failure is not None
+                else "another rank has stopped"
+            )
             alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
             alone.add_note(f"on rank {self.rank}")
             raise alone from error
@@ -241,7 +245,9 @@ def _join(device: torch.device, environment: Mapping[str, str]) -> None:
         dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
-        lost = SpecError(f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}; start all with torchrun")
+        lost = SpecError(
+            f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}; start them all with torchrun"
+        )
         lost.add_note(f"RANK {environment.get('RANK')}")
         raise lost from error
 

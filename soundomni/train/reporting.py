@@ -68,7 +68,7 @@ class Reporter:
         failure = _failure(action)
         if failure is not None and name not in self._told:
             self._told.add(name)
-            logger.warning("%s cannot be written at step %d; training goes on and tries again: %s", name, self._step, failure)
+            logger.warning("%s cannot be written at step %d; training goes on, and later steps try again: %s", name, self._step, failure)
 
     def _ask_trackers(self, method: str, ask: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
@@ -91,7 +91,7 @@ def begin_tracker(name: str, tracker: Tracker, step: int) -> None:
     """Tell a new tracker how many steps are finished. Raises PluginError that names it: before the first step, nothing is lost yet."""
     failure = _failure(lambda: tracker.begin(step))
     if failure is not None:
-        raise PluginError(f"{name} cannot begin: {failure}; leave it out of train.trackers, or mend it")
+        raise PluginError(f"{name} cannot start: {failure}; fix it, or remove it from train.trackers")
 
 
 def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bool = False) -> list[Path]:
@@ -101,7 +101,7 @@ def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bo
         try:
             patterns = cast(type[Tracker], registry.load("tracker", slot.class_path, trust_class_paths=trust_class_paths)).files
         except PluginError as error:
-            logger.warning("files of tracker '%s' stay in '%s': %s", slot.class_path, run_dir, error)
+            logger.warning("the files of tracker '%s' stay in '%s': %s", slot.class_path, run_dir, error)
             continue
         within = [pattern for pattern in patterns if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts]
         found += [path for pattern in within for path in sorted(run_dir.glob(pattern)) if path.is_file()]

@@ -274,7 +274,7 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
     if is_same and not order:
         return state
     if world.is_main:
-        tell("the data changed: the run goes on in another order of samples, in which clips of this epoch may come again")
+        tell("the data have changed: the run goes on with its samples in a new order, and clips of this epoch may come again")
     return state_for_other_data(state, mixture)
 
 

@@ -96,7 +96,9 @@ class RunDirectory:
         """
         directory, checkpoints = self.directory, self.directory / CHECKPOINTS
         if checkpoints.is_symlink() and not checkpoints.exists():
-            raise CheckpointError(f"'{checkpoints}' leads to '{checkpoints.readlink()}', which is not there; mount it, or remove the link")
+            raise CheckpointError(
+                f"'{checkpoints}' links to '{checkpoints.readlink()}', which does not exist; mount it, or remove the link"
+            )
         if not is_run(directory):
             refuse_foreign(directory)
         elif existing == "refuse":
@@ -170,10 +172,10 @@ class RunDirectory:
             raise CheckpointError(f"'{self.directory}' was taken by process {rival.pid} on host {rival.host}; this run ends without saving")
         if place is None:
             self._make_again()
-            self.problem = f"'{self.directory}' was deleted while the run trained; the same command goes on"
+            self.problem = f"'{self.directory}' was deleted during the run; use the same command to go on"
         else:
             self._place = place
-            self.problem = f"'{self.directory}' was moved to '{place}' while the run trained; go on with --train.run_dir={place}"
+            self.problem = f"'{self.directory}' was moved to '{place}' during the run; go on with --train.run_dir={place}"
         return self._place
 
     def _make_again(self) -> None:
@@ -182,13 +184,13 @@ class RunDirectory:
             self._owner = Owner(self.directory)
             if read_run_id(self.directory) != json.loads(self._kept[RUN_FILE])[RUN]:  # else, what could not be deleted is left
                 if is_run(self.directory):
-                    raise CheckpointError("another run was begun there")
+                    raise CheckpointError("another run was started there")
                 refuse_foreign(self.directory)
             self.inventory = Inventory(self.directory)
             for name, text in self._kept.items():
                 self.write(name, text)
         except CheckpointError as error:
-            raise CheckpointError(f"'{self.directory}' was deleted while the run trained, and cannot be made again: {error}") from error
+            raise CheckpointError(f"'{self.directory}' was deleted during the run, and cannot be created again: {error}") from error
 
     def _find_again(self) -> bool:
         """Take the directory again if only owner.json was removed; returns whether that was not so."""
@@ -199,12 +201,12 @@ class RunDirectory:
             self._owner = Owner(self.directory)
         except CheckpointError:  # which `secure` meets again, where every rank hears of it
             return True
-        logger.warning("'%s' was removed while the run trained, and is there again", self._owner.path)
+        logger.warning("'%s' was removed during the run, and has been written again", self._owner.path)
         return False
 
     def _set_aside_changed(self, path: Path) -> None:
         if path.exists() and not self.inventory.is_ours(path):
-            tell(f"'{path}' was changed since the run wrote it, and is kept as '{set_aside(path).name}'")
+            tell(f"'{path}' was edited after the run wrote it; the edited file is kept as '{set_aside(path).name}'")
 
     def _begin_anew(self) -> str:
         """Set aside what an earlier run without checkpoints left, and note the id of a new one."""
@@ -212,8 +214,8 @@ class RunDirectory:
         self._note_older()
         if is_run(self.directory):
             kept = {name: set_aside(self.directory / name).name for name in names}
-            told = f"; what was logged before is kept as {', '.join(kept.values())}" if kept else ""
-            tell(f"'{self.directory}' holds a run without any checkpoint: it starts anew, from step 0{told}")
+            told = f"; its earlier log and samples are kept as {', '.join(kept.values())}" if kept else ""
+            tell(f"'{self.directory}' has a run without checkpoints: it starts over from step 0{told}")
         self._set_aside_changed(self.directory / KEPT_FILE)
         (self.directory / KEPT_FILE).unlink(missing_ok=True)  # the attempt before may have started from another model
         run = new_run_id()
@@ -317,8 +319,8 @@ def _read_complete(checkpoint: Path) -> dict[str, Any]:
     has_progress = isinstance(progress, dict) and type(progress.get("step")) is int and "data" in progress
     if not has_progress or not isinstance(train, dict) or type(train.get("steps")) is not int or "tokenizer" not in state:
         raise CheckpointError(
-            f"'{checkpoint}' does not say how far its run is or which spec it has, so the run cannot go on from it; remove it to go on "
-            "from the checkpoint before"
+            f"'{checkpoint}' does not say which step its run has reached or which spec it has, so the run cannot go on from it; "
+            "remove it to go on from the previous checkpoint"
         )
     return state
 

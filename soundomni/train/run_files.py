@@ -72,7 +72,7 @@ def read_run_id(directory: Path) -> str | None:
     try:
         run = read_json(file)[RUN]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"'{file}' cannot be read: {error}; remove it if the checkpoints next to it are of one run") from error
+        raise CheckpointError(f"'{file}' cannot be read: {error}; remove it if the checkpoints next to it all belong to one run") from error
     return str(run)
 
 
@@ -88,7 +88,9 @@ def refuse_foreign(directory: Path) -> None:
     for folder in (CHECKPOINTS, SAMPLES):
         names += [f"{folder}/{path.name}" for path in _list(directory / folder) if is_step_name(path.name)]
     if names:
-        raise CheckpointError(f"'{directory}' has {some(names)}, which is not of a run; move it elsewhere, or choose another train.run_dir")
+        raise CheckpointError(
+            f"'{directory}' has {some(names)}, which does not belong to a run; move it elsewhere, or set another train.run_dir"
+        )
 
 
 def refuse_other_runs(directory: Path, run: str) -> None:
@@ -96,7 +98,7 @@ def refuse_other_runs(directory: Path, run: str) -> None:
     for path in list_checkpoints(directory / CHECKPOINTS):
         if run_of(path) not in (None, run):
             raise CheckpointError(
-                f"'{path}' belongs to run {run_of(path)}, but '{directory}' to run {run}; move it elsewhere, or choose "
+                f"'{path}' belongs to run {run_of(path)}, but '{directory}' belongs to run {run}; move it elsewhere, or set "
                 "another train.run_dir"
             )
 
@@ -115,8 +117,8 @@ def written(directory: Path) -> list[Path]:
         raise CheckpointError(f"'{error.filename}' cannot be read: {error.strerror}; nothing was removed") from error
     if files.foreign:
         raise CheckpointError(
-            f"'{directory}' has {some(files.foreign)}, which is not a run's, so nothing was removed; move it elsewhere, "
-            "or choose another train.run_dir"
+            f"'{directory}' has {some(files.foreign)}, which the run did not write, so nothing was removed; move it elsewhere, "
+            "or set another train.run_dir"
         )
     return found
 

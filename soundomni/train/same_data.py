@@ -27,7 +27,7 @@ def list_data(mixture: Mixture, world: World) -> dict[str, Listing]:
         first: Listings = world.gather(own)[0]
         problems = world.gather(_difference(mixture, own, first))
         rank = next(rank for rank, problem in enumerate(problems) if problem is not None)
-        raise DataError(f"rank {rank} has other data than rank 0: {problems[rank]}; give every process the same files")
+        raise DataError(f"rank {rank} has different data from rank 0: {problems[rank]}; give every process the same files")
     return own
 
 
@@ -53,8 +53,8 @@ def check_same_data(
     for name in changed:
         if not is_below(f"data.datasets.{name}", allowed):
             raise DataError(
-                f"the data are not those that '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
-                f"restore them, or go on in another order of samples with --allow-change data.datasets.{name}"
+                f"the data differ from those that '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
+                f"restore them, or go on with the samples in a new order: --allow-change data.datasets.{name}"
             )
     return not changed
 
@@ -70,6 +70,10 @@ def _difference(mixture: Mixture, own: Listings, first: Listings, names: Collect
         if index >= own[name].count:
             return f"dataset '{name}' ends after {own[name].count} of {first[name].count} clips"
         where = "at" if own[name].block_size == 1 else f"within {own[name].block_size} clips from"
-        counts = f"{own[name].count} clips instead of {first[name].count}" if own[name].count != first[name].count else "as many clips"
-        return f"dataset '{name}' has {counts}, and differs first {where} '{mixture.sources[name].dataset.item(index).key}'"
+        counts = (
+            f"{own[name].count} clips instead of {first[name].count}"
+            if own[name].count != first[name].count
+            else "the same number of clips"
+        )
+        return f"dataset '{name}' has {counts}, and first differs {where} '{mixture.sources[name].dataset.item(index).key}'"
     return None

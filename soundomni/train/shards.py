@@ -98,7 +98,9 @@ class ShardReader:
         for rank, index in enumerate(self._indices):
             for name, place in index["tensors"].items():
                 if not _is_place(place):
-                    raise CheckpointError(f"'{_paths(directory, rank)[1]}' places '{name}' at {shown(place)}; expected its shape and start")
+                    raise CheckpointError(
+                        f"'{_paths(directory, rank)[1]}' says {shown(place)} about '{name}'; expected its shape and start"
+                    )
                 self._holders.setdefault(name, []).append((place["start"], rank))
                 self._shapes[name] = tuple(place["shape"])
 
@@ -109,7 +111,7 @@ class ShardReader:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"'{path}' cannot be read: {error}") from error
         if not isinstance(index, dict) or not isinstance(index.get("tensors"), dict):
-            raise CheckpointError(f"'{path}' is not the index of a rank: expected an object with tensors")
+            raise CheckpointError(f"'{path}' is not the index of a rank; expected a JSON object with tensors")
         return index
 
     @property

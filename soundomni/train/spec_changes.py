@@ -92,9 +92,9 @@ def check_unchanged(
     options = " ".join(f"--allow-change {key}" for key in left if key in on_request)
     ways = ["undo these changes", *([f"allow them with {options}"] if options else [])]
     if options and len(options.split()) < 2 * len(left):
-        ways[-1] = f"allow those that can change with {options}"
+        ways[-1] = f"allow those that may change with {options}"
     raise CheckpointError(
-        f"'{checkpoint}' was made from another spec, so the run cannot go on: {'; '.join(changes[key] for key in left)}; "
+        f"'{checkpoint}' was made with a different spec, so the run cannot go on: {'; '.join(changes[key] for key in left)}; "
         f"{', '.join(ways)}, choose another train.run_dir, or start over with --existing overwrite"
     )
 
@@ -130,8 +130,10 @@ def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
         f"the learning rate after step {step} is {now:.4g}"
     )
     if train.steps < saved_steps:
-        raise CheckpointError(f"{change}, not {before:.4g}; keep {saved_steps} steps or more, or start over with --existing overwrite")
-    logger.warning("%s, it was to be %.4g", change, before)
+        raise CheckpointError(
+            f"{change} instead of the planned {before:.4g}; set at least {saved_steps} steps, or start over with --existing overwrite"
+        )
+    logger.warning("%s instead of the planned %.4g", change, before)
 
 
 def is_below(key: str, places: Collection[str]) -> bool:

@@ -130,7 +130,7 @@ class Validation:
     def _warn(self, what: str, failure: str, more: str = "") -> None:
         if failure not in self.told:
             self.told.add(failure)
-            logger.warning("%s; training goes on, and this is not repeated: %s%s", what, failure, more)
+            logger.warning("%s; training goes on, and this warning is not repeated: %s%s", what, failure, more)
 
 
 def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
@@ -215,7 +215,7 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return [], [f"no folder can be made in '{directory.parent}': {error.strerror or error}"]
+        return [], [f"no folder can be created in '{directory.parent}': {error.strerror or error}"]
     for stem, audio in made.clips.items():
         if not np.isfinite(audio.waveform).all():
             failures.append(f"'{stem}.wav': it has samples that are not finite")

@@ -195,8 +195,8 @@ def test_a_plugin_that_fails_in_use_is_named(
         ("raise BaseException('stop')", "cannot be imported from 'bad_codec:Codec': BaseException: stop"),
         ("raise BrokenPipeError('x')", "cannot be imported from 'bad_codec:Codec': BrokenPipeError: x"),
         ("def __getattr__(name):\n    raise SystemExit(1)", "cannot be imported from 'bad_codec:Codec': sys.exit(1) was called"),
-        ("{base}    def __init__(self) -> None:\n        raise SystemExit(0)", "cannot be made: sys.exit(0) was called"),
-        ("{base}    def __init__(self) -> None:\n        raise GeneratorExit", "cannot be made: GeneratorExit"),
+        ("{base}    def __init__(self) -> None:\n        raise SystemExit(0)", "cannot be constructed: sys.exit(0) was called"),
+        ("{base}    def __init__(self) -> None:\n        raise GeneratorExit", "cannot be constructed: GeneratorExit"),
         (
             "import dataclasses, sys\n{base}    __hash__ = object.__hash__\n    x: int = dataclasses.field(default_factory=sys.exit)\n"
             "Codec = dataclasses.dataclass(eq=False)(Codec)",

@@ -122,7 +122,7 @@ def test_formats_are_checked_before_anything_is_made(tiny_model: Path, wav: Path
     for rate, name in ((7000, "mp3"), (96000, "mp3"), (300_000, "ogg")):
         codec = f"--model.codec.sample_rate={rate}"
         line = fails("generate", "--model", tiny_model, codec, "--prompt", "x", "--format", name, "--seconds", "0.01", "--out", out)
-        assert f"cannot have a rate of {rate} Hz, only " in line
+        assert f"does not support {rate} Hz, only " in line
     assert not out.exists()
 
 
@@ -251,7 +251,7 @@ def test_a_tilde_is_the_home_folder(tiny_model: Path, tmp_path: Path, monkeypatc
     assert [Path(clip["files"][0]).parent for clip in clips] == [home / "out"] * 3 and clips[0]["keep"] == str(home / "a.wav")
     assert result("reconstruct", "~/a.wav", "--model=~/model", "--out=~/out")["files"][0]["out"] == str(home / "out" / "003-a.wav")
     assert result("describe", "~/a.wav", "--model=~/model", "--max-tokens", "1")["heard"][0]["file"] == str(home / "a.wav")
-    assert "names the home folder of a user that is not known" in fails("describe", "~nobody-here/a.wav", "--model", "nano")
+    assert "names the home folder of a user who does not exist" in fails("describe", "~nobody-here/a.wav", "--model", "nano")
     assert not any(path.name.startswith("~") for path in tmp_path.iterdir())
 
 
@@ -294,5 +294,5 @@ def test_auto_picks_a_device_and_says_what_was_never_tested(
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         assert choose_device(argparse.Namespace(device=given)) == device
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and f"has ever been tested on {device.partition(':')[0]}" in said
+        assert said.count("\n") == 1 and f"SoundOmni has never been tested on {device.partition(':')[0]}" in said
     assert choose_device(argparse.Namespace(device="cpu")) == "cpu" and capsys.readouterr().err == ""

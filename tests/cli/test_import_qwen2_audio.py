@@ -113,7 +113,7 @@ def quantised(folder: Path) -> None:
         (other_widths, "layers.1.mlp.up_proj.weight is [35, 32], by its config [36, 32] is expected"),
         (quantised, "language_model.model.norm.weight is of torch.int8; quantised weights cannot be imported"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is not a tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is not a usable tokenizer.json"),
     ],
 )
 def test_wrong_sources_end_in_one_line_and_nothing_is_written(tmp_path: Path, fails: Any, damage: Any, told: str) -> None:

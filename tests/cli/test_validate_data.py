@@ -64,6 +64,8 @@ def test_data_that_are_not_there_are_a_mistake_of_the_user(folder, tmp_path, cap
 def test_the_examples_of_shipped_specs_need_not_be_here_but_what_is_changed_must(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["spec", "validate", "soundomni-7b-full"]) == 0
-    assert "data.datasets.audiocaps was not opened; it is an example of the shipped spec: no folder" in capsys.readouterr().err
+    assert (
+        "data.datasets.audiocaps was not opened, because its path is an example from the shipped spec: no folder" in capsys.readouterr().err
+    )
     assert main(["spec", "validate", "soundomni-7b-full", "--data.datasets.audiocaps.source.audio_dir=other"]) == 2
     assert f"no folder 'other' ({tmp_path}/other)" in capsys.readouterr().err

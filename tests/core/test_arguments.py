@@ -113,10 +113,10 @@ def test_other_arguments_of_a_wrong_kind_are_refused(nano: SoundOmni, tmp_path: 
     for call, word in (
         (lambda: nano.generate("a", **QUICK, known=CLIP), "Import Kept from soundomni"),
         (lambda: nano.generate("a", **QUICK, negative_prompt=3), "negative prompt"),
-        (lambda: nano.generate(["a", "b"], **QUICK, vary=[CLIP]), "vary: 1 were given for 2 prompts"),
+        (lambda: nano.generate(["a", "b"], **QUICK, vary=[CLIP]), "vary has length 1; expected 2, one for each prompt"),
         (lambda: nano.describe(CLIP, question=["a"]), "question"),
         (lambda: nano.describe(CLIP, max_new_tokens=2.5), "max_new_tokens"),
-        (lambda: nano.reconstruct([CLIP]), "Call it once for each"),
+        (lambda: nano.reconstruct([CLIP]), "Make one call for each"),
         (lambda: nano.reconstruct(CLIP, chunk_seconds="1"), "chunk_seconds"),
         (lambda: nano.requests(-1), "seconds must be above 0"),
         (lambda: nano.load_adapter(3), "adapter"),

@@ -189,7 +189,7 @@ def test_a_variant_keeps_what_is_kept() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"vary": []}, "vary: 0 were given for 1 prompts"),
+        ({"vary": []}, "vary has length 0; expected 1, one for each prompt"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0}, "strength must be above 0 (the clip as it is) and at most 1"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength must be above 0"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "1.5 was given"),
@@ -203,8 +203,8 @@ def test_a_variant_keeps_what_is_kept() -> None:
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"seeds": -1}, "a seed must be from 0"),
         ({"seeds": [2**63]}, "a seed must be from 0"),
-        ({"seeds": [1, 2]}, "seeds: 2 were given for 1 prompts"),
-        ({"known": []}, "known: 0 were given for 1 prompts"),
+        ({"seeds": [1, 2]}, "seeds has length 2; expected 1, one for each prompt"),
+        ({"known": []}, "known has length 0; expected 1, one for each prompt"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]}, "0 <= from < to <= 0.1 s, (0.0, 0.2) was given"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.05, 0.05)])]}, "0 <= from < to <= 0.1 s"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, float("nan"))])]}, "0 <= from < to <= 0.1 s"),

@@ -202,7 +202,7 @@ def test_cards_name_licences_as_the_hub_knows_them(tmp_path: Path) -> None:
     assert "license: other\nlicense_name: Stability AI Community\n" in card(None, licence="Stability AI Community")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"licence": 7}))
-    with pytest.raises(CheckpointError, match="licence must be text or null, 7 was given"):
+    with pytest.raises(CheckpointError, match="licence is 7; expected text or null"):
         SoundOmni.from_pretrained(folder)
 
 

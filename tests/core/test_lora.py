@@ -315,7 +315,7 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
         ),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": ' + "9" * 5000 + "}", "cannot be read as JSON: Exceeds the limit"),
         ('{"a": ' * 100_000, "cannot be read as JSON: it is nested too deeply"),
-        ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}', "sets use_next_idea: expected plain LoRA"),
+        ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}', "sets use_next_idea; only plain LoRA is supported"),
     ],
 )
 def test_configs_of_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_what_is_not_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no tokenizer at"):
         TextTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"is not a tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"is not a usable tokenizer\.json"):
         TextTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{},"merges":[]}}')
     with pytest.raises(CheckpointError, match="lacks the special tokens"):
@@ -169,7 +169,7 @@ def test_parts_that_have_no_bounds_are_refused_by_name(changes: dict[str, Any], 
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(CheckpointError, match=told) as error:
         TextTokenizer.load(tmp_path)
-    assert str(error.value).startswith(f"'{file}' is not a tokenizer.json that can be used: ") and len(str(error.value)) < 700
+    assert str(error.value).startswith(f"'{file}' is not a usable tokenizer.json: ") and len(str(error.value)) < 700
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def why(root, **arguments):
         ("\n\nfile_name,caption\n\n,\na.wav\n", 6, "1 field, the header has 2"),
         ('file_name,caption\na.wav,"a dog barks\nb.wav,rain\n', 2, "a quote is opened and never closed"),
         ('file_name,caption\na.wav,"a dog barks\nb.wav,"rain"\n', 2, "text follows a closing quote"),
-        ('file_name,caption\na.wav,"a dog barks\nb.wav,rain\nc.wav,"\n', 2, "takes in the row that begins with 'b.wav'"),
+        ('file_name,caption\na.wav,"a dog barks\nb.wav,rain\nc.wav,"\n', 2, "runs on into the row that begins with 'b.wav'"),
         ('file_name,caption\nb.wav,rain\na.wav,"a ""dog"" barks\n' + "b.wav,rain on a roof\n" * 8000, 3, "never closed"),
         ("file_name,caption\na.wav,x\n   ,y\n", 3, "no file_name"),
         ("file_name,captions\na.wav,[\n", 2, "'captions': it is not JSON"),
@@ -212,7 +212,7 @@ def test_a_table_without_captions_says_which_columns_it_has(tmp_path, columns, r
     row = ",".join(["a.wav", *["a dog"] * columns.count(",")])
     (tmp_path / "metadata.csv").write_text(f"{columns}\n{row}\n")
     message = why(tmp_path)
-    assert "metadata.csv has no column for them, expected one of prompt, caption, text, captions" in message and reason in message
+    assert "metadata.csv has no column for captions; expected one of prompt, caption, text, captions" in message and reason in message
     assert captions_of(tmp_path, captions=False) == {"a.wav": ()}
 
 

@@ -39,7 +39,7 @@ def test_clips_are_summed_by_reason_and_the_cure_is_told(ramps, make_writer):
     assert told[0] == (
         "data 'mine': 3 of 9 clips are used; left out: 2 unreadable, 2 longer than 5 s for describe, 1 without a caption, 1 in M4A"
     )
-    assert told[1].startswith("  longer than 5 s for describe, such as 'ramp-3': it lasts 6.25 s, and at most 5 s")
+    assert told[1].startswith("  longer than 5 s for describe, such as 'ramp-3': it lasts 6.25 s, but task 'describe' accepts at most 5 s")
     assert "raise max_seconds of its dataset" in told[1] and "shorter ones" in told[1] and len(told) == 2
     told = lines(mix(data, {"describe": 1.0, "generate": 2.0}, max_seconds=3.0), make_writer())
     assert told[0].startswith("data 'mine': 5 of 9 clips are used; ") and told[0].endswith("; used in part: 2 longer than 3 s for describe")
@@ -81,7 +81,7 @@ def test_very_many_clips_are_sampled_and_it_is_said(ramps, make_writer):
     (usage,) = survey(mix(data, {"generate": 1.0}), make_writer(), SPEC)
     assert (usage.listed, usage.looked_at) == (MOST_ITEMS + 1, LOOKED_AT)
     assert usage.describe()[0].startswith(
-        "data 'mine': 10,001 clips are listed; of 2,000 that were looked at, 1,999 are used; left out: 1 longer"
+        "data 'mine': 10,001 clips are listed; of 2,000 that were checked, 1,999 are used; left out: 1 longer"
     )
     (usage,) = survey(mix(data, {"generate": 1.0}, num_used=10), make_writer(), SPEC)
     assert usage.describe()[0].startswith("data 'mine': 10 of 10,001 clips are used; left out: 9,991 beyond num_used")
@@ -123,7 +123,7 @@ def test_rates_and_the_share_that_a_codec_keeps(tmp_path):
         "data 'mine': files are at 44100 Hz (3), 48000 Hz (1); the codec works at 8000 Hz and keeps 0-4000 Hz, 75% of their energy"
     )
     assert "over 4 clips; 1 of these loses more than half" in line
-    assert describe_rates(mixture, "mine", codec_rate=48000).endswith("keeps 0-24000 Hz, which is all of their sound")
+    assert describe_rates(mixture, "mine", codec_rate=48000).endswith("keeps 0-24000 Hz, which covers their full bandwidth")
 
 
 def test_what_is_measured_is_bounded_and_survives_broken_files(tmp_path):

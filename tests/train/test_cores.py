@@ -36,9 +36,9 @@ def test_quotas_of_containers(tmp_path: Path, files: dict[str, str], cores: floa
         (2, 1, 1.6, None),
         (1, 1, 0.0, None),
         (2, 1, 0.9, "uses 2 threads, but only about 0.9 of "),
-        (8, 1, 3.2, "set train.threads to 3"),
+        (8, 1, 3.2, "Set train.threads to 3"),
         (4, 4, 8.0, "uses 4 processes with 4 threads each, but only about 8.0 of "),
-        (4, 4, 8.0, "set train.threads to 2"),
+        (4, 4, 8.0, "Set train.threads to 2"),
     ],
 )
 def test_too_many_threads_are_one_line_with_a_cure(threads: int, processes: int, free: float, expected: str | None) -> None:
@@ -50,4 +50,4 @@ def test_a_policy_that_is_set_is_not_advised(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert "OMP_WAIT_POLICY=PASSIVE" in (busy_warning(4, processes=1, free=1.0) or "")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert (busy_warning(4, processes=1, free=1.0) or "").endswith("set train.threads to 1")
+    assert (busy_warning(4, processes=1, free=1.0) or "").endswith("Set train.threads to 1")

@@ -17,23 +17,26 @@ UNPROMPTED = "data.condition_dropout={text: 0.0}"
 
 DOUBTFUL = [
     (("train.schedule.warmup_steps=7",), "train.schedule.warmup_steps is 7, but train.steps is 6: the learning rate never reaches"),
-    (("train.save_every=7",), "train.save_every is 7, but train.steps is 6: only the end is saved"),
+    (("train.save_every=7",), "train.save_every is 7, but train.steps is 6: the run is saved only at the end"),
     (("train.log_every=20",), "train.log_every is 20, but train.steps is 6: only the last step is logged"),
-    (("train.validation.every=7",), "train.validation.every is 7, but train.steps is 6: validation never takes place"),
-    (("train.optimizer.lr=0",), "train.optimizer.lr is 0: nothing is learnt"),
-    (("train.optimizer.lr=3",), "train.optimizer.lr is 3: weights are hardly learnt at a rate above 1"),
+    (("train.validation.every=7",), "train.validation.every is 7, but train.steps is 6: validation never runs"),
+    (("train.optimizer.lr=0",), "train.optimizer.lr is 0: the model learns nothing"),
+    (("train.optimizer.lr=3",), "train.optimizer.lr is 3: training rarely works above 1"),
     (("train.schedule={kind: cosine, min_lr: 0.1}",), "train.schedule.min_lr is 0.1, above train.optimizer.lr, which is 0.001"),
-    (("train.optimizer.weight_decay=1000",), "train.optimizer.weight_decay is 1000, which with a learning rate of 0.001 takes off all"),
-    (("train.loss_weights={ce: 0, velocity: 0}",), "train.loss_weights are 0 for all of ce, velocity: nothing is learnt"),
+    (
+        ("train.optimizer.weight_decay=1000",),
+        "train.optimizer.weight_decay is 1000, which at a learning rate of 0.001 removes every weight",
+    ),
+    (("train.loss_weights={ce: 0, velocity: 0}",), "train.loss_weights is 0 for every loss (ce, velocity): the model learns nothing"),
     (("train.trackers=[tensorboard, tensorboard]",), "train.trackers names 'tensorboard' 2 times"),
     (("train.validation={every: 2, num_describe: 0}",), "train.validation makes nothing: it has no prompts"),
     (("train.validation={every: 2, prompts: [a], seconds: 0.001}",), "train.validation.seconds is 0.001, shorter than one frame"),
-    (("data.condition_dropout={text: 1.0}",), "data.condition_dropout.text is 1: no caption is ever seen"),
+    (("data.condition_dropout={text: 1.0}",), "data.condition_dropout.text is 1: the model never sees a caption"),
     ((UNPROMPTED, "guidance.scale=2"), "guidance.scale is 2, but data.condition_dropout.text is 0"),
     (("data.datasets.toys.max_seconds=0.001",), "data.datasets.toys.max_seconds is 0.001, shorter than one frame of the codec"),
     (
         ("data.datasets.toys.max_seconds=2",),
-        "data.datasets.toys.max_seconds is 2, which is 251 frames of the codec, but a sample holds 192",
+        "data.datasets.toys.max_seconds is 2, which is 251 codec frames, but a sample can have at most 192",
     ),
 ]
 
@@ -82,7 +85,7 @@ def test_spec_validate_prints_them_and_they_are_no_errors(tmp_path: Path, capsys
 
 @pytest.mark.parametrize("share", ["text: 1.5", "latent: -0.1", "features: .nan"])
 def test_a_share_of_conditions_out_of_its_range_is_an_error_before_anything_is_built(share: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"data.condition_dropout.\w+ is \S+; expected a share from 0 to 1"):
+    with pytest.raises(SpecError, match=r"data.condition_dropout.\w+ is \S+; expected a number from 0 to 1"):
         check_spec(tiny_spec(tmp_path / "run", f"data.condition_dropout={{{share}}}"))
 
 

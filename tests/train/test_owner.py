@@ -237,9 +237,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_directory_that_is_deleted_is_made_again_and_ends_the_run(whole: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with pytest.raises(
-        CheckpointError, match=rf"stopped after step 3 and saved: '{run_dir}' was deleted while .*; the same command goes on"
-    ):
+    with pytest.raises(CheckpointError, match=rf"stopped after step 3 and saved: '{run_dir}' was deleted during .*; use the same command"):
         meddled(run_dir, "delete")
     assert load_run(run_dir, trust_class_paths=True)[1] == 3, "what was saved exports"
     run_training(tiny_spec(run_dir, "train.steps=9"))
@@ -249,7 +247,7 @@ def test_a_directory_that_is_deleted_is_made_again_and_ends_the_run(whole: Path,
 @pytest.mark.parametrize("how", ["move", "replace"])
 def test_a_directory_that_is_moved_is_saved_in_and_ends_the_run(how: str, whole: Path, tmp_path: Path) -> None:
     run_dir, moved = tmp_path / "run", tmp_path / "moved"
-    with pytest.raises(CheckpointError, match=rf"was moved to '{moved}' while the run trained; go on with --train.run_dir={moved}"):
+    with pytest.raises(CheckpointError, match=rf"was moved to '{moved}' during the run; go on with --train.run_dir={moved}"):
         meddled(run_dir, how)
     assert run_dir.exists() == (how == "replace")
     assert not (moved / FILE_NAME).exists() and load_run(moved, trust_class_paths=True)[1] == 3
@@ -297,7 +295,7 @@ def test_a_directory_that_is_deleted_in_part_is_completed(tmp_path: Path, monkey
             path.unlink() if path.is_file() else None
 
     monkeypatch.setattr("test_owner.delete", partly)
-    with pytest.raises(CheckpointError, match="was deleted while the run trained; the same command goes on"):
+    with pytest.raises(CheckpointError, match="was deleted during the run; use the same command to go on"):
         meddled(tmp_path / "run", "delete")
     assert load_run(tmp_path / "run", trust_class_paths=True)[1] == 3
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == ["step-00000002", "step-00000003"]
@@ -306,13 +304,13 @@ def test_a_directory_that_is_deleted_in_part_is_completed(tmp_path: Path, monkey
 def test_a_lock_that_is_removed_is_made_again(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "soundomni"):
         meddled(tmp_path / "run", "unlock")
-    assert "owner.json' was removed while the run trained, and is there again" in caplog.text
+    assert "owner.json' was removed during the run, and has been written again" in caplog.text
     assert same_weights(tmp_path / "run", whole)
 
 
 def test_a_directory_that_another_process_took_is_not_written(tmp_path: Path) -> None:
     try:
-        with pytest.raises(CheckpointError, match="was deleted while the run trained, and cannot be made again: .* is in use"):
+        with pytest.raises(CheckpointError, match="was deleted during the run, and cannot be created again: .* is in use"):
             meddled(tmp_path / "run", "take")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [FILE_NAME]
     finally:

@@ -170,7 +170,7 @@ def test_validation_that_fails_on_one_rank_or_on_all_leaves_training_as_it_is(se
 
 def test_a_rank_that_fails_while_the_others_compute_ends_instead_of_waiting(seen: list[dict[str, Any]]) -> None:
     assert seen[0]["left_alone"] == {"failure": "left alone (on rank 1)"}
-    assert "this rank failed and the others cannot go on without it: MemoryError; resume from" in seen[1]["left_alone"]["error"]
+    assert "this rank failed, and the others cannot go on without it: MemoryError; resume from" in seen[1]["left_alone"]["error"]
     assert seen[1]["left_alone"]["notes"] == ["on rank 1"]
 
 
@@ -184,9 +184,9 @@ def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any
 def test_ranks_that_list_other_data_are_named_to_all(seen: list[dict[str, Any]]) -> None:
     expected = {
         "same": None,
-        "caption": "rank 1 has other data than rank 0: dataset 'mine' has as many clips, and differs first at '2.wav'; give every process "
-        "the same files",
-        "length": "rank 1 has other data than rank 0: dataset 'mine' ends after 2 of 3 clips; give every process the same files",
+        "caption": "rank 1 has different data from rank 0: dataset 'mine' has the same number of clips, and first differs at '2.wav'; "
+        "give every process the same files",
+        "length": "rank 1 has different data from rank 0: dataset 'mine' ends after 2 of 3 clips; give every process the same files",
         "one cannot": "rank 1: no folder 'mine'",
         "none can": "no folder at all",
         "all can": 1,

@@ -42,10 +42,10 @@ def test_more_steps_of_a_cosine_are_told_with_both_rates_and_fewer_are_refused(t
     with caplog.at_level(logging.WARNING, "soundomni"):
         run_training(tiny_spec(run_dir, COSINE, "train.steps=8"))
     assert f"train.steps: 4 -> 8 moves the cosine schedule: the learning rate after step 4 is {now:.4g}" in caplog.text
-    assert f"it was to be {before:.4g}" in caplog.text
+    assert f"instead of the planned {before:.4g}" in caplog.text
     assert run_training(tiny_spec(run_dir, COSINE, "train.steps=5")).step == 8, "a run without steps left is not affected"
     (run_dir / "checkpoints" / "step-00000008" / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"train.steps: 8 -> 7 moves the cosine schedule.*; keep 8 steps or more"):
+    with pytest.raises(CheckpointError, match=r"train.steps: 8 -> 7 moves the cosine schedule.*; set at least 8 steps"):
         run_training(tiny_spec(run_dir, COSINE, "train.steps=7"))
 
 

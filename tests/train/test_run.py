@@ -120,7 +120,7 @@ def test_overwriting_starts_afresh(whole: Path, tmp_path: Path) -> None:
 
 def test_a_directory_that_is_no_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("mine: true\n")
-    with pytest.raises(CheckpointError, match="has spec.yaml, which is not of a run"):
+    with pytest.raises(CheckpointError, match="has spec.yaml, which does not belong to a run"):
         run_training(tiny_spec(tmp_path), existing="overwrite")
     assert (tmp_path / "spec.yaml").read_text() == "mine: true\n"
     (tmp_path / "file").write_text("")

@@ -154,7 +154,7 @@ def put(path: Path) -> Path:
 def test_overwriting_refuses_what_the_run_has_not_written_before_it_removes_anything(run_dir: Path, name: str) -> None:
     put(run_dir / name)
     before = snapshot(run_dir)
-    with pytest.raises(CheckpointError, match=r"which is not a run's, so nothing was removed; move it elsewhere") as caught:
+    with pytest.raises(CheckpointError, match=r"which the run did not write, so nothing was removed; move it elsewhere") as caught:
         run_training(tiny_spec(run_dir), existing="overwrite")
     named = next(part for part in (name, str(Path(name).parent)) if part in str(caught.value))
     assert named != "." and "\n" not in str(caught.value)
@@ -164,7 +164,7 @@ def test_overwriting_refuses_what_the_run_has_not_written_before_it_removes_anyt
 def test_overwriting_refuses_links_and_what_it_cannot_read(run_dir: Path, tmp_path: Path) -> None:
     elsewhere = put(tmp_path / "elsewhere" / "00-a-sine.wav")
     (run_dir / "samples" / "step-00000009").symlink_to(elsewhere.parent)
-    with pytest.raises(CheckpointError, match="has samples/step-00000009, which is not a run's"):
+    with pytest.raises(CheckpointError, match="has samples/step-00000009, which the run did not write"):
         run_training(tiny_spec(run_dir), existing="overwrite")
     assert elsewhere.exists()
 
@@ -200,7 +200,7 @@ def test_overwriting_leaves_what_does_not_stand_in_its_way(run_dir: Path) -> Non
 def test_a_first_run_replaces_nothing(tmp_path: Path, name: str, existing: str) -> None:
     put(tmp_path / "run" / name)
     before = snapshot(tmp_path)
-    with pytest.raises(CheckpointError, match=f"has {Path(name).parts[0]}.*, which is not of a run; move it elsewhere"):
+    with pytest.raises(CheckpointError, match=f"has {Path(name).parts[0]}.*, which does not belong to a run; move it elsewhere"):
         run_training(tiny_spec(tmp_path / "run"), existing=existing)  # type: ignore[arg-type]
     found = {key: value for key, value in snapshot(tmp_path).items() if key.startswith("run/")}
     assert found == {key: value for key, value in before.items() if key.startswith("run/")}
@@ -210,7 +210,7 @@ def test_a_file_that_was_edited_is_set_aside_when_the_run_goes_on(run_dir: Path,
     edited = (run_dir / "spec.yaml").read_text() + "# mine\n"
     (run_dir / "spec.yaml").write_text(edited)
     run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=3"))
-    assert "spec.yaml' was changed since the run wrote it, and is kept as 'spec-1.yaml'\n" in capsys.readouterr().err
+    assert "spec.yaml' was edited after the run wrote it; the edited file is kept as 'spec-1.yaml'\n" in capsys.readouterr().err
     assert (run_dir / "spec-1.yaml").read_text() == edited
 
 
@@ -218,7 +218,7 @@ def test_without_its_checkpoints_a_run_says_so_and_keeps_the_log(run_dir: Path, 
     before, log = json.loads((run_dir / "run.json").read_text()), (run_dir / "metrics.jsonl").read_bytes()
     away = (run_dir / "checkpoints").rename(run_dir.with_name("away"))
     run_training(tiny_spec(run_dir, "train.steps=1"))
-    told = f"'{run_dir}' holds a run without any checkpoint: it starts anew, from step 0; what was logged before is kept as metrics-1.jsonl"
+    told = f"'{run_dir}' has a run without checkpoints: it starts over from step 0; its earlier log and samples are kept as metrics-1.jsonl"
     assert told in capsys.readouterr().err
     assert (run_dir / "metrics-1.jsonl").read_bytes() == log and (run_dir / "samples-1" / "step-00000003").is_dir()
     assert json.loads((run_dir / "run.json").read_text()) != before
@@ -232,7 +232,7 @@ def test_checkpoints_that_lead_to_what_is_not_mounted_are_named(run_dir: Path) -
     shutil.rmtree(run_dir / "checkpoints")
     (run_dir / "checkpoints").symlink_to("/not/mounted")
     log = (run_dir / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match="checkpoints' leads to '/not/mounted', which is not there; mount it"):
+    with pytest.raises(CheckpointError, match="checkpoints' links to '/not/mounted', which does not exist; mount it"):
         run_training(tiny_spec(run_dir))
     assert (run_dir / "metrics.jsonl").read_bytes() == log
 
@@ -263,7 +263,7 @@ def test_a_log_that_cannot_grow_never_stops_training(what: str, tmp_path: Path, 
         log.symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(run_dir, "train.steps=4")).finished
-    assert len([record for record in caplog.records if "cannot be kept up, and training goes on" in record.message]) == 1
+    assert len([record for record in caplog.records if "cannot be written; training goes on" in record.message]) == 1
 
 
 def test_a_line_that_was_cut_short_is_ended_before_the_next(tmp_path: Path) -> None:
@@ -318,5 +318,5 @@ def test_a_codec_that_began_from_weights_is_finished_without_their_file(tmp_path
 )
 def test_a_checkpoint_that_lacks_what_a_run_needs_is_named(run_dir: Path, changes: dict[str, object]) -> None:
     change_state(newest(run_dir), **changes)
-    with pytest.raises(CheckpointError, match=rf"'{newest(run_dir)}' does not say how far its run is or which spec it has"):
+    with pytest.raises(CheckpointError, match=rf"'{newest(run_dir)}' does not say which step its run has reached or which spec it has"):
         run_training(tiny_spec(run_dir, "train.steps=8"))

@@ -113,7 +113,7 @@ def test_an_argument_that_a_plugin_has_no_more_can_be_let_go(tmp_path: Path) -> 
 
 def test_keys_that_cannot_change_are_left_out_of_the_options(tmp_path: Path) -> None:
     before, after = (resolve(tiny_spec(tmp_path / "run", *o)) for o in ((), ("train.optimizer.lr=0.5", "model.normalise=global")))
-    with pytest.raises(CheckpointError, match="allow those that can change with --allow-change train.optimizer.lr, choose"):
+    with pytest.raises(CheckpointError, match="allow those that may change with --allow-change train.optimizer.lr, choose"):
         check_unchanged(spec_to_dict(before), after, "it")
 
 
@@ -169,22 +169,22 @@ def test_a_folder_that_moved_is_gone_on_with_bit_for_bit(base: Path) -> None:
 def swap(sounds: Path) -> str:
     (sounds / "c.wav").rename(sounds / "x.wav")
     (sounds / "c.txt").rename(sounds / "x.txt")
-    return "has as many clips, and differs first at 'd.wav'"
+    return "has the same number of clips, and first differs at 'd.wav'"
 
 
 def recaption(sounds: Path) -> str:
     (sounds / "e.txt").write_text("another caption")
-    return "has as many clips, and differs first at 'e.wav'"
+    return "has the same number of clips, and first differs at 'e.wav'"
 
 
 def lengthen(sounds: Path) -> str:
     soundfile.write(sounds / "b.wav", np.zeros(3300), 8000)
-    return "has as many clips, and differs first at 'b.wav'"
+    return "has the same number of clips, and first differs at 'b.wav'"
 
 
 def grow(sounds: Path) -> str:
     add(sounds, "k")
-    return "has 9 clips instead of 8, and differs first at 'k.wav'"
+    return "has 9 clips instead of 8, and first differs at 'k.wav'"
 
 
 def shrink(sounds: Path) -> str:
@@ -199,7 +199,7 @@ def test_other_data_are_named_and_gone_on_with_on_request(change: Any, base: Pat
         go_on(base)
     assert len(measured(base / "run")) == 2
     go_on(base, "data")
-    assert "the data changed: the run goes on in another order of samples" in capsys.readouterr().err
+    assert "the data have changed: the run goes on with its samples in a new order" in capsys.readouterr().err
     go_on(base, steps=5)
     assert "the data changed" not in capsys.readouterr().err, "the checkpoint knows them now"
     assert [line["step"] for line in measured(base / "run")] == [1, 2, 3, 4, 5]

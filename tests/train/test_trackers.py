@@ -56,4 +56,4 @@ def test_files_of_trackers_are_theirs_only(tmp_path: Path, caplog: pytest.LogCap
         (tmp_path / name).write_text("mine")
     found = tracker_files(tmp_path, [Slot("tensorboard"), Slot("wandb"), Slot("gone")])
     assert [path.name.partition(".")[0] for path in found] == ["events", ID_FILE]
-    assert "files of tracker 'gone' stay in" in caplog.text
+    assert "the files of tracker 'gone' stay in" in caplog.text

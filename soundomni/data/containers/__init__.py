@@ -57,7 +57,7 @@ def examine(file: BinaryIO, *, thorough: bool) -> Contents | None:
 def _read(source: Source, start: int, thorough: bool) -> Contents | None:
     head = source.read(start, 20)
     if head.startswith(_SAMPLE_DUMP):  # before libsndfile sees it, which prints what it stumbles over
-        raise ContainerError("it is a file of type SDS, where a part cannot be told from the whole. Convert it to WAV or FLAC")
+        raise ContainerError("it is a file of type SDS, and a truncated file of this type looks complete. Convert it to WAV or FLAC")
     for magic, read in _BY_HEADER.items():
         if head.startswith(magic):
             return read(source, start)
@@ -67,7 +67,7 @@ def _read(source: Source, start: int, thorough: bool) -> Contents | None:
     if head[:1] != b"\xff" or head[1:2] < b"\xe0":
         return None
     if not _is_mpeg(source, start):
-        raise ContainerError("it begins like MPEG audio, but no frame follows; it is damaged, or something else")
+        raise ContainerError("it begins like MPEG audio, but no frame follows; it is damaged or not audio")
     return read_mp3(source, start, thorough)
 
 

@@ -58,7 +58,7 @@ def _refuse_second(source: Source, start: int) -> None:
     for position in range(start, source.size, _BLOCK):
         found = source.read(position, _BLOCK + overlap).find(_STREAMINFO)
         if found >= 0:
-            raise ContainerError(f"another FLAC file follows it at byte {position + found}. Split them")
+            raise ContainerError(f"another FLAC file follows it at byte {position + found}. Split the file")
 
 
 def _frames_from_the_end(tail: bytes, variable: bool, block: int) -> Iterator[tuple[int, int]]:

@@ -73,7 +73,7 @@ def read_voc(source: Source, start: int) -> Contents:
             raise ContainerError(f"truncated, its last block lacks {end - source.size} bytes")
         position = end
     if sounds != 1:
-        raise ContainerError(f"it holds {sounds} blocks of sound, and only one can be read. Write it anew as WAV or FLAC")
+        raise ContainerError(f"it has {sounds} blocks of sound, but only one can be read. Save it again as WAV or FLAC")
     check_rest(source, position + 1, magic=(b"Creative",), junk=_SHORT_BY)
     return Contents("VOC")  # libsndfile reads on to the end of the file
 

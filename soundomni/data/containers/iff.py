@@ -28,7 +28,7 @@ def read_iff(source: Source, start: int) -> Contents:
         chunks = walk(source, start + 12, _IFF, audio=b"BODY", magic=(b"FORM",))
         begin, end = audio_range(source, chunks, _IFF, audio=b"BODY", magic=(b"FORM",), whole=_whole(source, start))
         if end - begin != chunks.found[b"BODY"][1]:
-            raise ContainerError("its header does not say how long it is. Write it anew as WAV or FLAC")
+            raise ContainerError("its header does not say how long it is. Save it again as WAV or FLAC")
         return Contents("SVX", (end - begin) // (1 if kind == b"8SVX" else 2), ((start, end),))  # libsndfile reads on to the file's end
     if kind not in (b"AIFF", b"AIFC"):
         raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}, expected 'AIFF'")
@@ -51,7 +51,7 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
     begin, end = audio_range(source, chunks, _IFF, audio=b"SSND", magic=(b"FORM",), whole=_whole(source, start))
     audio = end - begin - 8 - source.number(begin, 4, "big", "header")
     if audio < 0:
-        raise ContainerError("damaged, its audio starts behind its end")
+        raise ContainerError("damaged, its audio starts after its end")
     if not width:
         return Contents("AIFF", None)
     streamed = end - begin != chunks.found[b"SSND"][1]
@@ -59,10 +59,10 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
         return Contents("AIFF", frames)
     if streamed or frames == 0:
         if 0 < frames < audio // width:
-            raise ContainerError(f"damaged, it announces {frames} samples and holds {audio // width}")
+            raise ContainerError(f"damaged, it announces {frames} samples but holds {audio // width}")
         return Contents("AIFF", audio // width, _rebuilt(common, audio // width, source, begin, end))
     cut = "truncated" if frames > audio // width else "damaged"
-    raise ContainerError(f"{cut}, it announces {frames} samples and holds {audio // width}")
+    raise ContainerError(f"{cut}, it announces {frames} samples but holds {audio // width}")
 
 
 def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -> Pieces:
@@ -72,7 +72,7 @@ def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -
     body += b"COMM" + struct.pack(">I", len(common)) + common + bytes(len(common) % 2)
     whole = len(body) + 8 + end - begin
     if whole >= 1 << 32:
-        raise ContainerError("its header does not say how long it is, and it is longer than 4 GB. Write it anew as RF64 or FLAC")
+        raise ContainerError("its header does not say how long it is, and it is longer than 4 GB. Save it again as RF64 or FLAC")
     return (b"FORM" + struct.pack(">I", whole) + body + b"SSND" + struct.pack(">I", end - begin), (begin, end))
 
 

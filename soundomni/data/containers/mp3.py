@@ -73,7 +73,7 @@ def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
     count, end = _count(source, begin, first)
     if frames is not None and frames != count and not (frames == count + 1 and size == end - start):
         cut = "truncated" if count < frames else "damaged, or joined from several files"
-        raise ContainerError(f"{cut}: its first frame announces {frames} frames, and {count} are there")
+        raise ContainerError(f"{cut}: its first frame announces {frames} frames, but it has {count}")
     if first.layer != 3:
         return Contents("MP3", count * (384 if first.layer == 1 else 1152), ((start, end),), estimated=True)
     if frames is None or mark == b"VBRI":

@@ -22,7 +22,7 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
             raise ContainerError(f"truncated, its last page lacks {end - source.size} bytes")
         serial, sequence = head[14:18], int.from_bytes(head[18:22], "little")
         if stream is not None and (ended or head[5] & _FIRST or serial != stream):
-            raise ContainerError(f"another stream begins at byte {position}, and only one can be read. Split them")
+            raise ContainerError(f"another stream begins at byte {position}, but only one can be read. Split the file")
         if stream is not None and sequence != number + 1:
             raise ContainerError(f"damaged, pages are missing before byte {position}")
         if thorough and _checksum(source.read(position, end - position)) != head[22:26]:

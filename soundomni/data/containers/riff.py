@@ -73,6 +73,6 @@ def _rebuilt(order: ByteOrder, fmt: bytes, fact: bytes, begin: int, end: int) ->
             body += name + struct.pack(mark + "I", len(content)) + content + bytes(len(content) % 2)
     whole = len(body) + 8 + end - begin
     if whole >= _MOST_BYTES:
-        raise ContainerError("its header does not say how long it is, and it is longer than 4 GB. Write it anew as RF64 or FLAC")
+        raise ContainerError("its header does not say how long it is, and it is longer than 4 GB. Save it again as RF64 or FLAC")
     head = (b"RIFX" if order == "big" else b"RIFF") + struct.pack(mark + "I", whole)
     return (head + body + b"data" + struct.pack(mark + "I", end - begin), (begin, end))
