@@ -57,8 +57,8 @@ class Failures:
         """Name a file and what is wrong with it. Errors that do not name the file get its name."""
         from soundomni.cli.output import note
 
-        text = " ".join(str(error).split())
-        text = text if str(file) in text else f"'{file}': {text}"
+        name, text = (" ".join(str(one).split()) for one in (file, error))
+        text = text if name in text else f"'{name}': {text}"
         self.found.append({"file": str(file), "error": text})
         note(f"soundomni: error: {text}")
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if files:
         model = load_model(args, overrides, device=device)
         heard = [{"file": str(file), "text": text} for file, text in _hear(model, files, failures, args)]
-    lines = [one["text"] if len(args.files) == 1 else f"{one['file']}: {one['text']}" for one in heard]
+    lines = [one["text"] if len(args.files) == 1 else f"{' '.join(one['file'].splitlines())}: {one['text']}" for one in heard]
     emit(args, failures.reported({"question": args.question, "heard": heard}), text="\n".join(lines) if lines else None)
     return failures.status
 

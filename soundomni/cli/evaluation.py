@@ -72,7 +72,8 @@ class Outcome:
 
     Args:
         items, clips: what it was given; clips that cannot be read are left out and counted as `unreadable`.
-        failures: for each of those, its key as "file" and what is wrong with it as "error".
+        unmeasurable: how many can be read but are left out, because the model or a metric does not take them.
+        failures: for each that is left out, its key as "file" and what is wrong with it as "error".
         generated: a clip for the first caption of each item, of the item's length.
         described: a text for each clip.
         answered: for each clip, the answer to each of its questions.
@@ -85,6 +86,7 @@ class Outcome:
     items: list[Item]
     clips: Sequence[Audio]
     unreadable: int
+    unmeasurable: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     generated: list[Audio] = field(default_factory=list)
     described: list[str] = field(default_factory=list)
@@ -104,10 +106,11 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
     """Lets a model generate, describe, answer and reconstruct, as far as the settings ask for it, and model and clips allow it.
 
     Generating needs captions, and clips whose attributes can be heard by signal analysis (those of toy-sounds) or networks that judge
-    others. Describing needs an encoder and captions, answering an encoder and questions. Clips that cannot be read are named on stderr.
+    others. Describing needs an encoder and captions, answering an encoder and questions. Clips that cannot be read, or
+    that the model does not take, are named on stderr and left out.
 
     Raises:
-        DataError: the dataset is empty, none of its clips can be read, or one cannot be measured, see evaluation_checks.
+        DataError: the dataset is empty, or none of its clips can be read and measured, see evaluation_checks.
     """
     from soundomni.cli.output import note
     from soundomni.cli.progress import tracked
@@ -116,7 +119,7 @@ def run_model(model: SoundOmni, dataset: Dataset, settings: Settings, *, network
     _refuse(outcome, model, settings.tasks, judged=bool(networks))
     wanted = [task for task in TASKS if task in settings.tasks and task not in outcome.not_measured]
     pairs = tracked(zip(outcome.items, outcome.clips, strict=True), "checking clips", total=len(outcome.items))
-    check_clips(model, pairs, wanted, networks, count=len(outcome.items))
+    _leave_out(outcome, check_clips(model, pairs, wanted, networks, count=len(outcome.items)))
     note(f"measuring on {len(outcome.clips)} clips: {', '.join(wanted)}")
     if "generate" in wanted:
         outcome.generated = _generate(model, outcome.items, settings)
@@ -138,14 +141,15 @@ def score(outcome: Outcome, *, networks: Networks | None = None) -> dict[str, An
     """Turns an outcome into plain data.
 
     Returns:
-        "clips" and "unreadable", counts; "failures", a row for each clip that cannot be read; "rates" of codec and files in Hz, if clips
-        went through the codec; for each task that was measured {score: value}; "details", a row for each score with its task,
-        of how much it is and its interval (see evaluation_scores.Score); "not_measured", lines that say what is missing and why.
+        "clips", "unreadable" and "unmeasurable", counts; "failures", a row for each clip that is left out; "rates" of codec and files in
+        Hz, if clips went through the codec; for each task that was measured {score: value}; "details", a row for each score with its
+        task, of how much it is and its interval (see evaluation_scores.Score); "not_measured", lines that say what is missing and why.
     """
     found = _scores(outcome, networks)
     return {
         "clips": len(outcome.clips),
         "unreadable": outcome.unreadable,
+        "unmeasurable": outcome.unmeasurable,
         "failures": outcome.failures,
         **_rates(outcome),
         **{task: {name: one.value for name, one in scores.items()} for task, scores in found.items()},
@@ -230,6 +234,19 @@ def _left_out(key: str, reason: str) -> dict[str, str]:
 
     note(f"left out '{key}': {reason}")
     return {"file": key, "error": reason}
+
+
+def _leave_out(outcome: Outcome, unfit: Mapping[int, DataError]) -> None:
+    """Takes clips that cannot be measured out of an outcome, by place, and names them."""
+    if not unfit:
+        return
+    assert isinstance(outcome.clips, Clips), "as _read made them"
+    for place, error in unfit.items():
+        key = outcome.items[place].key
+        outcome.failures.append(_left_out(key, str(error).removeprefix(f"'{key}': ")))
+    places = [place for place in range(len(outcome.items)) if place not in unfit]
+    outcome.items, outcome.clips = [outcome.items[place] for place in places], outcome.clips.at(places)
+    outcome.unmeasurable = len(unfit)
 
 
 def _refuse(outcome: Outcome, model: SoundOmni, tasks: Sequence[str], *, judged: bool) -> None:
@@ -318,7 +335,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     """Writes a result as text: a table with a row for each score, and what was not measured."""
     from soundomni.cli.output import table
 
-    head = f"{result['clips']} clips" + (f", {result['unreadable']} unreadable" if result["unreadable"] else "")
+    left_out = "".join(f", {result[kind]} {kind}" for kind in ("unreadable", "unmeasurable") if result[kind])
+    head = f"{result['clips']} clips{left_out}"
     rows = [[row["task"], row["score"], written(row["score"], row["value"]), _interval(row), row["of"]] for row in result["details"]]
     told = table(["task", "score", "value", "95 % interval", "of"], rows).splitlines()
     rates = [_told(result["rates"])] if "rates" in result else []

@@ -1,4 +1,4 @@
-"""What would end a measurement in its midst, told before it begins: clips and texts that a model or a metric does not take."""
+"""What would end a measurement in its midst, found before it begins: clips and texts that a model or a metric does not take."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 
+_TOO_FEW = "there is no set of clips to compare: --clap and --classifier need at least 2, there is 1"
+
+
 def check_clips(
     model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], networks: Networks | None, *, count: int
-) -> None:
-    """Raises DataError, with the key of the item, for a clip that cannot be measured in one of the tasks.
+) -> dict[int, DataError]:
+    """Return the places of the clips that cannot be measured in one of the tasks, each with the reason, which names the item.
+
+    Raise DataError when no clip is left, or too few for the networks.
 
     Args:
         model: what will be measured.
@@ -27,13 +32,23 @@ def check_clips(
         networks: what will judge the clips that it generates.
         count: of pairs.
     """
-    if networks and "generate" in tasks and count == 1:
-        raise DataError("there is no set of clips to compare: --clap and --classifier need at least 2, there is 1")
-    for item, clip in pairs:
-        with _named(item):
-            _check_clip(model, item, clip, tasks)
-            if networks and networks.clap is not None and "generate" in tasks:
-                networks.clap.tokens(item.captions[0])
+    judged = bool(networks) and "generate" in tasks
+    if judged and count == 1:
+        raise DataError(_TOO_FEW)
+    unfit: dict[int, DataError] = {}
+    for place, (item, clip) in enumerate(pairs):
+        try:
+            with _named(item):
+                _check_clip(model, item, clip, tasks)
+                if networks and networks.clap is not None and "generate" in tasks:
+                    networks.clap.tokens(item.captions[0])
+        except DataError as error:
+            unfit[place] = error
+    if len(unfit) == count:
+        raise next(iter(unfit.values()))
+    if judged and count - len(unfit) == 1:
+        raise DataError(f"{_TOO_FEW}: {next(iter(unfit.values()))}")
+    return unfit
 
 
 def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str]) -> None:

@@ -49,6 +49,8 @@ def make_directory(path: str | Path) -> Path:
     if not str(path):
         raise DataError("an empty path was given, expected the name of a directory")
     folder = user_path(path)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"cannot write to '{folder}': it is a file; expected a directory{_meant(folder)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     find_format(args.format)
     if args.chunk is not None:
-        check_seconds(args.chunk)
+        check_seconds(args.chunk, name="--chunk")
     device = choose_device(args)
     failures = Failures(len(args.files))
     files = usable(args.files, failures)

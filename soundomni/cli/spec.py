@@ -81,6 +81,8 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
     if args.no_data:
         note("the datasets were not opened (--no-data)")
         return []
+    if all(entry is None for entry in spec.data.datasets.values()):
+        raise DataError("data.datasets has no dataset to draw from; `soundomni train` needs at least one. Add one, or use --no-data")
     shipped, found = _shipped_sources(args), []
     for name, entry in spec.data.datasets.items():
         if entry is None:
@@ -117,7 +119,9 @@ def _shipped_sources(args: argparse.Namespace) -> dict[str, Slot]:
 def _listed(one: dict[str, Any]) -> str:
     """Return a line on what is in a dataset."""
     left_out = ", ".join(f"{count:,} {group}" for group, count in one["left_out"].items())
-    return f"data '{one['name']}': {one['clips']:,} clips are listed" + (f"; left out: {left_out}" if left_out else "")
+    return f"data '{one['name']}': {one['clips']:,} {'clip is' if one['clips'] == 1 else 'clips are'} listed" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
 
 
 def _check_start(args: argparse.Namespace, spec: Spec) -> None:

@@ -406,7 +406,7 @@ class SoundOmni:
             out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
         else:
             seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
-            check_seconds(seconds)
+            check_seconds(seconds, name="chunk_seconds")
             frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)

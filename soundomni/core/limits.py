@@ -13,10 +13,10 @@ MOST_NEW_TOKENS = 65_536
 MOST_VOCABULARY = 2**20
 
 
-def check_seconds(seconds: float) -> None:
-    """Raises SpecError when a length in seconds is not above 0, not finite, or beyond a day."""
+def check_seconds(seconds: float, *, name: str = "seconds") -> None:
+    """Raise SpecError, with the name of the argument, when a length in seconds is not above 0, not finite, or beyond a day."""
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise SpecError(f"seconds must be above 0 and at most {LONGEST_SECONDS:g}, {seconds} was given")
+        raise SpecError(f"{name} must be above 0 and at most {LONGEST_SECONDS:g}, {seconds} was given")
 
 
 def check_count(name: str, value: int, *, most: int | None = None) -> None:

@@ -17,18 +17,23 @@ RESAMPLER_QUALITY = "HQ"
 FEWEST_SAMPLES_FIRST = 8
 """From more channels than this, an array with more channels than samples is taken for one with the samples first."""
 
+PEAK_LIMIT = 8.0
+"""A sample beyond this is not an overshoot of a lossy decoder or of a mix, but audio that is not scaled to [-1, 1]."""
 
-@dataclass(frozen=True)
+_INTEGER_SCALES = (2**7, 2**15, 2**23, 2**31)
+
+
+@dataclass(frozen=True, eq=False)
 class Audio:
     """A clip, checked once when it is made.
 
     Args:
         waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to it, an error of at
-            most 6e-8 of each sample.
+            most 6e-8 of each sample. An array that runs backwards is copied, because torch does not take it.
         sample_rate: in Hz. Integers of numpy become int.
 
-    Raises DataError when the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or when the rate is
-    not a positive integer.
+    Raises DataError when the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or reaches so far
+    beyond full scale that it cannot be scaled to it, or when the rate is not a positive integer.
     """
 
     waveform: np.ndarray
@@ -37,6 +42,14 @@ class Audio:
     def __post_init__(self) -> None:
         object.__setattr__(self, "waveform", _checked_waveform(self.waveform))
         object.__setattr__(self, "sample_rate", _checked_rate(self.sample_rate))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another clip has the same samples and the same rate."""
+        if not isinstance(other, Audio):
+            return NotImplemented
+        return self.sample_rate == other.sample_rate and np.array_equal(self.waveform, other.waveform)
+
+    __hash__ = None  # type: ignore[assignment]  # samples can change in place
 
     @classmethod
     def unchecked(cls, waveform: np.ndarray, sample_rate: int) -> Self:
@@ -71,7 +84,12 @@ def _checked_waveform(waveform: object) -> np.ndarray:
         waveform = waveform.astype(np.float32, copy=False)
     if not np.isfinite(waveform).all():
         raise DataError(f"the waveform has samples that are not finite (NaN or infinity); {expected} within [-1, 1]")
-    return waveform
+    peak = max(float(waveform.max()), -float(waveform.min()))
+    if peak > PEAK_LIMIT:
+        scale = next((scale for scale in _INTEGER_SCALES if peak <= scale), None)
+        advice = f"Divide it by {scale} if it was made of integers, otherwise by its peak" if scale is not None else "Divide it by its peak"
+        raise DataError(f"the waveform reaches {peak:.4g}; {expected} within [-1, 1]. {advice}")
+    return np.ascontiguousarray(waveform) if any(stride < 0 for stride in waveform.strides) else waveform
 
 
 def _checked_rate(rate: object) -> int:

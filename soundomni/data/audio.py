@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from soundomni.core.errors import UnreadableAudioError
-from soundomni.core.waveform import fit_length, match_channels, resample, resampled_length
+from soundomni.core.waveform import PEAK_LIMIT, fit_length, match_channels, resample, resampled_length
 from soundomni.data.audio_writing import write_wav
 from soundomni.data.decoder import Opened, opened
 
@@ -22,9 +22,6 @@ SUFFIXES = (
     *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
 )
 """Suffixes of the files that listings take for audio."""
-
-PEAK_LIMIT = 8.0
-"""A sample beyond this is not an overshoot of a lossy decoder but audio that is not scaled to [-1, 1]."""
 
 MOST_DECODED = 2**29
 """Bytes of float32 that any file may decode to."""

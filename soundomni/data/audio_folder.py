@@ -21,6 +21,7 @@ from soundomni.data.file_names import Names
 from soundomni.data.folder_listing import TABLES, Listing, list_folder
 from soundomni.data.text_files import few, read_text
 
+_MOST_NAMED = 3  # files that an error names
 _HEADER_THREADS = 8  # opening many small files waits on the disk or the network, not on the processor
 
 
@@ -55,6 +56,8 @@ class AudioFolder(Dataset):
         exclude: list[str] | None = None,
         file_list: str | None = None,
     ) -> None:
+        for name, patterns in (("include", include), ("exclude", exclude)):
+            _check_patterns(name, patterns)
         self._root = local_path(path)
         self._needs_captions = captions
         listing = list_folder(self._root, recursive=recursive)
@@ -156,11 +159,12 @@ class AudioFolder(Dataset):
         mute = sum(skip.kind == "no caption" for skip in self._skipped)
         if mute < len(keys):
             return f"{start} can be used{self._first_skip(unless='missing')}"
-        told = [_why_mute(table, self._skipped) for table in tables if table.notes or not table.has_texts]
+        told = [_why_mute(table, self._skipped) for table in tables]
         if not told:
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
             told += [f"{few(listing.other_tables)} is not read: save it as {TABLES[0]}"] if listing.other_tables else []
-        return f"{start} has a caption: {'; '.join(told)}; or set captions to false"
+            told += listing.unread_sidecars(keys)[:_MOST_NAMED]
+        return f"{start} has a caption: {'; '.join([*told, 'or set captions to false'])}".replace("?; or", "? Or").replace("?; ", "? ")
 
     def _first_skip(self, *, unless: str = "") -> str:
         first = next((skip for skip in self._skipped if skip.kind != unless), None)
@@ -168,7 +172,9 @@ class AudioFolder(Dataset):
 
 
 def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
-    """Return why a table gives no captions: for want of a column, or because it is about other files."""
+    """Return why a table gives no captions: for want of rows or a column, or because it is about other files."""
+    if not table.notes:
+        return f"{table.name} has no rows: add one for each file"
     if not table.has_texts:
         expected = ", ".join(CAPTION_KEYS)
         others = [column for column in table.columns if column != "file_name"]
@@ -187,6 +193,13 @@ def _missing(key: str, where: str, names: Names) -> Skip:
 def _is_about(table: str, keys: Sequence[str]) -> bool:
     folder = table[: table.rfind("/") + 1]
     return not folder or any(key.startswith(folder) for key in keys)
+
+
+def _check_patterns(name: str, patterns: object) -> None:
+    """Raise DataError unless patterns are a list of texts, or None: a single text would be taken for a pattern per letter."""
+    if patterns is not None and not (isinstance(patterns, list | tuple) and all(isinstance(pattern, str) for pattern in patterns)):
+        example = patterns if isinstance(patterns, str) else "*.wav"
+        raise DataError(f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['{example}']")
 
 
 def _matches(key: str, patterns: list[str] | None, *, default: bool) -> bool:

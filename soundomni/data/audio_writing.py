@@ -75,7 +75,7 @@ FORMATS = {
 def find_format(name: str) -> AudioFormat:
     """Return the format of a name in FORMATS. Raise DataError, with the nearest name, if there is none."""
     if name not in FORMATS:
-        raise DataError(f"the audio format is {name!r}; expected one of {', '.join(FORMATS)}.{did_you_mean(str(name), FORMATS)}")
+        raise DataError(f"the audio format is {name!r}; expected one of {', '.join(FORMATS)}.{did_you_mean(str(name).lower(), FORMATS)}")
     return FORMATS[name]
 
 

@@ -35,6 +35,9 @@ _FILE_ELSEWHERE = (
     *("audio_file_path", "audio_file_name", "wav", "wav_path", "fname", "name", "clip", "location"),
 )
 _FIELDS = (*CAPTION_KEYS, "question", "answer", "questions", _FILE)
+_MISSING = ("nan", "NaN", "<NA>", "#N/A")
+"""What pandas and Excel write into a field that has no value."""
+
 _MOST_SIDECAR_BYTES = 16_000_000
 
 
@@ -93,7 +96,8 @@ def read_sidecar(path: Path) -> Notes:
         text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
         if path.suffix.lower() == ".json":
             return _notes(_known(parse_json(text)))
-        return Notes(tuple(dict.fromkeys(_text(line, "caption") for line in text.splitlines() if line.strip())))
+        captions = (_text(line, "caption") for line in text.splitlines())
+        return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
     except OSError as error:
         raise ValueError(f"{path.name}: it cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -162,6 +166,8 @@ def _cell(column: str, value: str) -> Any:
         name = line.partition(",")[0].strip(' "')
         if "," in line and name.lower().endswith(SUFFIXES):
             raise ValueError(f"a quoted field runs on into the row that begins with '{name}'; close the quote before it")
+    if column in CAPTION_KEYS and value.strip() in _MISSING:
+        raise ValueError(f"'{column}' is {value.strip()!r}, which many programs write for a missing value; leave it empty, or write it into <stem>.txt")
     if column == "captions" and not value.lstrip().startswith("["):
         return [value]
     if column in ("captions", "questions"):
@@ -216,13 +222,14 @@ def _text(value: object, name: str) -> str:
         raise ValueError(f"'{name}' holds half of a surrogate pair, which is not text")
     if "\0" in value:
         raise ValueError(f"'{name}' holds a NUL character, which is not text")
-    return value.strip()
+    text = value.strip()
+    return text if text.isprintable() or any(letter.isprintable() and not letter.isspace() for letter in text) else ""
 
 
 def _pair(value: object) -> tuple[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError(f"a question is {kind_of(value)}; expected an object")
-    question, answer = _text(value.get("question"), "question"), _text(value.get("answer"), "answer")
+    question, answer = (_text(value[key], key) if value.get(key) is not None else "" for key in ("question", "answer"))
     if not question or not answer:
         raise ValueError("a question needs both 'question' and 'answer'")
     return question, answer

@@ -17,6 +17,7 @@ import soundfile
 
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.data.containers import ContainerError, Contents, View, examine
+from soundomni.data.containers.foreign import HEAD, foreign_kind
 
 LOWEST_RATE = 100
 HIGHEST_RATE = 1_000_000
@@ -25,6 +26,7 @@ HIGHEST_RATE = 1_000_000
 _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot tell
 _BLOCK = 1 << 16  # values that are decoded at a time
 _BUFFER = 1 << 16  # bytes
+_UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
 _SELF_CHECKED = ("HTK",)  # libsndfile only takes such a file when it is as long as its header says
 
 
@@ -47,7 +49,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
             try:
                 block = self.read(out=buffer[: min(count, len(buffer))])
             except soundfile.LibsndfileError as error:
-                raise ContainerError(f"truncated or damaged: {error.error_string.rstrip('.')}") from error
+                raise ContainerError(f"truncated or damaged: {_shortened(error.error_string)}") from error
             if len(block) == 0:
                 return
             count -= len(block)
@@ -133,5 +135,14 @@ def _reason(path: str | Path, error: Exception) -> str:
         return "it is not a regular file" if Path(path).exists() else "no such file"
     if Path(path).stat().st_size == 0:
         return "the file is empty"
-    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
+    if isinstance(error, soundfile.LibsndfileError):
+        if error.code == _UNKNOWN_FORMAT:
+            with Path(path).open("rb") as file:
+                return foreign_kind(file.read(HEAD))
+        return _shortened(error.error_string)
+    return _shortened(str(error)) or type(error).__name__
+
+
+def _shortened(text: str) -> str:
+    """Return the first line of a message, without the words that libsndfile puts in front of some."""
+    return next(iter(text.strip().splitlines()), "").removeprefix("Error : ").removeprefix("Internal error : ").rstrip(".")

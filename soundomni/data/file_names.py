@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 
 class Names:
@@ -53,12 +54,15 @@ class Names:
         return key if key in self._keys else self._normal.get(normal_form(key)) or key
 
     def nearest(self, key: str) -> str:
-        """Return " Did you mean 'x'?" for a file that differs in case, lacks its suffix or begins in another folder, or nothing."""
+        """Return " Did you mean 'x'?" for a file that differs in case, lacks its suffix, begins in another folder or is
+        written as in an address ("a%20b.wav"), or nothing."""
         if not self._near:
             for known in sorted(self._keys, reverse=True):
                 self._near[normal_form(stem_of(known)).casefold()] = self._near[normal_form(known).casefold()] = known
-        parts = normal_form(key).casefold().split("/")
-        tails = ["/".join(parts[first:]) for first in range(len(parts))]
+        tails: list[str] = []
+        for spelling in dict.fromkeys((key, unquote(key))):  # as it is, then as in an address
+            parts = normal_form(spelling).casefold().split("/")
+            tails += ["/".join(parts[first:]) for first in range(len(parts))]
         found = next((self._near[tail] for tail in [*tails, *map(stem_of, tails)] if tail in self._near), None)
         return f" Did you mean '{found}'?" if found is not None else ""
 

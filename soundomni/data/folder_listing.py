@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,18 +33,30 @@ class Listing:
         audio: files that are taken for audio.
         tables: files that captions are read from.
         other_tables: files that look like tables, but are not read.
+        folders: folders that have the name of a table or a sidecar.
         skipped: other audio files, and folders that were not gone into, each with its reason.
     """
 
     audio: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     other_tables: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     _sidecars: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def sidecars(self, key: str) -> list[str]:
         """Return the .json and .txt files next to an audio file that share its stem, in this order."""
         return self._sidecars.get(normal_form(stem_of(key)), [])
+
+    def unread_sidecars(self, keys: Sequence[str]) -> list[str]:
+        """Return why files that could be sidecars are not read, each and what to do: those named after all
+        of one of the `keys` ("a.wav.txt"), folders, then those of no audio file."""
+        whole = {name: key for key in keys for name in self._sidecars.get(normal_form(key), [])}
+        told = [f"'{name}' is not read: rename it to '{stem_of(key)}{suffix_of(name)}'" for name, key in whole.items()]
+        told += [f"'{name}' is not read: it is a folder" for name in self.folders]
+        stems = {normal_form(stem_of(key)) for key in self.audio}
+        others = [name for stem, names in sorted(self._sidecars.items()) if stem not in stems for name in names if name not in whole]
+        return told + [f"'{name}' is not read: there is no audio file '{stem_of(name)}.*'" for name in others]
 
     def add(self, key: str) -> None:
         """Sort a file in by its name."""
@@ -110,7 +122,10 @@ def _walk(root: Path, listing: Listing, *, recursive: bool) -> Iterator[str]:
             key = f"{prefix}{entry.name}"
             if not _is_folder(entry):
                 yield key
-            elif recursive:
+                continue
+            if entry.name.lower() in TABLES or suffix_of(entry.name).lower() in SIDECARS:
+                listing.folders.append(key)
+            if recursive:
                 (links if entry.is_symlink() else folders).append(f"{key}/")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import DataError
+from soundomni.data.audio import SUFFIXES
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -54,7 +55,7 @@ class Table:
 
     def _header(self) -> list[str]:
         while (row := self._next()) is not None:
-            if any(row[1]):
+            if any(name.strip().strip("\ufeff") for name in row[1]):
                 return row[1]
         raise DataError(f"'{self._path}' is empty; expected a header and rows")
 
@@ -85,6 +86,8 @@ class Table:
         if all(column in self.columns for column in needed):
             return
         header = next((line for line in text.splitlines() if line.strip()), "")
+        if header.strip() == "sep=,":
+            raise DataError(f"'{self._path}' begins with 'sep=,', which only Excel knows; expected a header. Remove this line")
         for delimiter, name in _OTHER_DELIMITERS.items():
             others = [_named(column, needed) for column in header.split(delimiter)]
             if header.strip() == f"sep={delimiter}" or len(others) > len(self.columns):
@@ -98,8 +101,12 @@ class Table:
                 raise DataError(
                     f"'{self._path}' has the column '{column}' twice, as columns {first} and {number}. Keep or rename one of them"
                 )
+        missing = [column for column in needed if column not in self.columns]
+        named = next((name for name in self.columns if name.lower().endswith(SUFFIXES)), None)
+        if missing and named is not None:
+            raise DataError(f"'{self._path}' begins with a row about '{named}'; expected a header. Add a first line with the column names")
         for column, others in needed.items():
-            if column not in self.columns:
+            if column in missing:
                 found = [name for name in self.columns if name]
                 raise DataError(f"'{self._path}' has no column '{column}'; {cure(column, others, found)}")
 
@@ -124,7 +131,8 @@ def json_rows(path: Path) -> Iterator[Row]:
             if not isinstance(values, dict):
                 raise ValueError(f"expected an object, as on every line; found {kind_of(values)}")
         except ValueError as error:
-            raise DataError(f"'{path}', row {line}: {error}") from error
+            advice = "; expected a whole object on every line" if "it is not JSON" in str(error) else ""
+            raise DataError(f"'{path}', row {line}: {error}{advice}") from error
         yield line, values
 
 

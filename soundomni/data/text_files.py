@@ -14,6 +14,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_MOST_DIGITS = 1000
 _CURE = "save it as UTF-8"
 _JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
@@ -49,7 +50,7 @@ def parse_json(text: str) -> Any:
     if not text.strip():
         raise ValueError("it is empty; expected a JSON object")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply; expected an object with texts and lists of texts") from error
     except json.JSONDecodeError as error:
@@ -71,6 +72,12 @@ def few(values: Sequence[object], show: Callable[[object], str] = repr, *, most:
     shown = [show(value) for value in values[:most]]
     text = ", ".join(one if len(one) <= longest else f"{one[: longest - 3]}..." for one in shown)
     return f"{text} and {len(values) - most} more" if len(values) > most else text
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it has a number of {len(digits):,} digits; expected at most {_MOST_DIGITS}")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from soundomni.cli.evaluation_lists import open_list, shipped_lists
 from soundomni.cli.evaluation_networks import load_networks
 from soundomni.cli.main import main
 from soundomni.cli.reconstruction import compare
-from soundomni.core.hub import SoundOmni
 from soundomni.core.registry import build
 from soundomni.core.spec import load_spec
 from soundomni.core.waveform import RESAMPLER_QUALITY, Audio, resample
@@ -137,7 +136,7 @@ def test_other_collections_have_events_too(tiny_model: Path, tmp_path: Path, res
 
 
 def test_what_cannot_be_measured_is_named_before_anything_is_made(
-    tiny_model: Path, tmp_path: Path, fails: Any, result: Any, networks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, fails: Any, result: Any, networks: tuple[Path, Path]
 ) -> None:
     for name, seconds in (("short", 0.5), ("long", 60.0)):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(round(8000 * seconds)), 8000)
@@ -145,8 +144,6 @@ def test_what_cannot_be_measured_is_named_before_anything_is_made(
     command = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path))
     scores = result(*command, "--tasks", "reconstruct")
     assert "reconstructed" in scores and not scores.keys() & {"generated", "described", "answered"}
-    monkeypatch.setattr(SoundOmni, "_write", None)  # so that nothing can be described
-    assert re.search(r"'long.*': a clip of 60 s and the start of the text take", fails(*command))
     judged = (*command, "--tasks", "generate", "--classifier", networks[1])
     assert re.search(r"'long.*': 60 s of audio and a prompt of", fails(*judged))
     (tmp_path / "long.wav").unlink()
@@ -285,6 +282,25 @@ def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
     for i in (0, 2):
         (tmp_path / f"{i}.flac").unlink()
     assert "none of the 1 clips can be read" in fails(*arguments)
+
+
+def test_clips_that_a_model_does_not_take_are_left_out_of_an_evaluation_by_name(
+    tiny_model: Path, tmp_path: Path, result: Any, fails: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seconds, caption in (("a", 0.5, "noise"), ("b", 60.0, "noise"), ("c", 0.5, "..."), ("d", 0.6, "more noise")):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(round(8000 * seconds)), 8000)
+        (tmp_path / f"{name}.txt").write_text(caption)
+    command = ("evaluate", "--model", tiny_model, "--dataset", folder_slot(tmp_path), "--tasks", "describe", "reconstruct")
+    scores = result(*command, status=1)
+    assert (scores["clips"], scores["unreadable"], scores["unmeasurable"]) == (2, 0, 2)
+    assert [failure["file"] for failure in scores["failures"]] == ["b.wav", "c.wav"]
+    assert "a clip of 60 s" in scores["failures"][0]["error"] and "has no words" in scores["failures"][1]["error"]
+    assert main([str(a) for a in command]) == 1
+    captured = capsys.readouterr()
+    assert "left out 'b.wav': a clip of 60 s" in captured.err and captured.out.startswith("2 clips, 2 unmeasurable\n")
+    for name in "ad":
+        (tmp_path / f"{name}.wav").unlink()
+    assert "'b.wav': a clip of 60 s" in fails(*command)
 
 
 def test_lists_that_are_not_there_or_damaged(tmp_path: Path, fails: Any) -> None:

@@ -54,6 +54,18 @@ def test_bad_files_do_not_stop_the_others_from_being_heard(
     assert [line.partition(": ")[0] for line in captured.out.splitlines()] == [str(some[0]), str(some[4])]
 
 
+def test_names_with_line_breaks_stay_on_one_line(tiny_model: Path, wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = tmp_path / "a\nb.wav"
+    good.write_bytes(wav.read_bytes())
+    bad = [tmp_path / "no\nsuch.wav", tmp_path / "noise\r\nof.wav"]
+    bad[1].write_bytes(b"noise")
+    assert main(["describe", *map(str, (good, *bad, wav)), "--model", str(tiny_model), "--max-tokens", "1"]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2 and "a b.wav: " in captured.out
+    errors = [line for line in captured.err.splitlines() if "error" in line]
+    assert len(errors) == 2 and all(line.startswith("soundomni: error: cannot read '") for line in errors)
+
+
 def test_bad_files_do_not_stop_the_others_from_being_reconstructed(tiny_model: Path, some: list[Path], tmp_path: Path, result: Any) -> None:
     damaged = bytearray(some[4].read_bytes())
     damaged[1000:1200] = bytes(range(200))
@@ -119,6 +131,12 @@ def test_formats_are_checked_before_anything_is_made(tiny_model: Path, wav: Path
     out = tmp_path / "out"
     assert "Did you mean 'mp3'?" in fails("generate", "--model", tiny_model, "--prompt", "x", "--format", "mp4", "--out", out)
     assert "expected one of wav, wav24" in fails("reconstruct", wav, "--model", tiny_model, "--format", "m4a", "--out", out)
+    for name, meant in (("WAV", "wav"), (".FLAC", "flac"), ("Wav32f", "wav32f")):
+        assert f"Did you mean '{meant}'?" in fails("reconstruct", wav, "--model", tiny_model, "--format", name, "--out", out)
+    for chunk in ("nan", "0"):
+        assert "--chunk must be above 0" in fails("reconstruct", wav, "--model", tiny_model, "--chunk", chunk, "--out", out)
+    for command in (("reconstruct", wav), ("generate", "--prompt", "x")):
+        assert "it is a file; expected a directory" in fails(*command, "--model", tiny_model, "--out", wav)
     for rate, name in ((7000, "mp3"), (96000, "mp3"), (300_000, "ogg")):
         codec = f"--model.codec.sample_rate={rate}"
         line = fails("generate", "--model", tiny_model, codec, "--prompt", "x", "--format", name, "--seconds", "0.01", "--out", out)

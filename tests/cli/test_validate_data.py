@@ -69,3 +69,11 @@ def test_the_examples_of_shipped_specs_need_not_be_here_but_what_is_changed_must
     )
     assert main(["spec", "validate", "soundomni-7b-full", "--data.datasets.audiocaps.source.audio_dir=other"]) == 2
     assert f"no folder 'other' ({tmp_path}/other)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("datasets", ["toys: null", "toys: null, more: null"])
+def test_a_spec_without_any_dataset_is_not_ok(tmp_path, capsys, datasets):
+    (tmp_path / "none.yaml").write_text(f"data: {{datasets: {{{datasets}}}}}\n")
+    assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml")]) == 2
+    assert "data.datasets has no dataset to draw from" in capsys.readouterr().err
+    assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml"), "--no-data"]) == 0

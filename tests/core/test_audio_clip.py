@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundomni import Audio
+from soundomni import Audio, Kept
 from soundomni.core.errors import DataError
 
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(800) / 8000)).astype(np.float32)
@@ -34,6 +34,9 @@ CLIP = TONE[None]
         (np.where(np.arange(800) == 7, np.nan, CLIP), ["not finite"]),
         (np.where(np.arange(800) == 7, -np.inf, CLIP).astype(np.float32), ["not finite"]),
         (CLIP.astype(np.float64) * 1e200, ["not finite"]),
+        ((CLIP * 32767).astype(np.int16).astype(np.float32), ["reaches 98", "Divide it by 32768"]),
+        ((CLIP * 127).astype(np.int8).astype(np.float64), ["reaches 38", "Divide it by 128"]),
+        (CLIP * 1e30, ["reaches 3e+29", "Divide it by its peak"]),
     ],
 )
 def test_waveforms_that_cannot_be_meant_are_named_in_one_line(waveform, words):
@@ -82,3 +85,17 @@ def test_float32_is_taken_as_it_is():
 def test_what_a_model_made_is_not_checked():
     made = np.full((1, 10), np.nan, np.float32)
     assert Audio.unchecked(made, 8000).waveform is made
+
+
+@pytest.mark.parametrize("turned", [CLIP[:, ::-1], CLIP[::-1, ::2], np.stack([CLIP[0], TONE[::-1]])[::-1]])
+def test_arrays_that_run_backwards_are_taken(turned):
+    clip = Audio(turned, 8000)
+    assert np.array_equal(torch.from_numpy(clip.waveform).numpy(), turned)
+
+
+def test_clips_are_compared_by_their_samples_and_rate():
+    assert Audio(CLIP, 8000) == Audio(CLIP.copy(), 8000)
+    assert Audio(CLIP, 8000) != Audio(CLIP, 16000)
+    assert Audio(CLIP, 8000) != Audio(CLIP[:, 1:], 8000)
+    assert Kept(Audio(CLIP, 8000), [(0, 0.1)]) == Kept(Audio(CLIP.copy(), 8000), [(0, 0.1)])
+    assert Audio(CLIP, 8000) != "a clip"

@@ -72,7 +72,7 @@ def _broken(path, kind):
     [
         ("missing", "no such file"),
         ("empty", "the file is empty"),
-        ("text", "Format not recognised"),
+        ("text", "it is not audio, or of a kind that cannot be read. Convert it to WAV or FLAC"),
         ("zero-length", "no samples"),
         ("nan", "not finite"),
         ("infinite", "not finite"),
@@ -88,6 +88,34 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind, reason):
     with pytest.raises(UnreadableAudioError, match=reason) as caught:
         read_audio(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"\0\0\0\x20ftypM4A ", "an MP4 file (M4A, MOV), which cannot be read. Convert it to WAV or FLAC"),
+        (b"\0\0\0\x18ftypqt  ", "an MP4 file"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86", "a Matroska or WebM file"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "an ASF file (WMA)"),
+        (b"wvpk\x10\0", "a WavPack file"),
+        (b"#!AMR-WB\n", "an AMR file"),
+        (b"MThd\0\0\0\x06", "a MIDI file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Run `git lfs pull`"),
+        (b"\n<!doctype html><title>404</title>", "a web page, not audio. Fetch it again"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
+        (b'{"error": "rate limit"}', "JSON text"),
+        (b"PK\x03\x04\x14\0", "an archive, not audio. Unpack it"),
+        (bytes(64), "begins with zeros"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
+def test_what_is_not_audio_is_called_what_it_is_whatever_its_suffix(tmp_path, name, head, reason):
+    path = tmp_path / name
+    path.write_bytes(head + bytes(3000))
+    for read in (audio_info, read_audio):
+        with pytest.raises(UnreadableAudioError) as caught:
+            read(path)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):

@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(tmp_path):
     assert list(reasons) == sorted(reasons)
     assert reasons["mute.wav"] == reasons["blank.wav"] == "it has no caption"
     assert "odd.json" in reasons["odd.wav"] and "expected a list" in reasons["list.wav"] and "'answer'" in reasons["half.wav"]
-    assert "Format not recognised" in reasons["noise.wav"]
+    assert "it is not audio" in reasons["noise.wav"]
     assert "metadata.csv" in reasons["gone.wav"]
     kinds = {skip.key: skip.kind for skip in folder.skipped}
     assert kinds["gone.wav"] == "missing" and kinds["mute.wav"] == kinds["blank.wav"] == "no caption"

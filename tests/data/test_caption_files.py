@@ -78,6 +78,11 @@ def test_rows_that_cannot_be_meant_are_refused_by_number(tmp_path, text, row, re
         ("id,audio_filepath,text", "Rename 'audio_filepath' to 'file_name'"),
         ("number,caption", "has no column 'file_name'; it has 'number', 'caption'. Add it"),
         ("", "is empty"),
+        (" \t\n\n  ", "is empty"),
+        ("\ufeff", "is empty"),
+        ("sep=,\nfile_name,caption", "Remove this line"),
+        ("a.wav,a dog", "begins with a row about 'a.wav'; expected a header"),
+        ("a dog,sub/B.FLAC", "begins with a row about 'sub/B.FLAC'"),
     ],
 )
 def test_headers_that_cannot_be_meant_are_explained(tmp_path, header, reason):
@@ -140,6 +145,11 @@ def test_many_rows_for_one_file_add_up(tmp_path):
     ("line", "reason"),
     [
         ('{"file_name": "a.wav", "text": "x"', "it is not JSON: "),
+        ('{"file_name": "a.wav", "text": "x"},', "expected a whole object on every line"),
+        ('{"file_name": "a.wav",\n"text": "x"}', "expected a whole object on every line"),
+        ('{"file_name": "a.wav", "text": "x", "id": ' + "7" * 9000 + "}", "a number of 9,000 digits; expected at most 1000"),
+        ('{"file_name": "a.wav", "question": "Q?"}', "needs both 'question' and 'answer'"),
+        ('{"file_name": "a.wav", "answer": "A", "question": null}', "needs both"),
         ('{"file_name": "a.wav", "text": "x", "text": "y"}', "it has the key 'text' twice"),
         ('{"file_name": "a.wav", "text": "x", "Text": "y"}', "it has the key 'text' twice"),
         ('["a.wav"]', "expected an object, as on every line; found a list"),
@@ -225,6 +235,59 @@ def test_reasons_are_one_line_whatever_a_file_is_called(tmp_path):
     assert skip.key == "b\n\tc.wav" and "\n" not in skip.reason
 
 
+@pytest.mark.parametrize("value", ["nan", " NaN ", "<NA>", "#N/A"])
+@pytest.mark.parametrize("column", ["caption", "text", "captions"])
+def test_what_programs_write_for_no_value_is_not_a_caption(tmp_path, column, value):
+    wavs(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.csv").write_text(f"file_name,{column},tag\nb.wav,a nanny,nan\na.wav,{value},x\n")
+    assert f"metadata.csv', row 3: '{column}' is '{value.strip()}', as programs write for no value; leave it empty" in why(tmp_path)
+
+
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff\u200d", "\u00a0\u2060 "])
+def test_text_that_nobody_can_see_is_not_a_caption(tmp_path, nothing):
+    wavs(tmp_path, "a.wav", "b.wav", "c.wav")
+    (tmp_path / "metadata.csv").write_text(f"file_name,caption\na.wav,{nothing}\nc.wav,\U0001f469\u200d\U0001f3a4\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text(f"{nothing}\nrain\n", encoding="utf-8")
+    assert captions_of(tmp_path) == {"b.wav": ("rain",), "c.wav": ("\U0001f469\u200d\U0001f3a4",)}
+    assert skips_of(tmp_path)["a.wav"].reason == "it has no caption"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.wav.txt", "'a.wav.txt' is not read: rename it to 'a.txt'"),
+        ("a.wav.JSON", "'a.wav.JSON' is not read: rename it to 'a.JSON'"),
+        ("b.txt", "'b.txt' is not read: there is no audio file 'b.*'"),
+        ("metadata.json", "'metadata.json' is not read: there is no audio file 'metadata.*'"),
+        ("metadata.csv/", "'metadata.csv' is not read: it is a folder"),
+        ("a.txt/", "'a.txt' is not read: it is a folder"),
+    ],
+)
+def test_sidecars_that_are_not_read_are_named(tmp_path, name, reason):
+    wavs(tmp_path, "a.wav")
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("a dog")
+    assert reason in why(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("metadata.csv", "file_name,caption\n"), ("metadata.csv", "file_name\n\n"), ("metadata.jsonl", "\n")]
+)
+def test_tables_without_rows_say_so(tmp_path, name, text):
+    wavs(tmp_path, "a.wav")
+    (tmp_path / name).write_text(text)
+    assert f"{name} has no rows: add one for each file; or set captions to false" in why(tmp_path)
+
+
+@pytest.mark.parametrize("patterns", ["*.wav", [3], {"*.wav": 1}, 7])
+@pytest.mark.parametrize("name", ["include", "exclude"])
+def test_patterns_are_a_list_of_texts(tmp_path, name, patterns):
+    wavs(tmp_path, "a.wav")
+    assert f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['*.wav']" in why(tmp_path, **{name: patterns})
+
+
 def test_tables_that_are_not_read_are_named(tmp_path):
     wavs(tmp_path, "a.wav")
     (tmp_path / "captions.csv").write_text("file_name,caption\na.wav,a dog\n")
@@ -285,7 +348,15 @@ def test_paths_of_other_systems_and_absolute_ones_are_understood(tmp_path, row, 
 
 
 @pytest.mark.parametrize(
-    ("row", "near"), [("A.WAV", "a.wav"), ("a", "a.wav"), ("my-sounds/a.wav", "a.wav"), ("Sub\\B.wav", "sub/b.wav"), ("b.wav", None)]
+    ("row", "near"),
+    [
+        ("A.WAV", "a.wav"),
+        ("a", "a.wav"),
+        ("my-sounds/a.wav", "a.wav"),
+        ("Sub\\B.wav", "sub/b.wav"),
+        ("b.wav", None),
+        ("x/a%2Ewav", "a.wav"),
+    ],
 )
 def test_rows_without_a_file_are_named_with_the_file_that_was_meant(tmp_path, row, near):
     wavs(tmp_path, "a.wav", "sub/b.wav")

@@ -85,7 +85,7 @@ def test_raw_samples_are_refused_whatever_their_name_promises(tmp_path):
     for suffix in ("vox", "gsm", "ul", "al", "raw"):
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(encoded("WAV")[44:])
-        with pytest.raises(UnreadableAudioError, match="Convert it to WAV or FLAC$|Format not recognised"):
+        with pytest.raises(UnreadableAudioError, match="Convert it to WAV or FLAC$"):
             read_audio(path)
 
 
