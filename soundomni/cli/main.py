@@ -23,7 +23,7 @@ from typing import TextIO
 from soundomni import __version__
 from soundomni.cli.arguments import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
-from soundomni.core.errors import SoundOmniError, describe, did_you_mean
+from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
 
 COMMANDS = {
     "train": "train a model or a codec from a spec",
@@ -81,7 +81,7 @@ def _status(arguments: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError as error:
         if (plugin := _raised_by(error)) is not None:
-            return _fail(arguments, f"error: {plugin} failed: {describe(error)}", status=1)
+            return _fail(arguments, f"error: {plugin} failed: {reason(error)}", status=1)
         _silence(sys.stdout)  # its reader has left
         return PIPE_CLOSED
     except SoundOmniError as error:
@@ -90,7 +90,7 @@ def _status(arguments: list[str]) -> int:
         return _fail(arguments, f"error: {' '.join([str(error), *_notes(error), *_origin(error)])}", status=2)
     except OSError as error:
         if (plugin := _raised_by(error)) is not None:
-            return _fail(arguments, f"error: {plugin} failed: {describe(error)}", status=1)
+            return _fail(arguments, f"error: {plugin} failed: {reason(error)}", status=1)
         return _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
     except BaseException as error:  # a plugin may raise anything, SystemExit too
         return _fail(arguments, _unexpected(arguments, error), status=1)
@@ -178,7 +178,7 @@ def _notes(error: Exception) -> list[str]:
 
 
 def _fail(arguments: list[str], message: str, *, status: int) -> int:
-    line = " ".join(message.split())
+    line = one_line(" ".join(message.split()))
     if "--debug" in arguments:
         traceback.print_exc()
     _say(sys.stderr, f"soundomni: {line}\n")

@@ -28,11 +28,19 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 """(what is expected, whether a number is that, keys below `train`). Comparisons are False for nan, which is thus refused."""
 
+MOST_THREADS = 1024
+"""The process may end without a word where the system does not give it as many."""
+
 
 def check_train(train: TrainSpec) -> None:
     """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
-    if not train.run_dir:
-        raise SpecError("train.run_dir is empty, expected the name of a directory")
+    if not train.run_dir.strip() or "\0" in train.run_dir:
+        raise SpecError(f"train.run_dir is {repr(train.run_dir) if train.run_dir else 'empty'}, expected the name of a directory")
+    if train.run_dir.startswith("~"):  # reading a spec expands those that it can
+        raise SpecError(
+            f"train.run_dir is '{train.run_dir}', but there is no such home directory; write './{train.run_dir}' for a folder here"
+        )
+    _expect(lambda x: x <= MOST_THREADS, "train.threads", train.threads, f"at most {MOST_THREADS}")
     train = replace(train, validation=train.validating)
     for expected, holds, keys in _RANGES:
         for key in keys:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from soundomni.core.discovery import PluginEntry
-from soundomni.core.errors import describe
+from soundomni.core.errors import describe, reason
 from soundomni.core.registry import loaded
 
 _HERE = str(Path(__file__).parents[1])
@@ -46,12 +46,12 @@ def culprit(error: BaseException, *, raised: bool = False) -> str | None:
 
 
 def named(error: BaseException) -> str:
-    """Returns an unexpected error on one line, with the plugin that it comes from, or else with all plugins of others that are loaded."""
+    """Returns an unexpected error as one line (see `reason`), with the plugin that it comes from, or else with all that are loaded."""
     label = culprit(error)
     if label is not None:
-        return f"{label} failed: {describe(error)}"
+        return f"{label} failed: {reason(error)}"
     others = ", ".join(dict.fromkeys(entry.label for entry in loaded().values()))
-    return f"{describe(error)}; third-party plugins are in use: {others}" if others else describe(error)
+    return f"{reason(error)}; third-party plugins are in use: {others}" if others else reason(error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -68,11 +68,13 @@ def describe(error: BaseException, *, whole: bool = False) -> str:
         error: of any kind, even one whose message cannot be made.
         whole: keep the lines of the message, and the traceback that errors from other processes have in it.
     """
-    if isinstance(error, SystemExit):
-        return f"sys.exit({error.code!r}) was called"
     try:
+        if isinstance(error, SystemExit):
+            return f"sys.exit({error.code!r}) was called"
         text = str(error)
-    except Exception as broken:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # it is a plugin's code, which may even call sys.exit()
         text = f"its message cannot be made: {type(broken).__name__}"
     if whole:
         return f"{type(error).__name__}: {text}"
@@ -89,8 +91,8 @@ def some(names: Collection[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return `describe(error)` as part of one line that any stream takes, at most LONGEST_REASON characters."""
-    line = printable(describe(error))
+    """Return `describe(error)` as part of one line that any stream takes and no terminal obeys, at most LONGEST_REASON characters."""
+    line = one_line(printable(describe(error)))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 

@@ -7,7 +7,6 @@ of older versions, which do not, mean soundomni's own plugin when there is one o
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from soundomni.core.discovery import OWN, normalised
 from soundomni.core.errors import PluginError, describe
 from soundomni.core.schema import Spec
 from soundomni.core.slots import map_names, slots
+from soundomni.core.small_files import read_json
 
 RECORD_KEY = "distributions"
 """Where config.json of a model directory has the record; lock.json of a run is the record."""
@@ -68,12 +68,10 @@ def record_beside(spec_file: Path) -> Record | None:
 def read_record(file: Path) -> Record:
     """Returns the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
     try:
-        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"expected a file of at most {_MOST_BYTES} bytes")
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = read_json(file, most_bytes=_MOST_BYTES)
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
         return {key: _source(entry) for entry in entries for key in entry.get("slots", ())}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         logger.warning("'%s' does not say which distributions its plugins come from: %s", file, describe(error))
         return {}
 

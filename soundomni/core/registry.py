@@ -207,27 +207,6 @@ def distributions(used_slots: Iterable[tuple[str, Slot]]) -> list[dict[str, str]
     return [{"distribution": name, "version": used[name]} for name in sorted(used)]
 
 
-def blame(error: BaseException, spec: Spec) -> str:
-    """Return "sampler 'x': " for the plugin of a spec whose code raised an error, or nothing if it cannot be told; imports nothing."""
-    owners = [(_locate(kind, slot.class_path, trust_class_paths=True), slot) for _, kind, slot in slots(spec)]
-    modules: list[str] = []
-    trace = error.__traceback__
-    while trace is not None:
-        modules.insert(0, str(trace.tb_frame.f_globals.get("__name__", "")))
-        trace = trace.tb_next
-    for module in modules:
-        package = module.partition(".")[0]
-        exact = [(entry, slot) for entry, slot in owners if entry.target.partition(":")[0] == module]
-        foreign = [(entry, slot) for entry, slot in owners if package not in ("", "soundomni") and _package(entry) == package]
-        for entry, slot in (*exact, *foreign):
-            return f"{entry.kind} '{slot.class_path}': "
-    return ""
-
-
-def _package(entry: PluginEntry) -> str:
-    return entry.target.partition(":")[0].partition(".")[0]
-
-
 def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
     registered = any(entry.name == name for entry in entries(kind))
     if registered or "." not in name or ":" in name:

@@ -90,7 +90,13 @@ def _find(name: str) -> Path:
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Says whether a run has a checkpoint to go on from, be it intact or not."""
-    return any(path.is_dir() and path.name.removeprefix(STEP).isdigit() for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
+    return any(path.is_dir() and is_step(path.name) for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
+
+
+def is_step(name: str) -> bool:
+    """Says whether a folder of this name is of a step: its number is in the digits that a run writes, not in those of other scripts."""
+    number = name.removeprefix(STEP)
+    return name.startswith(STEP) and number.isascii() and number.isdigit()
 
 
 def read_start(name: str, directory: Path) -> StartModel:

@@ -167,7 +167,9 @@ def _cell(column: str, value: str) -> Any:
         if "," in line and name.lower().endswith(SUFFIXES):
             raise ValueError(f"a quoted field runs on into the row that begins with '{name}'; close the quote before it")
     if column in CAPTION_KEYS and value.strip() in _MISSING:
-        raise ValueError(f"'{column}' is {value.strip()!r}, which many programs write for a missing value; leave it empty, or write it into <stem>.txt")
+        raise ValueError(
+            f"'{column}' is {value.strip()!r}, which many programs write for a missing value; leave it empty, or write it into <stem>.txt"
+        )
     if column == "captions" and not value.lstrip().startswith("["):
         return [value]
     if column in ("captions", "questions"):

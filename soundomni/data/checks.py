@@ -47,6 +47,8 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
 
 def check_packing(spec: DataSpec) -> None:
     """Raises SpecError unless the budget, the limit and the lookahead fit together."""
+    if spec.tokens_per_batch < 1:
+        raise SpecError(f"data.tokens_per_batch is {spec.tokens_per_batch}; expected at least 1")
     limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
     if not 1 <= limit <= spec.tokens_per_batch:
         raise SpecError(f"data.max_tokens_per_sample is {limit}; expected 1 to data.tokens_per_batch, which is {spec.tokens_per_batch}")

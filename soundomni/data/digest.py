@@ -6,6 +6,7 @@ Equal digests mean that training draws the same items.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,6 +49,14 @@ class Listing:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Listing:
+        """Return the listing that `to_json` gave; what a later version added is left out. Raises ValueError if it is not one."""
+        count, sha256, blocks = (tree.get(name) for name in ("count", "sha256", "blocks"))
+        if type(count) is not int or count < 0 or not isinstance(sha256, str) or not isinstance(blocks, str):
+            raise ValueError("a listing of data has no count, sha256 and blocks")
+        return cls(count, sha256, blocks)
 
     def _split(self) -> list[str]:
         step = 2 * _BLOCK_BYTES

@@ -15,7 +15,6 @@ a copy in host memory. On several nodes the directory must be on a file system t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -30,8 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, shown
-from soundomni.core.small_files import open_regular, read_json
-from soundomni.core.start import STEP
+from soundomni.core.small_files import read_json
+from soundomni.core.start import STEP, is_step
+from soundomni.train.inventory import digest
 from soundomni.train.parallel import World
 from soundomni.train.shards import MOST_INDEX_BYTES, Slice, stage, write_rank
 
@@ -179,7 +179,7 @@ def step_of(path: Path) -> int:
 
 def is_step_name(name: str) -> bool:
     """Return whether a directory of this name is a checkpoint, or what validation made at a step."""
-    return name.startswith(STEP) and name.removeprefix(STEP).isdigit()
+    return is_step(name)
 
 
 def run_of(path: Path) -> str | None:
@@ -235,9 +235,9 @@ def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
             return f"its {MANIFEST_FILE} lists {shown(name)}, which is not the name of a file next to it"
     if STATE_FILE not in files:
         return f"its {MANIFEST_FILE} does not list {STATE_FILE}"
-    for name, digest in entries[part[0] :: part[1]]:
+    for name, expected in entries[part[0] :: part[1]]:
         try:
-            if _sha256(path / name) != digest:
+            if digest(path / name) != expected:
                 return f"{name} is not what was written: its SHA-256 differs"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
@@ -279,7 +279,7 @@ def _flush(path: Path) -> dict[str, Any]:
     """Forces a file to disk and returns its manifest entry, of what is read back."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    return {"sha256": digest(path), "bytes": path.stat().st_size}
 
 
 def _flush_directory(path: Path) -> None:
@@ -288,8 +288,3 @@ def _flush_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with os.fdopen(open_regular(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from soundomni.core.small_files import open_regular
 from soundomni.train.json_lines import append_lines, read_lines
 
 FILE_NAME = "inventory.jsonl"
@@ -37,7 +38,7 @@ class Inventory:
         """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raises OSError."""
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
-        part = self._directory / f"{name}.part"
+        part = self._directory / f".{name}.part"
         with part.open("wb") as file:
             file.write(content)
             file.flush()
@@ -76,8 +77,8 @@ def is_plain_file(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a regular file. Raises OSError, for anything else too: a pipe would keep the reader waiting."""
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,6 +12,8 @@ LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpiexec",
+    "FLUX_JOB_SIZE": "flux",
+    "JSM_NAMESPACE_SIZE": "jsrun",
 }
 """Variable that counts the processes that a launcher started → the launcher. None of them sets torchrun's variables."""
 

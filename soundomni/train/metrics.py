@@ -60,7 +60,7 @@ class MetricsLog:
         if broken or len(own) < len(entries) or not is_plain_file(self._path):
             what = f"has {broken} broken lines" if broken else "has lines of other runs"
             logger.warning("'%s' %s: it is kept as '%s'", self._path, what, set_aside(self._path).name)
-        part = self._path.with_suffix(".part")
+        part = self._path.with_name(f".{self._path.name}.part")
         part.unlink(missing_ok=True)
         append_lines(part, kept)
         part.replace(self._path)

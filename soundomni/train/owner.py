@@ -97,8 +97,8 @@ class Owner:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._lock()
         except OSError as error:
-            reason = error.strerror or error
-            raise CheckpointError(f"the run directory '{directory}' cannot be written: {reason}; set train.run_dir") from error
+            told = f"the run directory '{directory}' cannot be written: {_why(directory, error)}"
+            raise CheckpointError(f"{told}; set train.run_dir") from error
         self._claim = Claim(socket.gethostname(), os.getpid(), _boot(), _started(os.getpid()))
         self._ended = threading.Event()
         try:
@@ -152,7 +152,9 @@ class Owner:
     def _lock(self) -> int:
         """Open and lock the file; returns its descriptor. The file may be removed, with its lock, between the two."""
         for _ in range(_TRIES):
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if self.path.is_symlink():  # what it leads to is not this program's
+                raise CheckpointError(f"'{self.path}' is a link, which a run does not make; remove it, or choose another train.run_dir")
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
             try:
                 self._try_lock(file)
                 if os.path.samestat(self.path.stat(), os.fstat(file)):
@@ -187,6 +189,8 @@ class Owner:
 
     def _take_over(self) -> None:
         """Write to the file, unless whoever it names is alive. Raises CheckpointError."""
+        if not _is_claim(self._file):
+            raise CheckpointError(f"'{self.path}' was not written by a run; move it elsewhere, or choose another train.run_dir")
         before = _read(self._file)
         if before is not None and before.is_alive and (before.pid != os.getpid() or not self._locks):
             raise self._refusal(before)  # some file systems grant a lock to everybody
@@ -235,6 +239,15 @@ class Owner:
                 told = True
 
 
+def _why(directory: Path, error: OSError) -> str:
+    """Return why a directory cannot be owned; of what is in its place, what that is."""
+    if directory.is_symlink() and not directory.exists():
+        return f"it is a link to '{directory.readlink()}', which is not there"
+    if directory.exists() and not directory.is_dir():
+        return "it is a file"
+    return f"'{FILE_NAME}' in it is a directory" if isinstance(error, IsADirectoryError) else str(error.strerror or error)
+
+
 def _read(file: int, path: Path | None = None) -> Claim | None:
     """Return what an open file says, or None if that is not a claim.
 
@@ -245,6 +258,16 @@ def _read(file: int, path: Path | None = None) -> Claim | None:
         return Claim(**json.loads(text))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _is_claim(file: int) -> bool:
+    """Return whether an open file is a claim, of this version or another, or what a machine that lost power left of one."""
+    text = os.pread(file, 4096, 0).strip(b"\0 \n")
+    try:
+        tree = json.loads(text) if text else {"host": ""}
+    except (ValueError, RecursionError):
+        return text.startswith(b"{")
+    return isinstance(tree, dict) and not tree.keys().isdisjoint({"host", "pid"})
 
 
 def _write(file: int, claim: Claim) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from soundomni.core import registry
-from soundomni.core.errors import PluginError, reason
+from soundomni.core.errors import PluginError, reason, shown
 from soundomni.core.interfaces import Tracker
 from soundomni.core.schema import Slot
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
@@ -58,10 +60,7 @@ class Reporter:
     def close(self) -> None:
         """End the display and the trackers."""
         self._attempt("the progress display", self._display.close)
-        for name, tracker in self._trackers.items():
-            failure = _failure(tracker.close)
-            if failure is not None:
-                logger.warning("%s could not be closed, so what it recorded may be incomplete: %s", name, failure)
+        close_trackers(self._trackers)
         self._trackers = {}
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
@@ -94,26 +93,46 @@ def begin_tracker(name: str, tracker: Tracker, step: int) -> None:
         raise PluginError(f"{name} cannot start: {failure}; fix it, or remove it from train.trackers")
 
 
+def close_trackers(trackers: Mapping[str, Tracker]) -> None:
+    """Close trackers by what a warning calls them; each that fails is named in one."""
+    for name, tracker in trackers.items():
+        failure = _failure(tracker.close)
+        if failure is not None:
+            logger.warning("%s could not be closed, so what it recorded may be incomplete: %s", name, failure)
+
+
 def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bool = False) -> list[Path]:
     """Return the files that trackers wrote into a run directory, by their own account; a tracker that is not installed names none."""
     found: list[Path] = []
     for slot in slots:
         try:
-            patterns = cast(type[Tracker], registry.load("tracker", slot.class_path, trust_class_paths=trust_class_paths)).files
-        except PluginError as error:
+            tracker = cast(type[Tracker], registry.load("tracker", slot.class_path, trust_class_paths=trust_class_paths))
+            found += [path for pattern in _patterns(tracker.files) for path in sorted(run_dir.glob(pattern)) if path.is_file()]
+        except (PluginError, ValueError) as error:
             logger.warning("the files of tracker '%s' stay in '%s': %s", slot.class_path, run_dir, error)
-            continue
-        within = [pattern for pattern in patterns if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts]
-        found += [path for pattern in within for path in sorted(run_dir.glob(pattern)) if path.is_file()]
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _patterns(files: object) -> list[str]:
+    """Return the patterns of a tracker. Raises ValueError for what would take files that others wrote, such as a `*`, or a single text."""
+    if not isinstance(files, tuple | list) or not all(isinstance(pattern, str) for pattern in files):
+        raise ValueError(f"its `files` is {shown(files)}; expected a tuple of patterns, such as ('log-*.csv',)")
+    for pattern in files:
+        parts = Path(pattern).parts
+        if Path(pattern).is_absolute() or ".." in parts or not "".join(parts[:1]).strip("*?"):
+            raise ValueError(f"its `files` has {shown(pattern)}; expected a pattern within the run directory that begins with a name")
+    return list(files)
 
 
 def _failure(action: Callable[[], None]) -> str | None:
     """Run `action`; return what it raised, or None. A plugin that exits has failed; only the user ends a run."""
+    computes_gradients = torch.is_grad_enabled()  # a plugin may switch them off for all that follows
     try:
         action()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         return reason(error)
+    finally:
+        torch.set_grad_enabled(computes_gradients)
     return None

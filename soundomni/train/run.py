@@ -6,7 +6,6 @@ The same call trains in one process or in each of torchrun's, and goes on where 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ from torch import nn
 from soundomni.core import registry
 from soundomni.core.assembly import build_model
 from soundomni.core.checks import check_loss_weights
-from soundomni.core.errors import CheckpointError, DataError, SpecError, reason
+from soundomni.core.culprit import named
+from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.lora import add_adapters
@@ -45,11 +45,12 @@ from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_stat
 from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
+from soundomni.train.inventory import digest
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.metrics import MetricsLog
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
-from soundomni.train.reporting import Reporter, begin_tracker
+from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
 from soundomni.train.run_directory import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_files import CODEC_FILE, SAMPLES
 from soundomni.train.same_data import Listings, check_same_data, list_data
@@ -328,9 +329,9 @@ def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) ->
 
 def _fingerprint(run_dir: Path) -> str:
     try:
-        return hashlib.sha256((run_dir / TOKENIZER_FILE).read_bytes()).hexdigest()
+        return digest(run_dir / TOKENIZER_FILE)
     except OSError as error:
-        raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror or error}") from error
 
 
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
@@ -462,7 +463,7 @@ def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) ->
     home = held(parts.home)
     slot = without_weights(parts.spec.model.codec)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
-    part = home.directory / f"{CODEC_FILE}.part"
+    part = home.directory / f".{CODEC_FILE}.part"
     write_codec(codec, checkpoint, part)
     home.adopt(part, CODEC_FILE)
 
@@ -498,8 +499,13 @@ def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> R
     trackers: dict[str, Tracker] = {}
     for i, slot in enumerate(parts.train.trackers):
         name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
-        trackers[name] = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
-        begin_tracker(name, trackers[name], resumed_step)
+        try:
+            tracker = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
+            begin_tracker(name, tracker, resumed_step)
+        except BaseException:
+            close_trackers(trackers)  # those that began record somewhere already
+            raise
+        trackers[name] = tracker
     return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers, run=parts.opened.run)
 
 
@@ -523,5 +529,5 @@ def _validation(
         world=world,
         train=train,
         report=report,
-        explain=lambda error: registry.blame(error, parts.spec) + reason(error),
+        explain=named,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from soundomni.core import registry
+from soundomni.core.convert import convert, field_types
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
 from soundomni.core.provenance import read_record, record, settle_names
 from soundomni.core.schema import Spec
@@ -17,8 +18,10 @@ from soundomni.core.small_files import read_json
 from soundomni.core.spec import dump_spec, load_spec
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.data.digest import Listing
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.inventory import Inventory, set_aside
+from soundomni.train.loop import Progress
 from soundomni.train.metrics import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics import RUN
 from soundomni.train.owner import Owner
@@ -45,6 +48,19 @@ from soundomni.train.terminal import tell
 
 Existing = Literal["resume", "refuse", "overwrite"]
 """What to do when the run directory holds a run: go on with it, stop, or remove it first."""
+
+_NEEDED: dict[str, Any] = {
+    **{f"progress.{item.name}": field_types(Progress)[item.name] for item in fields(Progress)},
+    "progress.data.mixture.seed": int,
+    "progress.data.mixture.sizes": dict[str, int],
+    "progress.data.mixture.draws": int,
+    "progress.data.mixture.cursors": dict[str, int],
+    "progress.data.pool": list[tuple[str, int]],
+    "ema_updates": int,
+    "tokenizer": str,
+    "spec.train.steps": int,
+}
+"""What the state of a checkpoint must have for a run to go on, and its types."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +104,7 @@ class RunDirectory:
         """Give the directory up."""
         self._owner.release()
 
-    def prepare(self, existing: Existing) -> str:
+    def prepare(self, existing: Existing, *, trust_class_paths: bool = False) -> str:
         """Make the directory ready for what `existing` asks for, and return the id of the run.
 
         Raises:
@@ -107,7 +123,7 @@ class RunDirectory:
             )
         elif existing == "overwrite":
             found = written(directory)
-            remove([*(path for path in _tracker_files(directory) if path not in found), *found])
+            remove([*(path for path in _tracker_files(directory, trust_class_paths) if path not in found), *found])
             self.inventory = Inventory(directory)
         run = read_run_id(directory)
         if run is not None:
@@ -285,7 +301,7 @@ def open_run(
         CheckpointError: there is a run and it may not be touched, none of its checkpoints is intact, it was made from another spec, or the
             directory cannot be written.
     """
-    run = str(world.gather(world.on_main(lambda: held(home).prepare(existing)))[0])
+    run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     directory = Path(spec.train.run_dir) if spec.train is not None else Path()
     latest = find_latest(directory / CHECKPOINTS, world, run=run)
     changed: list[str] = []
@@ -302,27 +318,40 @@ def open_run(
     return OpenRun(run, latest, tuple(changed))
 
 
-def _tracker_files(directory: Path) -> list[Path]:
+def _tracker_files(directory: Path, trust_class_paths: bool) -> list[Path]:
     try:
         train = load_spec([directory / SPEC_FILE], start="ignore", validate_plugins=False).train
     except SoundOmniError as error:
         logger.warning("files of trackers stay in '%s': %s", directory, error)
         return []
-    return tracker_files(directory, train.trackers) if train is not None else []
+    return tracker_files(directory, train.trackers, trust_class_paths=trust_class_paths) if train is not None else []
 
 
 def _read_complete(checkpoint: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint. Raises CheckpointError if it lacks what a run needs to go on."""
+    """Return the state in a checkpoint. Raises CheckpointError if it lacks what a run needs to go on, or has it in another form."""
     state = read_state(checkpoint)
-    progress, spec = state.get("progress"), state.get("spec")
-    train = spec.get("train") if isinstance(spec, dict) else None
-    has_progress = isinstance(progress, dict) and type(progress.get("step")) is int and "data" in progress
-    if not has_progress or not isinstance(train, dict) or type(train.get("steps")) is not int or "tokenizer" not in state:
+    try:
+        for key, annotation in _NEEDED.items():
+            convert(_inner(state, key), annotation, key)
+        if state.get("data") is not None:
+            for listing in convert(state["data"], dict[str, dict[str, Any]], "data").values():
+                Listing.from_json(listing)
+    except (KeyError, ValueError, SpecError) as error:
+        problem = f"it has no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"'{checkpoint}' does not say which step its run has reached or which spec it has, so the run cannot go on from it; "
-            "remove it to go on from the previous checkpoint"
-        )
+            f"'{checkpoint}' does not say which step its run has reached or which spec it has, so the run cannot go on from it: "
+            f"{problem}; remove it to go on from the previous checkpoint"
+        ) from error
     return state
+
+
+def _inner(tree: Any, key: str) -> Any:
+    """Return what is at a dotted key. Raises KeyError that names the key."""
+    for name in key.split("."):
+        if not isinstance(tree, dict) or name not in tree:
+            raise KeyError(key)
+        tree = tree[name]
+    return tree
 
 
 def _compare_versions(directory: Path, spec: Spec) -> None:
@@ -345,5 +374,11 @@ def _text(path: Path) -> str | None:
         return None
 
 
+def _named(directory: Path, error: OSError) -> str:
+    """Return why something could not be written, with its name if that is not the directory's."""
+    name = str(error.filename2 or error.filename or directory)
+    return f"{error.strerror or error}" + (f": '{Path(name).name}'" if name != str(directory) else "")
+
+
 def _not_writable(directory: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"the run directory '{directory}' cannot be written: {error.strerror}; set train.run_dir")
+    return CheckpointError(f"the run directory '{directory}' cannot be written: {_named(directory, error)}; set train.run_dir")

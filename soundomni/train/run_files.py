@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import CheckpointError, some
+from soundomni.core.errors import CheckpointError, shown, some
 from soundomni.core.small_files import read_json
 from soundomni.core.start import CHECKPOINTS, KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -70,10 +70,13 @@ def read_run_id(directory: Path) -> str | None:
     if not file.exists():
         return next((run_of(path) for path in list_checkpoints(directory / CHECKPOINTS)), None)
     try:
-        run = read_json(file)[RUN]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tree = read_json(file)
+        run = tree.get(RUN) if isinstance(tree, dict) else None
+        if not isinstance(run, str):
+            raise ValueError(f'it holds {shown(tree)}; expected the id of the run, {{"{RUN}": "…"}}')
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {error}; remove it if the checkpoints next to it all belong to one run") from error
-    return str(run)
+    return run
 
 
 def is_run(directory: Path) -> bool:
@@ -84,9 +87,12 @@ def is_run(directory: Path) -> bool:
 
 def refuse_foreign(directory: Path) -> None:
     """Raise CheckpointError, naming them, if a directory without a run has files that a run would replace."""
-    names = [name for name in (*NOTED, METRICS_FILE, INVENTORY_FILE, f"{CHECKPOINTS}/{POINTER_FILE}") if _exists(directory / name)]
+    files = (*NOTED, METRICS_FILE, INVENTORY_FILE, WANDB_FILE, f"{CHECKPOINTS}/{POINTER_FILE}")
+    names = [name for name in files if _exists(directory / name)]
     for folder in (CHECKPOINTS, SAMPLES):
         names += [f"{folder}/{path.name}" for path in _list(directory / folder) if is_step_name(path.name)]
+    # A run would write into the same log, and could not tell later which of it is its own.
+    names += [f"{TENSORBOARD}/{path.name}" for path in _list(directory / TENSORBOARD) if path.name.startswith(_EVENTS)]
     if names:
         raise CheckpointError(
             f"'{directory}' has {some(names)}, which does not belong to a run; move it elsewhere, or set another train.run_dir"

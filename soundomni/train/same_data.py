@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -48,13 +49,13 @@ def check_same_data(
     """
     if saved is None:
         return True
-    before = {name: Listing(**listing) for name, listing in saved.items()}
+    before = {name: Listing.from_json(listing) for name, listing in saved.items()}
     changed = [name for name in dict.fromkeys([*before, *listings]) if before.get(name) != listings.get(name)]
     for name in changed:
         if not is_below(f"data.datasets.{name}", allowed):
             raise DataError(
                 f"the data differ from those that '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
-                f"restore them, or go on with the samples in a new order: --allow-change data.datasets.{name}"
+                f"restore them, or go on with the samples in a new order: --allow-change {shlex.quote(f'data.datasets.{name}')}"
             )
     return not changed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -84,14 +85,15 @@ def check_unchanged(
         CheckpointError: other keys differ in what is learnt; it lists them, and the option that allows each.
     """
     before = with_defaults(saved, trust_class_paths=trust_class_paths)
-    changes = {line.partition(":")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
+    changes = {line.partition(": ")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
     on_request = {key for key, line in changes.items() if _may_be_allowed(key, line)}
     left = [key for key in changes if key not in on_request or not is_below(key, allowed)]
     if not left:
         return list(changes)
-    options = " ".join(f"--allow-change {key}" for key in left if key in on_request)
+    allowable = [key for key in left if key in on_request]
+    options = " ".join(f"--allow-change {shlex.quote(key)}" for key in allowable)
     ways = ["undo these changes", *([f"allow them with {options}"] if options else [])]
-    if options and len(options.split()) < 2 * len(left):
+    if options and len(allowable) < len(left):
         ways[-1] = f"allow those that may change with {options}"
     raise CheckpointError(
         f"'{checkpoint}' was made with a different spec, so the run cannot go on: {'; '.join(changes[key] for key in left)}; "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, reason
 from soundomni.core.model_weights import check_finite
 from soundomni.train.checkpoint import Checkpointer, read_state
 from soundomni.train.ema import EMA
@@ -70,7 +70,10 @@ class RunState:
         if self.ema is not None:
             self.ema.updates = state["ema_updates"]
         if state["num_ranks"] == world.size:
-            set_rng_state(reader.extra(world.rank)["rng"], world.device)
+            try:
+                set_rng_state(reader.extra(world.rank)["rng"], world.device)
+            except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+                raise CheckpointError(f"the random state of rank {world.rank} in '{path}' cannot be read: {reason(error)}") from error
         else:
             logger.info("saved by %d ranks, resumed on %d: random state starts from the step", state["num_ranks"], world.size)
             torch.manual_seed(self.progress.step)

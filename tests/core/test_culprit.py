@@ -14,7 +14,7 @@ from torch._utils import ExceptionWrapper
 
 from soundomni.core import registry
 from soundomni.core.culprit import culprit, named
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, reason
 
 SOURCE = """
 import urllib.request
@@ -147,3 +147,16 @@ def test_an_error_without_a_message_is_described() -> None:
 
     assert named(Odd()).startswith("Odd: its message cannot be made: ValueError")
     assert named(AssertionError()).partition(";")[0] == "AssertionError"
+
+
+class Leaves(Exception):
+    """Its message cannot be made, as it ends the program."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("error", [Leaves(), RuntimeError("red \x1b[31m \x07"), RuntimeError("\ud800" + "y" * 100_000), SystemExit("a\nb")])
+def test_whatever_a_plugin_raises_is_one_short_line_that_no_terminal_obeys(error: BaseException) -> None:
+    for line in (named(error), reason(error)):
+        assert line.isprintable() and len(line) < 2000 and line.encode()

@@ -240,7 +240,9 @@ def test_reasons_are_one_line_whatever_a_file_is_called(tmp_path):
 def test_what_programs_write_for_no_value_is_not_a_caption(tmp_path, column, value):
     wavs(tmp_path, "a.wav", "b.wav")
     (tmp_path / "metadata.csv").write_text(f"file_name,{column},tag\nb.wav,a nanny,nan\na.wav,{value},x\n")
-    assert f"metadata.csv', row 3: '{column}' is '{value.strip()}', as programs write for no value; leave it empty" in why(tmp_path)
+    assert f"metadata.csv', row 3: '{column}' is '{value.strip()}', which many programs write for a missing value; leave it empty" in why(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("nothing", ["\u200b", "\ufeff\u200d", "\u00a0\u2060 "])

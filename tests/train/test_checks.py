@@ -27,6 +27,7 @@ WRONG = [
     ("save_every", -1),
     ("keep_checkpoints", 0),
     ("threads", -1),
+    ("threads", 1_000_000),
     ("seed", -1),
     ("ema_decay", 1.0),
     ("ema_decay", float("nan")),
@@ -145,3 +146,9 @@ def test_a_plugin_that_needs_memory_is_told_and_checked_when_it_is_built(
 
 def test_the_option_for_existing_runs_has_the_choices_of_a_run() -> None:
     assert get_args(Existing) == EXISTING
+
+
+@pytest.mark.parametrize("run_dir", ["", " ", "a\0b", "~nobody-of-this-name/runs"])
+def test_a_run_directory_that_cannot_be_meant_is_refused(run_dir: str) -> None:
+    with pytest.raises(SpecError, match="train.run_dir is "):
+        check_train(TrainSpec(run_dir=run_dir))

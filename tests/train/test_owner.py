@@ -78,7 +78,7 @@ def test_what_a_dead_process_of_this_machine_left_is_taken_over_at_once(tmp_path
         assert json.loads((tmp_path / FILE_NAME).read_text())["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 5}', "\0" * 99])
+@pytest.mark.parametrize("text", ["", "{", '{"pid": 5}', "\0" * 99])
 def test_a_file_that_says_nothing_is_taken_over(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE_NAME).write_text(text)
     with Owner(tmp_path) as owner:
@@ -324,3 +324,30 @@ def test_srun_without_torchrun_leaves_no_run_directory(tmp_path: Path, monkeypat
         run_training(tiny_spec(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     assert find_latest(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("text", ["[]", "notes of mine", '{"name": "Ada"}', "3"])
+def test_what_somebody_else_wrote_is_not_taken_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(CheckpointError, match="was not written by a run; move it elsewhere, or choose another train.run_dir"):
+        Owner(tmp_path)
+    assert (tmp_path / FILE_NAME).read_text() == text
+
+
+@pytest.mark.parametrize("target", ["precious.txt", "missing.txt"])
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path, target: str) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / FILE_NAME).symlink_to(tmp_path / target)
+    with pytest.raises(CheckpointError, match="is a link, which a run does not make; remove it"):
+        Owner(tmp_path / "run")
+    assert (tmp_path / "precious.txt").read_text() == "mine" and not (tmp_path / "missing.txt").exists()
+
+
+def test_what_is_in_place_of_the_directory_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "taken" / FILE_NAME).mkdir(parents=True)
+    for name, what in (("file", "it is a file"), ("link", "it is a link to '.*gone', which is not there"), ("taken", "is a directory")):
+        with pytest.raises(CheckpointError, match=f"{name}' cannot be written: .*{what}; set train.run_dir"):
+            Owner(tmp_path / name)

@@ -207,7 +207,7 @@ def test_a_sampler_that_fails_ends_only_what_it_makes_and_changes_nothing(
     assert line.startswith(
         "generating from train.validation.prompts at step 2 failed; training goes on, and this warning is not repeated: "
     )
-    assert line.endswith("sampler 'rough': OutOfMemoryError: no memory")
+    assert line.endswith("sampler 'rough' of acme-rough 1.2.3 failed: OutOfMemoryError: no memory")
     samples = tmp_path / "run" / "samples"
     made = [step for step in range(1, 7) if (samples / f"step-{step:08d}" / "00-a-sine.wav").exists()]
     assert made == [1, 4, 6] and len(list(samples.glob("*/descriptions.jsonl"))) == 6

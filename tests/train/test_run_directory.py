@@ -14,11 +14,14 @@ from test_run import VALIDATION, measured
 from tiny_spec import tiny_spec
 
 from soundomni.core.errors import CheckpointError
+from soundomni.core.start import has_checkpoint
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
+from soundomni.train.inventory import Inventory
 from soundomni.train.metrics import MetricsLog, read_metrics
 from soundomni.train.run import run_training
+from soundomni.train.run_files import read_run_id, refuse_foreign
 
 
 def snapshot(folder: Path) -> dict[str, str | bytes]:
@@ -320,3 +323,58 @@ def test_a_checkpoint_that_lacks_what_a_run_needs_is_named(run_dir: Path, change
     change_state(newest(run_dir), **changes)
     with pytest.raises(CheckpointError, match=rf"'{newest(run_dir)}' does not say which step its run has reached or which spec it has"):
         run_training(tiny_spec(run_dir, "train.steps=8"))
+
+
+STATES: list[tuple[str, object]] = [
+    ("data", [1]),
+    ("data", {"toys": None}),
+    ("data", {"toys": {"count": "x", "sha256": 1, "blocks": 3}}),
+    ("progress", {"step": 3, "data": None}),
+    ("progress", {"step": 3, "data": {"mixture": 1}}),
+    ("ema_updates", "many"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), STATES)
+def test_a_state_of_another_form_is_an_error_of_one_line(run_dir: Path, key: str, value: object) -> None:
+    change_state(newest(run_dir), **{key: value})
+    with pytest.raises(CheckpointError, match=r"does not say which step its run has .*; remove it to go on from the previous"):
+        run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
+
+
+@pytest.mark.parametrize("name", ["step-²", "step-٣"])
+def test_a_folder_with_digits_of_other_scripts_is_not_a_checkpoint(run_dir: Path, name: str) -> None:
+    before = newest(run_dir)
+    (run_dir / "checkpoints" / name).mkdir()
+    assert newest(run_dir) == before and has_checkpoint(run_dir)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"run": null}', '{"run": ["x"]}'])
+def test_an_id_that_is_not_one_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(CheckpointError, match="run.json' cannot be read: it holds .*; expected the id of the run"):
+        read_run_id(tmp_path)
+
+
+def test_a_tokenizer_that_is_a_pipe_does_not_hang(run_dir: Path) -> None:
+    (run_dir / "tokenizer.json").unlink()
+    os.mkfifo(run_dir / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="tokenizer.json' cannot be read: it is a pipe, expected a regular file"):
+        run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
+
+
+@pytest.mark.parametrize("name", ["wandb-id", "tensorboard/events.out.tfevents.1.host.1.0"])
+def test_logs_of_other_programs_are_not_mixed_with_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(CheckpointError, match="which is not of a run; move it elsewhere"):
+        refuse_foreign(tmp_path)
+
+
+def test_unfinished_files_of_others_stay(tmp_path: Path) -> None:
+    for name in ("spec.yaml.part", "metrics.part"):
+        (tmp_path / name).write_text("mine")
+    Inventory(tmp_path).write("spec.yaml", "x")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    MetricsLog(tmp_path, resumed_step=1)
+    assert [(tmp_path / name).read_text() for name in ("spec.yaml.part", "metrics.part")] == ["mine", "mine"]

@@ -6,7 +6,7 @@ import pytest
 
 from soundomni.core.schema import Slot
 from soundomni.testing.tracker import SPEC
-from soundomni.train.reporting import tracker_files
+from soundomni.train.reporting import _patterns, tracker_files
 from soundomni.train.tensorboard import TensorBoardTracker
 from soundomni.train.wandb import ID_FILE, WandbTracker
 
@@ -57,3 +57,9 @@ def test_files_of_trackers_are_theirs_only(tmp_path: Path, caplog: pytest.LogCap
     found = tracker_files(tmp_path, [Slot("tensorboard"), Slot("wandb"), Slot("gone")])
     assert [path.name.partition(".")[0] for path in found] == ["events", ID_FILE]
     assert "the files of tracker 'gone' stay in" in caplog.text
+
+
+@pytest.mark.parametrize("files", ["*.txt", None, ("**/*",), ("*",), ("",), ("../x",), ("/etc/*",), (3,)])
+def test_patterns_that_would_take_files_of_others_are_refused(files: object) -> None:
+    with pytest.raises(ValueError, match="its `files`"):
+        _patterns(files)
