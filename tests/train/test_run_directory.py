@@ -367,7 +367,7 @@ def test_a_tokenizer_that_is_a_pipe_does_not_hang(run_dir: Path) -> None:
 def test_logs_of_other_programs_are_not_mixed_with_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(CheckpointError, match="which is not of a run; move it elsewhere"):
+    with pytest.raises(CheckpointError, match="which does not belong to a run; move it elsewhere"):
         refuse_foreign(tmp_path)
 
 
