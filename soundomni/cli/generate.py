@@ -104,6 +104,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
     from soundomni.cli.files import input_file, make_directory
     from soundomni.cli.output import emit
+    from soundomni.core.errors import one_line
     from soundomni.core.limits import check_negative
     from soundomni.data.audio_writing import find_format
 
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     made, lines, failures = [], [], []
     for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):
         made.append({**asdict(clip.request), "files": [str(file) for file in clip.files], "gain": clip.gain})
-        lines.append(f"{clip.files[0]}  {' '.join(clip.request.prompt.split())}")
+        lines.append(f"{clip.files[0]}  {one_line(' '.join(clip.request.prompt.split()))}")
         if clip.no_picture is not None:
             failures.append({"file": str(clip.files[0].with_suffix(".png")), "error": clip.no_picture})
     emit(args, {"model": str(args.model), "clips": made, "failures": failures}, text="\n".join(lines))
@@ -155,7 +156,7 @@ def generate_files(
                 negative_prompt=first.negative,
                 known=[kept] * len(group),
                 vary=None if varied is None else [varied] * len(group),
-                strength=first.strength,
+                strength=None if varied is None else first.strength,
                 seeds=[request.seed for request in group],
                 batch_size=batch,
                 on_step=lambda index, _: progress.detail(f"step {index + 1}"),

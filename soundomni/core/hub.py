@@ -84,6 +84,8 @@ from soundomni.core.waveform import Audio, convert, fit_length
 T = TypeVar("T")
 
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEFAULT_STRENGTH = 0.5
+"""How much a variation changes its clip unless something else is asked for."""
 CHUNK_SECONDS = 30.0
 """Of a long clip that go through the codec at once."""
 
@@ -269,7 +271,7 @@ class SoundOmni:
         negative_prompt: str | None = None,
         known: Iterable[Kept | None] | Kept | None = None,
         vary: Iterable[Audio] | Audio | None = None,
-        strength: float = 0.5,
+        strength: float | None = None,
         seeds: Iterable[int] | int = 0,
         batch_size: int = 16,
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -285,7 +287,8 @@ class SoundOmni:
             vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
                 noise added, not from noise only.
             strength: how much of the clip the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a strong
-                one, and at 1 nothing is left of the clip (see `core.variation`).
+                one, and at 1 nothing is left of the clip (see `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary,
+                it must be None.
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
@@ -297,8 +300,7 @@ class SoundOmni:
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
         guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
-        size, share = _batch_size(batch_size), as_number("strength", strength)
-        check_strength(share)
+        size, share = _batch_size(batch_size), _strength(strength, vary)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
         starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
         clips: list[Audio] = []
@@ -428,6 +430,17 @@ def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
         return dtype
     raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def _strength(strength: float | None, vary: object) -> float:
+    """Return the strength of a variation. Raises SpecError for one out of its range, or without a clip to vary."""
+    if strength is None:
+        return DEFAULT_STRENGTH
+    share = as_number("strength", strength)
+    check_strength(share)
+    if vary is None:
+        raise SpecError(f"strength is {share:g}, but there is no clip to vary; pass the clip as vary, or leave strength out")
+    return share
 
 
 def _batch_size(value: int) -> int:

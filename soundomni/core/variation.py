@@ -3,7 +3,7 @@
 The same timestep hides little of a clip in one latent space and nearly all of it in another. So strength is measured on the model
 itself: with no prompt, how far is its estimate of a clip from the clip, when it is shown the clip noised to a timestep? At timestep 1 it
 knows nothing of the clip, and that distance (the root of the mean squared error) counts as 1. A strength of 0.2 starts where the distance
-is 0.2: a slight change. At 0.5 half of what is made follows the clip and half the prompt, at 0.8 nearly all of it the prompt.
+is 0.2, a slight change, and one of 0.8 where little but the prompt says what to make.
 
 Shape letters: R rows, D latent dimensions, T frames.
 """

@@ -54,6 +54,14 @@ def test_generate_writes_sound_and_pictures(tiny_model: Path, tmp_path: Path, re
         assert png.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("prompt", ["a tone\x1b[2J", "a tone \x07\x08", "a tone\u202egnp.exe", "a\ntone"])
+def test_a_prompt_never_drives_the_terminal(tiny_model: Path, tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert main(["generate", "--model", str(tiny_model), "--seconds", "0.4", "--no-pictures", "--prompt", prompt, "--out", out]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.isprintable() and " a" in line
+
+
 def test_a_clip_depends_on_its_prompt_and_seed_alone(tiny_model: Path, tmp_path: Path) -> None:
     def make(name: str, *arguments: str) -> np.ndarray:
         out = tmp_path / name

@@ -79,7 +79,7 @@ def test_what_is_not_a_prompt_is_refused(nano: SoundOmni, prompts: Any) -> None:
         ("num_steps", [2.5, "3", np.float32(2), [1]]),
         ("batch_size", [None, 2.0, "2"]),
         ("guidance_scale", ["2", [2], np.True_]),
-        ("strength", ["x", None, [0.5]]),
+        ("strength", ["x", True, [0.5]]),
         ("on_step", [3, "print"]),
     ],
 )

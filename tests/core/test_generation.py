@@ -189,6 +189,8 @@ def test_a_variant_keeps_what_is_kept() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
+        ({"strength": 0.2}, "strength is 0.2, but there is no clip to vary; pass the clip as vary, or leave strength out"),
+        ({"strength": 0.5}, "there is no clip to vary"),
         ({"vary": []}, "vary has length 0; expected 1, one for each prompt"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0}, "strength must be above 0 (the clip as it is) and at most 1"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength must be above 0"),
