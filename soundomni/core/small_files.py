@@ -38,11 +38,6 @@ def open_regular(file: str | Path) -> int:
     raise OSError(f"it is {kind}, expected a regular file")
 
 
-def check_regular(file: str | Path) -> None:
-    """Raise OSError unless `file` is a regular file that can be read: for libraries that open files by their path."""
-    os.close(open_regular(file))
-
-
 def read_text(file: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
     """Return the text of a regular file.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.small_files import check_regular, parse_json, read_json, read_piped_text, read_text
+from soundomni.core.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
 
 
 def bound_socket(path: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_is_not_a_small_regular_file_is_refused(tmp_path: Path, make: Calla
             read(path)
     if make is not sparse:
         with pytest.raises(OSError, match=told):
-            check_regular(path)
+            open_regular(path)
 
 
 def test_links_are_followed_and_limits_are_exact(tmp_path: Path) -> None:
