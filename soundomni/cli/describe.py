@@ -72,7 +72,7 @@ def _read(model: SoundOmni, batch: list[Path], failures: Failures, question: str
     for i, file in enumerate(batch):
         try:
             clip = Audio(*read_audio(file))
-            model.contexts.clip(clip, question)  # what it is given is made again with the batch; this costs little beside hearing it
+            model.contexts.clip(clip, question)  # what it is given is made again with the batch; this costs little next to hearing it
         except (DataError, OSError) as error:
             failures.add(file, error)
         else:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 KEPT_BYTES = 2**28
-"""Of the clips read last, what stays in memory: each task reads them again, and small sets are then read only once."""
+"""Bytes of the clips read last that stay in memory: each task reads them again, and small sets are then read only once."""
 
 
 class Clips(Sequence["Audio"]):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 STRENGTHS = (0.2, 0.5, 0.8)
-"""Of the variants that are measured."""
+"""Strengths of the variants that are measured."""
 WINDOW = 0.05
 """Seconds before and after a join that are compared."""
 

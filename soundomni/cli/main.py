@@ -153,20 +153,20 @@ def _is_told_by_another(error: SoundOmniError) -> bool:
 
 
 def _raised_by(error: BaseException) -> str | None:
-    """Returns the plugin of others that raised an error, if one did."""
+    """Returns the third-party plugin that raised an error, if one did."""
     from soundomni.core.culprit import culprit
 
     return culprit(error, raised=True)
 
 
 def _origin(error: SoundOmniError) -> list[str]:
-    """Names the plugin of others that raised an error for the user, unless its message does."""
+    """Names the third-party plugin that raised an error for the user, unless its message does."""
     plugin = _raised_by(error)
     return [] if plugin is None or plugin.partition(" of ")[0] in str(error) else [f"({plugin})"]
 
 
 def _unexpected(arguments: list[str], error: BaseException) -> str:
-    """Says what happened, and in which plugin of others where it was in one; otherwise it is an error of this program."""
+    """Says what happened, and in which third-party plugin where it was in one; otherwise it is an error of this program."""
     from soundomni.core.culprit import culprit, named
 
     hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"

@@ -1,8 +1,8 @@
-"""Which plugin of others an unexpected error comes from, as its traceback tells.
+"""Which third-party plugin an unexpected error comes from, as its traceback tells.
 
 A plugin is found by what runs in a frame: a method of an instance of its class, or code in its package. Errors from other processes carry
 their traceback as text, which names the same files. What a plugin returns may also fail later, in code that is not its own: then
-no frame is the plugin's, and all that can be said is which plugins of others are loaded.
+no frame is the plugin's, and all that can be said is which third-party plugins are loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FILE_LINE = re.compile(r'^ +File "([^"]+)", line \d+', re.MULTILINE)
 
 
 def culprit(error: BaseException, *, raised: bool = False) -> str | None:
-    """Returns kind, name and distribution of the plugin of others that an error comes from, or None when no frame is of one.
+    """Returns kind, name and distribution of the third-party plugin that an error comes from, or None when no frame is of one.
 
     Args:
         error: as it was caught; its causes are looked at first.

@@ -21,9 +21,9 @@ MOST_COPIED = 20_000_000
 MOST_COPIED_BYTES = 500_000_000
 """Bytes that are copied if each such operation copies the whole pickle, such as a long text."""
 MOST_BYTES = 1 << 25
-"""Of the pickle itself, without the numbers of the tensors."""
+"""Bytes of the pickle itself, without the numbers of the tensors."""
 MOST_DIRECTORY_BYTES = 1 << 24
-"""Of the list of files in an archive; one takes about 80."""
+"""Bytes of the list of files in an archive; an entry takes about 80."""
 PARTS = 5
 """Pickles in a row in a file without an archive: a number, a version, the machine, the tensors, and the order of their numbers."""
 

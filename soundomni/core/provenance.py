@@ -91,7 +91,7 @@ def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data of a spec with plugins of others as `dist:name`, which `settle_names` reads back whatever is installed then."""
+    """Returns plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
 
     return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
 

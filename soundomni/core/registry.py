@@ -23,7 +23,7 @@ from soundomni.core.schema import Slot, Spec
 from soundomni.core.slots import slots
 
 _foreign: dict[type, PluginEntry] = {}
-"""The plugins of others that this process has loaded."""
+"""The third-party plugins that this process has loaded."""
 
 
 def entries(kind: str) -> tuple[PluginEntry, ...]:
@@ -39,7 +39,7 @@ def faults() -> tuple[Fault, ...]:
 
 
 def loaded() -> Mapping[type, PluginEntry]:
-    """Returns the classes of the plugins of others that this process has loaded, in that order."""
+    """Returns the classes of the third-party plugins that this process has loaded, in that order."""
     return MappingProxyType(_foreign)
 
 

@@ -28,7 +28,7 @@ WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
 FILE_NAME = "tokenizer.json"
 MOST_BYTES, MOST_VALUES = 50_000_000, 4_000_000
-"""Of a tokenizer.json; a vocabulary of 262,144 tokens with its merges takes 33 MB and 1.8 million values."""
+"""Bounds of a tokenizer.json; a vocabulary of 262,144 tokens with its merges takes 33 MB and 1.8 million values."""
 
 
 class TextTokenizer:

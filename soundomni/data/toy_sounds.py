@@ -22,7 +22,7 @@ HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
 
 MAX_SIZE, MAX_SAMPLE_RATE, MAX_SECONDS = 10_000_000, 192_000, 120.0
-"""Of a dataset and of a clip, which takes up to 92 MB."""
+"""Bounds of a dataset and of a clip, which takes up to 92 MB."""
 MAX_DETUNE = 50.0
 """Cents from a note to half way to the next."""
 

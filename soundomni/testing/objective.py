@@ -205,7 +205,7 @@ class ObjectiveSuite(ConformanceSuite):
         step = STEP * velocity.square().mean().sqrt() * slope / unit.clamp_min(1e-30)
         lower = float(losses((velocity - step).detach()))
         message = (
-            f"loss is {number(loss):.4g} for the velocity of noised, d noised / dt, and {lower:.4g} a little beside it; "
+            f"loss is {number(loss):.4g} for the velocity of noised, d noised / dt, and {lower:.4g} a little next to it; "
             "expected the velocity to be what loss rewards most"
         )
         self.require(lower >= number(loss), "velocity", message)

@@ -309,7 +309,7 @@ class Cosine(FlowMatching):
         return angle.cos() * clean + angle.sin() * start
 
 
-@broken(testing.ObjectiveSuite, "velocity", r"loss is \S+ for the velocity of noised, d noised / dt, and \S+ a little beside it")
+@broken(testing.ObjectiveSuite, "velocity", r"loss is \S+ for the velocity of noised, d noised / dt, and \S+ a little next to it")
 class TextbookVelocity(Cosine):
     """v = α·ε - σ·x0 (Salimans and Ho 2022), which is not d x_t / dt but 2 / π of it."""
 
