@@ -18,7 +18,7 @@ from torch import Tensor
 
 from soundomni.core.attention import dense_mask, plan_attention
 from soundomni.core.attention.places import token_places
-from soundomni.core.layout import StoredOrder, store
+from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.sequence import Attend, Role, Segment, SegmentTable
 
 CPU = torch.device("cpu")

@@ -29,13 +29,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from soundomni.cli import main as command_line
-from soundomni.cli.arguments import Parser
-from soundomni.cli.evaluation_lists import shipped_lists
-from soundomni.core import registry
-from soundomni.core.constructors import argument_texts
-from soundomni.core.convert import field_types, type_name, without_none
-from soundomni.core.schema import Slot, Spec
-from soundomni.core.spec import shipped_specs
+from soundomni.cli.parsing import Parser
+from soundomni.core.spec import registry
+from soundomni.core.spec.arguments import argument_texts
+from soundomni.core.spec.load import shipped_specs
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.values import field_types, type_name, without_none
+from soundomni.evaluation.lists import shipped_lists
 
 DIRECTIVE = re.compile(r"^\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}$", re.MULTILINE)
 PLACE = re.compile(r"^(?:<!-- )?\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}(?: -->\n(.*?)^<!-- \{\{ end \}\} -->)?$", re.MULTILINE | re.DOTALL)
@@ -414,7 +414,7 @@ def lists() -> str:
 
 def tasks() -> str:
     """A table of the built-in tasks as segments."""
-    from soundomni.data.tasks import BUILT_IN
+    from soundomni.core.writing.tasks import BUILT_IN
 
     def written(part: Any) -> str:
         if part.text is not None:

@@ -6,7 +6,7 @@ Every codec has the same two methods, whatever is inside. Shape letters: B clips
 import torch
 
 from soundomni.core.interfaces import Codec
-from soundomni.metrics.waveform import si_sdr
+from soundomni.metrics.waveform_distances import si_sdr
 from soundomni.vae import MDCTCodec, OobleckCodec
 
 RATE = 8000

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, TrainSpec
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from soundomni.train import Checkpointer, Hooks, Progress, RunState, build_optimizer, find_latest, fit, open_world, parallelise
 
 TRAIN = TrainSpec(run_dir="unused", steps=200, optimizer=OptimizerSpec(lr=0.05), schedule=ScheduleSpec(kind="cosine", warmup_steps=10))

@@ -7,7 +7,7 @@ seen by nothing outside it. No mask of size N x N is built, except by the refere
 import torch
 
 from soundomni.core.attention import plan_attention
-from soundomni.core.layout import store
+from soundomni.core.attention.stored_order import store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, text_segment
 
 

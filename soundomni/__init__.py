@@ -5,14 +5,14 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soundomni.core.editing import Kept as Kept
-    from soundomni.core.hub import SoundOmni as SoundOmni
+    from soundomni.core.inference.editing import Kept as Kept
+    from soundomni.core.pretrained.omni import SoundOmni as SoundOmni
     from soundomni.core.waveform import Audio as Audio
 
 __version__ = _version("soundomni")
 __all__ = ["Audio", "Kept", "SoundOmni", "__version__"]
 
-_HOMES = {"Audio": "soundomni.core.waveform", "Kept": "soundomni.core.editing", "SoundOmni": "soundomni.core.hub"}
+_HOMES = {"Audio": "soundomni.core.waveform", "Kept": "soundomni.core.inference.editing", "SoundOmni": "soundomni.core.pretrained.omni"}
 
 
 def __getattr__(name: str) -> Any:

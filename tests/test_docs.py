@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from soundomni.cli.main import COMMANDS
-from soundomni.core import registry
-from soundomni.core.spec import shipped_specs
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import shipped_specs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.cli.main import main
-from soundomni.core.spec import load_spec, shipped_specs
+from soundomni.core.spec.load import load_spec, shipped_specs
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SMALL = ["--train.steps=2", "--train.threads=1", "--train.validation.every=2", "--train.save_every=2", "--data.tokens_per_batch=1024"]
@@ -71,5 +71,5 @@ def test_commands_of_the_readme_run(demo: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_valid(name: str) -> None:
-    load_spec([name], [], start="ignore")
+    load_spec([name], [], base={})
     assert main(["spec", "validate", name]) == 0

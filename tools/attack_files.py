@@ -38,22 +38,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.errors import SoundOmniError
-from soundomni.core.lora import add_adapters, save_adapters
-from soundomni.core.model_directory import card
-from soundomni.core.schema import LoRASpec
-from soundomni.core.spec import load_spec
-from soundomni.core.start import start_layer
+from soundomni.core.pretrained.adapters import save_adapters
+from soundomni.core.pretrained.directory import card
+from soundomni.core.pretrained.foreign_weights import read_weights
+from soundomni.core.pretrained.start import start_layer
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import LoRASpec
 from soundomni.core.tokenizer import SPECIAL_TOKENS, TextTokenizer
-from soundomni.core.weight_files import read_weights
 from soundomni.data.audio_folder import AudioFolder
-from soundomni.experts.bagel_import import import_bagel
-from soundomni.experts.original_import import import_soundomni
-from soundomni.experts.qwen2_audio_import import import_qwen2_audio
+from soundomni.experts.checkpoints.bagel_import import import_bagel
+from soundomni.experts.checkpoints.original_import import import_soundomni
+from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 from soundomni.train.export import load_run
 from soundomni.train.shards import stage, write_rank
-from soundomni.vae.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
 
 SPEC: dict[str, Any] = {
     "model": {

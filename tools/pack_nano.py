@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from soundomni.cli.evaluation import written
 from soundomni.cli.main import main as soundomni
-from soundomni.core.model_directory import CARD_FILE, SHIPPED
-from soundomni.core.model_weights import WEIGHTS_FILE
-from soundomni.core.schema import TrainSpec
-from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.core.pretrained.directory import CARD_FILE, SHIPPED
+from soundomni.core.pretrained.weights import WEIGHTS_FILE
+from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.evaluation.measure import written
 from soundomni.train.export import load_run
 
 NAME = "nano"
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run directory of tools/nano_editing.yaml")
     run = parser.parse_args().run
-    then, now = (spec_to_dict(resolve(load_spec(layers, start="ignore"))) for layers in ([run / "spec.yaml"], [NAME, EDITING]))
+    then, now = (spec_to_dict(resolve(load_spec(layers, base={}))) for layers in ([run / "spec.yaml"], [NAME, EDITING]))
     differences = changed_keys(then, now, may_change=MAY_CHANGE)
     if differences:
         raise SystemExit(f"'{run}' is not a run of {EDITING.name}: {'; '.join(differences)}")
@@ -164,7 +164,7 @@ train it again, with the same data in the same order; `python tools/pack_nano.py
 - What it makes from a prompt was learnt from one rendition of each sound (`variation: 0`): seeds change the noise, hardly the tones.
   What it hears, continues and fills was learnt at the full variation of onsets, phases and courses.
 - When it continues a clip and clicks are still to come, it often makes the wrong number of them.
-- Prompts and questions in other words than those of `soundomni.data.toy_language` are beyond it.
+- Prompts and questions in other words than those of `soundomni.data.toys.toy_language` are beyond it.
 
 ## What it scores
 

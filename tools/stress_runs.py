@@ -35,9 +35,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "train")]
 
 from tiny_spec import tiny_spec  # noqa: E402
 
-from soundomni.core.spec import dump_spec  # noqa: E402
+from soundomni.core.spec.load import dump_spec  # noqa: E402
 from soundomni.train.checkpoint import find_latest, list_checkpoints, run_of  # noqa: E402
-from soundomni.train.metrics import read_metrics  # noqa: E402
+from soundomni.train.metrics_log import read_metrics  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 FINISHED, STOPPED, REFUSED = 0, 75, 2

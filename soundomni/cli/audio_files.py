@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
 
 FORMATS = "wav (16 bits), wav24, wav32f (floats), flac, mp3 or ogg (Vorbis)"
 
@@ -35,7 +35,7 @@ def check_model_format(name: str, model: SoundOmni) -> None:
 
 def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:
     """Say on stderr that a file was written quieter than it was made, if it was."""
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
 
     if gain < 1.0:
         parts = ", including the kept parts" if kept else ""
@@ -55,7 +55,7 @@ class Failures:
 
     def add(self, file: str | Path, error: Exception) -> None:
         """Name a file and what is wrong with it. Errors that do not name the file get its name."""
-        from soundomni.cli.output import note
+        from soundomni.cli.console import note
 
         name, text = (" ".join(str(one).split()) for one in (file, error))
         text = text if name in text else f"'{name}': {text}"
@@ -77,7 +77,7 @@ class Failures:
 
 def usable(files: Sequence[str], failures: Failures) -> list[Path]:
     """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for it."""
-    from soundomni.cli.files import input_file
+    from soundomni.cli.folders import input_file
     from soundomni.core.errors import DataError
     from soundomni.data.audio import audio_info
 

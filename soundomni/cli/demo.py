@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soundomni.cli.page.gather import Contender
     from soundomni.cli.page.report import Listening, Prompt, Report
-    from soundomni.core.schema import MixtureEntry, Spec
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.core.spec.schema import Spec
+    from soundomni.data.toys.toy_sounds import ToySounds
 
 HELP = "train a small model on this machine, and hear and see what it learnt"
 
@@ -28,7 +27,6 @@ PROMPTS = (
     "quiet low noise",
 )
 PAGE = "index.html"
-TOYS = "toy-sounds"
 TRAINED = "trained here"
 NO_COMPARISON = "none"
 
@@ -57,11 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Trains, writes the model, generates, describes, measures, and writes the page."""
-    from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit, note
+    from soundomni.cli.console import emit, note
+    from soundomni.cli.folders import make_directory
     from soundomni.cli.page.gather import CLIPS, Contender, generate, listen, measure, show_model, show_training
     from soundomni.core.errors import SpecError
-    from soundomni.core.spec import load_spec
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.data.toys.in_specs import unused_seed
     from soundomni.train.export import load_run
     from soundomni.train.run import run_training
 
@@ -72,7 +71,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     out = make_directory(args.out)
     if (out / CLIPS).exists() and not (out / "run").exists():
         raise SpecError(f"'{out / CLIPS}' is not of a demo, and would be replaced: give --out another folder")
-    spec = load_spec([args.config], [("train.run_dir", str(out / "run")), *overrides], trust_class_paths=args.trust_class_paths)
+    given = [("train.run_dir", str(out / "run")), *overrides]
+    spec = load_spec_with_start([args.config], given, trust_class_paths=args.trust_class_paths)
     unseen = _unseen(spec, args.measure)
     others = _others(args, unseen)
     trained = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
@@ -104,9 +104,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def _unseen(spec: Spec, count: int) -> ToySounds:
     """Returns clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
-    from soundomni.core.registry import build
-    from soundomni.core.schema import Slot
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.core.spec.registry import build
+    from soundomni.core.spec.schema import Slot
+    from soundomni.data.toys.in_specs import toy_entries, unused_seed
+    from soundomni.data.toys.toy_sounds import ToySounds
 
     toys = toy_entries(spec)
     if toys:
@@ -117,28 +118,13 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
     raise SpecError("the demo needs a spec that trains on toy-sounds, whose attributes it can measure; `soundomni train` takes any")
 
 
-def toy_entries(spec: Spec) -> list[MixtureEntry]:
-    """Returns the entries of toy sounds that a spec trains on, those that describe first."""
-    from soundomni.core.provenance import lasting_name
-
-    entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
-    toys = (entry for entry in entries if lasting_name("dataset", entry.source.class_path) == TOYS)
-    return sorted(toys, key=lambda entry: "describe" not in entry.tasks)
-
-
-def unused_seed(spec: Spec) -> int:
-    """Returns the first seed from 1 on that no toy sounds of a spec have."""
-    used = {entry.source.init_args.get("seed", 0) for entry in toy_entries(spec)}
-    return next(seed for seed in itertools.count(1) if seed not in used)
-
-
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
     """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
     from soundomni.cli.generate import slug
     from soundomni.cli.page.gather import Contender
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.model_directory import SHIPPED, find_model
-    from soundomni.core.spec import load_spec
+    from soundomni.core.pretrained.directory import SHIPPED, find_model
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.load import load_spec
 
     if args.compare == NO_COMPARISON:
         return []

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundomni.cli.audio_files import Failures, batches, usable
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
 HELP = "say what is heard in audio files, or answer a question about them"
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file; a file that cannot be used is named on stderr, and the others are heard."""
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import MOST_NEW_TOKENS, check_count
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides
+from soundomni.cli.parsing import Overrides
 
 if TYPE_CHECKING:
-    from soundomni.train.diagnosis import Diagnosis, Footprint, Setting
+    from soundomni.train.memory.diagnosis import Diagnosis, Footprint, Setting
 
 HELP = "say how much memory training a spec takes of each GPU, and what fits"
 GIB = 1 << 30
@@ -47,12 +47,13 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     """Prints the report; status 0 whether it fits or not."""
     import warnings
 
-    from soundomni.cli.output import emit
-    from soundomni.core.spec import load_spec, resolve
-    from soundomni.train.diagnosis import diagnose
+    from soundomni.cli.console import emit
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.core.spec.load import resolve
+    from soundomni.train.memory.diagnosis import diagnose
 
     trust = args.trust_class_paths
-    spec = resolve(load_spec(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
+    spec = resolve(load_spec_with_start(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kernels that run on tensors without memory
         found = diagnose(
@@ -94,7 +95,7 @@ def _sizes(footprint: Footprint) -> dict[str, int | None]:
 
 
 def _as_text(found: Diagnosis) -> str:
-    from soundomni.cli.output import table
+    from soundomni.cli.console import table
 
     count, trained = sum(part.parameters for part in found.parts), sum(part.trained for part in found.parts)
     parts = [[part.name, f"{part.parameters:,}", _share(part.trained, part.parameters)] for part in found.parts]

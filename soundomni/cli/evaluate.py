@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.evaluation_lists import COMMON_TASKS, TASKS
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.evaluation.lists import COMMON_TASKS, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from soundomni.core.interfaces import Dataset
-    from soundomni.core.schema import Slot
+    from soundomni.core.spec.schema import Slot
 
 HELP = "measure what a model generates, describes and reconstructs"
 
@@ -68,13 +68,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints every measured number, and with --json what it was made with."""
-    from soundomni.cli.evaluation import Settings, lines, run_model, score
-    from soundomni.cli.evaluation_lists import audio_sha256, items_sha256
-    from soundomni.cli.evaluation_networks import load_networks
-    from soundomni.cli.evaluation_record import made_with, save
-    from soundomni.cli.files import empty_directory
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import empty_directory
     from soundomni.core.errors import SpecError
+    from soundomni.evaluation.lists import audio_sha256, items_sha256
+    from soundomni.evaluation.measure import lines, run_model, score
+    from soundomni.evaluation.networks import load_networks
+    from soundomni.evaluation.record import made_with, save
+    from soundomni.evaluation.settings import Settings
 
     _check(args)
     device = choose_device(args)
@@ -121,11 +122,11 @@ def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[
     from dataclasses import asdict
     from typing import cast
 
-    from soundomni.cli.evaluation_lists import open_list
     from soundomni.core.errors import SpecError
     from soundomni.core.interfaces import Dataset
-    from soundomni.core.registry import build
-    from soundomni.core.spec import parse_slot
+    from soundomni.core.spec.load import parse_slot
+    from soundomni.core.spec.registry import build
+    from soundomni.evaluation.lists import open_list
 
     if args.dataset is None:
         fixed = open_list(DEFAULT_LIST if args.list is None else args.list, trust_class_paths=args.trust_class_paths)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.schema import Slot
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.schema import Slot
 
 HELP = "write a run's weights as a model directory, or weights in the layout of another project"
 
@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Writes the newest intact checkpoint of a run, or a model."""
-    from soundomni.cli.arguments import refuse_overrides
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
+    from soundomni.cli.parsing import refuse_overrides
 
     refuse_overrides(overrides, "export")
     _check_options(args)
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raises UsageError for options that go with something else."""
-    from soundomni.cli.arguments import UsageError
-    from soundomni.core.hub_repository import check_pushable
+    from soundomni.cli.parsing import UsageError
+    from soundomni.core.pretrained.hub import check_pushable
 
     if args.last and not _is_run(Path(args.source)):
         raise UsageError(f"--last is of runs, which have averaged weights beside the last ones; '{args.source}' is none")
@@ -69,7 +69,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _push(args: argparse.Namespace) -> dict[str, str]:
     """Pushes what was written, if that is asked for, and returns the address of the commit."""
-    from soundomni.core.hub_repository import push
+    from soundomni.core.pretrained.hub import push
 
     return {} if args.push is None else {"pushed": push(Path(args.out), args.push, private=args.private)}
 
@@ -85,8 +85,8 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
     """Writes a model and returns the step of its weights, if it is of a run."""
     import torch
 
-    from soundomni.cli.files import new_directory
-    from soundomni.core.model_directory import check_target, replacing
+    from soundomni.cli.folders import new_directory
+    from soundomni.core.pretrained.directory import check_target, replacing
 
     dtype = getattr(torch, args.dtype)
     if args.format == MODEL:
@@ -94,7 +94,7 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
         model, told = _load(args)
         model.save_pretrained(args.out, dtype=dtype)
         return told
-    from soundomni.experts.original_export import export_soundomni
+    from soundomni.experts.checkpoints.original_export import export_soundomni
 
     out = new_directory(args.out)
     model, told = _load(args)
@@ -106,7 +106,7 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
 def _adapters(args: argparse.Namespace) -> dict[str, int]:
     """Writes the adapters of a run and returns their step."""
     from soundomni.core.errors import SpecError
-    from soundomni.core.lora import check_free
+    from soundomni.core.pretrained.adapters import check_free
     from soundomni.train.export import save_run_adapters
 
     if args.dtype != DTYPES[0]:
@@ -118,11 +118,11 @@ def _adapters(args: argparse.Namespace) -> dict[str, int]:
 
 def _codec(args: argparse.Namespace) -> dict[str, int]:
     """Writes a codec and returns the step of its weights, if it is that of a model of a run."""
-    from soundomni.cli.files import new_directory
+    from soundomni.cli.folders import new_directory
     from soundomni.core.errors import SpecError
-    from soundomni.core.model_directory import replacing
-    from soundomni.core.registry import validate_init_args
-    from soundomni.vae.stable_audio_export import export_codec
+    from soundomni.core.pretrained.directory import replacing
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.vae.checkpoints.stable_audio_export import export_codec
 
     if args.dtype != DTYPES[0]:
         raise SpecError(f"--dtype {args.dtype} is of models; a codec is written as {DTYPES[0]}")
@@ -135,15 +135,15 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
 
 def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
     """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
-    from soundomni.core.spec import load_spec
-    from soundomni.train.run_files import CODEC_FILE, SPEC_FILE
-    from soundomni.vae.stable_audio import LAYER_FILE, read_layer
+    from soundomni.core.spec.load import load_spec
+    from soundomni.train.run_directory.files import CODEC_FILE, SPEC_FILE
+    from soundomni.vae.checkpoints.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():
         return *_built(read_layer(folder), {}, trust_class_paths=trust), {}
     if (folder / CODEC_FILE).is_file():
-        spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, start="ignore")
+        spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, base={})
         return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
     model, told = _load(args)
     return model.spec.model.codec, model.model.codec, told
@@ -154,22 +154,22 @@ def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) ->
     from dataclasses import replace
     from typing import cast
 
-    from soundomni.core.registry import build
+    from soundomni.core.spec.registry import build
 
     slot = replace(slot, init_args={**slot.init_args, **init_args})
     return slot, cast("nn.Module", build("codec", slot, trust_class_paths=trust_class_paths))
 
 
 def _is_run(folder: Path) -> bool:
-    from soundomni.core.model_directory import RUN_FILES
+    from soundomni.core.pretrained.directory import RUN_FILES
 
     return any((folder / name).exists() for name in RUN_FILES)
 
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
     """Loads a model, or a run's newest checkpoint."""
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.model_directory import SPEC_FILE
+    from soundomni.core.pretrained.directory import SPEC_FILE
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.train.export import load_run
 
     folder = Path(args.source)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import add_format, check_model_format, say_gain
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
 HELP = "make audio from prompts"
@@ -102,8 +102,8 @@ class Written:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
-    from soundomni.cli.files import input_file, make_directory
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import input_file, make_directory
     from soundomni.core.errors import one_line
     from soundomni.core.limits import check_negative
     from soundomni.data.audio_writing import find_format
@@ -139,7 +139,7 @@ def generate_files(
     cannot be drawn is named on stderr, and costs no clip.
     """
     from soundomni.cli.progress import Progress
-    from soundomni.core.editing import Kept
+    from soundomni.core.inference.editing import Kept
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
 
@@ -168,8 +168,8 @@ def generate_files(
 
 def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str) -> Written:
     """Writes a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
-    from soundomni.cli.files import append_line, claimed_number
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
+    from soundomni.cli.folders import append_line, claimed_number
     from soundomni.data.audio_writing import find_format, write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
@@ -277,9 +277,9 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         DataError: the file cannot be read.
         SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
     """
-    from soundomni.cli.files import looked_for
-    from soundomni.core import yaml_text
+    from soundomni.cli.folders import looked_for
     from soundomni.core.errors import DataError, SpecError, did_you_mean
+    from soundomni.core.spec import yaml_text
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ from types import ModuleType
 HELP = "turn weights that others made into parts that a spec can name"
 
 KINDS = {
-    "stable-audio-vae": "soundomni.cli.import_stable_audio_vae",
-    "qwen2-audio": "soundomni.cli.import_qwen2_audio",
-    "bagel": "soundomni.cli.import_bagel",
-    "soundomni": "soundomni.cli.import_soundomni",
+    "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "qwen2-audio": "soundomni.cli.importing.qwen2_audio",
+    "bagel": "soundomni.cli.importing.bagel",
+    "soundomni": "soundomni.cli.importing.soundomni",
 }
 """Kind of checkpoint → its module, which has HELP, `configure` and `run` as the file of a command has."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from soundomni import __version__
-from soundomni.cli.arguments import Parser, ParserExit, UsageError, split_overrides
+from soundomni.cli.parsing import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
 from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     status = _status(arguments)
     if argv is None and "--json" in arguments:
-        from soundomni.cli.output import end_stdout
+        from soundomni.cli.console import end_stdout
 
         end_stdout()
     return status
@@ -116,8 +116,8 @@ def _dispatch(arguments: list[str]) -> int:
     _add_global_options(parser)
     rest, overrides = split_overrides([*given, *after], parser)
     args = parser.parse_args(rest)
-    from soundomni.cli.output import results_only
-    from soundomni.core.discovery import only_readable
+    from soundomni.cli.console import results_only
+    from soundomni.core.spec.discovery import only_readable
 
     progress = contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working")
     results = results_only() if args.json else contextlib.nullcontext()
@@ -154,7 +154,7 @@ def _is_told_by_another(error: SoundOmniError) -> bool:
 
 def _raised_by(error: BaseException) -> str | None:
     """Returns the third-party plugin that raised an error, if one did."""
-    from soundomni.core.culprit import culprit
+    from soundomni.core.spec.culprit import culprit
 
     return culprit(error, raised=True)
 
@@ -167,7 +167,7 @@ def _origin(error: SoundOmniError) -> list[str]:
 
 def _unexpected(arguments: list[str], error: BaseException) -> str:
     """Says what happened, and in which third-party plugin where it was in one; otherwise it is an error of this program."""
-    from soundomni.core.culprit import culprit, named
+    from soundomni.core.spec.culprit import culprit, named
 
     hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
     return f"{'internal error' if culprit(error) is None else 'error'}: {named(error)}{hint}"
@@ -183,7 +183,7 @@ def _fail(arguments: list[str], message: str, *, status: int) -> int:
         traceback.print_exc()
     _say(sys.stderr, f"soundomni: {line}\n")
     if "--json" in arguments:
-        from soundomni.cli.output import to_json
+        from soundomni.cli.console import to_json
 
         _say(sys.stdout, to_json({"error": line.removeprefix("error: ")}) + "\n")
     return status

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 
 if TYPE_CHECKING:
-    from soundomni.cli.arguments import Overrides
-    from soundomni.core.hub import SoundOmni
+    from soundomni.cli.parsing import Overrides
+    from soundomni.core.pretrained.omni import SoundOmni
 
 TESTED_ON = "cpu"
 """The only kind of device that this project's tests have been run on."""
@@ -40,7 +40,7 @@ def choose_device(args: argparse.Namespace) -> str:
 
     Raise SpecError when this machine has no such device.
     """
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
     from soundomni.core.limits import AUTO, resolve_device
 
     device = resolve_device(args.device)
@@ -61,7 +61,7 @@ def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -
     from soundomni.cli.progress import Progress
 
     with Progress(f"loading {args.model}"):
-        from soundomni.core.hub import SoundOmni  # here, as importing torch takes its time too
+        from soundomni.core.pretrained.omni import SoundOmni  # here, as importing torch takes its time too
 
         model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
         adapter = getattr(args, "adapter", None)

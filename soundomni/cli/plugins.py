@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides, refuse_overrides
+from soundomni.cli.parsing import Overrides, refuse_overrides
 
 if TYPE_CHECKING:
-    from soundomni.core.registry import PluginEntry
+    from soundomni.core.spec.registry import PluginEntry
 
 HELP = "list the installed plugins, show one, or write a new one"
 
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from soundomni.cli.output import emit, table
-    from soundomni.core import registry
+    from soundomni.cli.console import emit, table
+    from soundomni.core.spec import registry
 
     kinds = [args.kind] if args.kind else registry.KINDS
     found = [entry for kind in kinds for entry in registry.entries(kind)]
@@ -67,10 +67,10 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from soundomni.cli.output import emit, table
-    from soundomni.core import registry
-    from soundomni.core.constructors import argument_texts
-    from soundomni.core.convert import type_name
+    from soundomni.cli.console import emit, table
+    from soundomni.core.spec import registry
+    from soundomni.core.spec.arguments import argument_texts
+    from soundomni.core.spec.values import type_name
 
     cls = registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths)
     texts = argument_texts(cls)
@@ -106,8 +106,8 @@ def _row(entry: PluginEntry) -> dict[str, Any]:
 
 
 def _error(entry: PluginEntry) -> str | None:
-    from soundomni.core import registry
     from soundomni.core.errors import PluginError
+    from soundomni.core.spec import registry
 
     try:
         registry.load(entry.kind, entry.qualified_name)

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError
+from soundomni.core.spec import registry, yaml_text
 
 KINDS = tuple(kind for kind in registry.KINDS if kind != "backbone")
 """Kinds with a template."""
@@ -41,7 +41,7 @@ _TESTS = {"connector": "test_connector", "tracker": "test_tracker"}
 
 def run(args: argparse.Namespace) -> int:
     """Writes the package and says what to do with it."""
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
 
     folder = write_package(args.kind, args.name, args.out)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

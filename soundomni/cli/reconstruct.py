@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import Failures, add_format, check_model_format, say_gain, usable
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
 
 HELP = "send audio files through the codec and back, and measure the difference"
 
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     A file that cannot be used is named on stderr, and the others go through the codec.
     """
-    from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import make_directory
     from soundomni.cli.progress import tracked
     from soundomni.core.errors import DataError
     from soundomni.core.limits import check_seconds
@@ -70,11 +70,11 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Sends one file through the codec and writes it; returns what is reported of it, as data and as a line."""
-    from soundomni.cli.files import claimed_number
-    from soundomni.cli.reconstruction import compare
+    from soundomni.cli.folders import claimed_number
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
     from soundomni.data.audio_writing import find_format, write_audio
+    from soundomni.evaluation.reconstruction import compare
 
     clip = Audio(*read_audio(file))
     made = model.reconstruct(clip, chunk_seconds=args.chunk)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides, UsageError, refuse_overrides
+from soundomni.cli.parsing import Overrides, UsageError, refuse_overrides
 
 if TYPE_CHECKING:
-    from soundomni.core.schema import Slot, Spec
+    from soundomni.core.spec.schema import Slot, Spec
 
 HELP = "validate or print a spec, or write its JSON schema"
 
@@ -36,19 +36,20 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
         return _schema()
     if not args.specs and not args.config:
         raise UsageError(f"`soundomni spec {args.action}` needs a spec: a YAML file or the name of a shipped one")
-    from soundomni.core.spec import load_spec, resolve
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.core.spec.load import resolve
 
     trust = args.trust_class_paths
-    given = load_spec([*args.specs, *args.config], overrides, trust_class_paths=trust, start="if-here")
+    given = load_spec_with_start([*args.specs, *args.config], overrides, trust_class_paths=trust, start="if-here")
     spec = resolve(given, trust_class_paths=trust)
     return _validate(args, spec) if args.action == "validate" else _print(args, spec)
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit, note, table
-    from soundomni.core.registry import lock
-    from soundomni.core.slots import slots
-    from soundomni.train.checks import check_spec
+    from soundomni.cli.console import emit, note, table
+    from soundomni.core.spec.registry import lock
+    from soundomni.core.spec.slots import slots
+    from soundomni.train.preflight import check_spec
 
     doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
     for line in doubts:
@@ -70,9 +71,9 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
 
     The data that a shipped spec names, unchanged, need not be here. Raise DataError for any other dataset that is needed and not usable.
     """
-    from soundomni.cli.output import note
-    from soundomni.core import registry
+    from soundomni.cli.console import note
     from soundomni.core.errors import DataError
+    from soundomni.core.spec import registry
     from soundomni.data.mixture import open_dataset
     from soundomni.data.usage import summarize
 
@@ -109,10 +110,10 @@ def _shipped_sources(args: argparse.Namespace) -> dict[str, Slot]:
     """Return the datasets of the shipped specs among those that were given."""
     from pathlib import Path
 
-    from soundomni.core.spec import load_spec, resolve, shipped_specs
+    from soundomni.core.spec.load import load_spec, resolve, shipped_specs
 
     names = [name for name in (*args.specs, *args.config) if name in shipped_specs() and not Path(name).is_file()]
-    data = resolve(load_spec(names, start="ignore")).data if names else None
+    data = resolve(load_spec(names, base={})).data if names else None
     return {name: entry.source for name, entry in data.datasets.items() if entry is not None} if data is not None else {}
 
 
@@ -128,10 +129,10 @@ def _check_start(args: argparse.Namespace, spec: Spec) -> None:
     """Compares the spec with the model that it starts from, unless a run goes on without it; says what was not compared."""
     from pathlib import Path
 
-    from soundomni.cli.output import note
-    from soundomni.core.model_directory import hub_name, is_absent
-    from soundomni.train.run_directory import goes_on
-    from soundomni.train.start import open_start
+    from soundomni.cli.console import note
+    from soundomni.core.pretrained.directory import hub_name, is_absent
+    from soundomni.train.run_directory.opening import goes_on
+    from soundomni.train.start_weights import open_start
 
     name = spec.model.start
     if spec.train is not None and goes_on(Path(spec.train.run_dir), "resume"):
@@ -146,8 +147,8 @@ def _check_start(args: argparse.Namespace, spec: Spec) -> None:
 
 
 def _print(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit
-    from soundomni.core.spec import dump_spec, spec_to_dict
+    from soundomni.cli.console import emit
+    from soundomni.core.spec.load import dump_spec, spec_to_dict
 
     emit(args, spec_to_dict(spec), text=dump_spec(spec))
     return 0
@@ -156,8 +157,8 @@ def _print(args: argparse.Namespace, spec: Spec) -> int:
 def _schema() -> int:
     import json
 
-    from soundomni.cli.output import write
-    from soundomni.core.spec import spec_schema
+    from soundomni.cli.console import write
+    from soundomni.core.spec.load import spec_schema
 
     write(json.dumps(spec_schema(), indent=2) + "\n")
     return 0

@@ -37,12 +37,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Trains, or goes on with the run in train.run_dir; exit status 75 when it saved and stopped before the end."""
     import os
 
-    from soundomni.cli.output import emit
-    from soundomni.core.spec import StartFrom, load_spec
+    from soundomni.cli.console import emit
+    from soundomni.core.pretrained.spec_with_start import StartFrom, load_spec_with_start
     from soundomni.train.run import run_training
 
     start: StartFrom = "kept" if args.existing == "resume" else "directory"
-    spec = load_spec(args.config, overrides, trust_class_paths=args.trust_class_paths, start=start)
+    spec = load_spec_with_start(args.config, overrides, trust_class_paths=args.trust_class_paths, start=start)
     result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing, allow_change=args.allow_change)
     if os.environ.get("RANK", "0") == "0":
         report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec
-from soundomni.core.schema import OptimizerSpec
 from soundomni.core.sequence import Role
 
 if TYPE_CHECKING:
-    from soundomni.core.layout import Layout
+    from soundomni.core.attention.layout import Layout
+    from soundomni.core.spec.schema import OptimizerSpec
 
 LossTerms = dict[str, tuple[Tensor, Tensor]]
 """Name of a loss → (sum over its elements, number of its elements), so that ranks and micro-batches add up exactly."""
@@ -76,7 +76,7 @@ class Codec(nn.Module, ABC):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """How far `encode` and `decode` look, so that long clips can be cut (see chunked.py); None takes clips whole."""
+        """How far `encode` and `decode` look, so that long clips can be cut (see assembly/chunked.py); None takes clips whole."""
         return None
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:

@@ -14,9 +14,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from soundomni.core.errors import CheckpointError, DataError, SoundOmniError
+from soundomni.core.files.paths import place
+from soundomni.core.files.small_files import read_json
 from soundomni.core.limits import MOST_VOCABULARY
-from soundomni.core.paths import place
-from soundomni.core.small_files import read_json
 from soundomni.core.tokenizer_parts import check_tokenizer
 
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"

@@ -13,8 +13,8 @@ from fnmatch import fnmatch
 import numpy as np
 
 from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.paths import local_path, place
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
 from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
 from soundomni.data.file_names import Names

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.paths import local_path, place
 from soundomni.data.audio import audio_info, read_audio
 from soundomni.data.tables import Table
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
+from soundomni.core.writing.tasks import Task
 from soundomni.data.mixture import Mixture
-from soundomni.data.tasks import Task
-from soundomni.data.writer import PlannedSample, SampleWriter
+from soundomni.data.samples import PlannedSample, SampleWriter
 
 
 @dataclass(frozen=True)

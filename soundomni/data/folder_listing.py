@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundomni.core.errors import DataError
+from soundomni.core.files.paths import place
 from soundomni.core.interfaces import Skip
-from soundomni.core.paths import place
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.file_names import normal_form, stem_of, suffix_of
 

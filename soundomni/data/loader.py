@@ -10,13 +10,13 @@ from typing import Any
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Skip
-from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import PackedBatch
-from soundomni.data.checks import check_loading
+from soundomni.core.spec.schema import DataSpec
+from soundomni.data.batch_planner import Planned, Planner
+from soundomni.data.data_section import check_loading
 from soundomni.data.mixture import Mixture
-from soundomni.data.planner import Planned, Planner
-from soundomni.data.reader import ClipReader, PendingSample
-from soundomni.data.writer import SampleWriter
+from soundomni.data.prefetch import ClipReader, PendingSample
+from soundomni.data.samples import SampleWriter
 
 _STEPS_AHEAD = 2
 

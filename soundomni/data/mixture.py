@@ -18,10 +18,10 @@ import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.schema import DataSpec, Slot
-from soundomni.data.checks import check_use
+from soundomni.core.spec.schema import DataSpec, Slot
+from soundomni.core.writing.tasks import Task, build_tasks
+from soundomni.data.data_section import check_use
 from soundomni.data.reports import check_skip_limit, name_first
-from soundomni.data.tasks import Task, build_tasks
 
 logger = logging.getLogger("soundomni.data")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.metrics.waveform import magnitudes
+from soundomni.metrics.waveform_distances import magnitudes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
 from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Mixture
-from soundomni.data.writer import SampleWriter
+from soundomni.data.samples import SampleWriter
 
 MOST_ITEMS = 10_000
 """Of larger datasets, `LOOKED_AT` items are looked at, for planning a sample takes about 0.05 ms."""

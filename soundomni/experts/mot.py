@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.layout import Layout
 from soundomni.experts.mot_layer import AuxiliaryLoss, LayerSizes, MoTExpert, MoTLayer, add_losses
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rope_tables

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from soundomni.core.layout import Layout
+from soundomni.core.attention.layout import Layout
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rotate
 from soundomni.experts.swiglu import SwiGLU

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Predict
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class EulerSampler(OneStepSampler):

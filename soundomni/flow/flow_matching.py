@@ -14,7 +14,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import LossTerms, Objective, Query
 from soundomni.core.representation import Representation
-from soundomni.flow.schedule import check_shift, shift_timestep
+from soundomni.flow.timestep_schedule import check_shift, shift_timestep
 
 Timesteps = Literal["logit-normal", "uniform"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
-from soundomni.flow.schedule import check_shift, check_steps, sampling_timesteps
+from soundomni.flow.timestep_schedule import check_shift, check_steps, sampling_timesteps
 
 
 class OneStepSampler(Sampler):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from soundomni.core.errors import CheckpointError, some
-from soundomni.core.small_files import read_json
+from soundomni.core.files.small_files import read_json
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.attention import plan_attention, plan_cached
-from soundomni.core.cache import KVCache
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import store
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.layout import Layout, store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, position_advance, text_segment
 from soundomni.testing.suite import ModuleSuite, evaluating, noise, number, seeded
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import Optimizer
-from soundomni.core.schema import OptimizerSpec
+from soundomni.core.spec.schema import OptimizerSpec
 from soundomni.testing.suite import ConformanceSuite, noise, number, seeded
 
 SHAPES = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundomni.core import registry
 from soundomni.core.errors import PluginError, did_you_mean
 from soundomni.core.interfaces import KINDS
+from soundomni.core.spec import registry
 
 PREFIX = "test_"
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
 from soundomni.testing.suite import ConformanceSuite
 
 SPEC = Spec(

@@ -6,11 +6,11 @@ import os
 
 import torch
 
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
 from soundomni.data.mixture import Mixture
 from soundomni.data.rates import describe_rates
+from soundomni.data.samples import SampleWriter
 from soundomni.data.usage import survey
-from soundomni.data.writer import SampleWriter
 from soundomni.train.cores import busy_warning, free_cores
 from soundomni.train.terminal import tell
 

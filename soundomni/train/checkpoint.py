@@ -29,10 +29,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, shown
-from soundomni.core.small_files import read_json
-from soundomni.core.start import STEP, is_step
-from soundomni.train.inventory import digest
+from soundomni.core.files.small_files import read_json
+from soundomni.core.pretrained.start import STEP, is_step
 from soundomni.train.parallel import World
+from soundomni.train.run_directory.inventory import digest
 from soundomni.train.shards import MOST_INDEX_BYTES, Slice, stage, write_rank
 
 STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import DataSpec, MixtureEntry, Spec, TrainSpec
-from soundomni.data.tasks import Task, build_tasks, find_task
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, Spec, TrainSpec
+from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 HIGHEST_RATE = 1.0
 """A learning rate above this is taken for a slip of the pen; rules that find their own rate ask for 1."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from soundomni.core.assembly import build_model
-from soundomni.core.declared_sizes import check_declared
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import add_adapters, merge_adapters
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import CheckpointError
-from soundomni.core.hub import SPEC_FILE, SoundOmni
-from soundomni.core.lora import add_adapters, merge_adapters, save_adapters
-from soundomni.core.model import UnifiedModel
-from soundomni.core.model_directory import Origin, without_weights
-from soundomni.core.spec import load_spec
-from soundomni.core.start import CHECKPOINTS, read_kept
+from soundomni.core.pretrained.adapters import save_adapters
+from soundomni.core.pretrained.declared_sizes import check_declared
+from soundomni.core.pretrained.directory import Origin, without_weights
+from soundomni.core.pretrained.omni import SPEC_FILE, SoundOmni
+from soundomni.core.pretrained.start import CHECKPOINTS, read_kept
+from soundomni.core.spec.load import load_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.uninitialised import uninitialised
 from soundomni.train.checkpoint import find_latest, read_state, step_of
-from soundomni.train.inventory import digest
-from soundomni.train.run_files import read_run_id
+from soundomni.train.run_directory.files import read_run_id
+from soundomni.train.run_directory.inventory import digest
 from soundomni.train.state import load_trained_weights, trained_shapes
 
 
@@ -79,7 +80,7 @@ def _load(path: Path, *, average: bool, trust_class_paths: bool) -> tuple[SoundO
         raise CheckpointError(f"the run '{path}' has no checkpoint yet; it saves every train.save_every steps and at its end")
     if read_state(checkpoint).get("tokenizer") != digest(path / TOKENIZER_FILE):
         raise CheckpointError(f"'{path / TOKENIZER_FILE}' is not the tokenizer that '{checkpoint}' was trained with")
-    spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, start="ignore")
+    spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, base={})
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained a codec alone; give its weights to model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)

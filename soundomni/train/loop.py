@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.checks import check_loss_weights
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import LossTerms
-from soundomni.core.schema import TrainSpec
+from soundomni.core.spec.ranges import check_loss_weights
+from soundomni.core.spec.schema import TrainSpec
 from soundomni.train.ema import EMA
+from soundomni.train.learning_rate import learning_rate
 from soundomni.train.optim import clip_gradients, set_learning_rate
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
-from soundomni.train.schedule import learning_rate
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
 MAX_SKIPPED_IN_A_ROW = 10

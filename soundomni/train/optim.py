@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from soundomni.core import registry
 from soundomni.core.errors import PluginError, SpecError
 from soundomni.core.interfaces import Optimizer
-from soundomni.core.schema import OptimizerSpec
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import OptimizerSpec
 
 
 def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths: bool = False) -> torch.optim.Optimizer:

@@ -25,9 +25,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import exempt_executors
-from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError, SpecError, reason
-from soundomni.core.schema import ParallelSpec, TrainSpec
+from soundomni.core.spec.culprit import named
+from soundomni.core.spec.schema import ParallelSpec, TrainSpec
 from soundomni.train.launch import Launch, local_rank, read_launch
 from soundomni.train.trainable import as_trainable
 

@@ -13,12 +13,12 @@ from typing import cast
 
 import torch
 
-from soundomni.core import registry
 from soundomni.core.errors import PluginError, reason, shown
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import Slot
-from soundomni.train.metrics import FILE_NAME as METRICS_FILE
-from soundomni.train.metrics import MetricsLog
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot
+from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
+from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.terminal import open_display
 
 logger = logging.getLogger(__name__)

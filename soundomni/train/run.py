@@ -20,44 +20,44 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from soundomni.core import registry
-from soundomni.core.assembly import build_model
-from soundomni.core.checks import check_loss_weights
-from soundomni.core.culprit import named
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Codec, Dataset, Tracker
-from soundomni.core.lora import add_adapters
-from soundomni.core.model import UnifiedModel
-from soundomni.core.model_directory import without_weights
-from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.pretrained.directory import without_weights
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.start import CHECKPOINTS, KEPT_FILE, kept_text
 from soundomni.core.sequence import PackedBatch
-from soundomni.core.spec import resolve, spec_to_dict
-from soundomni.core.start import CHECKPOINTS, KEPT_FILE, kept_text
+from soundomni.core.spec import registry
+from soundomni.core.spec.culprit import named
+from soundomni.core.spec.load import resolve, spec_to_dict
+from soundomni.core.spec.ranges import check_loss_weights
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.data.batch_planner import state_for_other_data
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
-from soundomni.data.planner import state_for_other_data
 from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
-from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
-from soundomni.train.inventory import digest
 from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.metrics import MetricsLog
+from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
+from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
-from soundomni.train.run_directory import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
-from soundomni.train.run_files import CODEC_FILE, SAMPLES
-from soundomni.train.same_data import Listings, check_same_data, list_data
+from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES
+from soundomni.train.run_directory.inventory import digest
+from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
+from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
+from soundomni.train.run_directory.spec_changes import check_allowed, is_below
 from soundomni.train.sample_writer import sample_writer
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
-from soundomni.train.spec_changes import check_allowed, is_below
-from soundomni.train.start import Start, open_start
+from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct

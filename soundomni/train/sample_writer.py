@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import DropoutSpec, ModelSpec
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.spec.schema import DropoutSpec, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.data.writer import SampleWriter
+from soundomni.data.samples import SampleWriter
 
 
 def sample_writer(

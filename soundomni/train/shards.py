@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.safe_tensors import open_tensors
-from soundomni.core.small_files import read_json
+from soundomni.core.files.safe_tensors import open_tensors
+from soundomni.core.files.small_files import read_json
 
 MOST_INDEX_BYTES = 1 << 26
 """Largest index of a rank: it also holds what waits in the loader and in the packer."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, reason
-from soundomni.core.model_weights import check_finite
+from soundomni.core.pretrained.weights import check_finite
 from soundomni.train.checkpoint import Checkpointer, read_state
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress

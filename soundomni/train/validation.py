@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import SoundOmniError, UnreadableAudioError, printable, reason
-from soundomni.core.hub import SoundOmni
-from soundomni.core.schema import TrainSpec
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.schema import TrainSpec
 from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import write_wav
 from soundomni.data.mixture import Mixture

@@ -16,11 +16,11 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
 from soundomni.vae.receptive_field import input_span
 from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
-from soundomni.vae.weights import load_strict
 
 
 class OobleckCodec(Codec):

@@ -18,8 +18,8 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_latent, check_waveform
-from soundomni.vae.weights import load_strict
 
 NEEDED = ("model_type", "sample_rate", "model")
 """Keys of a config that cannot be left out."""

@@ -12,7 +12,7 @@ import pytest
 
 from soundomni.cli.doctor import ROWS
 from soundomni.cli.main import main
-from soundomni.train.diagnosis import RESERVE
+from soundomni.train.memory.diagnosis import RESERVE
 
 
 def test_the_report_adds_up(tiny_spec: Path, result: Any) -> None:

@@ -12,17 +12,17 @@ import soundfile
 import soxr
 from tiny_networks import save_tiny_clap, save_tiny_classifier, without_a_weight
 
-from soundomni.cli.evaluation import Outcome, lines, score
-from soundomni.cli.evaluation_lists import open_list, shipped_lists
-from soundomni.cli.evaluation_networks import load_networks
 from soundomni.cli.main import main
-from soundomni.cli.reconstruction import compare
-from soundomni.core.registry import build
-from soundomni.core.spec import load_spec
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.registry import build
 from soundomni.core.waveform import RESAMPLER_QUALITY, Audio, resample
-from soundomni.data.analysis import analyse
-from soundomni.data.toy_recipe import Recipe, is_held_out, note_frequency
-from soundomni.data.toy_sounds import ToySounds
+from soundomni.data.toys.analysis import analyse
+from soundomni.data.toys.toy_recipe import Recipe, is_held_out, note_frequency
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.evaluation.lists import open_list, shipped_lists
+from soundomni.evaluation.measure import Outcome, lines, score
+from soundomni.evaluation.networks import load_networks
+from soundomni.evaluation.reconstruction import compare
 
 LIST = """
 description: A few toy sounds.

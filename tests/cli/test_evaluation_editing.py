@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundomni.cli.evaluation_editing import (
+from soundomni.core.waveform import Audio
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.evaluation.editing import (
     Continuation,
     Cut,
     Variant,
@@ -16,8 +18,6 @@ from soundomni.cli.evaluation_editing import (
     find_cut,
     variation_scores,
 )
-from soundomni.core.waveform import Audio
-from soundomni.data.toy_sounds import ToySounds
 
 DATA = ToySounds(size=12, seed=4, kinds=["tone", "chirp"])
 ITEMS = [DATA.item(i) for i in range(len(DATA))]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundomni.cli import files
-from soundomni.cli.files import append_line, claimed_number
+from soundomni.cli import folders
+from soundomni.cli.folders import append_line, claimed_number
 from soundomni.cli.main import main
 from soundomni.core.errors import DataError
-from soundomni.core.hub import SoundOmni
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.waveform import Audio
 from soundomni.data.audio_writing import FORMATS
 
@@ -225,7 +225,7 @@ def test_numbers_are_never_taken_twice(tmp_path: Path) -> None:
 
 def test_a_number_that_was_taken_in_between_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "000-a.wav").write_text("")
-    monkeypatch.setattr(files, "next_number", lambda folder: 0)  # as if the file above came after it was asked for
+    monkeypatch.setattr(folders, "next_number", lambda folder: 0)  # as if the file above came after it was asked for
     (tmp_path / ".001.claim").write_text("")
     with claimed_number(tmp_path) as number:
         assert number == 2

@@ -28,7 +28,7 @@ from stable_audio_files import (
 )
 
 from soundomni.cli.main import main
-from soundomni.core.spec import load_spec
+from soundomni.core.spec.load import load_spec
 from soundomni.vae import OobleckCodec
 
 CONFIGS = {

@@ -13,7 +13,7 @@ from qwen2_audio_files import model, write
 from safetensors.torch import load_file, save_file
 
 from soundomni.cli.main import main
-from soundomni.core.hub import SoundOmni
+from soundomni.core.pretrained.omni import SoundOmni
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from moe_gen_files import LATENT_DIM, bagel, original, write_bagel, write_original
 from safetensors.torch import load_file, save_file
 
-from soundomni.core.hub import SoundOmni
-from soundomni.core.spec import dump_spec, load_spec
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.load import dump_spec, load_spec
 from soundomni.vae.oobleck import OobleckCodec
 
 SIZES: dict[str, Any] = {
@@ -49,7 +49,7 @@ def omni(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
 
 
 def test_a_codec_that_a_run_trained_leaves_without_the_model_that_the_run_started_from(vae: Path, tmp_path: Path, result: Any) -> None:
-    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], start="ignore")
+    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], base={})
     (tmp_path / "spec.yaml").write_text(dump_spec(spec))
     (tmp_path / "codec.safetensors").write_bytes((vae / "model.safetensors").read_bytes())
     result("export", tmp_path, "--format", "diffusers-oobleck", "--out", tmp_path / "out")

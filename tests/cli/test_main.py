@@ -12,8 +12,8 @@ import pytest
 
 from soundomni import __version__
 from soundomni.cli import main as cli
-from soundomni.cli.arguments import Parser, UsageError, split_overrides
-from soundomni.cli.output import table, to_json
+from soundomni.cli.console import table, to_json
+from soundomni.cli.parsing import Parser, UsageError, split_overrides
 
 SOURCE = '''
 from soundomni.core.interfaces import Codec
@@ -263,7 +263,7 @@ def failing(tmp_path, monkeypatch):
 
 
 def test_failures_of_other_kinds(run, failing, monkeypatch):
-    monkeypatch.setattr("soundomni.core.culprit.loaded", dict)  # other tests of this process may have loaded plugins
+    monkeypatch.setattr("soundomni.core.spec.culprit.loaded", dict)  # other tests of this process may have loaded plugins
     assert run("fail", "interrupt")[0] == 130
     assert error_of(run("fail", "disk")) == "[Errno 28] No space left on device: 'run/model.safetensors'"
     status, out, err = run("fail", "bug")

@@ -23,7 +23,7 @@ from soundomni.cli.page.render import render
 from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Report, Said, Score, Sound, Training, Verdict
 from soundomni.cli.page.sounds import LEVELS, LOWEST, attributes, colours, judge, outline, show_sound
 from soundomni.data.audio import write_wav
-from soundomni.data.toy_language import parse_caption
+from soundomni.data.toys.toy_language import parse_caption
 
 EVIL = "<script>alert(1)</script> & \"x\" 'y'"
 VOID = {"meta", "link", "img", "br", "rect", "line", "path", "polygon"}

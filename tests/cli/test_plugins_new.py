@@ -12,7 +12,7 @@ import pytest
 
 from soundomni.cli.main import main
 from soundomni.cli.plugins_new import KINDS, LONGEST_NAME
-from soundomni.core import registry
+from soundomni.core.spec import registry
 
 
 def write(kind: str, name: str, out: Path) -> Path:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundomni.cli.evaluation import lines, score
-from soundomni.cli.evaluation_clips import Clips
 from soundomni.cli.main import main
-from soundomni.cli.reconstruction import compare
 from soundomni.core.waveform import Audio, resample
-from soundomni.data.toy_sounds import ToySounds
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.evaluation.clips import Clips
+from soundomni.evaluation.measure import lines, score
+from soundomni.evaluation.reconstruction import compare
 
 
 def tones(rate: int, *parts: tuple[float, float], channels: int = 1, seconds: float = 0.5) -> Audio:
@@ -88,7 +88,7 @@ def test_evaluate_names_the_rates_and_what_the_codec_leaves_out(
 
 
 def test_scores_at_the_files_rate_are_only_listed_if_it_differs() -> None:
-    from soundomni.cli.evaluation import Outcome
+    from soundomni.evaluation.measure import Outcome
 
     data = ToySounds(size=2)
     clips = [Audio(*data.load(i)) for i in range(2)]

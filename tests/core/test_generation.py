@@ -14,15 +14,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, model_spec, one_forward, rule
 
-from soundomni.core.assembly import build_sampler
-from soundomni.core.editing import Kept, known_frames
+from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
-from soundomni.core.generation import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
-from soundomni.core.hub import SoundOmni
+from soundomni.core.inference.editing import Kept, known_frames
+from soundomni.core.inference.sampling import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
+from soundomni.core.inference.variation import begin_timestep
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation
-from soundomni.core.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.sequence import Attend, PositionRule
-from soundomni.core.variation import begin_timestep
+from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])

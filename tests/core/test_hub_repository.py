@@ -18,15 +18,15 @@ from huggingface_hub import constants
 from tiny_models import TOKENIZER, make_model, model_spec
 
 from soundomni.cli.main import main
-from soundomni.core import yaml_text
 from soundomni.core.errors import CheckpointError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.hub_repository import parse_repository
-from soundomni.core.model_directory import Origin, find_model, spec_block
-from soundomni.core.schema import Slot, Spec
-from soundomni.core.spec import load_spec, resolve
-from soundomni.core.start import KEPT_FILE, kept_text, read_kept
-from soundomni.train.start import open_start
+from soundomni.core.pretrained.directory import Origin, find_model, spec_block
+from soundomni.core.pretrained.hub import parse_repository
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept
+from soundomni.core.spec import yaml_text
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.train.start_weights import open_start
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import contexts_of, make_model, one_forward, rule
 from torch import Tensor, nn
 
+from soundomni.core.assembly.lora import LoRALinear, add_adapters, merge_adapters
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Backbone
-from soundomni.core.lora import LoRALinear, add_adapters, merge_adapter_file, merge_adapters, save_adapters
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import LoRASpec
+from soundomni.core.pretrained.adapters import merge_adapter_file, save_adapters
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.schema import LoRASpec
 
 ALL = ["qkv", "output", "gate_up", "down"]
 BOTH = LoRASpec(streams=["und", "gen"], rank=3, alpha=5.0, targets=ALL)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import MODELS, TOKENIZER, clip, contexts_of, make_model, model_spec, one_forward, pack, rule
 
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
-from soundomni.core.generation import AudioSlots, features_context, make_cache, next_position
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import ConnectorsSpec, Slot
+from soundomni.core.inference.sampling import AudioSlots, features_context, make_cache, next_position
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.spec.schema import ConnectorsSpec, Slot
 
 
 def latent_segment(model: UnifiedModel, seed: int, samples: int, attend: Attend, positions: PositionRule) -> Segment:

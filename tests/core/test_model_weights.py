@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from soundomni.core import registry
+from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import CheckpointError
-from soundomni.core.model_weights import INDEX_FILE, WEIGHTS_FILE, load_weights, weight_files, write_weights
-from soundomni.core.schema import Slot
-from soundomni.core.uninitialised import uninitialised
+from soundomni.core.pretrained.weights import INDEX_FILE, WEIGHTS_FILE, load_weights, weight_files, write_weights
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot
 
 
 class Network(nn.Module):
@@ -163,9 +163,9 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from soundomni.core import registry
-from soundomni.core.model_weights import load_weights, write_weights
-from soundomni.core.schema import Slot
-from soundomni.core.uninitialised import uninitialised
+from soundomni.core.pretrained.weights import load_weights, write_weights
+from soundomni.core.spec.schema import Slot
+from soundomni.core.assembly.uninitialized import uninitialised
 
 def build(hidden_dim):
     router = registry.build("router", Slot("modality"))

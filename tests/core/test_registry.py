@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundomni.core import interfaces, registry
-from soundomni.core.constructors import argument_texts
+from soundomni.core import interfaces
 from soundomni.core.errors import PluginError, SpecError
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec import registry
+from soundomni.core.spec.arguments import argument_texts
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
 
 ROOT = Path(__file__).parents[2]
 

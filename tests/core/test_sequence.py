@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.core.cache import KVCache
-from soundomni.core.layout import PADDING, Layout, store
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import PADDING, store
 from soundomni.core.sequence import (
     NO_LABEL,
     Attend,

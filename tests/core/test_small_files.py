@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
+from soundomni.core.files.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
 
 
 def bound_socket(path: Path) -> None:

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
-from soundomni.core.json_schema import schema_of
-from soundomni.core.schema import (
+from soundomni.core.spec import registry, yaml_text
+from soundomni.core.spec.json_schema import schema_of
+from soundomni.core.spec.load import changed_keys, dump_spec, load_spec, parse_slot, resolve, shipped_specs, spec_schema, spec_to_dict
+from soundomni.core.spec.schema import (
     ConnectorsSpec,
     DataSpec,
     MixtureEntry,
@@ -26,8 +27,7 @@ from soundomni.core.schema import (
     TrainSpec,
     ValidationSpec,
 )
-from soundomni.core.slots import slots
-from soundomni.core.spec import changed_keys, dump_spec, load_spec, parse_slot, resolve, shipped_specs, spec_schema, spec_to_dict
+from soundomni.core.spec.slots import slots
 
 CODECS = '''
 from soundomni.core.interfaces import Codec
@@ -305,7 +305,7 @@ def test_files_that_are_not_specs(tmp_path):
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_found_by_name_and_suggested(name):
-    found, same = (load_spec([given], validate_plugins=False, start="ignore") for given in (name, f"{name}.yaml"))
+    found, same = (load_spec([given], validate_plugins=False, base={}) for given in (name, f"{name}.yaml"))
     assert found == same
     assert f"Did you mean '{name}'?" in refusal([f"{name}q"])
 
@@ -476,7 +476,7 @@ class Typed:
     ids=lambda case: str(case.annotation),
 )
 def test_schema_accepts_what_conversion_accepts(case):
-    from soundomni.core.convert import convert
+    from soundomni.core.spec.values import convert
 
     schema = schema_of(case.annotation)
     for value in case.good:

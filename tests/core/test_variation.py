@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_models import MODELS, TOKENIZER, make_model, rule
 from torch import Tensor
 
+from soundomni.core.inference.variation import TIMESTEPS, begin_timestep, clean_estimate, lost_shares, timestep_of_share
 from soundomni.core.interfaces import Objective
-from soundomni.core.variation import TIMESTEPS, begin_timestep, clean_estimate, lost_shares, timestep_of_share
 from soundomni.flow import FlowMatching
 
 ENDS = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soundomni.core import pickle_bounds, weight_files
 from soundomni.core.errors import CheckpointError
-from soundomni.core.weight_files import read_weights
+from soundomni.core.files import pickle_bounds
+from soundomni.core.pretrained import foreign_weights
+from soundomni.core.pretrained.foreign_weights import read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, -2.0]), "b": torch.tensor(3.0, dtype=torch.float16)}
 
@@ -174,7 +175,7 @@ def test_containers_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     loop["again"] = loop
     torch.save(loop, tmp_path / "loop.pt")
     assert "nested deeper than" in refused(tmp_path / "loop.pt")
-    monkeypatch.setattr(weight_files, "MOST_VALUES", 1000)
+    monkeypatch.setattr(foreign_weights, "MOST_VALUES", 1000)
     for leaf, ending in (([torch.ones(1)], "tensors"), ([1.0], "numbers")):
         many: list[Any] = leaf
         for _ in range(10):

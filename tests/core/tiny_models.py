@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from soundomni.core.assembly import build_model
-from soundomni.core.generation import Context, text_context
-from soundomni.core.model import UnifiedModel, frame_places
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.inference.sampling import Context, text_context
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, audio_segment, text_segment
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot
 from soundomni.core.tokenizer import TextTokenizer
 
 RATE = 1000

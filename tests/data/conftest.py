@@ -7,7 +7,7 @@ from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.data.writer import SampleWriter
+from soundomni.data.samples import SampleWriter
 
 CODEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=4, extra_frames=1)
 ENCODER = FeatureSpec(sample_rate=4000, feature_dim=8)

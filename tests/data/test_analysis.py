@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError
-from soundomni.data.analysis import SoundReport, analyse, compare
-from soundomni.data.pitch import pitch_track
-from soundomni.data.toy_recipe import NOTES, Recipe, note_frequency
-from soundomni.data.toy_sounds import ToySounds
+from soundomni.data.toys.analysis import SoundReport, analyse, compare
+from soundomni.data.toys.pitch import pitch_track
+from soundomni.data.toys.toy_recipe import NOTES, Recipe, note_frequency
+from soundomni.data.toys.toy_sounds import ToySounds
 
 ATTRIBUTES = {"events", "kinds", "order", "waveform", "pitch", "direction", "clicks", "noise", "loudness"}
 COUNT = 200

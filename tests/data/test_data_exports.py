@@ -29,7 +29,7 @@ def test_every_name_is_there_and_comes_from_its_own_module():
 
 def test_modules_never_take_the_place_of_a_name():
     program = (
-        "import soundomni.data.pack_offline, soundomni.data.audio_folder\n"
+        "import soundomni.data.best_fit, soundomni.data.audio_folder\n"
         "from soundomni.data import AudioFolder, pack_offline\n"
         "assert callable(pack_offline) and isinstance(AudioFolder, type)\n"
     )

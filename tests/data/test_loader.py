@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Skip
-from soundomni.core.schema import DataSpec
-from soundomni.core.schema import SegmentTemplate as Template
+from soundomni.core.spec.schema import DataSpec
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import build_tasks
 from soundomni.data import audio
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source
 from soundomni.data.reports import check_skip_limit
-from soundomni.data.tasks import build_tasks
 
 BUDGET = 256
 ALL = {"generate": 1.0, "describe": 1.0, "continue": 1.0}

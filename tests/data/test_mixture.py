@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, PluginError, SpecError
 from soundomni.core.interfaces import Skip
-from soundomni.core.registry import build
-from soundomni.core.schema import DataSpec, MixtureEntry, Slot
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, Slot
 from soundomni.data.mixture import Mixture, Source
 
 

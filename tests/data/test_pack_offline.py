@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.data.pack_offline import pack_offline
+from soundomni.data.best_fit import pack_offline
 
 
 def textbook_loads(lengths, budget):

@@ -4,8 +4,8 @@ import pytest
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item
-from soundomni.core.schema import SegmentTemplate as Template
-from soundomni.data.tasks import BUILT_IN, build_tasks, find_task
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import BUILT_IN, build_tasks, find_task
 
 MUTE = Item(key="a", num_samples=1, sample_rate=8000)
 CAPTIONED = Item(key="a", num_samples=1, sample_rate=8000, captions=("x",))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError
-from soundomni.data.toy_language import canonical_prompts, captions, parse_caption, questions
-from soundomni.data.toy_recipe import (
+from soundomni.data.toys.toy_language import canonical_prompts, captions, parse_caption, questions
+from soundomni.data.toys.toy_recipe import (
     CLICK_WINDOW,
     LEVELS,
     LOUDNESSES,
@@ -23,8 +23,8 @@ from soundomni.data.toy_recipe import (
     nearest_note,
     note_frequency,
 )
-from soundomni.data.toy_sounds import ToySounds
-from soundomni.data.toy_synthesis import synthesise
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.data.toys.toy_synthesis import synthesise
 
 EVENTS = all_events()
 recipes = st.lists(st.sampled_from(EVENTS), min_size=1, max_size=2).map(lambda events: Recipe(tuple(events)))

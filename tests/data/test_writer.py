@@ -6,11 +6,11 @@ import pytest
 from soundomni.core.errors import SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Item, Skip
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
-from soundomni.core.schema import DropoutSpec
-from soundomni.core.schema import SegmentTemplate as Template
 from soundomni.core.sequence import NO_LABEL, Attend, PackedBatch, PositionRule, Role
+from soundomni.core.spec.schema import DropoutSpec
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.audio import resample, resampled_length
-from soundomni.data.tasks import build_tasks
 
 NO_DROPOUT = DropoutSpec(text=0.0, latent=0.0, features=0.0)
 TASKS = build_tasks(

@@ -17,16 +17,16 @@ from qwen2_audio_files import edit_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from soundomni.core.assembly.model import frame_places
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.model import frame_places
-from soundomni.core.schema import DataSpec
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.spec.schema import DataSpec
 from soundomni.core.waveform import Audio
-from soundomni.experts.bagel_import import import_bagel
-from soundomni.experts.language_import import write_imported
-from soundomni.experts.original_export import export_soundomni
-from soundomni.experts.original_import import import_soundomni
+from soundomni.experts.checkpoints.bagel_import import import_bagel
+from soundomni.experts.checkpoints.language_import import write_imported
+from soundomni.experts.checkpoints.original_export import export_soundomni
+from soundomni.experts.checkpoints.original_import import import_soundomni
 
 RATE = 8000
 
@@ -294,7 +294,7 @@ def test_a_codec_without_weights_is_not_taken_for_the_vae(tmp_path: Path) -> Non
 
 
 def test_sizes_of_the_original_run_need_no_config(tmp_path: Path) -> None:
-    from soundomni.experts.original_import import QWEN2_AUDIO_7B, _known
+    from soundomni.experts.checkpoints.original_import import QWEN2_AUDIO_7B, _known
 
     with torch.device("meta"):
         at, wide = "language_model.model.layers.", torch.empty(4096, 4096)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import plan_attention
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import PADDING
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Router
-from soundomni.core.layout import PADDING, Layout
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, text_segment
 from soundomni.experts import DenseRouter, ModalityRouter, MoTBackbone, MoTExpert, RMSNorm, SwiGLU, TopKRouter
 from soundomni.experts.rope import rope_tables, rotate

@@ -13,14 +13,14 @@ from qwen2_audio_files import LIMIT, RATE, SPECIALS, VOCAB, edit_json, model, pr
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
-from soundomni.core.chat import DESCRIBE
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.generation import context_length, sample_text
-from soundomni.core.hub import SoundOmni
+from soundomni.core.inference.sampling import context_length, sample_text
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
 from soundomni.core.waveform import Audio
-from soundomni.experts.language_import import write_imported
-from soundomni.experts.qwen2_audio_import import import_qwen2_audio
+from soundomni.core.writing.chat import DESCRIBE
+from soundomni.experts.checkpoints.language_import import write_imported
+from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 
 PROCESSOR = processor()
 CHAT = [
@@ -212,7 +212,7 @@ def test_a_sparse_config_means_the_defaults_of_transformers(tmp_path: Path) -> N
     """The published config leaves most sizes out; theirs are what transformers takes them to be."""
     from transformers import Qwen2AudioConfig
 
-    from soundomni.experts.qwen2_audio_config import read_source_config
+    from soundomni.experts.checkpoints.qwen2_audio_config import read_source_config
 
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_audio", "text_config": {"model_type": "qwen2"}}')
     ours, theirs = read_source_config(tmp_path), Qwen2AudioConfig.from_pretrained(tmp_path)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from soundomni.core.errors import SpecError
-from soundomni.core.guidance import PartialTarget, guided
-from soundomni.core.schema import GuidanceSpec
+from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.spec.schema import GuidanceSpec
 from soundomni.flow import EulerSampler
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from soundomni.core.assembly.normalizer import STD_FLOOR, LatentNormalizer
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.normalizer import STD_FLOOR, LatentNormalizer
 from soundomni.core.representation import Representation, RepresentationSpec
 
 SPEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=4, latent_dim=3)

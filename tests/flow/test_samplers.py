@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import SpecError
-from soundomni.core.guidance import PartialTarget
+from soundomni.core.inference.guidance import PartialTarget
 from soundomni.flow import (
     DPMppSampler,
     EulerSampler,

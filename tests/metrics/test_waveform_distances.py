@@ -6,7 +6,7 @@ import scipy.signal
 import torch
 import torchaudio
 
-from soundomni.metrics.waveform import magnitudes, mel_distance, multi_resolution_stft_distance, si_sdr, spectral_convergence
+from soundomni.metrics.waveform_distances import magnitudes, mel_distance, multi_resolution_stft_distance, si_sdr, spectral_convergence
 
 
 def test_si_sdr_of_orthogonal_noise() -> None:

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from soundomni import SoundOmni
-from soundomni.cli.evaluation import written
-from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.editing import Kept
 from soundomni.core.interfaces import Item
-from soundomni.core.model_directory import SHIPPED, find_model, portable, shipped_models
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.pretrained.directory import SHIPPED, find_model, portable, shipped_models
+from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.waveform import Audio
-from soundomni.data.analysis import analyse, compare
-from soundomni.data.toy_recipe import Recipe
-from soundomni.data.toy_sounds import ToySounds
-from soundomni.metrics.waveform import spectral_convergence
+from soundomni.data.toys.analysis import analyse, compare
+from soundomni.data.toys.toy_recipe import Recipe
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.evaluation.measure import written
+from soundomni.metrics.waveform_distances import spectral_convergence
 
 SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
 ROWS = (
@@ -67,7 +67,7 @@ def test_a_model_directory_of_that_name_wins_and_any_other_folder_does_not(tmp_p
 
 def test_it_is_small_and_assembled_as_the_shipped_spec_says(nano: SoundOmni) -> None:
     assert (SHIPPED / "nano" / "model.safetensors").stat().st_size <= 8_000_000
-    spec = portable(resolve(load_spec(["nano", EDITING], start="ignore")))
+    spec = portable(resolve(load_spec(["nano", EDITING], base={})))
     own = resolve(nano.spec)
     model = replace(spec.model, tokenizer=own.model.tokenizer)  # which the first part of training learnt
     assert (own.model, own.sampler, own.guidance) == (model, spec.sampler, spec.guidance)
@@ -93,8 +93,9 @@ def test_the_card_says_what_evaluate_printed() -> None:
 @pytest.mark.long
 def test_a_sixth_of_the_list_scores_about_what_the_card_says(nano: SoundOmni) -> None:
     """Of 32 clips a share has a standard error below 9 points; weights that were not those of the card would be far off."""
-    from soundomni.cli.evaluation import Settings, run_model, score
-    from soundomni.cli.evaluation_lists import open_list
+    from soundomni.evaluation.lists import open_list
+    from soundomni.evaluation.measure import run_model, score
+    from soundomni.evaluation.settings import Settings
 
     opened = open_list("new-combinations")
     result = score(run_model(nano, opened.dataset, Settings(limit=32, seed=0, batch=16)))

@@ -10,10 +10,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from soundomni import testing
+from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
-from soundomni.core.layout import Layout
-from soundomni.core.registry import load
+from soundomni.core.spec.registry import load
 
 MDCT, LogMel, MoT = load("codec", "mdct"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
@@ -555,7 +555,7 @@ def test_every_kind_has_a_broken_plugin():
 
 
 PLUGIN = """
-from soundomni.core.registry import load
+from soundomni.core.spec.registry import load
 from soundomni.testing import SamplerSuite
 
 class Miscounts(load("sampler", "euler")):

@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from soundomni.core import registry
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.interfaces import Dataset
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import Spec
 from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.train.ema import EMA
-from soundomni.train.live_memory import LiveMemory, saved_bytes
 from soundomni.train.loop import train_step
+from soundomni.train.memory.live_memory import LiveMemory, saved_bytes
+from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelise
 from soundomni.train.sample_writer import sample_writer
-from soundomni.train.typical_batch import BatchSizes, ClipSizes
 
 
 def held(tensors: Iterable[Tensor | None]) -> int:

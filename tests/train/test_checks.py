@@ -12,13 +12,13 @@ from tiny_spec import TEXT, tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.cli.train import EXISTING
-from soundomni.core.checks import check_loss_weights, check_train
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
-from soundomni.core.registry import load
-from soundomni.core.schema import TrainSpec
-from soundomni.train.checks import check_spec
+from soundomni.core.spec.ranges import check_loss_weights, check_train
+from soundomni.core.spec.registry import load
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import Existing
+from soundomni.train.run_directory.opening import Existing
 
 WRONG = [
     ("steps", 0),
@@ -83,7 +83,7 @@ def test_losses_that_a_model_does_not_have_are_named() -> None:
 
 
 def test_checking_imports_no_torch() -> None:
-    code = "import sys, soundomni.core.checks; sys.exit('torch' in sys.modules)"
+    code = "import sys, soundomni.core.spec.ranges; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -7,11 +7,11 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ScheduleSpec, Spec
-from soundomni.core.spec import dump_spec, load_spec, shipped_specs
-from soundomni.train.checks import check_spec
+from soundomni.core.spec.load import dump_spec, load_spec, shipped_specs
+from soundomni.core.spec.schema import ScheduleSpec, Spec
 from soundomni.train.ema import EMA
-from soundomni.train.schedule import learning_rate, warmup_steps
+from soundomni.train.learning_rate import learning_rate, warmup_steps
+from soundomni.train.preflight import check_spec
 
 UNPROMPTED = "data.condition_dropout={text: 0.0}"
 
@@ -70,7 +70,7 @@ def test_what_may_be_meant_is_not_doubted(overrides: tuple[str, ...], tmp_path: 
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_not_doubted(name: str) -> None:
-    spec = load_spec([name], start="ignore") if name in ("nano", "demo") else None
+    spec = load_spec([name], base={}) if name in ("nano", "demo") else None
     assert spec is None or check_spec(spec) == []
 
 

@@ -11,8 +11,8 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ParallelSpec
-from soundomni.core.spec import dump_spec
+from soundomni.core.spec.load import dump_spec
+from soundomni.core.spec.schema import ParallelSpec
 from soundomni.train.launch import LAUNCHERS, Launch, read_launch
 from soundomni.train.parallel import open_world
 
@@ -97,7 +97,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     code = (
         "import json, socket, sys\n"
         "from soundomni.core.errors import SpecError\n"
-        "from soundomni.core.schema import ParallelSpec\n"
+        "from soundomni.core.spec.schema import ParallelSpec\n"
         "from soundomni.train.parallel import open_world\n"
         "taken = socket.create_server(('127.0.0.1', 0))\n"
         f"environment = {WHOLE!r} | {{'MASTER_PORT': str(taken.getsockname()[1])}}\n"

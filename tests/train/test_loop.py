@@ -11,7 +11,7 @@ from tiny_training import TinyBatch, TinyModel, TinyRun, alone, make_batch, sett
 from torch import nn
 
 from soundomni.core.errors import SoundOmniError, SpecError
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, train_step
 from soundomni.train.optim import build_optimizer, clip_gradients

@@ -12,17 +12,17 @@ from test_run_processes import ENVIRONMENT, PROGRAM, TORCHRUN
 from tiny_spec import tiny_spec
 
 from soundomni import SoundOmni
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import LoRALinear, add_adapters
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.lora import LoRALinear, add_adapters
-from soundomni.core.model import UnifiedModel
 from soundomni.core.sequence import PackedBatch, Sample, text_segment
-from soundomni.core.spec import resolve, spec_to_dict
+from soundomni.core.spec.load import resolve, spec_to_dict
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.train.checks import check_spec
 from soundomni.train.export import load_run, save_run_adapters
+from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import check_unchanged
+from soundomni.train.run_directory.opening import check_unchanged
 from soundomni.train.state import load_trained_weights
 
 LORA = ("train.lora={streams: [und, gen], rank: 2, alpha: 3.5, targets: [qkv, output, mlp.down]}", "train.optimizer.lr=0.02")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import OptimizerSpec
-from soundomni.train.muon import Muon, orthogonal
+from soundomni.core.spec.schema import OptimizerSpec
+from soundomni.train.optimizers.muon import Muon, orthogonal
 
 SETTINGS = OptimizerSpec(lr=0.1, eps=1e-8, weight_decay=0.0)
 

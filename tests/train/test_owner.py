@@ -22,13 +22,13 @@ from torch import nn
 
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import Slot, Spec
+from soundomni.core.spec.schema import Slot, Spec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.ema import EMA
 from soundomni.train.export import load_run
-from soundomni.train.owner import FILE_NAME, Claim, Owner
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import Existing
+from soundomni.train.run_directory.opening import Existing
+from soundomni.train.run_directory.owner import FILE_NAME, Claim, Owner
 
 
 def claim(**changes: object) -> Claim:

@@ -15,7 +15,7 @@ from tiny_training import TinyRun, alone, settings
 from two_ranks import MUON
 
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ParallelSpec
+from soundomni.core.spec.schema import ParallelSpec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.parallel import mesh_shape, open_world
 

@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 import re
 from soundomni.core.interfaces import Tracker
-from soundomni.core.registry import load
-from soundomni.core.schema import Spec
+from soundomni.core.spec.registry import load
+from soundomni.core.spec.schema import Spec
 
 FAILURES = {"error": ValueError("boom"), "memory": torch.OutOfMemoryError("no memory"), "exit": SystemExit(3)}
 

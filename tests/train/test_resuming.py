@@ -13,12 +13,12 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, DataError
-from soundomni.core.spec import dump_spec
+from soundomni.core.spec.load import dump_spec
 from soundomni.train import validation
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
+from soundomni.train.learning_rate import learning_rate
 from soundomni.train.run import run_training
-from soundomni.train.schedule import learning_rate
 
 COSINE = "train.schedule.kind=cosine"
 
@@ -85,8 +85,8 @@ def test_an_error_in_validation_costs_no_training(
     def broken(*args: object, **settings: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("soundomni.core.hub.SoundOmni.generate", broken)
-    monkeypatch.setattr("soundomni.core.culprit.loaded", dict)  # other tests of this process may have loaded plugins
+    monkeypatch.setattr("soundomni.core.pretrained.omni.SoundOmni.generate", broken)
+    monkeypatch.setattr("soundomni.core.spec.culprit.loaded", dict)  # other tests of this process may have loaded plugins
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(tmp_path / "run", *VALIDATION)).step == 6
     (line,) = [record.getMessage() for record in caplog.records]

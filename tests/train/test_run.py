@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_spec import tiny_spec
 
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import CheckpointError, PluginError, SpecError
-from soundomni.core.registry import build
-from soundomni.core.schema import Slot
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import Slot
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.audio import read_audio
-from soundomni.train.metrics import MetricsLog, read_metrics
+from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.run import run_training
 from soundomni.train.state import load_trained_weights
 

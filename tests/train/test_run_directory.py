@@ -14,14 +14,14 @@ from test_run import VALIDATION, measured
 from tiny_spec import tiny_spec
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.start import has_checkpoint
+from soundomni.core.pretrained.start import has_checkpoint
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
-from soundomni.train.inventory import Inventory
-from soundomni.train.metrics import MetricsLog, read_metrics
+from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.run import run_training
-from soundomni.train.run_files import read_run_id, refuse_foreign
+from soundomni.train.run_directory.files import read_run_id, refuse_foreign
+from soundomni.train.run_directory.inventory import Inventory
 
 
 def snapshot(folder: Path) -> dict[str, str | bytes]:

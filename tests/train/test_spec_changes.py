@@ -17,12 +17,12 @@ from tiny_spec import tiny_spec
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item
-from soundomni.core.schema import Spec
-from soundomni.core.spec import dump_spec, resolve, spec_to_dict
+from soundomni.core.spec.load import dump_spec, resolve, spec_to_dict
+from soundomni.core.spec.schema import Spec
 from soundomni.data.digest import MOST_BLOCKS, list_dataset
 from soundomni.train.checkpoint import read_state
 from soundomni.train.run import run_training
-from soundomni.train.spec_changes import check_allowed, check_unchanged
+from soundomni.train.run_directory.spec_changes import check_allowed, check_unchanged
 
 
 def folder(path: Path, names: str = "abcdefgh") -> Path:

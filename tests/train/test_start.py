@@ -20,11 +20,11 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.model_directory import SHIPPED, Origin
-from soundomni.core.schema import Spec
-from soundomni.core.spec import load_spec
-from soundomni.core.start import KEPT_FILE, kept_text, read_kept, read_start
+from soundomni.core.pretrained.directory import SHIPPED, Origin
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept, read_start
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import Spec
 from soundomni.core.waveform import Audio
 from soundomni.train.export import load_run
 from soundomni.train.run import run_training

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, TrainSpec
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from soundomni.train.checkpoint import Checkpointer
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit

@@ -23,13 +23,13 @@ from tiny_training import TinyModel, TinyRun, make_batch, settings
 
 from soundomni.core.errors import CheckpointError, DataError, SoundOmniError, SpecError
 from soundomni.core.interfaces import Dataset, Item
-from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
+from soundomni.core.spec.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
 from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
 from soundomni.train.parallel import World, batches_per_rank, open_world
-from soundomni.train.same_data import list_data
+from soundomni.train.run_directory.same_data import list_data
 from soundomni.train.signals import StopRequest
 from soundomni.train.validation import Made, Part, Validation
 

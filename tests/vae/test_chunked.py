@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from soundomni.core.chunked import decode_in_chunks, encode_in_chunks, iter_decoded, iter_encoded
+from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks, iter_decoded, iter_encoded
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation
 from soundomni.vae import HarmonicCodec

@@ -19,11 +19,11 @@ from stable_audio_files import (
 )
 
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.weight_files import read_weights
-from soundomni.vae.stable_audio import import_stable_audio_vae
-from soundomni.vae.stable_audio_config import find_config, parse_config, read_config
-from soundomni.vae.stable_audio_layouts import find_autoencoder, shapes_of
-from soundomni.vae.stable_audio_sizes import infer_config
+from soundomni.core.pretrained.foreign_weights import read_weights
+from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.stable_audio_config import find_config, parse_config, read_config
+from soundomni.vae.checkpoints.stable_audio_layouts import find_autoencoder, shapes_of
+from soundomni.vae.checkpoints.stable_audio_sizes import infer_config
 
 
 @pytest.mark.parametrize("tree", [audio_vae(), whole_model(), diffusers_config()])
@@ -58,8 +58,8 @@ def test_the_published_one_is_the_default_of_our_codec() -> None:
         model__latent_dim=64,
         model__downsampling_ratio=2048,
     )
-    from soundomni.core.registry import validate_init_args
-    from soundomni.core.schema import Slot
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.core.spec.schema import Slot
 
     defaults = validate_init_args("codec", Slot("oobleck"))
     expected = {name: defaults[name] for name in parse_config(tree).init_args}

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from stable_audio_files import SIZES, assert_same, diffusers, flat, full_model, tiny_codec, training, write_layout
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.weight_files import read_weights
+from soundomni.core.pretrained.foreign_weights import read_weights
 from soundomni.vae import OobleckCodec
-from soundomni.vae.stable_audio_layouts import check_fit, find_autoencoder, load_state, shapes_of, to_layout
+from soundomni.vae.checkpoints.stable_audio_layouts import check_fit, find_autoencoder, load_state, shapes_of, to_layout
 
 LAYOUTS = ["stable-audio-vae", "unwrapped", "full-model", "training-average", "training", "diffusers-oobleck"]
 

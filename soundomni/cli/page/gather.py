@@ -12,10 +12,10 @@ from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Sai
 from soundomni.cli.page.sounds import judge, show_sound
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.schema import Spec
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.schema import Spec
     from soundomni.core.waveform import Audio
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.data.toys.toy_sounds import ToySounds
 
 CLIPS = "clips"
 """The folder whose contents are made anew each time."""
@@ -53,9 +53,9 @@ class Contender:
 
 def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path) -> tuple[Prompt, ...]:
     """Makes a clip and a picture from each prompt with each model, as long as its clips."""
+    from soundomni.cli.console import note
     from soundomni.cli.generate import Request, generate_files
-    from soundomni.cli.output import note
-    from soundomni.data.toy_language import parse_caption
+    from soundomni.data.toys.toy_language import parse_caption
 
     columns: list[list[Made]] = []
     for one in contenders:
@@ -74,7 +74,7 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
 
 def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
     """Writes the first of the clips that the models are measured on, and what is said of them."""
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
 
     parts = []
     for own in _kinds(contenders):
@@ -91,8 +91,8 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
     """Measures each model on its own list of clips; returns what `evaluate` does."""
-    from soundomni.cli.evaluation import evaluate, lines
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
+    from soundomni.evaluation.measure import evaluate, lines
 
     results = []
     for one in contenders:
@@ -105,7 +105,7 @@ def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
 
 def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
     """Returns what the page shows of a model and of what `measure` found."""
-    from soundomni.core.spec import dump_spec
+    from soundomni.core.spec.load import dump_spec
 
     scores: dict[str, dict[str, Score]] = {}
     for row in result["details"]:
@@ -121,7 +121,7 @@ def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
 
 def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
     """Reads how a finished run went from its metrics."""
-    from soundomni.train.metrics import FILE_NAME, read_metrics
+    from soundomni.train.metrics_log import FILE_NAME, read_metrics
 
     entries = list(read_metrics(run_dir / FILE_NAME))
     losses = sorted({name for entry in entries for name in entry if name.startswith("loss/")})
@@ -136,7 +136,7 @@ def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    from soundomni.cli.evaluation import written
+    from soundomni.evaluation.measure import written
 
     text = written(row["score"], row["value"])
     is_share = text.endswith("%") and row["score"] not in ERROR_RATES
@@ -146,14 +146,14 @@ def _score(row: Mapping[str, Any]) -> Score:
 
 def _emptied(folder: Path) -> Path:
     """Makes a folder of the demo's own anew."""
-    from soundomni.cli.files import make_directory
+    from soundomni.cli.folders import make_directory
 
     shutil.rmtree(folder, ignore_errors=True)
     return make_directory(folder)
 
 
 def _list(one: Contender) -> str:
-    from soundomni.cli.demo import toy_entries
+    from soundomni.data.toys.in_specs import toy_entries
 
     if one.data is None:
         return f"{len(one.unseen)} {one.kind}; whether it was trained on them is not known here"
@@ -201,8 +201,8 @@ def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out:
 
 def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
     """Returns what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
-    from soundomni.data.toy_language import parse_caption
-    from soundomni.data.toy_recipe import agreement
+    from soundomni.data.toys.toy_language import parse_caption
+    from soundomni.data.toys.toy_recipe import agreement
 
     if model.model.encoder is None:
         return [Said(text=None)] * len(clips)

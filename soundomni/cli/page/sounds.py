@@ -14,7 +14,7 @@ from soundomni.cli.page.report import Sound, Verdict
 if TYPE_CHECKING:
     import numpy as np
 
-    from soundomni.data.toy_recipe import Recipe
+    from soundomni.data.toys.toy_recipe import Recipe
 
 LEVELS = (-80.0, -10.0)
 """dB of full scale at the ends of the colours: the same in all pictures, so that quiet clips look quiet."""
@@ -74,8 +74,8 @@ def outline(waveform: np.ndarray) -> tuple[tuple[float, float], ...]:
 
 def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
     """Says for each attribute that a recipe states what signal analysis hears in an audio file."""
-    from soundomni.data.analysis import analyse, compare
     from soundomni.data.audio import read_audio
+    from soundomni.data.toys.analysis import analyse, compare
 
     report = analyse(*read_audio(path))
     wanted, heard = attributes(recipe), attributes(report.recipe)
@@ -87,7 +87,7 @@ def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
 def attributes(recipe: Recipe) -> dict[str, str]:
     """Returns the values of the attributes that `agreement` compares, in words; those of several events in the order of time.
 
-    >>> from soundomni.data.toy_language import parse_caption
+    >>> from soundomni.data.toys.toy_language import parse_caption
     >>> attributes(parse_caption("two loud clicks, then white noise"))
     {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white', 'loudness': 'loud'}
     """

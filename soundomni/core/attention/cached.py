@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundomni.core.attention.places import token_places
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 
 
 @uncompiled

@@ -23,7 +23,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from soundomni.core.attention.block_mask import BLOCK, assemble_mask, block_tensors
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import OUTSIDE, token_rule
-from soundomni.core.layout import StoredOrder
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
 
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]

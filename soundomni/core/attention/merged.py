@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from soundomni.core.attention.places import Rows, token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 
 WASTE = 1024
 """Padded query-key pairs per rectangle, on average, up to which sharing a call is cheaper than another call."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundomni.core.layout import PADDING, StoredOrder
+from soundomni.core.attention.stored_order import PADDING, StoredOrder
 
 
 def token_places(stored: StoredOrder) -> np.ndarray:

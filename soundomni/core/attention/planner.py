@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from soundomni.core.attention import merged, reference, varlen
+from soundomni.core.attention.layout import AttentionPlan
 from soundomni.core.attention.rectangles import cut_rectangles
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.layout import AttentionPlan, StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 EXECUTORS = ("auto", "merged", "varlen", "flex", "reference")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import dense_mask
-from soundomni.core.layout import StoredOrder
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 MAX_TOKENS = 16384

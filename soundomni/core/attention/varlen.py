@@ -20,8 +20,8 @@ from torch.nn.attention.varlen import varlen_attn
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 HALF = (torch.bfloat16, torch.float16)

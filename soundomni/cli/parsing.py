@@ -1,0 +1,105 @@
+"""The command line's grammar: fixed options by argparse, and spec overrides `--a.b.c=value` or `--a.b.c value` beside them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from soundomni.core.errors import SoundOmniError, did_you_mean
+
+Overrides = list[tuple[str, str]]
+"""(dotted key, text) pairs in the order they were given."""
+
+
+class UsageError(SoundOmniError):
+    """The command line says something that the command does not take."""
+
+
+class ParserExit(SystemExit):
+    """A parser has printed what it was asked for, such as --help. Any other SystemExit is somebody else's."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and raises UsageError instead of ending the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raises ParserExit."""
+        if message:
+            self._print_message(message, sys.stderr)
+        raise ParserExit(status)
+
+
+def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
+    """Takes the spec overrides out of a command's arguments; an option of the parser's own comes before a spec key of that name.
+
+    Raises UsageError, with the nearest alternative, for an option that is neither.
+    """
+    options = set(_options(parser))
+    rest: list[str] = []
+    overrides: Overrides = []
+    queue = list(arguments)
+    while queue:
+        token = queue.pop(0)
+        if token == "--":
+            return [*rest, token, *queue], overrides
+        option, equals, value = token.partition("=")
+        key = option.removeprefix("--")
+        if not option.startswith("--") or option in options:
+            rest.append(token)
+        elif key.partition(".")[0] in _spec_roots():
+            if not equals:
+                if not queue or queue[0].startswith("--"):
+                    raise UsageError(f"{option} needs a value: {option}=VALUE")
+                value = queue.pop(0)
+            overrides.append((key, value))
+        else:
+            known = [*options, *(f"--{name}" for name in _spec_keys())]
+            raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{parser.prog} --help`")
+    return rest, overrides
+
+
+def refuse_overrides(overrides: Overrides, command: str) -> None:
+    """Raises UsageError when a command that reads no spec is given spec overrides."""
+    if overrides:
+        raise UsageError(f"`soundomni {command}` reads no spec, so --{overrides[0][0]} has no meaning here")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # argparse has no public list of a parser's options
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for chosen in action.choices.values():
+                yield from _options(chosen)
+
+
+@functools.cache
+def _spec_roots() -> set[str]:
+    from soundomni.core.spec.schema import Spec
+
+    return {field.name for field in dataclasses.fields(Spec)}
+
+
+def _spec_keys() -> list[str]:
+    from soundomni.core.spec.schema import Slot, Spec
+    from soundomni.core.spec.values import field_types, join, without_none
+
+    def keys(of: Any, key: str) -> Iterator[str]:
+        of = without_none(of)
+        if key:
+            yield key
+        if dataclasses.is_dataclass(of) and isinstance(of, type) and of is not Slot:
+            for name, inner in field_types(of).items():
+                yield from keys(inner, join(key, name))
+
+    return list(keys(Spec, ""))

@@ -1,0 +1,29 @@
+"""Safetensors files that strangers may have written, opened so that the bytes decide what is taken of memory, not what they declare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from soundomni.core.files.small_files import open_regular
+
+MOST_HEADER_BYTES = 1 << 24
+"""Of names, shapes and places; those of 100,000 tensors take half of it. Each byte of it takes several once it is read."""
+
+
+def open_tensors(file: Path) -> Any:
+    """Return a safetensors file that is open as `safetensors.safe_open` opens it.
+
+    Raises:
+        OSError: it is missing, cannot be read, is not a regular file, or its header has more than MOST_HEADER_BYTES.
+        SafetensorError: it is damaged: offsets overlap, leave holes, lie beyond its end, or do not fit the shapes.
+    """
+    with os.fdopen(open_regular(file), "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        size = os.fstat(opened.fileno()).st_size
+    if MOST_HEADER_BYTES < length <= size:  # what is longer than the file is refused by the library
+        raise OSError(f"its header has {length:,} bytes; expected at most {MOST_HEADER_BYTES:,}")
+    return safe_open(file, framework="pt")

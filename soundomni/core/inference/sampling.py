@@ -1,0 +1,301 @@
+"""Generation with a key-value cache: the context is computed once, then only the slot that is being made.
+
+Sampling audio: each row of the cache holds one guidance branch of one sample; the sampler rewrites the audio slot behind it at every
+step, all rows in one batch. Describing: each row holds the audio to understand; text is appended token by token.
+
+Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.attention import plan_cached
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.interfaces import Sampler
+from soundomni.core.representation import Representation
+from soundomni.core.sequence import (
+    Attend,
+    PackedBatch,
+    PositionRule,
+    Role,
+    Sample,
+    Segment,
+    SegmentTable,
+    audio_segment,
+    plain_segment,
+    position_advance,
+    text_segment,
+)
+from soundomni.core.spec.schema import GuidanceSpec
+from soundomni.core.tokenizer import TextTokenizer
+
+Context = tuple[Segment, ...]
+"""The segments before what is made, clips attached."""
+
+
+def context_length(context: Context) -> int:
+    """Tokens of a context."""
+    return sum(segment.length for segment in context)
+
+
+def next_position(context: Context) -> int:
+    """Position id of the token after a context."""
+    return sum(position_advance(segment) for segment in context)
+
+
+def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
+    """Allocates a cache with one row per context and room for `room` more tokens in each, and computes the contexts into it."""
+    backbone = model.backbone
+    parameter = next(backbone.parameters())
+    kind = parameter.device.type
+    cache = KVCache(
+        num_rows=len(contexts),
+        capacity=max(map(context_length, contexts)) + room,
+        num_layers=len(backbone.layers),
+        num_kv_heads=backbone.num_kv_heads,
+        head_dim=backbone.head_dim,
+        device=parameter.device,
+        dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
+    )
+    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
+    model.prefill(PackedBatch.from_samples(samples).to(model.device), cache)
+    return cache
+
+
+class AudioSlots:
+    """The audio slots behind the contexts of some rows: everything of a sampling step that does not change between steps.
+
+    Args:
+        model: the model.
+        cache: holds the contexts; rows 0 to len(positions) - 1 are used.
+        positions: position id of each slot.
+        num_frames: frames of each slot.
+        rule: position rule of latents.
+        boundary_ids: start and end token of audio.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        cache: KVCache,
+        *,
+        positions: Sequence[int],
+        num_frames: Sequence[int],
+        rule: PositionRule,
+        boundary_ids: tuple[int, int],
+    ) -> None:
+        segments = [
+            (
+                audio_segment(
+                    role=model.audio_role,
+                    attend=Attend.NOISE,
+                    num_frames=frames,
+                    num_samples=0,
+                    boundary_ids=boundary_ids,
+                    positions=rule,
+                ),
+            )
+            for frames in num_frames
+        ]
+        table = SegmentTable.from_samples(segments, first_position=positions)
+        rows = len(segments)
+        self._model, self._cache = model, cache
+        stored = model.stored(table)
+        self._rows = table.document[table.token_segments()]
+        plan = plan_cached(
+            cache.lengths[:rows],
+            cache.capacity,
+            np.asarray([segment.length for (segment,) in segments]),
+            stored,
+            causal=False,
+            device=model.device,
+        )
+        self._layout = model.layout(stored, plan, cache)
+        self._boundary = torch.tensor(boundary_ids, device=model.device).repeat(rows)
+        self._frames = np.asarray(num_frames)
+
+    def predict(self, values: Tensor, timesteps: Tensor) -> Tensor:
+        """`[R, D, T]` at timesteps `[R, T]` → prediction `[R, D, T]`."""
+        self._cache.begin(self._layout.stored.order, self._rows, whole=True)
+        places = frame_places(self._frames, values.shape[-1], self._model.device)
+        return self._model.predict_frames(values, timesteps, self._boundary, places, self._layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRequest:
+    """One clip to make.
+
+    Args:
+        context: segments before it.
+        negative: segments of the guidance branch; empty for the unconditional one.
+        num_frames: frames to make.
+        seed: of its noise.
+        known: normalised values `[D, T]` of which the frames in `known_mask` `[T]` are given; None when all are made.
+        known_mask: bool `[T]`.
+        varied: normalised values `[D, T]` of a clip to start from, in part, in place of noise alone; None for noise alone.
+    """
+
+    context: Context
+    negative: Context = ()
+    num_frames: int
+    seed: int
+    known: Tensor | None = None
+    known_mask: Tensor | None = None
+    varied: Tensor | None = None
+
+
+def sampler_seed(seed: int) -> int:
+    """Returns the seed of what a stochastic sampler draws: another stream than that of any clip's noise nearby."""
+    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators read the low 32 bits alone
+
+
+def start_noise(requests: Sequence[AudioRequest], dim: int) -> Tensor:
+    """Noise `[B, D, T]`, each clip from its own seed and independent of the batch around it."""
+    longest = max(request.num_frames for request in requests)
+    noise = torch.zeros(len(requests), dim, longest)
+    for i, request in enumerate(requests):
+        generator = torch.Generator().manual_seed(request.seed)
+        noise[i, :, : request.num_frames] = torch.randn(request.num_frames, dim, generator=generator).T
+    return noise
+
+
+@torch.no_grad()
+def sample_audio(
+    model: UnifiedModel,
+    requests: Sequence[AudioRequest],
+    *,
+    sampler: Sampler,
+    guidance: GuidanceSpec,
+    tokenizer: TextTokenizer,
+    rule: PositionRule,
+    begin: float = 1.0,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Representation:
+    """Makes one batch of clips. What a clip becomes does not depend on the others in the batch.
+
+    Below 1, `begin` is the timestep to start from: that of the clips to vary, noised so far (Meng et al. 2022, SDEdit, algorithm 1).
+
+    Returns:
+        The normalised representation, `[B, D, T]`.
+    """
+    frames = [request.num_frames for request in requests]
+    branches = 2 if guidance.scale != 1.0 else 1
+    contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
+    cache = make_cache(model, contexts, room=max(frames) + 2)
+    slots = {
+        count: AudioSlots(
+            model,
+            cache,
+            positions=[next_position(context) for context in contexts[: count * len(requests)]],
+            num_frames=frames * count,
+            rule=rule,
+            boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
+        )
+        for count in range(1, branches + 1)
+    }
+    lengths = torch.tensor(frames, device=model.device)
+    start = start_noise(requests, model.codec.spec.token_dim).to(model.device)
+    valid = torch.arange(start.shape[-1], device=model.device) < lengths[:, None]
+    target = _partial_target(requests, start)
+    start = _varied(model, requests, start, begin)
+
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int) -> Tensor:
+        # Conditional rows come first in the cache, so that outside the guidance interval they run alone.
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
+        return out.reshape(count, *values.shape)
+
+    predict = target.hold(guided(predict_branches, guidance, valid=valid & ~target.known))
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
+    values = sampler.sample(predict, target.show(start), generators=generators, begin=begin, on_step=on_step)
+    return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
+
+
+def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor, begin: float) -> Tensor:
+    """Returns what sampling starts from `[B, D, T]`: noise, in part where a clip is varied."""
+    start = noise.clone()
+    for i, request in enumerate(requests):
+        if request.varied is not None:
+            clip, frames = request.varied[None].to(noise), request.num_frames
+            start[i : i + 1, :, :frames] = model.objective.noised(clip, noise[i : i + 1, :, :frames], begin)
+    return start
+
+
+def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTarget:
+    values = torch.zeros_like(like)
+    mask = torch.zeros(len(requests), like.shape[-1], dtype=torch.bool, device=like.device)
+    for i, request in enumerate(requests):
+        if request.known is not None and request.known_mask is not None:
+            values[i, :, : request.num_frames] = request.known.to(like.device)
+            mask[i, : request.num_frames] = request.known_mask.to(like.device)
+    return PartialTarget(values=values, known=mask)
+
+
+@torch.no_grad()
+def sample_text(
+    model: UnifiedModel,
+    contexts: Sequence[Context],
+    *,
+    tokenizer: TextTokenizer,
+    max_new_tokens: int,
+    opening: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Continues each context with text, greedily, until a token that ends texts or `max_new_tokens`. Returns the ids of each text.
+
+    Args:
+        model, tokenizer: what writes.
+        contexts: what comes before.
+        max_new_tokens: ids of each text at most.
+        opening: ids that every text begins with, which are given and not returned; the start token alone when None.
+    """
+    *given, last = opening if opening is not None else (tokenizer.bos,)
+    if given:
+        contexts = [(*context, plain_segment(given)) for context in contexts]
+    cache = make_cache(model, contexts, room=max_new_tokens + 1)
+    start = plain_segment([last])
+    positions = np.asarray([next_position(context) for context in contexts])
+    tokens = np.full(len(contexts), last)
+    texts: list[list[int]] = [[] for _ in contexts]
+    done = np.zeros(len(contexts), dtype=bool)
+    ones = np.ones(len(contexts), dtype=np.int64)
+    for step in range(max_new_tokens):
+        table = SegmentTable.from_samples([(start,)] * len(contexts), first_position=list(positions + step))
+        stored = model.stored(table)
+        plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
+        layout = model.layout(stored, plan, cache)
+        cache.begin(layout.stored.order, table.document, whole=True)
+        logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
+        cache.keep(ones)
+        tokens = logits.argmax(-1).cpu().numpy()
+        done |= np.isin(tokens, tokenizer.ends)
+        if done.all():
+            break
+        for row in np.flatnonzero(~done):
+            texts[row].append(int(tokens[row]))
+    return texts
+
+
+def features_context(model: UnifiedModel, waveform: np.ndarray, *, tokenizer: TextTokenizer, attend: Attend, rule: PositionRule) -> Context:
+    """Writes a mono clip `[1, S]`, at the encoder's rate, as something to understand."""
+    assert model.encoder is not None, "describing needs an encoder"
+    segment = audio_segment(
+        role=Role.FEATURES,
+        attend=attend,
+        num_frames=model.encoder.num_tokens(waveform.shape[1]),
+        num_samples=waveform.shape[1],
+        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
+        positions=rule,
+    )
+    return (segment.with_waveform(waveform),)
+
+
+def text_context(tokenizer: TextTokenizer, text: str) -> Context:
+    """Writes text as context."""
+    return (text_segment(tokenizer.encode(text), bos=tokenizer.bos, eos=tokenizer.eos),)

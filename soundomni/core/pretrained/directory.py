@@ -1,0 +1,403 @@
+"""What a model directory holds, and how one is written: whole or not at all.
+
+| name | what it is |
+|---|---|
+| spec.yaml | what the model is assembled from, without the run |
+| config.json | the format, what the model was trained with, the distributions of its plugins, where its weights come from, and a summary |
+| model.safetensors | every weight; or several shards with an index, see weights.py |
+| tokenizer.json | text tokens |
+| README.md | the model card |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_line, shown
+from soundomni.core.files.small_files import read_json
+from soundomni.core.pretrained.hub import fetch, parse_repository
+from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
+from soundomni.core.spec import yaml_text
+from soundomni.core.spec.discovery import OWN
+from soundomni.core.spec.load import dump_spec
+from soundomni.core.spec.provenance import RECORD_KEY, record
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.core.tokenizer import TextTokenizer
+
+FORMAT = 1
+SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
+FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
+LICENCES = frozenset(
+    ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
+)
+"""Of those that the Hub knows by a name of its own."""
+LONGEST_ORIGIN = 300
+"""Characters of a source and of a licence."""
+_HARMLESS = str.maketrans("`|<>", "'/‹›")
+"""What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
+RUN_FILES = frozenset({"lock.json", "checkpoints"})
+
+
+SHIPPED = Path(__file__).parents[2] / "models"
+"""Where the models lie that come with the package, by name."""
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Returns the names of the models that come with the package."""
+    return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from that were not made from nothing.
+
+    Args:
+        licence: of what they come from, as its owner names it; None for unknown.
+        source: what they come from; None for a model of one's own.
+    """
+
+    licence: str | None = None
+    source: str | None = None
+
+
+def hub_name(name: str | Path) -> tuple[str, str | None] | None:
+    """Returns the repository of the Hub, and the revision or None, that `name` stands for here; None where it is no such name.
+
+    What exists as a path is none, and neither is what would lie in a folder that exists: a misspelt path never becomes a request.
+    """
+    parsed = parse_repository(str(name))
+    return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
+
+
+def public_name(name: str | Path) -> str:
+    """Return what others may be told of a model's name: that of the Hub or a shipped one as it is, and of a path only the last part."""
+    if str(name) in shipped_models() or hub_name(name) is not None:
+        return str(name)
+    return Path(name).resolve().name
+
+
+def is_absent(name: str | Path) -> bool:
+    """Says whether `name` is neither a path that exists, nor a shipped model, nor the name of a repository of the Hub."""
+    return not Path(name).exists() and str(name) not in shipped_models() and hub_name(name) is None
+
+
+def find_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    weights: bool = True,
+) -> Path:
+    """Returns the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
+
+    Args:
+        name: a path, a name, or owner/name or owner/name@revision of the Hub.
+        revision, cache_dir, offline: of the Hub, see `fetch`.
+        weights: whether they are needed; without them, only the files that say what the model is have to be there.
+
+    Raises:
+        CheckpointError: it is none of these, or the Hub does not give it.
+    """
+    path, known = Path(name), shipped_models()
+    if str(name) in known and not (path / CONFIG_FILE).is_file():
+        path = SHIPPED / str(name)
+    repository = hub_name(name)
+    if repository is not None:
+        if revision is not None and repository[1] is not None:
+            raise CheckpointError(f"'{name}' names a revision, and '{revision}' was given as well; give one of them")
+        path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline, weights=weights)
+    elif revision is not None:
+        raise CheckpointError(f"'{name}' is not a repository of the Hub (owner/name), so it has no revision '{revision}'; leave it out")
+    if not path.is_dir():
+        raise CheckpointError(_absence(name, known))
+    if not (path / SPEC_FILE).is_file():
+        raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}; `soundomni export RUN` makes one")
+    if weights:
+        weight_files(path)
+    return path
+
+
+def _absence(name: str | Path, known: tuple[str, ...]) -> str:
+    if parse_repository(str(name)) is not None and not Path(name).exists():
+        folder = Path(name).parts[0]
+        return f"'{name}' is not there; a repository of the Hub is meant only where no folder is called '{folder}', and here one is"
+    place = "" if Path(name).is_absolute() else f"; looked for '{Path(name).absolute()}'"
+    return f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}){place}.{did_you_mean(str(name), known)}"
+
+
+def read_max_tokens(directory: Path) -> int | None:
+    """Returns the longest sample, in tokens, that the model was trained with, or None where its config.json does not say.
+
+    Raises:
+        CheckpointError: config.json is damaged or of another format.
+    """
+    file = directory / CONFIG_FILE
+    limit = _checked_config(directory).get("max_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise CheckpointError(f"'{file}': max_tokens is {shown(limit)}; expected a whole number above 0, or null")
+    return limit
+
+
+def read_origin(directory: Path) -> Origin:
+    """Returns where the weights of a model directory come from, as its config.json says. Raises CheckpointError when that is damaged."""
+    return origin_of(_checked_config(directory), directory / CONFIG_FILE)
+
+
+def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
+    """Returns the origin that plain data from `file` has beside other keys. Raises CheckpointError when it is not text."""
+    values = {name: tree.get(name) for name in ("licence", "source")}
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise CheckpointError(f"'{file}': {name} is {shown(value)}; expected text or null")
+        if value is not None and (len(value) > LONGEST_ORIGIN or not value.isprintable()):
+            told = f"{name} is {shown(value)}; expected one line of at most {LONGEST_ORIGIN} characters"
+            raise CheckpointError(f"'{file}': {told}. Shorten it in that file")
+    return Origin(**values)
+
+
+def _checked_config(directory: Path) -> dict[str, Any]:
+    """Returns what config.json says, nothing where there is none."""
+    file = directory / CONFIG_FILE
+    if not os.path.lexists(file):
+        return {}
+    config = _read_config(file)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads format {FORMAT}")
+    return config
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = read_json(file)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"'{file}' must hold a JSON object")
+    return config
+
+
+def check_target(directory: str | Path) -> None:
+    """Raises CheckpointError when a model directory may not be written at `directory`.
+
+    It may where nothing is, where an empty folder is, and in place of an older model directory with nothing else in it.
+    """
+    path = Path(directory)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"cannot write the model directory '{path}': it is a file")
+    names = {entry.name for entry in path.iterdir()}
+    if names & RUN_FILES:
+        raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
+    if names and not _is_model(path):
+        raise CheckpointError(f"'{path}' is not empty and not a model directory, and would be replaced; choose another directory")
+    others = {name for name in names if name not in FILES and not is_weight_file(name)}
+    if others:
+        raise CheckpointError(f"'{path}' also holds '{min(others)}', which would be lost; move it, or choose another directory")
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return _read_config(path / CONFIG_FILE).get("format") == FORMAT
+    except CheckpointError:
+        return False
+
+
+@contextmanager
+def replacing(directory: str | Path) -> Iterator[Path]:
+    """Gives an empty folder beside `directory` that takes its place when the block ends; on any error what was there stays.
+
+    Raises:
+        CheckpointError: `directory` may not be replaced, or cannot be written.
+    """
+    try:
+        check_target(directory)
+        target = Path(directory).resolve()
+        mark = uuid.uuid4().hex[:8]
+        part, old = (target.with_name(f".{target.name}.{mark}.{end}") for end in ("part", "old"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        try:
+            yield part
+            _swap(part, target, old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the model directory '{directory}': {error}") from error
+
+
+def _swap(part: Path, target: Path, old: Path) -> None:
+    try:
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_model(
+    folder: Path,
+    spec: Spec,
+    state: Mapping[str, Tensor],
+    tokenizer: TextTokenizer,
+    *,
+    parameters: int,
+    sample_rate: int,
+    max_tokens: int | None,
+    origin: Origin,
+    card: str,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+) -> None:
+    """Writes everything of a model directory into an empty folder, as `replacing` gives one.
+
+    Args:
+        folder: the folder.
+        spec, state, tokenizer: of the model.
+        parameters, sample_rate, max_tokens: what config.json says: how many, of what is generated in Hz, and the longest sample.
+        origin: where the weights come from.
+        card: text of the model card.
+        dtype: what weights of floats are stored as; None for what they are.
+        max_shard_bytes: beyond this, weights are stored in several files with an index.
+
+    Raises CheckpointError when a weight is too large for `dtype`.
+    """
+    config = {
+        "format": FORMAT,
+        "parameters": parameters,
+        "sample_rate": sample_rate,
+        "max_tokens": max_tokens,
+        "plugins": plugins(spec),
+        RECORD_KEY: record(portable(spec)),
+        **{name: value for name, value in asdict(origin).items() if value is not None},
+    }
+    (folder / SPEC_FILE).write_text(dump_spec(portable(spec)), encoding="utf-8")
+    write_weights(state, folder, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(folder)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def trained_max_tokens(spec: Spec) -> int | None:
+    """Returns the longest sample, in tokens, of the data that a spec trains on; None without data."""
+    if spec.data is None:
+        return None
+    return spec.data.max_tokens_per_sample if spec.data.max_tokens_per_sample is not None else spec.data.tokens_per_batch
+
+
+def portable(spec: Spec) -> Spec:
+    """Leaves out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
+    model = replace(
+        spec.model,
+        codec=without_weights(spec.model.codec),
+        tokenizer=replace(spec.model.tokenizer, path=None),
+        start=None,
+        start_fresh=None,
+    )
+    return replace(spec, model=model, data=None, train=None)
+
+
+def without_weights(codec: Slot) -> Slot:
+    """Return the slot of a codec whose weights come from elsewhere than the file that it names, which may be gone."""
+    return replace(codec, init_args={name: value for name, value in codec.init_args.items() if name != "weights"})
+
+
+def check_portable(spec: Spec) -> None:
+    """Raises SpecError when the spec of a model directory, or an override of it, names what the model or its codec starts from."""
+    for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
+        if given is not None:
+            raise SpecError(f"model.{key}: a model directory holds all weights itself, '{given}' was given; leave it out")
+
+
+def plugins(spec: Spec) -> dict[str, str]:
+    """Returns kind → name of the plugins that a model is assembled from."""
+    slots: dict[str, Slot | None] = {
+        "backbone": spec.model.backbone,
+        "router": spec.model.router,
+        "codec": spec.model.codec,
+        "encoder": spec.model.encoder,
+        "objective": spec.model.objective,
+        "sampler": spec.sampler,
+    }
+    return {kind: slot.class_path for kind, slot in slots.items() if slot is not None}
+
+
+def card(spec: Spec, parameters: int, origin: Origin) -> str:
+    """Writes the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
+    parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
+    used = ((entry["distribution"], entry["version"]) for entry in record(portable(spec)))
+    needs = "".join(f"\nIt needs plugins of {name} {version}: `pip install {name}`\n" for name, version in used if name != OWN)
+    return (
+        f"---\n{front_matter(origin, pipeline_tag='text-to-audio')}---\n\n"
+        f"# A SoundOmni model\n\n{parameters:,} parameters, assembled from:\n\n{parts}\n{needs}{_origin_lines(origin)}\n"
+        '```python\nfrom soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
+        'clip = model.generate(["..."], seconds=1.0)[0]\n```\n\n'
+        f"{spec_block(spec)}"
+    )
+
+
+def spec_block(spec: Spec) -> str:
+    """Writes the spec for a card."""
+    text = dump_spec(portable(spec))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # texts in the spec cannot end the block
+    return f"## Spec\n\n{fence}yaml\n{text}{fence}\n"
+
+
+def markdown_code(text: str) -> str:
+    """Return a text as a code span of a card, also for cells of tables: strangers' names of files and models are shown, not followed.
+
+    >>> markdown_code("a`b|<c>")
+    "`a'b/‹c›`"
+    """
+    return f"`{one_line(text).translate(_HARMLESS)}`"
+
+
+def markdown_text(text: str) -> str:
+    """Return a text for a line of a card, in which nothing of it is markup.
+
+    >>> markdown_text("<b>[x](y)")
+    '\\\\<b\\\\>\\\\[x\\\\]\\\\(y\\\\)'
+    """
+    return re.sub(r"[\\`*_{}\[\]<>()#!|~&]", r"\\\g<0>", one_line(text))
+
+
+def front_matter(origin: Origin, **further: str) -> str:
+    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name.
+
+    Readers that know no front matter take it for text, so that no name may be a tag of HTML.
+    """
+    entries = {"library_name": "soundomni", **further}
+    if origin.licence is not None or origin.source is not None:
+        licence = origin.licence or "unknown"
+        known = licence.lower() in LICENCES
+        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", licence)}
+    return yaml_text.render(entries)
+
+
+def shown_licence(origin: Origin) -> str:
+    """Return the licence for a line of a card, or what to do where nobody knows it."""
+    return "unknown; ask whoever gave them to you" if origin.licence is None else markdown_text(origin.licence)
+
+
+def _origin_lines(origin: Origin) -> str:
+    source = "" if origin.source is None else f"Weights come from {markdown_code(origin.source)}. "
+    licence = f"Licence of the weights: {shown_licence(origin)}."
+    return f"\n{source}{licence}\n" if source or origin.licence is not None else ""

@@ -1,0 +1,461 @@
+"""A trained model and how it is used: load, save, generate, describe, reconstruct.
+
+Nothing in a model directory (see directory.py) is ever unpickled, and its spec may only name registered plugins.
+
+Shape letters: C audio channels, S samples, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from soundomni.core.assembly.build import build_model, build_sampler
+from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.lora import check_merged
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.errors import SpecError
+from soundomni.core.inference.arguments import (
+    as_callback,
+    as_clip,
+    as_clips,
+    as_directory,
+    as_known,
+    as_messages,
+    as_number,
+    as_overrides,
+    as_seeds,
+    as_text,
+    as_texts,
+    as_varied,
+    as_whole,
+    shown,
+)
+from soundomni.core.inference.editing import Kept
+from soundomni.core.inference.sampling import Context, context_length, sample_audio, sample_text
+from soundomni.core.inference.variation import beginnings
+from soundomni.core.interfaces import Sampler
+from soundomni.core.limits import (
+    MOST_NEW_TOKENS,
+    MOST_STEPS,
+    check_count,
+    check_negative,
+    check_scale,
+    check_seconds,
+    check_strength,
+    resolve_device,
+)
+from soundomni.core.pretrained.adapters import merge_adapter_file
+from soundomni.core.pretrained.declared_sizes import check_declared
+from soundomni.core.pretrained.directory import SPEC_FILE as SPEC_FILE
+from soundomni.core.pretrained.directory import (
+    Origin,
+    check_portable,
+    find_model,
+    portable,
+    read_max_tokens,
+    read_origin,
+    replacing,
+    trained_max_tokens,
+    write_model,
+)
+from soundomni.core.pretrained.directory import (
+    card as model_card,
+)
+from soundomni.core.pretrained.hub import check_pushable, push
+from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, weight_shapes
+from soundomni.core.sequence import PositionRule
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import GuidanceSpec, Spec
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.waveform import Audio, convert, fit_length
+from soundomni.core.writing.chat import Message
+from soundomni.core.writing.contexts import ContextBuilder
+from soundomni.core.writing.requests import RequestBuilder
+
+T = TypeVar("T")
+
+STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEFAULT_STRENGTH = 0.5
+"""How much a variation changes its clip unless something else is asked for."""
+CHUNK_SECONDS = 30.0
+"""Of a long clip that go through the codec at once."""
+
+
+class SoundOmni:
+    """A model ready for use.
+
+    Args:
+        model: the network.
+        spec: what it was built from.
+        tokenizer: its text tokens.
+        max_tokens: the longest sample it was trained with; longer ones are refused. None for no limit.
+        origin: where its weights come from.
+        trust_class_paths: let the spec's sampler be named by import path.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        spec: Spec,
+        tokenizer: TextTokenizer,
+        *,
+        max_tokens: int | None = None,
+        origin: Origin = Origin(),  # noqa: B008  it is frozen
+        trust_class_paths: bool = False,
+    ) -> None:
+        self.model = model
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.origin = origin
+        self._trust_class_paths = trust_class_paths
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        offline: bool = False,
+    ) -> SoundOmni:
+        """Loads a model directory. The weights must fit the spec exactly, in names and shapes; they are computed with in fp32.
+
+        Memory holds the model and little more: weights are read tensor by tensor to where they belong.
+
+        Args:
+            directory: a model directory; where none is, the name of a model that comes with the package, such as "nano", or
+                owner/name or owner/name@revision of a model of the Hugging Face Hub, of which only the files of a model directory
+                are fetched.
+            overrides: dotted spec keys to change, such as {"sampler": "heun"}.
+            device: where to put it, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is there.
+            revision: branch, tag or commit of the Hub.
+            cache_dir: where files of the Hub are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
+            offline: look for a model of the Hub in the cache only, as with HF_HUB_OFFLINE=1.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, the weights are of another model, or the Hub does not give it.
+            PluginError: the spec names something that is not a registered plugin.
+            SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
+        """
+        device = resolve_device(str(device))
+        path = find_model(as_directory("the model", directory), revision=revision, cache_dir=cache_dir, offline=offline)
+        max_tokens = read_max_tokens(path)
+        spec = load_spec([path / SPEC_FILE], list(as_overrides(overrides).items()), base={})
+        check_portable(spec)
+        spec = portable(spec)
+        tokenizer = TextTokenizer.load(path)
+        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        check_declared(spec, build, weight_shapes(path), path)
+        with uninitialised():
+            model = build()
+        load_weights(model, path)
+        return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        card: str | None = None,
+        licence: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> Path:
+        """Writes a model directory, whole or not at all; an older one is replaced.
+
+        Args:
+            directory: where.
+            card: text of the model card; None for one with the spec, and with the licence and source of what was imported.
+            licence: of the weights; None leaves that of what they come from.
+            dtype: what weights are stored as; torch.float16, or its name, halves the file.
+            max_shard_bytes: beyond this, weights are stored in several files with an index.
+
+        Raises:
+            CheckpointError: it cannot be written, something other than an older model is there, a weight is too large for `dtype`, or
+                there are adapters that are not merged.
+            SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
+            DataError: a path or a text is of a wrong kind.
+        """
+        stored, shard = _stored_dtype(dtype), as_whole("max_shard_bytes", max_shard_bytes)
+        check_count("max_shard_bytes", shard)
+        directory = as_directory("the directory", directory)
+        card, licence = (None if text is None else as_text(name, text) for name, text in (("card", card), ("licence", licence)))
+        check_merged(self.model)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        origin = self.origin if licence is None else replace(self.origin, licence=licence)
+        with replacing(directory) as path:
+            write_model(
+                path,
+                self.spec,
+                self.model.state_dict(),
+                self.tokenizer,
+                parameters=parameters,
+                sample_rate=self.sample_rate,
+                max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
+                origin=origin,
+                card=card or model_card(self.spec, parameters, origin),
+                dtype=stored,
+                max_shard_bytes=shard,
+            )
+        return Path(directory)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+        card: str | None = None,
+        licence: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+    ) -> str:
+        """Makes the model directory a commit of a repository of the Hugging Face Hub, and returns the commit's address.
+
+        Args:
+            repository: owner/name; it is created where there is none.
+            private: whether a new repository is for its owner alone.
+            token: of the account; None leaves that to HF_TOKEN or the stored login.
+            commit_message: of the commit.
+            card, licence, dtype: as of `save_pretrained`.
+
+        Raises:
+            CheckpointError: the name is none of a repository, the Hub cannot be reached or refuses, or the directory cannot be written.
+        """
+        repository = as_text("the repository", repository)
+        check_pushable(repository)
+        with TemporaryDirectory() as folder:
+            path = self.save_pretrained(Path(folder) / "model", card=card, licence=licence, dtype=dtype)
+            return push(path, repository, private=private, token=token, message=commit_message)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what is generated, in Hz."""
+        return self.model.codec.spec.sample_rate
+
+    @property
+    def contexts(self) -> ContextBuilder:
+        """Writes clips, questions and chats as the model is given them."""
+        return ContextBuilder(self.model, self.spec.model, self.tokenizer, max_tokens=self.max_tokens)
+
+    def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
+        """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""
+        seconds = as_number("seconds", seconds)
+        check_seconds(seconds)
+        return RequestBuilder(
+            self.model,
+            self.tokenizer,
+            max_tokens=self.max_tokens,
+            num_samples=max(1, round(seconds * self.sample_rate)),
+            negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
+        )
+
+    def generate(
+        self,
+        prompts: Iterable[str] | str,
+        *,
+        seconds: float,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        known: Iterable[Kept | None] | Kept | None = None,
+        vary: Iterable[Audio] | Audio | None = None,
+        strength: float | None = None,
+        seeds: Iterable[int] | int = 0,
+        batch_size: int = 16,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[Audio]:
+        """Makes a clip of `seconds` for each prompt.
+
+        Args:
+            prompts: what to make; a single text makes one clip.
+            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None leaves them to the spec.
+            negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
+            known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it. A single
+                `Kept` holds for every prompt.
+            vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
+                noise added, not from noise only.
+            strength: how much of the clip the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a strong
+                one, and at 1 nothing is left of the clip (see `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary,
+                it must be None.
+            seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
+            batch_size: clips made at once.
+            on_step: called with the index of a sampling step and the values so far.
+
+        Raises:
+            SpecError: a number is out of its range or of a wrong kind, or nothing whole is kept.
+            DataError: a prompt and its clip are longer than what the model was trained with, or are of a wrong kind.
+        """
+        texts = as_texts("prompts", prompts)
+        builder = self.requests(seconds, negative_prompt=negative_prompt)
+        guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
+        size, share = _batch_size(batch_size), _strength(strength, vary)
+        numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
+        starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
+        clips: list[Audio] = []
+        requests = [
+            builder.request(prompt, seed=seed, kept=kept, varied=clip)
+            for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
+        ]
+        ends = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
+        rule = PositionRule.named(self.spec.model.latent_positions)
+        begin_of = beginnings(self.model, share, rule=rule, boundary_ids=ends, batch_size=size)
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance, tokenizer=self.tokenizer, rule=rule)
+        callback = as_callback("on_step", on_step)
+        for begin, group in groupby(requests, lambda request: begin_of(request.varied)):
+            for batch in _batches(list(group), size):
+                waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
+                clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
+        return clips
+
+    def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
+        """Returns the spec's guidance with another scale, if one is given. Raises SpecError for a scale out of its range."""
+        guidance = self.spec.guidance if scale is None else replace(self.spec.guidance, scale=as_number("guidance scale", scale))
+        check_scale(guidance.scale)
+        check_negative(negative_prompt, guidance.scale)
+        return guidance
+
+    def _sampler(self, num_steps: int | None) -> Sampler:
+        """Returns the spec's sampler with other steps, if any are given. Raises SpecError for a number of steps out of its range."""
+        steps = None if num_steps is None else as_whole("steps", num_steps)
+        if steps is not None:
+            check_count("steps", steps, most=MOST_STEPS)
+        return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
+
+    def describe(
+        self, clips: Iterable[Audio] | Audio, *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> list[str]:
+        """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
+
+        Args:
+            clips: what to hear, one or several.
+            question: what to answer; None asks for a description.
+            max_new_tokens: longest text; it ends earlier where the sample reaches the length that the model was trained with.
+            batch_size: clips heard at once.
+
+        Raises:
+            SpecError: the model cannot describe, or a number is out of its range.
+            DataError: a clip is too long for the encoder, or with its question for what the model was trained with, or something else
+                than a clip was given.
+        """
+        longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
+        asked = None if question is None else as_text("the question", question)
+        contexts = [self.contexts.clip(clip, asked) for clip in as_clips("clips", clips)]
+        texts: list[str] = []
+        for batch in _batches(contexts, size):
+            texts += self._write(batch, longest)
+        return texts
+
+    def chat(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio = (), *, max_new_tokens: int = 256) -> str:
+        """Answers a chat about any number of clips.
+
+        Args:
+            messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
+                "text": "What is heard?"}]}`; content may be plain text, and a system message may come first. A single message or text
+                is a chat of one turn.
+            clips: what the messages mention, in that order, one or several. Any rate and channel count.
+            max_new_tokens: longest answer; it ends earlier where the chat reaches the length that the model was trained with.
+
+        Raises:
+            SpecError: the model was not trained on chats, or a number is out of its range.
+            DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
+                what the model was trained with.
+        """
+        longest = _most_new_tokens(max_new_tokens)
+        if self.spec.model.chat == "none":
+            raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
+        return self._write([self.contexts.chat(as_messages(messages), as_clips("clips", clips))], longest)[0]
+
+    def _write(self, contexts: Sequence[Context], max_new_tokens: int) -> list[str]:
+        """Writes the text that follows each context."""
+        opening = self.contexts.opening()
+        taken = len(opening) - 1
+        rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(one) - taken for one in contexts]
+        longest = min(max_new_tokens, max(rooms))
+        ids = sample_text(self.model, contexts, tokenizer=self.tokenizer, max_new_tokens=longest, opening=opening)
+        return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
+        """Encodes and decodes a clip with the codec; the result has the codec's rate and channels and the clip's length.
+
+        Args:
+            clip: of any length from one sample.
+            chunk_seconds: a longer clip goes through the codec in pieces of this length, which gives the same audio and takes the
+                device's memory for one piece. None takes pieces of 30 s, or the whole clip with a codec that cannot be cut.
+
+        Raises:
+            SpecError: `chunk_seconds` is out of its range, or given for a codec that cannot be cut.
+            DataError: something else than one clip was given.
+        """
+        clip = as_clip("the clip", clip)
+        codec = self.model.codec
+        waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
+        num_samples = waveform.shape[-1]
+        if chunk_seconds is None and codec.receptive_field is None:
+            batch = waveform.to(self.model.device)
+            out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
+        else:
+            seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
+            check_seconds(seconds, name="chunk_seconds")
+            frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+            encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
+            out = decode_in_chunks(codec, encoded, chunk_frames=frames)
+        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
+
+    def load_adapter(self, directory: str | Path) -> None:
+        """Merges LoRA adapters into the weights: a folder in peft's format, as `soundomni export --format peft-adapter` or peft writes it.
+
+        Raises:
+            CheckpointError: it is damaged, is of another kind than plain LoRA, or has a layer or a shape that this model has not.
+            SpecError: a layer shares its weight with another, which the adapter would change too.
+        """
+        merge_adapter_file(self.model, as_directory("the adapter", directory))
+
+
+def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
+    """Returns the dtype that a name stands for. Raises SpecError for what is not one that weights can be stored as."""
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
+        return dtype
+    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def _strength(strength: float | None, vary: object) -> float:
+    """Return the strength of a variation. Raises SpecError for one out of its range, or without a clip to vary."""
+    if strength is None:
+        return DEFAULT_STRENGTH
+    share = as_number("strength", strength)
+    check_strength(share)
+    if vary is None:
+        raise SpecError(f"strength is {share:g}, but there is no clip to vary; pass the clip as vary, or leave strength out")
+    return share
+
+
+def _batch_size(value: int) -> int:
+    size = as_whole("batch size", value)
+    check_count("batch size", size)
+    return size
+
+
+def _most_new_tokens(value: int) -> int:
+    most = as_whole("max_new_tokens", value)
+    check_count("max_new_tokens", most, most=MOST_NEW_TOKENS)
+    return most
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

@@ -1,0 +1,145 @@
+"""What the names of plugins mean in a spec that was written elsewhere, or before something else was installed.
+
+In a spec of one's own a short name means the only plugin of that name, and an error asks for `dist:name` when there are several. A shipped
+spec means soundomni's own plugins. A run and a model directory record the distribution of each plugin, which stays what is meant; those
+of older versions, which do not, mean soundomni's own plugin when there is one of the name.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundomni.core.errors import PluginError, describe
+from soundomni.core.files.small_files import read_json
+from soundomni.core.spec import registry
+from soundomni.core.spec.discovery import OWN, normalised
+from soundomni.core.spec.schema import Spec
+from soundomni.core.spec.slots import map_names, slots
+
+RECORD_KEY = "distributions"
+"""Where config.json of a model directory has the record; lock.json of a run is the record."""
+
+_LOCK, _CONFIG, _REPORT = "lock.json", "config.json", "import-report.json"
+_MOST_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The distribution that a plugin came from when a spec was written."""
+
+    distribution: str
+    version: str
+
+
+Record = Mapping[str, Source]
+"""Dotted key of a slot → where its plugin came from."""
+
+
+def record(spec: Spec) -> list[dict[str, Any]]:
+    """Returns {distribution, version, slots} of what a spec's plugins come from, sorted; `slots` are the keys of registered plugins."""
+    entries: list[dict[str, Any]] = [{**entry, "slots": []} for entry in registry.lock(spec)]
+    for key, kind, slot in slots(spec):
+        if registry.is_registered(kind, slot.class_path):
+            distribution = registry.find(kind, slot.class_path).distribution
+            next(entry for entry in entries if entry["distribution"] == distribution)["slots"].append(key)
+    return entries
+
+
+def record_beside(spec_file: Path) -> Record | None:
+    """Returns the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
+    if spec_file.name == "codec.yaml" and spec_file.with_name(_REPORT).is_file():
+        return {}
+    if spec_file.name != "spec.yaml":
+        return None
+    if (spec_file.with_name(_LOCK)).is_file():
+        return read_record(spec_file.with_name(_LOCK))
+    return read_record(spec_file.with_name(_CONFIG)) if spec_file.with_name(_CONFIG).is_file() else None
+
+
+def read_record(file: Path) -> Record:
+    """Returns the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
+    try:
+        tree = read_json(file, most_bytes=_MOST_BYTES)
+        entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
+        return {key: _source(entry) for entry in entries for key in entry.get("slots", ())}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        logger.warning("'%s' does not say which distributions its plugins come from: %s", file, describe(error))
+        return {}
+
+
+def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
+    """Returns plain data of a written spec with each plugin under the name that it has here, by its record or else by `settled_name`."""
+
+    def settle(key: str, kind: str, name: str) -> str:
+        return settled_name(kind, name, known[key].distribution if key in known else None)
+
+    return map_names(tree, settle)
+
+
+def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns plain data of a shipped spec, or of a part of one, with each name as that of soundomni's own plugin."""
+    return map_names(tree, lambda key, kind, name: settled_name(kind, name, OWN))
+
+
+def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
+
+    return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
+
+
+def lasting_name(kind: str, name: str) -> str:
+    """Returns the short name of a plugin of soundomni, `dist:name` of one of others, and an import path as it is."""
+    if not registry.is_registered(kind, name):
+        return name
+    entry = registry.find(kind, name)
+    return entry.name if entry.distribution == OWN else entry.qualified_name
+
+
+def settled_name(kind: str, name: str, distribution: str | None) -> str:
+    """Returns the name that a plugin of a written spec has here: the short one where that is the only one, and else `dist:name`.
+
+    Args:
+        kind: one of KINDS.
+        name: as it was written.
+        distribution: where it came from; None when that is not known.
+    """
+    given, short = registry.split_name(kind, name)
+    wanted = given or distribution
+    hits = [entry for entry in registry.entries(kind) if entry.name == short]
+    if wanted is None:
+        wanted = OWN if len(hits) > 1 and any(entry.distribution == OWN for entry in hits) else None
+    if wanted is None:
+        return name
+    found = next((entry for entry in hits if normalised(entry.distribution) == normalised(wanted)), None)
+    if found is None:
+        return name if given else f"{wanted}:{short}"
+    return short if len(hits) == 1 else found.qualified_name
+
+
+def check_installed(kind: str, name: str, source: Source | None) -> None:
+    """Raises PluginError, with how to install it, when a plugin is not here that a model or a run was made with."""
+    given, short = registry.split_name(kind, name)
+    if source is None or normalised(given) != normalised(source.distribution) or registry.is_registered(kind, name):
+        return
+    here = registry.installed_version(source.distribution)
+    wanted = source.distribution if here is None else f"{source.distribution}=={source.version}"
+    lacks = "is not installed here" if here is None else f"is not in {source.distribution} {here}, which is installed here"
+    made = f"this model was made with {source.distribution} {source.version}"
+    raise PluginError(f"{kind} '{short}' {lacks}; {made}: pip install {wanted}")
+
+
+def _source(entry: Mapping[str, Any]) -> Source:
+    source = Source(entry["distribution"], entry["version"])
+    # Errors say what to install, in words that a user may paste into a shell.
+    if not _NAME.fullmatch(source.distribution) or not _VERSION.fullmatch(source.version):
+        raise ValueError(f"'{source.distribution} {source.version}' is not a valid name and version of a distribution")
+    return source

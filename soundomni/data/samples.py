@@ -1,0 +1,263 @@
+"""Writes clips as samples, in two moments: `plan` from what the listing knows, `fill` once the clip has been read.
+
+Token counts follow from the specs of codec and encoder alone, so that every rank packs the whole stream without reading any audio.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
+from soundomni.core.interfaces import Item, Skip
+from soundomni.core.representation import FeatureSpec, RepresentationSpec
+from soundomni.core.sequence import Role, Sample, Segment
+from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.writing.chat import Answer, taught_chat
+from soundomni.core.writing.segments import Positions, clean_segment, features_segment, target_segment, text_context
+from soundomni.core.writing.tasks import Task
+from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
+from soundomni.data.data_section import check_dropout
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a clip that is used: samples `[offset, offset + num_samples)` of the `total` at the file's own `rate`."""
+
+    offset: int
+    num_samples: int
+    total: int
+    rate: int
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """A sample without its waveforms.
+
+    Args:
+        sample: its segments, conditions that dropped out left out.
+        crop: the part of the clip that the waveforms will come from.
+        full_length: tokens with all conditions. Limits look at this, so that whether an item is used does not depend on dropout.
+    """
+
+    sample: Sample
+    crop: Crop
+    full_length: int
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.sample.length
+
+
+class SampleWriter:
+    """Writes the samples of one model.
+
+    Args:
+        tokenizer: of the model.
+        codec_spec: of the codec whose representation is made.
+        encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
+        max_frames: of the codec that the latent connector tells apart; None for any number.
+        latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
+        dropout: how often conditions of a target are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: TextTokenizer,
+        codec_spec: RepresentationSpec,
+        encoder_spec: FeatureSpec | None = None,
+        encoder_tokens: Callable[[int], int] | None = None,
+        max_frames: int | None = None,
+        latent_positions: Positions = "shared",
+        feature_positions: Positions = "advance",
+        feature_attend: Literal["full", "causal"] = "full",
+        chat: Literal["none", "qwen2-audio"] = "none",
+        dropout: DropoutSpec | None = None,
+    ) -> None:
+        if (encoder_spec is None) != (encoder_tokens is None):
+            raise ValueError("encoder_spec and encoder_tokens come together")
+        self._tokenizer = tokenizer
+        self._codec_spec = codec_spec
+        self._encoder_spec = encoder_spec
+        self._encoder_tokens = encoder_tokens
+        self._max_frames = max_frames
+        self._latent_positions = latent_positions
+        self._feature_positions = feature_positions
+        self._feature_attend = feature_attend
+        self._chat = chat
+        self._dropout = dropout or DropoutSpec()
+        check_dropout(self._dropout)
+
+    def check(self, task: Task) -> None:
+        """Raises SpecError when the model cannot do this task."""
+        if self._encoder_spec is None and task.uses("features"):
+            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder; set model.encoder or drop the task")
+        if self._in_chat(task) and task.uses("context"):
+            raise SpecError(
+                f"task '{task.name}' gives clean latents in a chat, which model.chat '{self._chat}' has no place for; drop the task"
+            )
+
+    def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
+        """Writes `item` for a task it is eligible for, without its waveforms.
+
+        The choice of a caption or question, the cut of a clip longer than `max_seconds`, what is given of a target and the dropout of
+        conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood or its frames told apart.
+        """
+        draws = np.random.default_rng(seed)
+        caption_draw, question_draw, crop_draw = draws.random(3)
+        crop = self._crop(item, task, crop_draw, max_seconds)
+        if isinstance(crop, Skip):
+            return replace(crop, key=key)
+        texts = {"caption": _choose(item.captions, caption_draw)}
+        if item.questions:
+            texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
+        if self._in_chat(task):
+            chat = taught_chat(self._tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
+            return PlannedSample(Sample(key=key, segments=chat, seed=seed), crop, sum(segment.length for segment in chat))
+        targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
+        segments: list[Segment] = []
+        full_length = 0
+        for i, template in enumerate(task.templates):
+            share_draw, place_draw, dropout_draw = draws.random(3)  # drawn for every segment: one choice never shifts another
+            segment = self._segment(template, crop, texts, share_draw, place_draw)
+            full_length += segment.length
+            is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
+            if not (is_condition and dropout_draw < self._dropout_share(template)):
+                segments.append(segment)
+        return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
+
+    def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int, *, cut: bool = False) -> Sample:
+        """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.
+
+        With `cut`, `waveform` is only the part of the clip that `planned.crop` names.
+
+        Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_announced`), or
+        channels that neither match nor reduce.
+        """
+        crop, key = planned.crop, planned.sample.key
+        if rate != crop.rate:
+            raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
+        part = fit_announced(waveform, crop.num_samples if cut else crop.total, rate, name=key)
+        if not cut and crop.num_samples < crop.total:
+            part = part[:, crop.offset : crop.offset + crop.num_samples].copy()  # a view would keep the whole file in memory
+        made: dict[tuple[int, int], np.ndarray] = {}
+        segments: list[Segment] = []
+        for segment in planned.sample.segments:
+            if segment.role == Role.TEXT:
+                segments.append(segment)
+                continue
+            need = self._needs(segment.role)
+            if need not in made:
+                made[need] = _convert(part, rate, *need, key=key)
+            segments.append(segment.with_waveform(made[need]))
+        return replace(planned.sample, segments=tuple(segments))
+
+    def _needs(self, role: Role) -> tuple[int, int]:
+        """Returns (rate, channels) of the waveform that a segment of this role takes."""
+        if role == Role.FEATURES:
+            assert self._encoder_spec is not None, "checked by check()"
+            return self._encoder_spec.sample_rate, 1
+        return self._codec_spec.sample_rate, self._codec_spec.channels
+
+    def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
+        limits = [max_seconds]
+        if task.uses("features") and self._encoder_spec is not None:
+            limits.append(self._encoder_spec.max_seconds)
+        seconds = min((limit for limit in limits if limit is not None), default=None)
+        longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
+        if item.num_samples > longest and not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
+            length = item.num_samples / item.sample_rate
+            way_out = "cut the file into shorter ones, each with its own caption"
+            if seconds == max_seconds:
+                way_out += (
+                    f", raise max_seconds of its dataset, or add the folder as a second dataset for '{task.name}' with a higher max_seconds"
+                )
+            reason = f"it lasts {length:.2f} s, but task '{task.name}' accepts at most {seconds:g} s: {way_out}"
+            return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
+        num_samples = min(item.num_samples, longest)
+        crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
+        frames = self._codec_spec.num_frames(resampled_length(num_samples, crop.rate, self._codec_spec.sample_rate))
+        has_latents = task.uses("target") or task.uses("context")
+        if has_latents and self._max_frames is not None and frames > self._max_frames:
+            reason = (
+                f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
+                f"{self._codec_spec.seconds(self._max_frames):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
+            )
+            group = f"longer than the {self._codec_spec.seconds(self._max_frames):g} s of the latent connector, for {task.name}"
+            return Skip(item.key, reason, "unsuitable", group)
+        return crop
+
+    def _in_chat(self, task: Task) -> bool:
+        """Says whether a task is written in the chat template: where nothing but text is made, as `describe` and `chat` ask for it."""
+        return self._chat != "none" and not task.uses("target")
+
+    def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
+        if template.text is None:
+            return self._features(crop)
+        text = template.text.format(**texts)
+        return Answer(text) if template.loss else text
+
+    def _features(self, crop: Crop) -> Segment:
+        assert self._encoder_spec is not None and self._encoder_tokens is not None, "checked by check()"
+        num_samples = resampled_length(crop.num_samples, crop.rate, self._encoder_spec.sample_rate)
+        return features_segment(
+            num_samples,
+            self._encoder_tokens(num_samples),
+            tokenizer=self._tokenizer,
+            positions=self._feature_positions,
+            attend=self._feature_attend,
+        )
+
+    def _dropout_share(self, template: SegmentTemplate) -> float:
+        if template.text is not None:
+            return self._dropout.text
+        return self._dropout.features if template.audio == "features" else self._dropout.latent
+
+    def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
+        if template.text is not None:
+            return text_context(template.text.format(**texts), tokenizer=self._tokenizer, loss=template.loss)
+        if template.audio == "features":
+            return self._features(crop)
+        num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
+        if template.audio == "context":
+            return clean_segment(num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions)
+        return target_segment(
+            num_samples,
+            codec_spec=self._codec_spec,
+            tokenizer=self._tokenizer,
+            positions=self._latent_positions,
+            made=_made(template, self._codec_spec.num_frames(num_samples), share_draw, place_draw),
+        )
+
+
+def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:
+    """Returns the frames of a target that are made, (first, end)."""
+    least, most = template.gap or template.known or (0.0, 0.0)
+    count = int((least + (most - least) * share_draw) * frames)
+    if template.gap is None:
+        return count, frames
+    width = max(1, count)
+    first = int(place_draw * (frames - width + 1))
+    return first, first + width
+
+
+def _choose(texts: tuple[str, ...], draw: float) -> str:
+    return texts[int(draw * len(texts))] if texts else ""
+
+
+def _convert(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
+    """Returns `[channels, S]` at `to_rate`; resamples as few channels as possible."""
+    try:
+        if channels < part.shape[0]:
+            return resample(match_channels(part, channels), from_rate, to_rate)
+        return match_channels(resample(part, from_rate, to_rate), channels)
+    except DataError as error:
+        raise UnreadableAudioError(f"cannot use '{key}': {error}") from error

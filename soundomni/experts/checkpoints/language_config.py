@@ -1,0 +1,147 @@
+"""What the config.json of a language model of Qwen2 says, alone or as a part of the config of another model.
+
+A file says only what differs from the defaults of transformers, which are repeated here. What our parts cannot compute is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundomni.core.errors import CheckpointError, shown
+from soundomni.core.files import small_files
+
+CONFIG_FILE = "config.json"
+
+_DEFAULTS = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 151936}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """A language model that the backbone `mot` can be.
+
+    Args:
+        hidden_dim, num_layers, num_heads, num_kv_heads, head_dim, intermediate_dim, rope_theta, norm_eps: as in MoTBackbone.
+        vocab_size: rows of its embedding.
+        tied: whether the head may be absent, because it is the embedding.
+        max_tokens: longest sequence.
+    """
+
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_dim: int
+    vocab_size: int
+    rope_theta: float
+    norm_eps: float
+    tied: bool
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A JSON object and where it lies, for errors."""
+
+    values: Mapping[str, Any]
+    place: str
+
+    def node(self, name: str) -> Node:
+        """Returns the object under a key, empty when there is none. Raises CheckpointError when it is something else."""
+        value = self.values.get(name)
+        if value is None:
+            return Node({}, f"{self.place}: {name}")
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected an object")
+        return Node(value, f"{self.place}: {name}")
+
+    def size(self, name: str, default: int) -> int:
+        """Returns a whole number above 0. Raises CheckpointError when it is something else."""
+        value = self.values.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a whole number above 0")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """Returns a finite number above 0. Raises CheckpointError when it is something else."""
+        value = self.values.get(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a number above 0")
+        return float(value)
+
+    def expect(self, name: str, expected: Any) -> None:
+        """Raises CheckpointError when it says something else; what it does not say is as expected."""
+        value = self.values.get(name)
+        if value is not None and value != expected:
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, only {expected!r} can be imported")
+
+
+def read_json(file: Path, expected: str) -> Node:
+    """Reads a file with one JSON object. Raises CheckpointError, with what directory was `expected`, when it is missing or damaged."""
+    try:
+        tree = small_files.read_json(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{file}' cannot be read as JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"'{file}' must hold a JSON object")
+    return Node(tree, f"'{file}'")
+
+
+def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:
+    """Reads the config of a language model, which may lie within that of another model, `outer`.
+
+    Raises:
+        CheckpointError: it is of another kind of model, or says what the backbone cannot compute.
+    """
+    _check(text)
+    sizes = {name: text.size(name, default) for name, default in _DEFAULTS.items()}
+    heads = sizes["num_attention_heads"]
+    return LanguageConfig(
+        hidden_dim=sizes["hidden_size"],
+        num_layers=sizes["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=_or(text, "num_key_value_heads", 32, none=heads),
+        head_dim=_or(text, "head_dim", None, none=sizes["hidden_size"] // heads),
+        intermediate_dim=sizes["intermediate_size"],
+        vocab_size=sizes["vocab_size"],
+        rope_theta=_rope_theta(text),
+        norm_eps=text.number("rms_norm_eps", 1e-6),
+        tied=any(bool(node.values.get("tie_word_embeddings", False)) for node in (text, outer) if node is not None),
+        max_tokens=text.size("max_position_embeddings", 32768),
+    )
+
+
+def _or(node: Node, name: str, default: int | None, *, none: int) -> int:
+    """Returns a size that may be null, which stands for `none`."""
+    if node.values.get(name, default) is None:
+        return none
+    return node.size(name, default if default is not None else none)
+
+
+def _check(text: Node) -> None:
+    text.expect("model_type", "qwen2")
+    text.expect("hidden_act", "silu")
+    text.expect("use_sliding_window", False)
+    text.expect("use_mrope", False)
+    kinds = text.values.get("layer_types") or []
+    if any(kind != "full_attention" for kind in kinds):
+        raise CheckpointError(f"{text.place}: layer_types names {shown(kinds)}, only full_attention can be imported")
+
+
+def _rope_theta(text: Node) -> float:
+    """Returns the base of the rotary frequencies. Raises CheckpointError when they are scaled, or when two spellings differ."""
+    rope = text.node("rope_parameters")
+    for node in (rope, text.node("rope_scaling")):
+        node.expect("rope_type", "default")
+        node.expect("type", "default")
+        node.expect("partial_rotary_factor", 1)
+    found = {node.number("rope_theta", 1e4) for node in (rope, text) if "rope_theta" in node.values}
+    if len(found) > 1:
+        raise CheckpointError(f"{text.place}: rope_theta is given as {' and '.join(f'{theta:g}' for theta in sorted(found))}")
+    return found.pop() if found else 1e4

@@ -1,0 +1,384 @@
+"""A checkpoint around a language model, as a model directory.
+
+Each kind of checkpoint says, as a `Checkpoint`, what spec it stands for and which of its tensors each parameter is; the rest is the same
+for all: layers of a spec for what is free, a generation stream that starts as a copy where the checkpoint has none, new rows for
+new special tokens, new parts for what the checkpoint has not. Tensors are read, joined and written shard by shard, so that memory
+holds one shard, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.normalizer import LatentNormalizer
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.interfaces import Codec, Encoder
+from soundomni.core.pretrained.directory import (
+    Origin,
+    front_matter,
+    markdown_code,
+    markdown_text,
+    origin_of,
+    portable,
+    shown_licence,
+    spec_block,
+    write_model,
+)
+from soundomni.core.pretrained.foreign_weights import WeightFile, digest
+from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
+from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import Spec
+from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.experts.checkpoints.language_config import LanguageConfig, read_json
+from soundomni.experts.checkpoints.language_layout import Rows, Shape, check_rows
+from soundomni.experts.swiglu import kept_channels
+
+REPORT_FILE = "import-report.json"
+FORMAT = 1
+UND, GEN = "und", "gen"
+
+ALWAYS_FREE = ("sampler", "guidance", "data", "train", "model.start", "model.start_fresh")
+"""Parts of a spec that no checkpoint fixes."""
+
+Sources = Mapping[str, tuple[Rows, ...]]
+"""Parameter here → the tensors that it is made of."""
+
+
+class LazyState(Mapping[str, Tensor]):
+    """The tensors of a model by name, each made anew when it is asked for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What one kind of checkpoint says.
+
+    Args:
+        kind: its name on the command line.
+        title: what the model is, after "a", for its card and for errors.
+        layout: how its tensors are named, in words.
+        weights: its tensors.
+        config: of its language model.
+        tokenizer: its text tokens.
+        base: the layer of a spec that it stands for.
+        free: dotted keys of a spec that layers may change; the rest follows from the checkpoint.
+        sources: shapes of the parameters of the model → where those come from that the checkpoint has.
+        known: prefix of tensors that are not used → why.
+        notes: what was decided, for the report.
+    """
+
+    kind: str
+    title: str
+    layout: str
+    weights: WeightFile
+    config: LanguageConfig
+    tokenizer: TextTokenizer
+    base: Mapping[str, Any]
+    free: Sequence[str]
+    sources: Callable[[Mapping[str, Shape]], Sources]
+    known: Mapping[str, str]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A checkpoint that fits its config and a spec; nothing large of it has been read.
+
+    Args:
+        checkpoint: where it comes from.
+        spec: of the model directory.
+        state: the tensors of the model.
+        parameters: how many there are.
+        sample_rate: of what will be generated, in Hz.
+        used: tensor of the source → parameter here.
+        unused: what else the source holds → why it is not used.
+        notes: what was decided, for the report.
+        codec: where the codec's weights come from; None for a codec without.
+    """
+
+    checkpoint: Checkpoint
+    spec: Spec
+    state: Mapping[str, Tensor]
+    parameters: int
+    sample_rate: int
+    used: Mapping[str, str]
+    unused: Mapping[str, str]
+    notes: tuple[str, ...]
+    codec: Origin | None
+
+    @property
+    def layout(self) -> str:
+        """How the tensors of the source are named, in words."""
+        return self.checkpoint.layout
+
+    def report(self) -> dict[str, Any]:
+        """Returns what import-report.json says, as plain data; reads the source whole for its checksums."""
+        weights = self.checkpoint.weights
+        return {
+            "format": FORMAT,
+            "kind": self.checkpoint.kind,
+            "source": {"name": weights.path.resolve().name, "files": {file.name: digest(file) for file in weights.files}},
+            "layout": self.layout,
+            "parameters": self.parameters,
+            "codec": None if self.codec is None else asdict(self.codec),
+            "notes": list(self.notes),
+            "keys": {"used": dict(self.used), "unused": dict(self.unused), "missing": [], "unexpected": []},
+        }
+
+
+def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overrides: Sequence[tuple[str, str]] = ()) -> ImportedModel:
+    """Finds out where every tensor of the model comes from.
+
+    Args:
+        checkpoint: what is imported.
+        layers, overrides: of a spec, for what is free.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or one that nothing explains.
+        SpecError: a layer is wrong, or contradicts the checkpoint.
+    """
+    spec = _spec(checkpoint, layers, overrides)
+    with torch.device("meta"):
+        shell = build_model(portable(spec).model, vocab_size=checkpoint.tokenizer.vocab_size)
+    shapes = {name: tuple(tensor.shape) for name, tensor in shell.state_dict().items()}
+    sources = checkpoint.sources(shapes)
+    needed = [one for parts in sources.values() for one in parts]
+    unused = check_rows(checkpoint.weights, needed, model=f"a {checkpoint.title}", known=checkpoint.known)
+    makers = _makers(checkpoint.weights, sources, shapes, _new_parts(spec, sources, shapes))
+    return ImportedModel(
+        checkpoint=checkpoint,
+        spec=portable(spec),
+        state=LazyState(makers),
+        parameters=sum(parameter.numel() for parameter in shell.parameters()),
+        sample_rate=shell.codec.spec.sample_rate,
+        used={one.name: ours for ours, parts in sources.items() for one in parts},
+        unused=unused,
+        notes=(*checkpoint.notes, *_notes(checkpoint, spec, sources)),
+        codec=_codec_origin(spec),
+    )
+
+
+def write_imported(
+    imported: ImportedModel, folder: Path, *, licence: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> dict[str, Any]:
+    """Writes the model directory, weights in the precision of the source, and returns the report.
+
+    Args:
+        imported: what to write.
+        folder: an empty folder.
+        licence: of the weights, as their owner names it; None for unknown.
+        max_shard_bytes: beyond this, weights are stored in several files with an index.
+    """
+    report = imported.report() | {"licence": licence}
+    write_model(
+        folder,
+        imported.spec,
+        imported.state,
+        imported.checkpoint.tokenizer,
+        parameters=imported.parameters,
+        sample_rate=imported.sample_rate,
+        max_tokens=imported.checkpoint.config.max_tokens,
+        origin=_origin(report),
+        card=_card(imported, report),
+        dtype=None,
+        max_shard_bytes=max_shard_bytes,
+    )
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def backbone_slot(config: LanguageConfig, *, vocab_rows: int, tied: bool) -> dict[str, Any]:
+    """Returns the backbone that a language model is, as plain data of a spec."""
+    names = ("hidden_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_dim", "rope_theta", "norm_eps")
+    init_args = {name: getattr(config, name) for name in names}
+    return {"class_path": "mot", "init_args": init_args | {"tie_embeddings": tied, "vocab_rows": vocab_rows}}
+
+
+def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
+    """Reads the tokenizer.json of a directory and adds the special tokens that it lacks.
+
+    Args:
+        directory: where it lies.
+        rows: of the embedding; a tokenizer with more ids is of another model.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of another model.
+    """
+    if not (directory / TOKENIZER_FILE).is_file():
+        advice = f"`AutoTokenizer.from_pretrained('{directory}').save_pretrained('{directory}')` of transformers writes one"
+        raise CheckpointError(f"no {TOKENIZER_FILE} in '{directory}'; {advice}")
+    tokenizer = TextTokenizer.load(directory, extend=True)
+    size = tokenizer.vocab_size - len(tokenizer.added)
+    if size > rows:
+        raise CheckpointError(
+            f"'{directory / TOKENIZER_FILE}' has ids up to {size - 1}, the embedding {rows} rows: the tokenizer is of another model"
+        )
+    return tokenizer
+
+
+def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Sequence[tuple[str, str]]) -> Spec:
+    """Returns the spec of base and layers. Raises SpecError when a layer changes what the checkpoint fixes."""
+    spec = load_spec([checkpoint.base, *layers], overrides, base={})
+    before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base]), spec))
+    changed = changed_keys(before, after, may_change=(*checkpoint.free, *ALWAYS_FREE))
+    if changed:
+        raise SpecError(f"a layer changes what follows from the checkpoint: {changed[0]}; leave it out")
+    return spec
+
+
+def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """Returns the tensors of the parts that the checkpoint does not have, all of which are small beside the backbone."""
+    wanted = {name.partition(".")[0] for name in shapes if name not in sources}
+    hidden_dim = spec.model.backbone.init_args["hidden_dim"]
+    parts: dict[str, nn.Module] = {}
+
+    def connector(slot: Any, token_dim: int, generates: bool) -> nn.Module:
+        return cast(nn.Module, build("connector", slot, token_dim=token_dim, hidden_dim=hidden_dim, generates=generates))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        codec = cast(Codec, build("codec", spec.model.codec))
+        token_dim = codec.spec.token_dim
+        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalise)}
+        if "latent_connector" in wanted:
+            parts["latent_connector"] = connector(spec.model.connectors.latent, token_dim, True)
+        if {"encoder", "features_connector"} & wanted and spec.model.encoder is not None:
+            encoder = cast(Encoder, build("encoder", spec.model.encoder))
+            parts["encoder"] = encoder
+            parts["features_connector"] = connector(spec.model.connectors.features, encoder.spec.feature_dim, False)
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+
+
+def _makers(
+    weights: WeightFile, sources: Sources, shapes: Mapping[str, Shape], new: Mapping[str, Tensor]
+) -> dict[str, Callable[[], Tensor]]:
+    """Returns how each tensor of the model, of `shapes`, is made."""
+    makers: dict[str, Callable[[], Tensor]] = {}
+    for name, shape in shapes.items():
+        twin = name.replace(f".experts.{GEN}.", f".experts.{UND}.").replace(f"backbone.norms.{GEN}.", f"backbone.norms.{UND}.")
+        if name in sources:
+            makers[name] = partial(_joined, weights, sources[name], shape[0])
+        elif twin != name and twin in sources:
+            makers[name] = partial(_copy, weights, name, sources[twin], shape)
+        elif name.endswith(("q_norm.weight", "k_norm.weight")):
+            makers[name] = partial(torch.ones, shape)
+        elif name in new:
+            makers[name] = partial(new.__getitem__, name)
+        else:
+            raise SpecError(f"the spec asks for '{name}', which neither the checkpoint nor a new part has")
+    return makers
+
+
+def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor:
+    """Reads the rows of a tensor; rows that no part has, of tokens that are new, are the mean of the others (Hewitt 2021)."""
+    tensors = [weights[part.name] for part in parts]
+    for part, tensor in zip(parts, tensors, strict=True):
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"'{weights.path}': {part.name} is of {tensor.dtype}; quantised weights cannot be imported")
+    joined = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
+    new = num_rows - len(joined)
+    if new:
+        joined = torch.cat([joined, joined.float().mean(0).to(joined.dtype).expand(new, -1)])
+    return joined
+
+
+def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -> Tensor:
+    """Makes a tensor of the generation stream from the same of the other: the whole, or the channels that SwiGLU.copy_from takes."""
+    whole = _joined(weights, parts, sum(part.shape[0] for part in parts))
+    if tuple(whole.shape) == shape:
+        return whole
+    if name.endswith("mlp.down.weight"):
+        return whole[:, kept_channels(shape[1], whole.shape[1])].contiguous()
+    wide = len(whole) // 2
+    chosen = kept_channels(shape[0] // 2, wide)
+    return whole[torch.cat([chosen, chosen + wide])]
+
+
+def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str]:
+    new = [what for part, what in (("latent_connector", "latent connector"), ("encoder", "encoder")) if _is_new(part, spec, sources)]
+    if new:
+        untrained = ", and nothing that generates is trained" if "latent connector" in new else ""
+        yield f"new and untrained: {' and '.join(new)}{untrained}; codec {spec.model.codec.class_path}"
+    added, rows = checkpoint.tokenizer.added, checkpoint.config.vocab_size
+    if added:
+        old = (
+            f"old rows are as they were, rows from {rows} on are their mean"
+            if checkpoint.tokenizer.vocab_size > rows
+            else "they take rows to spare"
+        )
+        yield f"the tokenizer lacked {', '.join(added)}: {old}"
+
+
+def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
+    present = part != "encoder" or spec.model.encoder is not None
+    return present and not any(name.startswith(f"{part}.") for name in sources)
+
+
+def _codec_origin(spec: Spec) -> Origin | None:
+    """Returns where the weights of a codec come from, as the report beside them says; None for a codec without weights."""
+    given = spec.model.codec.init_args.get("weights")
+    if given is None:
+        return None
+    report = Path(given).parent / REPORT_FILE
+    if not report.is_file():
+        return Origin(source=Path(given).name)
+    said = read_json(report, "the report of an import")
+    source, licence = said.node("source").values.get("name"), said.values.get("licence")
+    return origin_of({"licence": licence, "source": source or Path(given).name}, report)
+
+
+def _origin(report: Mapping[str, Any]) -> Origin:
+    """Returns where all weights come from, the codec's included."""
+    licence, source, codec = report["licence"], report["source"]["name"], report["codec"]
+    if codec is None:
+        return Origin(licence=licence, source=source)
+    return Origin(
+        licence=f"{licence or 'unknown'}; of the codec: {codec['licence'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
+    )
+
+
+def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
+    files = "\n".join(
+        f"| {markdown_code(name)} | {entry['bytes']:,} | `{entry['sha256']}` |" for name, entry in report["source"]["files"].items()
+    )
+    source = markdown_code(report["source"]["name"])
+    notes = "".join(f"- {markdown_text(note)}\n" for note in report["notes"])
+    return (
+        f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
+        f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in {source}. "
+        f"Licence of the weights: {shown_licence(_origin(report))}.\n\n"
+        f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
+        f"```python\n{_snippet(imported.spec)}```\n\n"
+        f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"
+    )
+
+
+def _snippet(spec: Spec) -> str:
+    """Returns how the model is used, in Python."""
+    start = 'from soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
+    if spec.model.chat != "none":
+        content = 'content = [{"type": "audio"}, {"type": "text", "text": "What can be heard?"}]\n'
+        return f'{start}{content}answer = model.chat([{{"role": "user", "content": content}}], [clip])\n'
+    return f'{start}clip = model.generate(["a dog barks"], seconds=4.0)[0]\n'

@@ -1,0 +1,76 @@
+"""What the config.json of a Qwen2-Audio checkpoint says, in the spellings of transformers 4 and 5.
+
+A file says only what differs from the defaults of transformers, which are repeated here. What our parts cannot compute is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from soundomni.core.errors import CheckpointError
+from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_json, read_language
+from soundomni.experts.qwen2_audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
+
+MODEL_TYPE = "qwen2_audio"
+EXPECTED = "a directory of Hugging Face with a Qwen2-Audio model"
+
+_AUDIO = {
+    "num_mel_bins": 128,
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "max_source_positions": 1500,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """A config that our parts can follow.
+
+    Args:
+        language: of the language model.
+        encoder: arguments of Qwen2AudioEncoder.
+    """
+
+    language: LanguageConfig
+    encoder: Mapping[str, int]
+
+
+def read_source_config(directory: Path) -> SourceConfig:
+    """Reads config.json and, where they lie beside it, the files that say how mel frames are computed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another model, or says what our parts cannot compute.
+    """
+    tree = read_json(directory / CONFIG_FILE, EXPECTED)
+    given = tree.values.get("model_type")
+    if given != MODEL_TYPE:
+        raise CheckpointError(f"{tree.place} is of a model of type {given!r}, expected {MODEL_TYPE!r}")
+    encoder = read_tower(tree.node("audio_config"))
+    check_mel(directory, encoder["num_mel_bins"])
+    return SourceConfig(language=read_language(tree.node("text_config"), outer=tree), encoder=encoder)
+
+
+def read_tower(audio: Node) -> dict[str, int]:
+    """Reads the config of an audio tower as arguments of Qwen2AudioEncoder. Raises CheckpointError when it is of another kind."""
+    audio.expect("model_type", "qwen2_audio_encoder")
+    audio.expect("activation_function", "gelu")
+    mel, width, layers, heads, inner, positions = (audio.size(name, default) for name, default in _AUDIO.items())
+    encoder = {"num_mel_bins": mel, "d_model": width, "num_layers": layers, "num_heads": heads, "ffn_dim": inner}
+    return encoder | {"max_source_positions": positions}
+
+
+def check_mel(directory: Path, num_mel_bins: int) -> None:
+    """Raises CheckpointError when the feature extractor computes other mel frames than Qwen2AudioEncoder."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = directory / name
+        if not file.is_file():
+            continue
+        tree = read_json(file, EXPECTED)
+        extractor = tree.node("feature_extractor") if "feature_extractor" in tree.values else tree
+        ours = {"sampling_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop_length": HOP_LENGTH, "feature_size": num_mel_bins, "dither": 0.0}
+        for key, value in ours.items():
+            extractor.expect(key, value)
