@@ -27,7 +27,13 @@ MAY_IMPORT = {
 }
 CORE_ROOMS = ("language", "attention", "spec", "writing", "assembly", "inference", "pretrained")
 """Rooms of core; each may import those before it. The modules at its root, and core.files, are the language."""
-LIGHT = {"soundomni.core.errors", "soundomni.core.limits", "soundomni.core.files.paths", "soundomni.core.files.small_files"}
+LIGHT = {
+    "soundomni.evaluation.settings",
+    "soundomni.core.errors",
+    "soundomni.core.limits",
+    "soundomni.core.files.paths",
+    "soundomni.core.files.small_files",
+}
 """Modules outside core.spec that import nothing heavy."""
 AWAITED = ("soundomni.core.writing.", "soundomni.evaluation.")
 """Rooms that still import what comes after them."""

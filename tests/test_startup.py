@@ -27,8 +27,8 @@ def loaded(code: str) -> set[str]:
         "import soundomni",
         "from soundomni.cli.main import main; main(['--help'])",
         "from soundomni.cli.main import main; main(['plugins', 'list'])",
-        "from soundomni.core import registry, schema, errors; registry.entries('codec')",
-        "from soundomni.core import spec; spec.shipped_specs()",
+        "from soundomni.core import errors; from soundomni.core.spec import registry, schema; registry.entries('codec')",
+        "from soundomni.core.spec import load; load.shipped_specs()",
     ],
 )
 def test_nothing_heavy_is_imported(code):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
-from soundomni.evaluation.lists import COMMON_TASKS, TASKS
+from soundomni.evaluation.settings import COMMON_TASKS, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,15 +20,13 @@ from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import convert
+from soundomni.evaluation.settings import TASKS
 
 if TYPE_CHECKING:
     import numpy as np
 
     from soundomni.core.interfaces import Dataset, Item
 
-TASKS = ("generate", "describe", "answer", "reconstruct", "continue", "vary")
-COMMON_TASKS = TASKS[:4]
-"""What is measured on a dataset unless more is asked for. Editing takes four clips to make for each clip."""
 AUDIO_STEP = 2.0**-10
 """Samples are rounded to multiples of this before they are summed up: far above what libraries of other versions round differently."""
 

@@ -21,10 +21,9 @@ from soundomni.evaluation.editing import (
     variation_scores,
     vary_clips,
 )
-from soundomni.evaluation.lists import TASKS
 from soundomni.evaluation.networks import Networks
 from soundomni.evaluation.reconstruction import Comparison, compare
-from soundomni.evaluation.settings import Settings
+from soundomni.evaluation.settings import TASKS, Settings
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Dataset, Item

@@ -162,7 +162,7 @@ def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path:
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from soundomni.core import registry
+from soundomni.core.spec import registry
 from soundomni.core.pretrained.weights import load_weights, write_weights
 from soundomni.core.spec.schema import Slot
 from soundomni.core.assembly.uninitialized import uninitialised

@@ -153,7 +153,7 @@ def test_third_party_plugin_is_found_built_and_named(acme):
 
 
 def test_discovery_imports_nothing(acme):
-    script = "import sys; from soundomni.core import registry; e = registry.find('codec', 'acme'); "
+    script = "import sys; from soundomni.core.spec import registry; e = registry.find('codec', 'acme'); "
     script += "print(sorted({'torch', 'numpy', 'jsonargparse', 'acme_codec', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": str(acme)}, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundomni.cli.folders import expanded
-from soundomni.evaluation.reconstruction import Comparison, compare
 
 if TYPE_CHECKING:
     import numpy as np
 
     from soundomni.core.interfaces import Codec
+    from soundomni.evaluation.reconstruction import Comparison
 
 HELP = "Stable Audio's autoencoder, of stable-audio-tools or diffusers, as the codec oobleck"
 
@@ -65,6 +65,7 @@ def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison
     from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
     from soundomni.core.pretrained.omni import CHUNK_SECONDS
     from soundomni.core.waveform import Audio, fit_length, match_channels, resample
+    from soundomni.evaluation.reconstruction import compare
     from soundomni.vae.weight_norm import fold_weight_norm
 
     fold_weight_norm(codec)
