@@ -48,7 +48,7 @@ from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.metrics_log import MetricsLog
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, begin_tracker, close_trackers

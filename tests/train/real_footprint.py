@@ -31,7 +31,7 @@ from soundomni.train.ema import EMA
 from soundomni.train.loop import train_step
 from soundomni.train.memory.live_memory import LiveMemory, saved_bytes
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelise
 
 

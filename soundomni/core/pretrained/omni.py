@@ -25,7 +25,8 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import SpecError
-from soundomni.core.inference.arguments import (
+from soundomni.core.inference.editing import Kept
+from soundomni.core.inference.inputs import (
     as_callback,
     as_clip,
     as_clips,
@@ -41,7 +42,6 @@ from soundomni.core.inference.arguments import (
     as_whole,
     shown,
 )
-from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.inference.sampling import sample_audio, sample_text
 from soundomni.core.inference.variation import beginnings
