@@ -22,7 +22,7 @@ from soundomni.core.hub import SoundOmni
 from soundomni.core.representation import Representation
 from soundomni.core.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.sequence import Attend, PositionRule
-from soundomni.core.variation import begin_timestep
+from soundomni.core.variation import beginning
 from soundomni.core.waveform import Audio
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
@@ -155,7 +155,7 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
     noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
     ends = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
-    begin = begin_timestep(model.model, clean[0].float(), 0.4, rule=rule("shared"), boundary_ids=ends)
+    begin = beginning(model.model, clean[0].float(), 0.4, rule=rule("shared"), boundary_ids=ends).timestep
     values = (1 - begin) * clean + begin * noise
     for t, after in pairwise((begin, begin * 2 / 3, begin / 3, 0.0)):
         with torch.no_grad():
