@@ -1,0 +1,128 @@
+"""Measure what some changes of one line do, and write the table into the README: `python tools/measure_swaps.py`.
+
+Samplers and guidance are measured on clips that `nano` was never trained on, the rest by `soundomni doctor`. It takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from soundomni.cli.main import main as soundomni
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.registry import build
+from soundomni.evaluation.lists import open_list
+from soundomni.evaluation.measure import run_model, score
+from soundomni.evaluation.settings import Settings
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- changes of one line, written by tools/measure_swaps.py -->", "<!-- end of changes -->"
+CLIPS = 64
+GIB = 2**30
+
+GENERATING = (
+    ("`--steps 8`", "half the steps", {}, 8, None),
+    ("`--sampler=heun --steps 8`", "a solver of second order", {"sampler": "heun"}, 8, None),
+    ("`--sampler=dpmpp --steps 8`", "a multistep solver", {"sampler": "dpmpp"}, 8, None),
+    ("`--guidance 1`", "no guidance: one prediction per step, not two", {}, None, 1.0),
+)
+"""Changes to how `nano` generates: the line, what it means, overrides, steps, guidance."""
+
+
+def main() -> None:
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    if not after:
+        raise SystemExit(f"README.md does not have the lines '{BEGIN}' and '{END}'; put them where the table goes")
+    rows = [*generating(), *sizes()]
+    head = ["| line | applied to | what it does | effect |", "|---|---|---|---|"]
+    README.write_text("\n".join([before + BEGIN, "", *head, *rows, "", END]) + after, encoding="utf-8")
+
+
+def generating() -> list[str]:
+    """Return the rows of GENERATING, each compared with nano as it is."""
+    plain = measured({}, None, None)
+    rows = []
+    for line, meaning, overrides, steps, guidance in GENERATING:
+        found = measured(overrides, steps, guidance)
+        changes = f"predictions per clip {plain[0]} → {found[0]}, prompts right {plain[1]:.1%} → {found[1]:.1%}"
+        rows.append(f"| {line} | `nano` | {meaning} | {changes.replace('%', ' %')} |")
+    return rows
+
+
+def measured(overrides: dict[str, str], steps: int | None, guidance: float | None) -> tuple[int, float]:
+    """Return the predictions that a clip takes and the share of prompts with every attribute right."""
+    model = SoundOmni.from_pretrained("nano", overrides=overrides)
+    settings = Settings(limit=CLIPS, seed=0, batch=16, steps=steps, guidance=guidance, tasks=("generate",))
+    right = score(run_model(model, open_list("new-combinations").dataset, settings))["generated"]["right"]
+    slot = model.spec.sampler
+    if steps is not None:
+        slot = type(slot)(slot.class_path, {**slot.init_args, "num_steps": steps})
+    sampler: Any = build("sampler", slot)
+    branches = 1 if (guidance if guidance is not None else model.spec.guidance.scale) == 1 else 2
+    return sampler.num_evaluations * branches, right
+
+
+def sizes() -> list[str]:
+    """Return the rows that `soundomni doctor` answers."""
+    frozen = "--model.freeze=[gen, embedding, encoder, connectors]"
+    cases: tuple[tuple[str, str, str, Callable[[dict[str, Any]], str], list[str]], ...] = (
+        ("`--model.router=dense`", "demo", "one expert for all tokens: parameters of the experts", experts, ["--model.router=dense"]),
+        (
+            "`--train.lora='{streams: [und], rank: 8}'`",
+            "demo",
+            "adapters on one expert, the rest frozen with `--model.freeze`: trained parameters",
+            trained,
+            ["--train.lora={streams: [und], rank: 8}", frozen],
+        ),
+        (
+            "`--train.optimizer.rule=muon`",
+            "soundomni-7b",
+            "one moment per weight: optimizer states on each of 8 GPUs",
+            gibibytes("optimizer"),
+            ["--train.optimizer.rule=muon"],
+        ),
+        (
+            "`--train.activation_checkpointing=false`",
+            "soundomni-7b",
+            "nothing is recomputed: activations on each of 8 GPUs",
+            gibibytes("activations"),
+            ["--train.activation_checkpointing=false"],
+        ),
+    )
+    rows = []
+    for line, spec, meaning, read, options in cases:
+        common = ["--config", spec, "--gpu-memory", "80", *(["--gpus", "8"] if spec == "soundomni-7b" else ["--seconds", "0.5"])]
+        then, now = read(doctor(common)), read(doctor([*common, *options]))
+        rows.append(f"| {line} | `{spec}` | {meaning} | {then} → {now} |")
+    return rows
+
+
+def doctor(options: list[str]) -> dict[str, Any]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = soundomni(["--json", "doctor", *options])
+    if status:
+        raise SystemExit(status)
+    result: dict[str, Any] = json.loads(printed.getvalue())
+    return result
+
+
+def experts(report: dict[str, Any]) -> str:
+    return f"{sum(row['all'] for name, row in report['parameters'].items() if name.startswith('expert')):,}"
+
+
+def trained(report: dict[str, Any]) -> str:
+    return f"{sum(row['trained'] for row in report['parameters'].values()):,}"
+
+
+def gibibytes(row: str) -> Callable[[dict[str, Any]], str]:
+    return lambda report: f"{report['bytes_per_gpu'][row] / GIB:.1f} GiB"
+
+
+if __name__ == "__main__":
+    main()
