@@ -95,6 +95,12 @@ def missing_names(text: str) -> list[str]:
     return [name for name in re.findall(r"`(soundomni(?:\.\w+)+)`", text) if name not in groups and not _exists(name)]
 
 
+def missing_imports(text: str) -> list[str]:
+    """Return the names that code of a text imports from `soundomni` and that do not exist."""
+    found = re.findall(r"^ *from (soundomni(?:\.[.\w]+)?) import ([\w, ]+)$", text, re.MULTILINE)
+    return [name for module, names in found for part in names.split(",") if not _exists(name := f"{module}.{part.split()[0]}")]
+
+
 def _exists(name: str) -> bool:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
@@ -111,6 +117,7 @@ def _exists(name: str) -> bool:
 def test_files_and_names_of_a_document_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not missing_files(text) and not missing_names(text)
+    assert not missing_imports(text)
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)):
         assert (path.parent / target).exists() or path.is_relative_to(ROOT / "docs"), target  # the site checks those of docs/
 
@@ -121,6 +128,7 @@ def test_missing_files_and_names_are_found() -> None:
         "soundomni.core.hub",
         "soundomni.flow.NoSampler",
     ]
+    assert missing_imports("    from soundomni.core import registry, errors\nfrom soundomni_acme import X") == ["soundomni.core.registry"]
 
 
 def test_documents_agree_on_the_version() -> None:
