@@ -34,13 +34,20 @@ GENERATING = (
 
 
 def main() -> None:
+    around()
+    rows = [*generating(), *sizes()]
+    before, after = around()
+    head = ["| line | applied to | what it does | effect |", "|---|---|---|---|"]
+    README.write_text("\n".join([before + BEGIN, "", *head, *rows, "", END]) + after, encoding="utf-8")
+
+
+def around() -> tuple[str, str]:
+    """Return the README before and after the table."""
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     if not after:
         raise SystemExit(f"README.md does not have the lines '{BEGIN}' and '{END}'; put them where the table goes")
-    rows = [*generating(), *sizes()]
-    head = ["| line | applied to | what it does | effect |", "|---|---|---|---|"]
-    README.write_text("\n".join([before + BEGIN, "", *head, *rows, "", END]) + after, encoding="utf-8")
+    return before, after
 
 
 def generating() -> list[str]:

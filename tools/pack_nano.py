@@ -100,9 +100,9 @@ def summary(scores: dict[str, dict[str, Any]]) -> str:
     first = scores["new-combinations"]
     made, described, answered = (written("right", first[task]["right"]) for task in ("generated", "described", "answered"))
     return (
-        "Measured on combinations of sounds that training never drew, `nano` generates every attribute of\n"
-        f"{made} of the prompts, describes {described} of the clips without an error, and answers {answered} of the\n"
-        "questions correctly ([model card](soundomni/models/nano/README.md))."
+        "On combinations of sounds that it was never trained on, `nano` gets every attribute of "
+        f"{made} of the\nprompts right, describes {described} of the clips without an error, and answers {answered} of the questions\n"
+        "correctly ([model card](soundomni/models/nano/README.md))."
     )
 
 
