@@ -336,7 +336,7 @@ def _keys(of: Any, key: str) -> str:
 
 
 def _meaning(one: dataclasses.Field[Any], annotation: Any, texts: dict[str, str]) -> str:
-    """What the schema says of a key; of a plugin, what the contract of its kind says; of a mapping, what its class says."""
+    """Return the meaning of a key from the schema, of a plugin from the contract of its kind, of a mapping from its class."""
     from soundomni.core.interfaces import KINDS
 
     kind = one.metadata.get("kind")

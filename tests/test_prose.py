@@ -264,6 +264,17 @@ x = "alone"
     assert sorted(finding.split("'")[1] for finding in found) == ["a: of the", "alone", "alone", "is no", "of the Hub"]
 
 
+def scripts() -> list[str]:
+    folders = ("benchmarks", "docs", "examples", "tools")
+    return [path.relative_to(ROOT).as_posix() for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("name", scripts())
+def test_a_script_is_plain_english(name: str) -> None:
+    found = [finding for _, text in strings((ROOT / name).read_text(encoding="utf-8")) for finding in findings(joined(text))]
+    assert not found, "\n".join(found)
+
+
 # Help
 
 

@@ -169,7 +169,7 @@ def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def wave(x: float, y: float, color: str) -> str:
-    """Draw a waveform: bars around a line, centred at x."""
+    """Draw a waveform: bars around a line with its center at x."""
     heights = (4, 9, 16, 26, 34, 22, 30, 38, 24, 14, 22, 30, 20, 12, 18, 10, 6)
     left = x - len(heights) * 8 / 2
     bars = (f'<rect x="{left + 8 * i}" y="{y + 12 - h / 2}" width="4" height="{h}" rx="2" fill="{color}"/>' for i, h in enumerate(heights))
