@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.cli.main import main as soundomni
-from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.registry import build
-from soundomni.evaluation.lists import open_list
-from soundomni.evaluation.measure import run_model, score
-from soundomni.evaluation.settings import Settings
+from soundomni.core.spec.schema import Slot
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- changes of one line, written by tools/measure_swaps.py -->", "<!-- end of changes -->"
@@ -25,12 +22,12 @@ CLIPS = 64
 GIB = 2**30
 
 GENERATING = (
-    ("`--steps 8`", "half the steps", {}, 8, None),
-    ("`--sampler=heun --steps 8`", "a solver of second order", {"sampler": "heun"}, 8, None),
-    ("`--sampler=dpmpp --steps 8`", "a multistep solver", {"sampler": "dpmpp"}, 8, None),
-    ("`--guidance 1`", "no guidance: one prediction per step, not two", {}, None, 1.0),
+    ("`--steps 8`", "half the steps", ["--steps", "8"]),
+    ("`--sampler=heun --steps 8`", "a solver of second order", ["--sampler=heun", "--steps", "8"]),
+    ("`--sampler=dpmpp --steps 8`", "a multistep solver", ["--sampler=dpmpp", "--steps", "8"]),
+    ("`--guidance 1`", "no guidance: one prediction per step, not two", ["--guidance", "1"]),
 )
-"""Changes to how `nano` generates: the line, what it means, overrides, steps, guidance."""
+"""Changes to how `nano` generates: the line, what it does, and the options of `soundomni evaluate`."""
 
 
 def main() -> None:
@@ -52,26 +49,23 @@ def around() -> tuple[str, str]:
 
 def generating() -> list[str]:
     """Return the rows of GENERATING, each compared with nano as it is."""
-    plain = measured({}, None, None)
+    plain = measured([])
     rows = []
-    for line, meaning, overrides, steps, guidance in GENERATING:
-        found = measured(overrides, steps, guidance)
+    for line, meaning, options in GENERATING:
+        found = measured(options)
         changes = f"predictions per clip {plain[0]} → {found[0]}, prompts right {plain[1]:.1%} → {found[1]:.1%}"
         rows.append(f"| {line} | `nano` | {meaning} | {changes.replace('%', ' %')} |")
     return rows
 
 
-def measured(overrides: dict[str, str], steps: int | None, guidance: float | None) -> tuple[int, float]:
+def measured(options: list[str]) -> tuple[int, float]:
     """Return the predictions that a clip takes and the share of prompts with every attribute right."""
-    model = SoundOmni.from_pretrained("nano", overrides=overrides)
-    settings = Settings(limit=CLIPS, seed=0, batch=16, steps=steps, guidance=guidance, tasks=("generate",))
-    right = score(run_model(model, open_list("new-combinations").dataset, settings))["generated"]["right"]
-    slot = model.spec.sampler
-    if steps is not None:
-        slot = type(slot)(slot.class_path, {**slot.init_args, "num_steps": steps})
-    sampler: Any = build("sampler", slot)
-    branches = 1 if (guidance if guidance is not None else model.spec.guidance.scale) == 1 else 2
-    return sampler.num_evaluations * branches, right
+    common = ["--model", "nano", "--list", "new-combinations", "--tasks", "generate", "--limit", str(CLIPS)]
+    result = printed(["evaluate", *common, *options])
+    made = result["made_with"]
+    slot = Slot(made["sampler"]["class_path"], {**made["sampler"]["init_args"], "num_steps": made["steps"]})
+    branches = 1 if made["guidance"]["scale"] == 1 else 2
+    return build("sampler", slot).num_evaluations * branches, result["generated"]["right"]
 
 
 def sizes() -> list[str]:
@@ -104,18 +98,19 @@ def sizes() -> list[str]:
     rows = []
     for line, spec, meaning, read, options in cases:
         common = ["--config", spec, "--gpu-memory", "80", *(["--gpus", "8"] if spec == "soundomni-7b" else ["--seconds", "0.5"])]
-        then, now = read(doctor(common)), read(doctor([*common, *options]))
+        then, now = read(printed(["doctor", *common])), read(printed(["doctor", *common, *options]))
         rows.append(f"| {line} | `{spec}` | {meaning} | {then} → {now} |")
     return rows
 
 
-def doctor(options: list[str]) -> dict[str, Any]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = soundomni(["--json", "doctor", *options])
+def printed(command: list[str]) -> dict[str, Any]:
+    """Return what `soundomni` prints as JSON."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        status = soundomni(["--json", *command])
     if status:
         raise SystemExit(status)
-    result: dict[str, Any] = json.loads(printed.getvalue())
+    result: dict[str, Any] = json.loads(text.getvalue())
     return result
 
 
