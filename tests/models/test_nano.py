@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -29,15 +30,16 @@ from soundomni.metrics.waveform_distances import spectral_convergence
 
 SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
 ROWS = (
-    ("prompts made with every attribute right", "generated", "right"),
-    ("attributes of what was made", "generated", "attributes"),
+    ("prompts generated with every attribute right", "generated", "right"),
+    ("attributes generated right", "generated", "attributes"),
     ("clips described with every attribute right", "described", "right"),
-    ("attributes described", "described", "attributes"),
-    ("questions answered", "answered", "right"),
+    ("attributes described right", "described", "attributes"),
+    ("questions answered right", "answered", "right"),
     ("chirps continued in their direction", "continued", "direction"),
     ("sounds continued at their pitch", "continued", "pitch"),
     ("variants at strength 0.8 with every attribute of the prompt", "varied", "right at 0.8"),
 )
+README = Path(__file__).parents[2] / "README.md"
 EDITING = Path(__file__).parents[2] / "tools" / "nano_editing.yaml"
 NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
 
@@ -88,6 +90,13 @@ def test_the_card_says_what_evaluate_printed() -> None:
                 assert f"| {task} | {name} | {written(name, value)} |" in card
     weights = hashlib.sha256((SHIPPED / "nano" / "model.safetensors").read_bytes()).hexdigest()
     assert {score["made_with"]["model"]["sha256"] for score in SCORES.values()} == {weights}
+
+
+def test_the_readme_says_what_evaluate_printed() -> None:
+    said = README.read_text(encoding="utf-8").partition("<!-- scores of nano")[2].partition("<!-- end of scores -->")[0]
+    first = SCORES["new-combinations"]
+    tasks = ("generated", "described", "answered")
+    assert re.findall(r"[\d.]+ %", said) == [written("right", first[task]["right"]) for task in tasks]
 
 
 @pytest.mark.long
