@@ -23,6 +23,7 @@ from typing import TextIO
 from soundomni import __version__
 from soundomni.cli.parsing import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
+from soundomni.cli.slot_help import find_request, show
 from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
 
 COMMANDS = {
@@ -114,14 +115,20 @@ def _dispatch(arguments: list[str]) -> int:
     parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
     module.configure(parser)
     _add_global_options(parser)
-    rest, overrides = split_overrides([*given, *after], parser)
-    args = parser.parse_args(rest)
+    asked = find_request(after)
+    if asked is None:
+        rest, overrides = split_overrides([*given, *after], parser)
+        args = parser.parse_args(rest)
+    else:  # of a plugin; nothing else on the line matters, as with --help
+        args = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given)
     from soundomni.cli.console import results_only
     from soundomni.core.spec.discovery import only_readable
 
-    progress = contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working")
+    progress = contextlib.nullcontext() if name in TRAINS and asked is None else Progress(f"soundomni {name} is working")
     results = results_only() if args.json else contextlib.nullcontext()
     with only_readable(), results, progress:  # plugins may print what they like
+        if asked is not None:
+            return show(asked, args, prog=parser.prog)
         return int(module.run(args, [*early, *overrides]))
 
 
