@@ -38,6 +38,7 @@ COMMANDS = {
     "spec": "validate or print a spec, or write its JSON schema",
     "demo": "train a small model on this machine, and hear and see what it learnt",
     "doctor": "say how much memory training a spec takes of each GPU, and what fits",
+    "completion": "print a script that completes commands, options, spec keys and plugin names in bash or zsh",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
 
@@ -112,9 +113,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"unknown command '{name}'.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}")
     module = importlib.import_module(f"soundomni.cli.{name}")
-    parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
-    module.configure(parser)
-    _add_global_options(parser)
+    parser = command_parser(name)
     asked = find_request(after)
     if asked is None:
         rest, overrides = split_overrides([*given, *after], parser)
@@ -130,6 +129,15 @@ def _dispatch(arguments: list[str]) -> int:
         if asked is not None:
             return show(asked, args, prog=parser.prog)
         return int(module.run(args, [*early, *overrides]))
+
+
+def command_parser(name: str) -> Parser:
+    """Return the parser of a command, with the options of every command."""
+    module = importlib.import_module(f"soundomni.cli.{name}")
+    parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
+    module.configure(parser)
+    _add_global_options(parser)
+    return parser
 
 
 def _top_parser() -> Parser:
