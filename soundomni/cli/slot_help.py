@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ class SlotHelp:
 def find_request(arguments: Sequence[str]) -> SlotHelp | None:
     """Return what the first `--KEY.help [NAME]` among the arguments of a command asks for, or None if there is none.
 
-    Without NAME, it is the plugin that the same line chooses for the slot by `--KEY=NAME`, if any. Raises UsageError for a key of the spec
-    that holds no plugin.
+    Without NAME, it is the plugin that the same line chooses for the slot, by `--KEY=NAME` or else by the specs after `--config`, if any.
+    Raises UsageError for a key of the spec that holds no plugin, and SpecError if a spec cannot be read.
     """
     given = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     for place, token in enumerate(given):
@@ -40,7 +40,7 @@ def find_request(arguments: Sequence[str]) -> SlotHelp | None:
             continue
         slot = _slot(option.removeprefix("--").removesuffix(".help"))
         if slot is not None:
-            return SlotHelp(slot, name or _value_after(given, place) or _chosen(given, slot))
+            return SlotHelp(slot, name or _value_after(given, place) or _chosen(given, slot) or _chosen_by_specs(given, slot))
     return None
 
 
@@ -80,9 +80,9 @@ def show(request: SlotHelp, args: argparse.Namespace, *, prog: str) -> int:
 def _text(request: SlotHelp, described: dict[str, Any], prog: str) -> str:
     key, name, takes = request.slot.name, described["name"], described["init_args"]
     if request.slot.many:
-        usage = f"{prog} '--{key}=[{{class_path: {name}{', init_args: {ARGUMENT: VALUE}' if takes else ''}}}]'"
+        usage = f"{prog} ... '--{key}=[{{class_path: {name}{', init_args: {ARGUMENT: VALUE}' if takes else ''}}}]'"
     else:
-        usage = f"{prog} --{key}={name}{f' [--{key}.ARGUMENT=VALUE ...]' if takes else ''}"
+        usage = f"{prog} ... --{key}={name}{f' [--{key}.ARGUMENT=VALUE ...]' if takes else ''}"
     parser = argparse.ArgumentParser(prog=prog, usage=usage.replace("%", "%%"), description=described["summary"], add_help=False)
     group = parser.add_argument_group(f"arguments of {described['kind']} '{name}'", None if takes else "It takes none.")
     for argument in takes:
@@ -100,15 +100,33 @@ def _value_after(given: Sequence[str], place: int) -> str | None:
     return None if following.startswith("--") else following
 
 
+def _values(given: Sequence[str], *options: str) -> Iterator[str]:
+    """Yield the values that the line gives to any of some options, in order."""
+    for place, token in enumerate(given):
+        option, equals, value = token.partition("=")
+        if option in options and (value := value if equals else _value_after(given, place) or ""):
+            yield value
+
+
 def _chosen(given: Sequence[str], slot: Key) -> str | None:
-    """Return the plugin that the line chooses for a slot: the last one, as overrides count."""
+    """Return the plugin that the line itself chooses for a slot: the last one, as overrides count."""
     from soundomni.core.spec.load import parse_slot
 
     assert slot.kind is not None, "a slot holds a kind of plugin"
-    found = None
-    for place, token in enumerate(given):
-        option, equals, value = token.partition("=")
-        if option in (f"--{slot.name}", f"--{slot.name}.class_path") and not slot.many:
-            value = value if equals else _value_after(given, place) or ""
-            found = parse_slot(slot.kind, value).class_path if value else found
-    return found
+    values = [] if slot.many else list(_values(given, f"--{slot.name}", f"--{slot.name}.class_path"))
+    return parse_slot(slot.kind, values[-1]).class_path if values else None
+
+
+def _chosen_by_specs(given: Sequence[str], slot: Key) -> str | None:
+    """Return the plugin that the specs of the line choose for a slot. Only the files are read, not what they start from."""
+    from soundomni.core.spec.load import read_layers
+
+    configs = list(_values(given, "--config"))
+    for tree in reversed(read_layers(configs).trees if configs else ()):
+        found: Any = tree
+        for part in slot.name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        name = found.get("class_path") if isinstance(found, Mapping) else found
+        if isinstance(name, str):
+            return name
+    return None

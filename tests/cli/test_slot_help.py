@@ -39,16 +39,20 @@ def run(capsys):
     [
         (
             ["train", "--model.codec.help", "mdct"],
-            ["train --model.codec=mdct [--model.codec.ARGUMENT=VALUE ...]", "--model.codec.frame_size"],
+            ["train ... --model.codec=mdct [--model.codec.ARGUMENT=VALUE ...]", "--model.codec.frame_size"],
         ),
-        (["train", "--config", "x.yaml", "--sampler.help=heun"], ["--sampler.num_steps VALUE steps. (int; default: 50)"]),
+        (["train", "--config", "absent.yaml", "--sampler.help=heun"], ["--sampler.num_steps VALUE steps. (int; default: 50)"]),
         (["spec", "print", "nano", "--model.connectors.latent.help", "mlp"], ["--model.connectors.latent.multiple"]),
         (["doctor", "--train.optimizer.rule.help", "muon"], ["arguments of optimizer 'muon'"]),
         (["train", "--data.datasets.mine.source.help", "audio-folder"], ["--data.datasets.mine.source.path VALUE"]),
-        (["train", "--model.router.help", "dense"], ["usage: soundomni train --model.router=dense Sends", "It takes none."]),
+        (["train", "--model.router.help", "dense"], ["usage: soundomni train ... --model.router=dense Sends", "It takes none."]),
         (["train", "--sampler=heun", "--sampler", "euler", "--sampler.help"], ["arguments of sampler 'euler'"]),
         (["train", "--sampler={class_path: heun, init_args: {num_steps: 2}}", "--sampler.help"], ["arguments of sampler 'heun'"]),
         (["train", "--sampler.class_path=heun", "--sampler.help"], ["arguments of sampler 'heun'"]),
+        (["train", "--config", "demo", "--model.codec.help"], ["arguments of codec 'mdct-shape-gain'"]),
+        (["train", "--config=demo", "--data.datasets.toys.source.help"], ["arguments of dataset 'toy-sounds'"]),
+        (["train", "--config", "demo", "--sampler=rk4", "--sampler.help"], ["arguments of sampler 'rk4'"]),
+        (["train", "--config", "demo", "--model.encoder=null", "--train.trackers.help"], ["Installed: tensorboard, wandb"]),
         (["train", "--sampler.help"], ["`--sampler.help NAME` shows the arguments of a sampler. Installed: dpmpp, euler, heun"]),
         (
             ["train", "--model.codec.help", "mdct-shape-gain"],
@@ -81,6 +85,7 @@ def test_help_is_data_with_json(run):
         (["train", "--train.optimizer.help"], "'train.optimizer' does not hold a plugin. Did you mean 'train.optimizer.rule'?"),
         (["train", "--data.datasets.help", "x"], "'data.datasets' does not hold a plugin."),
         (["spec", "print", "nano", "--sampler.init_args.help=3"], "sampler: sampler 'euler' has no argument 'help'."),
+        (["train", "--config", "absent.yaml", "--sampler.help"], "no spec 'absent.yaml': not a file."),
         (["plugins", "list", "--modle.codec.help"], "unknown option '--modle.codec.help'."),
         (
             ["generate", "--print_config"],
