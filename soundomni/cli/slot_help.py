@@ -55,7 +55,8 @@ def _slot(key: str) -> Key | None:
         return None
     slot = slot_at(key)
     if slot is None:
-        raise UsageError(f"--{key}.help: '{key}' does not hold a plugin.{did_you_mean(key, slots)} See `soundomni spec schema`")
+        near = did_you_mean(key, slots)
+        raise UsageError(f"--{key}.help: '{key}' does not hold a plugin.{near} These do: {', '.join(slots)}, data.datasets.NAME.source")
     return slot
 
 
