@@ -1,11 +1,11 @@
-"""`soundomni completion`: a script with which a shell completes commands, options, keys of a spec and names of plugins."""
+"""`soundomni completion`: a script with which a shell completes commands, options, spec keys and plugin names."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from typing import Literal, get_args, get_origin
 
@@ -13,13 +13,16 @@ HELP = "print a script that completes commands, options, spec keys and plugin na
 
 SHELLS = {
     "bash": "complete -o default -o bashdefault -F _soundomni soundomni",
-    "zsh": "whence compdef >/dev/null || { autoload -U compinit && compinit; }\nautoload -U +X bashcompinit && bashcompinit\n"
+    "zsh": "whence compdef >/dev/null || { autoload -U compinit && compinit; }\n"
+    "autoload -U +X bashcompinit && bashcompinit\n"
     "complete -o default -o nospace -F _soundomni soundomni",
 }
 """Shell → how it is told of the function; zsh has no `compopt`."""
 
 _WORD = re.compile(r"[\w.+-]+")
 """Names of plugins that a shell takes as they are; others are not offered."""
+
+_Named = tuple[str, argparse.ArgumentParser]
 
 PLAIN = ("plugins", "export", "import", "completion")
 """Commands that read no spec, so that its keys are no options of theirs."""
@@ -29,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("shell", metavar="SHELL", choices=tuple(SHELLS), help="bash or zsh")
     parser.epilog = (
-        "For bash, add `source <(soundomni completion bash)` to ~/.bashrc; for zsh, `source <(soundomni completion zsh)` to ~/.zshrc."
+        "For bash, add `source <(soundomni completion bash)` to ~/.bashrc; for zsh, add `source <(soundomni completion zsh)` to ~/.zshrc."
     )
 
 
@@ -49,13 +52,14 @@ def script(shell: str) -> str:
     from soundomni.cli.main import COMMANDS, GLOBAL_OPTIONS, command_parser
 
     parsers = dict(_with_actions((name, command_parser(name)) for name in COMMANDS))
+    flags = {"--version"}.union(*(_options(parser, flags=True) for parser in parsers.values()))
     words = {
         "SHELL": shell,
         "COMMANDS": " ".join(COMMANDS),
-        "FLAGS": " ".join(sorted({option for parser in parsers.values() for option in _options(parser, flags=True)} | {"--version"})),
+        "FLAGS": " ".join(sorted(flags)),
         "KEYS": " ".join(_keys()),
         "SHARED": " ".join(("--help", *GLOBAL_OPTIONS)),
-        "OPTIONS": _cases((name, [o for o in _options(parser) if o not in GLOBAL_OPTIONS]) for name, parser in parsers.items()),
+        "OPTIONS": _cases((name, _options(parser, without=GLOBAL_OPTIONS)) for name, parser in parsers.items()),
         "VALUES": _cases([*_values_of_keys(), *_values_of_parsers(parsers)]),
         "PLAIN": " | ".join(f"{name}*" for name in PLAIN),
         "START": SHELLS[shell],
@@ -66,7 +70,7 @@ def script(shell: str) -> str:
     return text
 
 
-def _with_actions(parsers: Iterable[tuple[str, argparse.ArgumentParser]]) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def _with_actions(parsers: Iterable[_Named]) -> Iterator[_Named]:
     """Yield parsers by their commands, and those of their actions as "command action"."""
     for name, parser in parsers:
         yield name, parser
@@ -75,9 +79,11 @@ def _with_actions(parsers: Iterable[tuple[str, argparse.ArgumentParser]]) -> Ite
                 yield from _with_actions((f"{name} {chosen}", below) for chosen, below in action.choices.items())
 
 
-def _options(parser: argparse.ArgumentParser, *, flags: bool = False) -> list[str]:
-    """Return the options of a parser; with `flags`, only those that take no value."""
-    return [name for action in parser._actions if action.nargs == 0 or not flags for name in action.option_strings if name != "-h"]
+def _options(parser: argparse.ArgumentParser, *, flags: bool = False, without: Collection[str] = ()) -> list[str]:
+    """Return the long options of a parser; with `flags`, only those that take no value."""
+    actions = [action for action in parser._actions if action.nargs == 0 or not flags]
+    names = [name for action in actions for name in action.option_strings]
+    return [name for name in names if name.startswith("--") and name not in without]
 
 
 def _keys() -> Iterator[str]:
@@ -97,9 +103,10 @@ def _values_of_keys() -> Iterator[tuple[str, list[str]]]:
     from soundomni.core.spec.keys import spec_keys
     from soundomni.core.spec.values import without_none
 
-    names = {
-        kind: list(dict.fromkeys(entry.name for entry in registry.entries(kind) if _WORD.fullmatch(entry.name))) for kind in registry.KINDS
-    }
+    names: dict[str, list[str]] = {}
+    for kind in registry.KINDS:
+        registered = dict.fromkeys(entry.name for entry in registry.entries(kind))
+        names[kind] = [name for name in registered if _WORD.fullmatch(name)]
     for key in spec_keys():
         annotation = without_none(key.annotation)
         if key.kind is not None:
@@ -139,4 +146,5 @@ def _choices(action: argparse.Action) -> list[str]:
 
 def _cases(words: Iterable[tuple[str, list[str]]]) -> str:
     """Return a line of a shell's `case` for each name with words."""
-    return "\n".join(f"    {shlex.quote(name)}) echo {shlex.quote(' '.join(of_name))} ;;" for name, of_name in words if of_name)
+    lines = ((shlex.quote(name), shlex.quote(" ".join(of_name))) for name, of_name in words if of_name)
+    return "\n".join(f"    {name}) echo {of_name} ;;" for name, of_name in lines)

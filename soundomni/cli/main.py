@@ -123,7 +123,8 @@ def _dispatch(arguments: list[str]) -> int:
     from soundomni.cli.console import results_only
     from soundomni.core.spec.discovery import only_readable
 
-    progress = contextlib.nullcontext() if name in TRAINS and asked is None else Progress(f"soundomni {name} is working")
+    shows_itself = name in TRAINS and asked is None
+    progress = contextlib.nullcontext() if shows_itself else Progress(f"soundomni {name} is working")
     results = results_only() if args.json else contextlib.nullcontext()
     with only_readable(), results, progress:  # plugins may print what they like
         if asked is not None:

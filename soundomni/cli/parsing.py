@@ -67,7 +67,8 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
             from soundomni.core.spec.keys import spec_keys
 
             if key.replace("_", "-") == "print-config":
-                raise UsageError(f"`{parser.prog}` does not take {option}. Use `soundomni spec print` with the same spec and keys")
+                other = "Use `soundomni spec print` with the same spec and keys"
+                raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
             known = [*options, *(f"--{of_spec.name}" for of_spec in spec_keys())]
             raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{parser.prog} --help`")
     return rest, overrides

@@ -85,7 +85,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def description(kind: str, cls: type) -> dict[str, Any]:
-    """Return what a plugin is and takes, as plain data: name, class, summary, and its arguments with type, default and description."""
+    """Return what a plugin is and takes, as plain data: name, class, summary, and each argument with its type and default."""
     from soundomni.core.spec import registry
     from soundomni.core.spec.arguments import argument_texts
     from soundomni.core.spec.values import type_name

@@ -30,8 +30,8 @@ class SlotHelp:
 def find_request(arguments: Sequence[str]) -> SlotHelp | None:
     """Return what the first `--KEY.help [NAME]` among the arguments of a command asks for, or None if there is none.
 
-    Without NAME, it is the plugin that the same line chooses for the slot, by `--KEY=NAME` or else by the specs after `--config`, if any.
-    Raises UsageError for a key of the spec that holds no plugin, and SpecError if a spec cannot be read.
+    Without NAME, it is the plugin that the same line chooses for the slot, by `--KEY=NAME` or else by the specs after
+    `--config`, if any. Raises UsageError for a key of the spec that holds no plugin, and SpecError if a spec cannot be read.
     """
     given = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     for place, token in enumerate(given):
@@ -40,7 +40,8 @@ def find_request(arguments: Sequence[str]) -> SlotHelp | None:
             continue
         slot = _slot(option.removeprefix("--").removesuffix(".help"))
         if slot is not None:
-            return SlotHelp(slot, name or _value_after(given, place) or _chosen(given, slot) or _chosen_by_specs(given, slot))
+            name = name or _value_after(given, place) or ""
+            return SlotHelp(slot, name or _chosen(given, slot) or _chosen_by_specs(given, slot))
     return None
 
 
@@ -55,8 +56,8 @@ def _slot(key: str) -> Key | None:
         return None
     slot = slot_at(key)
     if slot is None:
-        near = did_you_mean(key, slots)
-        raise UsageError(f"--{key}.help: '{key}' does not hold a plugin.{near} These do: {', '.join(slots)}, data.datasets.NAME.source")
+        near, every = did_you_mean(key, slots), ", ".join([*slots, "data.datasets.NAME.source"])
+        raise UsageError(f"--{key}.help: '{key}' does not hold a plugin.{near} These do: {every}")
     return slot
 
 
@@ -84,7 +85,8 @@ def _text(request: SlotHelp, described: dict[str, Any], prog: str) -> str:
         usage = f"{prog} ... '--{key}=[{{class_path: {name}{', init_args: {ARGUMENT: VALUE}' if takes else ''}}}]'"
     else:
         usage = f"{prog} ... --{key}={name}{f' [--{key}.ARGUMENT=VALUE ...]' if takes else ''}"
-    parser = argparse.ArgumentParser(prog=prog, usage=usage.replace("%", "%%"), description=described["summary"], add_help=False)
+    usage = usage.replace("%", "%%")
+    parser = argparse.ArgumentParser(prog=prog, usage=usage, description=described["summary"], add_help=False)
     group = parser.add_argument_group(f"arguments of {described['kind']} '{name}'", None if takes else "It takes none.")
     for argument in takes:
         default = "required" if argument["required"] else f"default: {argument['default']!r}"
@@ -119,7 +121,7 @@ def _chosen(given: Sequence[str], slot: Key) -> str | None:
 
 
 def _chosen_by_specs(given: Sequence[str], slot: Key) -> str | None:
-    """Return the plugin that the specs of the line choose for a slot. Only the files are read, not what they start from."""
+    """Return the plugin that the specs of the line choose for a slot. Only the files are read, no starting model."""
     from soundomni.core.spec.load import read_layers
 
     configs = list(_values(given, "--config"))

@@ -38,7 +38,9 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     if not args.specs and not args.config:
         raise UsageError(f"`soundomni spec {args.action}` needs a spec: a YAML file or the name of a shipped one")
     names = [*args.specs, *args.config]
-    return _validate(args, _resolved(args, names, overrides)) if args.action == "validate" else print_spec(args, names, overrides)
+    if args.action == "print":
+        return print_spec(args, names, overrides)
+    return _validate(args, _resolved(args, names, overrides))
 
 
 def print_spec(args: argparse.Namespace, names: Sequence[str], overrides: Overrides) -> int:
@@ -56,7 +58,8 @@ def _resolved(args: argparse.Namespace, names: Sequence[str], overrides: Overrid
     from soundomni.core.spec.load import resolve
 
     trust = args.trust_class_paths
-    return resolve(load_spec_with_start(names, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
+    given = load_spec_with_start(names, overrides, trust_class_paths=trust, start="if-here")
+    return resolve(given, trust_class_paths=trust)
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:

@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="print the spec with every default filled in, as `soundomni spec print` does, and train nothing",
     )
     parser.epilog = (
-        "Every key of the spec is an option too: --train.steps=100 --sampler=heun --model.codec.frame_size=64. For the arguments of a "
-        "plugin, name its key and .help: `soundomni train --model.codec.help mdct`."
+        "Every key of the spec is an option too: --train.steps=100 --sampler=heun --model.codec.frame_size=64. "
+        "For the arguments of a plugin, name its key and .help: `soundomni train --model.codec.help mdct`."
     )
 
 

@@ -202,5 +202,5 @@ def test_extending_twice_changes_nothing_and_another_jsonargparse_is_refused(mon
     with pytest.raises(PluginError, match=r"Install jsonargparse 4\.53, or give import paths"):
         extend_jsonargparse()
     monkeypatch.delattr(_typehints, "resolve_class_path_by_name")
-    with pytest.raises(PluginError, match="does not resolve class names"):
+    with pytest.raises(PluginError, match="resolves class names in another way"):
         extend_jsonargparse()

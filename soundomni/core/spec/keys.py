@@ -15,7 +15,7 @@ class Key:
     """A key that an override may set.
 
     Args:
-        name: dotted, such as `model.codec`. What is below an entry of a mapping, which has a name of its own, is not listed.
+        name: dotted, such as `model.codec`.
         annotation: its type.
         kind: the kind of plugin in it, if it is a slot or a list of slots.
     """
@@ -31,7 +31,7 @@ class Key:
 
 
 def spec_keys() -> Iterator[Key]:
-    """Yield every key of a spec that has a fixed name, sections before what is in them."""
+    """Yield every key of a spec, sections before what is in them; entries of mappings, which may have any name, are left out."""
     yield from _keys(Spec, "")
 
 

@@ -1,7 +1,7 @@
 """Registered plugin names in jsonargparse parsers that others write.
 
-jsonargparse finds a class by a name without dots among the classes that are already imported. It has no public way to add other names, and
-it refuses names with a dash, so `extend_jsonargparse` wraps the one function that resolves names.
+jsonargparse finds a class by a name without dots among the classes that are already imported. It has no public way to
+add other names, and it refuses names with a dash, so `extend_jsonargparse` wraps the one function that resolves names.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _FUNCTION = "resolve_class_path_by_name"
 def extend_jsonargparse() -> None:
     """Let every jsonargparse parser of this process take registered plugin names wherever it expects a plugin.
 
-    An argument typed `Codec`, `Sampler` or another contract of `soundomni.core.interfaces` then takes `mdct` or `dist:name` as its
-    `class_path`, on the command line, in files, in defaults and in the environment, next to the import paths and class names that
-    jsonargparse takes by itself. A registered name comes before a class of that name. The parsed config holds the import path, so any
-    jsonargparse parser can read it. A wrong name becomes an error of the parser that says which plugin is nearest.
+    An argument typed `Codec`, `Sampler` or another contract of `soundomni.core.interfaces` then takes `mdct` or `dist:name`
+    as its `class_path`, on the command line, in files, in defaults and in the environment, next to the import paths and
+    class names that jsonargparse takes by itself. A registered name comes before a class of that name. The parsed config
+    holds the import path, so any jsonargparse parser can read it. A wrong name becomes an error of the parser that says
+    which plugin is nearest.
 
     A second call changes nothing. Raises PluginError if the installed jsonargparse resolves names in another way.
     """
@@ -34,14 +35,14 @@ def extend_jsonargparse() -> None:
         return
     if resolve is None or list(inspect.signature(resolve).parameters) != ["cls", "name"]:
         raise PluginError(
-            f"jsonargparse {jsonargparse.__version__} does not resolve class names as jsonargparse 4.53 does, which was expected. "
+            f"jsonargparse {jsonargparse.__version__} resolves class names in another way than 4.53, which is expected. "
             "Install jsonargparse 4.53, or give import paths instead of registered names"
         )
     setattr(_typehints, _FUNCTION, _Resolver(resolve))
 
 
 class _Resolver:
-    """Return the import path of the class that a name means: that of a registered plugin, or else what jsonargparse finds."""
+    """Return the import path of what a name means: a registered plugin, or else the class that jsonargparse finds."""
 
     def __init__(self, original: Callable[[Any, str], str]) -> None:
         self._original = original
@@ -82,4 +83,6 @@ def _kind(cls: Any) -> str | None:
     """Return the kind of plugin that a class in an annotation asks for, or None."""
     from soundomni.core import interfaces
 
-    return next((kind for kind, contract in interfaces.KINDS.items() if isinstance(cls, type) and issubclass(cls, contract)), None)
+    if not isinstance(cls, type):
+        return None
+    return next((kind for kind, contract in interfaces.KINDS.items() if issubclass(cls, contract)), None)

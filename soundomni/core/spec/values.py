@@ -1,9 +1,9 @@
 """Values of a spec, checked against the annotations of dataclasses and constructors.
 
-Containers, choices, paths, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is read twice, as
-jsonargparse would do; tests/core/test_jsonargparse.py shows each difference. Other scalars, among them the restricted numbers of
-`jsonargparse.typing`, go through jsonargparse. Only data can be asked for: an annotation that would need a class or a function to be
-imported is refused (`not_data`), so a spec can never name code but through a plugin slot.
+Containers, choices, paths, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is read
+twice. jsonargparse would read text again as YAML; tests/core/test_jsonargparse.py shows each difference. Other scalars, among
+them the restricted numbers of `jsonargparse.typing`, go through jsonargparse. Only data can be asked for: an annotation that
+would need a class or a function to be imported is refused (`not_data`), so a spec can name code only in a plugin slot.
 """
 
 from __future__ import annotations
