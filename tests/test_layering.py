@@ -35,7 +35,7 @@ LIGHT = {
     "soundomni.core.files.small_files",
 }
 """Modules outside core.spec that import nothing heavy."""
-AWAITED = ("soundomni.core.writing.", "soundomni.evaluation.")
+AWAITED = ("soundomni.evaluation.",)
 """Rooms that still import what comes after them."""
 HEAVY = {"torch", "numpy", "transformers", "jsonargparse", "matplotlib", "scipy", "soundfile", "soxr", "tokenizers", "safetensors"}
 

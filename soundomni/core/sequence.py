@@ -154,6 +154,20 @@ def audio_segment(
     )
 
 
+Context = tuple[Segment, ...]
+"""The segments before what is made, clips attached."""
+
+
+def context_length(context: Context) -> int:
+    """Tokens of a context."""
+    return sum(segment.length for segment in context)
+
+
+def next_position(context: Context) -> int:
+    """Position id of the token after a context."""
+    return sum(position_advance(segment) for segment in context)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.

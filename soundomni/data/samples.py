@@ -7,20 +7,16 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
-from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.chat import Answer, taught_chat
-from soundomni.core.writing.segments import Positions, clean_segment, features_segment, target_segment, text_context
+from soundomni.core.writing.segments import SegmentWriter
 from soundomni.core.writing.tasks import Task
 from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
 from soundomni.data.data_section import check_dropout
@@ -60,49 +56,22 @@ class SampleWriter:
     """Writes the samples of one model.
 
     Args:
-        tokenizer: of the model.
-        codec_spec: of the codec whose representation is made.
-        encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
-        max_frames: of the codec that the latent connector tells apart; None for any number.
-        latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
+        writer: of the model's segments.
         dropout: how often conditions of a target are left out.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: TextTokenizer,
-        codec_spec: RepresentationSpec,
-        encoder_spec: FeatureSpec | None = None,
-        encoder_tokens: Callable[[int], int] | None = None,
-        max_frames: int | None = None,
-        latent_positions: Positions = "shared",
-        feature_positions: Positions = "advance",
-        feature_attend: Literal["full", "causal"] = "full",
-        chat: Literal["none", "qwen2-audio"] = "none",
-        dropout: DropoutSpec | None = None,
-    ) -> None:
-        if (encoder_spec is None) != (encoder_tokens is None):
-            raise ValueError("encoder_spec and encoder_tokens come together")
-        self._tokenizer = tokenizer
-        self._codec_spec = codec_spec
-        self._encoder_spec = encoder_spec
-        self._encoder_tokens = encoder_tokens
-        self._max_frames = max_frames
-        self._latent_positions = latent_positions
-        self._feature_positions = feature_positions
-        self._feature_attend = feature_attend
-        self._chat = chat
+    def __init__(self, writer: SegmentWriter, *, dropout: DropoutSpec | None = None) -> None:
+        self._writer = writer
         self._dropout = dropout or DropoutSpec()
         check_dropout(self._dropout)
 
     def check(self, task: Task) -> None:
         """Raises SpecError when the model cannot do this task."""
-        if self._encoder_spec is None and task.uses("features"):
+        if self._writer.encoder_spec is None and task.uses("features"):
             raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder; set model.encoder or drop the task")
         if self._in_chat(task) and task.uses("context"):
             raise SpecError(
-                f"task '{task.name}' gives clean latents in a chat, which model.chat '{self._chat}' has no place for; drop the task"
+                f"task '{task.name}' gives clean latents in a chat, which model.chat '{self._writer.chat}' has no place for; drop the task"
             )
 
     def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
@@ -120,7 +89,7 @@ class SampleWriter:
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
         if self._in_chat(task):
-            chat = taught_chat(self._tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
+            chat = taught_chat(self._writer.tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
             return PlannedSample(Sample(key=key, segments=chat, seed=seed), crop, sum(segment.length for segment in chat))
         targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
         segments: list[Segment] = []
@@ -163,14 +132,14 @@ class SampleWriter:
     def _needs(self, role: Role) -> tuple[int, int]:
         """Returns (rate, channels) of the waveform that a segment of this role takes."""
         if role == Role.FEATURES:
-            assert self._encoder_spec is not None, "checked by check()"
-            return self._encoder_spec.sample_rate, 1
-        return self._codec_spec.sample_rate, self._codec_spec.channels
+            assert self._writer.encoder_spec is not None, "checked by check()"
+            return self._writer.encoder_spec.sample_rate, 1
+        return self._writer.codec_spec.sample_rate, self._writer.codec_spec.channels
 
     def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
         limits = [max_seconds]
-        if task.uses("features") and self._encoder_spec is not None:
-            limits.append(self._encoder_spec.max_seconds)
+        if task.uses("features") and self._writer.encoder_spec is not None:
+            limits.append(self._writer.encoder_spec.max_seconds)
         seconds = min((limit for limit in limits if limit is not None), default=None)
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
         if item.num_samples > longest and not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
@@ -184,37 +153,31 @@ class SampleWriter:
             return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
-        frames = self._codec_spec.num_frames(resampled_length(num_samples, crop.rate, self._codec_spec.sample_rate))
-        has_latents = task.uses("target") or task.uses("context")
-        if has_latents and self._max_frames is not None and frames > self._max_frames:
+        codec, most = self._writer.codec_spec, self._writer.max_frames
+        frames = codec.num_frames(resampled_length(num_samples, crop.rate, codec.sample_rate))
+        if (task.uses("target") or task.uses("context")) and most is not None and frames > most:
             reason = (
                 f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
-                f"{self._codec_spec.seconds(self._max_frames):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
+                f"{codec.seconds(most):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
             )
-            group = f"longer than the {self._codec_spec.seconds(self._max_frames):g} s of the latent connector, for {task.name}"
+            group = f"longer than the {codec.seconds(most):g} s of the latent connector, for {task.name}"
             return Skip(item.key, reason, "unsuitable", group)
         return crop
 
     def _in_chat(self, task: Task) -> bool:
         """Says whether a task is written in the chat template: where nothing but text is made, as `describe` and `chat` ask for it."""
-        return self._chat != "none" and not task.uses("target")
+        return self._writer.chat != "none" and not task.uses("target")
 
     def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
         if template.text is None:
-            return self._features(crop)
+            return self._writer.features(self._num_heard(crop))
         text = template.text.format(**texts)
         return Answer(text) if template.loss else text
 
-    def _features(self, crop: Crop) -> Segment:
-        assert self._encoder_spec is not None and self._encoder_tokens is not None, "checked by check()"
-        num_samples = resampled_length(crop.num_samples, crop.rate, self._encoder_spec.sample_rate)
-        return features_segment(
-            num_samples,
-            self._encoder_tokens(num_samples),
-            tokenizer=self._tokenizer,
-            positions=self._feature_positions,
-            attend=self._feature_attend,
-        )
+    def _num_heard(self, crop: Crop) -> int:
+        """Returns the samples of a clip at the encoder's rate, 0 without an encoder."""
+        spec = self._writer.encoder_spec
+        return resampled_length(crop.num_samples, crop.rate, spec.sample_rate) if spec is not None else 0
 
     def _dropout_share(self, template: SegmentTemplate) -> float:
         if template.text is not None:
@@ -222,20 +185,9 @@ class SampleWriter:
         return self._dropout.features if template.audio == "features" else self._dropout.latent
 
     def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
-        if template.text is not None:
-            return text_context(template.text.format(**texts), tokenizer=self._tokenizer, loss=template.loss)
-        if template.audio == "features":
-            return self._features(crop)
-        num_samples = resampled_length(crop.num_samples, crop.rate, self._codec_spec.sample_rate)
-        if template.audio == "context":
-            return clean_segment(num_samples, codec_spec=self._codec_spec, tokenizer=self._tokenizer, positions=self._latent_positions)
-        return target_segment(
-            num_samples,
-            codec_spec=self._codec_spec,
-            tokenizer=self._tokenizer,
-            positions=self._latent_positions,
-            made=_made(template, self._codec_spec.num_frames(num_samples), share_draw, place_draw),
-        )
+        num_made = resampled_length(crop.num_samples, crop.rate, self._writer.codec_spec.sample_rate)
+        made = _made(template, self._writer.codec_spec.num_frames(num_made), share_draw, place_draw)
+        return self._writer.segment(template, texts=texts, num_heard=self._num_heard(crop), num_made=num_made, made=made)
 
 
 def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:

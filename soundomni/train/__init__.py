@@ -4,7 +4,7 @@ from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.ema import EMA
 from soundomni.train.learning_rate import learning_rate
 from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, open_world, parallelise
 from soundomni.train.run import RunResult, run_training
 from soundomni.train.signals import STOPPED_STATUS, StopRequest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from soundomni.core.spec.schema import ScheduleSpec
 
 LONGEST_WARMUP, WARMUP_SHARE = 2000, 10
@@ -37,3 +39,9 @@ def cosine(step: int, steps: int, *, peak: float, least: float) -> float:
     """Returns half a cosine from `peak` at step 0 to `least` at `steps` and beyond."""
     share = min(1.0, step / max(1, steps))
     return least + (peak - least) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

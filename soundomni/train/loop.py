@@ -27,8 +27,8 @@ from soundomni.core.interfaces import LossTerms
 from soundomni.core.spec.ranges import check_loss_weights
 from soundomni.core.spec.schema import TrainSpec
 from soundomni.train.ema import EMA
-from soundomni.train.learning_rate import learning_rate
-from soundomni.train.optim import clip_gradients, set_learning_rate
+from soundomni.train.gradient_clipping import clip_gradients
+from soundomni.train.learning_rate import learning_rate, set_learning_rate
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
 from soundomni.train.trainable import Step, Trainable, as_trainable
 

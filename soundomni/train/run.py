@@ -23,6 +23,7 @@ from torch import nn
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.interfaces import Codec, Dataset, Tracker
 from soundomni.core.pretrained.directory import without_weights
@@ -40,13 +41,14 @@ from soundomni.data.batch_planner import state_for_other_data
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import check_skip_limit, name_first
+from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.metrics_log import MetricsLog
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
@@ -55,7 +57,6 @@ from soundomni.train.run_directory.inventory import digest
 from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
 from soundomni.train.run_directory.spec_changes import check_allowed, is_below
-from soundomni.train.sample_writer import sample_writer
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
@@ -208,7 +209,8 @@ def _build(
     position = _position(opened, listings, mixture, world, allowed=allowed)
     tokenizer = _tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
     model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
-    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec")
+    segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
+    writer = SampleWriter(segments, dropout=data.condition_dropout)
     told = announce(mixture, writer, data, codec_rate=model.codec.spec.sample_rate) if world.is_main else ()
     loader = PackedLoader(
         mixture=mixture,

@@ -12,16 +12,16 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, model_spec, one_forward, rule
+from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, heard, model_spec, one_forward, rule, slot, writer
 
 from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
 from soundomni.core.inference.editing import Kept, known_frames
-from soundomni.core.inference.sampling import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
+from soundomni.core.inference.sampling import AudioRequest, sample_audio, sample_text
 from soundomni.core.inference.variation import begin_timestep
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation
-from soundomni.core.sequence import Attend, PositionRule
+from soundomni.core.sequence import PositionRule, context_length
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
 
@@ -34,7 +34,7 @@ def audio_requests(draw: st.DrawFn) -> AudioRequest:
     """A clip to make: some context, some negative prompt, and now and then frames that are given."""
     frames, seed = draw(st.integers(1, 9)), draw(st.integers(0, 2**63 - 1))
     context, negative = contexts_of(MODELS["modality"], [draw(WORDS), draw(WORDS)])
-    request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+    request = AudioRequest(context=context, negative=negative, slot=slot(frames, PositionRule.SHARED), seed=seed)
     if draw(st.booleans()):
         return request
     mask = torch.tensor(draw(st.lists(st.booleans(), min_size=frames, max_size=frames)))
@@ -43,7 +43,8 @@ def audio_requests(draw: st.DrawFn) -> AudioRequest:
 
 def make(name: str, batch: Sequence[AudioRequest], sampler: str = "heun", guidance: GuidanceSpec = GUIDANCE) -> Representation:
     built = build_sampler(Slot(sampler, {"num_steps": 3}))
-    return sample_audio(MODELS[name], batch, sampler=built, guidance=guidance, tokenizer=TOKENIZER, rule=rule(name))
+    batch = [replace(request, slot=slot(request.num_frames, rule(name))) for request in batch]
+    return sample_audio(MODELS[name], batch, sampler=built, guidance=guidance)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -60,14 +61,10 @@ def test_batched_audio_equals_single(name: str, requests: list[AudioRequest]) ->
 
 @pytest.mark.parametrize("name", list(MODELS))
 @settings(max_examples=6, deadline=None)
-@given(heard=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
-def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str, heard: list[tuple[int, str]], count: int) -> None:
+@given(clips=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
+def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str, clips: list[tuple[int, str]], count: int) -> None:
     model = MODELS[name]
-    contexts = [
-        features_context(model, clip(length, length), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
-        + (text_context(TOKENIZER, words) if words else ())
-        for length, words in heard
-    ]
+    contexts = [heard(clip(length, length)) + ((writer().text(words),) if words else ()) for length, words in clips]
     together = sample_text(model, contexts, tokenizer=TOKENIZER, max_new_tokens=count)
     for context, ids in zip(contexts, together, strict=True):
         assert sample_text(model, [context], tokenizer=TOKENIZER, max_new_tokens=count) == [ids]
@@ -154,8 +151,7 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     (context,) = contexts_of(model.model, ["one"])
     clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
     noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
-    ends = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
-    begin = begin_timestep(model.model, clean[0].float(), 0.4, rule=rule("shared"), boundary_ids=ends)
+    begin = begin_timestep(model.model, clean[0].float(), 0.4, slot=writer().target(160))
     values = (1 - begin) * clean + begin * noise
     for t, after in pairwise((begin, begin * 2 / 3, begin / 3, 0.0)):
         with torch.no_grad():
@@ -228,7 +224,7 @@ def test_what_cannot_be_said_is_refused(settings_: dict) -> None:  # type: ignor
 
 
 def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit_fits() -> None:
-    text = context_length(text_context(TOKENIZER, "one two"))
+    text = context_length((writer().text("one two"),))
     model = omni(max_tokens=text + 2 + 21)  # 20 hops of 16 samples, and the frame that closes the overlap
     expected = f"0.321 s of audio and a prompt of {text} tokens take {text + 24} tokens; .* at most {text + 23}: at most 0.32 s fit"
     with pytest.raises(DataError, match=expected):
@@ -245,7 +241,7 @@ def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit
 def test_hearing_beyond_the_length_of_training_is_refused_and_what_is_said_to_fit_fits(question: str | None) -> None:
     encoder = MODELS["modality"].encoder
     assert encoder is not None
-    asked = context_length(text_context(TOKENIZER, question)) if question else 0
+    asked = context_length((writer().text(question),)) if question else 0
     longest = max(n for n in range(1, 301) if encoder.num_tokens(n) == encoder.num_tokens(300))
     model = omni(max_tokens=encoder.num_tokens(longest) + 2 + asked + 1)
     assert len(model.describe([Audio(clip(0, longest), RATE)], question=question)) == 1

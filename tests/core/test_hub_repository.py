@@ -22,6 +22,7 @@ from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.directory import Origin, find_model, spec_block
 from soundomni.core.pretrained.hub import parse_repository
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.load import load_spec, resolve
@@ -130,11 +131,11 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
     with pytest.raises(CheckpointError, match="'ann/gated' is not there; a repository of the Hub is meant only where no folder is called"):
         find_model("ann/gated")
     with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
-        load_spec([], [("model.start", "ann/gated")])
+        load_spec_with_start([], [("model.start", "ann/gated")])
 
 
 def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    spec = load_spec([], [("model.start", "ann/tiny@v1")])
+    spec = load_spec_with_start([], [("model.start", "ann/tiny@v1")])
     assert spec.sampler.init_args["num_steps"] == 1 and spec.model.backbone.init_args["hidden_dim"] == 32
     (tmp_path / "start.yaml").write_text("model: {start: ann/tiny@v1}\n")
     assert main(["spec", "validate", str(tmp_path / "start.yaml")]) == 0
@@ -147,7 +148,7 @@ def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: P
 
 
 def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path: Path) -> None:
-    spec = resolve(load_spec([], [("model.start", "ann/tiny")]))
+    spec = resolve(load_spec_with_start([], [("model.start", "ann/tiny")]))
     newest, first = open_start(spec), open_start(spec, commit=sha("ann/tiny", 0))
     assert newest is not None and first is not None
     assert [one.model.commit for one in (newest, first)] == [sha("ann/tiny", 1), sha("ann/tiny", 0)]

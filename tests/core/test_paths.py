@@ -11,6 +11,7 @@ from torch import nn
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.files.paths import at_home, local_path, place
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.spec.load import load_spec
 from soundomni.data.audiocaps import AudioCaps
 from soundomni.vae.checkpoints.codec_weights import load_strict
@@ -54,9 +55,9 @@ def test_paths_of_a_spec_begin_at_home(home: Path, key: str, read: object) -> No
 
 def test_a_model_to_start_from_is_looked_for_at_home(home: Path) -> None:
     with pytest.raises(CheckpointError, match=f"'{home}/model' is neither a model directory"):
-        load_spec([], [("model.start", "~/model")])
+        load_spec_with_start([], [("model.start", "~/model")])
     with pytest.raises(CheckpointError, match=f"'mine' is neither a model directory .*; looked for '{home}/mine'"):
-        load_spec([], [("model.start", "mine")])
+        load_spec_with_start([], [("model.start", "mine")])
 
 
 def test_plugins_look_at_home(home: Path) -> None:

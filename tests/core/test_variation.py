@@ -9,14 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import MODELS, TOKENIZER, make_model, rule
+from tiny_models import MODELS, make_model, rule, slot
 from torch import Tensor
 
 from soundomni.core.inference.variation import TIMESTEPS, begin_timestep, clean_estimate, lost_shares, timestep_of_share
 from soundomni.core.interfaces import Objective
 from soundomni.flow import FlowMatching
-
-ENDS = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
 
 
 class CosinePath(FlowMatching):
@@ -57,9 +55,9 @@ def latents(seed: int, frames: int = 9) -> Tensor:
 @pytest.mark.parametrize("name", ["modality", "dense", "advance"])
 def test_what_is_lost_rises_to_all_and_does_not_depend_on_the_batch(name: str) -> None:
     model, clip = MODELS[name], latents(3)
-    lost = lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS)
+    lost = lost_shares(model, clip, slot=slot(9, rule(name)))
     assert lost == sorted(lost) and lost[0] > 0.0 and lost[-1] == 1.0 and len(lost) == len(TIMESTEPS)
-    assert lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS, batch_size=3) == pytest.approx(lost, rel=1e-9)
+    assert lost_shares(model, clip, slot=slot(9, rule(name)), batch_size=3) == pytest.approx(lost, rel=1e-9)
 
 
 def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
@@ -68,9 +66,9 @@ def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
     with torch.no_grad():
         for parameter in model.latent_connector.parameters():
             parameter.zero_()
-    lost = lost_shares(model, latents(5), rule=rule("modality"), boundary_ids=ENDS)
+    lost = lost_shares(model, latents(5), slot=slot(9, rule("modality")))
     assert lost == pytest.approx([t**2 for t in TIMESTEPS], abs=1e-6)
-    begin = begin_timestep(model, latents(5), 0.5, rule=rule("modality"), boundary_ids=ENDS)
+    begin = begin_timestep(model, latents(5), 0.5, slot=slot(9, rule("modality")))
     assert begin == pytest.approx(0.5, abs=1e-6)
 
 
@@ -84,4 +82,4 @@ def test_more_strength_never_begins_earlier(shares: list[float], one: float, oth
 
 
 def test_nothing_is_left_at_full_strength() -> None:
-    assert begin_timestep(MODELS["modality"], latents(1), 1.0, rule=rule("modality"), boundary_ids=ENDS) == 1.0
+    assert begin_timestep(MODELS["modality"], latents(1), 1.0, slot=slot(9, rule("modality"))) == 1.0

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.interfaces import Dataset
 from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch
 from soundomni.core.spec import registry
@@ -25,13 +26,13 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.samples import SampleWriter
 from soundomni.train.ema import EMA
 from soundomni.train.loop import train_step
 from soundomni.train.memory.live_memory import LiveMemory, saved_bytes
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelise
-from soundomni.train.sample_writer import sample_writer
 
 
 def held(tensors: Iterable[Tensor | None]) -> int:
@@ -56,7 +57,7 @@ def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
     tokenizer = TextTokenizer.train(mixture.captions(64), vocab_size=spec.model.tokenizer.vocab_size)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
     model.normalizer.leave()
-    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout)
+    writer = SampleWriter(segment_writer(model, spec.model, tokenizer=tokenizer), dropout=data.condition_dropout)
     loader = PackedLoader(
         mixture=mixture, writer=writer, spec=data, rank=world.rank, world_size=world.size, batches_per_step=train.batches_per_step
     )

@@ -13,8 +13,9 @@ from torch import nn
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
 from soundomni.train.ema import EMA
+from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.loop import Hooks, train_step
-from soundomni.train.optim import build_optimizer, clip_gradients
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import parallelise
 from soundomni.train.trainable import as_trainable
 

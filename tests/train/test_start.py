@@ -22,6 +22,7 @@ from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.pretrained.directory import SHIPPED, Origin
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept, read_start
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import Spec
@@ -53,7 +54,7 @@ REST: dict[str, Any] = {
 
 def spec_from(start: Path | str, run_dir: Path, *overrides: str) -> Spec:
     pairs = [("model.start", str(start)), ("train.run_dir", str(run_dir)), *(tuple(text.split("=", 1)) for text in overrides)]
-    return load_spec([REST], pairs)  # type: ignore[arg-type]
+    return load_spec_with_start([REST], pairs)  # type: ignore[arg-type]
 
 
 def state(omni: SoundOmni) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from soundomni.train.checkpoint import Checkpointer
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.optim import build_optimizer
+from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, parallelise
 from soundomni.train.state import RunState
 

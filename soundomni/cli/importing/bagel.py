@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from soundomni.cli.importing.model import add_llm, add_options, write
+from soundomni.cli.importing.common import add_llm, add_options, write
 
 HELP = "a BAGEL checkpoint, as a language model with a generation expert that can learn to make audio"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from soundomni.cli.importing.model import add_options, write
+from soundomni.cli.importing.common import add_options, write
 
 HELP = "a Qwen2-Audio model of Hugging Face, as a model that hears as it does and can learn to make audio"
 

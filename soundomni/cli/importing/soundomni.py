@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from soundomni.cli.importing.model import add_llm, add_options, write
+from soundomni.cli.importing.common import add_llm, add_options, write
 
 HELP = "a checkpoint of the original SoundOmni research code, as a model that computes what it does"
 

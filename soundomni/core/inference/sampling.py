@@ -22,33 +22,17 @@ from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.core.interfaces import Sampler
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import (
-    Attend,
+    Context,
     PackedBatch,
-    PositionRule,
-    Role,
     Sample,
     Segment,
     SegmentTable,
-    audio_segment,
+    context_length,
+    next_position,
     plain_segment,
-    position_advance,
-    text_segment,
 )
 from soundomni.core.spec.schema import GuidanceSpec
 from soundomni.core.tokenizer import TextTokenizer
-
-Context = tuple[Segment, ...]
-"""The segments before what is made, clips attached."""
-
-
-def context_length(context: Context) -> int:
-    """Tokens of a context."""
-    return sum(segment.length for segment in context)
-
-
-def next_position(context: Context) -> int:
-    """Position id of the token after a context."""
-    return sum(position_advance(segment) for segment in context)
 
 
 def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
@@ -75,52 +59,28 @@ class AudioSlots:
 
     Args:
         model: the model.
-        cache: holds the contexts; rows 0 to len(positions) - 1 are used.
+        cache: holds the contexts; rows 0 to len(slots) - 1 are used.
+        slots: the clip that is made in each row, as the writer of segments writes a target.
         positions: position id of each slot.
-        num_frames: frames of each slot.
-        rule: position rule of latents.
-        boundary_ids: start and end token of audio.
     """
 
-    def __init__(
-        self,
-        model: UnifiedModel,
-        cache: KVCache,
-        *,
-        positions: Sequence[int],
-        num_frames: Sequence[int],
-        rule: PositionRule,
-        boundary_ids: tuple[int, int],
-    ) -> None:
-        segments = [
-            (
-                audio_segment(
-                    role=model.audio_role,
-                    attend=Attend.NOISE,
-                    num_frames=frames,
-                    num_samples=0,
-                    boundary_ids=boundary_ids,
-                    positions=rule,
-                ),
-            )
-            for frames in num_frames
-        ]
-        table = SegmentTable.from_samples(segments, first_position=positions)
-        rows = len(segments)
+    def __init__(self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int]) -> None:
+        table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
+        rows = len(slots)
         self._model, self._cache = model, cache
         stored = model.stored(table)
         self._rows = table.document[table.token_segments()]
         plan = plan_cached(
             cache.lengths[:rows],
             cache.capacity,
-            np.asarray([segment.length for (segment,) in segments]),
+            np.asarray([slot.length for slot in slots]),
             stored,
             causal=False,
             device=model.device,
         )
         self._layout = model.layout(stored, plan, cache)
-        self._boundary = torch.tensor(boundary_ids, device=model.device).repeat(rows)
-        self._frames = np.asarray(num_frames)
+        self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
+        self._frames = np.asarray([slot.num_frames for slot in slots])
 
     def predict(self, values: Tensor, timesteps: Tensor) -> Tensor:
         """`[R, D, T]` at timesteps `[R, T]` → prediction `[R, D, T]`."""
@@ -136,7 +96,7 @@ class AudioRequest:
     Args:
         context: segments before it.
         negative: segments of the guidance branch; empty for the unconditional one.
-        num_frames: frames to make.
+        slot: the segment of the clip itself, as a target is written.
         seed: of its noise.
         known: normalised values `[D, T]` of which the frames in `known_mask` `[T]` are given; None when all are made.
         known_mask: bool `[T]`.
@@ -145,11 +105,16 @@ class AudioRequest:
 
     context: Context
     negative: Context = ()
-    num_frames: int
+    slot: Segment
     seed: int
     known: Tensor | None = None
     known_mask: Tensor | None = None
     varied: Tensor | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames to make."""
+        return self.slot.num_frames
 
 
 def sampler_seed(seed: int) -> int:
@@ -174,8 +139,6 @@ def sample_audio(
     *,
     sampler: Sampler,
     guidance: GuidanceSpec,
-    tokenizer: TextTokenizer,
-    rule: PositionRule,
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Representation:
@@ -194,10 +157,8 @@ def sample_audio(
         count: AudioSlots(
             model,
             cache,
+            [request.slot for request in requests] * count,
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
-            num_frames=frames * count,
-            rule=rule,
-            boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
         )
         for count in range(1, branches + 1)
     }
@@ -280,22 +241,3 @@ def sample_text(
         for row in np.flatnonzero(~done):
             texts[row].append(int(tokens[row]))
     return texts
-
-
-def features_context(model: UnifiedModel, waveform: np.ndarray, *, tokenizer: TextTokenizer, attend: Attend, rule: PositionRule) -> Context:
-    """Writes a mono clip `[1, S]`, at the encoder's rate, as something to understand."""
-    assert model.encoder is not None, "describing needs an encoder"
-    segment = audio_segment(
-        role=Role.FEATURES,
-        attend=attend,
-        num_frames=model.encoder.num_tokens(waveform.shape[1]),
-        num_samples=waveform.shape[1],
-        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
-        positions=rule,
-    )
-    return (segment.with_waveform(waveform),)
-
-
-def text_context(tokenizer: TextTokenizer, text: str) -> Context:
-    """Writes text as context."""
-    return (text_segment(tokenizer.encode(text), bos=tokenizer.bos, eos=tokenizer.eos),)

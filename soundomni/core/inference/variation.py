@@ -19,7 +19,7 @@ from torch import Tensor
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.inference.sampling import AudioSlots, make_cache
 from soundomni.core.interfaces import Objective
-from soundomni.core.sequence import PositionRule
+from soundomni.core.sequence import Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
 """Where the loss of a clip is measured; between them it is interpolated."""
@@ -29,9 +29,7 @@ NUM_DRAWS = 1
 _DIFFERENCE = 1e-3
 
 
-def beginnings(
-    model: UnifiedModel, strength: float, *, rule: PositionRule, boundary_ids: tuple[int, int], batch_size: int = 16
-) -> Callable[[Tensor | None], float]:
+def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_size: int = 16) -> Callable[[Tensor | None], float]:
     """Return a function from a clip's values `[D, T]` to `begin_timestep`, 1 for None. A clip that returns is measured only once."""
     measured: list[tuple[Tensor, float]] = []
 
@@ -41,16 +39,14 @@ def beginnings(
         for seen, timestep in measured:
             if seen.shape == clip.shape and torch.equal(seen, clip):
                 return timestep
-        timestep = begin_timestep(model, clip, strength, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size)
+        timestep = begin_timestep(model, clip, strength, slot=slot, batch_size=batch_size)
         measured.append((clip, timestep))
         return timestep
 
     return begin
 
 
-def begin_timestep(
-    model: UnifiedModel, clip: Tensor, strength: float, *, rule: PositionRule, boundary_ids: tuple[int, int], batch_size: int = 16
-) -> float:
+def begin_timestep(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, batch_size: int = 16) -> float:
     """Return the timestep above 0 and at most 1 at which a clip is lost to the model as far as `strength` says.
 
     It depends on the model and the clip only, never on the prompt or the seed.
@@ -59,13 +55,12 @@ def begin_timestep(
         model: the model.
         clip: normalized values `[D, T]`.
         strength: above 0 and at most 1.
-        rule: position rule of latents.
-        boundary_ids: start and end token of audio.
+        slot: the segment of the clip, as a target is written.
         batch_size: rows that go through the model at once.
     """
     if strength == 1.0:
         return 1.0
-    return timestep_of_share(strength**2, lost_shares(model, clip, rule=rule, boundary_ids=boundary_ids, batch_size=batch_size))
+    return timestep_of_share(strength**2, lost_shares(model, clip, slot=slot, batch_size=batch_size))
 
 
 def timestep_of_share(share: float, lost: Sequence[float]) -> float:
@@ -83,15 +78,13 @@ def timestep_of_share(share: float, lost: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def lost_shares(
-    model: UnifiedModel, clip: Tensor, *, rule: PositionRule, boundary_ids: tuple[int, int], batch_size: int = 16
-) -> list[float]:
+def lost_shares(model: UnifiedModel, clip: Tensor, *, slot: Segment, batch_size: int = 16) -> list[float]:
     """Return the share of the power of a clip `[D, T]` that is lost at each of TIMESTEPS, never falling, 1 at the last."""
     clip = clip.to(model.device)
     rows = [(timestep, noise) for timestep in TIMESTEPS for noise in _noises(clip)]
     errors: list[float] = []
     for first in range(0, len(rows), batch_size):
-        errors += _errors(model, clip, rows[first : first + batch_size], rule=rule, boundary_ids=boundary_ids)
+        errors += _errors(model, clip, rows[first : first + batch_size], slot=slot)
     means = torch.tensor(errors, dtype=torch.float64).reshape(len(TIMESTEPS), -1).mean(1)
     if means[-1] == 0.0:  # the clip is just what the model expects without any
         return list(TIMESTEPS)
@@ -122,13 +115,11 @@ def _noises(clip: Tensor) -> list[Tensor]:
     return [sign * noise for noise in drawn for sign in (1.0, -1.0)]
 
 
-def _errors(
-    model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, rule: PositionRule, boundary_ids: tuple[int, int]
-) -> list[float]:
+def _errors(model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, slot: Segment) -> list[float]:
     """Return the mean squared error of the estimate for each (timestep, noise), with no prompt."""
     frames = clip.shape[1]
     cache = make_cache(model, [()] * len(rows), room=frames + 2)
-    slots = AudioSlots(model, cache, positions=[0] * len(rows), num_frames=[frames] * len(rows), rule=rule, boundary_ids=boundary_ids)
+    slots = AudioSlots(model, cache, [slot] * len(rows), positions=[0] * len(rows))
     noised = torch.cat([model.objective.noised(clip[None], noise[None], timestep) for timestep, noise in rows])
     timesteps = torch.tensor([timestep for timestep, _ in rows], device=clip.device)
     velocity = slots.predict(noised, timesteps[:, None].expand(-1, frames))

@@ -22,9 +22,11 @@ from soundomni.core.assembly.build import build_model, build_sampler
 from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import SpecError
-from soundomni.core.inference.arguments import (
+from soundomni.core.inference.editing import Kept
+from soundomni.core.inference.inputs import (
     as_callback,
     as_clip,
     as_clips,
@@ -40,8 +42,8 @@ from soundomni.core.inference.arguments import (
     as_whole,
     shown,
 )
-from soundomni.core.inference.editing import Kept
-from soundomni.core.inference.sampling import Context, context_length, sample_audio, sample_text
+from soundomni.core.inference.requests import RequestBuilder
+from soundomni.core.inference.sampling import sample_audio, sample_text
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
@@ -73,14 +75,13 @@ from soundomni.core.pretrained.directory import (
 )
 from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, weight_shapes
-from soundomni.core.sequence import PositionRule
+from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.chat import Message
-from soundomni.core.writing.contexts import ContextBuilder
-from soundomni.core.writing.requests import RequestBuilder
+from soundomni.core.writing.contexts import ContextWriter
 
 T = TypeVar("T")
 
@@ -246,9 +247,9 @@ class SoundOmni:
         return self.model.codec.spec.sample_rate
 
     @property
-    def contexts(self) -> ContextBuilder:
-        """Writes clips, questions and chats as the model is given them."""
-        return ContextBuilder(self.model, self.spec.model, self.tokenizer, max_tokens=self.max_tokens)
+    def contexts(self) -> ContextWriter:
+        """Writes prompts, clips, questions and chats as the model is given them."""
+        return ContextWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
         """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""
@@ -256,8 +257,7 @@ class SoundOmni:
         check_seconds(seconds)
         return RequestBuilder(
             self.model,
-            self.tokenizer,
-            max_tokens=self.max_tokens,
+            self.contexts,
             num_samples=max(1, round(seconds * self.sample_rate)),
             negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
         )
@@ -309,10 +309,8 @@ class SoundOmni:
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
             for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
         ]
-        ends = (self.tokenizer.audio_bos, self.tokenizer.audio_eos)
-        rule = PositionRule.named(self.spec.model.latent_positions)
-        begin_of = beginnings(self.model, share, rule=rule, boundary_ids=ends, batch_size=size)
-        sample = partial(sample_audio, sampler=sampler, guidance=guidance, tokenizer=self.tokenizer, rule=rule)
+        begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance)
         callback = as_callback("on_step", on_step)
         for begin, group in groupby(requests, lambda request: begin_of(request.varied)):
             for batch in _batches(list(group), size):

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.core.inference.sampling import Context
-from soundomni.core.sequence import NO_LABEL, Attend, Role, Segment, plain_segment
+from soundomni.core.sequence import NO_LABEL, Attend, Context, Role, Segment, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
 
 Message = Mapping[str, Any]
@@ -27,11 +26,6 @@ SYSTEM = "You are a helpful assistant."
 """Said first where a chat does not begin with a system message."""
 DESCRIBE = "What can be heard?"
 """Asked of a clip when no question is given."""
-
-
-def question_about_a_clip(question: str | None) -> list[Message]:
-    """Returns the chat that asks one question about one clip, or for a description of it."""
-    return [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": question or DESCRIBE}]}]
 
 
 def chat_context(tokenizer: TextTokenizer, messages: Sequence[Message], clips: Sequence[Segment]) -> Context:
@@ -71,10 +65,10 @@ class Answer:
 
 
 def taught_chat(tokenizer: TextTokenizer, parts: Sequence[str | Segment | Answer]) -> Context:
-    """Writes a chat to learn from: texts and clips before an answer are one turn of the user.
+    """Writes a chat to learn from, or such a chat up to its answer: texts and clips before an answer are one turn of the user.
 
-    Clips without a text are asked `DESCRIBE`. Each answer predicts itself and the token that ends it, and is what `chat_context` and
-    `answer_opening` ask for.
+    Clips without a text are asked `DESCRIBE`. Each answer predicts itself and the token that ends it. What comes before it is what
+    `chat_context` writes of the same messages, and `answer_opening` is how it begins.
     """
     writer = _Writer(tokenizer)
     writer.begin("system")

@@ -1,74 +1,126 @@
-"""The segments that tasks are made of, from the settings of a model.
+"""The writer of segments: one for training and for use, so that a model is asked in the form in which it was taught.
 
 Shape letters: S samples, T frames.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
 
-from soundomni.core.representation import RepresentationSpec
+from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment
+from soundomni.core.spec.schema import SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 
 Positions = Literal["shared", "advance"]
 
 
-def text_context(text: str, *, tokenizer: TextTokenizer, loss: bool = False) -> Segment:
-    """Writes text as a causal segment, with loss as one that is predicted."""
-    return text_segment(tokenizer.encode(text), bos=tokenizer.bos, eos=tokenizer.eos, loss=loss)
+class SegmentWriter:
+    """Writes the segments of one model, from what its spec says and without its weights.
 
+    Args:
+        tokenizer: of the model.
+        codec_spec: of the codec whose representation is made.
+        encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
+        max_frames: how many frames of the codec the latent connector can tell apart; None for any number.
+        latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
+    """
 
-def features_segment(
-    num_samples: int, num_tokens: int, *, tokenizer: TextTokenizer, positions: Positions, attend: Literal["full", "causal"]
-) -> Segment:
-    """Writes a clip to understand: `num_samples` S at the encoder's rate, which it turns into `num_tokens` features."""
-    return audio_segment(
-        role=Role.FEATURES,
-        attend=Attend.named(attend),
-        num_frames=num_tokens,
-        num_samples=num_samples,
-        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
-        positions=PositionRule.named(positions),
-    )
+    def __init__(
+        self,
+        *,
+        tokenizer: TextTokenizer,
+        codec_spec: RepresentationSpec,
+        encoder_spec: FeatureSpec | None = None,
+        encoder_tokens: Callable[[int], int] | None = None,
+        max_frames: int | None = None,
+        latent_positions: Positions = "shared",
+        feature_positions: Positions = "advance",
+        feature_attend: Literal["full", "causal"] = "full",
+        chat: Literal["none", "qwen2-audio"] = "none",
+    ) -> None:
+        if (encoder_spec is None) != (encoder_tokens is None):
+            raise ValueError("encoder_spec and encoder_tokens come together")
+        self.tokenizer = tokenizer
+        self.codec_spec = codec_spec
+        self.encoder_spec = encoder_spec
+        self.max_frames = max_frames
+        self.chat = chat
+        self._encoder_tokens = encoder_tokens
+        self._latent_positions = PositionRule.named(latent_positions)
+        self._feature_positions = PositionRule.named(feature_positions)
+        self._feature_attend = Attend.named(feature_attend)
 
+    def segment(
+        self,
+        template: SegmentTemplate,
+        *,
+        texts: Mapping[str, str],
+        num_heard: int = 0,
+        num_made: int = 0,
+        made: tuple[int, int] | None = None,
+    ) -> Segment:
+        """Write one segment of a task.
 
-def target_segment(
-    num_samples: int,
-    *,
-    codec_spec: RepresentationSpec,
-    tokenizer: TextTokenizer,
-    positions: Positions,
-    made: tuple[int, int] | None = None,
-) -> Segment:
-    """Writes a clip to make: `num_samples` S at the codec's rate; of its T frames all outside `made`, (first, end), are given."""
-    return _codec_segment(num_samples, Attend.NOISE, codec_spec, tokenizer, positions, made)
+        Args:
+            template: of the segment.
+            texts: what stands for its placeholders.
+            num_heard: S of a clip to understand, at the encoder's rate.
+            num_made: S of a clip to make or to give as context, at the codec's rate.
+            made: the frames of a clip that are to be made, (first, end); None for all of them.
+        """
+        if template.text is not None:
+            return self.text(template.text.format(**texts), loss=template.loss)
+        if template.audio == "features":
+            return self.features(num_heard)
+        return self.context(num_made) if template.audio == "context" else self.target(num_made, made=made)
 
+    def text(self, text: str, *, loss: bool = False) -> Segment:
+        """Write text as a causal segment; with loss, as one that is predicted."""
+        return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
-def clean_segment(num_samples: int, *, codec_spec: RepresentationSpec, tokenizer: TextTokenizer, positions: Positions) -> Segment:
-    """Writes a clip as clean context (timestep 0): `num_samples` S at the codec's rate."""
-    return _codec_segment(num_samples, Attend.FULL, codec_spec, tokenizer, positions, None)
+    def num_features(self, num_samples: int) -> int:
+        """Return into how many features the encoder turns S samples at its rate. The model must have an encoder."""
+        assert self._encoder_tokens is not None, "only asked of models with an encoder"
+        return self._encoder_tokens(num_samples)
 
+    def features(self, num_samples: int) -> Segment:
+        """Write a clip to understand, of S samples at the encoder's rate. The model must have an encoder."""
+        return audio_segment(
+            role=Role.FEATURES,
+            attend=self._feature_attend,
+            num_frames=self.num_features(num_samples),
+            num_samples=num_samples,
+            boundary_ids=self._boundary_ids,
+            positions=self._feature_positions,
+        )
 
-def _codec_segment(
-    num_samples: int,
-    attend: Attend,
-    spec: RepresentationSpec,
-    tokenizer: TextTokenizer,
-    positions: Positions,
-    made: tuple[int, int] | None,
-) -> Segment:
-    frames = spec.num_frames(num_samples)
-    first, end = made or (0, frames)
-    index = np.arange(frames)
-    return audio_segment(
-        role=Role.CODES if spec.kind == "codes" else Role.LATENT,
-        attend=attend,
-        num_frames=frames,
-        num_samples=num_samples,
-        boundary_ids=(tokenizer.audio_bos, tokenizer.audio_eos),
-        positions=PositionRule.named(positions),
-        known=(index < first) | (index >= end) if (first, end) != (0, frames) else None,
-    )
+    def target(self, num_samples: int, *, made: tuple[int, int] | None = None) -> Segment:
+        """Write a clip to make, of S samples at the codec's rate; of its T frames all outside `made`, (first, end), are given."""
+        frames = self.codec_spec.num_frames(num_samples)
+        first, end = made or (0, frames)
+        index = np.arange(frames)
+        known = (index < first) | (index >= end) if (first, end) != (0, frames) else None
+        return self._frames(num_samples, Attend.NOISE, known)
+
+    def context(self, num_samples: int) -> Segment:
+        """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
+        return self._frames(num_samples, Attend.FULL, None)
+
+    @property
+    def _boundary_ids(self) -> tuple[int, int]:
+        return self.tokenizer.audio_bos, self.tokenizer.audio_eos
+
+    def _frames(self, num_samples: int, attend: Attend, known: np.ndarray | None) -> Segment:
+        return audio_segment(
+            role=Role.CODES if self.codec_spec.kind == "codes" else Role.LATENT,
+            attend=attend,
+            num_frames=self.codec_spec.num_frames(num_samples),
+            num_samples=num_samples,
+            boundary_ids=self._boundary_ids,
+            positions=self._latent_positions,
+            known=known,
+        )

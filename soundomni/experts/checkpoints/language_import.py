@@ -241,7 +241,7 @@ def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
 def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Sequence[tuple[str, str]]) -> Spec:
     """Returns the spec of base and layers. Raises SpecError when a layer changes what the checkpoint fixes."""
     spec = load_spec([checkpoint.base, *layers], overrides, base={})
-    before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base]), spec))
+    before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base], base={}), spec))
     changed = changed_keys(before, after, may_change=(*checkpoint.free, *ALWAYS_FREE))
     if changed:
         raise SpecError(f"a layer changes what follows from the checkpoint: {changed[0]}; leave it out")

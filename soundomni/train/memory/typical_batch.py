@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item, Skip
 from soundomni.core.sequence import NO_LABEL, Attend, Role, Sample, SegmentTable
@@ -17,7 +18,6 @@ from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.tasks import Task, find_task
 from soundomni.data.data_section import check_data
 from soundomni.data.samples import PlannedSample, SampleWriter
-from soundomni.train.sample_writer import sample_writer
 
 SECONDS, TEXT_TOKENS = 10.0, 16
 """Of a clip for which a spec gives no limit, and of a caption, a question or an answer."""
@@ -108,7 +108,7 @@ def typical_batch(
     """
     # that of a run, but that it leaves out no conditions and writes bytes for tokens
     no_dropout = DropoutSpec(text=0.0, latent=0.0, features=0.0)
-    writer = sample_writer(model, spec, tokenizer=TextTokenizer.train([], vocab_size=0), dropout=no_dropout)
+    writer = SampleWriter(segment_writer(model, spec, tokenizer=TextTokenizer.train([], vocab_size=0)), dropout=no_dropout)
     planned: dict[str, tuple[float, Sample, float]] = {}
     limit = data.max_tokens_per_sample or data.tokens_per_batch
     for name, entry, task, weight in _uses(data):
