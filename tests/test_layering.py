@@ -31,6 +31,7 @@ LIGHT = {
     "soundomni.evaluation.settings",
     "soundomni.core.errors",
     "soundomni.core.limits",
+    "soundomni.core.files.names",
     "soundomni.core.files.paths",
     "soundomni.core.files.small_files",
 }

@@ -56,8 +56,9 @@ class Failures:
     def add(self, file: str | Path, error: Exception) -> None:
         """Name a file and what is wrong with it. Errors that do not name the file get its name."""
         from soundomni.cli.console import note
+        from soundomni.core.errors import message_of
 
-        name, text = (" ".join(str(one).split()) for one in (file, error))
+        name, text = " ".join(str(file).split()), message_of(error)
         text = text if name in text else f"'{name}': {text}"
         self.found.append({"file": str(file), "error": text})
         note(f"soundomni: error: {text}")

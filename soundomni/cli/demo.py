@@ -120,8 +120,8 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
     """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
-    from soundomni.cli.generate import slug
     from soundomni.cli.page.gather import Contender
+    from soundomni.core.files.paths import slug
     from soundomni.core.pretrained.directory import SHIPPED, find_model
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.spec.load import load_spec
@@ -168,12 +168,11 @@ def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> 
 
 
 def _write(path: Path, report: Report) -> Path:
-    """Writes the page beside its place and renames it, so that no reader meets half of it."""
+    """Write the page, and return where it is."""
     from soundomni.cli.page.render import render
+    from soundomni.core.files.whole_files import write_whole
 
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(render(report), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, render(report))
     return path
 
 

@@ -135,8 +135,9 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
 
 def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
     """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
+    from soundomni.core.files.names import SPEC_FILE
     from soundomni.core.spec.load import load_spec
-    from soundomni.train.run_directory.files import CODEC_FILE, SPEC_FILE
+    from soundomni.train.run_directory.files import CODEC_FILE
     from soundomni.vae.checkpoints.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
@@ -168,7 +169,7 @@ def _is_run(folder: Path) -> bool:
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
     """Loads a model, or a run's newest checkpoint."""
-    from soundomni.core.pretrained.directory import SPEC_FILE
+    from soundomni.core.files.names import SPEC_FILE
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.train.export import load_run
 

@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -170,6 +169,8 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     """Writes a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
     from soundomni.cli.console import note
     from soundomni.cli.folders import append_line, claimed_number
+    from soundomni.core.errors import message_of
+    from soundomni.core.files.paths import slug
     from soundomni.data.audio_writing import find_format, write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
@@ -185,7 +186,7 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     try:
         save_spectrogram(picture, clip.waveform, clip.sample_rate, title=request.prompt)
     except Exception as error:  # of whatever kind: the clip is there, and the next ones are to be made
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         note(f"soundomni: error: cannot draw the picture of '{file}': {reason}")
         return Written(request, [file], gain, reason)
     return Written(request, [file, picture], gain)
@@ -196,11 +197,6 @@ def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
         group = list(same)
         for first in range(0, len(group), batch):
             yield group[first : first + batch]
-
-
-def slug(text: str, longest: int = 40) -> str:
-    """Turns a prompt into a part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or "clip"
 
 
 def _from_options(args: argparse.Namespace, prompt: str) -> Request:
@@ -278,13 +274,13 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
     """
     from soundomni.cli.folders import looked_for
-    from soundomni.core.errors import DataError, SpecError, did_you_mean
+    from soundomni.core.errors import DataError, SpecError, did_you_mean, message_of
     from soundomni.core.spec import yaml_text
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or " ".join(str(error).split())) + looked_for(path)
+        reason = (getattr(error, "strerror", None) or message_of(error)) + looked_for(path)
         raise DataError(f"cannot read the grid '{path}': {reason}") from error
     tree = yaml_text.parse(text, f"the grid '{path}'")
     if not isinstance(tree, dict) or "prompt" not in tree:

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 
 from soundomni.core.errors import PluginError
+from soundomni.core.files.paths import slug
 from soundomni.core.spec import registry, yaml_text
 
 KINDS = tuple(kind for kind in registry.KINDS if kind != "backbone")
@@ -102,7 +103,7 @@ def _check(kind: str, name: str) -> None:
     if kind not in KINDS:
         raise PluginError(f"there is no template for a {kind}: start from soundomni.experts.mot, and test with soundomni.testing")
     if not _is_name(name):
-        near = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+        near = slug(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name), longest=2 * len(name), default="")
         hint = f" Did you mean '{near}'?" if _is_name(near) else ""
         raise PluginError(f"a plugin's name is lowercase words and dashes, {LONGEST_NAME} characters at most; '{name}' was given.{hint}")
     if not isinstance(yaml_text.parse(name, "a plugin's name"), str):

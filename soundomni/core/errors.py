@@ -85,6 +85,15 @@ def describe(error: BaseException, *, whole: bool = False) -> str:
     return text if text.startswith(f"{type(error).__name__}: ") else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an error with all white space as single spaces, or the name of its type if it has no message.
+
+    >>> message_of(ValueError("a\\n  b"))
+    'a b'
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def some(names: Collection[str]) -> str:
     """Returns the first names of a collection, and dots where there are more."""
     return ", ".join(islice(names, NAMED)) + (", ..." if len(names) > NAMED else "")

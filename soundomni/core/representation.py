@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,21 @@ class RepresentationSpec:
     def token_dim(self) -> int:
         """Numbers per frame: D of continuous latents, K of codes."""
         return self.latent_dim if self.latent_dim is not None else len(self.codebook_sizes)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return which of `size` positions lie within each of `lengths` `[B]`: `[B, size]` bool, on the device of the lengths."""
+    import torch
+
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def draw_noise(into: Tensor, frames: int, generator: Generator) -> None:
+    """Fill the first `frames` of one clip's `[D, T]` with normal noise, drawn on the generator's device: padding does not change it."""
+    import torch
+
+    drawn = torch.randn(into.shape[0], frames, generator=generator, device=generator.device)
+    into[:, :frames] = drawn.to(into)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def audio_info(path: str | Path) -> tuple[int, int, int]:
 
     Raises UnreadableAudioError when there is no such file, it is not audio, it is empty, or it ends before its header says.
     """
-    with opened(path, thorough=False) as file:
+    with opened(path, look="ends") as file:
         return file.num_samples, file.rate, file.channels
 
 
@@ -47,6 +47,9 @@ def read_audio(
     Memory stays within the decoded audio and a block of it. Without `max_samples`, a file that would decode to more than 512 MB and
     to more than 64 times its own size is refused before it is decoded.
 
+    A part is the same samples as in the whole. The decoder starts at it where the format allows an exact start, and at the beginning
+    otherwise; the file is looked at beyond the part only once.
+
     Args:
         path: the file.
         first: the first sample to return.
@@ -56,7 +59,8 @@ def read_audio(
     Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty, truncated or damaged, when
     it is longer than allowed or ends before the part that is asked for, or when it holds samples that are not finite or not in [-1, 1].
     """
-    with opened(path, thorough=True) as file:
+    is_part = first > 0 or num_samples is not None
+    with opened(path, look="once" if is_part else "all") as file:
         count = file.num_samples - first if num_samples is None else num_samples
         if first < 0 or count < 1 or first + count > file.num_samples:
             asked = f"samples {first} to {first + count} were requested"

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.errors import DataError, UnreadableAudioError, message_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
@@ -125,7 +125,7 @@ class AudioFolder(Dataset):
             num_samples, rate, _ = audio_info(self._root / key)
             places = {name.rpartition("/")[2]: read_sidecar(self._root / name) for name in listing.sidecars(key)}
         except (UnreadableAudioError, ValueError) as error:
-            self._skipped.append(Skip(key, " ".join(str(error).split())))  # in one line, whatever a file is called
+            self._skipped.append(Skip(key, message_of(error)))  # in one line, whatever a file is called
             return None
         places |= {table.name: table.notes[key] for table in tables if key in table.notes}
         notes = merge(key, places)

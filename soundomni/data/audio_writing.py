@@ -5,9 +5,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from soundomni.core.errors import DataError, did_you_mean
+from soundomni.core.errors import DataError, did_you_mean, message_of
+from soundomni.core.files.whole_files import write_whole
 
 DEFAULT_FORMAT = "wav"
 
@@ -124,7 +123,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, rate: int, *, format: st
     try:
         encoded = _encode(samples, rate, kind, np.float32(gain))
     except soundfile.SoundFileError as error:
-        raise DataError(f"cannot write '{target}' as {kind.described}: {' '.join(str(error).split())}") from error
+        raise DataError(f"cannot write '{target}' as {kind.described}: {message_of(error)}") from error
     _replace(target, encoded)
     return gain
 
@@ -167,13 +166,9 @@ def _quantized(block: np.ndarray, bits: int | None) -> np.ndarray:
 
 
 def _replace(target: Path, data: memoryview) -> None:
-    """Write next to the target, then rename, so that no reader meets half a file. Raise DataError if that fails."""
-    part = target.with_name(f".{uuid.uuid4().hex}.part")
+    """Write a file whole. Raise DataError if that fails."""
     try:
-        part.write_bytes(data)
-        part.replace(target)
+        write_whole(target, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         reason = f"no such directory '{target.parent.absolute()}'" if not target.parent.is_dir() else error.strerror or str(error)
         raise DataError(f"cannot write '{target}': {reason}") from error

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -18,6 +19,11 @@ import soundfile
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.data.containers import ContainerError, Contents, View, examine
 from soundomni.data.containers.foreign import HEAD, foreign_kind
+from soundomni.data.containers.known_files import examine_once
+
+Look = Literal["ends", "all", "once"]
+"""How to find out whether a file is whole: look at its beginning and its end, at the rest too where they do not prove it, or at the rest
+only if this process has not done so since the file last changed."""
 
 LOWEST_RATE = 100
 HIGHEST_RATE = 1_000_000
@@ -84,12 +90,12 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
+def opened(path: str | Path, *, look: Look) -> Iterator[Opened]:
     """Open a file for decoding, and close it afterwards.
 
     Args:
         path: the file.
-        thorough: whether to look at all of the file where its beginning and its end do not prove that it is whole.
+        look: how to find out whether the file is whole.
 
     Raises UnreadableAudioError, naming the path and the reason, also for what goes wrong while the file is open.
     """
@@ -97,7 +103,7 @@ def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
     try:
         with Path(path).open("rb", buffering=_BUFFER) as file, contextlib.ExitStack() as stack:
-            contents = examine(file, thorough=thorough)
+            contents = examine_once(file) if look == "once" else examine(file, thorough=look == "all")
             pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, file.seek(0, os.SEEK_END)),)
             decoder = stack.enter_context(Decoder(View(file, pieces)))  # without a name, whose suffix would be believed
             rate = int(decoder.samplerate)

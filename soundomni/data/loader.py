@@ -47,9 +47,10 @@ class Step:
 
 @dataclass(frozen=True)
 class _Scheduled:
-    """A planned step whose clips are being read."""
+    """A planned step whose clips are being read: the batches of this rank, and those of others that were asked for as well."""
 
-    pending: tuple[list[tuple[Planned, PendingSample]], ...]
+    pending: dict[int, list[tuple[Planned, PendingSample]]]
+    plans: Sequence[Sequence[Planned]]
     state: dict[str, Any]
     left_out: dict[str, float]
 
@@ -88,10 +89,9 @@ class PackedLoader(Iterator[Step]):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
         check_loading(spec)
-        self._mixture = mixture
-        self._writer = writer
         self._spec = spec
-        self._mine = [i % world_size == rank for i in range(batches_per_step)]
+        self._batches_per_step = batches_per_step
+        self._mine = range(rank, batches_per_step, world_size)
         self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state, told=told)
         self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers)
         self._unlisted = mixture.num_unlisted if rank == 0 and state is None else 0
@@ -106,7 +106,7 @@ class PackedLoader(Iterator[Step]):
             self._ahead.append(self._schedule())
         scheduled = self._ahead.popleft()
         seen, unreadable = self._reader.seen, self._reader.unreadable.count
-        batches = tuple(PackedBatch.from_samples(self._reader.finish(pending)) for pending in scheduled.pending)
+        batches = tuple(self._finished(scheduled, number) for number in self._mine)
         counts: dict[str, float] = {
             "samples": sum(len(batch.keys) for batch in batches),
             "tokens": sum(batch.table.num_tokens for batch in batches),
@@ -125,16 +125,15 @@ class PackedLoader(Iterator[Step]):
         return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
-        """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
-        planner = Planner(
-            mixture=self._mixture,
-            writer=self._writer,
-            spec=self._spec,
-            refused=self._planner.refused,
-            ineligible=self._planner.ineligible,
-        )
-        pending = [self._reader.start(planner.next_batch()) for _ in range(count)]
-        return [PackedBatch.from_samples(self._reader.finish(batch)) for batch in pending]
+        """Return the next `count` global batches, the same on every rank. The position does not move, and the steps that they belong to
+        do not plan or read them again."""
+        while len(self._ahead) * self._batches_per_step < count:
+            self._ahead.append(self._schedule())
+        wanted = [(scheduled, number) for scheduled in self._ahead for number in range(self._batches_per_step)][:count]
+        for scheduled, number in wanted:
+            if number not in scheduled.pending:
+                scheduled.pending[number] = self._reader.start(scheduled.plans[number])
+        return [self._finished(scheduled, number) for scheduled, number in wanted]
 
     def close(self) -> None:
         """Ends the reading threads. May be called twice."""
@@ -150,10 +149,13 @@ class PackedLoader(Iterator[Step]):
 
     def _schedule(self) -> _Scheduled:
         refused, ineligible = self._planner.refused.count, self._planner.ineligible.count
-        plans: Sequence[list[Planned]] = [self._planner.next_batch() for _ in self._mine]
+        plans = [self._planner.next_batch() for _ in range(self._batches_per_step)]
         left_out: dict[str, float] = {
             "refused": self._planner.refused.count - refused,
             "ineligible": self._planner.ineligible.count - ineligible,
         }
-        pending = tuple(self._reader.start(plan) for plan, mine in zip(plans, self._mine, strict=True) if mine)
-        return _Scheduled(pending, self._planner.state, left_out)
+        pending = {number: self._reader.start(plans[number]) for number in self._mine}
+        return _Scheduled(pending, plans, self._planner.state, left_out)
+
+    def _finished(self, scheduled: _Scheduled, number: int) -> PackedBatch:
+        return PackedBatch.from_samples(self._reader.finish(scheduled.pending[number]))

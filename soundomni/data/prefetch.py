@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from soundomni.core.errors import UnreadableAudioError
@@ -14,7 +14,7 @@ from soundomni.data.reports import Reports
 from soundomni.data.samples import SampleWriter
 
 PendingSample = Callable[[], Sample]
-"""Waits for a sample whose clip is being read; raises UnreadableAudioError."""
+"""Waits for a sample whose clip is being read, and gives it however often it is asked; raises UnreadableAudioError."""
 
 
 class ClipReader:
@@ -38,7 +38,7 @@ class ClipReader:
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
         """Begins to read the clips of a batch."""
         if self._threads is None:
-            return [(one, partial(self._read, one)) for one in planned]
+            return [(one, _read_when_asked(partial(self._read, one))) for one in planned]
         return [(one, self._threads.submit(self._read, one).result) for one in planned]
 
     def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:
@@ -64,3 +64,18 @@ class ClipReader:
             return self._writer.fill(planned.plan, waveform, rate, cut=True)
         waveform, rate = dataset.load(planned.draw.index)
         return self._writer.fill(planned.plan, waveform, rate)
+
+
+def _read_when_asked(read: Callable[[], Sample]) -> PendingSample:
+    """Return a function that reads at its first call, and gives the same sample or error at every other."""
+    outcome: Future[Sample] = Future()
+
+    def wait() -> Sample:
+        if not outcome.done():
+            try:
+                outcome.set_result(read())
+            except UnreadableAudioError as error:
+                outcome.set_exception(error)
+        return outcome.result()
+
+    return wait

@@ -5,10 +5,7 @@ Shape letters: C channels, S samples, F frequencies, T frames.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundomni.core.errors import DataError
+from soundomni.core.files.whole_files import write_whole
 from soundomni.metrics.waveform_distances import magnitudes
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
         raise DataError(f"no picture of a waveform of shape {tuple(waveform.shape)}: expected [C, S] with at least one sample, all finite")
     path = Path(path)
     try:
-        _write_atomically(path, _draw(waveform, rate, title))
+        write_whole(path, _draw(waveform, rate, title))
     except OSError as error:
         raise DataError(
             f"the picture '{path}' can't be written: {error.strerror or error}; name a file in a directory that can be written"
@@ -213,19 +211,3 @@ def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
     axes.set_ylabel("frequency (Hz)")
     axes.set_xlabel("time (s)")
     return mesh
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the target and renames, so that no reader meets half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
-        raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import looked_for
-from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean
+from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean, message_of
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import convert
@@ -145,7 +145,7 @@ def _read(name: str) -> str:
     try:
         text: str = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"the list '{name}' cannot be read: {' '.join(str(error).split())}") from error
+        raise SpecError(f"the list '{name}' cannot be read: {message_of(error)}") from error
     return text
 
 

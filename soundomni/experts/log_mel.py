@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Encoder
-from soundomni.core.representation import FeatureSpec
+from soundomni.core.representation import FeatureSpec, length_mask
 from soundomni.experts.mel import MelSpectrum, fit
 from soundomni.experts.sizes import require_positive
 
@@ -69,7 +69,7 @@ class LogMelEncoder(Encoder):
         hidden, frames = self._frames(waveform, lengths)
         for index, convolution in enumerate(self.convolutions):
             stride = _stride(index)
-            inside = torch.arange(hidden.shape[-1], device=hidden.device) < frames[:, None]
+            inside = length_mask(frames, hidden.shape[-1])
             hidden = torch.where(inside[:, None], hidden, 0.0)
             update = nn.functional.gelu(convolution(hidden))
             hidden = update if stride == 2 else hidden + update

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soundomni.core.representation import length_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class MelSpectrum:
@@ -68,5 +70,5 @@ def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
 def fit(waveform: Tensor, lengths: Tensor, num_samples: int) -> Tensor:
     """Mono clips `[B, 1, S]` of `lengths` `[B]` → `[B, num_samples]`, zero beyond each clip."""
     mono = waveform[:, 0, :num_samples]
-    inside = torch.arange(mono.shape[-1], device=mono.device) < lengths[:, None]
+    inside = length_mask(lengths, mono.shape[-1])
     return F.pad(torch.where(inside, mono, 0.0), (0, num_samples - mono.shape[-1]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import LossTerms, Objective, Query
-from soundomni.core.representation import Representation
+from soundomni.core.representation import Representation, draw_noise, length_mask
 from soundomni.flow.timestep_schedule import check_shift, shift_timestep
 
 Timesteps = Literal["logit-normal", "uniform"]
@@ -61,9 +61,8 @@ class FlowMatching(Objective):
         for i, (frames, noisy) in enumerate(zip(clean.lengths.tolist(), noise.tolist(), strict=True)):
             if noisy:
                 times[i] = self._draw_timestep(generators[i])
-                drawn = torch.randn(values.shape[1], frames, generator=generators[i], device=generators[i].device)
-                epsilon[i, :, :frames] = drawn.to(values)
-        valid = torch.arange(values.shape[-1], device=values.device) < clean.lengths.to(values.device)[:, None]
+                draw_noise(epsilon[i], frames, generators[i])
+        valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
         counted = valid & noise.to(values.device)[:, None] & ~known
         per_frame = times.to(values.device)[:, None] * counted
         data = values.masked_fill(~valid[:, None], 0.0)

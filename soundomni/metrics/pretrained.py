@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from soundomni.core.errors import CheckpointError, some
-from soundomni.core.files.small_files import read_json
+from soundomni.core.errors import CheckpointError, message_of, some
+from soundomni.core.files.json_objects import read_object
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
@@ -41,7 +41,7 @@ def load_network(model_class: Any, directory: str | Path) -> Any:
                 path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="float32", output_loading_info=True
             )
     except Exception as error:  # transformers raises errors of many kinds for a directory that does not fit
-        raise CheckpointError(f"'{path}' cannot be loaded as {model_class.__name__}: {_one_line(error)}") from error
+        raise CheckpointError(f"'{path}' cannot be loaded as {model_class.__name__}: {_shortened(error)}") from error
     problems = {
         "missing": report["missing_keys"],
         "of another shape": [found[0] if isinstance(found, tuple) else found for found in report["mismatched_keys"]],
@@ -61,7 +61,7 @@ def load_processor(processor_class: Any, directory: str | Path) -> Any:
         with _quiet():
             return processor_class.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
-        raise CheckpointError(f"'{path}' has no settings for {processor_class.__name__}: {_one_line(error)}") from error
+        raise CheckpointError(f"'{path}' has no settings for {processor_class.__name__}: {_shortened(error)}") from error
 
 
 def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) -> list[np.ndarray]:
@@ -87,11 +87,7 @@ def _check_type(path: Path, model_class: Any) -> None:
     config_class = getattr(model_class, "config_class", None)
     if config_class is None:  # an Auto class takes the kind from the file
         return
-    try:
-        given = read_json(path / "config.json")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path / 'config.json'}' cannot be read as JSON: {_one_line(error)}") from error
-    kind = given.get("model_type") if isinstance(given, dict) else None
+    kind = read_object(path / "config.json").get("model_type")
     if kind != config_class.model_type:
         raise CheckpointError(f"'{path}' holds a network of the type {kind!r}, expected '{config_class.model_type}'")
 
@@ -118,6 +114,6 @@ def _require(path: Path, name: str, *files: Path) -> None:
         raise CheckpointError(f"'{path}' holds no network: {what}; expected a directory with config.json, *.safetensors and the settings")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _shortened(error: Exception) -> str:
+    text = message_of(error)
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Objective, Query
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ConformanceSuite, generator, noise, number, seeded
 
 LENGTHS = (7, 4, 5, 1)
@@ -261,7 +261,7 @@ class ObjectiveSuite(ConformanceSuite):
         clean, rows = self._clean(), list(clips)
         longest = max(LENGTHS[clip] for clip in rows)
         part = Representation(clean.values[rows, :, :longest].clone(), clean.lengths[rows], clean.spec)
-        known = torch.arange(longest) < torch.tensor(GIVEN)[rows][:, None]
+        known = length_mask(torch.tensor(GIVEN)[rows], longest)
         noisy = torch.tensor(NOISE)[rows] & targets
         return objective.corrupt(part, known=known & targets, noise=noisy, generators=[generator(first_seed + clip) for clip in rows])
 

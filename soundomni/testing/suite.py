@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import PluginError, did_you_mean
+from soundomni.core.errors import PluginError, did_you_mean, message_of
 from soundomni.core.interfaces import KINDS
 from soundomni.core.spec import registry
 
@@ -29,7 +29,7 @@ def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
         except ImportError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())
+            text = message_of(error)
             if isinstance(error, AssertionError) and text.startswith(name):
                 raise
             raise AssertionError(f"{name}: raised {type(error).__name__}: {text}") from error

@@ -29,7 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, shown
+from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.small_files import read_json
+from soundomni.core.files.whole_files import write_whole
 from soundomni.core.pretrained.start import STEP, is_step
 from soundomni.train.parallel import World
 from soundomni.train.run_directory.inventory import digest
@@ -246,10 +248,7 @@ def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
 
 def point_at(directory: Path, name: str) -> None:
     """Writes the pointer file in one step."""
-    pointer = directory / f"{POINTER_FILE}.part"
-    pointer.write_text(f"{name}\n", encoding="utf-8")
-    _flush(pointer)
-    pointer.replace(directory / POINTER_FILE)
+    write_whole(directory / POINTER_FILE, f"{name}\n", part=f"{POINTER_FILE}.part", durable=True)
     _flush_directory(directory)
 
 
@@ -265,11 +264,8 @@ def remove_checkpoint(path: Path) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Reads a checkpoint's run state. Raises CheckpointError."""
-    try:
-        state: dict[str, Any] = read_json(path / STATE_FILE, most_bytes=MOST_INDEX_BYTES)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path / STATE_FILE}' cannot be read: {error}") from error
-    ranks = state.get("num_ranks") if isinstance(state, dict) else None
+    state = read_object(path / STATE_FILE, most_bytes=MOST_INDEX_BYTES)
+    ranks = state.get("num_ranks")
     if type(ranks) is not int or not 1 <= ranks <= MOST_RANKS:
         raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number, at least 1")
     return state

@@ -10,10 +10,11 @@ from soundomni.core.assembly.lora import add_adapters, merge_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import CheckpointError
+from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.pretrained.adapters import save_adapters
 from soundomni.core.pretrained.declared_sizes import check_declared
 from soundomni.core.pretrained.directory import Origin, without_weights
-from soundomni.core.pretrained.omni import SPEC_FILE, SoundOmni
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.start import CHECKPOINTS, read_kept
 from soundomni.core.spec.load import load_spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE

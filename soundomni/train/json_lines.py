@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def append_lines(path: Path, records: Iterator[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
+def to_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line per record."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append one line per record, in one write; a last line that was cut short is ended first. Raises OSError."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
+    text = to_lines(records)
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from soundomni.train.json_lines import append_lines, read_lines
+from soundomni.core.files.whole_files import write_whole
+from soundomni.train.json_lines import append_lines, read_lines, to_lines
 from soundomni.train.run_directory.inventory import is_plain_file, set_aside
 
 FILE_NAME = "metrics.jsonl"
@@ -60,10 +61,7 @@ class MetricsLog:
         if broken or len(own) < len(entries) or not is_plain_file(self._path):
             what = f"has {broken} broken lines" if broken else "has lines of other runs"
             logger.warning("'%s' %s: it is kept as '%s'", self._path, what, set_aside(self._path).name)
-        part = self._path.with_name(f".{self._path.name}.part")
-        part.unlink(missing_ok=True)
-        append_lines(part, kept)
-        part.replace(self._path)
+        write_whole(self._path, to_lines(kept), part=f".{self._path.name}.part")
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:

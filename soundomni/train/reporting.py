@@ -16,7 +16,7 @@ import torch
 from soundomni.core.errors import PluginError, reason, shown
 from soundomni.core.interfaces import Tracker
 from soundomni.core.spec import registry
-from soundomni.core.spec.schema import Slot
+from soundomni.core.spec.schema import Slot, Spec, TrainSpec
 from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.terminal import open_display
@@ -136,3 +136,23 @@ def _failure(action: Callable[[], None]) -> str | None:
     finally:
         torch.set_grad_enabled(computes_gradients)
     return None
+
+
+def open_reporter(spec: Spec, train: TrainSpec, resumed_step: int, *, run: str, trust_class_paths: bool) -> Reporter:
+    """Return what a run reports to, with its trackers begun. Here their failures are errors; from the first step on, they are warnings.
+
+    Raises:
+        PluginError: a tracker cannot be built or cannot begin.
+    """
+    run_dir = Path(train.run_dir)
+    trackers: dict[str, Tracker] = {}
+    for i, slot in enumerate(train.trackers):
+        name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
+        try:
+            tracker = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=spec)
+            begin_tracker(name, tracker, resumed_step)
+        except BaseException:
+            close_trackers(trackers)  # those that began record somewhere already
+            raise
+        trackers[name] = tracker
+    return Reporter(run_dir=run_dir, total_steps=train.steps, resumed_step=resumed_step, trackers=trackers, run=run)

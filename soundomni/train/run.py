@@ -17,58 +17,53 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
-from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.interfaces import Codec, Dataset, Tracker
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.interfaces import Codec, Dataset
 from soundomni.core.pretrained.directory import without_weights
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.pretrained.start import CHECKPOINTS, KEPT_FILE, kept_text
+from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec import registry
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.load import resolve, spec_to_dict
 from soundomni.core.spec.ranges import check_loss_weights
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
-from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.batch_planner import state_for_other_data
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
-from soundomni.data.reports import check_skip_limit, name_first
+from soundomni.data.reports import check_skip_limit
 from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
+from soundomni.train.latent_fitting import fit_latents
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.preflight import check_spec
-from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
+from soundomni.train.reporting import Reporter, open_reporter
 from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES
-from soundomni.train.run_directory.inventory import digest
 from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
 from soundomni.train.run_directory.spec_changes import check_allowed, is_below
+from soundomni.train.run_tokenizer import run_tokenizer, tokenizer_digest
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
-TOKENIZER_TEXTS = 20_000
-"""Items of each dataset whose texts a tokenizer is learnt from."""
 CLIP_TASK = "codec-clip"
 """The task of a run that trains a codec: the clip alone."""
-FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
-"""Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +202,7 @@ def _build(
     mixture = world.on_every(lambda: Mixture.open(data, dataset))
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
-    tokenizer = _tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
+    tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
     model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
     segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
     writer = SampleWriter(segments, dropout=data.condition_dropout)
@@ -228,7 +223,7 @@ def _build(
     if module is model:
         check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
         if opened.latest is None:
-            world.on_main(lambda: _fit_latents(model, mixture, loader))
+            world.on_main(lambda: fit_latents(model, mixture, loader))
             world.copy_from_main(model.normalizer.buffers())
     return _Parts(
         spec=spec,
@@ -281,61 +276,6 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
     return state_for_other_data(state, mixture)
 
 
-def _tokenizer(
-    spec: Spec, mixture: Mixture, world: World, home: RunDirectory | None, *, latest: Path | None, start: Start | None
-) -> TextTokenizer:
-    """Returns the run's tokenizer, the same on every rank: rank 0 reads it in the run directory, and at first takes that of the model to
-    start from, or of a path, or learns one."""
-
-    def text() -> str:
-        assert home is not None
-        if latest is not None:
-            if _fingerprint(home.directory) != read_state(latest)["tokenizer"]:
-                raise CheckpointError(f"'{home.directory / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
-            return TextTokenizer.load(home.directory).to_json()
-        wanted = spec.model.tokenizer
-        if start is not None:
-            tokenizer = start.tokenizer()
-            home.write(KEPT_FILE, kept_text(start.model))
-        elif wanted.path is not None:
-            tokenizer = TextTokenizer.load(wanted.path)
-        else:
-            tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
-        home.write(TOKENIZER_FILE, tokenizer.to_json())
-        return tokenizer.to_json()
-
-    return TextTokenizer(Tokenizer.from_str(str(world.gather(world.on_main(text))[0])))
-
-
-def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fits the latent normalisation on the first clips of the data, or leaves it alone when no task ever uses latents.
-
-    One that a model to start from brings is kept.
-    """
-    if model.normalizer.measured:
-        return
-    tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
-    if not any(task.uses("target") or task.uses("context") for task in tasks):
-        model.normalizer.leave()
-        return
-    for count in FIT_BATCHES:
-        batches = loader.preview_batches(count)
-        num_clips = sum(len(batch.latents) for batch in batches)
-        if num_clips >= FIT_CLIPS:
-            break
-    if num_clips == 0:
-        reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
-        raise DataError(f"latents cannot be normalised: the first {len(batches)} packed batches hold no clip to make; {reason}")
-    model.fit_latents(batches)
-
-
-def _fingerprint(run_dir: Path) -> str:
-    try:
-        return digest(run_dir / TOKENIZER_FILE)
-    except OSError as error:
-        raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror or error}") from error
-
-
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
     parallelise(module, world, train)
@@ -350,7 +290,8 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
-    reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
+    resumed_step, run = state.progress.step, parts.opened.run
+    reporter = world.on_main(partial(open_reporter, parts.spec, train, resumed_step, run=run, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
     checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
@@ -430,7 +371,7 @@ def _identity(parts: _Parts, world: World) -> dict[str, Any]:
     return {
         "run": parts.opened.run,
         "spec": spec_to_dict(parts.spec),
-        "tokenizer": world.gather(world.on_main(lambda: _fingerprint(held(parts.home).directory)))[0],
+        "tokenizer": world.gather(world.on_main(lambda: tokenizer_digest(held(parts.home).directory)))[0],
         "data": {name: listing.to_json() for name, listing in parts.listings.items()},
     }
 
@@ -493,22 +434,6 @@ def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) 
     """Raises the same DataError on every rank."""
     skips = [skip for found in world.gather(parts.loader.unreadable) for skip in found]
     check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
-
-
-def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:
-    """Make the trackers, in which a failure is an error before the first step; from then on it is a warning."""
-    run_dir = Path(parts.train.run_dir)
-    trackers: dict[str, Tracker] = {}
-    for i, slot in enumerate(parts.train.trackers):
-        name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
-        try:
-            tracker = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
-            begin_tracker(name, tracker, resumed_step)
-        except BaseException:
-            close_trackers(trackers)  # those that began record somewhere already
-            raise
-        trackers[name] = tracker
-    return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers, run=parts.opened.run)
 
 
 def _validation(

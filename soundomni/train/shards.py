@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.files.safe_tensors import open_tensors
-from soundomni.core.files.small_files import read_json
+from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.safe_tensors import open_tensors, readable
 
 MOST_INDEX_BYTES = 1 << 26
 """Largest index of a rank: it also holds what waits in the loader and in the packer."""
@@ -106,11 +105,8 @@ class ShardReader:
 
     def _read_index(self, rank: int) -> dict[str, Any]:
         path = _paths(self.directory, rank)[1]
-        try:
-            index: dict[str, Any] = read_json(path, most_bytes=MOST_INDEX_BYTES)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
-        if not isinstance(index, dict) or not isinstance(index.get("tensors"), dict):
+        index = read_object(path, most_bytes=MOST_INDEX_BYTES)
+        if not isinstance(index.get("tensors"), dict):
             raise CheckpointError(f"'{path}' is not the index of a rank; expected a JSON object with tensors")
         return index
 
@@ -128,15 +124,12 @@ class ShardReader:
         rows = dict.fromkeys(self._shapes, 0)
         for rank, index in enumerate(self._indices):
             path = _paths(self.directory, rank)[0]
-            try:
-                with open_tensors(path) as file:
-                    for name in index["tensors"]:
-                        held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
-                        if held[1:] != shape[1:] or len(held) != len(shape):
-                            raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
-                        rows[name] += held[0] if held else 0
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+            with readable(path), open_tensors(path) as file:
+                for name in index["tensors"]:
+                    held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
+                    if held[1:] != shape[1:] or len(held) != len(shape):
+                        raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
+                    rows[name] += held[0] if held else 0
         for name, shape in self._shapes.items():
             if shape and rows[name] < shape[0]:
                 raise CheckpointError(f"'{self.directory}': {shape[0] - rows[name]} rows of '{name}' are missing")
@@ -144,11 +137,8 @@ class ShardReader:
     def dtype(self, name: str) -> torch.dtype:
         """Returns the type of a tensor. Raises CheckpointError."""
         path = _paths(self.directory, self._holders[name][0][1])[0]
-        try:
-            with open_tensors(path) as file:
-                dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        with readable(path), open_tensors(path) as file:
+            dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
         return dtype
 
     def extra(self, rank: int) -> dict[str, Any]:
@@ -177,22 +167,19 @@ class ShardReader:
     def _copy_rows(self, name: str, rank: int, start: int, target: Tensor, first: int, last: int) -> int:
         """Copies the rows that a rank's file has of rows `first` to `last`; returns their number."""
         path = _paths(self.directory, rank)[0]
-        try:
-            with open_tensors(path) as file:
-                held = file.get_slice(name).get_shape()
-                if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
-                    raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
-                if target.ndim == 0:
-                    target.copy_(_same_type(file.get_tensor(name), target, name, path))
-                    return 1
-                piece = file.get_slice(name)
-                low, high = max(first, start), min(last, start + piece.get_shape()[0])
-                if low >= high:
-                    return 0
-                target[low - first : high - first].copy_(_same_type(piece[low - start : high - start], target, name, path))
-                return int(high - low)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        with readable(path), open_tensors(path) as file:
+            held = file.get_slice(name).get_shape()
+            if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
+                raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
+            if target.ndim == 0:
+                target.copy_(_same_type(file.get_tensor(name), target, name, path))
+                return 1
+            piece = file.get_slice(name)
+            low, high = max(first, start), min(last, start + piece.get_shape()[0])
+            if low >= high:
+                return 0
+            target[low - first : high - first].copy_(_same_type(piece[low - start : high - start], target, name, path))
+            return int(high - low)
 
 
 def expect_same_names(wanted: Iterable[str], found: Iterable[str], directory: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import SoundOmniError, UnreadableAudioError, printable, reason
+from soundomni.core.files.paths import slug
+from soundomni.core.files.whole_files import write_whole
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.schema import TrainSpec
 from soundomni.core.waveform import Audio, fit_length, match_channels, resample
@@ -167,7 +168,7 @@ def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownCl
 def _generate(omni: SoundOmni, train: TrainSpec) -> Made:
     prompts = train.validating.prompts
     made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed)
-    stems = [f"{i:02d}-{_slug(prompt)}" for i, prompt in enumerate(prompts)]
+    stems = [f"{i:02d}-" + slug(prompt, default="empty") for i, prompt in enumerate(prompts)]
     lines = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
     return Made(dict(zip(stems, made, strict=True)), {PROMPTS_FILE: lines})
 
@@ -232,17 +233,7 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
 
 def _write_lines(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write JSON lines. A file name that is not UTF-8 comes as surrogates, which are escaped as JSON does."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "empty"
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _cut(audio: Audio, max_seconds: float | None) -> Audio:

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 
 
 def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
     """`[B, C, L]` → the same with zeros beyond the `lengths` `[B]`, whatever was there."""
-    beyond = torch.arange(values.shape[-1], device=values.device) >= lengths.to(values.device)[:, None]
-    return values.masked_fill(beyond[:, None], 0.0)
+    within = length_mask(lengths.to(values.device), values.shape[-1])
+    return values.masked_fill(~within[:, None], 0.0)
 
 
 def lapped(samples: Tensor, hop: int, num_frames: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.vae.clips import at_least_float32, check_latent, check_waveform, lapped, overlap_add, zero_beyond
 from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
 from soundomni.vae.level import FLOOR, LOWEST, MARGIN, from_level, to_level
@@ -185,7 +185,7 @@ class HarmonicCodec(Codec):
 
     def _synthesise(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
         """`[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]` → samples `[B, C, (T - 1)·M]`."""
-        counted = torch.arange(tonal.shape[2], device=tonal.device) < num_frames.to(tonal.device)[:, None]
+        counted = length_mask(num_frames.to(tonal.device), tonal.shape[2])
         chosen = ((tonal[..., 1] > LOWEST + MARGIN) & counted[:, None]).flatten().nonzero().squeeze(-1)
         pitch, amplitudes = self._unpack(tonal.flatten(end_dim=2)[chosen])
         frames = tonal.new_zeros(tonal.shape[:3].numel(), 2 * self.frame_size)

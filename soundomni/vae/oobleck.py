@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, draw_noise
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
@@ -138,8 +138,7 @@ class OobleckCodec(Codec):
         """Draws ε `[B, D, T]`, clip b from `generators[b]` alone and whatever the padding."""
         noise = torch.zeros_like(like)
         for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
-            drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)
-            noise[i, :, :count] = drawn.to(noise)
+            draw_noise(noise[i], count, generator)
         return noise
 
     def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:

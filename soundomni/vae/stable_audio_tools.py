@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, describe, did_you_mean
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
@@ -139,5 +139,5 @@ def _build(config: dict[str, Any]) -> Any:
     try:
         network: nn.Module = create_autoencoder_from_config(config)
     except (AssertionError, ImportError, KeyError, TypeError, NotImplementedError) as error:
-        raise SpecError(f"config: stable-audio-tools cannot build it: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise SpecError(f"config: stable-audio-tools cannot build it: {describe(error)}") from error
     return network

@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from soundomni.core.representation import length_mask
+
 DEFAULT_WINDOWS = (2048, 1024, 512, 256, 128, 64, 32)
 MAGNITUDE_FLOOR = 1e-4
 """Added to magnitudes in quadrature: below it (−80 dB) all is equally quiet, and the slope of the root stays finite."""
@@ -68,7 +70,7 @@ def _magnitudes(waveform: Tensor, window: int) -> Tensor:
 
 def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:
     """`[B, C, F, T]` each, of which `frames` `[B]` belong to the clip → `[B]`."""
-    beyond = (torch.arange(target.shape[-1], device=target.device) >= frames[:, None])[:, None, None]
+    beyond = ~length_mask(frames, target.shape[-1])[:, None, None]
     difference = (target - estimate).masked_fill(beyond, 0.0)
     size = target.masked_fill(beyond, 0.0)
     numbers = (target.shape[2] * frames)[:, None].to(target.dtype)

@@ -397,7 +397,7 @@ def test_a_model_directory_says_what_it_was_trained_with(tiny_model: Path, tmp_p
     for limit, expected in ((0, "max_tokens is 0; expected"), ("many", "max_tokens is 'many'; expected")):
         (copy / "config.json").write_text(json.dumps({**config, "max_tokens": limit}))
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
-    for text, expected in (("{", "cannot be read as JSON"), ("[]", "must hold a JSON object"), ('{"format": 2}', "reads format 1")):
+    for text, expected in (("{", "cannot be read as JSON"), ("[]", "expected a JSON object"), ('{"format": 2}', "reads format 1")):
         (copy / "config.json").write_text(text)
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
     (copy / "config.json").write_text('{"format": 1}')

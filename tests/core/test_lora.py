@@ -299,7 +299,7 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "is not of LoRA"),
+        ("[]", "expected a JSON object"),
         ('{"peft_type": "IA3"}', "is not of LoRA"),
         ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "r is True; expected a whole number from 1 to 65,536"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": NaN}', "lora_alpha is nan; expected a number above 0"),

@@ -29,7 +29,7 @@ from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
 from soundomni.train.ema import EMA
 from soundomni.train.loop import train_step
-from soundomni.train.memory.live_memory import LiveMemory, saved_bytes
+from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
 from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelise
@@ -93,6 +93,13 @@ def real_step(spec: Spec, world: World) -> tuple[dict[str, int], BatchSizes]:
     optimizer.step = lambda: found.update(gradients=held(p.grad for p in model.parameters())) or step()  # type: ignore[method-assign]
     assert train_step(model, batches, train=train, optimizer=optimizer, world=world).is_finite
     return found, sizes_of(batches[0])
+
+
+def saved_bytes(saved: Iterable[Tensor], ignored: Iterable[Tensor]) -> int:
+    """Returns the bytes of the distinct storages of `saved`, without those of `ignored`."""
+    without = {tensor.untyped_storage()._cdata for tensor in ignored}
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in saved}
+    return sum(size for key, size in storages.items() if key not in without)
 
 
 def main(config: str, out: Path) -> None:

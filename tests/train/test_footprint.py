@@ -20,7 +20,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.spec.schema import OptimizerSpec, Slot, Spec
-from soundomni.train.memory.activations import measure_kept, measure_step
+from soundomni.train.memory.activations import MeasuredRun, measure_step
 from soundomni.train.memory.diagnosis import Diagnosis, Setting, diagnose, first_change
 from soundomni.train.memory.footprint import FEW, list_parts, optimizer_state, resident_bytes, shard_numel
 from soundomni.train.memory.live_memory import LiveMemory
@@ -57,6 +57,15 @@ train:
 """
 RECIPE = ("model.freeze", "[und, embedding, encoder]")
 WIDER = [("model.backbone.hidden_dim", "80"), ("model.backbone.gen_intermediate_dim", "32"), ("data.tokens_per_batch", "1024")]
+
+
+def measure_kept(model, sizes, *, bf16=False, recompute=False, device="cuda"):
+    """Returns the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparing with what runs here."""
+    run = MeasuredRun(model, sizes, bf16=bf16, sharded=False, num_layers=len(model.backbone.layers))
+    with run.staged("cuda"):
+        encoder = run.encoder().total
+    with run.staged(device):
+        return run.kept(device, recompute=recompute).total + encoder
 
 
 @pytest.fixture

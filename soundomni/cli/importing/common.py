@@ -38,8 +38,9 @@ def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
     """Writes what `make` finds, whole or not at all, and prints what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
+    from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
-    from soundomni.experts.checkpoints.language_import import REPORT_FILE, write_imported
+    from soundomni.experts.checkpoints.language_import import write_imported
 
     out = new_directory(args.out)
     imported = make()

@@ -31,9 +31,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.cli.parsing import refuse_overrides
+    from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
     from soundomni.data.audio import read_audio
-    from soundomni.vae.checkpoints.stable_audio import REPORT_FILE, WEIGHTS_FILE, import_stable_audio_vae, write_codec
+    from soundomni.vae.checkpoints.stable_audio import WEIGHTS_FILE, import_stable_audio_vae, write_codec
     from soundomni.vae.oobleck import OobleckCodec
 
     refuse_overrides(overrides, "import stable-audio-vae")

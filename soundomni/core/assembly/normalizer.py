@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError, did_you_mean
-from soundomni.core.representation import Representation
+from soundomni.core.representation import Representation, length_mask
 
 Kind = Literal["channel", "half", "global", "none"]
 
@@ -124,7 +124,7 @@ class LatentNormalizer(nn.Module):
         """Returns float64 `[frames, D]` on the CPU."""
         self._check(representation.values)
         values = representation.values.detach().cpu().double()
-        valid = torch.arange(values.shape[-1]) < representation.lengths.cpu()[:, None]
+        valid = length_mask(representation.lengths.cpu(), values.shape[-1])
         return values.transpose(1, 2)[valid]
 
     def _check(self, values: Tensor) -> None:

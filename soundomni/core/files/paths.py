@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -35,3 +36,12 @@ def place(path: str | Path) -> str:
     """
     absolute = local_path(path).absolute()
     return f"'{path}'" if str(absolute) == str(path) else f"'{path}' ({absolute})"
+
+
+def slug(text: str, *, longest: int = 40, default: str = "clip") -> str:
+    """Return a text such as a prompt as part of a file name: `default` if nothing of it can be part of one.
+
+    >>> slug("Two clicks, then a tone!")
+    'two-clicks-then-a-tone'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or default

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from soundomni.core.errors import CheckpointError, message_of
 from soundomni.core.files.small_files import open_regular
 
 MOST_HEADER_BYTES = 1 << 24
@@ -27,3 +30,14 @@ def open_tensors(file: Path) -> Any:
     if MOST_HEADER_BYTES < length <= size:  # what is longer than the file is refused by the library
         raise OSError(f"its header has {length:,} bytes; expected at most {MOST_HEADER_BYTES:,}")
     return safe_open(file, framework="pt")
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn what opening and reading a safetensors file raises within the block into a CheckpointError that names the file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"'{file}' cannot be read as safetensors, it is damaged or incomplete: {message_of(error)}") from error
+    except OSError as error:
+        raise CheckpointError(f"'{file}' cannot be read as safetensors: {error.strerror or message_of(error)}") from error

@@ -22,7 +22,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.core.interfaces import Sampler
-from soundomni.core.representation import Representation
+from soundomni.core.representation import Representation, length_mask
 from soundomni.core.sequence import (
     Context,
     PackedBatch,
@@ -168,7 +168,7 @@ def sample_audio(
     }
     lengths = torch.tensor(frames, device=model.device)
     start = start_noise(requests, model.codec.spec.token_dim).to(model.device)
-    valid = torch.arange(start.shape[-1], device=model.device) < lengths[:, None]
+    valid = length_mask(lengths, start.shape[-1])
     target = _partial_target(requests, start)
     start = _varied(model, requests, start, begin)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from soundomni.core.assembly.lora import LoRALinear, adapted_layers, add_low_rank, refuse_shared
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, did_you_mean, shown, some
-from soundomni.core.files.small_files import read_json
+from soundomni.core.files.json_objects import read_object
 from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.pretrained.directory import public_name
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
@@ -151,11 +151,8 @@ def _read_config(folder: Path) -> tuple[float, int]:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         near = f"; name one of its folders: {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
-    try:
-        config = read_json(file)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = read_object(file)
+    if config.get("peft_type") != "LORA":
         raise CheckpointError(f'\'{file}\' is not of LoRA: expected an object with "peft_type": "LORA"')
     rest = dict(config)
     rank, alpha = rest.pop("r", None), rest.pop("lora_alpha", None)

@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_line, shown
-from soundomni.core.files.small_files import read_json
+from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, LOCK_FILE, SPEC_FILE
 from soundomni.core.pretrained.hub import fetch, parse_repository
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
@@ -39,7 +40,6 @@ from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 
 FORMAT = 1
-SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
 LICENCES = frozenset(
     ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
@@ -49,7 +49,7 @@ LONGEST_ORIGIN = 300
 """Characters of a source and of a licence."""
 _HARMLESS = str.maketrans("`|<>", "'/‹›")
 """What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
-RUN_FILES = frozenset({"lock.json", "checkpoints"})
+RUN_FILES = frozenset({LOCK_FILE, "checkpoints"})
 
 
 SHIPPED = Path(__file__).parents[2] / "models"
@@ -175,19 +175,9 @@ def _checked_config(directory: Path) -> dict[str, Any]:
     file = directory / CONFIG_FILE
     if not os.path.lexists(file):
         return {}
-    config = _read_config(file)
+    config = read_object(file)
     if config.get("format") != FORMAT:
         raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads format {FORMAT}")
-    return config
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = read_json(file)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"'{file}' must hold a JSON object")
     return config
 
 
@@ -213,7 +203,7 @@ def check_target(directory: str | Path) -> None:
 
 def _is_model(path: Path) -> bool:
     try:
-        return _read_config(path / CONFIG_FILE).get("format") == FORMAT
+        return read_object(path / CONFIG_FILE).get("format") == FORMAT
     except CheckpointError:
         return False
 

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, did_you_mean, some
+from soundomni.core.errors import CheckpointError, did_you_mean, message_of, some
 from soundomni.core.files.pickle_bounds import check_archive, check_legacy
-from soundomni.core.files.safe_tensors import open_tensors
+from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import open_regular, read_json
 
 SAFE_SUFFIX = ".safetensors"
@@ -134,19 +133,15 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], tuple[str, ...]]:
 def _read_safetensors(path: Path) -> dict[str, _Entry]:
     def loader(name: str) -> Callable[[], Tensor]:
         def load() -> Tensor:
-            try:
+            with readable(path):
                 tensor: Tensor = file.get_tensor(name)
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"'{path}': '{name}' cannot be read: {_one_line(error)}") from error
             return tensor
 
         return load
 
-    try:
+    with readable(path):
         file = open_tensors(path)
         return {name: _Entry(tuple(file.get_slice(name).get_shape()), loader(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as safetensors, it is damaged or incomplete: {_one_line(error)}") from error
 
 
 def _read_pickle(path: Path, *, mapped: bool) -> tuple[dict[str, _Entry], tuple[str, ...]]:
@@ -158,7 +153,7 @@ def _read_pickle(path: Path, *, mapped: bool) -> tuple[dict[str, _Entry], tuple[
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # damaged bytes fail anywhere: in the archive, the unpickler, or the making of a tensor
-        reason = _one_line(error) or type(error).__name__
+        reason = _first_sentence(error)
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint of torch, it is damaged or something else: {reason}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"'{path}' holds a {type(loaded).__name__}, expected tensors by name")
@@ -280,6 +275,6 @@ def _join(path: Path, shards: list[Path]) -> WeightFile:
     return WeightFile(path, tuple(shards), entries, tuple(others))
 
 
-def _one_line(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     """The first sentence of an error's text: that of torch goes on with advice on how to run what is in the file."""
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    return message_of(error).split(". ")[0].rstrip(".")

@@ -11,13 +11,13 @@ import re
 import sys
 from pathlib import Path
 
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, describe
+from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, SPEC_FILE
 
-SPEC_FILE = "spec.yaml"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-DESCRIBING = (SPEC_FILE, "config.json", "tokenizer.json")
+DESCRIBING = (SPEC_FILE, CONFIG_FILE, "tokenizer.json")
 """Files of a model directory that say what the model is, all of them small."""
-FETCHED = (*DESCRIBING, "README.md", *WEIGHTS)
+FETCHED = (*DESCRIBING, CARD_FILE, *WEIGHTS)
 """Files of a model directory."""
 _FOLDERS = "*/*"
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^@\s]+))?", re.ASCII)
@@ -138,7 +138,7 @@ def _reason(repository: str, revision: str | None, error: Exception) -> str:
         cause = error.__cause__
         why = "offline" if cause is None or "Offline" in type(cause).__name__ else f"{hub} cannot be reached ({type(cause).__name__})"
         return f"'{repository}'{at} is no directory here, and not complete in the cache of the Hub; {why}"
-    return f"'{repository}' at {hub}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"'{repository}' at {hub}: {describe(error)}"
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import SpecError
+from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.inputs import (
     as_callback,
@@ -58,7 +59,6 @@ from soundomni.core.limits import (
 )
 from soundomni.core.pretrained.adapters import merge_adapter_file
 from soundomni.core.pretrained.declared_sizes import check_declared
-from soundomni.core.pretrained.directory import SPEC_FILE as SPEC_FILE
 from soundomni.core.pretrained.directory import (
     Origin,
     check_portable,

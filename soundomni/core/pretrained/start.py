@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SpecError, describe, did_you_mean
+from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.files.small_files import read_text
 from soundomni.core.pretrained.directory import (
-    SPEC_FILE,
     Origin,
     check_portable,
     find_model,
@@ -119,7 +119,7 @@ def read_kept(run_dir: Path) -> StartModel | None:
         layer, origin, commit = settle_names(tree["spec"], {}), origin_of(tree["origin"], file), tree.get("commit")
         fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS) and isinstance(commit, str | None)
     except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"'{file}' cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"'{file}' cannot be read: {describe(error)}") from error
     if not fits:
         raise CheckpointError(f"'{file}' is not what a run keeps of its model.start: expected a spec with {', '.join(SECTIONS)}")
     return StartModel(layer, origin, commit)

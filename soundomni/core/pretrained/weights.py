@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, some
-from soundomni.core.files.safe_tensors import open_tensors
+from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import read_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -186,10 +185,8 @@ def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str
 
 
 def _opened(file: Path) -> Any:
-    try:
+    with readable(file):
         return open_tensors(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{file}' cannot be read as safetensors: {error}") from error
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soundomni.core.errors import describe
+
 KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
 OWN = "soundomni"
 """The distribution of the built-in plugins."""
@@ -237,4 +239,4 @@ def _reason(distribution: importlib.metadata.Distribution, error: Exception) -> 
             text = line.strip()
             if text and not text.startswith(("#", "[")) and "=" not in text:
                 return f"its {_POINTS} is malformed: '{text}' is not NAME = MODULE:CLASS"
-    return f"its {_POINTS} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"its {_POINTS} cannot be read: {describe(error)}"

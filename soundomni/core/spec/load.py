@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.errors import PluginError, SoundOmniError, SpecError, did_you_mean, message_of
 from soundomni.core.files.paths import at_home
 from soundomni.core.files.small_files import read_piped_text
 from soundomni.core.spec import registry, yaml_text
@@ -196,7 +196,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
     try:
         text = read_piped_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"'{config}' cannot be read: {' '.join(str(error).split())}") from error
+        raise SpecError(f"'{config}' cannot be read: {message_of(error)}") from error
     tree = yaml_text.parse(text, str(config))
     if tree is not None and not isinstance(tree, dict):
         raise SpecError(f"{config}: given {type(tree).__name__}, expected a mapping with keys such as model, sampler, data and train")

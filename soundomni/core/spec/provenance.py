@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import PluginError, describe
+from soundomni.core.files.names import CONFIG_FILE, LOCK_FILE, REPORT_FILE, SPEC_FILE
 from soundomni.core.files.small_files import read_json
 from soundomni.core.spec import registry
 from soundomni.core.spec.discovery import OWN, normalised
@@ -24,7 +25,6 @@ from soundomni.core.spec.slots import map_names, slots
 RECORD_KEY = "distributions"
 """Where config.json of a model directory has the record; lock.json of a run is the record."""
 
-_LOCK, _CONFIG, _REPORT = "lock.json", "config.json", "import-report.json"
 _MOST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
@@ -56,13 +56,13 @@ def record(spec: Spec) -> list[dict[str, Any]]:
 
 def record_beside(spec_file: Path) -> Record | None:
     """Returns the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
-    if spec_file.name == "codec.yaml" and spec_file.with_name(_REPORT).is_file():
+    if spec_file.name == "codec.yaml" and spec_file.with_name(REPORT_FILE).is_file():
         return {}
-    if spec_file.name != "spec.yaml":
+    if spec_file.name != SPEC_FILE:
         return None
-    if (spec_file.with_name(_LOCK)).is_file():
-        return read_record(spec_file.with_name(_LOCK))
-    return read_record(spec_file.with_name(_CONFIG)) if spec_file.with_name(_CONFIG).is_file() else None
+    if (spec_file.with_name(LOCK_FILE)).is_file():
+        return read_record(spec_file.with_name(LOCK_FILE))
+    return read_record(spec_file.with_name(CONFIG_FILE)) if spec_file.with_name(CONFIG_FILE).is_file() else None
 
 
 def read_record(file: Path) -> Record:

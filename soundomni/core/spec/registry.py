@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, describe, did_you_mean
+from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, describe, did_you_mean, message_of
 from soundomni.core.spec.arguments import Argument, ClauseError, spec_arguments
 from soundomni.core.spec.discovery import KINDS as KINDS
 from soundomni.core.spec.discovery import OWN, Fault, normalised, provider_of, scan
@@ -168,7 +168,7 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
     try:
         return cls(**given, **runtime)
     except ValueError as error:
-        raise SpecError(f"{kind} '{slot.class_path}': {' '.join(str(error).split())}") from error
+        raise SpecError(f"{kind} '{slot.class_path}': {message_of(error)}") from error
     except (SoundOmniError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may fail in any way, and even call sys.exit(); the plugin must be named

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, message_of
 
 _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -122,7 +122,7 @@ def parse(text: str, source: str) -> Any:
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise SpecError(f"{source}: not valid YAML: {message_of(error)}") from error
     except RecursionError as error:
         raise SpecError(f"{source}: nested too deeply") from error
     except ValueError as error:  # such as an integer of more digits than Python converts

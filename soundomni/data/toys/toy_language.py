@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from soundomni.data.toys.toy_recipe import COLOURS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, all_events, is_held_out, spell_note
+from soundomni.data.toys.toy_recipe import COLOURS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, spell_note
 
 COUNT_WORDS = ("one", "two", "three", "four")
 NUM_PHRASINGS = 4
@@ -38,12 +38,6 @@ def captions(recipe: Recipe) -> tuple[str, ...]:
     full = (_sequence([_phrase(event, index) for event in recipe.events], index) for index in range(NUM_PHRASINGS))
     plain = _sequence([_phrase(event, 0) for event in recipe.without_loudness().events], 0)
     return tuple(dict.fromkeys((*full, plain)))
-
-
-def canonical_prompts() -> tuple[str, ...]:
-    """Returns the canonical caption of every single event that is not held out: a fixed list of prompts that covers all attributes."""
-    recipes = (Recipe((event,)) for event in all_events())
-    return tuple(captions(recipe)[0] for recipe in recipes if not is_held_out(recipe))
 
 
 def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:

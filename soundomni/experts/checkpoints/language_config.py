@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError, shown
-from soundomni.core.files import small_files
-
-CONFIG_FILE = "config.json"
+from soundomni.core.files.json_objects import read_object
 
 _DEFAULTS = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 151936}
 
@@ -80,17 +78,11 @@ class Node:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, only {expected!r} can be imported")
 
 
-def read_json(file: Path, expected: str) -> Node:
+def read_node(file: Path, expected: str) -> Node:
     """Reads a file with one JSON object. Raises CheckpointError, with what directory was `expected`, when it is missing or damaged."""
-    try:
-        tree = small_files.read_json(file)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read as JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"'{file}' must hold a JSON object")
-    return Node(tree, f"'{file}'")
+    if not file.exists():
+        raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}")
+    return Node(read_object(file), f"'{file}'")
 
 
 def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.files.names import REPORT_FILE
 from soundomni.core.interfaces import Codec, Encoder
 from soundomni.core.pretrained.directory import (
     Origin,
@@ -44,7 +45,6 @@ from soundomni.experts.checkpoints.language_config import LanguageConfig, read_j
 from soundomni.experts.checkpoints.language_layout import Rows, Shape, check_rows
 from soundomni.experts.swiglu import kept_channels
 
-REPORT_FILE = "import-report.json"
 FORMAT = 1
 UND, GEN = "und", "gen"
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from soundomni.core.errors import CheckpointError, some
 from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_json, read_language
+from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_language, read_node
 from soundomni.experts.checkpoints.language_import import GEN, UND, Sources, backbone_slot
 from soundomni.experts.checkpoints.language_layout import Expert, check_depth, expert_rows, shape_of, shared_rows
 
@@ -81,7 +81,7 @@ def find_language_config(directory: Path) -> tuple[LanguageConfig, Node] | None:
     """
     for name in (LLM_CONFIG_FILE, CONFIG_FILE):
         if (directory / name).is_file():
-            tree = read_json(directory / name, "a config of a language model")
+            tree = read_node(directory / name, "a config of a language model")
             nested = isinstance(tree.values.get("text_config"), dict)
             return (read_language(tree.node("text_config"), outer=tree) if nested else read_language(tree)), tree
     return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundomni.core.errors import CheckpointError
-from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_json, read_language
+from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_language, read_node
 from soundomni.experts.qwen2_audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
 MODEL_TYPE = "qwen2_audio"
@@ -45,7 +45,7 @@ def read_source_config(directory: Path) -> SourceConfig:
     Raises:
         CheckpointError: it is missing, damaged, of another model, or says what our parts cannot compute.
     """
-    tree = read_json(directory / CONFIG_FILE, EXPECTED)
+    tree = read_node(directory / CONFIG_FILE, EXPECTED)
     given = tree.values.get("model_type")
     if given != MODEL_TYPE:
         raise CheckpointError(f"{tree.place} is of a model of type {given!r}, expected {MODEL_TYPE!r}")
@@ -69,7 +69,7 @@ def check_mel(directory: Path, num_mel_bins: int) -> None:
         file = directory / name
         if not file.is_file():
             continue
-        tree = read_json(file, EXPECTED)
+        tree = read_node(file, EXPECTED)
         extractor = tree.node("feature_extractor") if "feature_extractor" in tree.values else tree
         ours = {"sampling_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop_length": HOP_LENGTH, "feature_size": num_mel_bins, "dither": 0.0}
         for key, value in ours.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.files.small_files import read_json
+from soundomni.core.files.json_objects import read_object
 from soundomni.core.pretrained.foreign_weights import read_weights
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.provenance import own_names
@@ -120,8 +120,8 @@ def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
     if not file.is_file():
         return
     try:
-        ends = read_json(file).get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
+        ends = read_object(file).get("eos_token_id")
+    except CheckpointError:
         yield "generation_config.json cannot be read and is not used"
         return
     given = ends if isinstance(ends, list) else [] if ends is None else [ends]

@@ -76,7 +76,7 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
 
     Raises whatever a plugin raises whose computation depends on values.
     """
-    run = _Run(model, sizes, bf16=bf16, sharded=sharded, num_layers=len(model.backbone.layers))
+    run = MeasuredRun(model, sizes, bf16=bf16, sharded=sharded, num_layers=len(model.backbone.layers))
     with run.staged("cuda"):
         encoder = run.encoder()
         whole = run.kept("cuda", recompute=False)
@@ -92,15 +92,6 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
         entering=encoder.total + encoder.passing,
         encoding=run.encoding(),
     )
-
-
-def measure_kept(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool = False, recompute: bool = False, device: Device = "cuda") -> int:
-    """Returns the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparing with what runs here."""
-    run = _Run(model, sizes, bf16=bf16, sharded=False, num_layers=len(model.backbone.layers))
-    with run.staged("cuda"):
-        encoder = run.encoder().total
-    with run.staged(device):
-        return run.kept(device, recompute=recompute).total + encoder
 
 
 class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -204,7 +195,9 @@ class _Kept:
 
 
 @dataclass(frozen=True)
-class _Run:
+class MeasuredRun:
+    """A forward and a backward pass of a model over a typical batch, of which each part is measured by itself."""
+
     model: UnifiedModel
     sizes: BatchSizes
     bf16: bool

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import CheckpointError, shown, some
+from soundomni.core.files.names import LOCK_FILE, SPEC_FILE
 from soundomni.core.files.small_files import read_json
 from soundomni.core.pretrained.start import CHECKPOINTS, KEPT_FILE
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -46,7 +47,7 @@ from soundomni.train.metrics_log import RUN, read_metrics
 from soundomni.train.run_directory.inventory import FILE_NAME as INVENTORY_FILE
 from soundomni.train.run_directory.inventory import Inventory, digest, is_plain_file
 
-RUN_FILE, SPEC_FILE, LOCK_FILE, SAMPLES, CODEC_FILE = "run.json", "spec.yaml", "lock.json", "samples", "codec.safetensors"
+RUN_FILE, SAMPLES, CODEC_FILE = "run.json", "samples", "codec.safetensors"
 TENSORBOARD, WANDB_FILE = "tensorboard", "wandb-id"
 """What the trackers of SoundOmni leave, which would make one log of two runs."""
 NOTED = (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, CODEC_FILE)

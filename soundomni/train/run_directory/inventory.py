@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from soundomni.core.files.small_files import open_regular
+from soundomni.core.files.whole_files import write_whole
 from soundomni.train.json_lines import append_lines, read_lines
 
 FILE_NAME = "inventory.jsonl"
@@ -38,12 +39,7 @@ class Inventory:
         """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raises OSError."""
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
-        part = self._directory / f".{name}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._directory / name)
+        write_whole(self._directory / name, content, part=f".{name}.part", durable=True)
 
     def record(self, files: Iterable[Path]) -> None:
         """Note files that are already written. Raises OSError."""

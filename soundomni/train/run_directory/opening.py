@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.files.names import LOCK_FILE, SPEC_FILE
 from soundomni.core.files.small_files import read_json
 from soundomni.core.pretrained.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
 from soundomni.core.spec import registry
@@ -26,11 +27,9 @@ from soundomni.train.metrics_log import RUN
 from soundomni.train.parallel import World
 from soundomni.train.reporting import tracker_files
 from soundomni.train.run_directory.files import (
-    LOCK_FILE,
     NOTED,
     RUN_FILE,
     SAMPLES,
-    SPEC_FILE,
     TENSORBOARD,
     WANDB_FILE,
     is_run,

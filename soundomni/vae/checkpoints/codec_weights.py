@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
 
 from soundomni.core.errors import CheckpointError, some
 from soundomni.core.files.paths import local_path, place
-from soundomni.core.files.safe_tensors import open_tensors
+from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.pretrained.weights import check_finite
 
 
@@ -22,13 +21,11 @@ def load_strict(module: nn.Module, path: str | Path) -> None:
 
     A leading `~` is the home directory.
     """
-    try:
+    if not local_path(path).exists():
+        raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file")
+    with readable(Path(path)):
         file = open_tensors(local_path(path))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as safetensors: {error}") from error
     _check_fit(module, shapes, path)
     given = {name: file.get_tensor(name) for name in shapes}
     for name, tensor in given.items():

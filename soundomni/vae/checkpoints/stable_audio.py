@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError
+from soundomni.core.files.names import CARD_FILE, REPORT_FILE
 from soundomni.core.files.small_files import read_text
 from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_licence
 from soundomni.core.pretrained.foreign_weights import WeightFile, digest, read_weights
@@ -33,7 +34,7 @@ from soundomni.vae.checkpoints.stable_audio_layouts import Found, check_fit, fin
 from soundomni.vae.checkpoints.stable_audio_sizes import infer_config
 from soundomni.vae.oobleck import OobleckCodec
 
-WEIGHTS_FILE, LAYER_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "codec.yaml", "import-report.json", "README.md"
+WEIGHTS_FILE, LAYER_FILE = "model.safetensors", "codec.yaml"
 FORMAT = 1
 KIND = "stable-audio-vae"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, message_of
 from soundomni.core.files.small_files import read_json
 from soundomni.core.spec.values import convert, join, unknown_key
 
@@ -131,7 +131,7 @@ def read_config(path: str | Path) -> CodecConfig:
     try:
         tree = read_json(path)
     except (OSError, ValueError) as error:
-        raise SpecError(f"'{path}' cannot be read as JSON: {' '.join(str(error).split())}") from error
+        raise SpecError(f"'{path}' cannot be read as JSON: {message_of(error)}") from error
     try:
         return parse_config(tree)
     except SpecError as error:
