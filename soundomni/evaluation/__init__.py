@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from soundomni.evaluation.evaluation_data import EvaluationData, open_data
     from soundomni.evaluation.fixed_lists import FixedList, open_list, shipped_lists
     from soundomni.evaluation.judges import Judges, load_judges
-    from soundomni.evaluation.observer import Observer, Progress
+    from soundomni.evaluation.observer import Observer, Progress, Silent
     from soundomni.evaluation.outcome import Outcome
     from soundomni.evaluation.provenance import made_with
     from soundomni.evaluation.result_text import comparison_text, score_text
@@ -38,7 +38,7 @@ _MODULES = {
     "evaluation_data": ("EvaluationData", "open_data"),
     "fixed_lists": ("FixedList", "open_list", "shipped_lists"),
     "judges": ("Judges", "load_judges"),
-    "observer": ("Observer", "Progress"),
+    "observer": ("Observer", "Progress", "Silent"),
     "outcome": ("Outcome",),
     "provenance": ("made_with",),
     "result_text": ("comparison_text", "score_text"),
@@ -64,6 +64,7 @@ __all__ = [
     "Progress",
     "Score",
     "Settings",
+    "Silent",
     "compare",
     "comparison_text",
     "evaluate",

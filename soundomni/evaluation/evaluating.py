@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from soundomni.evaluation.evaluation_data import EvaluationData, open_data
 from soundomni.evaluation.judges import NO_JUDGES, Judges, check_judged_tasks
 from soundomni.evaluation.observer import SILENT, Observer
-from soundomni.evaluation.provenance import made_with
+from soundomni.evaluation.provenance import check_sources, made_with
 from soundomni.evaluation.running import run_model
 from soundomni.evaluation.saving import empty_folder, save_outcome
 from soundomni.evaluation.scoring import score_outcome
@@ -37,63 +37,41 @@ def evaluate(
     adapter: str | Path | None = None,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Measure a model: return what `soundomni evaluate --json` prints.
-
-    Nothing is printed; pass an observer to hear what is going on.
+    """Measure a model, and return what `soundomni evaluate --json` prints. Nothing is printed here.
 
     Args:
         model: what is measured.
-        data: a fixed list, as its name or the path to its file; or a dataset, as a slot or built. What `open_data` returns is taken too.
+        data: name of a fixed list or path to its file, or a dataset, built or as a slot; or what `open_data` returns for one of these.
         tasks: some of TASKS; None for those that the list names, or COMMON_TASKS on a dataset.
         limit: measure on the first `limit` clips; None for all clips of a list, and the first 100 of a dataset.
         seed: seed of the first clip that is generated; later clips use seed + 1, seed + 2, …
         batch_size: clips that the model takes at once.
-        num_steps: sampling steps; None for the model's own number.
-        guidance_scale: None for the model's own.
+        num_steps, guidance_scale: settings of the sampler; None for the model's own.
         judges: networks that judge what is generated, see `load_judges`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
-        loaded_from: the name or directory that the model was loaded from. Only for the record: the checksum of its weights is stored.
-        adapter: the directory of adapters that were merged into the model. Only for the record as well.
+        loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
+        adapter: directory of adapters that have been merged into the model; only recorded, with its checksum.
         observer: hears what is going on.
 
     Returns:
         the scores and counts that `score_outcome` describes, and "made_with", everything that the numbers depend on.
 
     Raises:
-        SpecError: a number is out of its range, a task is unknown or not one of the list's, judges have nothing to judge, or there is no
-            such list.
+        SpecError: there is no such list, a number is out of its range, a task is unknown, or judges have nothing to judge.
         DataError: none of the clips can be read and measured, or `save` cannot be written to.
-        CheckpointError: there is no model `loaded_from`.
+        CheckpointError: there is no model `loaded_from`, or no adapter.
         PluginError: there is no dataset plugin of the slot's name.
-
-    Example:
-        model = SoundOmni.from_pretrained("nano")
-        result = evaluate(model, "new-combinations", limit=4)
-        print(result["described"]["right"])
     """
     opened = data if isinstance(data, EvaluationData) else open_data(data, observer=observer)
-    settings = Settings(
-        limit=opened.default_limit if limit is None else limit,
-        seed=seed,
-        batch_size=batch_size,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        tasks=opened.choose_tasks(tasks),
-    )
+    limit, chosen = opened.default_limit if limit is None else limit, opened.choose_tasks(tasks)
+    settings = Settings(limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, tasks=chosen)
     if judges:
-        check_judged_tasks(settings.tasks)
+        check_judged_tasks(chosen)
+    check_sources(loaded_from, adapter)
     folder = None if save is None else empty_folder(save)
     outcome = run_model(model, opened.dataset, settings, judges=judges, observer=observer)
     if folder is not None:
         save_outcome(outcome, folder, observer=observer)
     result = score_outcome(outcome, judges=judges, observer=observer)
-    record = made_with(
-        model,
-        opened,
-        settings,
-        outcome,
-        judges=judges,
-        loaded_from=None if loaded_from is None else str(loaded_from),
-        adapter=None if adapter is None else str(adapter),
-    )
+    record = made_with(model, opened, settings, outcome, judges=judges, loaded_from=loaded_from, adapter=adapter)
     return {**result, "made_with": record}

@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class Observer(Protocol):
-    """What an evaluation tells of itself while it runs. Implement both methods to show or log it."""
+    """Hears what an evaluation is doing while it runs. Implement both methods, or subclass `Silent` and override one."""
 
     def begin(self, what: str, *, total: int) -> AbstractContextManager[Progress]:
         """Begin a piece of work, such as "describing clips", of `total` counts; it is over when the context ends."""
@@ -30,7 +30,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that ignores everything, and the progress of everything."""
+    """An observer that ignores everything, and the progress that it counts with."""
 
     def begin(self, what: str, *, total: int) -> AbstractContextManager[Progress]:
         return nullcontext(self)

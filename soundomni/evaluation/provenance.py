@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundomni.core.errors import CheckpointError
+from soundomni.core.files.paths import local_path, place
 from soundomni.evaluation.checksums import audio_sha256, items_sha256
+from soundomni.evaluation.judges import NO_JUDGES, Judges
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.evaluation.evaluation_data import EvaluationData
-    from soundomni.evaluation.judges import Judges
     from soundomni.evaluation.outcome import Outcome
     from soundomni.evaluation.settings import Settings
 
@@ -29,9 +31,9 @@ def made_with(
     settings: Settings,
     outcome: Outcome,
     *,
-    judges: Judges,
-    loaded_from: str | None,
-    adapter: str | None,
+    judges: Judges = NO_JUDGES,
+    loaded_from: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return everything that the numbers depend on: model, data, seed, sampler, guidance, judges, resampler, device and versions.
 
@@ -76,6 +78,20 @@ def made_with(
     }
 
 
+def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) -> None:
+    """Raise CheckpointError if a file is missing whose checksum `made_with` records, so that nothing is computed in vain."""
+    from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
+    from soundomni.core.pretrained.directory import find_model
+
+    if loaded_from is not None:
+        find_model(loaded_from)
+    if adapter is None:
+        return
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (local_path(adapter) / file).is_file():
+            raise CheckpointError(f"adapter is {place(adapter)}, which has no {file}; expected a folder in peft's format")
+
+
 def weights_sha256(name: str) -> str:
     """Return the SHA-256 of the weights of a model that `from_pretrained` takes; if they are in several files, that of the files' sums.
 
@@ -87,17 +103,19 @@ def weights_sha256(name: str) -> str:
     return _sum(weight_files(find_model(name)))
 
 
-def _model(model: SoundOmni, loaded_from: str | None) -> dict[str, Any]:
+def _model(model: SoundOmni, loaded_from: str | Path | None) -> dict[str, Any]:
     from soundomni.core.spec.load import dump_spec
 
-    weights = None if loaded_from is None else weights_sha256(loaded_from)
-    return {"name": loaded_from, "sha256": weights, "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()}
+    name = None if loaded_from is None else str(loaded_from)
+    weights = None if name is None else weights_sha256(name)
+    return {"name": name, "sha256": weights, "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()}
 
 
-def _adapter(folder: str) -> dict[str, Any]:
+def _adapter(folder: str | Path) -> dict[str, Any]:
     from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
 
-    return {"name": folder, "sha256": _sum([Path(folder) / WEIGHTS_FILE]), "config_sha256": _sum([Path(folder) / CONFIG_FILE])}
+    path = local_path(folder)
+    return {"name": str(folder), "sha256": _sum([path / WEIGHTS_FILE]), "config_sha256": _sum([path / CONFIG_FILE])}
 
 
 def _network(folder: str | None) -> dict[str, Any] | None:

@@ -178,12 +178,17 @@ def test_networks_judge_other_collections(model: SoundOmni, folder: Path, networ
         (None, {"tasks": [3]}, "unknown task '3'"),
         ("between-notes", {"tasks": ["vary"]}, "the list 'between-notes' does not measure vary, only describe, answer, reconstruct"),
         (Slot("toy-sound"), {}, "Did you mean 'toy-sounds'"),
+        (None, {"loaded_from": "nnao"}, "'nnao'"),
+        (None, {"adapter": "no/such"}, r"adapter is 'no/such' \(/.*\), which has no adapter_config.json"),
     ],
 )
-def test_mistakes_are_refused_in_one_line(model: SoundOmni, data: Any, arguments: dict[str, Any], message: str) -> None:
+def test_mistakes_are_refused_in_one_line_before_anything_is_made(
+    model: SoundOmni, data: Any, arguments: dict[str, Any], message: str
+) -> None:
+    heard = Listening()
     with pytest.raises(SoundOmniError, match=message) as caught:
-        evaluate(model, ToySounds(**TOYS) if data is None else data, **arguments)
-    assert "\n" not in str(caught.value)
+        evaluate(model, ToySounds(**TOYS) if data is None else data, **arguments, observer=heard)
+    assert "\n" not in str(caught.value) and "reading clips" not in heard.done
 
 
 def test_every_public_name_is_there_and_none_is_the_name_of_a_module() -> None:
