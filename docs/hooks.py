@@ -35,7 +35,7 @@ from soundomni.core.spec.arguments import argument_texts
 from soundomni.core.spec.load import shipped_specs
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.values import field_types, type_name, without_none
-from soundomni.evaluation.lists import shipped_lists
+from soundomni.evaluation import shipped_lists
 
 DIRECTIVE = re.compile(r"^\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}$", re.MULTILINE)
 PLACE = re.compile(r"^(?:<!-- )?\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}(?: -->\n(.*?)^<!-- \{\{ end \}\} -->)?$", re.MULTILINE | re.DOTALL)

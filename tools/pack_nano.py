@@ -11,8 +11,6 @@ It needs no network; measuring takes about ten minutes on one core.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +18,13 @@ from typing import Any
 
 import torch
 
-from soundomni.cli.main import main as soundomni
+from soundomni import SoundOmni
+from soundomni.cli.stderr_observer import StderrObserver
 from soundomni.core.pretrained.directory import CARD_FILE, SHIPPED
 from soundomni.core.pretrained.weights import WEIGHTS_FILE
 from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.core.spec.schema import TrainSpec
-from soundomni.evaluation.measure import written
+from soundomni.evaluation import evaluate, score_text
 from soundomni.train.export import load_run
 
 NAME = "nano"
@@ -34,13 +33,14 @@ MAY_CHANGE = ("model.start", "model.tokenizer.vocab_size", "train.run_dir", "tra
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- scores of nano, written by tools/pack_nano.py -->", "<!-- end of scores -->"
 SCORES = SHIPPED / f"{NAME}-scores.json"
-MEASURED = {
-    "new-combinations": ("--list", "new-combinations"),
-    "new-combinations, 8 steps": ("--list", "new-combinations", "--steps", "8"),
-    "new-combinations, 50 steps": ("--list", "new-combinations", "--steps", "50"),
-    "between-notes": ("--list", "between-notes"),
-    "editing": ("--list", "editing"),
+MEASURED: dict[str, tuple[str, int | None]] = {
+    "new-combinations": ("new-combinations", None),
+    "new-combinations, 8 steps": ("new-combinations", 8),
+    "new-combinations, 50 steps": ("new-combinations", 50),
+    "between-notes": ("between-notes", None),
+    "editing": ("editing", None),
 }
+"""Heading → the fixed list, and sampling steps or None for the model's own number."""
 ROWS = (
     ("prompts generated with every attribute right", "generated", "right"),
     ("attributes generated right", "generated", "attributes"),
@@ -70,21 +70,19 @@ def main() -> None:
     if not all(mark in README.read_text(encoding="utf-8") for mark in (BEGIN, END)):
         raise SystemExit(f"README.md has no '{BEGIN}' and '{END}' for the scores")
     model.save_pretrained(SHIPPED / NAME, dtype=torch.float16)
-    scores = {name: measure(options) for name, options in MEASURED.items()}
-    SCORES.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    packed = SoundOmni.from_pretrained(NAME)
+    scores = {heading: measure(packed, *given) for heading, given in MEASURED.items()}
+    SCORES.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (SHIPPED / NAME / CARD_FILE).write_text(card(run, model.spec.train, scores), encoding="utf-8")
     before, _, rest = README.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
     README.write_text(f"{before}{BEGIN}\n\n{summary(scores)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def measure(options: tuple[str, ...]) -> dict[str, Any]:
-    """Return what `soundomni evaluate` prints as JSON."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = soundomni(["--json", "evaluate", "--model", NAME, *options])
-    if status:
-        raise SystemExit(status)
-    result: dict[str, Any] = json.loads(printed.getvalue())
+def measure(model: SoundOmni, name: str, num_steps: int | None) -> dict[str, Any]:
+    """Return what the packed model scores on a fixed list."""
+    result = evaluate(model, name, num_steps=num_steps, loaded_from=NAME, observer=StderrObserver())
+    if result["failures"]:
+        raise SystemExit(f"some clips of {name} could not be measured: {result['failures']}")
     return result
 
 
@@ -98,7 +96,7 @@ def first_steps() -> int:
 def summary(scores: dict[str, dict[str, Any]]) -> str:
     """Return the README's lines about what the model scores."""
     first = scores["new-combinations"]
-    made, described, answered = (written("right", first[task]["right"]) for task in ("generated", "described", "answered"))
+    made, described, answered = (score_text("right", first[task]["right"]) for task in ("generated", "described", "answered"))
     return (
         "On combinations of sounds that it was never trained on, `nano` gets every attribute of "
         f"{made} of the\nprompts right, describes {described} of the clips without an error, and answers {answered} of the questions\n"
@@ -110,7 +108,7 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
     """Return the table of the most important scores, a column for each measurement."""
     lines = [f"| | {' | '.join(scores)} |", f"|---|{'---|' * len(scores)}"]
     for label, task, key in ROWS:
-        cells = [written(key, result[task][key]) if task in result else "" for result in scores.values()]
+        cells = [score_text(key, result[task][key]) if task in result else "" for result in scores.values()]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -123,7 +121,7 @@ def card(run: Path, train: TrainSpec, scores: dict[str, dict[str, Any]]) -> str:
     first = scores["new-combinations"]
     made = first["made_with"]
     details = [
-        f"| {task} | {name} | {written(name, value)} |"
+        f"| {task} | {name} | {score_text(name, value)} |"
         for result in (first, scores["editing"])
         for task in ("generated", "described", "answered", "reconstructed", "continued", "varied")
         for name, value in result.get(task, {}).items()
