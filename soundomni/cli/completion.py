@@ -13,11 +13,11 @@ HELP = "print a script that completes commands, options, spec keys and plugin na
 
 SHELLS = {
     "bash": "complete -o default -o bashdefault -F _soundomni soundomni",
-    "zsh": "whence compdef >/dev/null || { autoload -U compinit && compinit; }\n"
+    "zsh": "(( $+functions[compdef] )) || { autoload -U compinit && compinit; }\n"
     "autoload -U +X bashcompinit && bashcompinit\n"
     "complete -o default -o nospace -F _soundomni soundomni",
 }
-"""Shell → how it is told of the function; zsh has no `compopt`."""
+"""Shell → the lines that register the function there; zsh does not have `compopt`."""
 
 _WORD = re.compile(r"[\w.+-]+")
 """Names of plugins that a shell takes as they are; others are not offered."""
@@ -25,11 +25,11 @@ _WORD = re.compile(r"[\w.+-]+")
 _Named = tuple[str, argparse.ArgumentParser]
 
 PLAIN = ("plugins", "export", "import", "completion")
-"""Commands that read no spec, so that its keys are no options of theirs."""
+"""Commands that read no spec, so they do not take its keys."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("shell", metavar="SHELL", choices=tuple(SHELLS), help="bash or zsh")
     parser.epilog = (
         "For bash, add `source <(soundomni completion bash)` to ~/.bashrc; for zsh, add `source <(soundomni completion zsh)` to ~/.zshrc."
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints the script."""
+    """Print the script."""
     from soundomni.cli.console import emit
     from soundomni.cli.parsing import refuse_overrides
 

@@ -95,7 +95,7 @@ def test_options_keys_and_plugins_are_all_there(tmp_path: Path, install: object)
 @pytest.mark.parametrize(("words", "expected"), [("train --sampler=he", "--sampler=heun"), ("plugins show router t", "top-k")])
 def test_zsh_offers_the_same(tmp_path: Path, words: str, expected: str) -> None:
     functions, start = completion.script("zsh").rsplit("\n\n", 1)
-    assert start.startswith("whence compdef")
+    assert "compdef" in start
     count = len(words.split())
     call = f"emulate sh; COMP_WORDS=(soundomni {words}); COMP_CWORD={count}; _soundomni; echo ${{COMPREPLY[*]}}"  # as bashcompinit calls it
     done = subprocess.run(["zsh", "-f", "-c", f"{functions}\n{call}"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
