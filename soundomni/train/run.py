@@ -33,18 +33,21 @@ from soundomni.core.spec import registry
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.load import resolve, spec_to_dict
 from soundomni.core.spec.ranges import check_loss_weights
-from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.batch_planner import state_for_other_data
+from soundomni.data.held_out_batches import plan_held_out
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.prefetch import ClipReader
 from soundomni.data.reports import check_skip_limit, name_first
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
-from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.held_out import HeldOut
+from soundomni.train.loop import Hooks, Progress, fit, is_log_step
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
@@ -124,7 +127,12 @@ class _RankStep:
 
 
 def run_training(
-    spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume", allow_change: Collection[str] = ()
+    spec: Spec,
+    *,
+    trust_class_paths: bool = False,
+    existing: Existing = "resume",
+    from_step: int | None = None,
+    allow_change: Collection[str] = (),
 ) -> RunResult:
     """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
 
@@ -132,6 +140,7 @@ def run_training(
         spec: with `data` and `train`.
         trust_class_paths: whether its plugins may be named by import path.
         existing: what to do when the run directory holds a run.
+        from_step: resume from the checkpoint of this step instead of the newest one; those of later steps are moved out of the way.
         allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
 
     Raises:
@@ -141,6 +150,8 @@ def run_training(
     data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     check_allowed(allow_change, resolved)
+    if from_step is not None and existing != "resume":
+        raise SpecError(f"a run can only go back to step {from_step} if it is resumed; leave out --existing {existing} or --from-step")
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
@@ -152,7 +163,15 @@ def run_training(
             stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
-        opened = open_run(home, resolved, world, existing=existing, allowed=allow_change, trust_class_paths=trust_class_paths)
+        opened = open_run(
+            home,
+            resolved,
+            world,
+            existing=existing,
+            from_step=from_step,
+            allowed=allow_change,
+            trust_class_paths=trust_class_paths,
+        )
         parts = _build(
             resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
         )
@@ -348,12 +367,18 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
+    if parts.opened.goes_back:
+        world.on_main(lambda: held(home).go_back(state.progress.step))
     reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
-    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
+    checkpointer = Checkpointer(
+        run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, keep_every=train.keep_every, run=parts.opened.run
+    )
     stack.callback(checkpointer.wait)
     hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
+    measure = _held_out(parts, world, ema, stack)
+    hooks = dataclasses.replace(hooks, measure=measure)
     finished = fit(
         module,
         _steps(parts, state.progress, world),
@@ -365,6 +390,8 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         hooks=hooks,
     )
     _finish_saving(checkpointer, hooks, state.progress, home, world)
+    if world.is_main and state.progress.best.is_over(train.validating):
+        tell(state.progress.best.describe_end(state.progress.step, train.validating))
     if not finished:
         logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
@@ -482,7 +509,8 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
         own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
         lost = progress.totals.get("unreadable", 0.0)
-        yield _RankStep(step.batches, step.state, own | shared)
+        is_logged = is_log_step(progress.step + 1, parts.train)
+        yield _RankStep([batch.broken_down() if is_logged else batch for batch in step.batches], step.state, own | shared)
         if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never go on
             _check_unreadable(parts, progress.totals, world)
 
@@ -507,6 +535,26 @@ def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> R
             raise
         trackers[name] = tracker
     return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers, run=parts.opened.run)
+
+
+def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) -> HeldOut | None:
+    """Return what measures the losses on held-out items; None if there is nothing to measure, or it is switched off."""
+    train, validating = parts.train, parts.train.validating
+    if not validating.every or not validating.num_held_out:
+        return None
+    writer = sample_writer(
+        parts.model,
+        parts.spec.model,
+        tokenizer=parts.tokenizer,
+        dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0),
+        codec_alone=train.target == "codec",
+    )
+    batches = plan_held_out(parts.mixture, writer, parts.data, most=validating.num_held_out)
+    if not batches:
+        return None
+    reader = ClipReader(mixture=parts.mixture, writer=writer, workers=parts.data.workers)
+    stack.callback(reader.close)
+    return HeldOut(batches=batches, reader=reader, module=parts.module, ema=ema, world=world, train=train, explain=named)
 
 
 def _validation(

@@ -14,6 +14,7 @@
 | codec.safetensors | the finished weights where a codec alone was trained: what its `weights` argument takes |
 | inventory.jsonl | path and SHA-256 of each of these files, so that nothing else is removed |
 | metrics-1.jsonl, samples-1/, … | those of earlier runs whose checkpoints were gone |
+| checkpoints-1/, … | checkpoints of later steps than the one that `--from-step` went back to |
 """
 
 from __future__ import annotations
