@@ -234,10 +234,10 @@ class Objective(nn.Module, ABC):
         generators: Sequence[torch.Generator],
         quantiles: Sequence[float],
     ) -> Query:
-        """Corrupts as `corrupt` does, but clip b at the timestep at `quantiles[b]` in (0, 1) of the objective's distribution.
+        """Return what `corrupt` does, but with clip b at the timestep at `quantiles[b]` in (0, 1) of the distribution.
 
-        Held-out losses are measured so: a few clips then cover all timesteps evenly. An objective that does not override this draws
-        its timesteps from the generators, which fixes them too, but does not spread them.
+        Held-out losses are measured in this way: a few clips then cover all timesteps evenly. An objective that does not
+        override this draws timesteps from the generators, which fixes them too, but does not spread them evenly.
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
 

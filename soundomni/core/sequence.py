@@ -161,7 +161,7 @@ class Sample:
     """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.
 
     Noise and timesteps are drawn from the sample's own seed, so that they do not depend on how samples are batched or on which
-    rank they fall. With a `quantile` in (0, 1), the timestep is the one at this place of the objective's distribution instead.
+    rank they fall. With a `quantile` in (0, 1), the timestep is instead the one at this place of the objective's distribution.
     The log adds up the losses of samples of one `group`, "DATASET/TASK".
     """
 
@@ -274,7 +274,7 @@ class Clips:
         seeds: the sample's seed for each clip, made distinct within the sample.
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
-        quantiles: where in the objective's distribution the timestep of each clip lies; None if timesteps are drawn from the seeds.
+        quantiles: where in the objective's distribution the timestep of each clip lies; None if the seeds decide it.
     """
 
     waveform: Tensor
@@ -323,6 +323,7 @@ class PackedBatch:
         keys: the sample's key of each document, `M` of them.
         text_ids: int64 `[N_text]`, ids of all text tokens, boundaries included.
         labels: int64 `[N_text]`, what each predicts, NO_LABEL for nothing.
+        predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
         features, latents: the clips to understand and the clips to make or continue from.
         groups: the sample's group of each document, `M` of them; empty if they have none.
         breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
@@ -332,6 +333,7 @@ class PackedBatch:
     keys: tuple[str, ...]
     text_ids: Tensor
     labels: Tensor
+    predicting: Tensor
     features: Clips
     latents: Clips
     groups: tuple[str, ...] = ()
@@ -344,11 +346,13 @@ class PackedBatch:
         segments = [segment for sample in samples for segment in sample.segments]
         ids = [segment.token_ids for segment in segments]
         labels = [s.labels if s.labels is not None else np.full(len(s.token_ids), NO_LABEL) for s in segments]
+        flat_labels = _flatten(labels)
         return cls(
             table=table,
             keys=tuple(sample.key for sample in samples),
             text_ids=_flatten(ids),
-            labels=_flatten(labels),
+            labels=flat_labels,
+            predicting=torch.nonzero(flat_labels != NO_LABEL).squeeze(1),
             features=_clips(samples, (Role.FEATURES,)),
             latents=_clips(samples, MADE),
             groups=tuple(sample.group for sample in samples),
@@ -360,7 +364,7 @@ class PackedBatch:
         number = np.asarray([names.index(group) for group in self.groups], dtype=np.int64)
         of_text = number[self.table.document[self.table.token_segments()[self.table.token_roles() == Role.TEXT]]]
         of_clips = number[self.table.document[np.isin(self.table.role, MADE)]]
-        labels = torch.from_numpy(of_text[self.labels.numpy() != NO_LABEL])
+        labels = torch.from_numpy(of_text[self.predicting.numpy()])
         return replace(self, breakdown=Breakdown(names, labels, torch.from_numpy(of_clips)))
 
     def to(self, device: torch.device | str) -> PackedBatch:
@@ -369,6 +373,7 @@ class PackedBatch:
             self,
             text_ids=self.text_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            predicting=self.predicting.to(device, non_blocking=True),
             features=self.features.to(device),
             latents=self.latents.to(device),
             breakdown=self.breakdown

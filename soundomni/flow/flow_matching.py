@@ -85,14 +85,15 @@ class FlowMatching(Objective):
         if clean.spec.kind != "continuous":
             raise SpecError("flow matching needs continuous latents, the codec makes codes: choose an objective for codes")
         values = clean.values
+        noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
-        for i, (frames, noisy) in enumerate(zip(clean.lengths.tolist(), noise.tolist(), strict=True)):
-            if noisy:
-                times[i] = timesteps[i](generators[i])
-                drawn = torch.randn(values.shape[1], frames, generator=generators[i], device=generators[i].device)
-                epsilon[i, :, :frames] = drawn.to(values)
+        for i, frames in enumerate(clean.frame_counts):  # clean clips too: to ask which they are would wait for the device
+            times[i] = timesteps[i](generators[i])
+            drawn = torch.randn(values.shape[1], frames, generator=generators[i], device=generators[i].device)
+            epsilon[i, :, :frames] = drawn.to(values)
+        epsilon = epsilon.masked_fill(~noise[:, None, None], 0.0)
         valid = torch.arange(values.shape[-1], device=values.device) < clean.lengths.to(values.device)[:, None]
-        counted = valid & noise.to(values.device)[:, None] & ~known
+        counted = valid & noise[:, None] & ~known
         per_frame = times.to(values.device)[:, None] * counted
         data = values.masked_fill(~valid[:, None], 0.0)
         mix = per_frame[:, None].to(values.dtype)

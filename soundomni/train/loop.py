@@ -2,8 +2,8 @@
 
 step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
 
-Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that whatever goes wrong
-there costs no training.
+Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that
+whatever goes wrong there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
 batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
@@ -93,6 +93,7 @@ class Hooks:
     Args:
         measure: returns the held-out losses at a step, the same on every rank: before the first step, every `validation.every` steps,
             and at the end; not when stopping. None if nothing is held out.
+        usage: returns what more there is to say of the machine at a logged step, from its metrics.
         log: receives the step and its metrics: every `log_every` steps, and what was measured whenever it was.
         should_stop: asked after every step; must answer the same on every rank.
         save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
@@ -100,6 +101,7 @@ class Hooks:
     """
 
     measure: Callable[[int], Mapping[str, float]] | None = None
+    usage: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda metrics: {}
     log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     should_stop: Callable[[], bool] = lambda: False
     save: Callable[[Progress], None] = lambda progress: None
@@ -117,7 +119,7 @@ def fit(
     progress: Progress,
     hooks: Hooks,
 ) -> bool:
-    """Trains until `train.steps` steps are finished, or none was better than the best one for `validation.patience` validations.
+    """Trains until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
 
     `progress` is kept up to date in place.
 
@@ -150,7 +152,8 @@ def fit(
         over = progress.best.is_over(train.validating)
         if logs or over:
             ended = {"stopped_early": 1.0} if over and not done else {}
-            hooks.log(progress.step, _metrics(result, rate, progress) | parts | clock.rates(progress) | measured | ended)
+            metrics = _metrics(result, rate, progress) | parts | clock.rates(progress)
+            hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
         elif measured:
             hooks.log(progress.step, measured)
         if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
@@ -175,7 +178,7 @@ def _is_due(progress: Progress, every: int) -> bool:
 
 
 def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> tuple[Mapping[str, float], bool]:
-    """Return what is measured at this step, if it is due and has not been, and whether the step is the best one so far."""
+    """Return what is measured at this step, if that is due and not yet done, and whether the step is the best so far."""
     due = _is_due(progress, train.validating.every) or (train.validating.every > 0 and progress.step >= train.steps)
     changed = progress.best.start_over_if_changed(train.validating)
     if hooks.measure is None or not ((due and progress.measured < progress.step) or changed):
@@ -187,7 +190,7 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
 
 
 def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> None:
-    """Measure before the first step, and at a step at which the run stopped before it could. The checkpoint then gets to know it."""
+    """Measure before the first step, or at the step at which the run stopped before it could, and save that again."""
     measured, _ = _measure(train, progress, hooks, clock)
     if measured:
         hooks.log(progress.step, measured)
@@ -203,7 +206,10 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
-    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite.
+
+    It waits for the device once: the host must know whether to step, as an optimizer, whatever its kind, is run or not.
+    """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
     means: dict[str, Tensor] = {}
@@ -221,9 +227,10 @@ def train_step(
     names = sorted(means)
     values = world.sum(torch.stack([means[name] for name in names]))
     norm = clip_gradients(model.parameters(), train.optimizer.clip)
-    losses = dict(zip(names, values.tolist(), strict=True))
+    *found, grad_norm = torch.cat([values, norm.reshape(1).to(values)]).tolist()
+    losses = dict(zip(names, found, strict=True))
     total = sum(train.loss_weights.get(name, 1.0) * value for name, value in losses.items())
-    result = StepResult(losses=losses, loss=total, grad_norm=norm.item(), parts=parts)
+    result = StepResult(losses=losses, loss=total, grad_norm=grad_norm, parts=parts)
     if result.is_finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

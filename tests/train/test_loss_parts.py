@@ -36,7 +36,7 @@ def test_parts_add_up_to_the_losses_and_change_nothing(batches) -> None:  # type
             parts = {part: terms for part, terms in broken.items() if part.startswith(f"{name}/")}
             names |= parts.keys()
             assert not any(terms[0].requires_grad for terms in parts.values())
-            assert float(sum(terms[0] for terms in parts.values())) == pytest.approx(float(total), rel=1e-5)
+            assert float(sum(terms[0] for terms in parts.values())) == pytest.approx(total.item(), rel=1e-5)
             assert float(sum(terms[1] for terms in parts.values())) == float(count)
     assert {"ce/toys/describe", "velocity/toys/generate", "velocity/others/generate"} <= names
 

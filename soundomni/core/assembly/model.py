@@ -9,6 +9,7 @@ Shape letters: B clips, D latent dimensions, T frames, F feature dimensions, N t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -144,7 +145,7 @@ class UnifiedModel(nn.Module):
         )
         streams, auxiliary = self.backbone(streams, layout)
         hidden = layout.take(streams, self.audio_role)
-        losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels)}
+        losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels, batch.predicting)}
         output = self.leave_frames(hidden, places, query.inputs)
         prediction = self.objective.predicted(output, query.inputs, query.timesteps)
         losses |= self.objective.loss(prediction, query)
@@ -152,18 +153,17 @@ class UnifiedModel(nn.Module):
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
         if batch.breakdown is not None:
-            losses |= self._text_parts(layout.take(streams, Role.TEXT), batch.labels, batch.breakdown)
+            losses |= self._text_parts(layout.take(streams, Role.TEXT), batch, batch.breakdown)
             losses |= clip_parts(self.objective, prediction.detach(), query, batch.breakdown)
         return losses
 
     @torch.no_grad()
-    def _text_parts(self, hidden: Tensor, labels: Tensor, breakdown: Breakdown) -> LossTerms:
-        rows = torch.nonzero(labels != NO_LABEL).squeeze(1)
-        return text_parts(self.backbone.head(hidden.index_select(0, rows)), labels.index_select(0, rows), breakdown)
+    def _text_parts(self, hidden: Tensor, batch: PackedBatch, breakdown: Breakdown) -> LossTerms:
+        logits = self.backbone.head(hidden.index_select(0, batch.predicting))
+        return text_parts(logits, batch.labels.index_select(0, batch.predicting), breakdown)
 
-    def text_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of text `[N, H]` against `labels` `[N]`, over labelled tokens only: (sum in nats, count)."""
-        rows = torch.nonzero(labels != NO_LABEL).squeeze(1)
+    def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of text `[N_text, H]` against `labels` `[N_text]` over the labelled `rows` `[N]`: (nats, count)."""
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.tensor(float(len(rows)), device=total.device)
@@ -174,6 +174,7 @@ class UnifiedModel(nn.Module):
             return self._empty_query()
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
         clean = self.encode(clips.waveform, clips.lengths, generators)
+        clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
         if clips.quantiles is None:
             return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
         return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)

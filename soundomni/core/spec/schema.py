@@ -151,8 +151,8 @@ class MixtureEntry:
         weight: how often it is drawn, against the other datasets.
         is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out and named.
         num_used: only the first this many items of the seeded order; -1 for all.
-        held_out: share of its items that training never draws, which validation measures the losses on; 1 for a dataset that is only
-            measured. Digests of the keys decide which items these are: they are the same in every run, and stay so as the dataset grows.
+        held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
+            that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (the target of generation) or refused (understanding); None for no limit.
     """
 
@@ -269,14 +269,14 @@ class ParallelSpec:
 class ValidationSpec:
     """What is measured, made and described during training, to see and hear how far it is.
 
-    The losses are measured on the items that `held_out` of a dataset keeps from training: before the first step, every `every` steps,
-    and at the end.
+    The losses are measured on the items that `held_out` of a dataset keeps from training: before the first step, every
+    `every` steps, and at the end.
 
     Args:
         every: steps between; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
-        best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is kept. null
-            compares none.
+        best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
+            kept. null compares none.
         better: whether a "lower" or a "higher" number is better.
         patience: validations in a row that are not better than the best one before the run ends early; 0 for never.
         prompts: texts to generate from.
