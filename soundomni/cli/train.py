@@ -30,6 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="resume from the checkpoint of step N instead of the newest one; checkpoints of later steps are moved into checkpoints-1",
     )
     parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="record N steps, after the first three, in trace.json of the run directory, for chrome://tracing or Perfetto",
+    )
+    parser.add_argument(
         "--allow-change",
         action="append",
         default=[],
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         trust_class_paths=args.trust_class_paths,
         existing=args.existing,
         from_step=args.from_step,
+        profile_steps=args.profile,
         allow_change=args.allow_change,
     )
     if os.environ.get("RANK", "0") == "0":

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
+from torch.profiler import profile
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
@@ -53,7 +54,7 @@ from soundomni.train.optim import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
-from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES
+from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES, TRACE_FILE
 from soundomni.train.run_directory.inventory import digest
 from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
@@ -63,6 +64,8 @@ from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
+from soundomni.train.tracing import traced
+from soundomni.train.usage import Usage, peak_memory, summary
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
 TOKENIZER_TEXTS = 20_000
@@ -115,6 +118,7 @@ class _Parts:
     opened: OpenRun
     home: RunDirectory | None
     start: Start | None
+    profile: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def run_training(
     trust_class_paths: bool = False,
     existing: Existing = "resume",
     from_step: int | None = None,
+    profile_steps: int = 0,
     allow_change: Collection[str] = (),
 ) -> RunResult:
     """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
@@ -141,6 +146,7 @@ def run_training(
         trust_class_paths: whether its plugins may be named by import path.
         existing: what to do when the run directory holds a run.
         from_step: resume from the checkpoint of this step instead of the newest one; those of later steps are moved out of the way.
+        profile_steps: steps to record in `trace.json` of the run directory, once the first few are done; 0 for none.
         allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
 
     Raises:
@@ -152,6 +158,8 @@ def run_training(
     check_allowed(allow_change, resolved)
     if from_step is not None and existing != "resume":
         raise SpecError(f"a run can only go back to step {from_step} if it is resumed; leave out --existing {existing} or --from-step")
+    if profile_steps < 0:
+        raise SpecError(f"--profile is {profile_steps}; expected a number of steps, at least 0")
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
@@ -176,6 +184,7 @@ def run_training(
             resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
         )
         stack.callback(parts.loader.close)
+        parts = dataclasses.replace(parts, profile=profile_steps)
         return _train(parts, world, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
 
@@ -355,6 +364,7 @@ def _fingerprint(run_dir: Path) -> str:
 
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
+    usage = Usage.of(module, world, precision=train.precision)
     parallelise(module, world, train)
     if parts.start is not None:
         if module is parts.model:
@@ -377,11 +387,13 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     )
     stack.callback(checkpointer.wait)
     hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
-    measure = _held_out(parts, world, ema, stack)
-    hooks = dataclasses.replace(hooks, measure=measure)
+    hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack), usage=usage)
+    steps = _steps(parts, state.progress, world)
+    if parts.profile and world.is_main:
+        steps = stack.enter_context(closing(traced(steps, parts.profile, partial(_write_trace, parts))))
     finished = fit(
         module,
-        _steps(parts, state.progress, world),
+        steps,
         train=train,
         optimizer=state.optimizer,
         ema=ema,
@@ -390,14 +402,36 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         hooks=hooks,
     )
     _finish_saving(checkpointer, hooks, state.progress, home, world)
-    if world.is_main and state.progress.best.is_over(train.validating):
-        tell(state.progress.best.describe_end(state.progress.step, train.validating))
+    _tell_end(parts, state.progress, usage, world)
     if not finished:
         logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> None:
+    """Says on stderr why a run ended early, if it did, and what it has done."""
+    memory = max(world.gather(peak_memory(world.device)))
+    if not world.is_main:
+        return
+    if progress.step < parts.train.steps and progress.best.is_over(parts.train.validating):
+        tell(progress.best.describe_end(progress.step, parts.train.validating))
+    tell(summary(progress.step, progress.totals, seconds=progress.seconds, memory=memory))
+
+
+def _write_trace(parts: _Parts, profiler: profile) -> None:
+    """Writes a trace into the run directory. A failure is a warning: the other ranks know nothing of it."""
+    home = held(parts.home)
+    part = home.directory / f".{TRACE_FILE}.part"
+    try:
+        profiler.export_chrome_trace(str(part))
+        home.adopt(part, TRACE_FILE)
+    except (OSError, RuntimeError, CheckpointError) as error:
+        logger.warning("the trace could not be written; training goes on: %s", named(error))
+        return
+    tell(f"the trace is '{home.directory / TRACE_FILE}'; open it in chrome://tracing or ui.perfetto.dev")
 
 
 def _hooks(

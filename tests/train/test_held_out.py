@@ -1,5 +1,6 @@
 """Losses on held-out data: what is measured, what it leaves as it was, and what a run does with the numbers."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -135,6 +136,20 @@ def test_a_run_goes_back_to_a_step_and_keeps_the_later_ones_aside(whole: Path, c
     assert [path.name for path in (whole / "checkpoints").glob("step-*")] == ["step-00000003"]
     assert [path.name for path in (whole / "checkpoints-1").iterdir()] == ["step-00000004"]
     assert [line["step"] for line in measured(whole)] == [0, 2, 2, 3], "step 2 is measured again, as it is no longer compared"
+
+
+def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    result = run_training(tiny_spec(run_dir, "train.steps=5"), profile_steps=1)
+    told = capsys.readouterr().err
+    assert "5 steps in 0:00:" in told and "tokens/s, peak memory " in told and str(run_dir / "trace.json") in told
+    assert any(
+        event.get("name", "").startswith("Optimizer.step") for event in json.loads((run_dir / "trace.json").read_text())["traceEvents"]
+    )
+    assert "trace.json" in [json.loads(line)["file"] for line in (run_dir / "inventory.jsonl").read_text().splitlines()]
+    assert result.metrics["peak_memory"] > 1e7 and "loss/velocity/toys/generate" in result.metrics
+    run_training(tiny_spec(run_dir, "train.steps=1"), existing="overwrite")
+    assert not (run_dir / "trace.json").exists()
 
 
 def test_a_number_that_is_not_measured_is_refused_before_the_first_step(tmp_path: Path) -> None:
