@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.spec.schema import ValidationSpec
+
+LOSS, CLIPS = "validation/loss", "validation/clips"
+"""Names of the weighted sum of all held-out losses, with which the names of its parts begin, and of the number of clips."""
 
 
 @dataclass
@@ -38,8 +41,7 @@ class Best:
         if spec.best is None or not measured:
             return False
         if spec.best not in measured:
-            known = ", ".join(measured)
-            raise SpecError(f"train.validation.best is {spec.best}; expected one of {known}.{did_you_mean(spec.best, measured)}")
+            raise _unknown(spec.best, list(measured))
         if step == 0:
             return False
         value = measured[spec.best]
@@ -68,6 +70,21 @@ class Best:
             f"stopped early after step {step}: {spec.best} has not been {spec.better} than {self.value:.6g} "
             f"since step {self.step}, for {self.waited} validations (train.validation.patience)"
         )
+
+
+def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:
+    """Raise SpecError if `validation.best` is a number that no run of a model with these losses measures.
+
+    Whether this run does depends on what is held out, and shows when that is measured first.
+    """
+    named = [f"{LOSS}/{name}" for name in losses]
+    known = [LOSS, *named, CLIPS]
+    if spec.best is not None and spec.best not in known and not spec.best.startswith(tuple(f"{name}/" for name in named)):
+        raise _unknown(spec.best, known)
+
+
+def _unknown(best: str, known: Collection[str]) -> SpecError:
+    return SpecError(f"train.validation.best is {best}; expected one of {', '.join(known)}.{did_you_mean(best, known)}")
 
 
 def criterion(spec: ValidationSpec) -> str | None:

@@ -20,14 +20,11 @@ from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.schema import TrainSpec
 from soundomni.data.held_out_batches import PlannedBatch, read_in_turn
 from soundomni.data.prefetch import ClipReader
+from soundomni.train.best import CLIPS, LOSS
 from soundomni.train.ema import EMA
 from soundomni.train.parallel import World, computing_precision, reshard
 from soundomni.train.state import kept_random_state
 from soundomni.train.trainable import as_trainable
-
-PREFIX = "validation/"
-LOSS = f"{PREFIX}loss"
-"""What the names of the numbers begin with, and the name of the weighted sum of all losses."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +109,7 @@ class HeldOut:
                 mean = _mean(sums[chosen, i], by_element=name in counted)
                 if mean is not None:
                     measured[f"{LOSS}/{name}/{label}"] = mean
-        return measured | {f"{PREFIX}clips": float(clips.sum())}
+        return measured | {CLIPS: float(clips.sum())}
 
     def _parts(self) -> Mapping[str, list[bool]]:
         """Return which batches are of each dataset, and of each dataset and task, unless all of them are."""

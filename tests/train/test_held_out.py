@@ -152,6 +152,7 @@ def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: py
     assert not (run_dir / "trace.json").exists()
 
 
-def test_a_number_that_is_not_measured_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"train.validation.best is validation/los; expected one of validation/loss, .*Did you mean"):
-        run_training(tiny_spec(tmp_path / "run", *RUN, "train.validation.best=validation/los"))
+@pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])
+def test_a_number_that_is_not_measured_is_refused_before_the_first_step(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=rf"train.validation.best is {name}; expected one of validation/loss, validation/loss/ce, "):
+        run_training(tiny_spec(tmp_path / "run", *RUN, f"train.validation.best={name}"))
