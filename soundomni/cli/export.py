@@ -35,10 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--push", metavar="OWNER/NAME", help="push the model directory to this repository of the Hugging Face Hub as well")
     parser.add_argument("--private", action="store_true", help="with --push, make a new repository private")
     parser.add_argument("--last", action="store_true", help="of a run, take the last weights, not their average over steps")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="export the checkpoint of step N of a run instead of the newest one")
+    which.add_argument("--best", action="store_true", help="export the best checkpoint of a run, as train.validation.best compares them")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the newest intact checkpoint of a run, or a model."""
+    """Writes a checkpoint of a run, the newest intact one unless told otherwise, or a model."""
     from soundomni.cli.console import emit
     from soundomni.cli.parsing import refuse_overrides
 
@@ -58,6 +61,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
     if args.last and not _is_run(Path(args.source)):
         raise UsageError(f"--last is of runs, which have averaged weights beside the last ones; '{args.source}' is none")
+    for name, given in (("--step", args.step is not None), ("--best", args.best)):
+        if given and not _is_run(Path(args.source)):
+            raise UsageError(f"{name} only applies to run directories; '{args.source}' is not one")
     if args.push is None:
         if args.private:
             raise UsageError("--private says how --push makes a repository; give --push OWNER/NAME")
@@ -112,7 +118,7 @@ def _adapters(args: argparse.Namespace) -> dict[str, int]:
     if args.dtype != DTYPES[0]:
         raise SpecError(f"--dtype {args.dtype} is of models; adapters are written as {DTYPES[0]}")
     check_free(args.out)
-    _, step = save_run_adapters(args.source, args.out, average=not args.last, trust_class_paths=args.trust_class_paths)
+    _, step = save_run_adapters(args.source, args.out, average=not args.last, step=_step(args), trust_class_paths=args.trust_class_paths)
     return {"step": step}
 
 
@@ -137,12 +143,16 @@ def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, in
     """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
     from soundomni.core.files.names import SPEC_FILE
     from soundomni.core.spec.load import load_spec
+    from soundomni.train.export import load_run_codec
     from soundomni.train.run_directory.files import CODEC_FILE
     from soundomni.vae.checkpoints.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():
         return *_built(read_layer(folder), {}, trust_class_paths=trust), {}
+    step = _step(args)
+    if step is not None and (found := load_run_codec(folder, step=step, average=not args.last, trust_class_paths=trust)) is not None:
+        return *found, {"step": step}
     if (folder / CODEC_FILE).is_file():
         spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, base={})
         return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
@@ -168,7 +178,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
-    """Loads a model, or a run's newest checkpoint."""
+    """Load a model, or a checkpoint of a run."""
     from soundomni.core.files.names import SPEC_FILE
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.train.export import load_run
@@ -176,5 +186,12 @@ def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
     folder = Path(args.source)
     if not folder.is_dir() or ((folder / SPEC_FILE).is_file() and not _is_run(folder)):
         return SoundOmni.from_pretrained(args.source), {}
-    model, step = load_run(folder, average=not args.last, trust_class_paths=args.trust_class_paths)
+    model, step = load_run(folder, average=not args.last, step=_step(args), trust_class_paths=args.trust_class_paths)
     return model, {"step": step}
+
+
+def _step(args: argparse.Namespace) -> int | None:
+    """Returns the step whose checkpoint is asked for; None for the newest one."""
+    from soundomni.train.export import best_step
+
+    return best_step(args.source) if args.best else args.step

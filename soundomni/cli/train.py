@@ -24,6 +24,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what to do when train.run_dir holds a run: go on with it, stop, or remove it first (default: resume)",
     )
     parser.add_argument(
+        "--from-step",
+        type=int,
+        metavar="N",
+        help="resume from the checkpoint of step N instead of the newest one; checkpoints of later steps are moved into checkpoints-1",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="record N steps, after the first three, in trace.json of the run directory, for chrome://tracing or Perfetto",
+    )
+    parser.add_argument(
         "--allow-change",
         action="append",
         default=[],
@@ -57,7 +70,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     start: StartFrom = "kept" if args.existing == "resume" else "directory"
     spec = load_spec_with_start(args.config, overrides, trust_class_paths=args.trust_class_paths, start=start)
-    result = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing, allow_change=args.allow_change)
+    result = run_training(
+        spec,
+        trust_class_paths=args.trust_class_paths,
+        existing=args.existing,
+        from_step=args.from_step,
+        profile_steps=args.profile,
+        allow_change=args.allow_change,
+    )
     if os.environ.get("RANK", "0") == "0":
         report = {"run_dir": str(result.run_dir), "finished": result.finished, "step": result.step, "metrics": result.metrics}
         state = "finished" if result.finished else "saved and stopped; the same command goes on from there"

@@ -225,6 +225,22 @@ class Objective(nn.Module, ABC):
         Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.
         """
 
+    def corrupt_at(
+        self,
+        clean: Representation,
+        *,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        quantiles: Sequence[float],
+    ) -> Query:
+        """Return what `corrupt` does, but with clip b at the timestep at `quantiles[b]` in (0, 1) of the distribution.
+
+        Held-out losses are measured in this way: a few clips then cover all timesteps evenly. An objective that does not
+        override this draws timesteps from the generators, which fixes them too, but does not spread them evenly.
+        """
+        return self.corrupt(clean, known=known, noise=noise, generators=generators)
+
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
         """Returns the prediction that `loss` and samplers take, made of the network's `output`; the output itself unless overridden.
 

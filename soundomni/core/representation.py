@@ -80,11 +80,18 @@ class Representation:
         values: `[B, D, T]` float latents or `[B, K, T]` int64 codes. What lies beyond a clip's length is undefined.
         lengths: `[B]` int64, valid frames of each clip.
         spec: the codec's spec.
+        frames: the same lengths as plain numbers, where they are known without asking the device; see `frame_counts`.
     """
 
     values: Tensor
     lengths: Tensor
     spec: RepresentationSpec
+    frames: tuple[int, ...] | None = None
+
+    @property
+    def frame_counts(self) -> tuple[int, ...]:
+        """The lengths as plain numbers. If they are not known on the host, this waits for the device."""
+        return self.frames if self.frames is not None else tuple(self.lengths.tolist())
 
     def with_values(self, values: Tensor) -> Representation:
         """Returns the same clips with other values of the same shape, for example normalised ones."""

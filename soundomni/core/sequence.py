@@ -32,6 +32,8 @@ class Role(IntEnum):
     CODES = 3
 
 
+MADE = (Role.LATENT, Role.CODES)
+"""Roles of the clips to make or to continue from."""
 AUDIO_BOUNDARIES = 2
 """Tokens around the frames of a clip."""
 
@@ -173,12 +175,15 @@ class Sample:
     """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.
 
     Noise and timesteps are drawn from the sample's own seed, so that they do not depend on how samples are batched or on which
-    rank they fall.
+    rank they fall. With a `quantile` in (0, 1), the timestep is instead the one at this place of the objective's distribution.
+    The log adds up the losses of samples of one `group`, "DATASET/TASK".
     """
 
     key: str
     segments: tuple[Segment, ...]
     seed: int = 0
+    quantile: float | None = None
+    group: str = ""
 
     @property
     def length(self) -> int:
@@ -283,6 +288,7 @@ class Clips:
         seeds: the sample's seed for each clip, made distinct within the sample.
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
+        quantiles: where in the objective's distribution the timestep of each clip lies; None if the seeds decide it.
     """
 
     waveform: Tensor
@@ -291,6 +297,7 @@ class Clips:
     seeds: tuple[int, ...]
     known: Tensor
     noise: Tensor
+    quantiles: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -307,6 +314,21 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class Breakdown:
+    """Which group each element of a loss belongs to.
+
+    Args:
+        names: of the groups.
+        labels: int64 `[N]`, the group of each text token that predicts something, in token order.
+        clips: int64 `[B]`, the group of each clip of `latents`.
+    """
+
+    names: tuple[str, ...]
+    labels: Tensor
+    clips: Tensor
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """Many samples in one token budget: the segment table and the payloads by role, each in token order.
 
@@ -315,15 +337,21 @@ class PackedBatch:
         keys: the sample's key of each document, `M` of them.
         text_ids: int64 `[N_text]`, ids of all text tokens, boundaries included.
         labels: int64 `[N_text]`, what each predicts, NO_LABEL for nothing.
+        predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
         features, latents: the clips to understand and the clips to make or continue from.
+        groups: the sample's group of each document, `M` of them; empty if they have none.
+        breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """
 
     table: SegmentTable
     keys: tuple[str, ...]
     text_ids: Tensor
     labels: Tensor
+    predicting: Tensor
     features: Clips
     latents: Clips
+    groups: tuple[str, ...] = ()
+    breakdown: Breakdown | None = None
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], *, first_position: Sequence[int] | None = None) -> PackedBatch:
@@ -332,14 +360,26 @@ class PackedBatch:
         segments = [segment for sample in samples for segment in sample.segments]
         ids = [segment.token_ids for segment in segments]
         labels = [s.labels if s.labels is not None else np.full(len(s.token_ids), NO_LABEL) for s in segments]
+        flat_labels = _flatten(labels)
         return cls(
             table=table,
             keys=tuple(sample.key for sample in samples),
             text_ids=_flatten(ids),
-            labels=_flatten(labels),
+            labels=flat_labels,
+            predicting=torch.nonzero(flat_labels != NO_LABEL).squeeze(1),
             features=_clips(samples, (Role.FEATURES,)),
-            latents=_clips(samples, (Role.LATENT, Role.CODES)),
+            latents=_clips(samples, MADE),
+            groups=tuple(sample.group for sample in samples),
         )
+
+    def broken_down(self) -> PackedBatch:
+        """Return the batch with a breakdown by `groups`; it must be on the host."""
+        names = tuple(dict.fromkeys(self.groups))
+        number = np.asarray([names.index(group) for group in self.groups], dtype=np.int64)
+        of_text = number[self.table.document[self.table.token_segments()[self.table.token_roles() == Role.TEXT]]]
+        of_clips = number[self.table.document[np.isin(self.table.role, MADE)]]
+        labels = torch.from_numpy(of_text[self.predicting.numpy()])
+        return replace(self, breakdown=Breakdown(names, labels, torch.from_numpy(of_clips)))
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Returns the batch with its tensors on `device`; the table stays on the host."""
@@ -347,8 +387,15 @@ class PackedBatch:
             self,
             text_ids=self.text_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            predicting=self.predicting.to(device, non_blocking=True),
             features=self.features.to(device),
             latents=self.latents.to(device),
+            breakdown=self.breakdown
+            and replace(
+                self.breakdown,
+                labels=self.breakdown.labels.to(device, non_blocking=True),
+                clips=self.breakdown.clips.to(device, non_blocking=True),
+            ),
         )
 
 
@@ -358,9 +405,11 @@ def _flatten(arrays: Sequence[np.ndarray]) -> Tensor:
 
 def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
     chosen: list[tuple[Segment, int]] = []
+    quantiles: list[float | None] = []
     for sample in samples:
         audio = [segment for segment in sample.segments if segment.role in roles]
         chosen += [(segment, sample.seed + 1_000_003 * i) for i, segment in enumerate(audio)]
+        quantiles += [sample.quantile] * len(audio)
     for segment, _ in chosen:
         if segment.waveform is None:
             raise ValueError("an audio segment without its waveform cannot be packed; read the clip first")
@@ -380,4 +429,5 @@ def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
         seeds=tuple(seed for _, seed in chosen),
         known=known,
         noise=torch.tensor([segment.attend == Attend.NOISE for segment, _ in chosen], dtype=torch.bool),
+        quantiles=tuple(fixed) if len(fixed := [place for place in quantiles if place is not None]) == len(chosen) else None,
     )

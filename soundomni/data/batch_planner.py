@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soundomni.core.errors import DataError
@@ -119,4 +119,5 @@ class Planner:
         if isinstance(plan, Unfit):
             self.refused.add(draw.key, plan.reason, group=plan.group)
             return None
-        return Planned(draw, plan)
+        group = f"{draw.source}/{draw.task.name}"
+        return Planned(draw, replace(plan, sample=replace(plan.sample, group=group)))

@@ -26,6 +26,8 @@ class Use(Protocol):
     @property
     def num_used(self) -> int: ...
     @property
+    def held_out(self) -> float: ...
+    @property
     def max_seconds(self) -> float | None: ...
 
 
@@ -81,6 +83,8 @@ def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task
         raise SpecError(f"{where}.weight is {use.weight}; expected a finite number above 0 (to leave a dataset out, remove it)")
     if use.num_used == 0 or use.num_used < -1:
         raise SpecError(f"{where}.num_used is {use.num_used}; expected a number of items, or -1 for all")
+    if not 0 <= use.held_out <= 1:
+        raise SpecError(f"{where}.held_out is {use.held_out}; expected a share from 0 to 1")
     if use.max_seconds is not None and not 0 < use.max_seconds <= LONGEST_SECONDS:
         limit = f"{LONGEST_SECONDS:g}"
         raise SpecError(f"{where}.max_seconds is {use.max_seconds}; expected more than 0 and at most {limit}, or null for no limit")

@@ -21,6 +21,7 @@ from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.core.spec.schema import DataSpec, Slot
 from soundomni.core.writing.tasks import Task, build_tasks
 from soundomni.data.data_section import check_use
+from soundomni.data.held_out import held_out_indices
 from soundomni.data.reports import check_skip_limit, name_first
 
 logger = logging.getLogger("soundomni.data")
@@ -43,6 +44,7 @@ class Source:
     tasks: Mapping[str, float]
     weight: float = 1.0
     num_used: int = -1
+    held_out: float = 0.0
     max_seconds: float | None = None
 
 
@@ -81,7 +83,8 @@ class Mixture:
         seed: of the order, the choice of dataset and task, and all sample seeds.
         left_out: datasets that could not be opened and are not mandatory.
 
-    Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
+    Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from, or a share of
+    held-out items leaves none on one side.
     """
 
     def __init__(
@@ -96,10 +99,13 @@ class Mixture:
         self.left_out = left_out
         known = tasks if tasks is not None else build_tasks()
         self.tasks = {name: _tasks_of(name, source, known) for name, source in sources.items()}
-        self._names = tuple(self.sources)
-        weights = np.asarray([source.weight for source in sources.values()])
+        self._held_out = {name: held_out_indices(name, source.dataset, source.held_out) for name, source in sources.items()}
+        self._used = {name: self._subset(name) for name in sources}
+        self._names = tuple(name for name, used in self._used.items() if len(used))
+        if not self._names:
+            raise DataError("every item of the data is held out; set a held_out of data.datasets below 1, or add a dataset to train on")
+        weights = np.asarray([sources[name].weight for name in self._names])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._used = {name: self._subset(name) for name in self._names}
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     @classmethod
@@ -124,7 +130,12 @@ class Mixture:
                 continue
             _report_skipped(name, dataset)
             sources[name] = Source(
-                dataset=dataset, tasks=entry.tasks, weight=entry.weight, num_used=entry.num_used, max_seconds=entry.max_seconds
+                dataset=dataset,
+                tasks=entry.tasks,
+                weight=entry.weight,
+                num_used=entry.num_used,
+                held_out=entry.held_out,
+                max_seconds=entry.max_seconds,
             )
         return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
 
@@ -140,6 +151,10 @@ class Mixture:
     def indices(self, name: str) -> np.ndarray:
         """Return the indices of the items of a dataset that are in use, as integers `[N]`."""
         return self._used[name]
+
+    def held_out(self, name: str) -> np.ndarray:
+        """Return the indices of the items of a dataset that are never drawn, as integers `[N]`, in an order that the keys decide."""
+        return self._held_out[name]
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
@@ -167,9 +182,12 @@ class Mixture:
         item = self.sources[name].dataset.item(index)
         random = self._random(_Purpose.DRAW, name, cursor)
         task_draw, seed = random.random(), int(random.integers(2**52))  # exact in any reader of JSON
+        return Draw(name, cursor, epoch, index, item, self.choose_task(name, item, task_draw), seed)
+
+    def choose_task(self, name: str, item: Item, draw: float) -> Task | None:
+        """Return a task that suits an item of dataset `name`, by weight, for a draw in [0, 1); None if none suits it."""
         suitable = [(task, weight) for task, weight in self.tasks[name] if weight > 0 and task.lacks(item) is None]
-        task = _weighted(suitable, task_draw) if suitable else None
-        return Draw(name, cursor, epoch, index, item, task, seed)
+        return _weighted(suitable, draw) if suitable else None
 
     def choice(self, number: int) -> str:
         """Returns the dataset of draw `number`."""
@@ -186,9 +204,10 @@ class Mixture:
     def _subset(self, name: str) -> np.ndarray:
         source = self.sources[name]
         size = len(source.dataset)
-        if source.num_used < 0:
-            return np.arange(size)
-        return self._random(_Purpose.SUBSET, name, 0).permutation(size)[: source.num_used]
+        every = source.num_used < 0
+        order = np.arange(size) if every else self._random(_Purpose.SUBSET, name, 0).permutation(size)
+        drawn = order[~np.isin(order, self._held_out[name])] if len(self._held_out[name]) else order
+        return drawn if every else drawn[: source.num_used]
 
     def _order(self, name: str, epoch: int) -> np.ndarray:
         if name not in self._orders or self._orders[name][0] != epoch:

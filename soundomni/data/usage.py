@@ -21,6 +21,8 @@ MOST_ITEMS = 10_000
 """Of larger datasets, `LOOKED_AT` items are looked at, for planning a sample takes about 0.05 ms."""
 LOOKED_AT = 2_000
 _EXAMPLES = 3
+_HELD_OUT, _BEYOND = "held out for validation", "beyond num_used"
+_NOT_DRAWN = (_HELD_OUT, _BEYOND)
 
 _GROUPS = {"unreadable": "unreadable", "missing": "named but missing", "no caption": "without a caption", "unsuitable": "unsuitable"}
 
@@ -49,7 +51,7 @@ class Usage:
 
     def describe(self) -> list[str]:
         """Return a line of sums, and a line for an example of each group; the first three groups."""
-        if self.looked_at < self.listed and "beyond num_used" not in self.left_out:
+        if self.looked_at < self.listed - sum(self.left_out.get(group, 0) for group in _NOT_DRAWN):
             line = f"{self.listed:,} clips are listed; of {self.looked_at:,} that were checked, {self.used:,} are used"
         else:
             line = f"{self.used:,} of {self.used + sum(self.left_out.values()):,} clips are used"
@@ -94,8 +96,10 @@ def _usage(name: str, mixture: Mixture, fitting: Fitting) -> Usage:
             in_part[problem.group] += is_used
             if problem.group not in examples:
                 examples[problem.group] = Skip(item.key, problem.reason(), "unsuitable", problem.group)
-    if beyond := len(dataset) - len(mixture.indices(name)):
-        left_out["beyond num_used"] = beyond
+    if held_out := len(mixture.held_out(name)):
+        left_out[_HELD_OUT] = held_out
+    if beyond := len(dataset) - held_out - len(mixture.indices(name)):
+        left_out[_BEYOND] = beyond
     return Usage(name, len(dataset), len(indices), used, _ordered(left_out), _ordered(in_part), examples)
 
 

@@ -5,7 +5,8 @@ Shape letters: B clips, D latent dimensions, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -54,16 +55,44 @@ class FlowMatching(Objective):
         Raises:
             SpecError: the representation is of codes.
         """
+        return self._mix(clean, known, noise, generators, [self._draw_timestep] * len(generators))
+
+    def corrupt_at(
+        self,
+        clean: Representation,
+        *,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        quantiles: Sequence[float],
+    ) -> Query:
+        """Mixes as `corrupt` does, with the timestep of clip b at `quantiles[b]` of the distribution; only ε is drawn.
+
+        A subclass with a `corrupt` of its own gets what the contract says of an objective without quantiles.
+        """
+        if type(self).corrupt is not FlowMatching.corrupt:
+            return super().corrupt_at(clean, known=known, noise=noise, generators=generators, quantiles=quantiles)
+        return self._mix(clean, known, noise, generators, [partial(self._timestep_at, quantile) for quantile in quantiles])
+
+    def _mix(
+        self,
+        clean: Representation,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        timesteps: Sequence[Callable[[torch.Generator], float]],
+    ) -> Query:
         if clean.spec.kind != "continuous":
             raise SpecError("flow matching needs continuous latents, the codec makes codes: choose an objective for codes")
         values = clean.values
+        noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
-        for i, (frames, noisy) in enumerate(zip(clean.lengths.tolist(), noise.tolist(), strict=True)):
-            if noisy:
-                times[i] = self._draw_timestep(generators[i])
-                draw_noise(epsilon[i], frames, generators[i])
+        for i, frames in enumerate(clean.frame_counts):  # clean clips too: to ask which they are would wait for the device
+            times[i] = timesteps[i](generators[i])
+            draw_noise(epsilon[i], frames, generators[i])
+        epsilon = epsilon.masked_fill(~noise[:, None, None], 0.0)
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
-        counted = valid & noise.to(values.device)[:, None] & ~known
+        counted = valid & noise[:, None] & ~known
         per_frame = times.to(values.device)[:, None] * counted
         data = values.masked_fill(~valid[:, None], 0.0)
         mix = per_frame[:, None].to(values.dtype)
@@ -80,6 +109,11 @@ class FlowMatching(Objective):
         else:
             drawn = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator, device=generator.device))
         return float(shift_timestep(drawn, self.shift))
+
+    def _timestep_at(self, quantile: float, generator: torch.Generator) -> float:
+        place = torch.tensor(quantile, dtype=torch.float64)
+        at = place if self.timesteps == "uniform" else torch.sigmoid(self.mean + self.std * torch.special.ndtri(place))
+        return float(shift_timestep(at, self.shift))
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Sum over the counted frames of the mean squared error over D, and their number. What lies elsewhere has no gradient."""

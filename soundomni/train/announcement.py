@@ -29,7 +29,8 @@ def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_ra
         told |= usage.examples.keys()
         for line in usage.describe():
             tell(line)
-        tell(describe_rates(mixture, usage.name, codec_rate=codec_rate))
+        if len(mixture.indices(usage.name)):
+            tell(describe_rates(mixture, usage.name, codec_rate=codec_rate))
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     warning = busy_warning(torch.get_num_threads(), processes=local_processes, free=free_cores())
     if warning is not None:

@@ -53,15 +53,17 @@ class Checkpointer:
     Args:
         directory: made when missing.
         world: its ranks write together.
-        keep: complete checkpoints to keep, at least 1.
+        keep: newest complete checkpoints to keep, at least 1.
+        keep_every: checkpoints of steps that are multiples of this are kept too; 0 for none.
         run: id of the run; checkpoints of another one are neither replaced nor removed. None for a run without one.
     """
 
-    def __init__(self, directory: Path, world: World, *, keep: int, run: str | None = None) -> None:
+    def __init__(self, directory: Path, world: World, *, keep: int, keep_every: int = 0, run: str | None = None) -> None:
         self.directory = directory
         self._run = run
         self._world = world
         self._keep = max(1, keep)
+        self._keep_every = keep_every
         self._group = dist.new_group(backend="gloo") if world.mesh is not None else None
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
@@ -70,13 +72,22 @@ class Checkpointer:
                 shutil.rmtree(leftover, ignore_errors=True)
         self._gather(None)  # no rank writes before the leftovers are gone
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], *, rank_state: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        *,
+        rank_state: Mapping[str, Any],
+        state: Mapping[str, Any],
+        best: int | None = None,
+    ) -> None:
         """Copies the tensors and starts writing them as the checkpoint of `step`. Waits for the one before.
 
         Args:
             tensors: as every rank holds them; sharded ones in their slices.
             rank_state: plain JSON data of this rank.
             state: plain JSON data of the run; rank 0's is written.
+            best: step whose checkpoint is kept as well.
 
         Raises:
             CheckpointError: the checkpoint before this one could not be written, on any rank.
@@ -85,7 +96,7 @@ class Checkpointer:
         with contextlib.suppress(OSError):  # the writer meets it again; it makes nothing above its own folder, which may have been moved
             self.directory.mkdir(parents=True, exist_ok=True)
         staged = stage(tensors, rank=self._world.rank)
-        arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))))
+        arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))), best)
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}")
         self._thread.start()
 
@@ -98,7 +109,9 @@ class Checkpointer:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, step: int, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    def _write(
+        self, step: int, staged: Mapping[str, Slice], rank_state: Mapping[str, Any], state: Mapping[str, Any], best: int | None
+    ) -> None:
         unfinished = self.directory / f"{UNFINISHED}{step_name(step)}"
         try:
             written = self._write_files(unfinished, staged, rank_state, state)
@@ -106,7 +119,7 @@ class Checkpointer:
             problem = None
             files = {name: entry for rank_files in self._gather(written["files"]) for name, entry in rank_files.items()}
             if self._world.is_main:
-                problem = self._publish(unfinished, step, files)
+                problem = self._publish(unfinished, step, files, best)
             self._agree(problem)
         except CheckpointError as error:
             if self._world.is_main:
@@ -128,7 +141,7 @@ class Checkpointer:
         except Exception as error:  # whatever it is, the other ranks are waiting to hear of it
             return {"error": f"the checkpoint in '{self.directory}' could not be written: {error}"}
 
-    def _publish(self, unfinished: Path, step: int, files: Mapping[str, Any]) -> str | None:
+    def _publish(self, unfinished: Path, step: int, files: Mapping[str, Any], best: int | None) -> str | None:
         """Makes the checkpoint visible and removes old ones; returns what went wrong."""
         final = self.directory / step_name(step)
         try:
@@ -143,15 +156,16 @@ class Checkpointer:
             unfinished.rename(final)
             _flush_directory(self.directory)
             point_at(self.directory, final.name)
-            self._prune(step)
+            self._prune(step, best)
         except OSError as error:
             return f"the checkpoint '{final}' could not be completed: {error}"
         return None
 
-    def _prune(self, step: int) -> None:
+    def _prune(self, step: int, best: int | None) -> None:
         done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step and self._is_own(path)]
         for path in done[self._keep :]:
-            remove_checkpoint(path)
+            if step_of(path) != best and not (self._keep_every and step_of(path) % self._keep_every == 0):
+                remove_checkpoint(path)
 
     def _is_own(self, path: Path) -> bool:
         return self._run is None or run_of(path) in (None, self._run)
@@ -199,6 +213,23 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def find_step(directory: Path, step: int, world: World | None = None, *, run: str | None = None) -> Path:
+    """Return the checkpoint of a step. With a world, every rank must call this; each checks its share of the files.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it belongs to another run than `run`.
+    """
+    steps = {step_of(found): found for found in reversed(list_checkpoints(directory))}
+    if step not in steps:
+        known = f"expected one of {', '.join(map(str, steps))}" if steps else "it has none at all"
+        raise CheckpointError(f"'{directory}' has no checkpoint of step {step}; {known}")
+    path = steps[step]
+    problem = _problem(path, world, run)
+    if problem is not None:
+        raise CheckpointError(f"the checkpoint '{path}' {problem}; choose another step")
+    return path
+
+
 def find_latest(directory: Path, world: World | None = None, *, run: str | None = None) -> Path | None:
     """Returns the newest intact checkpoint, or None when there is none at all. Damaged ones are named in a warning.
 
@@ -209,20 +240,24 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
         CheckpointError: there are checkpoints, but none is intact, or none belongs to the run.
     """
     candidates = list_checkpoints(directory)
-    problem = ""
+    problem: str | None = None
     for path in candidates:
-        found = damage(path, part=(world.rank, world.size) if world else (0, 1))
-        mine = f"is damaged ({found})" if found is not None else None
-        if run is not None and run_of(path) not in (None, run):
-            mine = f"belongs to run {run_of(path)}, not to run {run}"
-        problems = [p for p in (world.gather(mine) if world else [mine]) if p is not None]
-        if not problems:
+        problem = _problem(path, world, run)
+        if problem is None:
             return path
-        problem = problems[0]
         logger.warning("checkpoint '%s' %s; trying the previous one", path, problem)
     if candidates:
         raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
     return None
+
+
+def _problem(path: Path, world: World | None, run: str | None) -> str | None:
+    """Return why a checkpoint cannot be used, the same on every rank, or None."""
+    found = damage(path, part=(world.rank, world.size) if world else (0, 1))
+    mine = f"is damaged ({found})" if found is not None else None
+    if run is not None and run_of(path) not in (None, run):
+        mine = f"belongs to run {run_of(path)}, not to run {run}"
+    return next((p for p in (world.gather(mine) if world else [mine]) if p is not None), None)
 
 
 def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:

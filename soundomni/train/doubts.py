@@ -29,7 +29,7 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
         doubts += [*_steps(spec.train), *_rates(spec.train), *_trackers(spec.train)]
     trains_model = spec.train is None or spec.train.target == "model"
     if spec.train is not None and model is not None and trains_model:
-        doubts += [*_losses(spec.train, model), *_validation(spec.train, model)]
+        doubts += [*_losses(spec.train, model), *_validation(spec.train, spec.data, model)]
     if spec.data is not None and trains_model:
         doubts += _conditions(spec, spec.data)
     if spec.data is not None and model is not None:
@@ -93,17 +93,34 @@ def _losses(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
         yield f"train.loss_weights is 0 for every loss ({', '.join(names)}): the model learns nothing; set at least one above 0"
 
 
-def _validation(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
+def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) -> Iterator[str]:
     validation, codec = train.validating, model.codec.spec
+    held_out = _held_out(data)
     if not validation.every:
+        if held_out:
+            yield (
+                f"data.datasets.{held_out[0]}.held_out is set, but train.validation.every is 0: the held-out losses are never measured; "
+                "set train.validation.every"
+            )
         return
-    if not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+    measures = bool(held_out) and validation.num_held_out != 0
+    if validation.best is not None and not measures:
         yield (
-            "train.validation makes nothing: it has no prompts, and no clips to describe; set train.validation.prompts, "
-            "or train.validation to null"
+            f"train.validation.best is {validation.best}, but nothing is held out to measure it on; set held_out of a dataset in "
+            "data.datasets, or train.validation.best to null"
+        )
+    if not measures and not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+        yield (
+            "train.validation makes nothing: it has no prompts, no clips to describe, and no held-out items; set "
+            "train.validation.prompts, or train.validation to null"
         )
     if validation.prompts and validation.seconds * codec.sample_rate < codec.downsampling_ratio:
         yield _shorter("train.validation.seconds", validation.seconds, codec.downsampling_ratio / codec.sample_rate)
+
+
+def _held_out(data: DataSpec | None) -> list[str]:
+    """Return the datasets that have held-out items."""
+    return [name for name, entry in data.datasets.items() if entry is not None and entry.held_out > 0] if data is not None else []
 
 
 def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The training loop, read from top to bottom.
 
-step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → log, save, validate.
+step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
 
-Saving comes before validating, so that whatever goes wrong there costs no training.
+Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that
+whatever goes wrong there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
 batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
@@ -26,6 +27,7 @@ from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import LossTerms
 from soundomni.core.spec.ranges import check_loss_weights
 from soundomni.core.spec.schema import TrainSpec
+from soundomni.train.best import Best
 from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.learning_rate import learning_rate, set_learning_rate
@@ -48,6 +50,8 @@ class Progress:
         skipped_steps: steps of all whose loss or gradient was not finite.
         skipped_in_a_row: of these, the last ones without a finite one between.
         seconds: that it took, those before it was resumed included.
+        measured: the last step at which held-out losses were measured; -1 for none.
+        best: the best step by these.
     """
 
     step: int = 0
@@ -56,15 +60,25 @@ class Progress:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    measured: int = -1
+    best: Best = field(default_factory=Best)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step measured: the mean of each loss over its elements, their weighted sum, and the norm before clipping."""
+    """What one step measured.
+
+    Args:
+        losses: mean of each over its elements.
+        loss: their weighted sum.
+        grad_norm: before clipping.
+        parts: sum and count of each part of a loss, on this rank.
+    """
 
     losses: dict[str, float]
     loss: float
     grad_norm: float
+    parts: LossTerms = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
@@ -77,12 +91,17 @@ class Hooks:
     """What happens around the steps. Each is called on every rank at the same step.
 
     Args:
-        log: receives the step and its metrics, every `log_every` steps.
+        measure: returns the held-out losses at a step, the same on every rank: before the first step, every `validation.every` steps,
+            and at the end; not when stopping. None if nothing is held out.
+        usage: returns what more there is to say of the machine at a logged step, from its metrics.
+        log: receives the step and its metrics: every `log_every` steps, and what was measured whenever it was.
         should_stop: asked after every step; must answer the same on every rank.
-        save: every `save_every` steps, at the end, and before stopping.
+        save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
         validate: every `validation.every` steps, after saving; not when stopping.
     """
 
+    measure: Callable[[int], Mapping[str, float]] | None = None
+    usage: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda metrics: {}
     log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     should_stop: Callable[[], bool] = lambda: False
     save: Callable[[Progress], None] = lambda progress: None
@@ -100,19 +119,24 @@ def fit(
     progress: Progress,
     hooks: Hooks,
 ) -> bool:
-    """Trains until `train.steps` steps are finished. `progress` is kept up to date in place.
+    """Trains until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
+
+    `progress` is kept up to date in place.
 
     Args:
         model: a Trainable, after `parallelise`.
         loader: steps that follow `progress.data`.
 
     Returns:
-        True when all steps are finished, False when it was asked to stop before; it has saved in both cases.
+        True when the run is finished, False when it was asked to stop before; it has saved in both cases.
 
     Raises:
-        SoundOmniError: ten steps in a row were not finite.
+        SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
     """
     clock = _Clock(progress)
+    _catch_up(train, progress, hooks, clock)
+    if progress.best.is_over(train.validating):
+        return True
     for step in islice(loader, max(0, train.steps - progress.step)):
         rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
         set_learning_rate(optimizer, rate)
@@ -121,18 +145,57 @@ def fit(
             ema.update(model)
         _advance(progress, step.state, world.sum_counts(step.counts), result)
         progress.seconds = clock.seconds()
-        done = progress.step >= train.steps
-        if progress.step % train.log_every == 0 or done:
-            hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
-        stop = hooks.should_stop()
-        if stop or done or (train.save_every and progress.step % train.save_every == 0):
+        logs = is_log_step(progress.step, train)
+        parts = part_means(result.parts, world) if logs else {}
+        done, stop = progress.step >= train.steps, hooks.should_stop()
+        measured, is_best = _measure(train, progress, hooks, clock) if not stop else ({}, False)
+        over = progress.best.is_over(train.validating)
+        if logs or over:
+            ended = {"stopped_early": 1.0} if over and not done else {}
+            metrics = _metrics(result, rate, progress) | parts | clock.rates(progress)
+            hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
+        elif measured:
+            hooks.log(progress.step, measured)
+        if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
             hooks.save(progress)
         if stop:
             return done
-        if train.validating.every and progress.step % train.validating.every == 0:
+        if _is_due(progress, train.validating.every):
             with clock.paused():
                 hooks.validate(progress.step)
+        if over:
+            break
     return True
+
+
+def is_log_step(step: int, train: TrainSpec) -> bool:
+    """Return whether the metrics of a step are logged, and so the losses by group are computed."""
+    return step % train.log_every == 0 or step >= train.steps
+
+
+def _is_due(progress: Progress, every: int) -> bool:
+    return every > 0 and progress.step % every == 0
+
+
+def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> tuple[Mapping[str, float], bool]:
+    """Return what is measured at this step, if that is due and not yet done, and whether the step is the best so far."""
+    due = _is_due(progress, train.validating.every) or (train.validating.every > 0 and progress.step >= train.steps)
+    changed = progress.best.start_over_if_changed(train.validating)
+    if hooks.measure is None or not ((due and progress.measured < progress.step) or changed):
+        return {}, False
+    with clock.paused():
+        measured = hooks.measure(progress.step)
+    progress.measured = progress.step
+    return measured, progress.best.judge(progress.step, measured, train.validating)
+
+
+def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> None:
+    """Measure before the first step, or at the step at which the run stopped before it could, and save that again."""
+    measured, _ = _measure(train, progress, hooks, clock)
+    if measured:
+        hooks.log(progress.step, measured)
+        if progress.step > 0:
+            hooks.save(progress)
 
 
 def train_step(
@@ -143,14 +206,18 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
-    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite.
+
+    It waits for the device once: the host must know whether to step, as an optimizer, whatever its kind, is run or not.
+    """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
     means: dict[str, Tensor] = {}
+    parts: LossTerms = {}
     for index, batch in enumerate(batches):
         reduce_gradients(model, index == len(batches) - 1)
         with computing_precision(world, train):
-            terms = trainable(batch.to(world.device))
+            terms = _take_parts(trainable(batch.to(world.device)), parts)
         check_loss_weights(train.loss_weights, terms)
         shares = loss_shares(terms, counts, num_batches)
         loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
@@ -160,13 +227,36 @@ def train_step(
     names = sorted(means)
     values = world.sum(torch.stack([means[name] for name in names]))
     norm = clip_gradients(model.parameters(), train.optimizer.clip)
-    losses = dict(zip(names, values.tolist(), strict=True))
+    *found, grad_norm = torch.cat([values, norm.reshape(1).to(values)]).tolist()
+    losses = dict(zip(names, found, strict=True))
     total = sum(train.loss_weights.get(name, 1.0) * value for name, value in losses.items())
-    result = StepResult(losses=losses, loss=total, grad_norm=norm.item())
+    result = StepResult(losses=losses, loss=total, grad_norm=grad_norm, parts=parts)
     if result.is_finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return result
+
+
+def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
+    """Return the losses that are trained on; those that are parts of one are added to `parts`."""
+    for name in [name for name in terms if "/" in name]:
+        total, count = terms.pop(name)
+        before = parts.get(name, (0.0, 0.0))
+        parts[name] = (before[0] + total, before[1] + count)
+    return terms
+
+
+def part_means(parts: LossTerms, world: World) -> dict[str, float]:
+    """Return the mean of each part of a loss over all ranks, by the name that the log has. Every rank must call this."""
+    names = list(parts)
+    pairs = torch.stack([torch.stack(parts[name]) for name in names]).tolist() if names else []
+    sums: dict[str, list[float]] = {}
+    for found in world.gather(dict(zip(names, pairs, strict=True))):
+        for name, (total, count) in found.items():
+            before = sums.setdefault(name, [0.0, 0.0])
+            before[0] += total
+            before[1] += count
+    return {f"loss/{name}": total / count for name, (total, count) in sorted(sums.items()) if count}
 
 
 def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) -> tuple[dict[str, float], int]:

@@ -19,6 +19,7 @@ from soundomni.core.spec.ranges import check_loss_weights, check_train
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Spec, ValidationSpec
 from soundomni.data.data_section import check_data
+from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,10 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
-        check_loss_weights(spec.train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+        losses = ("ce", *model.objective.loss_names, *model.router.loss_names)
+        check_loss_weights(spec.train.loss_weights, losses)
         _check_validation(model, spec.train.validating)
+        check_best(spec.train.validating, losses)
         if spec.train.lora is not None:
             add_adapters(model, spec.train.lora)
     return find_doubts(spec, model)

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from torch.profiler import profile
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
@@ -33,25 +34,28 @@ from soundomni.core.spec import registry
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.load import resolve, spec_to_dict
 from soundomni.core.spec.ranges import check_loss_weights
-from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.batch_planner import state_for_other_data
+from soundomni.data.held_out_batches import plan_held_out
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.prefetch import ClipReader
 from soundomni.data.reports import check_skip_limit
 from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
+from soundomni.train.held_out import HeldOut
 from soundomni.train.latent_fitting import fit_latents
-from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.loop import Hooks, Progress, fit, is_log_step
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, open_reporter
-from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES
+from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES, TRACE_FILE
 from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
 from soundomni.train.run_directory.spec_changes import check_allowed, is_below
@@ -60,6 +64,8 @@ from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
+from soundomni.train.tracing import traced
+from soundomni.train.usage import Usage, peak_memory, summary
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
 CLIP_TASK = "codec-clip"
@@ -108,6 +114,7 @@ class _Parts:
     opened: OpenRun
     home: RunDirectory | None
     start: Start | None
+    profile: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,13 @@ class _RankStep:
 
 
 def run_training(
-    spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume", allow_change: Collection[str] = ()
+    spec: Spec,
+    *,
+    trust_class_paths: bool = False,
+    existing: Existing = "resume",
+    from_step: int | None = None,
+    profile_steps: int = 0,
+    allow_change: Collection[str] = (),
 ) -> RunResult:
     """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
 
@@ -128,6 +141,8 @@ def run_training(
         spec: with `data` and `train`.
         trust_class_paths: whether its plugins may be named by import path.
         existing: what to do when the run directory holds a run.
+        from_step: resume from the checkpoint of this step instead of the newest one; those of later steps are moved out of the way.
+        profile_steps: steps to record in `trace.json` of the run directory, once the first few are done; 0 for none.
         allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
 
     Raises:
@@ -137,6 +152,10 @@ def run_training(
     data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     check_allowed(allow_change, resolved)
+    if from_step is not None and existing != "resume":
+        raise SpecError(f"a run can only go back to step {from_step} if it is resumed; leave out --existing {existing} or --from-step")
+    if profile_steps < 0:
+        raise SpecError(f"--profile is {profile_steps}; expected a number of steps, at least 0")
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
@@ -148,11 +167,20 @@ def run_training(
             stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
-        opened = open_run(home, resolved, world, existing=existing, allowed=allow_change, trust_class_paths=trust_class_paths)
+        opened = open_run(
+            home,
+            resolved,
+            world,
+            existing=existing,
+            from_step=from_step,
+            allowed=allow_change,
+            trust_class_paths=trust_class_paths,
+        )
         parts = _build(
             resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
         )
         stack.callback(parts.loader.close)
+        parts = dataclasses.replace(parts, profile=profile_steps)
         return _train(parts, world, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
 
@@ -278,6 +306,7 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
 
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
+    usage = Usage.of(module, world, precision=train.precision)
     parallelise(module, world, train)
     if parts.start is not None:
         if module is parts.model:
@@ -290,16 +319,24 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
+    if parts.opened.goes_back:
+        world.on_main(lambda: held(home).go_back(state.progress.step))
     resumed_step, run = state.progress.step, parts.opened.run
     reporter = world.on_main(partial(open_reporter, parts.spec, train, resumed_step, run=run, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
-    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
+    checkpointer = Checkpointer(
+        run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, keep_every=train.keep_every, run=parts.opened.run
+    )
     stack.callback(checkpointer.wait)
     hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
+    hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack), usage=usage)
+    steps = _steps(parts, state.progress, world)
+    if parts.profile and world.is_main:
+        steps = stack.enter_context(closing(traced(steps, parts.profile, partial(_write_trace, parts))))
     finished = fit(
         module,
-        _steps(parts, state.progress, world),
+        steps,
         train=train,
         optimizer=state.optimizer,
         ema=ema,
@@ -308,12 +345,36 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         hooks=hooks,
     )
     _finish_saving(checkpointer, hooks, state.progress, home, world)
+    _tell_end(parts, state.progress, usage, world)
     if not finished:
         logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> None:
+    """Says on stderr why a run ended early, if it did, and what it has done."""
+    memory = max(world.gather(peak_memory(world.device)))
+    if not world.is_main:
+        return
+    if progress.step < parts.train.steps and progress.best.is_over(parts.train.validating):
+        tell(progress.best.describe_end(progress.step, parts.train.validating))
+    tell(summary(progress.step, progress.totals, seconds=progress.seconds, memory=memory))
+
+
+def _write_trace(parts: _Parts, profiler: profile) -> None:
+    """Writes a trace into the run directory. A failure is a warning: the other ranks know nothing of it."""
+    home = held(parts.home)
+    part = home.directory / f".{TRACE_FILE}.part"
+    try:
+        profiler.export_chrome_trace(str(part))
+        home.adopt(part, TRACE_FILE)
+    except (OSError, RuntimeError, CheckpointError) as error:
+        logger.warning("the trace could not be written; training goes on: %s", named(error))
+        return
+    tell(f"the trace is '{home.directory / TRACE_FILE}'; open it in chrome://tracing or ui.perfetto.dev")
 
 
 def _hooks(
@@ -425,7 +486,8 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
         own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
         lost = progress.totals.get("unreadable", 0.0)
-        yield _RankStep(step.batches, step.state, own | shared)
+        is_logged = is_log_step(progress.step + 1, parts.train)
+        yield _RankStep([batch.broken_down() if is_logged else batch for batch in step.batches], step.state, own | shared)
         if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never go on
             _check_unreadable(parts, progress.totals, world)
 
@@ -434,6 +496,21 @@ def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) 
     """Raises the same DataError on every rank."""
     skips = [skip for found in world.gather(parts.loader.unreadable) for skip in found]
     check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
+
+
+def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) -> HeldOut | None:
+    """Return what measures the losses on held-out items; None if there is nothing to measure, or it is switched off."""
+    train, validating = parts.train, parts.train.validating
+    if not validating.every or not validating.num_held_out:
+        return None
+    segments = segment_writer(parts.model, parts.spec.model, tokenizer=parts.tokenizer, codec_only=train.target == "codec")
+    writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
+    batches = plan_held_out(parts.mixture, writer, parts.data, most=validating.num_held_out)
+    if not batches:
+        return None
+    reader = ClipReader(mixture=parts.mixture, writer=writer, workers=parts.data.workers)
+    stack.callback(reader.close)
+    return HeldOut(batches=batches, reader=reader, module=parts.module, ema=ema, world=world, train=train, explain=named)
 
 
 def _validation(

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, reason
 from soundomni.core.pretrained.weights import check_finite
+from soundomni.core.spec.values import convert, field_types
 from soundomni.train.checkpoint import Checkpointer, read_state
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress
@@ -46,6 +48,7 @@ class RunState:
             dict(self._tensors()),
             rank_state={"rng": rng_state(world.device)},
             state={"progress": progress, "ema_updates": updates, **identity},
+            best=self.progress.best.step,
         )
 
     def load(self, path: Path, world: World) -> None:
@@ -65,8 +68,10 @@ class RunState:
         expect_same_names(tensors, reader.names, path)
         for name, tensor in tensors.items():
             reader.read_into(name, tensor)
-        for field in dataclasses.fields(Progress):
-            setattr(self.progress, field.name, state["progress"][field.name])
+        types = field_types(Progress)
+        for name, value in state["progress"].items():
+            if name in types:  # a later version may have stored more, and an earlier one less, which keeps its default
+                setattr(self.progress, name, convert(value, types[name], f"progress.{name}"))
         if self.ema is not None:
             self.ema.updates = state["ema_updates"]
         if state["num_ranks"] == world.size:
@@ -162,6 +167,16 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), place, has_gauss, cached))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(_decode(state["cuda"]), device)
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Put back the generators of torch, numpy and Python at the end: plugins may draw from any of them."""
+    state = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
 
 
 def _encode(values: Tensor) -> str:

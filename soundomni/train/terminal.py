@@ -85,4 +85,7 @@ class ProgressLines:
 
 
 def _losses(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
+    """Return the loss, its terms and the held-out loss, as text by their short names."""
+    shown = {name: name.removeprefix("loss/") for name in metrics if name.startswith("loss") and name.count("/") <= 1}
+    shown |= {name: name.replace("/", " ") for name in metrics if name == "validation/loss"}
+    return {short: f"{metrics[name]:.4f}" for name, short in shown.items()}

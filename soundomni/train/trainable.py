@@ -43,6 +43,7 @@ class Trainable(Protocol):
     """An nn.Module that the loop can train.
 
     Calling it with a batch returns `{name: (sum, count)}`, 0-dim tensors, with the same names on every rank and at every step.
+    A name with a slash, `ce/mine/describe`, is a part of a loss: it is only logged, has no gradient, and may be there or not.
     Every parameter that is trained takes part in every call, whatever the batch holds: that keeps the ranks in step.
 
     Three more members are used where they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;

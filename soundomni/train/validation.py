@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from soundomni.data.spectrogram import save_spectrogram
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
 from soundomni.train.parallel import World, computing_precision, reshard
-from soundomni.train.state import rng_state, set_rng_state
+from soundomni.train.state import kept_random_state
 
 DESCRIPTIONS_FILE, PROMPTS_FILE = "descriptions.jsonl", "prompts.jsonl"
 
@@ -97,7 +97,7 @@ class Validation:
         """Make and write. Whatever fails is named in a warning, once as long as the reason is the same, and the run goes on."""
         made = Made()
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
-        with _kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
+        with kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
             for part in self.parts:
                 self._add(made, part, step)
         reshard(self.module)
@@ -240,13 +240,3 @@ def _cut(audio: Audio, max_seconds: float | None) -> Audio:
     if max_seconds is None:
         return audio
     return Audio.unchecked(audio.waveform[:, : int(max_seconds * audio.sample_rate)], audio.sample_rate)
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    """Put back the generators of torch, numpy and Python: plugins may draw from any of them."""
-    state = rng_state(device)
-    try:
-        yield
-    finally:
-        set_rng_state(state, device)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_held_out import held_out
 from tiny_training import TinyRun, alone, settings
 from two_ranks import MUON
 
@@ -179,6 +180,17 @@ def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any
     assert "train.batches_per_step is 3; it must be a multiple of the 2 running processes, such as 4" in refused["batches"]
     assert "1 x 3 processes, but 2 are running" in refused["mesh"]
     assert "train.parallel.replicate is 3; it must divide" in refused["replicate"]
+
+
+def test_held_out_losses_are_those_of_one_process(tmp_path: Path, seen: list[dict[str, Any]]) -> None:
+    numbers = held_out(alone(), tmp_path)(0)
+    for rank in seen:
+        assert rank["measured"]["batches"] % 2 == 1
+        assert rank["measured"]["numbers"] == rank["measured"]["again"] == numbers
+
+
+def test_losses_by_group_are_counted_over_ranks(seen: list[dict[str, Any]]) -> None:
+    assert [rank["in_parts"] for rank in seen] == [{"loss/ce/a": 1.0, "loss/ce/b": 0.25}] * 2
 
 
 def test_ranks_that_list_other_data_are_named_to_all(seen: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from soundomni.train.run import run_training
 from soundomni.train.state import load_trained_weights
 
 VALIDATION = ("train.validation.every=3", "train.validation.prompts=[a Sine!]", "train.validation.seconds=0.3")
-TIMES = {"run", "seconds", "tokens_per_second", "steps_per_second"}
+TIMES = {"run", "seconds", "tokens_per_second", "steps_per_second", "peak_memory"}
 
 
 def measured(run_dir: Path) -> list[dict[str, Any]]:

@@ -127,8 +127,8 @@ def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
     """Reads how a finished run went from its metrics."""
     from soundomni.train.metrics_log import FILE_NAME, read_metrics
 
-    entries = list(read_metrics(run_dir / FILE_NAME))
-    losses = sorted({name for entry in entries for name in entry if name.startswith("loss/")})
+    entries = [entry for entry in read_metrics(run_dir / FILE_NAME) if "loss" in entry]  # others only have held-out losses
+    losses = sorted({name for entry in entries for name in entry if name.startswith("loss/") and name.count("/") == 1})
     return Training(
         spec=spec,
         steps=entries[-1]["step"],

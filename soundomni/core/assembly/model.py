@@ -9,6 +9,7 @@ Shape letters: B clips, D latent dimensions, T frames, F feature dimensions, N t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundomni.core.assembly.loss_parts import clip_parts, text_parts
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.kv_cache import KVCache
@@ -25,7 +27,7 @@ from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, LossTerms, Objective, Query, Router
 from soundomni.core.representation import Representation
-from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch, Role, SegmentTable
+from soundomni.core.sequence import NO_LABEL, Breakdown, Clips, PackedBatch, Role, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
 CODEC_SAMPLES = 1 << 22
@@ -126,7 +128,10 @@ class UnifiedModel(nn.Module):
         return counts | dict.fromkeys(self.router.loss_names, 1.0)
 
     def forward(self, batch: PackedBatch) -> LossTerms:
-        """Returns every loss of a batch as (sum, count). Every rank runs every stream, whatever the batch holds."""
+        """Returns every loss of a batch as (sum, count), and those of its groups if it is broken down.
+
+        Every rank runs every stream, whatever the batch holds.
+        """
         layout = self.plan(batch.table)
         query = self.corrupt(batch.latents)
         places = frame_places(batch.latents.num_frames, query.inputs.shape[-1], self.device)
@@ -140,17 +145,25 @@ class UnifiedModel(nn.Module):
         )
         streams, auxiliary = self.backbone(streams, layout)
         hidden = layout.take(streams, self.audio_role)
-        losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels)}
+        losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels, batch.predicting)}
         output = self.leave_frames(hidden, places, query.inputs)
-        losses |= self.objective.loss(self.objective.predicted(output, query.inputs, query.timesteps), query)
+        prediction = self.objective.predicted(output, query.inputs, query.timesteps)
+        losses |= self.objective.loss(prediction, query)
         for name in self.router.loss_names:
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
+        if batch.breakdown is not None:
+            losses |= self._text_parts(layout.take(streams, Role.TEXT), batch, batch.breakdown)
+            losses |= clip_parts(self.objective, prediction.detach(), query, batch.breakdown)
         return losses
 
-    def text_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of text `[N, H]` against `labels` `[N]`, over labelled tokens only: (sum in nats, count)."""
-        rows = torch.nonzero(labels != NO_LABEL).squeeze(1)
+    @torch.no_grad()
+    def _text_parts(self, hidden: Tensor, batch: PackedBatch, breakdown: Breakdown) -> LossTerms:
+        logits = self.backbone.head(hidden.index_select(0, batch.predicting))
+        return text_parts(logits, batch.labels.index_select(0, batch.predicting), breakdown)
+
+    def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of text `[N_text, H]` against `labels` `[N_text]` over the labelled `rows` `[N]`: (nats, count)."""
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.tensor(float(len(rows)), device=total.device)
@@ -161,7 +174,10 @@ class UnifiedModel(nn.Module):
             return self._empty_query()
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
         clean = self.encode(clips.waveform, clips.lengths, generators)
-        return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
+        clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
+        if clips.quantiles is None:
+            return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
+        return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)
 
     def _empty_query(self) -> Query:
         """No clips: the connectors still run, on nothing, so that every rank computes the same gradients."""

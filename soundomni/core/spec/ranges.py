@@ -16,8 +16,17 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
         "at least 0",
         lambda x: x >= 0,
-        ("save_every", "threads", "schedule.warmup_steps", "validation.every", "validation.num_describe"),
+        (
+            "save_every",
+            "keep_every",
+            "threads",
+            "schedule.warmup_steps",
+            "validation.every",
+            "validation.num_describe",
+            "validation.patience",
+        ),
     ),
+    ("at least 0, or -1 for all", lambda x: x >= -1, ("validation.num_held_out",)),
     ("at least 1, or -1 for all processes that are left", lambda x: x == -1 or x >= 1, ("parallel.shard",)),
     ("at least 0, which is none, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
     ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
@@ -51,6 +60,8 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < 1, f"train.optimizer.betas[{i}]", beta, "at least 0 and below 1")
     for name, weight in train.loss_weights.items():
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
+    if train.validating.patience and train.validating.best is None:
+        raise SpecError("train.validation.patience needs a number to compare; set train.validation.best, such as to validation/loss")
     if train.lora is not None:
         _check_lora(train.lora, train.target)
 

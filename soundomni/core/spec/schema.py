@@ -151,6 +151,8 @@ class MixtureEntry:
         weight: how often it is drawn, against the other datasets.
         is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out and named.
         num_used: only the first this many items of the seeded order; -1 for all.
+        held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
+            that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (the target of generation) or refused (understanding); None for no limit.
     """
 
@@ -159,6 +161,7 @@ class MixtureEntry:
     weight: float = 1.0
     is_mandatory: bool = True
     num_used: int = -1
+    held_out: float = 0.0
     max_seconds: float | None = None
 
 
@@ -264,16 +267,28 @@ class ParallelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSpec:
-    """What is made and described during training, to hear and see how far it is.
+    """What is measured, made and described during training, to see and hear how far it is.
+
+    The losses are measured on the items that `held_out` of a dataset keeps from training: before the first step, every
+    `every` steps, and at the end.
 
     Args:
         every: steps between; 0 for never.
+        num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
+        best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
+            kept. null compares none.
+        better: whether a "lower" or a "higher" number is better.
+        patience: validations in a row that are not better than the best one before the run ends early; 0 for never.
         prompts: texts to generate from.
         seconds: length of each.
         num_describe: clips of the data to describe.
     """
 
     every: int = switched_off("it to 0", 0)
+    num_held_out: int = switched_off("it to 0", 256)
+    best: str | None = None
+    better: Literal["lower", "higher"] = "lower"
+    patience: int = switched_off("it to 0", 0)
     prompts: list[str] = field(default_factory=list)
     seconds: float = 1.0
     num_describe: int = switched_off("it to 0", 2)
@@ -298,7 +313,8 @@ class TrainSpec:
         compile: compile each layer.
         log_every: steps between lines of metrics.
         save_every: steps between checkpoints; 0 saves only at the end.
-        keep_checkpoints: complete checkpoints to keep.
+        keep_checkpoints: newest complete checkpoints to keep.
+        keep_every: steps between checkpoints that are kept for good, besides the newest ones; 0 for none.
         seed: of the initial weights.
         threads: CPU threads per process; 0 leaves torch's choice.
     """
@@ -321,6 +337,7 @@ class TrainSpec:
     log_every: int = 10
     save_every: int = switched_off("it to 0, which saves at the end only", 500)
     keep_checkpoints: int = 2
+    keep_every: int = switched_off("it to 0", 0)
     seed: int = 4396
     threads: int = 0
 

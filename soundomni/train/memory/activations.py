@@ -169,7 +169,7 @@ class _Shadow(UnifiedModel):
             plan = plan_attention(table, stored, device=self.device, dtype=dtype)
         return self.layout(stored, plan)
 
-    def text_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The same over the first tokens: how many are predicted is known."""
         rows = torch.arange(self.sizes.num_labels, device=hidden.device)
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
@@ -362,6 +362,7 @@ def _batch(sizes: BatchSizes, model: UnifiedModel, place: torch.device) -> Packe
         keys=(),
         text_ids=torch.zeros(text, dtype=torch.int64, device=place),
         labels=torch.zeros(text, dtype=torch.int64, device=place),
+        predicting=torch.zeros(sizes.num_labels, dtype=torch.int64, device=place),
         features=_clips(sizes.features, 1, place),
         latents=_clips(sizes.latents, model.codec.spec.channels, place),
     )

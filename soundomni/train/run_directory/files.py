@@ -10,10 +10,12 @@
 | start.yaml | of the model that the run started from, if it did: what its spec says, where its weights come from, and their commit |
 | metrics.jsonl | one line per logged step |
 | checkpoints/ | see checkpoint.py |
+| trace.json | what `--profile` recorded, for chrome://tracing or Perfetto |
 | samples/ | what validation makes |
 | codec.safetensors | the finished weights where a codec alone was trained: what its `weights` argument takes |
 | inventory.jsonl | path and SHA-256 of each of these files, so that nothing else is removed |
 | metrics-1.jsonl, samples-1/, … | those of earlier runs whose checkpoints were gone |
+| checkpoints-1/, … | checkpoints of later steps than the one that `--from-step` went back to |
 """
 
 from __future__ import annotations
@@ -48,9 +50,10 @@ from soundomni.train.run_directory.inventory import FILE_NAME as INVENTORY_FILE
 from soundomni.train.run_directory.inventory import Inventory, digest, is_plain_file
 
 RUN_FILE, SAMPLES, CODEC_FILE = "run.json", "samples", "codec.safetensors"
+TRACE_FILE = "trace.json"
 TENSORBOARD, WANDB_FILE = "tensorboard", "wandb-id"
 """What the trackers of SoundOmni leave, which would make one log of two runs."""
-NOTED = (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, CODEC_FILE)
+NOTED = (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, CODEC_FILE, TRACE_FILE)
 """Files that are the run's own while they have the content that the inventory names."""
 
 _SAMPLE = re.compile(r"(\d{2}-[a-z0-9-]+\.(wav|png)|prompts\.jsonl|descriptions\.jsonl)")

@@ -80,8 +80,14 @@ def digest(path: Path) -> str:
 
 def set_aside(path: Path) -> Path:
     """Rename a file or folder to `stem-N.suffix`, with the first N that is free, and return its new path. Raises OSError."""
+    aside = free_name(path)
+    path.rename(aside)
+    return aside
+
+
+def free_name(path: Path) -> Path:
+    """Return `stem-N.suffix` next to `path`, with the first N that is free."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
         number += 1
-    path.rename(aside)
     return aside

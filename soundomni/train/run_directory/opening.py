@@ -20,7 +20,7 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.spec.values import convert, field_types
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.data.digest import Listing
-from soundomni.train.checkpoint import find_latest, read_state
+from soundomni.train.checkpoint import find_latest, find_step, list_checkpoints, point_at, read_state, step_name, step_of
 from soundomni.train.loop import Progress
 from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics_log import RUN
@@ -40,7 +40,7 @@ from soundomni.train.run_directory.files import (
     remove,
     written,
 )
-from soundomni.train.run_directory.inventory import Inventory, set_aside
+from soundomni.train.run_directory.inventory import Inventory, free_name, set_aside
 from soundomni.train.run_directory.owner import Owner
 from soundomni.train.run_directory.spec_changes import check_steps, check_unchanged
 from soundomni.train.terminal import tell
@@ -48,8 +48,10 @@ from soundomni.train.terminal import tell
 Existing = Literal["resume", "refuse", "overwrite"]
 """What to do when the run directory holds a run: go on with it, stop, or remove it first."""
 
+_LATER = ("measured", "best")
+"""Of the progress: what checkpoints of earlier versions do not have."""
 _NEEDED: dict[str, Any] = {
-    **{f"progress.{item.name}": field_types(Progress)[item.name] for item in fields(Progress)},
+    **{f"progress.{item.name}": field_types(Progress)[item.name] for item in fields(Progress) if item.name not in _LATER},
     "progress.data.mixture.seed": int,
     "progress.data.mixture.sizes": dict[str, int],
     "progress.data.mixture.draws": int,
@@ -72,11 +74,13 @@ class OpenRun:
         run: its id.
         latest: the checkpoint to go on from; None for a fresh start.
         changed: keys of the spec that differ from those of the checkpoint, as --allow-change allows.
+        goes_back: whether there may be checkpoints of later steps, see `RunDirectory.go_back`.
     """
 
     run: str
     latest: Path | None
     changed: tuple[str, ...] = ()
+    goes_back: bool = False
 
 
 class RunDirectory:
@@ -158,6 +162,21 @@ class RunDirectory:
             self.inventory.record([path])
         except OSError as error:
             raise _not_writable(self.directory, error) from error
+
+    def go_back(self, step: int) -> None:
+        """Move the checkpoints of later steps into a folder of their own, as the run goes on from `step`. Raises CheckpointError."""
+        later = [path for path in list_checkpoints(self.directory / CHECKPOINTS) if step_of(path) > step]
+        if not later:
+            return
+        try:
+            aside = free_name(self.directory / CHECKPOINTS)
+            aside.mkdir()
+            for path in later:  # the newest first: interrupted at any point, the run goes on from what is left
+                path.rename(aside / path.name)
+            point_at(self.directory / CHECKPOINTS, step_name(step))
+        except OSError as error:
+            raise _not_writable(self.directory, error) from error
+        tell(f"the {len(later)} checkpoints of later steps are kept in '{aside}'")
 
     def record(self, files: Collection[Path]) -> None:
         """Note files that a run has written. Raises OSError."""
@@ -281,6 +300,7 @@ def open_run(
     world: World,
     *,
     existing: Existing = "resume",
+    from_step: int | None = None,
     allowed: Collection[str] = (),
     trust_class_paths: bool = False,
 ) -> OpenRun:
@@ -293,16 +313,18 @@ def open_run(
         spec: of the run.
         world: its ranks.
         existing: what to do when there is a run.
+        from_step: go on from the checkpoint of this step instead of the newest one; see `RunDirectory.go_back`.
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
-        CheckpointError: there is a run and it may not be touched, none of its checkpoints is intact, it was made from another spec, or the
-            directory cannot be written.
+        CheckpointError: there is a run and it may not be touched, none of its checkpoints, or not the one of `from_step`, is intact, it
+            was made from another spec, or the directory cannot be written.
     """
     run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     directory = Path(spec.train.run_dir) if spec.train is not None else Path()
-    latest = find_latest(directory / CHECKPOINTS, world, run=run)
+    checkpoints = directory / CHECKPOINTS
+    latest = find_latest(checkpoints, world, run=run) if from_step is None else find_step(checkpoints, from_step, world, run=run)
     changed: list[str] = []
     if latest is not None:
         saved = _read_complete(latest)
@@ -314,7 +336,7 @@ def open_run(
             tell(f"resuming from step {step} of checkpoint '{latest}'")
             _compare_versions(directory, spec)
     world.on_main(lambda: held(home).write_spec(spec))
-    return OpenRun(run, latest, tuple(changed))
+    return OpenRun(run, latest, tuple(changed), goes_back=from_step is not None)
 
 
 def _tracker_files(directory: Path, trust_class_paths: bool) -> list[Path]:
@@ -332,6 +354,9 @@ def _read_complete(checkpoint: Path) -> dict[str, Any]:
     try:
         for key, annotation in _NEEDED.items():
             convert(_inner(state, key), annotation, key)
+        for name in _LATER:
+            if name in state["progress"]:
+                convert(state["progress"][name], field_types(Progress)[name], f"progress.{name}")
         if state.get("data") is not None:
             for listing in convert(state["data"], dict[str, dict[str, Any]], "data").values():
                 Listing.from_json(listing)

@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "train.log_every",
     "train.save_every",
     "train.keep_checkpoints",
+    "train.keep_every",
     "train.validation",
     "train.trackers",
     "train.threads",

@@ -1,0 +1,140 @@
+"""The losses on data that training never draws, the same on any number of ranks.
+
+Each rank computes some of the batches; the sums and counts of all batches are then added up in one order. The model is
+in evaluation mode, with the averaged weights if the run keeps them. The random state of training is left as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import reason
+from soundomni.core.sequence import PackedBatch
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.data.held_out_batches import PlannedBatch, read_in_turn
+from soundomni.data.prefetch import ClipReader
+from soundomni.train.best import CLIPS, LOSS
+from soundomni.train.ema import EMA
+from soundomni.train.parallel import World, computing_precision, reshard
+from soundomni.train.state import kept_random_state
+from soundomni.train.trainable import as_trainable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Called at a step, returns the held-out losses by the names that metrics.jsonl has.
+
+    `validation/loss` is the sum of the losses with their weights; `validation/loss/NAME` is one of them. If batches are
+    of several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
+    `validation/clips` counts what was read. A failure is a warning, and gives no numbers.
+
+    Args:
+        batches: not empty, the same on every rank.
+        reader: reads their clips.
+        module: a Trainable, after `parallelise`.
+        ema: the averages, or None.
+        world, train: of the run.
+        explain: makes one line of an error, with the plugin that raised it if it can be told.
+    """
+
+    batches: Sequence[PlannedBatch]
+    reader: ClipReader
+    module: nn.Module
+    ema: EMA | None
+    world: World
+    train: TrainSpec
+    explain: Callable[[BaseException], str] = reason
+    told: set[str] = field(default_factory=set)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Measure. Every rank must call this at the same step, and gets the same numbers."""
+        averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
+        with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
+            found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
+        reshard(self.module)
+        if failure is not None:
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if failure not in self.told:
+                self.told.add(failure)
+                what = f"the held-out losses could not be measured at step {step}"
+                logger.warning("%s; training goes on, and this warning is not repeated: %s", what, failure)
+        return self._named(*found) if found is not None else {}
+
+    def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
+        """Read some of the batches, in their order."""
+        return read_in_turn(batches, self.reader)
+
+    def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor]:
+        """Return the names of the losses, the names of those that are counted by element, and in float64 the losses
+        `[batches, losses, (sum, count)]` and the number of clips of each batch."""
+        size, rank, count = self.world.size, self.world.rank, len(self.batches)
+        mine = range(rank, count, size)
+        rounds = -(-count // size)
+        own = self.read([self.batches[number] for number in mine])
+        empty = PackedBatch.from_samples([])
+        counted = sorted(as_trainable(self.module).count_terms(empty))
+        names: list[str] = []
+        rows: list[Tensor] = []
+        clips = torch.zeros(count, dtype=torch.float64)
+        for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):
+            with computing_precision(self.world, self.train):
+                terms = as_trainable(self.module)(batch.to(self.world.device))
+            names = sorted(terms)
+            rows.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
+            if number < count:
+                clips[number] = len(batch.keys)
+        sums = torch.zeros(count, len(names), 2, dtype=torch.float64)
+        sums[mine.start :: size] = torch.stack(rows).cpu()[: len(mine)]
+        return names, counted, self.world.sum(sums), self.world.sum(clips)
+
+    def _named(self, names: Sequence[str], counted: Sequence[str], sums: Tensor, clips: Tensor) -> dict[str, float]:
+        read = clips > 0
+        means = {name: _mean(sums[read, i], by_element=name in counted) for i, name in enumerate(names)}
+        losses = {name: mean for name, mean in means.items() if mean is not None}
+        measured = {LOSS: sum(self.train.loss_weights.get(name, 1.0) * mean for name, mean in losses.items())}
+        measured |= {f"{LOSS}/{name}": mean for name, mean in losses.items()}
+        for label, rows in self._parts().items():
+            chosen = torch.tensor(rows) & read
+            for i, name in enumerate(names):
+                mean = _mean(sums[chosen, i], by_element=name in counted)
+                if mean is not None:
+                    measured[f"{LOSS}/{name}/{label}"] = mean
+        return measured | {CLIPS: float(clips.sum())}
+
+    def _parts(self) -> Mapping[str, list[bool]]:
+        """Return which batches are of each dataset, and of each dataset and task, unless all of them are."""
+        groups = [batch.group for batch in self.batches]
+        datasets = dict.fromkeys(group.dataset for group in groups)
+        parts = {dataset: [group.dataset == dataset for group in groups] for dataset in datasets}
+        parts |= {f"{one.dataset}/{one.task}": [group == one for group in groups] for one in dict.fromkeys(groups)}
+        return {label: rows for label, rows in parts.items() if not all(rows)}
+
+
+def _mean(rows: Tensor, *, by_element: bool) -> float | None:
+    """Return the mean of a loss over `[batches, (sum, count)]`, by element or by batch; None if nothing is counted."""
+    rows = rows[rows[:, 1] > 0]
+    if not len(rows):
+        return None
+    return float(rows[:, 0].sum() / rows[:, 1].sum()) if by_element else float((rows[:, 0] / rows[:, 1]).mean())
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the context, every part of a module is in evaluation mode; then each is in its own again."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
