@@ -108,7 +108,7 @@ class AudioSlots:
         table = SegmentTable.from_samples(segments, first_position=positions)
         rows = len(segments)
         self._model, self._cache = model, cache
-        stored = model.stored(table)
+        stored = model.stored(table, inference=True)
         self._rows = table.document[table.token_segments()]
         plan = plan_cached(
             cache.lengths[:rows],
@@ -267,7 +267,7 @@ def sample_text(
     ones = np.ones(len(contexts), dtype=np.int64)
     for step in range(max_new_tokens):
         table = SegmentTable.from_samples([(start,)] * len(contexts), first_position=list(positions + step))
-        stored = model.stored(table)
+        stored = model.stored(table, inference=True)
         plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
         layout = model.layout(stored, plan, cache)
         cache.begin(layout.stored.order, table.document, whole=True)

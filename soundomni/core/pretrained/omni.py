@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.build import build_model, build_sampler
-from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.uninitialized import uninitialised
@@ -87,8 +87,6 @@ T = TypeVar("T")
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DEFAULT_STRENGTH = 0.5
 """How much a variation changes its clip unless something else is asked for."""
-CHUNK_SECONDS = 30.0
-"""Of a long clip that go through the codec at once."""
 
 
 class SoundOmni:
@@ -410,7 +408,7 @@ class SoundOmni:
         else:
             seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
             check_seconds(seconds, name="chunk_seconds")
-            frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+            frames = chunk_frames_of(codec.spec, seconds)
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)
         return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
