@@ -16,8 +16,9 @@ from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, mode
 
 from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
+from soundomni.core.inference.decoding import sample_text
 from soundomni.core.inference.editing import Kept, known_frames
-from soundomni.core.inference.sampling import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
+from soundomni.core.inference.sampling import AudioRequest, context_length, features_context, sample_audio, text_context
 from soundomni.core.inference.variation import begin_timestep
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation

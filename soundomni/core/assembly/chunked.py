@@ -59,7 +59,7 @@ def decode_in_groups(codec: Codec, representation: Representation, *, most_frame
     with torch.no_grad(), parametrize.cached():
         if count >= len(values):
             return codec.decode(representation)
-        groups = zip(values.split(count), lengths.split(count), strict=True)
+        groups = zip(torch.split(values, count), torch.split(lengths, count), strict=True)
         return torch.cat([codec.decode(Representation(some, theirs, spec)) for some, theirs in groups])
 
 

@@ -1,9 +1,9 @@
 """Generation with a key-value cache: the context is computed once, then only the slot that is being made.
 
 Sampling audio: each row of the cache holds one guidance branch of one sample; the sampler rewrites the audio slot behind it at every
-step, all rows in one batch. Describing: each row holds the audio to understand; text is appended token by token.
+step, all rows in one batch. Text is written in decoding.py.
 
-Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames, V vocabulary.
+Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from soundomni.core.sequence import (
     Segment,
     SegmentTable,
     audio_segment,
-    plain_segment,
     position_advance,
     text_segment,
 )
@@ -236,50 +235,6 @@ def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTa
             values[i, :, : request.num_frames] = request.known.to(like.device)
             mask[i, : request.num_frames] = request.known_mask.to(like.device)
     return PartialTarget(values=values, known=mask)
-
-
-@torch.no_grad()
-def sample_text(
-    model: UnifiedModel,
-    contexts: Sequence[Context],
-    *,
-    tokenizer: TextTokenizer,
-    max_new_tokens: int,
-    opening: Sequence[int] | None = None,
-) -> list[list[int]]:
-    """Continues each context with text, greedily, until a token that ends texts or `max_new_tokens`. Returns the ids of each text.
-
-    Args:
-        model, tokenizer: what writes.
-        contexts: what comes before.
-        max_new_tokens: ids of each text at most.
-        opening: ids that every text begins with, which are given and not returned; the start token alone when None.
-    """
-    *given, last = opening if opening is not None else (tokenizer.bos,)
-    if given:
-        contexts = [(*context, plain_segment(given)) for context in contexts]
-    cache = make_cache(model, contexts, room=max_new_tokens + 1)
-    start = plain_segment([last])
-    positions = np.asarray([next_position(context) for context in contexts])
-    tokens = np.full(len(contexts), last)
-    texts: list[list[int]] = [[] for _ in contexts]
-    done = np.zeros(len(contexts), dtype=bool)
-    ones = np.ones(len(contexts), dtype=np.int64)
-    for step in range(max_new_tokens):
-        table = SegmentTable.from_samples([(start,)] * len(contexts), first_position=list(positions + step))
-        stored = model.stored(table, inference=True)
-        plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
-        layout = model.layout(stored, plan, cache)
-        cache.begin(layout.stored.order, table.document, whole=True)
-        logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
-        cache.keep(ones)
-        tokens = logits.argmax(-1).cpu().numpy()
-        done |= np.isin(tokens, tokenizer.ends)
-        if done.all():
-            break
-        for row in np.flatnonzero(~done):
-            texts[row].append(int(tokens[row]))
-    return texts
 
 
 def features_context(model: UnifiedModel, waveform: np.ndarray, *, tokenizer: TextTokenizer, attend: Attend, rule: PositionRule) -> Context:
