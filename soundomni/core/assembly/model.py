@@ -47,7 +47,7 @@ class UnifiedModel(nn.Module):
         ValueError: `frozen` names a part that does not exist.
     """
 
-    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "predict_frames", "next_token_logits")
+    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
     """Methods beside `forward` that run sub-modules; sharding registers them."""
 
     def __init__(
@@ -267,8 +267,19 @@ class UnifiedModel(nn.Module):
 
         Only what the documents hold is computed: no encoder runs without audio to understand, no codec without audio to go on from.
         """
-        if batch.table.num_tokens == 0:
-            return
+        if batch.table.num_tokens:
+            self._fill(batch, cache)
+
+    def prefill_text(self, batch: PackedBatch, cache: KVCache) -> Tensor:
+        """Run context documents that end with text as `prefill` does, and return the logits after the last token of each, `[R, V]`."""
+        text = self._fill(batch, cache)
+        table = batch.table
+        documents = table.document[table.token_segments()][table.token_roles() == Role.TEXT]
+        last = np.searchsorted(documents, np.arange(table.num_documents), side="right") - 1
+        return self.backbone.head(text.index_select(0, torch.from_numpy(last).to(self.device))).float()
+
+    def _fill(self, batch: PackedBatch, cache: KVCache) -> Tensor:
+        """Run context documents and keep their keys and values. Returns the hidden text tokens, `[N, H]`."""
         layout = self.plan(batch.table, cache)
         rows = batch.table.document[batch.table.token_segments()]
         cache.begin(layout.stored.order, rows, whole=False)
@@ -280,8 +291,9 @@ class UnifiedModel(nn.Module):
             clean = clean.with_values(clean.values.to(self.dtype))
             places = frame_places(batch.latents.num_frames, clean.values.shape[-1], self.device)
             blocks[self.audio_role] = self.enter_frames(clean.values, torch.zeros_like(clean.values[:, 0]), places)
-        self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
+        return layout.take(streams, Role.TEXT)
 
     def predict_frames(self, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
         """Predicts for the audio slots of all rows at once.

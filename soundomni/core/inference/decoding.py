@@ -14,7 +14,8 @@ from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
-from soundomni.core.inference.sampling import Context, make_cache, next_position
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.inference.sampling import Context, empty_cache, next_position, packed
 from soundomni.core.limits import check_text_sampling
 from soundomni.core.sequence import SegmentTable, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
@@ -116,29 +117,33 @@ def iter_tokens(
     Yields:
         the next id of each text, None for those that have ended. At least one goes on.
     """
-    *given, last = opening if opening is not None else (tokenizer.bos,)
-    if given:
-        contexts = [(*context, plain_segment(given)) for context in contexts]
-    generators = [torch.Generator().manual_seed(seed) for seed in (range(len(contexts)) if seeds is None else seeds)]
-    cache = make_cache(model, contexts, room=max_new_tokens + 1)
-    start = plain_segment([last])
-    positions = np.asarray([next_position(context) for context in contexts])
-    tokens = np.full(len(contexts), last)
-    done = np.zeros(len(contexts), dtype=bool)
-    ones = np.ones(len(contexts), dtype=np.int64)
+    begun = [(*context, plain_segment(opening if opening is not None else (tokenizer.bos,))) for context in contexts]
+    generators = [torch.Generator().manual_seed(seed) for seed in (range(len(begun)) if seeds is None else seeds)]
+    cache = empty_cache(model, begun, room=max_new_tokens)
+    positions = np.asarray([next_position(context) for context in begun])
+    logits = model.prefill_text(packed(model, begun), cache)
+    done = np.zeros(len(begun), dtype=bool)
     for step in range(max_new_tokens):
-        table = SegmentTable.from_samples([(start,)] * len(contexts), first_position=list(positions + step))
-        stored = model.stored(table, inference=True)
-        plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
-        layout = model.layout(stored, plan, cache)
-        cache.begin(layout.stored.order, table.document, whole=True)
-        logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
-        cache.keep(ones)
         tokens = next_tokens(logits, sampling, generators)
         done |= np.isin(tokens, tokenizer.ends)
         if done.all():
             return
         yield [None if ended else int(token) for token, ended in zip(tokens, done, strict=True)]
+        if step + 1 < max_new_tokens:
+            logits = _logits_after(model, cache, tokens, positions + step)
+
+
+def _logits_after(model: UnifiedModel, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Tensor:
+    """Add one token to each row, int64 `[R]` at `positions` `[R]`, and return the logits after it `[R, V]`."""
+    ones = np.ones_like(tokens)
+    table = SegmentTable.from_samples([(plain_segment(tokens[:1]),)] * len(tokens), first_position=positions.tolist())
+    stored = model.stored(table, inference=True)
+    plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
+    layout = model.layout(stored, plan, cache)
+    cache.begin(layout.stored.order, table.document, whole=True)
+    logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
+    cache.keep(ones)
+    return logits
 
 
 def sample_text(

@@ -52,10 +52,23 @@ def next_position(context: Context) -> int:
 
 def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
     """Allocates a cache with one row per context and room for `room` more tokens in each, and computes the contexts into it."""
+    cache = empty_cache(model, contexts, room)
+    model.prefill(packed(model, contexts), cache)
+    return cache
+
+
+def packed(model: UnifiedModel, contexts: Sequence[Context]) -> PackedBatch:
+    """Return contexts as documents of one batch on the model's device."""
+    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
+    return PackedBatch.from_samples(samples).to(model.device)
+
+
+def empty_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
+    """Allocate a cache with one row per context, for the context and `room` more tokens."""
     backbone = model.backbone
     parameter = next(backbone.parameters())
     kind = parameter.device.type
-    cache = KVCache(
+    return KVCache(
         num_rows=len(contexts),
         capacity=max(map(context_length, contexts)) + room,
         num_layers=len(backbone.layers),
@@ -64,9 +77,6 @@ def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> K
         device=parameter.device,
         dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
     )
-    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
-    model.prefill(PackedBatch.from_samples(samples).to(model.device), cache)
-    return cache
 
 
 class AudioSlots:
