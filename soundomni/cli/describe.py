@@ -26,6 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="draw each token: 1 draws as the model expects, less gives likelier texts (default: take the likeliest)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest tokens that have the probability P together")
+    parser.add_argument("--seed", type=int, help="seed of the first file; later files use seed+1, seed+2, … (default: 0)")
     add_device(parser)
 
 
@@ -33,10 +41,15 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints one line per file; a file that cannot be used is named on stderr, and the others are heard."""
     from soundomni.cli.console import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.limits import MOST_NEW_TOKENS, check_count
+    from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_seed, check_text_sampling
 
     check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)
     check_count("--batch", args.batch)
+    check_text_sampling(args.temperature, args.top_k, args.top_p, options=True)
+    if args.seed is not None:
+        check_seed(args.seed)
+        if args.temperature is None:
+            raise SpecError(f"--seed is {args.seed}, but without a temperature no token is drawn; set --temperature too, such as 1")
     if args.question is not None and not args.question.strip():
         raise SpecError("an empty question was given; ask something, or leave --question out for a description")
     device = choose_device(args)
@@ -55,11 +68,22 @@ def _hear(model: SoundOmni, files: list[Path], failures: Failures, args: argpars
     """Yields what is heard in each file that can be used. Memory holds the clips of one batch."""
     from soundomni.cli.progress import Progress
 
+    first = args.seed or 0
     with Progress("describing files", total=len(files)) as progress:
         for batch in batches(files, args.batch):
             clips = dict(_read(model, batch, failures, args.question))
-            texts = model.describe(list(clips.values()), question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
+            texts = model.describe(
+                list(clips.values()),
+                question=args.question,
+                max_new_tokens=args.max_tokens,
+                batch_size=args.batch,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                seeds=[first + i for i in clips],
+            )
             yield from zip((batch[i] for i in clips), texts, strict=True)
+            first += len(batch)
             progress.advance(len(batch))
 
 

@@ -155,12 +155,21 @@ class Router(ABC):
 class Backbone(nn.Module, ABC):
     """The language model over expert streams. Group `soundomni.backbones`.
 
-    Runtime arguments: `vocab_size` and `router`.
+    Runtime arguments: `vocab_size` and `router`. `takes_empty_streams` says whether `forward` takes streams without tokens as
+    `[0, H]` in inference, so that their experts need not run. Otherwise, and always in training, such streams have padding. A class
+    that writes its own `forward` has to set it again.
     """
 
     hidden_dim: int
     num_kv_heads: int
     head_dim: int
+    takes_empty_streams: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make `takes_empty_streams` hold only for the `forward` of the class that sets it."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "takes_empty_streams" not in vars(cls):
+            cls.takes_empty_streams = False
 
     @property
     @abstractmethod
@@ -181,7 +190,7 @@ class Backbone(nn.Module, ABC):
 
         Layer i attends by `layout.attend(i, query, key, value)`, which goes through the cache when there is one, and takes positions
         from `layout.position_ids`. The loss that the router's networks add is returned, summed over them, by its name in
-        `router.loss_names`.
+        `router.loss_names`. With `takes_empty_streams`, streams without tokens go in and come out as `[0, H]`; at least one has tokens.
         """
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from soundomni.core.errors import SpecError
 
 LONGEST_SECONDS = 86400.0
@@ -49,6 +51,26 @@ def check_negative(negative_prompt: str | None, scale: float) -> None:
     """Raises SpecError when a negative prompt is given but the guidance scale is 1, which steers away from nothing."""
     if negative_prompt and scale == 1.0:
         raise SpecError("a negative prompt does nothing with the guidance scale 1: give a scale above 1, or leave the negative prompt out")
+
+
+def check_text_sampling(temperature: float | None, top_k: int | None, top_p: float | None, *, options: bool = False) -> None:
+    """Raise SpecError when a number that says how tokens are drawn is out of its range, or does nothing.
+
+    Args:
+        temperature: None for greedy decoding.
+        top_k, top_p: None for all tokens.
+        options: name them as options of a command.
+    """
+    names = ("--temperature", "--top-k", "--top-p") if options else ("temperature", "top_k", "top_p")
+    if temperature is not None and not 0 <= temperature < inf:
+        raise SpecError(f"{names[0]} is {temperature:g}; expected a finite number from 0, which always takes the likeliest token")
+    if top_k is not None and top_k < 1:
+        raise SpecError(f"{names[1]} is {top_k}; expected a number of tokens from 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise SpecError(f"{names[2]} is {top_p:g}; expected a share of the probability, above 0 and at most 1")
+    for name, value in zip(names[1:], (top_k, top_p), strict=True):
+        if value is not None and temperature is None:
+            raise SpecError(f"{name} is {value:g}, but without a temperature no token is drawn; set {names[0]} too, such as 1")
 
 
 AUTO = "auto"

@@ -26,6 +26,8 @@ END_OF_DOCUMENT = "<|endoftext|>"
 WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 """What may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What bytes are decoded to that are no whole character."""
 FILE_NAME = "tokenizer.json"
 MOST_BYTES, MOST_VALUES = 50_000_000, 4_000_000
 """Bounds of a tokenizer.json; a vocabulary of 262,144 tokens with its merges takes 33 MB and 1.8 million values."""
@@ -121,8 +123,36 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens left out."""
+        return self._decoded(ids).strip()
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Decode ids as they come. The pieces, joined, are what `decode` makes of all ids.
+
+        A character of several bytes may come in several tokens: it is held back until it is whole, and so is white space until
+        something follows it.
+        """
+        window, shown = list[int](), ""  # the last ids, and the text of those that are done with: what follows depends on no more
+        held, started = "", False
+        for index in ids:
+            window.append(index)
+            text = self._decoded(window)
+            if text.endswith(REPLACEMENT):
+                continue
+            held, alone = held + text[len(shown) :], self._decoded([index])
+            window, shown = ([index], alone) if alone else (window, text)
+            piece = held if started else held.lstrip()
+            ready = piece.rstrip()
+            if ready:
+                yield ready
+                started, held = True, piece[len(ready) :]
+        rest = (held + self._decoded(window)[len(shown) :]).rstrip()
+        rest = rest if started else rest.lstrip()
+        if rest:
+            yield rest
+
+    def _decoded(self, ids: Sequence[int]) -> str:
         with _failures(CheckpointError, "the tokenizer fails to decode what the model wrote"):
-            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class MoTBackbone(Backbone):
         vocab_rows: rows of embedding and head; V when None. A checkpoint may have more than its tokenizer has ids.
         copy_initialise: whether the other streams start as copies of the first, see `copy_streams`.
     """
+
+    takes_empty_streams: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -176,10 +178,10 @@ class MoTBackbone(Backbone):
             hidden, loss = layer(hidden, rope, layout)
             losses.append(loss)
         added = add_losses(losses)
-        if (added is None) == bool(self.loss_names):
+        if all(map(len, hidden)) and (added is None) == bool(self.loss_names):
             named = f"names the loss '{self.loss_names[0]}'" if self.loss_names else "names no loss"
             raise SpecError(f"mot: the router {named}, its networks add {'none' if added is None else 'one'}")
-        normed = [norm(x) for norm, x in zip(self.norms.values(), hidden, strict=True)]
+        normed = [norm(x) if len(x) else x for norm, x in zip(self.norms.values(), hidden, strict=True)]
         return normed, {} if added is None else dict.fromkeys(self.loss_names, added)
 
     def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:

@@ -116,18 +116,21 @@ class MoTLayer(nn.Module):
     def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
         """Streams `[N_e, H]` in stored order → the same after the layer, and the auxiliary loss of all its networks, if any.
 
+        The experts of empty streams do not run.
+
         Args:
             streams: one tensor per stream, in the router's order.
             rope: cosines and sines `[P, d/2]`.
             layout: runs the attention.
         """
-        experts = [self.expert(name) for name in self.experts]
-        heads = torch.cat([expert.project(hidden) for expert, hidden in zip(experts, streams, strict=True)])
+        experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
+        heads = torch.cat([expert.project(streams[stream]) for stream, expert in experts.items()])
         turned, value = torch.split(heads, [self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
         query, key = torch.split(rotate(turned, *rope), [self.num_heads, self.num_kv_heads], dim=1)
         attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
-        done = [expert.finish(hidden, mixed) for expert, hidden, mixed in zip(experts, streams, attended, strict=True)]
-        return [hidden for hidden, _ in done], add_losses([loss for _, loss in done])
+        done = {stream: expert.finish(streams[stream], attended[stream]) for stream, expert in experts.items()}
+        hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
+        return hidden, add_losses([loss for _, loss in done.values()])
 
 
 def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:

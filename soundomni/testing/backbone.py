@@ -193,13 +193,7 @@ class BackboneSuite(ModuleSuite):
         text, audio = document = _speaking(5)
         with torch.no_grad():
             (_, expected), _ = self.run(backbone, [document])
-            cache = KVCache(
-                num_rows=1,
-                capacity=text.length + audio.length,
-                num_layers=len(backbone.layers),
-                num_kv_heads=backbone.num_kv_heads,
-                head_dim=backbone.head_dim,
-            )
+            cache = self._empty_cache(backbone, [document])
             self._forward(backbone, [(text,)], cache=cache)
             cache.keep([text.length])
             table = SegmentTable.from_samples([(audio,)], first_position=[position_advance(text)])
@@ -211,6 +205,23 @@ class BackboneSuite(ModuleSuite):
             streams, _ = backbone(self._streams(backbone, layout, [(audio,)]), layout)
         message = "latents after cached text differ from those beside it; every layer attends by layout.attend with its own index"
         self.require_close(layout.take(streams, Role.LATENT), expected, self.tolerance, "cache", message)
+
+    def test_empty_streams(self) -> None:
+        """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as beside padding."""
+        backbone = self.built()
+        if not backbone.takes_empty_streams:
+            return
+        documents = [_silent(4), _silent(6)]
+        with torch.no_grad():
+            padded, layout, _ = self._forward(backbone, documents)
+            expected = layout.take(padded, Role.TEXT)
+            for cache in (None, self._empty_cache(backbone, documents)):
+                streams, layout, _ = self._forward(backbone, documents, cache=cache, pad_empty=False)
+                found = [list(stream.shape) for stream in streams]
+                wanted = [[length, backbone.hidden_dim] for length in layout.stored.stream_lengths]
+                self.require(found == wanted, "empty_streams", f"streams came out as {found}, expected {wanted}")
+                message = "hidden text differs from that beside padding"
+                self.require_close(layout.take(streams, Role.TEXT), expected, self.tolerance, "empty_streams", message)
 
     def test_expert_parameters(self) -> None:
         """Parameters of a stream are the backbone's own, named once, and of no other stream."""
@@ -241,17 +252,28 @@ class BackboneSuite(ModuleSuite):
         *,
         router: Router | None = None,
         cache: KVCache | None = None,
+        pad_empty: bool = True,
     ) -> tuple[list[Tensor], Layout, LossTerms]:
         """Runs packed documents; with an empty cache of as many rows, they are written to it."""
         router = router or self.router()
         table = SegmentTable.from_samples(documents)
-        stored = store(table, router.stream_of, len(router.streams))
+        stored = store(table, router.stream_of, len(router.streams), pad_empty=pad_empty)
         plan = plan_attention(table, stored, device=torch.device("cpu"))
         if cache is not None:
             cache.begin(stored.order, table.document[table.token_segments()], whole=False)
         layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, cache)
         streams, losses = backbone(self._streams(backbone, layout, documents), layout)
         return streams, layout, losses
+
+    def _empty_cache(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> KVCache:
+        """Returns a cache with a row for each document and room for all of it."""
+        return KVCache(
+            num_rows=len(documents),
+            capacity=max(sum(segment.length for segment in document) for document in documents),
+            num_layers=len(backbone.layers),
+            num_kv_heads=backbone.num_kv_heads,
+            head_dim=backbone.head_dim,
+        )
 
     def _streams(self, backbone: Backbone, layout: Layout, documents: Sequence[Sequence[Segment]]) -> list[Tensor]:
         """Returns the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that follows from their number."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import torch
-
 from soundomni.core.assembly.build import build_model, build_sampler
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import ConstructionError, SoundOmniError, SpecError
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
@@ -28,8 +27,8 @@ logger = logging.getLogger(__name__)
 def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     """Checks the numbers of every section, and that the parts of the model can be built and fit together.
 
-    The model is built without memory, on torch's meta device. Where a plugin cannot be built so, a warning says so, and its sizes
-    are found wrong only when it is built for training.
+    The model is built without memory, on torch's meta device, and no weights are drawn. Where a plugin cannot be built so, a warning
+    says so, and its sizes are found wrong only when it is built for training.
 
     Returns:
         a line for each setting that works but can hardly be meant; see doubts.py.
@@ -70,7 +69,7 @@ def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel
     """Builds the model of a spec on torch's meta device; None, with a warning, where that fails: a plugin may need memory."""
     section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
     try:
-        with torch.device("meta"):
+        with without_memory():
             return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
     except SoundOmniError as error:
         if not isinstance(error, ConstructionError):

@@ -197,6 +197,13 @@ def test_describe_says_something_of_each_file(tiny_model: Path, wav: Path, resul
     assert asked["heard"][0]["text"] == texts[0] != texts[1]
 
 
+def test_described_files_are_drawn_by_their_own_seeds_whatever_the_batch(tiny_model: Path, wav: Path, result: Any) -> None:
+    drawn = ["--model", tiny_model, "--max-tokens", "6", "--temperature", "1.5", "--top-k", "200", "--top-p", "0.99"]
+    texts = [one["text"] for one in result("describe", wav, wav, wav, *drawn, "--seed", "7", "--batch", "2")["heard"]]
+    assert len(set(texts)) > 1
+    assert [result("describe", wav, *drawn, "--seed", str(seed))["heard"][0]["text"] for seed in (7, 8, 9)] == texts
+
+
 def test_reconstruct_measures_an_invertible_codec(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:
     row = result("reconstruct", wav, "--model", tiny_model, "--out", tmp_path / "out")["files"][0]
     assert row["si_sdr"] > 60
@@ -302,6 +309,13 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
         (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
         (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
+        (["describe", "WAV", "--temperature", "-1"], "--temperature is -1; expected a finite number from 0"),
+        (["describe", "WAV", "--temperature", "nan"], "--temperature is nan; expected a finite number from 0"),
+        (["describe", "WAV", "--temperature", "1", "--top-k", "0"], "--top-k is 0; expected a number of tokens from 1"),
+        (["describe", "WAV", "--temperature", "1", "--top-p", "1.5"], "--top-p is 1.5; expected a share of the probability"),
+        (["describe", "WAV", "--temperature", "1", "--seed", "-1"], "a seed must be from 0"),
+        (["describe", "WAV", "--top-p", "0.9"], "--top-p is 0.9, but without a temperature no token is drawn; set --temperature too"),
+        (["describe", "WAV", "--seed", "3"], "--seed is 3, but without a temperature no token is drawn; set --temperature too"),
         (["describe", "WAV", "--device", "gpu"], "no device 'gpu'"),
         (["describe", "WAV", "--question", "how many events? " * 100], "shorten the question"),
         (["describe", "WAV", "--question", " "], "an empty question was given"),

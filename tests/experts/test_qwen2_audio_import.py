@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.inference.sampling import context_length, sample_text
+from soundomni.core.inference.decoding import sample_text
+from soundomni.core.inference.sampling import context_length
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
 from soundomni.core.waveform import Audio

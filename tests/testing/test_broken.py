@@ -239,6 +239,32 @@ class SameLayer(MoT):
         return super().forward(streams, OneLayer(layout.stored, layout.position_ids, layout.attention, layout.cache))
 
 
+@broken(testing.BackboneSuite, "empty_streams", r"streams came out as \[\[14, \d+\], \[1, \d+\]\], expected \[\[14, \d+\], \[0, \d+\]\]")
+class PadsEmpty(MoT):
+    takes_empty_streams = True
+
+    def forward(self, streams, layout):
+        streams, losses = super().forward(streams, layout)
+        return [stream if len(stream) else stream.new_zeros(1, self.hidden_dim) for stream in streams], losses
+
+
+@broken(testing.BackboneSuite, "empty_streams", "hidden text differs from that beside padding")
+class NeedsPadding(MoT):
+    takes_empty_streams = True
+
+    def forward(self, streams, layout):
+        mixed = torch.stack([stream.mean(0) for stream in streams]).sum(0)
+        return super().forward([stream + mixed for stream in streams], layout)
+
+
+@broken(testing.BackboneSuite, "empty_streams", "raised IndexError: ")
+class TakesTheFirst(MoT):
+    takes_empty_streams = True
+
+    def forward(self, streams, layout):
+        return super().forward([stream - 0 * stream[0] for stream in streams], layout)
+
+
 @broken(testing.BackboneSuite, "cache", "raised RuntimeError: ")
 class NoCache(MoT):
     def forward(self, streams, layout):

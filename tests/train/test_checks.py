@@ -9,14 +9,18 @@ from typing import Any, get_args
 import pytest
 import torch
 from tiny_spec import TEXT, tiny_spec
+from torch.overrides import TorchFunctionMode
 
 from soundomni.cli.main import main
 from soundomni.cli.train import EXISTING
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.uninitialized import DRAWS
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
+from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.spec.ranges import check_loss_weights, check_train
 from soundomni.core.spec.registry import load
 from soundomni.core.spec.schema import TrainSpec
-from soundomni.train.preflight import check_spec
+from soundomni.train.preflight import build_without_memory, check_spec
 from soundomni.train.run import run_training
 from soundomni.train.run_directory.opening import Existing
 
@@ -85,6 +89,31 @@ def test_losses_that_a_model_does_not_have_are_named() -> None:
 def test_checking_imports_no_torch() -> None:
     code = "import sys, soundomni.core.spec.ranges; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Drawn(TorchFunctionMode):
+    """Counts what writes to parameters in place."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += isinstance(args[0] if args else None, torch.nn.Parameter) and getattr(func, "__name__", "") in DRAWS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["nano", "demo", "soundomni-7b", "soundomni-7b-full"])
+def test_a_model_is_checked_without_drawing_its_weights(name: str) -> None:
+    spec = resolve(load_spec([name], base={}))
+    with Drawn() as drawn:
+        model = build_without_memory(spec, trust_class_paths=False)
+    assert model is not None and all(p.is_meta for p in model.parameters())
+    assert drawn.count == 0
+
+
+def test_drawing_is_noticed() -> None:
+    with Drawn() as drawn:
+        build_model(tiny_spec(Path("unused")).model, vocab_size=300)
+    assert drawn.count > 0
 
 
 def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

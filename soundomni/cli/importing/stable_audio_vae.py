@@ -64,15 +64,14 @@ def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison
     """Sends `[C, S]` through a codec and back, as it is used; returns how close it comes, at the codec's rate and at its own."""
     import torch
 
-    from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
-    from soundomni.core.pretrained.omni import CHUNK_SECONDS
+    from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks
     from soundomni.core.waveform import Audio, fit_length, match_channels, resample
     from soundomni.evaluation import compare
     from soundomni.vae.weight_norm import fold_weight_norm
 
     fold_weight_norm(codec)
     reference = resample(match_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
-    frames = max(1, round(CHUNK_SECONDS * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+    frames = chunk_frames_of(codec.spec)
     with torch.no_grad():
         latents = encode_in_chunks(codec, torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames=frames)
         estimate = fit_length(decode_in_chunks(codec, latents, chunk_frames=frames)[0].numpy(), reference.shape[1])

@@ -17,11 +17,50 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.limits import check_count
-from soundomni.core.representation import Representation
+from soundomni.core.representation import Representation, RepresentationSpec
+
+CHUNK_SECONDS = 30.0
+"""Seconds of audio that go through a codec at once, unless something else is asked for."""
+
+
+def chunk_frames_of(spec: RepresentationSpec, seconds: float = CHUNK_SECONDS) -> int:
+    """Return the frames of a piece of `seconds`, at least 1."""
+    return max(1, round(seconds * spec.sample_rate / spec.downsampling_ratio))
+
+
+def decode_in_groups(codec: Codec, representation: Representation, *, most_frames: int) -> Tensor:
+    """Decode clips as `codec.decode` does, with the memory that `most_frames` frames take, however many the clips have. No gradients.
+
+    Clips that have at most that many together share a call. Longer ones go through one after the other: in pieces, or whole if the
+    codec declares no `receptive_field`.
+
+    Args:
+        codec: on the device of the values.
+        representation: values `[B, D, T]`.
+        most_frames: frames that go through the codec at once, without the context around a piece.
+
+    Returns:
+        `[B, C, S]` on the values' device, S at least `spec.num_samples(T)` for the T frames of the longest clip.
+
+    Raises:
+        SpecError: `most_frames` is below 1.
+        DataError: the codec refuses the values.
+    """
+    check_count("most_frames", most_frames)
+    values, lengths, spec = representation.values, representation.lengths, representation.spec
+    if values.shape[-1] > most_frames and codec.receptive_field is not None:
+        return decode_in_chunks(codec, representation, chunk_frames=most_frames)
+    count = max(1, most_frames // max(1, values.shape[-1]))
+    with torch.no_grad(), parametrize.cached():
+        if count >= len(values):
+            return codec.decode(representation)
+        groups = zip(torch.split(values, count), torch.split(lengths, count), strict=True)
+        return torch.cat([codec.decode(Representation(some, theirs, spec)) for some, theirs in groups])
 
 
 def encode_in_chunks(codec: Codec, waveform: Tensor, lengths: Tensor, *, chunk_frames: int) -> Representation:
@@ -46,7 +85,8 @@ def encode_in_chunks(codec: Codec, waveform: Tensor, lengths: Tensor, *, chunk_f
     frames = [spec.num_frames(count) for count in counts]
     block = chunk_frames * spec.downsampling_ratio
     clips = (clip[:, :count].split(block, dim=-1) for clip, count in zip(waveform, counts, strict=True))
-    values = _gather((iter_encoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.token_dim, frames, waveform)
+    with parametrize.cached():  # normalized weights are computed once for all pieces
+        values = _gather((iter_encoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.token_dim, frames, waveform)
     return Representation(values, torch.tensor(frames, device=lengths.device), spec)
 
 
@@ -71,7 +111,8 @@ def decode_in_chunks(codec: Codec, representation: Representation, *, chunk_fram
     frames = representation.lengths.tolist()
     clips = (clip[:, :count].split(chunk_frames, dim=-1) for clip, count in zip(values, frames, strict=True))
     samples = [spec.num_samples(count) for count in frames]
-    return _gather((iter_decoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.channels, samples, values)
+    with parametrize.cached():  # normalized weights are computed once for all pieces
+        return _gather((iter_decoded(codec, clip, chunk_frames=chunk_frames) for clip in clips), spec.channels, samples, values)
 
 
 def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.loss_parts import clip_parts, text_parts
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.attention import plan_attention
@@ -48,7 +49,7 @@ class UnifiedModel(nn.Module):
         ValueError: `frozen` names a part that does not exist.
     """
 
-    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "predict_frames", "next_token_logits")
+    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
     """Methods beside `forward` that run sub-modules; sharding registers them."""
 
     def __init__(
@@ -214,24 +215,26 @@ class UnifiedModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
-        """Normalised representation → `[B, C, S]`, in the codec's own precision."""
+        """Normalised representation → `[B, C, S]`, in the codec's own precision, with the memory of one piece of CHUNK_SECONDS."""
         with torch.autocast(representation.values.device.type, enabled=False):
-            return self.codec.decode(self.normalizer.denormalise(representation))
+            latents = self.normalizer.denormalise(representation)
+            return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 
     # In and out of the hidden space
 
-    def stored(self, table: SegmentTable) -> StoredOrder:
-        """Decides where the tokens of a table live."""
+    def stored(self, table: SegmentTable, *, inference: bool = False) -> StoredOrder:
+        """Decide where the tokens of a table live. In inference no expert runs whose stream has no tokens, if the backbone allows it."""
         multiple = GPU_STREAM_MULTIPLE if self.device.type == "cuda" else 1
-        return store(table, self.router.stream_of, len(self.router.streams), multiple=multiple)
+        pad_empty = not (inference and self.backbone.takes_empty_streams)
+        return store(table, self.router.stream_of, len(self.router.streams), multiple=multiple, pad_empty=pad_empty)
 
     def layout(self, stored: StoredOrder, plan: AttentionPlan, cache: KVCache | None = None) -> Layout:
         """Lays out tokens with a plan of their attention."""
         return Layout(stored, torch.from_numpy(stored.position_ids).to(self.device), plan, cache)
 
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
-        """Lays out the tokens of a table and plans exact attention among them."""
-        stored = self.stored(table)
+        """Lay out the tokens of a table and plan exact attention among them; a cache means inference."""
+        stored = self.stored(table, inference=cache is not None)
         kind = self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=dtype)
@@ -276,20 +279,37 @@ class UnifiedModel(nn.Module):
     # Generation: the context once, then the slot alone
 
     def prefill(self, batch: PackedBatch, cache: KVCache) -> None:
-        """Runs context documents, one per cache row, and keeps their keys and values."""
-        if batch.table.num_tokens == 0:
-            return
+        """Run context documents, one per cache row, and keep their keys and values.
+
+        Only what the documents hold is computed: no encoder runs without audio to understand, no codec without audio to go on from.
+        """
+        if batch.table.num_tokens:
+            self._fill(batch, cache)
+
+    def prefill_text(self, batch: PackedBatch, cache: KVCache) -> Tensor:
+        """Run context documents that end with text as `prefill` does, and return the logits after the last token of each, `[R, V]`."""
+        text = self._fill(batch, cache)
+        table = batch.table
+        documents = table.document[table.token_segments()][table.token_roles() == Role.TEXT]
+        last = np.searchsorted(documents, np.arange(table.num_documents), side="right") - 1
+        return self.backbone.head(text.index_select(0, torch.from_numpy(last).to(self.device))).float()
+
+    def _fill(self, batch: PackedBatch, cache: KVCache) -> Tensor:
+        """Run context documents and keep their keys and values. Returns the hidden text tokens, `[N, H]`."""
         layout = self.plan(batch.table, cache)
         rows = batch.table.document[batch.table.token_segments()]
         cache.begin(layout.stored.order, rows, whole=False)
-        blocks = {Role.TEXT: self.backbone.embed(batch.text_ids), Role.FEATURES: self.enter_features(batch.features)}
+        blocks = {Role.TEXT: self.backbone.embed(batch.text_ids)}
+        if len(batch.features):
+            blocks[Role.FEATURES] = self.enter_features(batch.features)
         if len(batch.latents):
             clean = self.encode(batch.latents.waveform, batch.latents.lengths)
             clean = clean.with_values(clean.values.to(self.dtype))
             places = frame_places(batch.latents.num_frames, clean.values.shape[-1], self.device)
             blocks[self.audio_role] = self.enter_frames(clean.values, torch.zeros_like(clean.values[:, 0]), places)
-        self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
+        return layout.take(streams, Role.TEXT)
 
     def predict_frames(self, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
         """Predicts for the audio slots of all rows at once.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,3 +35,13 @@ class uninitialised(TorchFunctionMode):
         ):
             return target
         return func(*args, **given)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Build what is built within on torch's meta device: it has names, shapes and dtypes, no values and no memory.
+
+    Nothing is drawn either. Drawing on the meta device takes no memory but much time: it imports torch's compiler.
+    """
+    with torch.device("meta"), uninitialised():
+        yield

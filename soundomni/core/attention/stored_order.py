@@ -37,10 +37,18 @@ class StoredOrder:
     role_slices: dict[Role, tuple[int, int, int]]
 
 
-def store(table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1) -> StoredOrder:
-    """Computes the stored order. Streams are padded to a multiple of `multiple` with at least one token each.
+def store(
+    table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1, pad_empty: bool = True
+) -> StoredOrder:
+    """Compute the stored order.
 
-    A stream is never empty, so that every parameter takes part in every step on every rank.
+    Args:
+        table: the segments of the batch.
+        stream_of: role → index of its stream.
+        num_streams: number of streams.
+        multiple: every stream is padded to a multiple of this length.
+        pad_empty: pad streams without tokens too, as training needs it: every parameter then takes part in every step on every
+            rank. False leaves them empty.
     """
     roles, positions = table.token_roles(), table.token_positions()
     parts: list[np.ndarray] = []
@@ -55,7 +63,7 @@ def store(table: SegmentTable, stream_of: Callable[[Role], int], num_streams: in
             slices[role] = (stream, count, count + len(tokens))
             parts.append(tokens)
             count += len(tokens)
-        stored = max(1, -(-count // multiple)) * multiple
+        stored = max(int(pad_empty), -(-count // multiple)) * multiple
         parts.append(np.full(stored - count, PADDING))
         lengths.append(stored)
     order = np.concatenate(parts).astype(np.int64)

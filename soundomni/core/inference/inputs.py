@@ -73,8 +73,8 @@ def as_texts(name: str, value: Any) -> list[str]:
     return [as_text(f"{name}[{i}]", one) for i, one in enumerate(_listed(name, value, "a text or a list of texts"))]
 
 
-def as_seeds(value: Any, count: int) -> list[int]:
-    """Return `count` seeds, of a list or counting up from one number. Raise SpecError for anything else, or for another count."""
+def as_seeds(value: Any, count: int, *, of: str = "prompt") -> list[int]:
+    """Return `count` seeds, from a list or counting up from one number. Raise SpecError for anything else, or for another count."""
     if isinstance(value, (int, np.integer)) or (hasattr(value, "__index__") and np.ndim(value) == 0):
         first = as_whole("seeds", value)
         return list(range(first, first + count))
@@ -82,7 +82,7 @@ def as_seeds(value: Any, count: int) -> list[int]:
         seeds = _listed("seeds", value, "a whole number or a list of them")
     except DataError as error:
         raise SpecError(str(error)) from error
-    return matching("seeds", [as_whole(f"seeds[{i}]", one) for i, one in enumerate(seeds)], count)
+    return matching("seeds", [as_whole(f"seeds[{i}]", one) for i, one in enumerate(seeds)], count, of=of)
 
 
 def as_clip(name: str, value: Any) -> Audio:
@@ -162,10 +162,10 @@ def as_directory(name: str, value: Any) -> str | Path:
     raise DataError(f"{name} is {shown(value)}; expected a path")
 
 
-def matching(name: str, values: Sequence[T], count: int) -> list[T]:
-    """Return the values as a list. Raise SpecError unless there is one for each of `count` prompts."""
+def matching(name: str, values: Sequence[T], count: int, *, of: str = "prompt") -> list[T]:
+    """Return the values as a list. Raise SpecError unless there is one for each of `count` prompts, or whatever they belong to."""
     if len(values) != count:
-        raise SpecError(f"{name} has length {len(values)}; expected {count}, one for each prompt")
+        raise SpecError(f"{name} has length {len(values)}; expected {count}, one for each {of}")
     return list(values)
 
 

@@ -1,9 +1,9 @@
 """Generation with a key-value cache: the context is computed once, then only the slot that is being made.
 
 Sampling audio: each row of the cache holds one guidance branch of one sample; the sampler rewrites the audio slot behind it at every
-step, all rows in one batch. Describing: each row holds the audio to understand; text is appended token by token.
+step, all rows in one batch. Text is written in decoding.py.
 
-Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames, V vocabulary.
+Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
@@ -31,18 +31,29 @@ from soundomni.core.sequence import (
     SegmentTable,
     context_length,
     next_position,
-    plain_segment,
 )
 from soundomni.core.spec.schema import GuidanceSpec
-from soundomni.core.tokenizer import TextTokenizer
 
 
 def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
     """Allocates a cache with one row per context and room for `room` more tokens in each, and computes the contexts into it."""
+    cache = empty_cache(model, contexts, room)
+    model.prefill(packed(model, contexts), cache)
+    return cache
+
+
+def packed(model: UnifiedModel, contexts: Sequence[Context]) -> PackedBatch:
+    """Return contexts as documents of one batch on the model's device."""
+    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
+    return PackedBatch.from_samples(samples).to(model.device)
+
+
+def empty_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
+    """Allocate a cache with one row per context, for the context and `room` more tokens."""
     backbone = model.backbone
     parameter = next(backbone.parameters())
     kind = parameter.device.type
-    cache = KVCache(
+    return KVCache(
         num_rows=len(contexts),
         capacity=max(map(context_length, contexts)) + room,
         num_layers=len(backbone.layers),
@@ -51,9 +62,6 @@ def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> K
         device=parameter.device,
         dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
     )
-    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
-    model.prefill(PackedBatch.from_samples(samples).to(model.device), cache)
-    return cache
 
 
 class AudioSlots:
@@ -70,7 +78,7 @@ class AudioSlots:
         table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
         rows = len(slots)
         self._model, self._cache = model, cache
-        stored = model.stored(table)
+        stored = model.stored(table, inference=True)
         self._rows = table.document[table.token_segments()]
         plan = plan_cached(
             cache.lengths[:rows],
@@ -209,47 +217,3 @@ def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTa
             values[i, :, : request.num_frames] = request.known.to(like.device)
             mask[i, : request.num_frames] = request.known_mask.to(like.device)
     return PartialTarget(values=values, known=mask)
-
-
-@torch.no_grad()
-def sample_text(
-    model: UnifiedModel,
-    contexts: Sequence[Context],
-    *,
-    tokenizer: TextTokenizer,
-    max_new_tokens: int,
-    opening: Sequence[int] | None = None,
-) -> list[list[int]]:
-    """Continues each context with text, greedily, until a token that ends texts or `max_new_tokens`. Returns the ids of each text.
-
-    Args:
-        model, tokenizer: what writes.
-        contexts: what comes before.
-        max_new_tokens: ids of each text at most.
-        opening: ids that every text begins with, which are given and not returned; the start token alone when None.
-    """
-    *given, last = opening if opening is not None else (tokenizer.bos,)
-    if given:
-        contexts = [(*context, plain_segment(given)) for context in contexts]
-    cache = make_cache(model, contexts, room=max_new_tokens + 1)
-    start = plain_segment([last])
-    positions = np.asarray([next_position(context) for context in contexts])
-    tokens = np.full(len(contexts), last)
-    texts: list[list[int]] = [[] for _ in contexts]
-    done = np.zeros(len(contexts), dtype=bool)
-    ones = np.ones(len(contexts), dtype=np.int64)
-    for step in range(max_new_tokens):
-        table = SegmentTable.from_samples([(start,)] * len(contexts), first_position=list(positions + step))
-        stored = model.stored(table)
-        plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
-        layout = model.layout(stored, plan, cache)
-        cache.begin(layout.stored.order, table.document, whole=True)
-        logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
-        cache.keep(ones)
-        tokens = logits.argmax(-1).cpu().numpy()
-        done |= np.isin(tokens, tokenizer.ends)
-        if done.all():
-            break
-        for row in np.flatnonzero(~done):
-            texts[row].append(int(tokens[row]))
-    return texts

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from soundomni.core.assembly.building_bounds import at_most
-from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, ConstructionError
 from soundomni.core.pretrained.weights import differing_names
 from soundomni.core.spec.registry import lock
@@ -36,8 +35,7 @@ def check_declared(spec: Spec, build: Callable[[], nn.Module], shapes: Mapping[s
     """
     try:
         with (
-            torch.device("meta"),
-            uninitialised(),
+            without_memory(),
             at_most(REGISTERED_TWICE * len(shapes), reason=f", and '{source}' holds {len(shapes):,}"),
         ):
             model = build()

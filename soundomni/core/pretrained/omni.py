@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.build import build_model, build_sampler
-from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialised
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
+from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.inputs import (
     as_callback,
@@ -44,7 +45,7 @@ from soundomni.core.inference.inputs import (
     shown,
 )
 from soundomni.core.inference.requests import RequestBuilder
-from soundomni.core.inference.sampling import sample_audio, sample_text
+from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
@@ -54,7 +55,9 @@ from soundomni.core.limits import (
     check_negative,
     check_scale,
     check_seconds,
+    check_seed,
     check_strength,
+    check_text_sampling,
     resolve_device,
 )
 from soundomni.core.pretrained.adapters import merge_adapter_file
@@ -88,8 +91,6 @@ T = TypeVar("T")
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DEFAULT_STRENGTH = 0.5
 """How much a variation changes its clip unless something else is asked for."""
-CHUNK_SECONDS = 30.0
-"""Of a long clip that go through the codec at once."""
 
 
 class SoundOmni:
@@ -334,15 +335,27 @@ class SoundOmni:
         return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
 
     def describe(
-        self, clips: Iterable[Audio] | Audio, *, question: str | None = None, max_new_tokens: int = 64, batch_size: int = 16
+        self,
+        clips: Iterable[Audio] | Audio,
+        *,
+        question: str | None = None,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seeds: Iterable[int] | int = 0,
     ) -> list[str]:
-        """Says what is heard in each clip, or answers a question about it. Any rate and channel count.
+        """Say what is heard in each clip, or answer a question about it. Any rate and channel count.
 
         Args:
             clips: what to hear, one or several.
             question: what to answer; None asks for a description.
             max_new_tokens: longest text; it ends earlier where the sample reaches the length that the model was trained with.
             batch_size: clips heard at once.
+            temperature, top_k, top_p: draw each token instead of taking the likeliest one: see `TextSampling` in
+                core/inference/decoding.py. Without a temperature the likeliest token is always taken.
+            seeds: of what is drawn: one per clip, or the first of consecutive ones. A text depends on its seed and clip only.
 
         Raises:
             SpecError: the model cannot describe, or a number is out of its range.
@@ -350,15 +363,47 @@ class SoundOmni:
                 than a clip was given.
         """
         longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
-        asked = None if question is None else as_text("the question", question)
-        contexts = [self.contexts.clip(clip, asked) for clip in as_clips("clips", clips)]
-        texts: list[str] = []
-        for batch in _batches(contexts, size):
-            texts += self._write(batch, longest)
-        return texts
+        sampling, given = _text_sampling(temperature, top_k, top_p), as_clips("clips", clips)
+        contexts = [self._heard(clip, question) for clip in given]
+        numbered = list(zip(contexts, map(_text_seed, as_seeds(seeds, len(given), of="clip")), strict=True))
+        return [text for batch in _batches(numbered, size) for text in self._write(batch, longest, sampling)]
 
-    def chat(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio = (), *, max_new_tokens: int = 256) -> str:
-        """Answers a chat about any number of clips.
+    def stream(
+        self,
+        clip: Audio,
+        *,
+        question: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Describe one clip, or answer a question about it, piece by piece as it is written.
+
+        Arguments and errors are those of `describe`; errors are raised at once.
+
+        Returns:
+            pieces of at least one character each. Joined, they are the text that `describe` returns.
+        """
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._heard(as_clip("the clip", clip), question), _text_seed(seed), longest, sampling)
+
+    def _heard(self, clip: Audio, question: str | None) -> Context:
+        return self.contexts.clip(clip, None if question is None else as_text("the question", question))
+
+    def chat(
+        self,
+        messages: Iterable[Message] | Message | str,
+        clips: Iterable[Audio] | Audio = (),
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """Answer a chat about any number of clips.
 
         Args:
             messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
@@ -366,25 +411,75 @@ class SoundOmni:
                 is a chat of one turn.
             clips: what the messages mention, in that order, one or several. Any rate and channel count.
             max_new_tokens: longest answer; it ends earlier where the chat reaches the length that the model was trained with.
+            temperature, top_k, top_p, seed: as in `describe`.
 
         Raises:
             SpecError: the model was not trained on chats, or a number is out of its range.
             DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
                 what the model was trained with.
         """
-        longest = _most_new_tokens(max_new_tokens)
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._write([(self._asked(messages, clips), _text_seed(seed))], longest, sampling)[0]
+
+    def stream_chat(
+        self,
+        messages: Iterable[Message] | Message | str,
+        clips: Iterable[Audio] | Audio = (),
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Answer a chat piece by piece as the answer is written.
+
+        Arguments and errors are those of `chat`; errors are raised at once.
+
+        Returns:
+            pieces of at least one character each. Joined, they are the answer that `chat` returns.
+        """
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._asked(messages, clips), _text_seed(seed), longest, sampling)
+
+    def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
         if self.spec.model.chat == "none":
             raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
-        return self._write([self.contexts.chat(as_messages(messages), as_clips("clips", clips))], longest)[0]
+        return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
 
-    def _write(self, contexts: Sequence[Context], max_new_tokens: int) -> list[str]:
-        """Writes the text that follows each context."""
-        opening = self.contexts.opening()
-        taken = len(opening) - 1
-        rooms = [max_new_tokens if self.max_tokens is None else self.max_tokens - context_length(one) - taken for one in contexts]
-        longest = min(max_new_tokens, max(rooms))
-        ids = sample_text(self.model, contexts, tokenizer=self.tokenizer, max_new_tokens=longest, opening=opening)
+    def _write(self, numbered: Sequence[tuple[Context, int]], max_new_tokens: int, sampling: TextSampling) -> list[str]:
+        """Write the text that follows each context, drawn by its seed."""
+        contexts, seeds = zip(*numbered, strict=True)
+        rooms = [self._room(context, max_new_tokens) for context in contexts]
+        ids = sample_text(
+            self.model,
+            contexts,
+            tokenizer=self.tokenizer,
+            max_new_tokens=max(rooms),
+            opening=self.contexts.opening(),
+            sampling=sampling,
+            seeds=seeds,
+        )
         return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+
+    def _stream(self, context: Context, seed: int, max_new_tokens: int, sampling: TextSampling) -> Iterator[str]:
+        """Write the text that follows a context, piece by piece."""
+        tokens = iter_tokens(
+            self.model,
+            [context],
+            tokenizer=self.tokenizer,
+            max_new_tokens=self._room(context, max_new_tokens),
+            opening=self.contexts.opening(),
+            sampling=sampling,
+            seeds=[seed],
+        )
+        return self.tokenizer.pieces(token for (token,) in tokens if token is not None)
+
+    def _room(self, context: Context, max_new_tokens: int) -> int:
+        """Return how many tokens a text can have before the sample is as long as those that the model was trained with."""
+        if self.max_tokens is None:
+            return max_new_tokens
+        return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
 
     @torch.no_grad()
     def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
@@ -409,7 +504,7 @@ class SoundOmni:
         else:
             seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
             check_seconds(seconds, name="chunk_seconds")
-            frames = max(1, round(seconds * codec.spec.sample_rate / codec.spec.downsampling_ratio))
+            frames = chunk_frames_of(codec.spec, seconds)
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)
         return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
@@ -453,6 +548,22 @@ def _most_new_tokens(value: int) -> int:
     most = as_whole("max_new_tokens", value)
     check_count("max_new_tokens", most, most=MOST_NEW_TOKENS)
     return most
+
+
+def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TextSampling:
+    """Return how tokens are chosen. Raise SpecError for a number out of its range or of a wrong kind, or one that does nothing."""
+    heat = None if temperature is None else as_number("temperature", temperature)
+    most = None if top_k is None else as_whole("top_k", top_k)
+    share = None if top_p is None else as_number("top_p", top_p)
+    check_text_sampling(heat, most, share)
+    return TextSampling(temperature=heat or 0.0, top_k=most, top_p=1.0 if share is None else share)
+
+
+def _text_seed(value: int) -> int:
+    """Return the seed of a text. Raise SpecError for one out of its range or of a wrong kind."""
+    seed = as_whole("seed", value)
+    check_seed(seed)
+    return seed
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

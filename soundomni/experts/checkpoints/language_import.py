@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.normalizer import LatentNormalizer
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.files.names import REPORT_FILE
 from soundomni.core.interfaces import Codec, Encoder
@@ -160,7 +161,7 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
         SpecError: a layer is wrong, or contradicts the checkpoint.
     """
     spec = _spec(checkpoint, layers, overrides)
-    with torch.device("meta"):
+    with without_memory():
         shell = build_model(portable(spec).model, vocab_size=checkpoint.tokenizer.vocab_size)
     shapes = {name: tuple(tensor.shape) for name, tensor in shell.state_dict().items()}
     sources = checkpoint.sources(shapes)

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.directory import portable
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
@@ -128,7 +127,7 @@ def _latent_dim(weights: WeightFile) -> int:
 def _check_codec(spec: Spec, latent_dim: int) -> None:
     """Raises CheckpointError unless the codec of a spec may be that of the checkpoint: as many dimensions, and trained."""
     codec = spec.model.codec
-    with torch.device("meta"):
+    with without_memory():
         given = build("codec", portable(spec).model.codec).spec.token_dim
     advice = "name the one that made its latents: --config codec.yaml, as `soundomni import stable-audio-vae` writes it"
     if given != latent_dim:

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
-
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.interfaces import Optimizer
 from soundomni.core.pretrained.directory import portable
@@ -167,7 +165,7 @@ def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
     """Builds the model as for training, but without memory and without files: those its codec and tokenizer start from are not read."""
     section = portable(spec).model
     try:
-        with torch.device("meta"), uninitialised():
+        with without_memory():
             model = build_model(section, vocab_size=section.tokenizer.vocab_size, trust_class_paths=trust_class_paths)
             if spec.train is not None and spec.train.lora is not None:
                 add_adapters(model, spec.train.lora)

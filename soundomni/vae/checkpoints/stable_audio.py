@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import CARD_FILE, REPORT_FILE
 from soundomni.core.files.small_files import read_text
@@ -98,7 +98,7 @@ def import_stable_audio_vae(source: str | Path, *, config: str | Path | None = N
         known = _read_beside(config_file)
     else:
         known = read_config(config_file)
-    with torch.device("meta"):
+    with without_memory():
         expected = {name: tuple(tensor.shape) for name, tensor in OobleckCodec(**known.init_args).state_dict().items()}
     check_fit(weights, found, expected)
     return ImportedCodec(weights, known, config_file, found, load_state(weights, found))
