@@ -41,7 +41,7 @@ from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.experts.checkpoints.language_config import LanguageConfig, read_json
+from soundomni.experts.checkpoints.language_config import LanguageConfig, read_node
 from soundomni.experts.checkpoints.language_layout import Rows, Shape, check_rows
 from soundomni.experts.swiglu import kept_channels
 
@@ -344,7 +344,7 @@ def _codec_origin(spec: Spec) -> Origin | None:
     report = Path(given).parent / REPORT_FILE
     if not report.is_file():
         return Origin(source=Path(given).name)
-    said = read_json(report, "the report of an import")
+    said = read_node(report, "the report of an import")
     source, licence = said.node("source").values.get("name"), said.values.get("licence")
     return origin_of({"licence": licence, "source": source or Path(given).name}, report)
 

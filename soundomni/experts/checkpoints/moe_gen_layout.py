@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soundomni.core.errors import CheckpointError, some
+from soundomni.core.files.names import CONFIG_FILE
 from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_language, read_node
+from soundomni.experts.checkpoints.language_config import LanguageConfig, Node, read_language, read_node
 from soundomni.experts.checkpoints.language_import import GEN, UND, Sources, backbone_slot
 from soundomni.experts.checkpoints.language_layout import Expert, check_depth, expert_rows, shape_of, shared_rows
 

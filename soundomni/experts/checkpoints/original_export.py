@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError
+from soundomni.core.files.names import CONFIG_FILE
 from soundomni.core.pretrained.directory import trained_max_tokens
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, write_weights
@@ -28,7 +29,7 @@ from soundomni.core.spec.load import resolve
 from soundomni.core.spec.provenance import lasting_name
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_slots
-from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig
+from soundomni.experts.checkpoints.language_config import LanguageConfig
 from soundomni.experts.checkpoints.language_import import GEN, UND, LazyState
 from soundomni.experts.checkpoints.language_layout import Expert, Rows, named_rows
 from soundomni.experts.checkpoints.moe_gen_layout import LANGUAGE, SUFFIX, Experts

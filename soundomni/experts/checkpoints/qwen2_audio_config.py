@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundomni.core.errors import CheckpointError
-from soundomni.experts.checkpoints.language_config import CONFIG_FILE, LanguageConfig, Node, read_language, read_node
+from soundomni.core.files.names import CONFIG_FILE
+from soundomni.experts.checkpoints.language_config import LanguageConfig, Node, read_language, read_node
 from soundomni.experts.qwen2_audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
 MODEL_TYPE = "qwen2_audio"
