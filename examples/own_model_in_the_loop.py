@@ -1,6 +1,6 @@
-"""The training loop with a module and batches of one's own: a run that stops half-way, and another that goes on from its checkpoint.
+"""The training loop with your own module and batches: a run that stops half-way, and another that resumes it from its checkpoint.
 
-A module is trainable when it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is asked of it.
+A module is trainable when it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is required.
 """
 
 import tempfile

@@ -45,4 +45,4 @@ for sampler in (EulerSampler(num_steps=2), EulerSampler(num_steps=20), HeunSampl
     with torch.no_grad():
         radius = sampler.sample(velocity, torch.randn(B, 2, T), generators=generators).norm(dim=1)
     asked = f"{type(sampler).__name__}, {sampler.num_evaluations} evaluations"
-    print(f"{asked}: radius {radius.mean():.2f} with deviation {radius.std():.2f} (of the data: 2.00, 0.00)")
+    print(f"{asked}: radius {radius.mean():.2f} with deviation {radius.std():.2f} (data: 2.00, 0.00)")

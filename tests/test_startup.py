@@ -29,6 +29,9 @@ def loaded(code: str) -> set[str]:
         "from soundomni.cli.main import main; main(['plugins', 'list'])",
         "from soundomni.core import errors; from soundomni.core.spec import registry, schema; registry.entries('codec')",
         "from soundomni.core.spec import load; load.shipped_specs()",
+        "import soundomni.evaluation",
+        "from soundomni.evaluation import TASKS, Observer, Outcome, Settings",
+        "from soundomni.evaluation import shipped_lists; shipped_lists()",
     ],
 )
 def test_nothing_heavy_is_imported(code):

@@ -117,12 +117,12 @@ def logged_in(run_dir: Path) -> Callable[[], int]:
 
 
 def check_one_run(run_dir: Path, steps: int) -> str:
-    """Check that a finished directory is of one run from the first step to the last; returns its id."""
+    """Check that a finished directory belongs to one run from the first step to the last; return its id."""
     run = str(json.loads((run_dir / "run.json").read_text())["run"])
     entries = list(read_metrics(run_dir / "metrics.jsonl"))
     expect([entry["step"] for entry in entries] == list(range(1, steps + 1)), f"the log is not one of {steps} steps")
-    expect({entry["run"] for entry in entries} == {run}, "the log is of two runs")
-    expect({run_of(path) for path in list_checkpoints(run_dir / "checkpoints")} == {run}, "a checkpoint is of another run")
+    expect({entry["run"] for entry in entries} == {run}, "the log belongs to two runs")
+    expect({run_of(path) for path in list_checkpoints(run_dir / "checkpoints")} == {run}, "a checkpoint belongs to another run")
     latest = find_latest(run_dir / "checkpoints", run=run)
     expect(latest is not None and latest.name == f"step-{steps:08d}", f"the newest checkpoint is {latest}")
     expect(not (run_dir / "owner.json").exists(), "owner.json was left")
@@ -206,7 +206,7 @@ def disks(folder: Path, draws: random.Random) -> None:
 
 
 def full_disk(folder: Path) -> str:
-    """No file may grow beyond what a checkpoint needs: the run ends, its last checkpoint stays, and it goes on when there is room."""
+    """No file may grow beyond what a checkpoint needs: the run ends, its last checkpoint stays, and it resumes when there is room."""
     folder.mkdir()
     config, run_dir = config_of(folder, "run", "train.steps=12"), folder / "run"
     expect(Run(config, ["--train.steps=3"]).wait() == FINISHED, "three steps")
@@ -214,7 +214,7 @@ def full_disk(folder: Path) -> str:
     expect(os.strerror(errno.EFBIG) in line or "could not be written" in line, line)
     latest = find_latest(run_dir / "checkpoints")
     expect(latest is not None and latest.name == "step-00000003", f"the newest checkpoint is {latest}")
-    expect(Run(config).wait() == FINISHED, "it goes on")
+    expect(Run(config).wait() == FINISHED, "it resumes")
     check_one_run(run_dir, 12)
     return line
 
@@ -252,7 +252,7 @@ def deleted(folder: Path) -> str:
     shutil.rmtree(run_dir)
     line = run.expect_one_line(REFUSED)
     expect(find_latest(run_dir / "checkpoints") is not None, "nothing was saved")
-    expect(Run(config, ["--train.steps=60"]).wait() == FINISHED, "it goes on")
+    expect(Run(config, ["--train.steps=60"]).wait() == FINISHED, "it resumes")
     return line
 
 
@@ -267,7 +267,7 @@ def moved(folder: Path) -> str:
     run_dir.rename(new)
     line = run.expect_one_line(REFUSED)
     expect(not run_dir.exists(), "the old place was made again")
-    expect(Run(config, [f"--train.run_dir={new}"]).wait() == FINISHED, "it goes on")
+    expect(Run(config, [f"--train.run_dir={new}"]).wait() == FINISHED, "it resumes")
     check_one_run(new, 90)
     one, two = (load_file(path / "checkpoints" / "step-00000090" / "rank-00000.safetensors") for path in (folder / "whole", new))
     expect(all(torch.equal(tensor, two[name]) for name, tensor in one.items()), "other weights")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
-from soundomni.evaluation.settings import COMMON_TASKS, TASKS
+from soundomni.evaluation.settings import COMMON_TASKS, DATASET_LIMIT, DEFAULT_BATCH_SIZE, DEFAULT_LIST, TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from soundomni.core.interfaces import Dataset
     from soundomni.core.spec.schema import Slot
 
 HELP = "measure what a model generates, describes and reconstructs"
-
-DEFAULT_LIST = "new-combinations"
-DATASET_LIMIT = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first clip that is generated; each next one counts up (default: 0)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument("--batch", type=int, default=16, help="clips at once (default: 16)")
+    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH_SIZE, help=f"clips at once (default: {DEFAULT_BATCH_SIZE})")
     add_device(parser)
     parser.add_argument(
         "--clap",
@@ -70,34 +64,37 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Prints every measured number, and with --json what it was made with."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import empty_directory
-    from soundomni.core.errors import SpecError
-    from soundomni.evaluation.lists import audio_sha256, items_sha256
-    from soundomni.evaluation.measure import lines, run_model, score
-    from soundomni.evaluation.networks import load_networks
-    from soundomni.evaluation.record import made_with, save
-    from soundomni.evaluation.settings import Settings
+    from soundomni.cli.result_lines import result_lines
+    from soundomni.cli.stderr_observer import StderrObserver
+    from soundomni.evaluation import evaluate, load_judges, open_data
+    from soundomni.evaluation.judges import check_judged_tasks
 
     _check(args)
+    observer = StderrObserver()
     device = choose_device(args)
-    dataset, slot, tasks, data, limit = _data(args)
-    judges = {"clap": args.clap, "classifier": args.classifier}
-    if any(judges.values()) and "generate" not in tasks:
-        raise SpecError(f"measuring {', '.join(tasks)} generates nothing that --clap or --classifier could judge: leave them out")
-    networks = load_networks(**judges, device=device)
+    data = open_data(_chosen_data(args), trust_class_paths=args.trust_class_paths, observer=observer)
+    tasks = data.choose_tasks(args.tasks)
+    if args.clap or args.classifier:
+        check_judged_tasks(tasks)
+    judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
     model = load_model(args, overrides, device=device)
-    folder = None if args.save is None else empty_directory(args.save, option="--save")
-    settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
-    outcome = run_model(model, dataset, settings, networks=networks)
-    if folder is not None:
-        save(outcome, folder)
-    result = score(outcome, networks=networks)
-    data |= {
-        "items_sha256": items_sha256(outcome.items),
-        "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
-    }
-    record = made_with(model, settings, name=args.model, adapter=args.adapter, judges=judges, device=device, data=data, dataset=slot)
-    emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
-    return 1 if outcome.failures else 0
+    result = evaluate(
+        model,
+        data,
+        tasks=tasks,
+        limit=args.limit,
+        seed=args.seed,
+        batch_size=args.batch,
+        num_steps=args.steps,
+        guidance_scale=args.guidance,
+        judges=judges,
+        save=None if args.save is None else empty_directory(args.save, option="--save"),
+        loaded_from=args.model,
+        adapter=args.adapter,
+        observer=observer,
+    )
+    emit(args, result, text="\n".join(result_lines(result)))
+    return 1 if result["failures"] else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -117,25 +114,10 @@ def _check(args: argparse.Namespace) -> None:
     check_seed(args.seed)
 
 
-def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[str, Any], int]:
-    """Returns the dataset, its slot, the tasks, what identifies the data, and how many clips to take."""
-    from dataclasses import asdict
-    from typing import cast
-
-    from soundomni.core.errors import SpecError
-    from soundomni.core.interfaces import Dataset
+def _chosen_data(args: argparse.Namespace) -> str | Slot:
+    """Return the list of --list, or the dataset of --dataset."""
     from soundomni.core.spec.load import parse_slot
-    from soundomni.core.spec.registry import build
-    from soundomni.evaluation.lists import open_list
 
-    if args.dataset is None:
-        fixed = open_list(DEFAULT_LIST if args.list is None else args.list, trust_class_paths=args.trust_class_paths)
-        data = {"list": fixed.name, "sha256": fixed.sha256, "dataset": asdict(fixed.slot)}
-        missing = [task for task in args.tasks or () if task not in fixed.tasks]
-        if missing:
-            raise SpecError(f"the list '{fixed.name}' does not measure {', '.join(missing)}, only {', '.join(fixed.tasks)}")
-        return fixed.dataset, fixed.slot, args.tasks or fixed.tasks, data, min(args.limit or len(fixed.dataset), len(fixed.dataset))
-    given = parse_slot("dataset", args.dataset)
-    dataset = cast(Dataset, build("dataset", given, trust_class_paths=args.trust_class_paths))
-    data = {"dataset": asdict(given)}
-    return dataset, given, args.tasks or COMMON_TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))
+    if args.dataset is not None:
+        return parse_slot("dataset", args.dataset)
+    return DEFAULT_LIST if args.list is None else str(args.list)

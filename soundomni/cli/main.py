@@ -23,6 +23,7 @@ from typing import TextIO
 from soundomni import __version__
 from soundomni.cli.parsing import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
+from soundomni.cli.slot_help import find_request, show
 from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
 
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
     "spec": "validate or print a spec, or write its JSON schema",
     "demo": "train a small model on this machine, and hear and see what it learnt",
     "doctor": "say how much memory training a spec takes of each GPU, and what fits",
+    "completion": "print a script that completes commands, options, spec keys and plugin names in bash or zsh",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
 
@@ -111,18 +113,32 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"unknown command '{name}'.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}")
     module = importlib.import_module(f"soundomni.cli.{name}")
-    parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
-    module.configure(parser)
-    _add_global_options(parser)
-    rest, overrides = split_overrides([*given, *after], parser)
-    args = parser.parse_args(rest)
+    parser = command_parser(name)
+    asked = find_request(after)
+    if asked is None:
+        rest, overrides = split_overrides([*given, *after], parser)
+        args = parser.parse_args(rest)
+    else:  # of a plugin; nothing else on the line matters, as with --help
+        args = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given)
     from soundomni.cli.console import results_only
     from soundomni.core.spec.discovery import only_readable
 
-    progress = contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working")
+    shows_itself = name in TRAINS and asked is None
+    progress = contextlib.nullcontext() if shows_itself else Progress(f"soundomni {name} is working")
     results = results_only() if args.json else contextlib.nullcontext()
     with only_readable(), results, progress:  # plugins may print what they like
+        if asked is not None:
+            return show(asked, args, prog=parser.prog)
         return int(module.run(args, [*early, *overrides]))
+
+
+def command_parser(name: str) -> Parser:
+    """Return the parser of a command, with the options of every command."""
+    module = importlib.import_module(f"soundomni.cli.{name}")
+    parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
+    module.configure(parser)
+    _add_global_options(parser)
+    return parser
 
 
 def _top_parser() -> Parser:

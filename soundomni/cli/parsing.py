@@ -64,7 +64,12 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
                 value = queue.pop(0)
             overrides.append((key, value))
         else:
-            known = [*options, *(f"--{name}" for name in _spec_keys())]
+            from soundomni.core.spec.keys import spec_keys
+
+            if key.replace("_", "-") == "print-config":
+                other = "Use `soundomni spec print` with the same spec and keys"
+                raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
+            known = [*options, *(f"--{of_spec.name}" for of_spec in spec_keys())]
             raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{parser.prog} --help`")
     return rest, overrides
 
@@ -88,18 +93,3 @@ def _spec_roots() -> set[str]:
     from soundomni.core.spec.schema import Spec
 
     return {field.name for field in dataclasses.fields(Spec)}
-
-
-def _spec_keys() -> list[str]:
-    from soundomni.core.spec.schema import Slot, Spec
-    from soundomni.core.spec.values import field_types, join, without_none
-
-    def keys(of: Any, key: str) -> Iterator[str]:
-        of = without_none(of)
-        if key:
-            yield key
-        if dataclasses.is_dataclass(of) and isinstance(of, type) and of is not Slot:
-            for name, inner in field_types(of).items():
-                yield from keys(inner, join(key, name))
-
-    return list(keys(Spec, ""))

@@ -69,36 +69,41 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from soundomni.cli.console import emit, table
     from soundomni.core.spec import registry
-    from soundomni.core.spec.arguments import argument_texts
-    from soundomni.core.spec.values import type_name
 
-    cls = registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths)
-    texts = argument_texts(cls)
-    summary = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    arguments: list[dict[str, Any]] = []
-    for argument in registry.arguments(args.kind, cls):
-        entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
-        default = {} if argument.required else {"default": argument.default}
-        arguments.append(entry | default | {"description": texts.get(argument.name, "")})
-    runtime = registry.runtime_arguments(args.kind)
-    result = {
-        "kind": args.kind,
-        "name": registry.name_of(args.kind, cls),
-        "class": f"{cls.__module__}.{cls.__qualname__}",
-        "summary": summary,
-        "init_args": arguments,
-        "runtime_args": list(runtime),
-    }
-    cells = [[a["name"], a["type"], "required" if a["required"] else repr(a["default"]), a["description"]] for a in arguments]
+    result = description(args.kind, registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths))
+    takes, runtime = result["init_args"], result["runtime_args"]
+    cells = [[a["name"], a["type"], "required" if a["required"] else repr(a["default"]), a["description"]] for a in takes]
     lines = [
         f"{args.kind} {result['name']}: {result['class']}",
-        summary,
+        result["summary"],
         "",
         table(["init_args", "type", "default", ""], cells) if cells else "takes no init_args",
         *([f"\npassed by the assembly: {', '.join(runtime)}"] if runtime else []),
     ]
     emit(args, result, text="\n".join(lines))
     return 0
+
+
+def description(kind: str, cls: type) -> dict[str, Any]:
+    """Return what a plugin is and takes, as plain data: name, class, summary, and each argument with its type and default."""
+    from soundomni.core.spec import registry
+    from soundomni.core.spec.arguments import argument_texts
+    from soundomni.core.spec.values import type_name
+
+    texts = argument_texts(cls)
+    takes: list[dict[str, Any]] = []
+    for argument in registry.arguments(kind, cls):
+        entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
+        default = {} if argument.required else {"default": argument.default}
+        takes.append(entry | default | {"description": texts.get(argument.name, "")})
+    return {
+        "kind": kind,
+        "name": registry.name_of(kind, cls),
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "summary": inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        "init_args": takes,
+        "runtime_args": list(registry.runtime_arguments(kind)),
+    }
 
 
 def _row(entry: PluginEntry) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespa
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
     from soundomni.data.audio_writing import find_format, write_audio
-    from soundomni.evaluation.reconstruction import compare
+    from soundomni.evaluation import compare, comparison_text
 
     clip = Audio(*read_audio(file))
     made = model.reconstruct(clip, chunk_seconds=args.chunk)
@@ -83,4 +83,4 @@ def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespa
         gain = write_audio(path, made.waveform, made.sample_rate, format=args.format)
     say_gain(path, gain)
     found = compare(clip, made)
-    return {"file": str(file), "out": str(path), "gain": gain, **found.to_json()}, f"{path}  {found.told()}"
+    return {"file": str(file), "out": str(path), "gain": gain, **found.to_json()}, f"{path}  {comparison_text(found)}"

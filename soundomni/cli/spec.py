@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.parsing import Overrides, UsageError, refuse_overrides
@@ -36,13 +37,29 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
         return _schema()
     if not args.specs and not args.config:
         raise UsageError(f"`soundomni spec {args.action}` needs a spec: a YAML file or the name of a shipped one")
+    names = [*args.specs, *args.config]
+    if args.action == "print":
+        return print_spec(args, names, overrides)
+    return _validate(args, _resolved(args, names, overrides))
+
+
+def print_spec(args: argparse.Namespace, names: Sequence[str], overrides: Overrides) -> int:
+    """Print the spec that files or shipped names and overrides make, with every default filled in."""
+    from soundomni.cli.console import emit
+    from soundomni.core.spec.load import dump_spec, spec_to_dict
+
+    spec = _resolved(args, names, overrides)
+    emit(args, spec_to_dict(spec), text=dump_spec(spec))
+    return 0
+
+
+def _resolved(args: argparse.Namespace, names: Sequence[str], overrides: Overrides) -> Spec:
     from soundomni.core.pretrained.spec_with_start import load_spec_with_start
     from soundomni.core.spec.load import resolve
 
     trust = args.trust_class_paths
-    given = load_spec_with_start([*args.specs, *args.config], overrides, trust_class_paths=trust, start="if-here")
-    spec = resolve(given, trust_class_paths=trust)
-    return _validate(args, spec) if args.action == "validate" else _print(args, spec)
+    given = load_spec_with_start(names, overrides, trust_class_paths=trust, start="if-here")
+    return resolve(given, trust_class_paths=trust)
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
@@ -144,14 +161,6 @@ def _check_start(args: argparse.Namespace, spec: Spec) -> None:
     open_start(spec, weights=not of_hub, trust_class_paths=args.trust_class_paths)
     if of_hub:
         note(f"model.start: the weights of '{name}' were not fetched; `soundomni train` compares their shapes before the first step")
-
-
-def _print(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.console import emit
-    from soundomni.core.spec.load import dump_spec, spec_to_dict
-
-    emit(args, spec_to_dict(spec), text=dump_spec(spec))
-    return 0
 
 
 def _schema() -> int:

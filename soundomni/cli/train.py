@@ -31,10 +31,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="resume a run although this key of its spec, or a key below it, has changed: learning rate, paths and data, for example "
         "train.optimizer.lr or data; may be given several times",
     )
+    parser.add_argument(
+        "--print-config",
+        "--print_config",
+        action="store_true",
+        help="print the spec with every default filled in, as `soundomni spec print` does, and train nothing",
+    )
+    parser.epilog = (
+        "Every key of the spec is an option too: --train.steps=100 --sampler=heun --model.codec.frame_size=64. "
+        "For the arguments of a plugin, name its key and .help: `soundomni train --model.codec.help mdct`."
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Trains, or goes on with the run in train.run_dir; exit status 75 when it saved and stopped before the end."""
+    if args.print_config:
+        from soundomni.cli.spec import print_spec
+
+        return print_spec(args, args.config, overrides)
     import os
 
     from soundomni.cli.console import emit

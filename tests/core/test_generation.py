@@ -18,7 +18,7 @@ from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
 from soundomni.core.inference.editing import Kept, known_frames
 from soundomni.core.inference.sampling import AudioRequest, sample_audio, sample_text
-from soundomni.core.inference.variation import begin_timestep
+from soundomni.core.inference.variation import beginning
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import PositionRule, context_length
@@ -151,7 +151,7 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     (context,) = contexts_of(model.model, ["one"])
     clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
     noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
-    begin = begin_timestep(model.model, clean[0].float(), 0.4, slot=writer().target(160))
+    begin = beginning(model.model, clean[0].float(), 0.4, slot=writer().target(160)).timestep
     values = (1 - begin) * clean + begin * noise
     for t, after in pairwise((begin, begin * 2 / 3, begin / 3, 0.0)):
         with torch.no_grad():

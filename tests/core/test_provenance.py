@@ -96,7 +96,7 @@ def test_defaults_of_the_schema_are_soundomnis_own(rival: Callable[[], None], tm
 
 
 def test_a_list_to_measure_on_is_made_of_soundomnis_own_sounds(rival: Callable[[], None]) -> None:
-    from soundomni.evaluation.lists import open_list, shipped_lists
+    from soundomni.evaluation import open_list, shipped_lists
 
     rival()
     assert open_list(shipped_lists()[0]).slot.class_path.startswith("soundomni:")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -24,20 +25,21 @@ from soundomni.core.waveform import Audio
 from soundomni.data.toys.analysis import analyse, compare
 from soundomni.data.toys.toy_recipe import Recipe
 from soundomni.data.toys.toy_sounds import ToySounds
-from soundomni.evaluation.measure import written
+from soundomni.evaluation import evaluate, score_text
 from soundomni.metrics.waveform_distances import spectral_convergence
 
 SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
 ROWS = (
-    ("prompts made with every attribute right", "generated", "right"),
-    ("attributes of what was made", "generated", "attributes"),
+    ("prompts generated with every attribute right", "generated", "right"),
+    ("attributes generated right", "generated", "attributes"),
     ("clips described with every attribute right", "described", "right"),
-    ("attributes described", "described", "attributes"),
-    ("questions answered", "answered", "right"),
+    ("attributes described right", "described", "attributes"),
+    ("questions answered right", "answered", "right"),
     ("chirps continued in their direction", "continued", "direction"),
     ("sounds continued at their pitch", "continued", "pitch"),
     ("variants at strength 0.8 with every attribute of the prompt", "varied", "right at 0.8"),
 )
+README = Path(__file__).parents[2] / "README.md"
 EDITING = Path(__file__).parents[2] / "tools" / "nano_editing.yaml"
 NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
 
@@ -78,27 +80,29 @@ def test_the_card_says_what_evaluate_printed() -> None:
     rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| "))
     cells = {row[0]: row[1:] for row in rows}
     for label, task, key in ROWS:
-        assert cells[label] == [written(key, found[task][key]) if task in found else "" for found in SCORES.values()], label
+        assert cells[label] == [score_text(key, found[task][key]) if task in found else "" for found in SCORES.values()], label
     for scores, tasks in (
         ("new-combinations", ("generated", "described", "answered", "reconstructed")),
         ("editing", ("continued", "varied")),
     ):
         for task in tasks:
             for name, value in SCORES[scores][task].items():
-                assert f"| {task} | {name} | {written(name, value)} |" in card
+                assert f"| {task} | {name} | {score_text(name, value)} |" in card
     weights = hashlib.sha256((SHIPPED / "nano" / "model.safetensors").read_bytes()).hexdigest()
     assert {score["made_with"]["model"]["sha256"] for score in SCORES.values()} == {weights}
+
+
+def test_the_readme_says_what_evaluate_printed() -> None:
+    said = README.read_text(encoding="utf-8").partition("<!-- scores of nano")[2].partition("<!-- end of scores -->")[0]
+    first = SCORES["new-combinations"]
+    tasks = ("generated", "described", "answered")
+    assert re.findall(r"[\d.]+ %", said) == [score_text("right", first[task]["right"]) for task in tasks]
 
 
 @pytest.mark.long
 def test_a_sixth_of_the_list_scores_about_what_the_card_says(nano: SoundOmni) -> None:
     """Of 32 clips a share has a standard error below 9 points; weights that were not those of the card would be far off."""
-    from soundomni.evaluation.lists import open_list
-    from soundomni.evaluation.measure import run_model, score
-    from soundomni.evaluation.settings import Settings
-
-    opened = open_list("new-combinations")
-    result = score(run_model(nano, opened.dataset, Settings(limit=32, seed=0, batch=16)))
+    result = evaluate(nano, "new-combinations", limit=32)
     for task, name in (("generated", "attributes"), ("described", "attributes"), ("answered", "right")):
         assert abs(result[task][name] - SCORES["new-combinations"][task][name]) < 0.15, (task, name)
 

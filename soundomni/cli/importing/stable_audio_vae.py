@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from soundomni.core.interfaces import Codec
-    from soundomni.evaluation.reconstruction import Comparison
+    from soundomni.evaluation import Comparison
 
 HELP = "Stable Audio's autoencoder, of stable-audio-tools or diffusers, as the codec oobleck"
 
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
     from soundomni.data.audio import read_audio
+    from soundomni.evaluation import comparison_text
     from soundomni.vae.checkpoints.stable_audio import WEIGHTS_FILE, import_stable_audio_vae, write_codec
     from soundomni.vae.oobleck import OobleckCodec
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
     lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
     if measured is not None:
-        lines.append(f"{args.check}  {measured.told()}")
+        lines.append(f"{args.check}  {comparison_text(measured)}")
     emit(args, result, text="\n".join(lines))
     return 0
 
@@ -66,7 +67,7 @@ def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison
     from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
     from soundomni.core.pretrained.omni import CHUNK_SECONDS
     from soundomni.core.waveform import Audio, fit_length, match_channels, resample
-    from soundomni.evaluation.reconstruction import compare
+    from soundomni.evaluation import compare
     from soundomni.vae.weight_norm import fold_weight_norm
 
     fold_weight_norm(codec)

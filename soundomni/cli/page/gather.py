@@ -90,15 +90,19 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """Measures each model on its own list of clips; returns what `evaluate` does."""
+    """Measure each model on its own list of clips; return what `score_outcome` does."""
     from soundomni.cli.console import note
-    from soundomni.evaluation.measure import evaluate, lines
+    from soundomni.cli.result_lines import result_lines
+    from soundomni.cli.stderr_observer import StderrObserver
+    from soundomni.evaluation import Settings, run_model, score_outcome
 
+    observer = StderrObserver()
     results = []
     for one in contenders:
         note(f"\nmeasured: {one.name} on {_list(one)}")
-        result = evaluate(one.model, one.unseen, limit=len(one.unseen), seed=MEASURE_SEED, batch=16)
-        note("\n".join(f"  {line}" for line in lines(result)))
+        outcome = run_model(one.model, one.unseen, Settings(seed=MEASURE_SEED), observer=observer)
+        result = score_outcome(outcome, observer=observer)
+        note("\n".join(f"  {line}" for line in result_lines(result)))
         results.append(result)
     return results
 
@@ -136,9 +140,9 @@ def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    from soundomni.evaluation.measure import written
+    from soundomni.evaluation import score_text
 
-    text = written(row["score"], row["value"])
+    text = score_text(row["score"], row["value"])
     is_share = text.endswith("%") and row["score"] not in ERROR_RATES
     interval = None if row["low"] is None else (row["low"], row["high"])
     return Score(text=text, count=row["of"], share=row["value"] if is_share else None, interval=interval)

@@ -8,6 +8,7 @@ Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from soundomni.core.assembly.model import UnifiedModel, frame_places
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.core.interfaces import Sampler
 from soundomni.core.representation import Representation, length_mask
@@ -101,6 +103,7 @@ class AudioRequest:
         known: normalised values `[D, T]` of which the frames in `known_mask` `[T]` are given; None when all are made.
         known_mask: bool `[T]`.
         varied: normalised values `[D, T]` of a clip to start from, in part, in place of noise alone; None for noise alone.
+        most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
     """
 
     context: Context
@@ -110,6 +113,7 @@ class AudioRequest:
     known: Tensor | None = None
     known_mask: Tensor | None = None
     varied: Tensor | None = None
+    most_change: float = math.inf
 
     @property
     def num_frames(self) -> int:
@@ -173,7 +177,9 @@ def sample_audio(
         out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
         return out.reshape(count, *values.shape)
 
-    predict = target.hold(guided(predict_branches, guidance, valid=valid & ~target.known))
+    made = valid & ~target.known
+    predict = target.hold(guided(predict_branches, guidance, valid=made))
+    predict = bounded(predict, model.objective, [_bound(request) for request in requests], made=made)
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
     values = sampler.sample(predict, target.show(start), generators=generators, begin=begin, on_step=on_step)
     return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
@@ -187,6 +193,12 @@ def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor
             clip, frames = request.varied[None].to(noise), request.num_frames
             start[i : i + 1, :, :frames] = model.objective.noised(clip, noise[i : i + 1, :, :frames], begin)
     return start
+
+
+def _bound(request: AudioRequest) -> Bound | None:
+    if request.varied is None or math.isinf(request.most_change):
+        return None
+    return Bound(request.varied, request.most_change)
 
 
 def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTarget:

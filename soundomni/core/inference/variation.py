@@ -1,24 +1,31 @@
-"""What a strength of variation means for one model and one clip: the timestep to start from.
+"""What a strength of variation means for one model and one clip: the timestep to start from, and the most that may change.
 
 The same timestep hides little of a clip in one latent space and nearly all of it in another. So strength is measured on the model
 itself: with no prompt, how far is its estimate of a clip from the clip, when it is shown the clip noised to a timestep? At timestep 1 it
 knows nothing of the clip, and that distance (the root of the mean squared error) counts as 1. A strength of 0.2 starts where the distance
 is 0.2, a slight change, and one of 0.8 where little but the prompt says what to make.
 
+A prompt that contradicts the clip pulls the estimate further away. Some models still follow the clip if little of it is hidden; others
+follow the prompt from any timestep. So the distance is bounded too, on the same scale and with any prompt: what may change is to what
+stays as s to 1 − s. This allows a distance of 0.25 at a strength of 0.2, of 1 at 0.5, and of 4 at 0.8. Unrelated clips are about 1.2 to
+1.4 apart, so the bound holds a slight change back, stops a moderate one on the way to the other clip, and does not hinder a strong one.
+
 Shape letters: R rows, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.clean_estimate import clean_estimate
 from soundomni.core.inference.sampling import AudioSlots, make_cache
-from soundomni.core.interfaces import Objective
 from soundomni.core.sequence import Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
@@ -26,30 +33,41 @@ TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.9
 NUM_DRAWS = 1
 """Draws of noise, each used with both signs, over which the loss is averaged."""
 
-_DIFFERENCE = 1e-3
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a variation begins, and how far it may go.
+
+    Args:
+        timestep: above 0 and at most 1.
+        most_change: how far the estimate of the clip may go from the clip, as the root of the mean squared change of a value.
+    """
+
+    timestep: float = 1.0
+    most_change: float = math.inf
 
 
-def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_size: int = 16) -> Callable[[Tensor | None], float]:
-    """Return a function from a clip's values `[D, T]` to `begin_timestep`, 1 for None. A clip that returns is measured only once."""
-    measured: list[tuple[Tensor, float]] = []
+def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_size: int = 16) -> Callable[[Tensor | None], Beginning]:
+    """Return a function from a clip's values `[D, T]` to its `beginning`; None begins with noise. A clip is measured only once."""
+    measured: list[tuple[Tensor, Beginning]] = []
 
-    def begin(clip: Tensor | None) -> float:
+    def begin(clip: Tensor | None) -> Beginning:
         if clip is None:
-            return 1.0
-        for seen, timestep in measured:
+            return Beginning()
+        for seen, found in measured:
             if seen.shape == clip.shape and torch.equal(seen, clip):
-                return timestep
-        timestep = begin_timestep(model, clip, strength, slot=slot, batch_size=batch_size)
-        measured.append((clip, timestep))
-        return timestep
+                return found
+        found = beginning(model, clip, strength, slot=slot, batch_size=batch_size)
+        measured.append((clip, found))
+        return found
 
     return begin
 
 
-def begin_timestep(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, batch_size: int = 16) -> float:
-    """Return the timestep above 0 and at most 1 at which a clip is lost to the model as far as `strength` says.
+def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, batch_size: int = 16) -> Beginning:
+    """Return the timestep at which a clip is lost to the model as far as `strength` says, and how far a variation may go from the clip.
 
-    It depends on the model and the clip only, never on the prompt or the seed.
+    Both depend on the model and the clip only, never on the prompt or the seed. At a strength of 1 nothing is bounded.
 
     Args:
         model: the model.
@@ -59,8 +77,12 @@ def begin_timestep(model: UnifiedModel, clip: Tensor, strength: float, *, slot: 
         batch_size: rows that go through the model at once.
     """
     if strength == 1.0:
-        return 1.0
-    return timestep_of_share(strength**2, lost_shares(model, clip, slot=slot, batch_size=batch_size))
+        return Beginning()
+    errors = estimate_errors(model, clip, slot=slot, batch_size=batch_size)
+    timestep = timestep_of_share(strength**2, lost_shares(errors))
+    if errors[-1] == 0.0:  # nothing to measure a change by
+        return Beginning(timestep)
+    return Beginning(timestep, strength / (1.0 - strength) * math.sqrt(errors[-1]))
 
 
 def timestep_of_share(share: float, lost: Sequence[float]) -> float:
@@ -77,35 +99,25 @@ def timestep_of_share(share: float, lost: Sequence[float]) -> float:
     return 1.0
 
 
+def lost_shares(errors: Sequence[float]) -> list[float]:
+    """Return the share of a clip's power that is lost at each of TIMESTEPS, never falling, 1 at the last, given `estimate_errors`."""
+    if errors[-1] == 0.0:  # the clip is just what the model expects without any
+        return list(TIMESTEPS)
+    shares = torch.tensor(errors, dtype=torch.float64) / errors[-1]
+    rising: list[float] = shares.clamp_max(1.0).cummax(0).values.tolist()
+    return rising
+
+
 @torch.no_grad()
-def lost_shares(model: UnifiedModel, clip: Tensor, *, slot: Segment, batch_size: int = 16) -> list[float]:
-    """Return the share of the power of a clip `[D, T]` that is lost at each of TIMESTEPS, never falling, 1 at the last."""
+def estimate_errors(model: UnifiedModel, clip: Tensor, *, slot: Segment, batch_size: int = 16) -> list[float]:
+    """Return the mean squared error of the model's estimate of a clip `[D, T]`, with no prompt, at each of TIMESTEPS."""
     clip = clip.to(model.device)
     rows = [(timestep, noise) for timestep in TIMESTEPS for noise in _noises(clip)]
     errors: list[float] = []
     for first in range(0, len(rows), batch_size):
         errors += _errors(model, clip, rows[first : first + batch_size], slot=slot)
-    means = torch.tensor(errors, dtype=torch.float64).reshape(len(TIMESTEPS), -1).mean(1)
-    if means[-1] == 0.0:  # the clip is just what the model expects without any
-        return list(TIMESTEPS)
-    shares: list[float] = (means / means[-1]).clamp_max(1.0).cummax(0).values.tolist()
-    return shares
-
-
-def clean_estimate(objective: Objective, values: Tensor, velocity: Tensor, timestep: float) -> Tensor:
-    """Return the clean values that a velocity at x_t stands for, all `[R, D, T]`.
-
-    On a path x_t = a·x0 + b·ε, the velocity is a'·x0 + b'·ε; two equations give x0. The path is the objective's own, `noised`.
-    """
-    one, zero = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64)
-
-    def path(at: float) -> tuple[float, float]:
-        return float(objective.noised(one, zero, at)), float(objective.noised(zero, one, at))
-
-    (a, b), before, after = path(timestep), max(0.0, timestep - _DIFFERENCE), min(1.0, timestep + _DIFFERENCE)
-    (a_before, b_before), (a_after, b_after) = path(before), path(after)
-    a_slope, b_slope = (a_after - a_before) / (after - before), (b_after - b_before) / (after - before)
-    return (b_slope * values - b * velocity) / (a * b_slope - b * a_slope)
+    means: list[float] = torch.tensor(errors, dtype=torch.float64).reshape(len(TIMESTEPS), -1).mean(1).tolist()
+    return means
 
 
 def _noises(clip: Tensor) -> list[Tensor]:

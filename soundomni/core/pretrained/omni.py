@@ -287,9 +287,9 @@ class SoundOmni:
                 `Kept` holds for every prompt.
             vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
                 noise added, not from noise only.
-            strength: how much of the clip the noise hides from the model, above 0 and at most 1: 0.2 is a slight change, 0.8 a strong
-                one, and at 1 nothing is left of the clip (see `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary,
-                it must be None.
+            strength: how much of the clip the noise hides from the model, and how far the variant may go from it, above 0 and at most
+                1: 0.2 is a slight change with any prompt, 0.8 a strong one, and at 1 nothing is left of the clip (see
+                `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary, it must be None.
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
@@ -312,7 +312,8 @@ class SoundOmni:
         begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
         sample = partial(sample_audio, sampler=sampler, guidance=guidance)
         callback = as_callback("on_step", on_step)
-        for begin, group in groupby(requests, lambda request: begin_of(request.varied)):
+        requests = [replace(request, most_change=begin_of(request.varied).most_change) for request in requests]
+        for begin, group in groupby(requests, lambda request: begin_of(request.varied).timestep):
             for batch in _batches(list(group), size):
                 waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
                 clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]

@@ -1,8 +1,9 @@
 """Values of a spec, checked against the annotations of dataclasses and constructors.
 
-Containers, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is read twice. Other scalars,
-among them the restricted numbers of `jsonargparse.typing`, go through jsonargparse. Only data can be asked for: an annotation
-that would need a class or a function to be imported is refused (`not_data`), so a spec can never name code but through a plugin slot.
+Containers, choices, paths, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is read
+twice. jsonargparse would read text again as YAML; tests/core/test_jsonargparse.py shows each difference. Other scalars, among
+them the restricted numbers of `jsonargparse.typing`, go through jsonargparse. Only data can be asked for: an annotation that
+would need a class or a function to be imported is refused (`not_data`), so a spec can name code only in a plugin slot.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         return settle(value)
     if is_union(annotation):
         return _convert_union(value, inner, annotation, key)
+    if origin is Literal:
+        return _convert_choice(value, inner, annotation, key)
     if annotation is Slot:
         return _convert_slot(value, key)
     if dataclasses.is_dataclass(annotation):
@@ -90,6 +93,13 @@ def _convert_union(value: Any, members: tuple[Any, ...], annotation: Any, key: s
             return convert(value, member, key)
         except SpecError:
             continue
+    raise wrong(value, annotation, key)
+
+
+def _convert_choice(value: Any, choices: tuple[Any, ...], annotation: Any, key: str) -> Any:
+    for choice in choices:
+        if type(choice) is type(value) and choice == value:  # for Python, True is 1
+            return choice
     raise wrong(value, annotation, key)
 
 
@@ -154,6 +164,8 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
 
     from jsonargparse import ArgumentError
 
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return annotation(_expect(value, str, annotation, key))
     number = isinstance(annotation, type) and issubclass(annotation, (int, float)) and not issubclass(annotation, Enum)
     if value is None or isinstance(value, (dict, list)) or (number and isinstance(value, str)):
         raise wrong(value, annotation, key)

@@ -43,11 +43,11 @@ class FoldCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents."""
+        """Describe the latents."""
         return self._spec
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence."""
+        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; samples beyond a clip count as silence."""
         if waveform.ndim != 3 or waveform.shape[1] != self._spec.channels:
             raise DataError(f"a waveform must be [clips, {self._spec.channels} channels, samples], {list(waveform.shape)} was given")
         size = self._spec.downsampling_ratio

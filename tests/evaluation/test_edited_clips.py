@@ -1,23 +1,14 @@
 """Continuations and variants in numbers: right for right ones, and wrong for each way to be wrong."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
-from soundomni.core.waveform import Audio
+from soundomni import Audio
 from soundomni.data.toys.toy_sounds import ToySounds
-from soundomni.evaluation.editing import (
-    Continuation,
-    Cut,
-    Variant,
-    continuation_scores,
-    find_cut,
-    variation_scores,
-)
+from soundomni.evaluation.tasks.continuation import Continuation, Cut, continuation_scores, find_cut
+from soundomni.evaluation.tasks.variation import Variant, variation_scores
 
 DATA = ToySounds(size=12, seed=4, kinds=["tone", "chirp"])
 ITEMS = [DATA.item(i) for i in range(len(DATA))]
@@ -106,27 +97,3 @@ def test_a_variant_is_near_the_clip_or_what_the_prompt_asks_for() -> None:
 def test_any_rate_of_a_model_is_compared_at_its_own_rate() -> None:
     wider = [Variant(item, clip, Audio(np.repeat(clip.waveform, 2, axis=1), 2 * RATE)) for item, clip in zip(ITEMS, CLIPS, strict=True)]
     assert variation_scores({0.5: wider})["distance at 0.5"].value < 0.2
-
-
-def test_the_command_measures_and_keeps_what_was_edited(tiny_model: Path, tmp_path: Path, result: Any) -> None:
-    data = "{class_path: toy-sounds, init_args: {size: 3, seconds: 0.5, events: [1, 1], kinds: [tone, chirp], seed: 5}}"
-    scores = result(
-        *("evaluate", "--model", tiny_model, "--dataset", data, "--tasks", "continue", "vary", "--steps", "1"),
-        *("--limit", "3", "--save", tmp_path / "kept"),
-    )
-    assert {"direction", "pitch", "level_step"} & scores["continued"].keys() == {"direction", "pitch", "level_step"}
-    assert [name for name in scores["varied"] if name.startswith("distance")] == [f"distance at {s}" for s in (0.2, 0.5, 0.8)]
-    rows = [json.loads(line) for line in (tmp_path / "kept" / "results.jsonl").read_text().splitlines()]
-    for row in rows:
-        files = [row["continued"], *row["varied"].values()]
-        assert len(files) == 4 and all(len(soundfile.read(tmp_path / "kept" / file)[0]) == 4000 for file in files)
-    assert rows[0]["varied_towards"] in rows[1]["captions"]
-
-
-def test_what_cannot_be_heard_is_not_measured(tiny_model: Path, tmp_path: Path, result: Any) -> None:
-    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(4000), RATE)
-    (tmp_path / "a.txt").write_text("rain")
-    slot = f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}'}}}}"
-    scores = result("evaluate", "--model", tiny_model, "--dataset", slot, "--tasks", "continue", "vary", "reconstruct")
-    assert [line.partition(":")[0] for line in scores["not_measured"]] == ["continued", "varied"]
-    assert "toy sounds" in scores["not_measured"][0]

@@ -1,16 +1,19 @@
-"""How well a model edits clips: whether a continuation goes on as the clip did, and how far a variant goes from it.
+"""The task "continue": a clip is cut in the middle of a sound, and the model's continuation has to go on as the clip did.
 
-Clips are toy sounds, of which signal analysis hears where a sound begins and ends, its pitch, its direction and its level.
+Clips are toy sounds, in which signal analysis hears where a sound begins and ends, its pitch, its direction and its level.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from soundomni.evaluation.scores import Score, Scores, attribute_scores, share
+from soundomni.evaluation.observer import Observer
+from soundomni.evaluation.score import Score, Scores, share
+from soundomni.evaluation.tasks.comparable import comparable
+from soundomni.evaluation.toy_attributes import attribute_scores, heard_attributes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +23,27 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
     from soundomni.evaluation.settings import Settings
 
-STRENGTHS = (0.2, 0.5, 0.8)
-"""Strengths of the variants that are measured."""
 WINDOW = 0.05
 """Seconds before and after a join that are compared."""
 
 _FADE = 0.012  # seconds at the end of a sound that fade out
 _MIN_CLARITY = 0.6
 _SEMITONE = 1.0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a clip is cut to be continued: in the middle of a tone or a chirp.
+
+    Args:
+        join: how much of the clip is kept, in seconds.
+        end: where the sound that is cut ends, without its fade, in seconds.
+        direction: "rising" or "falling" for a chirp, None for a tone.
+    """
+
+    join: float
+    end: float
+    direction: str | None
 
 
 @dataclass(frozen=True)
@@ -40,34 +56,10 @@ class Continuation:
     made: Audio
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A variant of a clip towards the first caption of `prompted`."""
-
-    prompted: Item
-    clip: Audio
-    made: Audio
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a clip is cut to be continued: in the middle of a tone or a chirp.
-
-    Args:
-        join: seconds that are kept.
-        end: where the sound that is cut ends, without its fade, in seconds.
-        direction: "rising" or "falling" for a chirp, None for a tone.
-    """
-
-    join: float
-    end: float
-    direction: str | None
-
-
 def find_cut(clip: Audio, index: int) -> Cut | None:
     """Return where clip number `index` of a list is cut; None if analysis hears no tone or chirp in it.
 
-    Of several sounds they take turns, so that a list has joins in first and in last sounds.
+    In clips of several sounds, first and last sounds are cut in turn, so that a list has joins in both.
     """
     from soundomni.data.toys.analysis import analyse
 
@@ -79,49 +71,27 @@ def find_cut(clip: Audio, index: int) -> Cut | None:
     return Cut((event.onset + event.offset) / 2, event.offset - _FADE, direction)
 
 
-def continue_clips(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], settings: Settings) -> list[Continuation]:
-    """Cut every clip in the middle of a sound, and let the model continue it under its own caption. Clips without a cut are left out."""
-    from soundomni.cli.progress import Progress
+def continue_clips(
+    model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], settings: Settings, *, observer: Observer
+) -> list[Continuation]:
+    """Cut every clip in the middle of a sound, and let the model continue it under its own caption. Leave out clips without a cut."""
     from soundomni.core.inference.editing import Kept
 
     made = []
-    with Progress("continuing clips", total=len(items)) as progress:
+    with observer.begin("continuing clips", total=len(items)) as progress:
         for i, (item, clip) in enumerate(zip(items, clips, strict=True)):
             cut = find_cut(clip, i)
             if cut is not None:
                 (one,) = model.generate(
                     [item.captions[0]],
                     seconds=item.num_samples / item.sample_rate,
-                    num_steps=settings.steps,
-                    guidance_scale=settings.guidance,
+                    num_steps=settings.num_steps,
+                    guidance_scale=settings.guidance_scale,
                     known=[Kept(clip, [(0.0, cut.join)])],
                     seeds=[settings.seed + i],
                 )
                 made.append(Continuation(item, clip, cut, one))
             progress.advance(1)
-    return made
-
-
-def vary_clips(model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], settings: Settings) -> dict[float, list[Variant]]:
-    """Vary every clip towards the caption of the next one, the last one towards that of the first, at each of STRENGTHS."""
-    from soundomni.cli.progress import Progress
-
-    made: dict[float, list[Variant]] = {strength: [] for strength in STRENGTHS}
-    with Progress("varying clips", total=len(STRENGTHS) * len(items)) as progress:
-        for i, clip in enumerate(clips):
-            prompted = items[(i + 1) % len(items)]
-            for strength, variants in made.items():
-                (one,) = model.generate(
-                    [prompted.captions[0]],
-                    seconds=items[i].num_samples / items[i].sample_rate,
-                    num_steps=settings.steps,
-                    guidance_scale=settings.guidance,
-                    vary=[clip],
-                    strength=strength,
-                    seeds=[settings.seed + i],
-                )
-                variants.append(Variant(prompted, clip, one))
-                progress.advance(1)
     return made
 
 
@@ -137,58 +107,20 @@ def continuation_scores(continuations: Sequence[Continuation]) -> Scores:
 
     directions, pitches, steps = [], [], []
     for one in continuations:
-        before, after = _alike(one.clip, one.made)
+        before, after = comparable(one.clip, one.made)
         cut, rate = one.cut, one.made.sample_rate
         if cut.direction is not None:
             directions.append(_course(after, cut, rate) == cut.direction)
         pitches.append(_same_pitch(before, after, cut, rate))
         steps.append(_level_step(before, after, cut, rate))
     scores: Scores = {"direction": share(directions)} if directions else {}
-    attributes = attribute_scores([_heard(one.item, one.made) for one in continuations])
+    attributes = attribute_scores([heard_attributes(one.item, one.made) for one in continuations])
     return scores | {
         "pitch": share(pitches),
         "level_step": Score(float(np.median(steps)), len(steps)),
         "right": attributes["right"],
         "attributes": attributes["attributes"],
     }
-
-
-def variation_scores(variants: Mapping[float, Sequence[Variant]]) -> Scores:
-    """Compare variants with the clips that they were made of, and with what their prompts ask for.
-
-    Returns:
-        for each strength "distance at …", the median spectral convergence against the clip (0 for the same spectrum), "right at …", the
-        share of variants with every attribute of the prompt, and "attributes at …", the share of its attributes.
-    """
-    import numpy as np
-
-    from soundomni.metrics.waveform_distances import spectral_convergence
-
-    scores: Scores = {}
-    for strength, those in variants.items():
-        distances = [spectral_convergence(*_alike(one.clip, one.made)) for one in those]
-        attributes = attribute_scores([_heard(one.prompted, one.made) for one in those])
-        scores[f"distance at {strength:g}"] = Score(float(np.nanmedian(distances)), len(distances))
-        scores[f"right at {strength:g}"] = attributes["right"]
-        scores[f"attributes at {strength:g}"] = attributes["attributes"]
-    return scores
-
-
-def _alike(clip: Audio, made: Audio) -> tuple[np.ndarray, np.ndarray]:
-    """Return both waveforms `[S]`, mono, at the rate of what was made."""
-    from soundomni.core.waveform import convert, fit_length
-
-    reference = convert(clip, channels=1, sample_rate=made.sample_rate)
-    estimate = convert(made, channels=1, sample_rate=made.sample_rate)
-    return fit_length(reference, estimate.shape[1])[0], estimate[0]
-
-
-def _heard(item: Item, made: Audio) -> dict[str, bool]:
-    """Return for each attribute that an item states whether analysis hears it."""
-    from soundomni.data.toys.analysis import analyse, compare
-    from soundomni.data.toys.toy_recipe import Recipe
-
-    return compare(Recipe.from_json(item.attributes), analyse(made.waveform, made.sample_rate))
 
 
 def _course(waveform: np.ndarray, cut: Cut, rate: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Evaluation lists: fixed sets of clips that a model is measured on, and proof that they have not changed.
+"""Fixed lists of clips that a model is measured on, and proof that they have not changed.
 
 A list is a YAML file, shipped in soundomni/lists or the user's own: what it measures (`description`), the `dataset` slot, the `tasks`, and
 two SHA-256 sums, of the items (keys, captions, questions, attributes) and of their audio. All of it is checked whenever a list is opened,
@@ -8,29 +8,21 @@ so that numbers measured on a list of one name are always numbers on the same cl
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.folders import looked_for
 from soundomni.core.errors import SoundOmniError, SpecError, did_you_mean, message_of
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import convert
-from soundomni.evaluation.settings import TASKS
+from soundomni.evaluation.checksums import audio_sha256, items_sha256
+from soundomni.evaluation.observer import SILENT, Observer, counted
+from soundomni.evaluation.settings import check_tasks
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from soundomni.core.interfaces import Dataset, Item
-
-AUDIO_STEP = 2.0**-10
-"""Samples are rounded to multiples of this before they are summed up: far above what libraries of other versions round differently."""
-
-_SUFFIXES = (".yaml", ".yml")
+    from soundomni.core.interfaces import Dataset
 
 
 @dataclass(frozen=True)
@@ -45,13 +37,13 @@ class ListFile:
 
 
 @dataclass(frozen=True)
-class EvaluationList:
+class FixedList:
     """A list that has been checked.
 
     Args:
-        name: of a shipped list, or the path of a file.
-        sha256: of the file.
-        description: what it measures.
+        name: name of a shipped list, or path of a file.
+        sha256: SHA-256 of the file.
+        description: what the list measures.
         slot: the dataset as the file names it.
         dataset: the dataset, built.
         tasks: what is measured on it, some of TASKS.
@@ -66,27 +58,28 @@ class EvaluationList:
 
 
 def shipped_lists() -> tuple[str, ...]:
-    """Returns the names of the lists that come with the library."""
+    """Return the names of the lists that come with the library."""
     folder = resources.files("soundomni") / "lists"
     return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")))
 
 
-def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
-    """Reads a list, builds its dataset and checks that items and audio are those it was written for.
+def open_list(name: str | Path, *, trust_class_paths: bool = False, observer: Observer = SILENT) -> FixedList:
+    """Read a list, build its dataset, and check that items and audio are those it was written for.
 
     Args:
-        name: of a shipped list, or a path to a YAML file.
-        trust_class_paths: whether the dataset may be named by import path.
+        name: name of a shipped list, or path to a YAML file.
+        trust_class_paths: let the dataset be named by import path.
+        observer: hears how many clips have been checked.
 
     Raises:
-        SpecError: there is no such list, its file is damaged, or its items or audio are not those of the sums.
+        SpecError: there is no such list, its file is damaged, or its items or audio do not match the checksums.
         DataError: its dataset cannot be read.
     """
-    from soundomni.cli.progress import tracked
     from soundomni.core.spec.discovery import OWN
     from soundomni.core.spec.provenance import settled_name
     from soundomni.core.spec.registry import build
 
+    name = str(name)
     text = _read(name)
     given = _parse(name, text)
     if not Path(name).is_file():
@@ -94,10 +87,17 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
     try:
         dataset = build("dataset", given.dataset, trust_class_paths=trust_class_paths)
         count = len(dataset)
-        clips = tracked(map(dataset.load, range(count)), f"checking the list {name}", total=count)
+        clips = counted(map(dataset.load, range(count)), f"checking the list {name}", total=count, observer=observer)
         sums = {"items_sha256": items_sha256(map(dataset.item, range(count))), "audio_sha256": audio_sha256(clips)}
     except SoundOmniError as error:
         raise type(error)(f"list '{name}': {error}") from error
+    _check_sums(name, given, sums)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return FixedList(name, sha256, given.description, given.dataset, dataset, tuple(given.tasks))
+
+
+def _check_sums(name: str, given: ListFile, sums: dict[str, str]) -> None:
+    """Raise SpecError if a checksum is missing in the file, or differs from that of the dataset."""
     for key, found in sums.items():
         expected = getattr(given, key)
         if expected is None:
@@ -108,28 +108,6 @@ def open_list(name: str, *, trust_class_paths: bool = False) -> EvaluationList:
                 f"list '{name}': its {what} changed since it was written: {key} is {found}, expected {expected}; "
                 "numbers measured on it would not compare with older ones"
             )
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return EvaluationList(name, sha256, given.description, given.dataset, dataset, tuple(given.tasks))
-
-
-def items_sha256(items: Iterable[Item]) -> str:
-    """Sums up what is known of every item: key, length, rate, captions, questions and attributes."""
-    total = hashlib.sha256()
-    for item in items:
-        known = [item.key, item.num_samples, item.sample_rate, item.captions, item.questions, dict(item.attributes)]
-        total.update(json.dumps(known, sort_keys=True, default=str).encode())
-    return total.hexdigest()
-
-
-def audio_sha256(clips: Iterable[tuple[np.ndarray, int]]) -> str:
-    """Sums up clips of a waveform `[C, S]` and a rate, in steps of AUDIO_STEP."""
-    import numpy as np
-
-    total = hashlib.sha256()
-    for waveform, rate in clips:
-        total.update(f"{waveform.shape} {rate}".encode())
-        total.update(np.round(waveform / AUDIO_STEP).astype("<i4").tobytes())
-    return total.hexdigest()
 
 
 def _read(name: str) -> str:
@@ -141,7 +119,7 @@ def _read(name: str) -> str:
         source = resources.files("soundomni") / "lists" / f"{name}.yaml"
     else:
         near = did_you_mean(path.stem, shipped)
-        raise SpecError(f"no list '{name}': not a file{looked_for(path)}.{near} Shipped lists: {', '.join(shipped)}")
+        raise SpecError(f"there is no list '{name}': '{path.absolute()}' is not a file.{near} Shipped lists: {', '.join(shipped)}")
     try:
         text: str = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -153,18 +131,10 @@ def _parse(name: str, text: str) -> ListFile:
     tree = yaml_text.parse(text, name)
     if not isinstance(tree, dict):
         keys = ", ".join(ListFile.__dataclass_fields__)
-        raise SpecError(f"list '{name}' is {'empty' if tree is None else 'no mapping'}, expected the keys {keys}")
+        raise SpecError(f"list '{name}' is {'empty' if tree is None else 'not a mapping'}; expected the keys {keys}")
     try:
         given: ListFile = convert(tree, ListFile, "")
+        check_tasks("tasks", given.tasks)
     except SpecError as error:
         raise SpecError(f"list '{name}': {error}") from error
-    _check_tasks(name, given.tasks)
     return given
-
-
-def _check_tasks(name: str, tasks: Sequence[str]) -> None:
-    for task in tasks:
-        if task not in TASKS:
-            raise SpecError(f"list '{name}': unknown task '{task}', expected some of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
-    if not tasks:
-        raise SpecError(f"list '{name}' measures no task, expected some of {', '.join(TASKS)}")

@@ -1,4 +1,4 @@
-"""What would end a measurement in its midst, found before it begins: clips and texts that a model or a metric does not take."""
+"""Clips and texts that a model or a metric does not take, found before anything is made: each would end a measurement halfway."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from soundomni.core.errors import DataError
-from soundomni.evaluation.networks import Networks
+from soundomni.evaluation.judges import Judges
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
@@ -15,24 +15,25 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 
-_TOO_FEW = "there is no set of clips to compare: --clap and --classifier need at least 2, there is 1"
+_TOO_FEW = "there is no set of clips to compare: a CLAP network and a classifier need at least 2, there is 1"
 
 
-def check_clips(
-    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], networks: Networks | None, *, count: int
+def find_unfit(
+    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], judges: Judges, *, count: int
 ) -> dict[int, DataError]:
     """Return the places of the clips that cannot be measured in one of the tasks, each with the reason, which names the item.
-
-    Raise DataError when no clip is left, or too few for the networks.
 
     Args:
         model: what will be measured.
         pairs: the items and clips that it will be given, one after the other.
         tasks: what it will do.
-        networks: what will judge the clips that it generates.
-        count: of pairs.
+        judges: the networks that will judge the clips that it generates.
+        count: how many pairs there are.
+
+    Raises:
+        DataError: no clip is left, or too few for the judges.
     """
-    judged = bool(networks) and "generate" in tasks
+    judged = bool(judges) and "generate" in tasks
     if judged and count == 1:
         raise DataError(_TOO_FEW)
     unfit: dict[int, DataError] = {}
@@ -40,8 +41,8 @@ def check_clips(
         try:
             with _named(item):
                 _check_clip(model, item, clip, tasks)
-                if networks and networks.clap is not None and "generate" in tasks:
-                    networks.clap.tokens(item.captions[0])
+                if judges.clap is not None and "generate" in tasks:
+                    judges.clap.tokens(item.captions[0])
         except DataError as error:
             unfit[place] = error
     if len(unfit) == count:
@@ -71,7 +72,7 @@ def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str])
 
 @contextmanager
 def _named(item: Item) -> Iterator[None]:
-    """Adds the key of the item to an error."""
+    """Add the key of the item to an error."""
     try:
         yield
     except DataError as error:

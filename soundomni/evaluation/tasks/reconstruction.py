@@ -1,14 +1,18 @@
-"""How close a clip comes back through a codec, in numbers that every command tells alike."""
+"""The task "reconstruct": how close a clip comes back through the codec, in numbers that are the same wherever they are reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from soundomni.evaluation.observer import Observer, counted
+from soundomni.evaluation.score import Score, Scores, mean
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
 MOST_DECIBELS = 100.0
@@ -40,29 +44,27 @@ class Comparison:
         return self.codec_rate / 2
 
     def scores(self) -> Measures:
-        """Returns all measures by name; those at the file's own rate end in "_file"."""
+        """Return all measures by name; those at the file's own rate end in "_file"."""
         own = {f"{name}_file": value for name, value in self.at_file.items()}
         return {**self.at_codec, **own, "energy_above": self.energy_above}
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain data with rounded measures."""
+        """Return plain data with rounded measures."""
         rates = {"file_sample_rate": self.file_rate, "codec_sample_rate": self.codec_rate, "codec_keeps_hz": [0, self.kept_hz]}
         own = {f"{name}_file": value for name, value in rounded(self.at_file).items()}
         return {**rates, **rounded(self.at_codec), **own, "energy_above": round(self.energy_above, 6)}
 
-    def told(self) -> str:
-        """Writes all of it as a line."""
-        here = f"codec at {self.codec_rate} Hz, keeps 0-{self.kept_hz:g} Hz: {told(rounded(self.at_codec))}"
-        if self.codec_rate == self.file_rate:
-            return f"{here}; the file has the same rate"
-        lost = f"{100 * self.energy_above:.1f} % of its energy above {self.kept_hz:g} Hz"
-        return f"{here}; file at {self.file_rate} Hz: {told(rounded(self.at_file))}, {lost}"
+
+def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, observer: Observer) -> list[Comparison]:
+    """Send every clip through the model's codec and back, and compare it with what comes out."""
+    return [compare(clip, model.reconstruct(clip)) for clip in counted(clips, "reconstructing", total=len(clips), observer=observer)]
 
 
 def compare(clip: Audio, made: Audio) -> Comparison:
-    """Measures what came back through a codec, `made`, against the clip that it was made from.
+    """Measure what came back through a codec, `made`, against the clip that went in.
 
-    Both are compared with the codec's channels. At the codec's rate, the clip is resampled to it; at the clip's own, what came back is.
+    Both are compared with the codec's channels, twice: at the codec's rate, to which the clip is resampled, and at the clip's own rate,
+    to which `made` is resampled.
     """
     from soundomni.core.waveform import convert, fit_length, match_channels, resample
     from soundomni.metrics.bandwidth import energy_above
@@ -70,11 +72,11 @@ def compare(clip: Audio, made: Audio) -> Comparison:
     channels = made.waveform.shape[0]
     reference = match_channels(clip.waveform, channels)
     given = convert(clip, channels=channels, sample_rate=made.sample_rate)
-    at_codec = measure(given, made.waveform, made.sample_rate)
+    at_codec = _measured(given, made.waveform, made.sample_rate)
     at_file = at_codec
     if clip.sample_rate != made.sample_rate:
         returned = fit_length(resample(made.waveform, made.sample_rate, clip.sample_rate), reference.shape[1])
-        at_file = measure(reference, returned, clip.sample_rate)
+        at_file = _measured(reference, returned, clip.sample_rate)
     return Comparison(
         codec_rate=made.sample_rate,
         file_rate=clip.sample_rate,
@@ -84,11 +86,11 @@ def compare(clip: Audio, made: Audio) -> Comparison:
     )
 
 
-def measure(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:
-    """Returns SI-SDR in dB, multi-resolution STFT distance and mel distance in dB of `[C, S]` at one rate.
+def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:
+    """Return SI-SDR in dB, multi-resolution STFT distance and mel distance in dB of `[C, S]` at one rate.
 
-    SI-SDR counts within ±MOST_DECIBELS: a clip that comes back exactly, or as silence, would be all of a mean otherwise. What is
-    relative to silence is None: SI-SDR with a silent channel, the STFT distance of a silent clip.
+    SI-SDR is limited to ±MOST_DECIBELS, because one clip that comes back exactly, or as silence, would decide a mean otherwise. What
+    would be relative to silence is None: SI-SDR with a silent channel, and the STFT distance of a silent clip.
     """
     from soundomni.metrics.waveform_distances import mel_distance, multi_resolution_stft_distance, si_sdr
 
@@ -101,19 +103,20 @@ def measure(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Me
 
 
 def rounded(measures: Measures) -> Measures:
-    """Returns the measures with the digits that are told of one file."""
+    """Return the measures with the digits that are shown for one file."""
     digits = {"si_sdr": 2, "stft_distance": 4, "mel_distance": 4}
     return {name: None if value is None else round(value, digits[name]) for name, value in measures.items()}
 
 
-def told(measures: Mapping[str, float | None]) -> str:
-    """Writes the measures of one file as a line.
+def reconstruction_scores(compared: Sequence[Comparison]) -> Scores:
+    """Average measures over clips.
 
-    >>> told({"si_sdr": 21.04, "stft_distance": 0.1, "mel_distance": 0.5})
-    'SI-SDR 21.04 dB  STFT 0.1  mel 0.5 dB'
-    >>> told({"si_sdr": None, "stft_distance": None, "mel_distance": 0.0})
-    'SI-SDR undefined (silence)  STFT undefined (silence)  mel 0.0 dB'
+    Returns:
+        the means of SI-SDR in dB, multi-resolution STFT distance and mel distance in dB, each over the clips for which it is defined. If
+        a file has another rate than the codec, also the same against the files at their own rate, as names that end in "_file", and the
+        mean share of their energy that lies above what the codec's rate keeps.
     """
-    forms = {"si_sdr": ("SI-SDR", " dB"), "stft_distance": ("STFT", ""), "mel_distance": ("mel", " dB")}
-    values = ((title, unit, measures[name]) for name, (title, unit) in forms.items())
-    return "  ".join(f"{title} undefined (silence)" if value is None else f"{title} {value}{unit}" for title, unit, value in values)
+    rates_differ = any(one.file_rate != one.codec_rate for one in compared)
+    rows = [one.scores() if rates_differ else one.at_codec for one in compared]
+    columns = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
+    return {name: Score(mean(values), len(values)) for name, values in columns.items() if values}

@@ -1,4 +1,4 @@
-"""The clips that a model is measured on, read when they are needed: memory holds some of them, not all."""
+"""The clips that a model is measured on, read when they are needed: memory holds only some of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 KEPT_BYTES = 2**28
-"""Bytes of the clips read last that stay in memory: each task reads them again, and small sets are then read only once."""
+"""Bytes of the most recent clips that stay in memory: each task reads all clips again, but small sets are then read only once."""
 
 
 class Clips(Sequence["Audio"]):
     """Clips of a dataset by place.
 
     Args:
-        dataset: to read from.
-        indices: of its clips, by place.
-        kept_bytes: of waveforms that stay in memory.
+        dataset: what the clips are read from.
+        indices: index in the dataset of the clip at each place.
+        kept_bytes: how many bytes of waveforms stay in memory.
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], *, kept_bytes: int = KEPT_BYTES) -> None:
@@ -46,7 +46,7 @@ class Clips(Sequence["Audio"]):
         return map(self._clip, self._indices)
 
     def at(self, places: Sequence[int]) -> Clips:
-        """Returns the clips at some places; what is in memory stays there."""
+        """Return the clips at some places; what is in memory stays there."""
         clips = Clips(self._dataset, [self._indices[place] for place in places], kept_bytes=self._kept_bytes)
         clips._kept, clips._bytes = self._kept, self._bytes
         return clips
