@@ -21,7 +21,7 @@ def chord(seconds: float) -> torch.Tensor:
 
 
 def quality(codec: Codec, waveform: torch.Tensor, lengths: torch.Tensor) -> str:
-    """Encodes `[B, C, S]`, decodes, and says how close that came."""
+    """Encode `[B, C, S]`, decodes, and say how close that came."""
     with torch.no_grad():
         latents = codec.encode(waveform, lengths)
         decoded = codec.decode(latents)[..., : waveform.shape[-1]]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
-from soundomni.train import Checkpointer, Hooks, Progress, RunState, build_optimizer, find_latest, fit, open_world, parallelise
+from soundomni.train import Checkpointer, Hooks, Progress, RunState, build_optimizer, find_latest, fit, open_world, parallelize
 
 TRAIN = TrainSpec(run_dir="unused", steps=200, optimizer=OptimizerSpec(lr=0.05), schedule=ScheduleSpec(kind="cosine", warmup_steps=10))
 
@@ -32,7 +32,7 @@ def step(number):  # its batches, where the data goes on after it, and what is a
 
 
 def run(folder, world, *, stop_at):
-    parallelise(model := Line(1, 1), world, TRAIN)
+    parallelize(model := Line(1, 1), world, TRAIN)
     state = RunState(model, build_optimizer(model, TRAIN.optimizer), ema=None, progress=(progress := Progress()))
     checkpointer = Checkpointer(folder, world, keep=1)
     if latest := find_latest(folder):

@@ -52,7 +52,7 @@ class Recording:
 
 
 def plan(per_voice: int, seed: int) -> list[Recording]:
-    """Chooses pitch, speed and format of `per_voice` recordings of each digit by each voice."""
+    """Choose pitch, speed and format of `per_voice` recordings of each digit by each voice."""
     rng = random.Random(seed)
     recordings = []
     for variants, unheard in ((TRAINED, False), (HELD_OUT, True)):
@@ -99,14 +99,14 @@ def speak(recording: Recording, out: Path) -> None:
 
 
 def run(command: Sequence[str]) -> None:
-    """Runs a tool; what it says is shown only when it fails."""
+    """Run a tool; what it says is shown only when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command[0]} failed: {done.stderr.strip()}")
 
 
 def break_one(folder: Path) -> Path:
-    """Adds a recording whose second half is missing."""
+    """Add a recording whose second half is missing."""
     whole = min(folder.glob("*.wav"))
     broken = folder / "broken.wav"
     broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -115,7 +115,7 @@ def break_one(folder: Path) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes all recordings."""
+    """Make all recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-voice", type=int, default=9, help="recordings of each digit by each voice (default: 9)")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from soundomni.core.spec.schema import Spec
     from soundomni.data.toys.toy_sounds import ToySounds
 
-HELP = "train a small model on this machine, and hear and see what it learnt"
+HELP = "train a small model on this machine, and hear and see what it learned"
 
 PROMPTS = (
     "a loud sine tone at A4",
@@ -32,7 +32,7 @@ NO_COMPARISON = "none"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
     parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train, on toy-sounds (default: demo)")
     parser.add_argument(
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Trains, writes the model, generates, describes, measures, and writes the page."""
+    """Train, write the model, generates, describes, measures, and write the page."""
     from soundomni.cli.console import emit, note
     from soundomni.cli.folders import make_directory
     from soundomni.cli.page.gather import CLIPS, Contender, generate, listen, measure, show_model, show_training
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _unseen(spec: Spec, count: int) -> ToySounds:
-    """Returns clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
+    """Return clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import build
     from soundomni.core.spec.schema import Slot
@@ -119,7 +119,7 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
 
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
-    """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
+    """Load the model to compare with, before any time is spent on training. Raise CheckpointError if there is no such model."""
     from soundomni.cli.generate import slug
     from soundomni.cli.page.gather import Contender
     from soundomni.core.pretrained.directory import SHIPPED, find_model
@@ -138,14 +138,14 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
 
 
 def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
-    """Adds what is the same for every model."""
+    """Add what is the same for every model."""
     import platform
     from importlib.metadata import version
 
     from soundomni import __version__
     from soundomni.cli.page.gather import MEASURE_SEED
     from soundomni.cli.page.report import Report
-    from soundomni.cli.page.sounds import LEVELS, colours
+    from soundomni.cli.page.sounds import LEVELS, colors
 
     assert spec.train is not None and spec.data is not None, "it was trained"
     seeds = {
@@ -156,11 +156,11 @@ def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
         "measured prompts": f"from {MEASURE_SEED}",
     }
     programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
-    return Report(levels=LEVELS, colours=colours(), seeds=seeds, versions=programs, **parts)
+    return Report(levels=LEVELS, colors=colors(), seeds=seeds, versions=programs, **parts)
 
 
 def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
-    """Writes the command with all that it was given or took by default, an option per line."""
+    """Write the command with all that it was given or took by default, an option per line."""
     options = [["--" + name, str(getattr(args, name))] for name in ("config", "compare", "measure", "existing", "out")]
     trusted = [["--trust-class-paths"]] if args.trust_class_paths else []
     words = [["soundomni", "demo"], *options, *trusted, *([f"--{key}={value}"] for key, value in overrides)]
@@ -168,7 +168,7 @@ def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> 
 
 
 def _write(path: Path, report: Report) -> Path:
-    """Writes the page beside its place and renames it, so that no reader meets half of it."""
+    """Write the page beside its place and rename it, so that no reader meets half of it."""
     from soundomni.cli.page.render import render
 
     part = path.with_name(f".{path.name}.part")
@@ -180,7 +180,7 @@ def _write(path: Path, report: Report) -> Path:
 def _told(
     out: Path, contenders: Sequence[Contender], prompts: Sequence[Prompt], listening: Sequence[Listening], results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the page in numbers and words, for --json: the model trained, and under "compared" the others by name."""
+    """Return the page in numbers and words, for --json: the model trained, and under "compared" the others by name."""
     models = []
     for i, (one, result) in enumerate(zip(contenders, results, strict=True)):
         made = [{"file": str(out / prompt.made[i].sound.file), "prompt": prompt.text} for prompt in prompts]

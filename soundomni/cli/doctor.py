@@ -25,7 +25,7 @@ ROWS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument(
         "--config",
         action="append",
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Prints the report; status 0 whether it fits or not."""
+    """Print the report; status 0 whether it fits or not."""
     import warnings
 
     from soundomni.cli.console import emit

@@ -12,7 +12,7 @@ from pathlib import Path
 def user_path(path: str | Path) -> Path:
     """Return a path that a user gave, with "~" as the home folder: in --out=~/x the shell leaves it as it is.
 
-    Raise DataError when there is no such user.
+    Raise DataError if there is no such user.
     """
     from soundomni.core.errors import DataError
 
@@ -43,7 +43,7 @@ def looked_for(path: Path) -> str:
 
 
 def make_directory(path: str | Path) -> Path:
-    """Makes a folder before any work is done for it. Raises DataError when it cannot be written to."""
+    """Make a folder before any work is done for it. Raise DataError if it cannot be written to."""
     from soundomni.core.errors import DataError
 
     if not str(path):
@@ -65,7 +65,7 @@ def _meant(path: Path) -> str:
 
 
 def empty_directory(path: str, *, option: str) -> Path:
-    """Makes a folder in which nothing is yet. Raises DataError, which names the option, when it cannot be written to or holds something."""
+    """Make a folder in which nothing is yet. Raise DataError, which names the option, when it cannot be written to or holds something."""
     from soundomni.core.errors import DataError
 
     folder = make_directory(path)
@@ -75,7 +75,7 @@ def empty_directory(path: str, *, option: str) -> Path:
 
 
 def new_directory(path: str) -> Path:
-    """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
+    """Return the absolute path. Raise CheckpointError if something is already: what it is, a user knows best."""
     from soundomni.core.errors import CheckpointError
 
     out = user_path(path).resolve()
@@ -85,7 +85,7 @@ def new_directory(path: str) -> Path:
 
 
 def next_number(folder: Path) -> int:
-    """Returns the number after the highest one that a file name in the folder begins with, as in `012-name.wav`; 0 without any."""
+    """Return the number after the highest one that a file name in the folder begins with, as in `012-name.wav`; 0 without any."""
     return max(_numbers(folder), default=-1) + 1
 
 

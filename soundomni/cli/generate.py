@@ -45,7 +45,7 @@ class Request:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     add_model(parser)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -101,7 +101,7 @@ class Written:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
+    """Make every requested clip and write it, with a picture and a line in prompts.jsonl."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import input_file, make_directory
     from soundomni.core.errors import one_line
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def generate_files(
     model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
 ) -> Iterator[Written]:
-    """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart.
+    """Make clips batch by batch and write each as it is ready; requests that differ in length or settings are made apart.
 
     What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows. A picture that
     cannot be drawn is named on stderr, and costs no clip.
@@ -167,7 +167,7 @@ def generate_files(
 
 
 def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str) -> Written:
-    """Writes a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
+    """Write a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
     from soundomni.cli.console import note
     from soundomni.cli.folders import append_line, claimed_number
     from soundomni.data.audio_writing import find_format, write_audio
@@ -199,7 +199,7 @@ def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
 
 
 def slug(text: str, longest: int = 40) -> str:
-    """Turns a prompt into a part of a file name."""
+    """Turn a prompt into a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or "clip"
 
 
@@ -223,7 +223,7 @@ def _span(text: str) -> tuple[float, float]:
 
 
 def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:
-    """Adds what --keep and --span say to every request."""
+    """Add what --keep and --span say to every request."""
     from soundomni.core.errors import SpecError
     from soundomni.data.audio import audio_info
 
@@ -243,7 +243,7 @@ def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
 
 def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]:
-    """Adds what --vary and --strength say to every request."""
+    """Add what --vary and --strength say to every request."""
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import check_strength
 
@@ -257,7 +257,7 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
 
 def _seconds(args: argparse.Namespace) -> float:
-    """Returns --seconds, or the length of the file to vary, or 1."""
+    """Return --seconds, or the length of the file to vary, or 1."""
     from soundomni.data.audio import audio_info
 
     if args.seconds is None and args.vary is not None:
@@ -267,7 +267,7 @@ def _seconds(args: argparse.Namespace) -> float:
 
 
 def read_grid(path: Path, defaults: Request) -> list[Request]:
-    """Reads a YAML grid: each key holds a value or a list, and every combination is one clip.
+    """Read a YAML grid: each key holds a value or a list, and every combination is one clip.
 
     Args:
         path: of the file.

@@ -21,7 +21,7 @@ KINDS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the kinds."""
+    """Add the kinds."""
     actions = parser.add_subparsers(dest="kind", required=True, metavar="|".join(KINDS))
     for kind in KINDS:
         module = _module(kind)
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Imports a checkpoint of the kind that was named."""
+    """Import a checkpoint of the kind that was named."""
     status: int = _module(args.kind).run(args, overrides)
     return status
 

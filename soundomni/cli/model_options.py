@@ -16,13 +16,13 @@ TESTED_ON = "cpu"
 
 
 def add_model(parser: argparse.ArgumentParser, *, note: str = "") -> None:
-    """Adds `--model`; `note` ends its help."""
+    """Add `--model`; `note` ends its help."""
     help_ = f"a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub{note}"
     parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=help_)
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
-    """Adds `--adapter`."""
+    """Add `--adapter`."""
     parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
 
 
@@ -38,7 +38,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def choose_device(args: argparse.Namespace) -> str:
     """Return the device of `--device`. Say on stderr which one auto picked, and if nothing has been tested on its kind.
 
-    Raise SpecError when this machine has no such device.
+    Raise SpecError if this machine has no such device.
     """
     from soundomni.cli.console import note
     from soundomni.core.limits import AUTO, resolve_device
@@ -57,7 +57,7 @@ def choose_device(args: argparse.Namespace) -> str:
 
 
 def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni:
-    """Returns the model of `--model` on a device, with the adapters of `--adapter` merged where the command has that option."""
+    """Return the model of `--model` on a device, with the adapters of `--adapter` merged where the command has that option."""
     from soundomni.cli.progress import Progress
 
     with Progress(f"loading {args.model}"):

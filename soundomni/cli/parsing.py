@@ -30,20 +30,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError."""
+        """Raise UsageError."""
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Raises ParserExit."""
+        """Raise ParserExit."""
         if message:
             self._print_message(message, sys.stderr)
         raise ParserExit(status)
 
 
 def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
-    """Takes the spec overrides out of a command's arguments; an option of the parser's own comes before a spec key of that name.
+    """Take the spec overrides out of a command's arguments; an option of the parser's own comes before a spec key of that name.
 
-    Raises UsageError, with the nearest alternative, for an option that is neither.
+    Raise UsageError, with the nearest alternative, for an option that is neither.
     """
     options = set(_options(parser))
     rest: list[str] = []
@@ -70,7 +70,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
 
 
 def refuse_overrides(overrides: Overrides, command: str) -> None:
-    """Raises UsageError when a command that reads no spec is given spec overrides."""
+    """Raise UsageError if a command that reads no spec is given spec overrides."""
     if overrides:
         raise UsageError(f"`soundomni {command}` reads no spec, so --{overrides[0][0]} has no meaning here")
 

@@ -17,7 +17,7 @@ HELP = "list the installed plugins, show one, or write a new one"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
     listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Lists, shows or writes."""
+    """List, shows or write."""
     refuse_overrides(overrides, "plugins")
     if args.action == "new":
         from soundomni.cli import plugins_new

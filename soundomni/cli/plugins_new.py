@@ -40,7 +40,7 @@ _TESTS = {"connector": "test_connector", "tracker": "test_tracker"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the package and says what to do with it."""
+    """Write the package and say what to do with it."""
     from soundomni.cli.console import emit
 
     folder = write_package(args.kind, args.name, args.out)
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_package(kind: str, name: str, out: Path | None = None) -> Path:
-    """Writes a package with a plugin of a kind and returns its folder: `out`, or `soundomni-<name>` in the working directory.
+    """Write a package with a plugin of a kind and return its folder: `out`, or `soundomni-<name>` in the working directory.
 
-    Raises PluginError when the kind is unknown or has no template, the name is not of lowercase words and dashes or is already
+    Raise PluginError if the kind is unknown or has no template, the name is not of lowercase words and dashes or is already
     registered, or the folder exists.
     """
     _check(kind, name)
@@ -93,7 +93,7 @@ def write_package(kind: str, name: str, out: Path | None = None) -> Path:
 
 
 def distribution_of(name: str) -> str:
-    """Returns the name of the package that is written for a plugin."""
+    """Return the name of the package that is written for a plugin."""
     return f"soundomni-{name}"
 
 

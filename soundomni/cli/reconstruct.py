@@ -17,7 +17,7 @@ HELP = "send audio files through the codec and back, and measure the difference"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
     add_model(parser, note=": its codec is used")
     parser.add_argument(
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes each reconstruction and prints how close it comes, at the codec's rate and at the file's own.
+    """Write each reconstruction and print how close it comes, at the codec's rate and at the file's own.
 
     A file that cannot be used is named on stderr, and the others go through the codec.
     """
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Sends one file through the codec and writes it; returns what is reported of it, as data and as a line."""
+    """Send one file through the codec and write it; returns what is reported of it, as data and as a line."""
     from soundomni.cli.folders import claimed_number
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio

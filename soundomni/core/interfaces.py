@@ -64,7 +64,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
+        """Encode `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
 
         What `waveform` holds beyond the length of a clip does not matter. A codec with a random encoding draws that of clip b from
         `generators[b]`, and returns its mean without generators.
@@ -72,7 +72,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts to the length it wants."""
+        """Decode to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts to the length it wants."""
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
@@ -94,11 +94,11 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
+        """Return T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
 
     @abstractmethod
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows.
+        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows.
 
         What `waveform` holds beyond the length of a clip does not matter.
         """
@@ -118,11 +118,11 @@ class Connector(nn.Module, ABC):
 
     @abstractmethod
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """`[N, token_dim]` → `[N, H]`; with `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index within the clip."""
+        """Map `[N, token_dim]` to `[N, H]`; with `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index within the clip."""
 
     @abstractmethod
     def leave(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, token_dim]`, the prediction. Zero at the start of training."""
+        """Map `[N, H]` to `[N, token_dim]`, the prediction. Zero at the start of training."""
 
 
 class Router(ABC):
@@ -142,10 +142,10 @@ class Router(ABC):
 
     @abstractmethod
     def stream_of(self, role: Role) -> int:
-        """Returns the index of the stream that tokens of this role run through."""
+        """Return the index of the stream that tokens of this role run through."""
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Builds one layer's feed-forward network of one stream; `build()` makes a plain one, `[N, H]` → `[N, H]`.
+        """Build one layer's feed-forward network of one stream; `build()` makes a plain one, `[N, H]` → `[N, H]`.
 
         A module returned from here may return `(output, (loss sum, count))` to add an auxiliary loss.
         """
@@ -169,15 +169,15 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, token_ids: Tensor) -> Tensor:
-        """`[N]` int64 → `[N, H]`."""
+        """Map `[N]` int64 to `[N, H]`."""
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → logits `[N, V]`."""
+        """Map `[N, H]` to logits `[N, V]`."""
 
     @abstractmethod
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """E streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+        """Map E streams `[N_e, H]` in stored order to the same after all layers and the final norm, and auxiliary losses.
 
         Layer i attends by `layout.attend(i, query, key, value)`, which goes through the cache when there is one, and takes positions
         from `layout.position_ids`. The loss that the router's networks add is returned, summed over them, by its name in
@@ -226,7 +226,7 @@ class Objective(nn.Module, ABC):
         """
 
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns the prediction that `loss` and samplers take, made of the network's `output`; the output itself unless overridden.
+        """Return the prediction that `loss` and samplers take, made of the network's `output`; the output itself unless overridden.
 
         Args:
             output, inputs: `[B, D, T]`, what came out of the network and what it was shown.
@@ -236,11 +236,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """Returns (sum, count) of each loss over the frames of `query.loss_mask`."""
+        """Return (sum, count) of each loss over the frames of `query.loss_mask`."""
 
     @abstractmethod
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        """Returns values `[B, D, T]` on the way from clean ones to `start`, what sampling starts from: 0 gives `clean`, 1 gives `start`.
+        """Return values `[B, D, T]` on the way from clean ones to `start`, what sampling starts from: 0 gives `clean`, 1 gives `start`.
 
         It is what `corrupt` makes at that timestep of that noise. Varying a clip begins there instead of at timestep 1.
         """
@@ -266,7 +266,7 @@ class Sampler(ABC):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Starts from values `[B, D, T]` at the timestep `begin`, which are noise at 1, and returns values of that shape at timestep 0.
+        """Start from values `[B, D, T]` at the timestep `begin`, which are noise at 1, and return values of that shape at timestep 0.
 
         It takes `num_steps` steps wherever it begins, and asks for predictions at timesteps above 0 alone: at 0 nothing is left to
         predict, and a model takes what it is given there for known. `on_step(index, values)` is called after each step. A stochastic
@@ -326,14 +326,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def item(self, index: int) -> Item:
-        """Returns what is known of item `index`."""
+        """Return what is known of item `index`."""
 
     @abstractmethod
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raises UnreadableAudioError."""
+        """Return the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raise UnreadableAudioError."""
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
-        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate. Raises UnreadableAudioError.
+        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate. Raise UnreadableAudioError.
 
         Used for clips of which training takes a part. By default all of the clip is loaded and then cut; a dataset that can decode
         only the part saves the time and the memory of the rest.
@@ -373,10 +373,10 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records scalar metrics at an optimizer step."""
+        """Record scalar metrics at an optimizer step."""
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Records WAV and PNG files made at this step. Ignored by default: the files stay in the run directory."""
+        """Record WAV and PNG files made at this step. Ignored by default: the files stay in the run directory."""
 
     def close(self) -> None:
         """Flushes and ends."""
@@ -394,7 +394,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """Returns an optimizer that updates each of `parameters` and keeps nothing yet.
+        """Return an optimizer that updates each of `parameters` and keep nothing yet.
 
         The loop clips gradients, sets `lr` of every parameter group before each step and steps.
 

@@ -36,19 +36,19 @@ class RepresentationSpec:
     extra_frames: int = 0
 
     def num_frames(self, num_samples: int) -> int:
-        """Returns T, the frames of a clip of `num_samples` samples at `sample_rate`."""
+        """Return T, the frames of a clip of `num_samples` samples at `sample_rate`."""
         return math.ceil(num_samples / self.downsampling_ratio) + self.extra_frames
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns `num_frames` of each of `lengths` `[B]` in samples: `[B]`."""
+        """Return `num_frames` of each of `lengths` `[B]` in samples: `[B]`."""
         return -(-lengths // self.downsampling_ratio) + self.extra_frames
 
     def num_samples(self, num_frames: int) -> int:
-        """Returns the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
+        """Return the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
         return max(0, num_frames - self.extra_frames) * self.downsampling_ratio
 
     def seconds(self, num_frames: int) -> float:
-        """Returns the length of that clip."""
+        """Return the length of that clip."""
         return self.num_samples(num_frames) / self.sample_rate
 
     @property
@@ -72,7 +72,7 @@ class Representation:
     spec: RepresentationSpec
 
     def with_values(self, values: Tensor) -> Representation:
-        """Returns the same clips with other values of the same shape, for example normalised ones."""
+        """Return the same clips with other values of the same shape, for example normalized ones."""
         return replace(self, values=values)
 
 

@@ -1,6 +1,6 @@
 """Text to token ids: byte-level BPE with the special tokens of the sequence language.
 
-Byte-level BPE (Radford et al. 2019, section 2.2) writes any text without unknown tokens. A small vocabulary is learnt from the
+Byte-level BPE (Radford et al. 2019, section 2.2) writes any text without unknown tokens. A small vocabulary is learned from the
 captions of a run; a directory with a tokenizer.json of another model works as well.
 """
 
@@ -74,7 +74,7 @@ class TextTokenizer:
     def load(cls, path: str | Path, *, extend: bool = False) -> TextTokenizer:
         """Read a tokenizer.json, or the one in a directory; with `extend`, special tokens that it lacks follow its last id.
 
-        Raises CheckpointError when it is missing or unreadable, has parts that are not supported, or lacks special tokens.
+        Raise CheckpointError if it is missing or unreadable, has parts that are not supported, or lacks special tokens.
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         if not file.exists():
@@ -100,7 +100,7 @@ class TextTokenizer:
         return str(self._tokenizer.to_str())
 
     def save(self, directory: str | Path) -> Path:
-        """Writes tokenizer.json into `directory` and returns its path."""
+        """Write tokenizer.json into `directory` and return its path."""
         path = Path(directory) / FILE_NAME
         path.write_text(self.to_json(), encoding="utf-8")
         return path
@@ -111,7 +111,7 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, without special tokens around it. Raises DataError when it is not Unicode text."""
+        """Return the ids of `text`, without special tokens around it. Raise DataError if it is not Unicode text."""
         try:
             text.encode()
         except UnicodeEncodeError as error:  # surrogates: bytes of a command line or a file that are not UTF-8
@@ -120,7 +120,7 @@ class TextTokenizer:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, special tokens left out."""
+        """Return the text of `ids`, special tokens left out."""
         with _failures(CheckpointError, "the tokenizer fails to decode what the model wrote"):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 

@@ -32,7 +32,7 @@ class Audio:
             most 6e-8 of each sample. An array that runs backwards is copied, because torch does not take it.
         sample_rate: in Hz. Integers of numpy become int.
 
-    Raises DataError when the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or reaches so far
+    Raise DataError if the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or reaches so far
     beyond full scale that it cannot be scaled to it, or when the rate is not a positive integer.
     """
 
@@ -104,12 +104,12 @@ def _checked_rate(rate: object) -> int:
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Returns the samples that `resample` gives: ceil(num_samples * to_rate / from_rate). Packing relies on it."""
+    """Return the samples that `resample` gives: ceil(num_samples * to_rate / from_rate). Packing relies on it."""
     return math.ceil(num_samples * to_rate / from_rate)
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Resamples float32 `[C, S]` with soxr at high quality to exactly `resampled_length` samples."""
+    """Resample float32 `[C, S]` with soxr at high quality to exactly `resampled_length` samples."""
     if from_rate == to_rate:
         return waveform
     wanted = resampled_length(waveform.shape[1], from_rate, to_rate)
@@ -120,18 +120,18 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def fit_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cuts `[C, S]` at the end, or pads it with silence, to `num_samples`."""
+    """Cut `[C, S]` at the end, or pads it with silence, to `num_samples`."""
     missing = num_samples - waveform.shape[1]
     return np.pad(waveform, ((0, 0), (0, missing))) if missing > 0 else waveform[:, :num_samples]
 
 
 def convert(clip: Audio, *, channels: int, sample_rate: int) -> np.ndarray:
-    """Returns the waveform `[C, S]` of a clip with these channels and this rate. Raises DataError for channels as `match_channels`."""
+    """Return the waveform `[C, S]` of a clip with these channels and this rate. Raise DataError for channels as `match_channels`."""
     return resample(match_channels(clip.waveform, channels), clip.sample_rate, sample_rate)
 
 
 def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
-    """Gives `[C, S]` the wanted channels: copies of a mono clip, or the mean of all channels. Raises DataError for anything else."""
+    """Give `[C, S]` the wanted channels: copies of a mono clip, or the mean of all channels. Raise DataError for anything else."""
     given = waveform.shape[0]
     if given == channels:
         return waveform

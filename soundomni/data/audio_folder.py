@@ -42,7 +42,7 @@ class AudioFolder(Dataset):
 
     Links are followed to wherever they lead: the folder is its owner's. A file whose captions cannot be read counts as unreadable.
 
-    Raises DataError when there is no such folder, no audio in it, no caption at all, a table that is malformed or names a file outside
+    Raise DataError if there is no such folder, no audio in it, no caption at all, a table that is malformed or names a file outside
     the folder, or two places that disagree on a caption.
     """
 

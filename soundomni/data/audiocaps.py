@@ -29,7 +29,7 @@ class AudioCaps(Dataset):
 
     In `csv` and `audio_dir` a leading `~` is the home directory.
 
-    Raises DataError when the CSV is missing, lacks a column or names a file outside the folder, or when none of its clips is there.
+    Raise DataError if the CSV is missing, lacks a column or names a file outside the folder, or when none of its clips is there.
     """
 
     def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:
@@ -53,7 +53,7 @@ class AudioCaps(Dataset):
         return self._items[index]
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
+        """Return float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
         return read_audio(self._audio_dir / self._items[index].key)
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
@@ -83,7 +83,7 @@ class AudioCaps(Dataset):
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """Return the rows, each with a value for every column. Raises DataError."""
+    """Return the rows, each with a value for every column. Raise DataError."""
     if not path.is_file():
         raise DataError(f"cannot read {place(path)}: expected the CSV of AudioCaps, and there is no such file")
     rows: list[dict[str, str]] = []

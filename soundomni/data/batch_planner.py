@@ -56,7 +56,7 @@ class Planner:
         refused, ineligible: where to report what is left out; shared by planners of one run, so that each key is named once.
         told: groups of left out items that have been told before (see usage.py), and are only counted here.
 
-    Raises SpecError when the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
+    Raise SpecError if the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Planner:
         self._candidates = self._write_all()
 
     def next_batch(self) -> list[Planned]:
-        """Returns the samples of the next packed batch; at least one."""
+        """Return the samples of the next packed batch; at least one."""
         return self._packer.next_batch(self._candidates)
 
     @property

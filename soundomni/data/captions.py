@@ -71,7 +71,7 @@ class CaptionTable:
 
 
 def read_table(root: Path, name: str, names: Names) -> CaptionTable:
-    """Read the table `name` in the folder `root`, whose files are relative to the table. Raises DataError, naming table and row."""
+    """Read the table `name` in the folder `root`, whose files are relative to the table. Raise DataError, naming table and row."""
     path, folder = root / name, name[: name.rfind("/") + 1]
     columns: dict[str, None] = {}
     gathered: dict[str, _Gathered] = {}
@@ -91,7 +91,7 @@ def read_table(root: Path, name: str, names: Names) -> CaptionTable:
 
 
 def read_sidecar(path: Path) -> Notes:
-    """Read the .json or .txt next to an audio file. Raises ValueError, naming the file, when it is malformed."""
+    """Read the .json or .txt next to an audio file. Raise ValueError, naming the file, when it is malformed."""
     try:
         text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
         if path.suffix.lower() == ".json":
@@ -105,7 +105,7 @@ def read_sidecar(path: Path) -> Notes:
 
 
 def merge(audio: str, places: Mapping[str, Notes]) -> Notes:
-    """Join what several places say about a file. Raises DataError, naming both, when two of them disagree."""
+    """Join what several places say about a file. Raise DataError, naming both, when two of them disagree."""
     attributes = {key: value for place in places.values() for key, value in place.attributes.items()}
     given: dict[str, tuple[Any, ...]] = {"captions": (), "questions": ()}
     for what in given:
@@ -161,7 +161,7 @@ def _rows(path: Path, columns: dict[str, None]) -> Iterator[Row]:
 
 
 def _cell(column: str, value: str) -> Any:
-    """Return the value of a CSV field. Raises ValueError for a list that is not JSON, and for a quote that took in another row."""
+    """Return the value of a CSV field. Raise ValueError for a list that is not JSON, and for a quote that took in another row."""
     for line in value.splitlines()[1:]:
         name = line.partition(",")[0].strip(' "')
         if "," in line and name.lower().endswith(SUFFIXES):
@@ -181,7 +181,7 @@ def _cell(column: str, value: str) -> Any:
 
 
 def _known(value: object) -> dict[str, Any]:
-    """Return an object with the keys that are known in lower case. Raises ValueError when it is not one, or has one of them twice."""
+    """Return an object with the keys that are known in lower case. Raise ValueError if it is not one, or has one of them twice."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {kind_of(value)}")
     values: dict[str, Any] = {}
@@ -199,7 +199,7 @@ def _key(name: str) -> str:
 
 
 def _notes(values: Mapping[str, Any]) -> Notes:
-    """Read the keys of an object. Raises ValueError with what is wrong."""
+    """Read the keys of an object. Raise ValueError with what is wrong."""
     captions = [_text(values[key], key) for key in CAPTION_KEYS[:-1] if values.get(key) is not None]
     captions += [_text(caption, "captions") for caption in _list(values.get("captions"), "captions")]
     pairs = [_pair(pair) for pair in _list(values.get("questions"), "questions")]

@@ -30,7 +30,7 @@ class Use(Protocol):
 
 
 def check_data(spec: DataSpec) -> dict[str, Task]:
-    """Checks the numbers and the tasks of a section and returns the tasks that it knows.
+    """Check the numbers and the tasks of a section and return the tasks that it knows.
 
     Raises:
         SpecError: naming the dotted key, for the first that is out of its range or unknown.
@@ -46,7 +46,7 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
 
 
 def check_packing(spec: DataSpec) -> None:
-    """Raises SpecError unless the budget, the limit and the lookahead fit together."""
+    """Raise SpecError unless the budget, the limit and the lookahead fit together."""
     if spec.tokens_per_batch < 1:
         raise SpecError(f"data.tokens_per_batch is {spec.tokens_per_batch}; expected at least 1")
     limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
@@ -59,7 +59,7 @@ def check_packing(spec: DataSpec) -> None:
 
 
 def check_loading(spec: DataSpec) -> None:
-    """Raises SpecError for a number of workers or a limit of skipped items out of its range."""
+    """Raise SpecError for a number of workers or a limit of skipped items out of its range."""
     if not 0 <= spec.workers <= MOST_WORKERS:
         raise SpecError(f"data.workers is {spec.workers}; expected 0 to {MOST_WORKERS} threads")
     if not 0.0 <= spec.skip_limit <= 1.0:
@@ -75,7 +75,7 @@ def check_dropout(dropout: DropoutSpec) -> None:
 
 
 def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task, float]]:
-    """Checks how the dataset `name` is used and returns its tasks with their weights. Raises SpecError."""
+    """Check how the dataset `name` is used and return its tasks with their weights. Raise SpecError."""
     where = f"data.datasets.{name}"
     if not 0 < use.weight < math.inf:
         raise SpecError(f"{where}.weight is {use.weight}; expected a finite number above 0 (to leave a dataset out, remove it)")

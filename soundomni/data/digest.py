@@ -52,7 +52,7 @@ class Listing:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Listing:
-        """Return the listing that `to_json` gave; what a later version added is left out. Raises ValueError if it is not one."""
+        """Return the listing that `to_json` gave; what a later version added is left out. Raise ValueError if it is not one."""
         count, sha256, blocks = (tree.get(name) for name in ("count", "sha256", "blocks"))
         if type(count) is not int or count < 0 or not isinstance(sha256, str) or not isinstance(blocks, str):
             raise ValueError("a listing of data has no count, sha256 and blocks")

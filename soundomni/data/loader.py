@@ -66,7 +66,7 @@ class PackedLoader(Iterator[Step]):
         state: `Step.state` of an earlier loader, to go on exactly after that step.
         told: as of Planner.
 
-    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
+    Raise SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
 
     Whether too many clips are unreadable is judged from the counts of all ranks, with `check_skip_limit` of soundomni/data/reports.py.
     """
@@ -99,7 +99,7 @@ class PackedLoader(Iterator[Step]):
         self._closed = False
 
     def __next__(self) -> Step:
-        """Returns the next step; the stream never ends. Raises ValueError after `close`."""
+        """Return the next step; the stream never ends. Raise ValueError after `close`."""
         if self._closed:
             raise ValueError("the loader is closed")
         while len(self._ahead) <= _STEPS_AHEAD:
@@ -125,7 +125,7 @@ class PackedLoader(Iterator[Step]):
         return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
-        """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
+        """Return the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
         planner = Planner(
             mixture=self._mixture,
             writer=self._writer,
@@ -137,7 +137,7 @@ class PackedLoader(Iterator[Step]):
         return [PackedBatch.from_samples(self._reader.finish(batch)) for batch in pending]
 
     def close(self) -> None:
-        """Ends the reading threads. May be called twice."""
+        """End the reading threads. May be called twice."""
         self._closed = True
         self._ahead.clear()
         self._reader.close()

@@ -81,7 +81,7 @@ class Mixture:
         seed: of the order, the choice of dataset and task, and all sample seeds.
         left_out: datasets that could not be opened and are not mandatory.
 
-    Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
+    Raise SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Builds the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
+        """Build the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
 
         What cannot be used is described at `open_dataset`.
         """
@@ -152,7 +152,7 @@ class Mixture:
         return sum(len(_unreadable(source.dataset)) for source in self.sources.values())
 
     def captions(self, limit: int) -> list[str]:
-        """Returns the texts of the first `limit` items in use of each dataset, to learn a tokenizer from."""
+        """Return the texts of the first `limit` items in use of each dataset, to learn a tokenizer from."""
         texts: list[str] = []
         for name, used in self._used.items():
             for index in itertools.islice(used.tolist(), limit):
@@ -161,7 +161,7 @@ class Mixture:
         return texts
 
     def draw(self, name: str, cursor: int) -> Draw:
-        """Returns the `cursor`-th draw from dataset `name`."""
+        """Return the `cursor`-th draw from dataset `name`."""
         epoch, place = divmod(cursor, len(self._used[name]))
         index = int(self._order(name, epoch)[place])
         item = self.sources[name].dataset.item(index)
@@ -172,12 +172,12 @@ class Mixture:
         return Draw(name, cursor, epoch, index, item, task, seed)
 
     def choice(self, number: int) -> str:
-        """Returns the dataset of draw `number`."""
+        """Return the dataset of draw `number`."""
         place = np.searchsorted(self._cumulative, self._random(_Purpose.CHOICE, "", number).random(), side="right")
         return self._names[min(int(place), len(self._names) - 1)]
 
     def stream(self, state: Mapping[str, Any] | None = None) -> MixtureStream:
-        """Starts drawing, at the beginning or where `state` left off."""
+        """Start drawing, at the beginning or where `state` left off."""
         return MixtureStream(self, state)
 
     def _random(self, purpose: _Purpose, name: str, number: int) -> np.random.Generator:
@@ -200,7 +200,7 @@ class Mixture:
 def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
     """Build a dataset, which lists its clips and decodes none.
 
-    Raises DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
+    Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
     once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
     """
     dataset = build(source)
@@ -214,7 +214,7 @@ def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: 
 class MixtureStream:
     """A position in the stream of a mixture.
 
-    Raises DataError when `state` comes from other data: other names, sizes or another seed, for then it can't go on exactly.
+    Raise DataError if `state` comes from other data: other names, sizes or another seed, for then it can't go on exactly.
     """
 
     def __init__(self, mixture: Mixture, state: Mapping[str, Any] | None = None) -> None:
@@ -230,7 +230,7 @@ class MixtureStream:
         self._cursors = {name: int(state["cursors"][name]) for name in mixture.sources}
 
     def next(self) -> Draw:
-        """Returns the next draw; the stream never ends."""
+        """Return the next draw; the stream never ends."""
         name = self.mixture.choice(self._draws)
         draw = self.mixture.draw(name, self._cursors[name])
         self._draws += 1
@@ -244,7 +244,7 @@ class MixtureStream:
 
 
 def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tuple[Task, float], ...]:
-    """Checks how a dataset is used and returns its tasks with their weights."""
+    """Check how a dataset is used and return its tasks with their weights."""
     tasks = check_use(name, source, known)
     if len(source.dataset) == 0:
         raise DataError(f"dataset '{name}': it has no items")
@@ -252,7 +252,7 @@ def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tup
 
 
 def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
-    """Returns a task by weight, for a draw in [0, 1)."""
+    """Return a task by weight, for a draw in [0, 1)."""
     cumulative = np.cumsum([weight for _, weight in tasks])
     place = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
     return tasks[min(place, len(tasks) - 1)][0]

@@ -58,9 +58,9 @@ class StreamPacker(Generic[Item]):
         return tuple(self._pool.values())
 
     def next_batch(self, stream: Iterator[Item]) -> list[Item]:
-        """Returns the next batch, or an empty list once the stream has ended and the pool is used up.
+        """Return the next batch, or an empty list once the stream has ended and the pool is used up.
 
-        Raises ValueError when the stream yields a sample that is empty or longer than the budget.
+        Raise ValueError if the stream yields a sample that is empty or longer than the budget.
         """
         self._refill(stream)
         batch: list[Item] = []
@@ -94,7 +94,7 @@ class StreamPacker(Generic[Item]):
 
 
 def best_subset(lengths: Sequence[int], space: int) -> list[int]:
-    """Returns the indices, ascending, of a subset of `lengths` with the largest sum of at most `space`; the first ones if several do."""
+    """Return the indices, ascending, of a subset of `lengths` with the largest sum of at most `space`; the first ones if several do."""
     within = (1 << (space + 1)) - 1
     sums = 1  # bit s is set when some subset has the sum s
     rows: list[int] = []

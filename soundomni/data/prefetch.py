@@ -42,7 +42,7 @@ class ClipReader:
         return [(one, self._threads.submit(self._read, one).result) for one in planned]
 
     def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:
-        """Waits for a batch and returns its readable samples in order."""
+        """Wait for a batch and return its readable samples in order."""
         samples = []
         for planned, wait in pending:
             self.seen += 1
@@ -53,7 +53,7 @@ class ClipReader:
         return samples
 
     def close(self) -> None:
-        """Ends the threads; clips that nobody waits for are not read."""
+        """End the threads; clips that nobody waits for are not read."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
 

@@ -60,13 +60,13 @@ class Reports:
 
 
 def name_first(skips: Sequence[Skip]) -> str:
-    """Returns the first three with their reasons, and how many more there are, in one line."""
+    """Return the first three with their reasons, and how many more there are, in one line."""
     more = len(skips) - _NAMED
     return "; ".join(f"{skip.key}: {skip.reason}" for skip in skips[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Sequence[Skip]) -> None:
-    """Raises DataError when more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of them."""
+    """Raise DataError if more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of them."""
     if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
         named = f": {name_first(skips)}" if skips else ""
         raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")

@@ -38,7 +38,7 @@ _TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
 
 def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title: str | None = None) -> Path:
-    """Draws a clip and writes it as PNG, all at once: the file is whole or not there.
+    """Draw a clip and write it as PNG, all at once: the file is whole or not there.
 
     Args:
         path: of the picture; its directory must exist.
@@ -66,7 +66,7 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
 
 
 def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes what the picture shows.
+    """Compute what the picture shows.
 
     Args:
         waveform: float `[C, S]`.
@@ -87,7 +87,7 @@ def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.nda
 
 
 def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Takes linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
+    """Take linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
 
     Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between two rows.
     """
@@ -102,7 +102,7 @@ def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
-    """Returns the picture as PNG."""
+    """Return the picture as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -123,7 +123,7 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
 
 
 def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
-    """Draws a title letter by letter. Axes.set_title wraps text as mathematics even where it draws it as text, and fails on a "$"."""
+    """Draw a title letter by letter. Axes.set_title wraps text as mathematics even where it draws it as text, and fails on a "$"."""
     from matplotlib.font_manager import FontProperties
 
     font = FontProperties(size=_TITLE_SIZE)
@@ -139,7 +139,7 @@ def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
 
 
 def _plain(title: str) -> str:
-    """Returns a title on one line, with a replacement character for each that cannot be drawn, such as control characters.
+    """Return a title on one line, with a replacement character for each that cannot be drawn, such as control characters.
 
     Accents that pile up beyond _MOST_ACCENTS are left out, as they would push the sound out of the picture.
     """
@@ -175,7 +175,7 @@ def _ignore_missing_glyphs() -> None:
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
-    """Draws every channel; long clips as the lowest and highest sample of each of _MAX_STRETCHES stretches, which look the same."""
+    """Draw every channel; long clips as the lowest and highest sample of each of _MAX_STRETCHES stretches, which look the same."""
     alpha = max(0.15, 0.9 / np.sqrt(len(waveform)))
     starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_STRETCHES, endpoint=False).astype(int))
     for channel in waveform:
@@ -191,7 +191,7 @@ def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
 
 
 def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
-    """Draws the spectrogram and returns the mesh, for its colour bar."""
+    """Draw the spectrogram and return the mesh, for its color bar."""
     level, rows, time = log_spectrogram(waveform, rate)
     top = max(float(level.max()), _QUIETEST_TOP_DB)
     step = time[1] - time[0] if len(time) > 1 else 1.0 / rate
@@ -216,7 +216,7 @@ def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the target and renames, so that no reader meets half a file."""
+    """Write beside the target and rename, so that no reader meets half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -31,7 +31,7 @@ class Table:
 
     `rows` raises DataError, naming file and row, for a row whose number of fields is not that of the header, or a quote that is not closed.
 
-    Raises DataError when it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
+    Raise DataError if it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
     """
 
     def __init__(self, path: Path, *, needed: Mapping[str, tuple[str, ...]], known: tuple[str, ...] = ()) -> None:
@@ -122,7 +122,7 @@ def cure(column: str, others: tuple[str, ...], found: Sequence[str]) -> str:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file with one JSON object per line. Raises DataError, naming file and row."""
+    """Yield the rows of a file with one JSON object per line. Raise DataError, naming file and row."""
     for line, text in enumerate(_text(path).split("\n"), start=1):
         if not text.strip():
             continue

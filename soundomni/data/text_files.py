@@ -46,7 +46,7 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice."""
+    """Return the value of a JSON text. Raise ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice."""
     if not text.strip():
         raise ValueError("it is empty; expected a JSON object")
     try:

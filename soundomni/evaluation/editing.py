@@ -69,9 +69,9 @@ def find_cut(clip: Audio, index: int) -> Cut | None:
 
     Of several sounds they take turns, so that a list has joins in first and in last sounds.
     """
-    from soundomni.data.toys.analysis import analyse
+    from soundomni.data.toys.analysis import analyze
 
-    events = [event for event in analyse(clip.waveform, clip.sample_rate).events if event.kind in ("tone", "chirp")]
+    events = [event for event in analyze(clip.waveform, clip.sample_rate).events if event.kind in ("tone", "chirp")]
     if not events:
         return None
     event = events[index % len(events)]
@@ -185,10 +185,10 @@ def _alike(clip: Audio, made: Audio) -> tuple[np.ndarray, np.ndarray]:
 
 def _heard(item: Item, made: Audio) -> dict[str, bool]:
     """Return for each attribute that an item states whether analysis hears it."""
-    from soundomni.data.toys.analysis import analyse, compare
+    from soundomni.data.toys.analysis import analyze, compare
     from soundomni.data.toys.toy_recipe import Recipe
 
-    return compare(Recipe.from_json(item.attributes), analyse(made.waveform, made.sample_rate))
+    return compare(Recipe.from_json(item.attributes), analyze(made.waveform, made.sample_rate))
 
 
 def _course(waveform: np.ndarray, cut: Cut, rate: int) -> str | None:

@@ -41,7 +41,7 @@ Scores = dict[str, Score]
 def generation_scores(items: Sequence[Item], made: Sequence[Audio]) -> Scores:
     """Attributes that signal analysis hears in what was made from the first caption of each toy sound.
 
-    The spectrum is judged as "waveform" of tones and "noise", the colour of noise.
+    The spectrum is judged as "waveform" of tones and "noise", the color of noise.
     """
     from soundomni.cli.progress import tracked
     from soundomni.data.toys.toy_recipe import Recipe, agreement
@@ -52,9 +52,9 @@ def generation_scores(items: Sequence[Item], made: Sequence[Audio]) -> Scores:
 
 def heard_recipe(clip: Audio) -> Any:
     """Returns the recipe that signal analysis hears in a clip."""
-    from soundomni.data.toys.analysis import analyse
+    from soundomni.data.toys.analysis import analyze
 
-    return analyse(clip.waveform, clip.sample_rate).recipe
+    return analyze(clip.waveform, clip.sample_rate).recipe
 
 
 def description_scores(items: Sequence[Item], texts: Sequence[str]) -> Scores:

@@ -15,5 +15,5 @@ class DenseRouter(Router):
         return ("all",)
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for every role."""
+        """Return 0 for every role."""
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.projection_connector import ProjectionConnector, initialise
+from soundomni.experts.projection_connector import ProjectionConnector, initialize
 
 
 class LinearConnector(ProjectionConnector):
@@ -19,8 +19,8 @@ class LinearConnector(ProjectionConnector):
 
     def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, time_scale: float = 1.0) -> None:
         super().__init__(
-            inward=initialise(nn.Linear(token_dim, hidden_dim), std=0.02),
-            outward=initialise(nn.Linear(hidden_dim, token_dim), std=0.0) if generates else None,
+            inward=initialize(nn.Linear(token_dim, hidden_dim), std=0.02),
+            outward=initialize(nn.Linear(hidden_dim, token_dim), std=0.0) if generates else None,
             hidden_dim=hidden_dim,
             time_scale=time_scale,
         )

@@ -61,11 +61,11 @@ class LogMelEncoder(Encoder):
         return FeatureSpec(sample_rate=self.mel.sample_rate, feature_dim=self.feature_dim)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T = ceil(S / (4 · hop_length)), at least 1."""
+        """Return T = ceil(S / (4 · hop_length)), at least 1."""
         return max(1, -(-num_samples // (4 * self.mel.hop_length)))
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
+        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
         hidden, frames = self._frames(waveform, lengths)
         for index, convolution in enumerate(self.convolutions):
             stride = _stride(index)
@@ -78,7 +78,7 @@ class LogMelEncoder(Encoder):
         return out
 
     def _frames(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns log10 power `[B, C, L]`, of the M mel bins and of all, brought near [−1.5, 1.5], and the frames that each clip has."""
+        """Return log10 power `[B, C, L]`, of the M mel bins and of all, brought near [−1.5, 1.5], and the frames that each clip has."""
         clips = fit(waveform, lengths, waveform.shape[-1])
         hop = self.mel.hop_length
         power = self.mel(clips)[..., : -(-waveform.shape[-1] // hop)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.projection_connector import ProjectionConnector, initialise
+from soundomni.experts.projection_connector import ProjectionConnector, initialize
 from soundomni.experts.sizes import require_positive
 
 
 class MLPConnector(ProjectionConnector):
     """`[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way out starts at zero.
 
-    Hidden tokens leave the backbone normalised, so the way out needs no norm of its own.
+    Hidden tokens leave the backbone normalized, so the way out needs no norm of its own.
 
     Args:
         token_dim: numbers per token (runtime).
@@ -33,4 +33,4 @@ class MLPConnector(ProjectionConnector):
 
 def _mlp(inputs: int, width: int, outputs: int, *, last_std: float) -> nn.Sequential:
     first, last = nn.Linear(inputs, width), nn.Linear(width, outputs)
-    return nn.Sequential(initialise(first, std=0.02), nn.GELU(), initialise(last, std=last_std))
+    return nn.Sequential(initialize(first, std=0.02), nn.GELU(), initialize(last, std=last_std))

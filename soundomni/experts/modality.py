@@ -18,5 +18,5 @@ class ModalityRouter(Router):
         return ("und", "gen")
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
+        """Return 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return 1 if role in (Role.LATENT, Role.CODES) else 0

@@ -47,7 +47,7 @@ class MoTBackbone(Backbone):
         norm_eps: of every RMSNorm.
         tie_embeddings: whether the head is the embedding's matrix.
         vocab_rows: rows of embedding and head; V when None. A checkpoint may have more than its tokenizer has ids.
-        copy_initialise: whether the other streams start as copies of the first, see `copy_streams`.
+        copy_initialize: whether the other streams start as copies of the first, see `copy_streams`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MoTBackbone(Backbone):
         norm_eps: float = 1e-6,
         tie_embeddings: bool = False,
         vocab_rows: int | None = None,
-        copy_initialise: bool = False,
+        copy_initialize: bool = False,
     ) -> None:
         super().__init__()
         whole = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
@@ -86,13 +86,13 @@ class MoTBackbone(Backbone):
         wide = intermediate_dim if intermediate_dim is not None else math.ceil(8 * hidden_dim / 48) * 16
         narrow = gen_intermediate_dim if gen_intermediate_dim is not None else wide
         _check(sizes, explicit_head_dim=head_dim is not None)
-        if copy_initialise and narrow > wide:
+        if copy_initialize and narrow > wide:
             raise SpecError(
-                f"mot: gen_intermediate_dim is {narrow} with copy_initialise; expected at most intermediate_dim, which is {wide}"
+                f"mot: gen_intermediate_dim is {narrow} with copy_initialize; expected at most intermediate_dim, which is {wide}"
             )
         self.hidden_dim, self.num_kv_heads, self.head_dim = hidden_dim, sizes.num_kv_heads, sizes.head_dim
         self.rope_theta = rope_theta
-        self.copy_initialise = copy_initialise
+        self.copy_initialize = copy_initialize
         self.streams, self.loss_names = router.streams, router.loss_names
         if len(self.loss_names) > 1:
             raise SpecError(f"mot: the router names {len(self.loss_names)} losses ({', '.join(self.loss_names)}), expected at most one")
@@ -117,7 +117,7 @@ class MoTBackbone(Backbone):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the initial weights; a backbone built on the meta device calls it once it has memory.
+        """Draw the initial weights; a backbone built on the meta device calls it once it has memory.
 
         Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 · layers)
         (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
@@ -135,14 +135,14 @@ class MoTBackbone(Backbone):
                 nn.init.normal_(module.output.weight, std=residual_std)
             elif isinstance(module, SwiGLU):
                 nn.init.normal_(module.down.weight, std=residual_std)
-        if self.copy_initialise:
+        if self.copy_initialize:
             self.copy_streams()
 
     @torch.no_grad()
     def copy_streams(self) -> None:
-        """Makes the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network takes.
+        """Make the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network takes.
 
-        Called by `copy_initialise`, and again by whoever loads a pretrained language model into the first stream.
+        Called by `copy_initialize`, and again by whoever loads a pretrained language model into the first stream.
         """
         first, *others = self.streams
         for name in others:
@@ -152,19 +152,19 @@ class MoTBackbone(Backbone):
             self.norms[name].load_state_dict(self.norms[first].state_dict())
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """`[N]` int64 → `[N, H]`."""
+        """Map `[N]` int64 to `[N, H]`."""
         out: Tensor = self.embedding(token_ids)
         return out
 
     def head(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → logits `[N, V]`."""
+        """Map `[N, H]` to logits `[N, V]`."""
         if self.lm_head is None:
             return F.linear(hidden, self.embedding.weight)
         out: Tensor = self.lm_head(hidden)
         return out
 
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+        """Map streams `[N_e, H]` in stored order to the same after all layers and the final norm, and auxiliary losses.
 
         Networks that add a loss give {its name: (sum, count)}, summed over tokens, streams and layers alike, so that the quotient is
         the mean per token and layer.
@@ -183,7 +183,7 @@ class MoTBackbone(Backbone):
         return normed, {} if added is None else dict.fromkeys(self.loss_names, added)
 
     def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
-        """Yields the parameters that only tokens of `stream` use. Raises SpecError when there is no such stream."""
+        """Yield the parameters that only tokens of `stream` use. Raise SpecError if there is no such stream."""
         if stream not in self.streams:
             known = ", ".join(f"'{name}'" for name in self.streams)
             raise SpecError(f"no expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
@@ -193,7 +193,7 @@ class MoTBackbone(Backbone):
 
 
 def _check(sizes: LayerSizes, *, explicit_head_dim: bool) -> None:
-    """Raises SpecError when the sizes do not fit together."""
+    """Raise SpecError if the sizes do not fit together."""
     if not explicit_head_dim and sizes.hidden_dim % sizes.num_heads:
         raise SpecError(f"mot: hidden_dim is {sizes.hidden_dim}; expected a multiple of num_heads, which is {sizes.num_heads}")
     if sizes.num_heads % sizes.num_kv_heads:

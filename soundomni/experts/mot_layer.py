@@ -61,7 +61,7 @@ class MoTExpert(nn.Module):
         self.mlp = feed_forward
 
     def project(self, hidden: Tensor) -> Tensor:
-        """`[N_e, H]` → queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
+        """Map `[N_e, H]` to queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
         heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is None or self.k_norm is None:
             return heads
@@ -69,7 +69,7 @@ class MoTExpert(nn.Module):
         return torch.cat([self.q_norm(query), self.k_norm(key), value], dim=1)
 
     def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, AuxiliaryLoss | None]:
-        """Adds attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
+        """Add attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
         hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
         update = self.mlp(self.mlp_norm(hidden))
         if isinstance(update, tuple):
@@ -78,7 +78,7 @@ class MoTExpert(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, source: MoTExpert) -> None:
-        """Takes over every parameter of the same name and shape, and what narrower SwiGLU networks take of wider ones.
+        """Take over every parameter of the same name and shape, and what narrower SwiGLU networks take of wider ones.
 
         Parameters without a counterpart, such as the q/k norms of a stream whose model has none, stay as they are.
         """
@@ -110,11 +110,11 @@ class MoTLayer(nn.Module):
         self.num_kv_heads = first.num_kv_heads
 
     def expert(self, stream: str) -> MoTExpert:
-        """Returns what the stream of this name owns."""
+        """Return what the stream of this name owns."""
         return cast(MoTExpert, self.experts[stream])
 
     def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
-        """Streams `[N_e, H]` in stored order → the same after the layer, and the auxiliary loss of all its networks, if any.
+        """Map streams `[N_e, H]` in stored order to the same after the layer, and the auxiliary loss of all its networks, if any.
 
         Args:
             streams: one tensor per stream, in the router's order.
@@ -131,7 +131,7 @@ class MoTLayer(nn.Module):
 
 
 def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:
-    """Adds sums and counts of the losses that there are; None when there are none."""
+    """Add sums and counts of the losses that there are; None when there are none."""
     present = [loss for loss in losses if loss is not None]
     if not present:
         return None

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation. Shape letters: D normalised dimensions."""
+"""Root-mean-square normalization. Shape letters: D normalized dimensions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def reset_parameters(self) -> None:
-        """Sets the weight to one."""
+        """Set the weight to one."""
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` → `[..., D]`."""
+        """Map `[..., D]` to `[..., D]`."""
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)

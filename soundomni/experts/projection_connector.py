@@ -32,13 +32,13 @@ class ProjectionConnector(Connector):
 
     @staticmethod
     def places(frames: Tensor, dim: int) -> Tensor:
-        """Embeds frame indices `[N]`: float32 `[N, dim]`."""
+        """Embed frame indices `[N]`: float32 `[N, dim]`."""
         return place_embedding(frames, dim)
 
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """`[N, token_dim]` → `[N, H]`. A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
+        """Map `[N, token_dim]` to `[N, H]`. A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
 
-        Raises ValueError when they are missing, or given to a connector that does not generate.
+        Raise ValueError if they are missing, or given to a connector that does not generate.
         """
         hidden: Tensor = self.inward(tokens)
         if self.time_and_place is None:
@@ -51,15 +51,15 @@ class ProjectionConnector(Connector):
         return out
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, token_dim]`; zero at the start of training. Raises TypeError when the connector does not generate."""
+        """Map `[N, H]` to `[N, token_dim]`; zero at the start of training. Raise TypeError if the connector does not generate."""
         if self.outward is None:
             raise TypeError("this connector was built with generates=False and has no way out")
         out: Tensor = self.outward(hidden)
         return out
 
 
-def initialise(layer: nn.Linear, *, std: float) -> nn.Linear:
-    """Draws the weight from N(0, std²), sets the bias to zero and returns the layer; std 0 makes a layer of zeros."""
+def initialize(layer: nn.Linear, *, std: float) -> nn.Linear:
+    """Draw the weight from N(0, std²), sets the bias to zero and return the layer; std 0 makes a layer of zeros."""
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer

@@ -76,17 +76,17 @@ class Qwen2AudioEncoder(Encoder):
         return FeatureSpec(sample_rate=SAMPLE_RATE, feature_dim=self.feature_dim, max_seconds=self.max_samples / SAMPLE_RATE)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T = (L1 − 2) // 2 + 1 with L1 = (L − 1) // 2 + 1 positions and L = ceil(S / 160) frames; at least 1.
+        """Return T = (L1 − 2) // 2 + 1 with L1 = (L − 1) // 2 + 1 positions and L = ceil(S / 160) frames; at least 1.
 
-        Raises DataError when the clip is longer than the tower takes.
+        Raise DataError if the clip is longer than the tower takes.
         """
         self._refuse_longer(num_samples)
         return max(1, (_positions(-(-num_samples // HOP_LENGTH)) - 2) // 2 + 1)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]` at 16 kHz, clips of `lengths` `[B]` samples, into `[B, T, F]`.
+        """Encode `[B, 1, S]` at 16 kHz, clips of `lengths` `[B]` samples, into `[B, T, F]`.
 
-        Raises DataError when a clip is longer than the tower takes.
+        Raise DataError if a clip is longer than the tower takes.
         """
         if waveform.shape[-1] > self.max_samples:  # only then is it worth waiting for the lengths
             self._refuse_longer(int(lengths.max()))
@@ -97,7 +97,7 @@ class Qwen2AudioEncoder(Encoder):
         return features[:, : self.num_tokens(min(waveform.shape[-1], self.max_samples))]
 
     def log_mel(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Computes Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
+        """Compute Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
 
         Log10 power is cut at 8 below the clip's maximum, then (x + 4) / 4.
         """

@@ -21,7 +21,7 @@ MAX_PERIOD = 1e4
 
 
 def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Returns sines and cosines, float32 `[N, dim/2]` each, of `values` `[N]` at frequencies 10000^(−i / (dim/2))."""
+    """Return sines and cosines, float32 `[N, dim/2]` each, of `values` `[N]` at frequencies 10000^(−i / (dim/2))."""
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(MAX_PERIOD) / half))
     angles = values[:, None].float() * frequencies
@@ -29,7 +29,7 @@ def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def place_embedding(frames: Tensor, dim: int) -> Tensor:
-    """Embeds frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not interleaved).
+    """Embed frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not interleaved).
 
     There is no table, hence no longest clip.
     """
@@ -37,7 +37,7 @@ def place_embedding(frames: Tensor, dim: int) -> Tensor:
 
 
 def fourier_places(frames: Tensor, dim: int) -> Tensor:
-    """Embeds frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
+    """Embed frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
 
     Up to half a cycle per frame, evenly spaced: any function of `dim` frames but its mean is a sum of these (Tancik et al. 2020, section 5,
     on why low frequencies alone learn fine detail slowly). Places repeat after `dim` frames.
@@ -66,7 +66,7 @@ class TimeEmbedding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """`[N]` → `[N, H]`."""
+        """Map `[N]` to `[N, H]`."""
         sines, cosines = sinusoids(timesteps.float() * self.time_scale, TIME_DIM)
         waves = torch.cat([cosines, sines], dim=-1).to(self.first.weight.dtype)
         out: Tensor = self.second(nn.functional.silu(self.first(waves)))
@@ -85,6 +85,6 @@ class TimeAndPlace(nn.Module):
         self.time = TimeEmbedding(hidden_dim=hidden_dim, time_scale=time_scale)
 
     def forward(self, timesteps: Tensor, frames: Tensor) -> Tensor:
-        """Timesteps `[N]` in [0, 1] and frames `[N]` → `[N, H]`, to be added to the tokens."""
+        """Map timesteps `[N]` in [0, 1] and frames `[N]` to `[N, H]`, to be added to the tokens."""
         time: Tensor = self.time(timesteps)
         return time + self.places(frames, self.hidden_dim).to(time.dtype)

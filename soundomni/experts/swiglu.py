@@ -19,14 +19,14 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(intermediate_dim, hidden_dim, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, H]`."""
+        """Map `[N, H]` to `[N, H]`."""
         gate, up = self.gate_up(hidden).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
         return out
 
     @torch.no_grad()
     def copy_from(self, source: SwiGLU) -> None:
-        """Takes over the weights of a network at least as wide.
+        """Take over the weights of a network at least as wide.
 
         A narrower network of I channels takes channels floor(j · I_source / I) for j = 0 … I − 1, evenly spaced: these rows of
         gate and up, and the matching columns of down.
@@ -40,5 +40,5 @@ class SwiGLU(nn.Module):
 
 
 def kept_channels(width: int, wide: int) -> Tensor:
-    """Returns int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes, as SwiGLU.copy_from says."""
+    """Return int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes, as SwiGLU.copy_from says."""
     return torch.arange(width) * wide // width

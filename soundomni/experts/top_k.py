@@ -22,7 +22,7 @@ from soundomni.experts.modality import ModalityRouter
 class TopKRouter(Router):
     """Static streams whose feed-forward networks are mixtures gated by the hidden state.
 
-    The gates of the k largest softmax probabilities are renormalised to sum to one (Mixtral, Jiang et al. 2024, section 2.1), and
+    The gates of the k largest softmax probabilities are renormalized to sum to one (Mixtral, Jiang et al. 2024, section 2.1), and
     the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
 
     Args:
@@ -48,11 +48,11 @@ class TopKRouter(Router):
         return self._static.streams
 
     def stream_of(self, role: Role) -> int:
-        """Returns the index of the stream that tokens of this role run through."""
+        """Return the index of the stream that tokens of this role run through."""
         return self._static.stream_of(role)
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Builds a TopKFeedForward over E networks made by `build`."""
+        """Build a TopKFeedForward over E networks made by `build`."""
         networks = [build() for _ in range(self.num_experts)]
         return TopKFeedForward(networks, hidden_dim=hidden_dim, k=self.k, balance=self.balance)
 
@@ -76,7 +76,7 @@ class TopKFeedForward(nn.Module):
         self.balance = balance
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Returns the mixture of `[N, H]` and (α · E · Σ_i f_i Σ_x p_i(x), number of tokens x that are not padding)."""
+        """Return the mixture of `[N, H]` and (α · E · Σ_i f_i Σ_x p_i(x), number of tokens x that are not padding)."""
         logits = self.gate(hidden)
         probabilities = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         gates, chosen = probabilities.topk(self.k, dim=-1)
@@ -84,7 +84,7 @@ class TopKFeedForward(nn.Module):
         return self._mix(hidden, gates, chosen), self._load_balance(hidden, probabilities, chosen)
 
     def _mix(self, hidden: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
-        """Runs the `chosen` `[N, k]` networks, each on its own tokens, and sums their outputs by `gates` `[N, k]`."""
+        """Run the `chosen` `[N, k]` networks, each on its own tokens, and sums their outputs by `gates` `[N, k]`."""
         order = chosen.flatten().argsort(stable=True)
         sizes = chosen.flatten().bincount(minlength=len(self.networks)).tolist()
         parts = torch.split(hidden[order // self.k], sizes)

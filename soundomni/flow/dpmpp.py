@@ -52,7 +52,7 @@ class DPMppSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
+        """Take values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
         values = start
         before: Tensor | None = None
         width_before = math.inf

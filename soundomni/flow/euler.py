@@ -18,5 +18,5 @@ class EulerSampler(OneStepSampler):
         return self.num_steps
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Take `values` `[B, D, T]` one step."""
         return values + (next_timestep - timestep) * predict_at(predict, values, timestep)

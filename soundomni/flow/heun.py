@@ -18,7 +18,7 @@ class HeunSampler(OneStepSampler):
         return 2 * self.num_steps - 1
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Take `values` `[B, D, T]` one step."""
         width = next_timestep - timestep
         slope = predict_at(predict, values, timestep)
         end = values + width * slope

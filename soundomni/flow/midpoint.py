@@ -18,7 +18,7 @@ class MidpointSampler(OneStepSampler):
         return 2 * self.num_steps
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Take `values` `[B, D, T]` one step."""
         width = next_timestep - timestep
         middle = values + width / 2 * predict_at(predict, values, timestep)
         return values + width * predict_at(predict, middle, timestep + width / 2)

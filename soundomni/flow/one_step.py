@@ -35,7 +35,7 @@ class OneStepSampler(Sampler):
 
     @abstractmethod
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` from `timestep` to the smaller `next_timestep`, which is 0 in the last step."""
+        """Take `values` `[B, D, T]` from `timestep` to the smaller `next_timestep`, which is 0 in the last step."""
 
     def sample(
         self,
@@ -46,7 +46,7 @@ class OneStepSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
+        """Take values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
         values = start
         for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
             values = self.step(predict, values, timestep, next_timestep)

@@ -19,7 +19,7 @@ class RK4Sampler(OneStepSampler):
         return 4 * self.num_steps - 1
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Take `values` `[B, D, T]` one step."""
         width = next_timestep - timestep
         first = predict_at(predict, values, timestep)
         if next_timestep == 0.0:

@@ -17,33 +17,33 @@ Number = TypeVar("Number", float, Tensor)
 
 
 def shift_timestep(timestep: Number, shift: float) -> Number:
-    """Returns s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); s = 1 changes nothing. Written so that 0 and 1 stay exact."""
+    """Return s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); s = 1 changes nothing. Written so that 0 and 1 stay exact."""
     return timestep / (timestep + (1.0 - timestep) / shift)
 
 
 def check_shift(shift: float) -> float:
-    """Returns `shift`; raises SpecError unless it is above 0."""
+    """Return `shift`; raises SpecError unless it is above 0."""
     if not shift > 0:
         raise SpecError(f"shift must be above 0 (1 changes nothing), {shift} was given")
     return shift
 
 
 def check_steps(num_steps: int) -> int:
-    """Returns `num_steps`; raises SpecError unless it is at least 1."""
+    """Return `num_steps`; raises SpecError unless it is at least 1."""
     if num_steps < 1:
         raise SpecError(f"num_steps must be at least 1, {num_steps} was given")
     return num_steps
 
 
 def check_begin(begin: float) -> float:
-    """Returns `begin`; raises SpecError unless it lies above 0 and not above 1."""
+    """Return `begin`; raises SpecError unless it lies above 0 and not above 1."""
     if not 0.0 < begin <= 1.0:
         raise SpecError(f"begin must be a timestep above 0 and at most 1, {begin} was given")
     return begin
 
 
 def sampling_timesteps(num_steps: int, shift: float = 1.0, begin: float = 1.0) -> tuple[float, ...]:
-    """Returns the `num_steps + 1` timesteps from `begin` to 0, both exact: evenly spaced before they are shifted.
+    """Return the `num_steps + 1` timesteps from `begin` to 0, both exact: evenly spaced before they are shifted.
 
     >>> sampling_timesteps(4)
     (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -53,6 +53,6 @@ def sampling_timesteps(num_steps: int, shift: float = 1.0, begin: float = 1.0) -
 
 
 def predict_at(predict: Predict, values: Tensor, timestep: float) -> Tensor:
-    """Asks for the prediction `[B, D, T]` with every clip at one timestep. Timesteps are at least float32, whatever the values."""
+    """Ask for the prediction `[B, D, T]` with every clip at one timestep. Timesteps are at least float32, whatever the values."""
     dtype = torch.promote_types(values.dtype, torch.float32)
     return predict(values, torch.full((len(values),), timestep, dtype=dtype, device=values.device))

@@ -2,7 +2,7 @@
 
 Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015), section 5 and the appendix on CIDEr-D: tf-idf vectors
 of n-grams, n = 1 to 4, compared by a cosine that clips the candidate's weights to the reference's, times a Gaussian of the difference in
-length (σ = 6), times 10. As in the authors' code the term frequencies are counts. Words are those of `text.normalise`, not stemmed.
+length (σ = 6), times 10. As in the authors' code the term frequencies are counts. Words are those of `text.normalize`, not stemmed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from soundomni.metrics.text import normalise
+from soundomni.metrics.text import normalize
 
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0
@@ -50,7 +50,7 @@ def cider_d(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> f
 
 
 def _grams(text: str) -> Counter[_Gram]:
-    words = normalise(text).split()
+    words = normalize(text).split()
     return Counter(tuple(words[i : i + n]) for n in ORDERS for i in range(len(words) - n + 1))
 
 

@@ -45,7 +45,7 @@ class ClapEmbedder:
         self.max_tokens: int = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after the padding's
 
     def tokens(self, text: str) -> Any:
-        """Returns what the network takes of a text. Raises DataError for one that is longer than it takes."""
+        """Return what the network takes of a text. Raise DataError for one that is longer than it takes."""
         tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
         count = tokens["input_ids"].shape[1]
         if count > self.max_tokens:
@@ -54,7 +54,7 @@ class ClapEmbedder:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns float64 `[N, F]` of length 1. Raises DataError for a text longer than the network takes."""
+        """Return float64 `[N, F]` of length 1. Raise DataError for a text longer than the network takes."""
         rows = []
         for text in texts:
             tokens = self.tokens(text).to(self.model.device)
@@ -64,7 +64,7 @@ class ClapEmbedder:
 
     @torch.no_grad()
     def embed_audio(self, clips: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-        """Returns float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and length."""
+        """Return float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and length."""
         return np.stack([_unit(self._embed_windows(*clip).mean(0)) for clip in clips])
 
     def _embed_windows(self, waveform: np.ndarray, rate: int) -> np.ndarray:

@@ -63,7 +63,7 @@ class AudioClassifier:
         return Heard(np.stack(probabilities), np.stack(embeddings))
 
     def _hear_window(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits `[K]` and embedding `[F]`."""
+        """Return logits `[K]` and embedding `[F]`."""
         entered: list[torch.Tensor] = []
         hook = self.model.classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:

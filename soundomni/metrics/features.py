@@ -13,7 +13,7 @@ LEAST_ROWS = 2
 
 
 def check_feature_sets(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both sets as float64 `[N, F]` and `[M, F]`.
+    """Return both sets as float64 `[N, F]` and `[M, F]`.
 
     Raises:
         DataError: a set has fewer than two rows, or numbers that are not finite.

@@ -17,7 +17,7 @@ from soundomni.metrics.features import check_feature_sets
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared distance |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), with unbiased covariances; symmetric and at least 0.
 
-    With Σ = RᵀR from a QR decomposition of the centred rows, the trace of the root is the sum of the singular values of R_a R_bᵀ. No
+    With Σ = RᵀR from a QR decomposition of the centered rows, the trace of the root is the sum of the singular values of R_a R_bᵀ. No
     covariance is formed and no root of a rounding error is taken, so sets of fewer rows than features are as exact as others.
 
     Args:
@@ -37,5 +37,5 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _factor(rows: np.ndarray) -> np.ndarray:
-    """Returns a triangular `[R, F]` whose Gram matrix is the covariance of the rows."""
+    """Return a triangular `[R, F]` whose Gram matrix is the covariance of the rows."""
     return np.asarray(np.linalg.qr((rows - rows.mean(0)) / np.sqrt(len(rows) - 1), mode="r"))

@@ -22,7 +22,7 @@ _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_
 
 
 def load_network(model_class: Any, directory: str | Path) -> Any:
-    """Returns `model_class` with the weights of `directory`, in evaluation mode and float32. Every weight must be there and fit.
+    """Return `model_class` with the weights of `directory`, in evaluation mode and float32. Every weight must be there and fit.
 
     Args:
         model_class: of transformers, or one of its Auto classes.
@@ -55,7 +55,7 @@ def load_network(model_class: Any, directory: str | Path) -> Any:
 
 
 def load_processor(processor_class: Any, directory: str | Path) -> Any:
-    """Returns a processor or feature extractor of transformers with the settings in `directory`. Raises CheckpointError."""
+    """Return a processor or feature extractor of transformers with the settings in `directory`. Raise CheckpointError."""
     path = Path(directory)
     try:
         with _quiet():
@@ -65,7 +65,7 @@ def load_processor(processor_class: Any, directory: str | Path) -> Any:
 
 
 def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) -> list[np.ndarray]:
-    """Takes a clip to one channel and `to_rate`, and cuts it into the fewest windows of at most `longest` samples.
+    """Take a clip to one channel and `to_rate`, and cuts it into the fewest windows of at most `longest` samples.
 
     The windows follow each other without overlap and differ in length by at most one sample, so that all of a clip is heard and no
     window is a mere rest.
@@ -83,7 +83,7 @@ def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) 
 
 
 def _check_type(path: Path, model_class: Any) -> None:
-    """Raises CheckpointError for a network of another kind, which transformers would build with random weights first."""
+    """Raise CheckpointError for a network of another kind, which transformers would build with random weights first."""
     config_class = getattr(model_class, "config_class", None)
     if config_class is None:  # an Auto class takes the kind from the file
         return
@@ -98,7 +98,7 @@ def _check_type(path: Path, model_class: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers from printing progress and a table of what does not fit: that becomes an error of one line."""
+    """Keep transformers from printing progress and a table of what does not fit: that becomes an error of one line."""
     from transformers.utils import logging
 
     verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -22,7 +22,7 @@ def wilson_interval(successes: int, count: int, *, z: float = Z_95) -> tuple[flo
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"{successes} of {count} is no share, expected 0 to the count of at least 1")
     share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = centre - half, centre + half
+    low, high = center - half, center + half
     return 0.0 if successes == 0 else low, 1.0 if successes == count else high  # exact there, and rounded past the share otherwise

@@ -1,4 +1,4 @@
-"""Word and character error rates of texts, by jiwer, after a stated normalisation."""
+"""Word and character error rates of texts, by jiwer, after a stated normalization."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ References = Sequence[str | Sequence[str]]
 _PUNCTUATION = re.compile(r"[.,;:!?\"()\[\]{}…“”„«»¿¡–—-]")
 
 
-def normalise(text: str) -> str:
-    """Takes a text to what is compared: Unicode NFKC, lower case, punctuation replaced by spaces, single spaces.
+def normalize(text: str) -> str:
+    """Take a text to what is compared: Unicode NFKC, lower case, punctuation replaced by spaces, single spaces.
 
     Apostrophes and `#` stay: they tell words and notes apart.
 
-    >>> normalise("A loud  tone at C#4, then: noise!")
+    >>> normalize("A loud  tone at C#4, then: noise!")
     'a loud tone at c#4 then noise'
     """
     return " ".join(_PUNCTUATION.sub(" ", unicodedata.normalize("NFKC", text).lower()).split())
@@ -60,20 +60,20 @@ def cer(references: References, hypotheses: Sequence[str]) -> float:
 
 
 def _rate(references: References, hypotheses: Sequence[str], count: Callable[[str, str], tuple[int, int]]) -> float:
-    """Pools (errors, units) of each hypothesis against its nearest reference."""
+    """Pool (errors, units) of each hypothesis against its nearest reference."""
     if len(references) != len(hypotheses) or not hypotheses:
         raise ValueError(f"{len(references)} references for {len(hypotheses)} texts, expected as many of both and at least one")
     errors = units = 0
     for given, hypothesis in zip(references, hypotheses, strict=True):
         options = [given] if isinstance(given, str) else list(given)
-        found = [count(_words(option), normalise(hypothesis)) for option in options]
+        found = [count(_words(option), normalize(hypothesis)) for option in options]
         nearest = min(found, key=lambda pair: pair[0] / pair[1])
         errors, units = errors + nearest[0], units + nearest[1]
     return errors / units
 
 
 def _words(reference: str) -> str:
-    normal = normalise(reference)
+    normal = normalize(reference)
     if not normal:
         raise DataError(f"error rates: the reference {reference!r} has no words, expected at least one")
     return normal

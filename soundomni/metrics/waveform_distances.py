@@ -114,7 +114,7 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_
 
 
 def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
-    """Magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centred on multiples of `hop`, zeros beyond the clip.
+    """Magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centered on multiples of `hop`, zeros beyond the clip.
 
     Scaled so that a sine of amplitude a peaks at a.
     """
@@ -122,7 +122,7 @@ def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
 
 
 def _blocks(signal: np.ndarray, fft_size: int, hop: int) -> Iterator[np.ndarray]:
-    """Yields `magnitudes` a few frames at a time, so that what a long clip takes does not grow with it."""
+    """Yield `magnitudes` a few frames at a time, so that what a long clip takes does not grow with it."""
     window = np.hanning(fft_size + 1)[:-1]
     padded = np.pad(signal, ((0, 0), (fft_size // 2, fft_size - fft_size // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, fft_size, axis=-1)[:, ::hop]
@@ -132,7 +132,7 @@ def _blocks(signal: np.ndarray, fft_size: int, hop: int) -> Iterator[np.ndarray]
 
 
 def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as float64 `[C, S]`."""
+    """Return both as float64 `[C, S]`."""
     if np.shape(reference) != np.shape(estimate) or np.size(reference) == 0:
         raise ValueError(f"reference is {np.shape(reference)} and estimate is {np.shape(estimate)}, expected one shape that is not empty")
     return np.atleast_2d(np.asarray(reference, dtype=np.float64)), np.atleast_2d(np.asarray(estimate, dtype=np.float64))

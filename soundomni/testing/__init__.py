@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a suite on first use, as suites need pytest and torch."""
+    """Import a suite on first use, as suites need pytest and torch."""
     if name in __all__:
         return getattr(import_module(f"soundomni.testing.{name.removesuffix('Suite').lower()}"), name)
     raise AttributeError(f"module 'soundomni.testing' has no attribute '{name}'")

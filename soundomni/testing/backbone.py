@@ -31,7 +31,7 @@ class TwoStreams(Router):
         return ("und", "gen")
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
+        """Return 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return int(role in (Role.LATENT, Role.CODES))
 
 
@@ -41,7 +41,7 @@ class OneLoss(TwoStreams):
     loss_names: ClassVar[tuple[str, ...]] = ("magnitude",)
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Returns a plain network that also gives the loss."""
+        """Return a plain network that also gives the loss."""
         return _WithLoss(build())
 
 
@@ -68,14 +68,14 @@ class BackboneSuite(ModuleSuite):
 
     @abstractmethod
     def make(self, *, vocab_size: int, router: Router) -> Backbone:
-        """Returns a new backbone, small, on the CPU; the arguments are what the assembly passes."""
+        """Return a new backbone, small, on the CPU; the arguments are what the assembly passes."""
 
     def router(self) -> Router:
-        """Returns the router that backbones are made with: TwoStreams, unless overridden."""
+        """Return the router that backbones are made with: TwoStreams, unless overridden."""
         return TwoStreams()
 
     def built(self, seed: int = 0) -> Backbone:
-        """Returns a backbone in evaluation mode with weights drawn from `seed`."""
+        """Return a backbone in evaluation mode with weights drawn from `seed`."""
         return self._made(self.router(), seed)
 
     def _made(self, router: Router, seed: int = 0) -> Backbone:
@@ -83,12 +83,12 @@ class BackboneSuite(ModuleSuite):
         return backbone
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Runs two documents in one pack."""
+        """Run two documents in one pack."""
         (text, latents), _ = self.run(plugin, [_speaking(3), _speaking(6)])
         return [plugin.head(text), latents]
 
     def run(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> tuple[tuple[Tensor, Tensor], LossTerms]:
-        """Packs documents and returns hidden text and latent tokens `[N_role, H]` in token order, and auxiliary losses."""
+        """Pack documents and return hidden text and latent tokens `[N_role, H]` in token order, and auxiliary losses."""
         streams, layout, losses = self._forward(backbone, documents)
         return (layout.take(streams, Role.TEXT), layout.take(streams, Role.LATENT)), losses
 
@@ -242,7 +242,7 @@ class BackboneSuite(ModuleSuite):
         router: Router | None = None,
         cache: KVCache | None = None,
     ) -> tuple[list[Tensor], Layout, LossTerms]:
-        """Runs packed documents; with an empty cache of as many rows, they are written to it."""
+        """Run packed documents; with an empty cache of as many rows, they are written to it."""
         router = router or self.router()
         table = SegmentTable.from_samples(documents)
         stored = store(table, router.stream_of, len(router.streams))
@@ -254,7 +254,7 @@ class BackboneSuite(ModuleSuite):
         return streams, layout, losses
 
     def _streams(self, backbone: Backbone, layout: Layout, documents: Sequence[Sequence[Segment]]) -> list[Tensor]:
-        """Returns the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that follows from their number."""
+        """Return the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that follows from their number."""
         segments = [segment for document in documents for segment in document]
         frames = [noise(segment.num_frames, segment.num_frames, backbone.hidden_dim) for segment in segments if segment.role == Role.LATENT]
         blocks = {

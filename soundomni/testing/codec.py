@@ -32,15 +32,15 @@ class CodecSuite(ModuleSuite):
 
     @abstractmethod
     def make(self) -> Codec:
-        """Returns a new codec, small, on the CPU."""
+        """Return a new codec, small, on the CPU."""
 
     def built(self, seed: int = 0) -> Codec:
-        """Returns `make()` with weights drawn from `seed`."""
+        """Return `make()` with weights drawn from `seed`."""
         codec: Codec = seeded(self.make, seed)
         return codec
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Encodes and decodes one clip."""
+        """Encode and decodes one clip."""
         encoded = _encode(plugin, [self.lengths(plugin)[-1]])
         return [encoded.values, plugin.decode(encoded)]
 
@@ -211,7 +211,7 @@ class CodecSuite(ModuleSuite):
 
 
 def _waveform(codec: Codec, lengths: Sequence[int], first_clip: int) -> Tensor:
-    """Returns `[B, C, S]`: clip b is noise that follows from its place alone, and other noise beyond its length."""
+    """Return `[B, C, S]`: clip b is noise that follows from its place alone, and other noise beyond its length."""
     waveform = 0.1 * noise(99, len(lengths), codec.spec.channels, max(lengths))
     for clip, samples in enumerate(lengths):
         waveform[clip, :, :samples] = 0.1 * noise(first_clip + clip, codec.spec.channels, samples)

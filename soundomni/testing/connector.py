@@ -31,15 +31,15 @@ class ConnectorSuite(ModuleSuite):
 
     @abstractmethod
     def make(self, *, token_dim: int, hidden_dim: int, generates: bool) -> Connector:
-        """Returns a new connector on the CPU; the arguments are what the assembly passes."""
+        """Return a new connector on the CPU; the arguments are what the assembly passes."""
 
     def built(self, seed: int = 0, *, generates: bool = True) -> Connector:
-        """Returns a connector with weights drawn from `seed`."""
+        """Return a connector with weights drawn from `seed`."""
         connector: Connector = seeded(lambda: self.make(token_dim=self.token_dim, hidden_dim=self.hidden_dim, generates=generates), seed)
         return connector
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Enters five tokens and leaves with five."""
+        """Enter five tokens and leaves with five."""
         return [self._enter(plugin, 5), plugin.leave(noise(1, 5, self.hidden_dim))]
 
     def test_enter(self) -> None:

@@ -31,10 +31,10 @@ class DatasetSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Dataset:
-        """Returns the dataset, of at least one item whose audio can be read."""
+        """Return the dataset, of at least one item whose audio can be read."""
 
     def built(self, seed: int = 0) -> Dataset:
-        """Returns `make()`."""
+        """Return `make()`."""
         dataset: Dataset = seeded(self.make, seed)
         return dataset
 

@@ -31,15 +31,15 @@ class EncoderSuite(ModuleSuite):
 
     @abstractmethod
     def make(self) -> Encoder:
-        """Returns a new encoder, small, on the CPU."""
+        """Return a new encoder, small, on the CPU."""
 
     def built(self, seed: int = 0) -> Encoder:
-        """Returns `make()` in evaluation mode with weights drawn from `seed`."""
+        """Return `make()` in evaluation mode with weights drawn from `seed`."""
         encoder: Encoder = evaluating(seeded(self.make, seed))
         return encoder
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Encodes one clip."""
+        """Encode one clip."""
         return [_encode(plugin, [self.lengths(plugin)[-1]])]
 
     def lengths(self, encoder: Encoder) -> list[int]:
@@ -91,7 +91,7 @@ class EncoderSuite(ModuleSuite):
 
 @torch.no_grad()
 def _encode(encoder: Encoder, lengths: Sequence[int], *, first_clip: int = 0, scale: float = 0.1) -> Tensor:
-    """Encodes clips of noise; clip b follows from its place alone, and beyond its length there is other noise."""
+    """Encode clips of noise; clip b follows from its place alone, and beyond its length there is other noise."""
     waveform = scale * noise(99, len(lengths), 1, max(lengths))
     for clip, samples in enumerate(lengths):
         waveform[clip, :, :samples] = scale * noise(first_clip + clip, 1, samples)

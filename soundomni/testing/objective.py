@@ -43,15 +43,15 @@ class ObjectiveSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Objective:
-        """Returns a new objective."""
+        """Return a new objective."""
 
     def built(self, seed: int = 0) -> Objective:
-        """Returns `make()`."""
+        """Return `make()`."""
         objective: Objective = seeded(self.make, seed)
         return objective
 
     def prediction(self, query: Query, seed: int) -> Tensor:
-        """Returns some prediction for a query, of the shape of its targets; override where predictions are of another shape."""
+        """Return some prediction for a query, of the shape of its targets; override where predictions are of another shape."""
         return noise(seed, *query.targets.shape)
 
     def test_shapes(self) -> None:

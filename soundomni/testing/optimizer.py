@@ -42,10 +42,10 @@ class OptimizerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Optimizer:
-        """Returns a new optimizer plugin."""
+        """Return a new optimizer plugin."""
 
     def built(self, seed: int = 0) -> Optimizer:
-        """Returns `make()`."""
+        """Return `make()`."""
         optimizer: Optimizer = seeded(self.make, seed)
         return optimizer
 

@@ -30,15 +30,15 @@ class RouterSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Router:
-        """Returns a new router."""
+        """Return a new router."""
 
     def built(self, seed: int = 0) -> Router:
-        """Returns `make()`."""
+        """Return `make()`."""
         router: Router = seeded(self.make, seed)
         return router
 
     def network(self) -> nn.Module:
-        """Returns a feed-forward network of one stream, around plain ones without biases."""
+        """Return a feed-forward network of one stream, around plain ones without biases."""
         router, dim = self.built(), self.hidden_dim
 
         def build() -> nn.Module:

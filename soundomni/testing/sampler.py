@@ -34,10 +34,10 @@ class SamplerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Sampler:
-        """Returns a new sampler of a few steps, more than one."""
+        """Return a new sampler of a few steps, more than one."""
 
     def built(self, seed: int = 0) -> Sampler:
-        """Returns `make()`."""
+        """Return `make()`."""
         sampler: Sampler = seeded(self.make, seed)
         return sampler
 
@@ -150,7 +150,7 @@ def _sample(
 
 
 def _asked(sampler: Sampler, begin: float = 1.0) -> list[Tensor]:
-    """Returns the timesteps `[B]` of every prediction of one call."""
+    """Return the timesteps `[B]` of every prediction of one call."""
     asked: list[Tensor] = []
 
     def predict(values: Tensor, timesteps: Tensor) -> Tensor:

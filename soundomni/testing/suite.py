@@ -19,7 +19,7 @@ PREFIX = "test_"
 
 
 def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
-    """Makes a clause fail with its name when the plugin raises; a module that is not installed is not the plugin's failure."""
+    """Make a clause fail with its name when the plugin raises; a module that is not installed is not the plugin's failure."""
 
     @functools.wraps(method)
     def checked(self: ConformanceSuite, *arguments: Any, **fixtures: Any) -> None:
@@ -51,7 +51,7 @@ class ConformanceSuite(ABC):
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Lets clauses name what plugins raise, and marks the known failures. Raises TypeError when one names no clause of the suite."""
+        """Let clauses name what plugins raise, and marks the known failures. Raise TypeError if one names no clause of the suite."""
         super().__init_subclass__(**kwargs)
         clauses = [name.removeprefix(PREFIX) for name in dir(cls) if name.startswith(PREFIX)]
         for clause in cls.known_failures:
@@ -67,15 +67,15 @@ class ConformanceSuite(ABC):
 
     @abstractmethod
     def built(self, seed: int = 0) -> Any:
-        """Returns a new plugin whose random weights follow from `seed`."""
+        """Return a new plugin whose random weights follow from `seed`."""
 
     def require(self, holds: bool, clause: str, message: str) -> None:
-        """Raises AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
+        """Raise AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
         if not holds:
             raise AssertionError(f"{self._clause(clause)}: {message}")
 
     def _clause(self, clause: str) -> str:
-        """Names a clause as messages do."""
+        """Name a clause as messages do."""
         return f"{KINDS[self.kind].__name__}Suite.{clause}"
 
     def require_close(self, found: Tensor, expected: Tensor, tolerance: float, clause: str, message: str) -> None:
@@ -126,10 +126,10 @@ class ModuleSuite(ConformanceSuite):
 
     @abstractmethod
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Returns what the plugin computes from fixed inputs."""
+        """Return what the plugin computes from fixed inputs."""
 
     def test_state_dict(self) -> None:
-        """A state dict holds all that was learnt: loaded into another plugin of the same arguments, it computes the same."""
+        """A state dict holds all that was learned: loaded into another plugin of the same arguments, it computes the same."""
         first, second = self.built(1).eval(), self.built(2).eval()
         second.load_state_dict(first.state_dict())
         with torch.no_grad():
@@ -141,27 +141,27 @@ class ModuleSuite(ConformanceSuite):
 
 
 def seeded(make: Callable[[], Any], seed: int) -> Any:
-    """Calls `make` with torch's global generator at `seed`, and puts that generator back."""
+    """Call `make` with torch's global generator at `seed`, and puts that generator back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
 def noise(seed: int, *shape: int) -> Tensor:
-    """Returns standard normal float32 values of `shape` that follow from `seed`."""
+    """Return standard normal float32 values of `shape` that follow from `seed`."""
     return torch.randn(*shape, generator=generator(seed))
 
 
 def number(scalar: Tensor | float) -> float:
-    """Returns a scalar as a float, its gradient left behind."""
+    """Return a scalar as a float, its gradient left behind."""
     return float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
 
 
 def generator(seed: int) -> torch.Generator:
-    """Returns a CPU generator at `seed`."""
+    """Return a CPU generator at `seed`."""
     return torch.Generator().manual_seed(seed)
 
 
 def evaluating(plugin: Any) -> Any:
-    """Returns a module in evaluation mode, and anything else, which the clause `contract` tells of, as it is."""
+    """Return a module in evaluation mode, and anything else, which the clause `contract` tells of, as it is."""
     return plugin.eval() if isinstance(plugin, nn.Module) else plugin

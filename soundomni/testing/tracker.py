@@ -40,10 +40,10 @@ class TrackerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self, *, run_dir: Path, spec: Spec) -> Tracker:
-        """Returns a new tracker that needs no network; the arguments are what the assembly passes."""
+        """Return a new tracker that needs no network; the arguments are what the assembly passes."""
 
     def built(self, seed: int = 0) -> Tracker:
-        """Returns a tracker of a run directory that is gone again; it is closed already."""
+        """Return a tracker of a run directory that is gone again; it is closed already."""
         made: list[Tracker] = []
         self._use(lambda tracker, _: made.append(tracker))
         return made[0]
@@ -150,7 +150,7 @@ def _write_wav(path: Path) -> None:
 
 
 def _write_png(path: Path) -> None:
-    """A grey square of 4 by 4 pixels, 8-bit RGB (PNG specification, section 5)."""
+    """A gray square of 4 by 4 pixels, 8-bit RGB (PNG specification, section 5)."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

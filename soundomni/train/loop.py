@@ -103,7 +103,7 @@ def fit(
     """Trains until `train.steps` steps are finished. `progress` is kept up to date in place.
 
     Args:
-        model: a Trainable, after `parallelise`.
+        model: a Trainable, after `parallelize`.
         loader: steps that follow `progress.data`.
 
     Returns:

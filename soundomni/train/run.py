@@ -49,7 +49,7 @@ from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optim import build_optimizer
-from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
+from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
 from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES
@@ -338,7 +338,7 @@ def _fingerprint(run_dir: Path) -> str:
 
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
-    parallelise(module, world, train)
+    parallelize(module, world, train)
     if parts.start is not None:
         if module is parts.model:
             with world.own_errors():

@@ -32,7 +32,7 @@ class DiagonalGaussian:
         return cls(mean, functional.softplus(scale) + LEAST_STD)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """`noise` `[B, D, T]` of unit variance → mean + std·noise."""
+        """Map `noise` `[B, D, T]` of unit variance to mean + std·noise."""
         return self.mean + self.std * noise
 
     def divergence(self) -> Tensor:

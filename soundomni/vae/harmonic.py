@@ -1,7 +1,7 @@
 """Frames as harmonics and what they leave: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
 
 A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and what the spectrum says does not
-depend on pitch or level. So what a model has learnt of one note's timbre holds for another. Sounds without pitch, or without a
+depend on pitch or level. So what a model has learned of one note's timbre holds for another. Sounds without pitch, or without a
 fundamental, are all residual: the deterministic plus stochastic decomposition of Serra and Smith 1990, with a residual that keeps its
 phase, so that decoding is exact.
 
@@ -101,27 +101,27 @@ class HarmonicCodec(Codec):
         return ReceptiveField(encode=2, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
         num_samples = samples.shape[-1]
         frames = lapped(samples, self.frame_size, self._spec.num_frames(num_samples))
-        tonal = self._extend(self._analyse(frames), lengths)
-        harmonic = self._synthesise(tonal, self._spec.frame_lengths(lengths))
+        tonal = self._extend(self._analyze(frames), lengths)
+        harmonic = self._synthesize(tonal, self._spec.frame_lengths(lengths))
         rest = self.residual.encode(samples - harmonic[..., :num_samples], lengths)
         values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
         return Representation(values, rest.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         tonal, rest = torch.split(values, [self._spec.channels * self._tonal_dim, self.residual.spec.token_dim], dim=1)
-        harmonic = self._synthesise(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
+        harmonic = self._synthesize(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
         return harmonic + self.residual.decode(Representation(rest, representation.lengths, self.residual.spec))
 
-    def _analyse(self, frames: Tensor) -> Tensor:
-        """`[B, C, T, 2M]` samples → `[B, C, T, 2K + 2]` pitch, level and harmonics."""
+    def _analyze(self, frames: Tensor) -> Tensor:
+        """Map `[B, C, T, 2M]` samples to `[B, C, T, 2K + 2]` pitch, level and harmonics."""
         flat = frames.flatten(end_dim=-2)
         tonal = flat.new_zeros(len(flat), self._tonal_dim)
         tonal[:, 1] = LOWEST
@@ -137,7 +137,7 @@ class HarmonicCodec(Codec):
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 
     def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
-        """Lets frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` go on as the nearest frame that does not.
+        """Let frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` go on as the nearest frame that does not.
 
         The silence there would end or begin a tone that goes on, and a clip that is continued would have a seam. A clip without a frame
         of its own, below 2M samples, stays as it is.
@@ -160,14 +160,14 @@ class HarmonicCodec(Codec):
         return torch.cat(parts, dim=-1)
 
     def _pack(self, pitch: Tensor, rms: Tensor, amplitudes: Tensor) -> Tensor:
-        """Pitch in cycles per sample `[F]`, RMS `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
+        """Map pitch in cycles per sample `[F]`, RMS `[F]` and amplitudes `[F, K]` to `[F, 2K + 2]`."""
         semitones = SEMITONES * (pitch / self._middle).log2()
         shape = amplitudes * self._turns(amplitudes[:, :1]).conj() / rms[:, None]
         shape = _resize(shape, compand(shape.abs(), self.companding))
         return torch.cat([semitones[:, None], to_level(rms)[:, None], shape.real, shape.imag], dim=1)
 
     def _unpack(self, tonal: Tensor) -> tuple[Tensor, Tensor]:
-        """`[F, 2K + 2]` → pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
+        """Map `[F, 2K + 2]` to pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
         semitones, level, real, imaginary = torch.split(tonal, [1, 1, self.num_harmonics, self.num_harmonics], dim=1)
         pitch = (self._middle * 2.0 ** (semitones.squeeze(1) / SEMITONES)).clamp(self._least, self._most)
         shape = torch.complex(real, imaginary)
@@ -183,8 +183,8 @@ class HarmonicCodec(Codec):
         angles = first.angle() * order
         return torch.polar(torch.ones_like(angles), angles)
 
-    def _synthesise(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
-        """`[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]` → samples `[B, C, (T - 1)·M]`."""
+    def _synthesize(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
+        """Map `[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]`, to samples `[B, C, (T - 1)·M]`."""
         counted = torch.arange(tonal.shape[2], device=tonal.device) < num_frames.to(tonal.device)[:, None]
         chosen = ((tonal[..., 1] > LOWEST + MARGIN) & counted[:, None]).flatten().nonzero().squeeze(-1)
         pitch, amplitudes = self._unpack(tonal.flatten(end_dim=2)[chosen])
@@ -195,5 +195,5 @@ class HarmonicCodec(Codec):
 
 
 def _resize(numbers: Tensor, size: Tensor) -> Tensor:
-    """Gives complex numbers another size, with the phases that they have."""
+    """Give complex numbers another size, with the phases that they have."""
     return numbers * (size / numbers.abs().clamp_min(_TINY))

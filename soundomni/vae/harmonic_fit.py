@@ -1,6 +1,6 @@
 """Harmonics of a frame: its pitch, and the amplitudes and phases that explain most of it.
 
-The pitch is that of the first clear key maximum of the normalised difference function (McLeod and Wyvill 2005), the amplitudes are
+The pitch is that of the first clear key maximum of the normalized difference function (McLeod and Wyvill 2005), the amplitudes are
 those of least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits refines the pitch.
 
 Shape letters: F frames, M samples per hop, K harmonics.
@@ -23,13 +23,13 @@ _QUIET = 1e-20
 
 
 def hann(hop: int, like: Tensor) -> Tensor:
-    """Returns the second half of the window, `[M]`: the halves, one hop apart, add to 1."""
+    """Return the second half of the window, `[M]`: the halves, one hop apart, add to 1."""
     turns = (torch.arange(hop, device=like.device, dtype=like.dtype) + hop + 0.5) / (2 * hop)
     return torch.sin(math.pi * turns).square()
 
 
 def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
+    """Return cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
 
     The first half mirrors it. Harmonics at half the sampling rate, as nearly as a frame can tell, and above are zero.
 
@@ -49,13 +49,13 @@ def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
 
 
 def mix(amplitudes: Tensor, harmonics: tuple[Tensor, Tensor]) -> Tensor:
-    """Returns the sum of harmonics with complex `amplitudes` `[F, K]`, as phases at the middle of the frame: `[F, 2M]`."""
+    """Return the sum of harmonics with complex `amplitudes` `[F, K]`, as phases at the middle of the frame: `[F, 2M]`."""
     cosines, sines = harmonics
     return _unfold(_sum(amplitudes.real, cosines), -_sum(amplitudes.imag, sines))
 
 
 def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, Tensor]:
-    """Returns the pitch of `frames` `[F, 2M]` in cycles per sample `[F]`, and how periodic each is, at most 1 `[F]`.
+    """Return the pitch of `frames` `[F, 2M]` in cycles per sample `[F]`, and how periodic each is, at most 1 `[F]`.
 
     Args:
         frames: samples.
@@ -84,7 +84,7 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
 
 
 def _energies(frames: Tensor, num_lags: int) -> Tensor:
-    """Returns the energy of the two pieces that overlap at lags 0 … num_lags - 1, in _PARTS of a sample: `[F, num_lags]`."""
+    """Return the energy of the two pieces that overlap at lags 0 … num_lags - 1, in _PARTS of a sample: `[F, num_lags]`."""
     size = frames.shape[-1]
     sums = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
     whole = torch.arange((num_lags - 1) // _PARTS + 2, device=frames.device)
@@ -95,7 +95,7 @@ def _energies(frames: Tensor, num_lags: int) -> Tensor:
 
 
 def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Fits harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
+    """Fit harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
 
     Returns:
         the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the share of the windowed
@@ -125,7 +125,7 @@ def _times(hop: int, like: Tensor) -> Tensor:
 
 
 def _fold(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """`[F, 2M]` → even and odd part about the middle, `[F, M]` each. Under a symmetric window neither tells of the other."""
+    """Map `[F, 2M]` to even and odd part about the middle, `[F, M]` each. Under a symmetric window neither tells of the other."""
     first, second = frames.chunk(2, dim=-1)
     return 0.5 * (second + first.flip(-1)), 0.5 * (second - first.flip(-1))
 
@@ -135,12 +135,12 @@ def _unfold(even: Tensor, odd: Tensor) -> Tensor:
 
 
 def _sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """`[F, K]`, `[F, K, M]` → `[F, M]`."""
+    """Map `[F, K]`, `[F, K, M]` to `[F, M]`."""
     return (weights[:, None] @ rows).squeeze(1)
 
 
 def _solve(target: Tensor, rows: Tensor, window: Tensor) -> Tensor:
-    """Returns the weights of `rows` `[F, K, M]` that come nearest to `target` `[F, M]` under the window: `[F, K]`."""
+    """Return the weights of `rows` `[F, K, M]` that come nearest to `target` `[F, M]` under the window: `[F, K]`."""
     weighted = rows * window
     ridge = _RIDGE * window.sum() * torch.eye(rows.shape[1], device=rows.device, dtype=rows.dtype)
     weights: Tensor = torch.linalg.solve(weighted @ rows.mT + ridge, weighted @ target[..., None])

@@ -15,11 +15,11 @@ MARGIN = 1e-3
 
 
 def to_level(size: Tensor) -> Tensor:
-    """RMS, full scale being 1 → level, at least LOWEST."""
+    """Map RMS, full scale being 1, to level, at least LOWEST."""
     return (20.0 * size.clamp_min(FLOOR).log10() - CENTRE_DB) / DB_PER_UNIT
 
 
 def from_level(level: Tensor) -> Tensor:
-    """Level → RMS."""
+    """Map level to RMS."""
     size: Tensor = 10.0 ** ((level * DB_PER_UNIT + CENTRE_DB) / 20.0)
     return size

@@ -89,30 +89,30 @@ class MDCTCodec(Codec):
         return ReceptiveField(encode=0, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
         frames = lapped(samples, self.frame_size, self._spec.num_frames(samples.shape[-1]))
-        values = compand(self._analyse(frames), self.companding)
+        values = compand(self._analyze(frames), self.companding)
         return Representation(rearrange(values, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        """Decode `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         values = zero_beyond(at_least_float32(representation.values), representation.lengths)
         coefficients = rearrange(values, "b (c m) t -> b c t m", c=self._spec.channels)
-        frames = self._synthesise(expand(coefficients, self.companding))
+        frames = self._synthesize(expand(coefficients, self.companding))
         return overlap_add(frames, representation.lengths)
 
-    def _analyse(self, frames: Tensor) -> Tensor:
-        """`[..., 2M]` samples → `[..., M]` coefficients."""
+    def _analyze(self, frames: Tensor) -> Tensor:
+        """Map `[..., 2M]` samples to `[..., M]` coefficients."""
         window, sample_turn, coefficient_turn = self._tables(frames)
         spectrum = torch.fft.fft(frames * window * sample_turn)[..., : self.frame_size]
         coefficients: Tensor = (spectrum * coefficient_turn).real
         return coefficients
 
-    def _synthesise(self, coefficients: Tensor) -> Tensor:
-        """`[..., M]` coefficients → `[..., 2M]` windowed samples, aliasing included."""
+    def _synthesize(self, coefficients: Tensor) -> Tensor:
+        """Map `[..., M]` coefficients to `[..., 2M]` windowed samples, aliasing included."""
         window, sample_turn, coefficient_turn = self._tables(coefficients)
         spectrum = torch.fft.fft(coefficients * coefficient_turn, n=2 * self.frame_size)
         frames: Tensor = (spectrum * sample_turn).real * window
@@ -126,7 +126,7 @@ class MDCTCodec(Codec):
 
 @lru_cache(maxsize=16)
 def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the window `[2M]` and the rotations of samples `[2M]` and of coefficients `[M]`, in double precision.
+    """Return the window `[2M]` and the rotations of samples `[2M]` and of coefficients `[M]`, in double precision.
 
     The cosine is the real part of a product of three turns, exp(-i·π·n·k / M) of the FFT, one of n alone and one of k alone. These
     are arrays and no buffers, so that a module that is built without memory, or cast, keeps its transform.
@@ -142,13 +142,13 @@ def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def check_companding(power: float) -> None:
-    """Raises SpecError for a power out of its range."""
+    """Raise SpecError for a power out of its range."""
     if not 0.0 < power <= 1.0:
         raise SpecError(f"companding must lie in (0, 1], {power} was given")
 
 
 def compand(values: Tensor, power: float) -> Tensor:
-    """Returns sign(x)·|x|^power, linear for |x| below COMPANDING_KNEE."""
+    """Return sign(x)·|x|^power, linear for |x| below COMPANDING_KNEE."""
     if power == 1.0:
         return values
     size = values.abs()
@@ -157,7 +157,7 @@ def compand(values: Tensor, power: float) -> Tensor:
 
 
 def expand(values: Tensor, power: float) -> Tensor:
-    """Undoes `compand`."""
+    """Undo `compand`."""
     if power == 1.0:
         return values
     size, knee = values.abs(), COMPANDING_KNEE**power

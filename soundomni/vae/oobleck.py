@@ -105,14 +105,14 @@ class OobleckCodec(Codec):
         return ReceptiveField(encode=max(-(first_sample // ratio), last_sample // ratio), decode=max(-first_frame, last_frame))
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raise DataError."""
         posterior, frames = self._posterior(waveform, lengths)
         if self.sample_latents and generators is not None:
             return Representation(posterior.sample(self._noise(posterior.mean, frames, generators)), frames, self._spec)
         return Representation(posterior.mean, frames, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
@@ -135,7 +135,7 @@ class OobleckCodec(Codec):
         }
 
     def _noise(self, like: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draws ε `[B, D, T]`, clip b from `generators[b]` alone and whatever the padding."""
+        """Draw ε `[B, D, T]`, clip b from `generators[b]` alone and whatever the padding."""
         noise = torch.zeros_like(like)
         for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
             drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)

@@ -4,7 +4,7 @@ latent audio diffusion", section 2.1; after Kumar et al. 2023, "Improved RVQGAN"
 Modules are named as in the original, so that its checkpoints map tensor by tensor.
 
 Clips of different lengths share a batch, and each must come out as if it were alone. Alone, every convolution would see zeros beyond
-the clip's end; but biases and neighbours make what lies there non-zero. So it is set to zero again before every convolution that is
+the clip's end; but biases and neighbors make what lies there non-zero. So it is set to zero again before every convolution that is
 wider than one. At each level a clip is as long as its frames times that level's positions per frame.
 
 Shape letters: B clips, C channels of a layer, L positions of a layer, D latent dimensions, T frames.
@@ -38,11 +38,11 @@ class Extent:
 
     @classmethod
     def of(cls, frames: Tensor, num_frames: int) -> Extent:
-        """Looks whether all clips fill the batch."""
+        """Look whether all clips fill the batch."""
         return cls(None if bool((frames >= num_frames).all()) else frames, num_frames)
 
     def close(self, values: Tensor) -> Tensor:
-        """`[B, C, L]`, L a multiple of T → the same with zeros beyond each clip."""
+        """Map `[B, C, L]`, L a multiple of T, to the same with zeros beyond each clip."""
         if self.frames is None:
             return values
         return zero_beyond(values, self.frames * (values.shape[-1] // self.num_frames))
@@ -57,13 +57,13 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, values: Tensor) -> Tensor:
-        """`[B, C, L]` → `[B, C, L]`."""
+        """Map `[B, C, L]` to `[B, C, L]`."""
         frequency, size = self.alpha.exp()[:, None], (self.beta.exp() + 1e-9)[:, None]
         return values + (values * frequency).sin().square() / size
 
 
 def activation(channels: int, use_snake: bool) -> nn.Module:
-    """Returns SnakeBeta, or ELU, which keeps zero as well."""
+    """Return SnakeBeta, or ELU, which keeps zero as well."""
     return SnakeBeta(channels) if use_snake else nn.ELU()
 
 
@@ -86,7 +86,7 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]`, zero beyond each clip → the same shape, again zero there."""
+        """Map `[B, C, L]`, zero beyond each clip, to the same shape, again zero there."""
         return extent.close(values + self.layers(values))
 
 
@@ -105,7 +105,7 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]` → `[B, C', L / stride]`."""
+        """Map `[B, C, L]` to `[B, C', L / stride]`."""
         *units, act, down = self.layers
         for unit in units:
             values = unit(values, extent)
@@ -130,7 +130,7 @@ class DecoderBlock(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]` → `[B, C', L · stride]`."""
+        """Map `[B, C, L]` to `[B, C', L · stride]`."""
         act, up, *units = self.layers
         values = extent.close(up(act(values)))
         for unit in units:
@@ -162,7 +162,7 @@ class OobleckEncoder(nn.Module):
         )
 
     def forward(self, waveform: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, T · ratio]`, zero beyond each clip → `[B, output_dim, T]`."""
+        """Map `[B, C, T · ratio]`, zero beyond each clip, to `[B, output_dim, T]`."""
         first, *blocks, act, last = self.layers
         values = extent.close(first(waveform))
         for block in blocks:
@@ -206,7 +206,7 @@ class OobleckDecoder(nn.Module):
         )
 
     def forward(self, latent: Tensor, extent: Extent) -> Tensor:
-        """`[B, D, T]`, zero beyond each clip → `[B, C, T · ratio]`, zero beyond each clip."""
+        """Map `[B, D, T]`, zero beyond each clip, to `[B, C, T · ratio]`, zero beyond each clip."""
         first, *blocks, act, last, bound = self.layers
         values = extent.close(first(latent))
         for block in blocks:

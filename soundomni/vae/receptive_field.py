@@ -7,7 +7,7 @@ from torch import nn
 
 
 def input_span(network: nn.Module, first: int, last: int) -> tuple[int, int]:
-    """Returns the first and the last input position that the output positions from `first` to `last` are computed from.
+    """Return the first and the last input position that the output positions from `first` to `last` are computed from.
 
     Position 0 of the input is where position 0 of the output begins; positions before it are negative. The one-dimensional
     convolutions of `network`, plain and transposed, must be registered in the order in which they run, and what skips some of

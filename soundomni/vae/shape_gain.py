@@ -1,7 +1,7 @@
 """MDCT frames as a shape and a gain: how a frame is distributed over frequency, and apart from it how loud it is.
 
 A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of Opus, Valin et al.
-2013), so that what a model has learnt of a quiet sound holds for a loud one.
+2013), so that what a model has learned of a quiet sound holds for a loud one.
 
 Shape letters: B clips, C audio channels, M samples per frame (hop), T frames.
 """
@@ -62,14 +62,14 @@ class ShapeGainCodec(Codec):
         return self.frames.receptive_field
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raise DataError."""
         encoded = self.frames.encode(waveform, lengths)
         size = encoded.values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(FLOOR)
         values = torch.cat([compand(encoded.values / size, self.companding), to_level(size)], dim=1)
         return Representation(values, encoded.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        """Decode `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         shape, gain = values[:, :-1], values[:, -1:]

@@ -67,13 +67,13 @@ class StableAudioToolsCodec(Codec):
         return self._spec
 
     def train(self, mode: bool = True) -> StableAudioToolsCodec:
-        """Leaves the network in evaluation: some of its parts add noise in training."""
+        """Leave the network in evaluation: some of its parts add noise in training."""
         super().train(mode)
         self.network.eval()
         return self
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, with generators mean + std·ε. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, with generators mean + std·ε. Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         ratio, most = self._spec.downsampling_ratio, self._spec.num_frames(waveform.shape[-1])
         rows = []
@@ -86,7 +86,7 @@ class StableAudioToolsCodec(Codec):
         return Representation(values, self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         values, ratio = representation.values, self._spec.downsampling_ratio
         waveform = values.new_zeros(len(values), self._spec.channels, values.shape[-1] * ratio)
@@ -107,7 +107,7 @@ class StableAudioToolsCodec(Codec):
 
 
 def _checked(config: dict[str, Any]) -> str:
-    """Returns the type of the bottleneck. Raises SpecError for a config that is none, or of another kind of model."""
+    """Return the type of the bottleneck. Raise SpecError for a config that is none, or of another kind of model."""
     missing = [key for key in NEEDED if key not in config]
     if missing:
         raise SpecError(f"config: no '{missing[0]}'; expected what the JSON of an autoencoder of stable-audio-tools holds")
@@ -128,7 +128,7 @@ def _checked(config: dict[str, Any]) -> str:
 
 
 def _build(config: dict[str, Any]) -> Any:
-    """Returns the package's AudioAutoencoder. Raises SpecError when there is no package, or it refuses the config."""
+    """Return the package's AudioAutoencoder. Raise SpecError if there is no package, or it refuses the config."""
     try:
         from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
     except ImportError as error:

@@ -22,7 +22,7 @@ QUIET_RMS = 1e-3
 
 
 def stft_distances(target: Tensor, estimate: Tensor, lengths: Tensor, windows: Sequence[int] = DEFAULT_WINDOWS) -> tuple[Tensor, Tensor]:
-    """Compares waveforms `[B, C, S]`, which are zero beyond the `lengths` `[B]`, clip by clip.
+    """Compare waveforms `[B, C, S]`, which are zero beyond the `lengths` `[B]`, clip by clip.
 
     A window longer than a clip is left out for that clip; a clip shorter than every window has distance 0 and does not count. The
     distance is the mean over the channels, and over sum and difference as well when there are two.
@@ -51,7 +51,7 @@ def _views(waveform: Tensor) -> Tensor:
 
 
 def _magnitudes(waveform: Tensor, window: int) -> Tensor:
-    """`[B, C, S]` → `[B, C, F, T]`, frame t centred on sample t · hop, with silence around the clip."""
+    """Map `[B, C, S]` to `[B, C, F, T]`, frame t centered on sample t · hop, with silence around the clip."""
     shape = torch.hann_window(window, device=waveform.device, dtype=waveform.dtype)
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -67,7 +67,7 @@ def _magnitudes(waveform: Tensor, window: int) -> Tensor:
 
 
 def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:
-    """`[B, C, F, T]` each, of which `frames` `[B]` belong to the clip → `[B]`."""
+    """Map `[B, C, F, T]` each, of which `frames` `[B]` belong to the clip, to `[B]`."""
     beyond = (torch.arange(target.shape[-1], device=target.device) >= frames[:, None])[:, None, None]
     difference = (target - estimate).masked_fill(beyond, 0.0)
     size = target.masked_fill(beyond, 0.0)

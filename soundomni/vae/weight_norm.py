@@ -1,6 +1,6 @@
-"""Weight normalisation (Salimans and Kingma 2016) taken out of a network for inference, and put back for training.
+"""Weight normalization (Salimans and Kingma 2016) taken out of a network for inference, and put back for training.
 
-A normalised weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, w alone is stored and nothing is computed
+A normalized weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, w alone is stored and nothing is computed
 per call. Restored, v = w and g = |w|: other parameters than before, of the same function.
 
 Shape letters: N the first dimension of a weight, K one or more others.
@@ -22,7 +22,7 @@ DIRECTION = "parametrizations.weight.original1"
 
 
 def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """`[N, K...]` → g `[N, 1...]` and v `[N, K...]`, with g·v / |v| the weight.
+    """Map `[N, K...]` to g `[N, 1...]` and v `[N, K...]`, with g·v / |v| the weight.
 
     A row of zeros has no direction: it gets one of ones, and the magnitude 0.
     """
@@ -33,7 +33,7 @@ def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fold_weight_norm(network: nn.Module) -> tuple[str, ...]:
-    """Replaces g and v of every normalised submodule by the weight that they make, in place; outputs stay the same to the bit.
+    """Replace g and v of every normalized submodule by the weight that they make, in place; outputs stay the same to the bit.
 
     Returns:
         the names of these submodules, which `restore_weight_norm` takes.
@@ -51,7 +51,7 @@ def fold_weight_norm(network: nn.Module) -> tuple[str, ...]:
 
 @torch.no_grad()
 def restore_weight_norm(network: nn.Module, names: Iterable[str]) -> None:
-    """Splits the weights of the named submodules into g and v again, in place; outputs stay the same up to rounding.
+    """Split the weights of the named submodules into g and v again, in place; outputs stay the same up to rounding.
 
     An optimizer has to be made afterwards, as there are other parameters.
     """

@@ -71,7 +71,7 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--data.datasets.toys.tasks={sing: 1}", "sing"),
         ("--data.datasets.toys.source.size=0", "size"),
         ("--sampler=heum", "Did you mean 'heun'"),
-        ("--guidance.renormalise=globl", "guidance.renormalise"),
+        ("--guidance.renormalize=globl", "guidance.renormalize"),
         ("--train.trackers=[tensorbord]", "Did you mean 'tensorboard'"),
     ],
 )

@@ -16,7 +16,7 @@ from soundomni.cli.main import main
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.registry import build
 from soundomni.core.waveform import RESAMPLER_QUALITY, Audio, resample
-from soundomni.data.toys.analysis import analyse
+from soundomni.data.toys.analysis import analyze
 from soundomni.data.toys.toy_recipe import Recipe, is_held_out, note_frequency
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.evaluation.lists import open_list, shipped_lists
@@ -198,7 +198,7 @@ def test_the_pitches_between_notes_are_where_the_list_says() -> None:
     dataset = open_list("between-notes").dataset
     for i in range(40):
         item = dataset.item(i)
-        heard = analyse(*dataset.load(i)).events
+        heard = analyze(*dataset.load(i)).events
         for event, found, cents in zip(Recipe.from_json(item.attributes).events, heard, item.attributes["detune"], strict=True):
             assert 1200 * np.log2(found.pitch / note_frequency(event.note)) == pytest.approx(cents, abs=10)
             assert found.event.note == event.note
@@ -241,7 +241,7 @@ def test_the_default_is_the_list_of_new_combinations_and_everything_is_kept(tiny
     assert len(rows) == 3 and all(row["answered"] and row["prompt"] in row["captions"] and "described" in row for row in rows)
     for row in rows:
         waveform, rate = soundfile.read(tmp_path / "kept" / row["generated"])
-        assert len(waveform) == rate == 8000 and row["heard"] == analyse(waveform, rate).recipe.to_json()["events"]
+        assert len(waveform) == rate == 8000 and row["heard"] == analyze(waveform, rate).recipe.to_json()["events"]
 
 
 def test_networks_judge_what_was_generated(tiny_model: Path, tmp_path: Path, result: Any, fails: Any, networks: tuple[Path, Path]) -> None:

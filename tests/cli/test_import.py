@@ -62,7 +62,7 @@ def test_every_layout_becomes_a_codec_that_is_equal_to_the_bit(tmp_path: Path, w
     (file,) = report["source"]["files"].items()
     content = next((tmp_path / "source").iterdir()).read_bytes()
     assert file[1] == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    assert report["layout"] == made["layout"] and report["codec"]["init_args"] == SIZES and report["licence"] == "mine"
+    assert report["layout"] == made["layout"] and report["codec"]["init_args"] == SIZES and report["license"] == "mine"
     assert made["keys"] == {"used": len(report["keys"]["used"]), "unused": len(report["keys"]["unused"])}
     assert {name for names in report["keys"]["used"].values() for name in names} == set(state)
     card = (out / "README.md").read_text()

@@ -27,9 +27,9 @@ def test_the_directory_is_a_model_that_hears(tmp_path: Path, source: Path, resul
     names = {entry.name for entry in out.iterdir()}
     assert names == {"spec.yaml", "config.json", "model.safetensors", "tokenizer.json", "README.md", "import-report.json"}
     report = json.loads((out / "import-report.json").read_text())
-    assert made["keys"] == {"used": len(load_file(source / "model.safetensors")), "unused": 0} and report["licence"] == "theirs"
+    assert made["keys"] == {"used": len(load_file(source / "model.safetensors")), "unused": 0} and report["license"] == "theirs"
     card = (out / "README.md").read_text()
-    assert "license: other\nlicense_name: theirs\n" in card and "Licence of the weights: theirs." in card and "\n```yaml\nmodel:\n" in card
+    assert "license: other\nlicense_name: theirs\n" in card and "License of the weights: theirs." in card and "\n```yaml\nmodel:\n" in card
     assert json.loads((out / "config.json").read_text())["max_tokens"] == 32768
     spec = SoundOmni.from_pretrained(out).spec.model
     assert spec.codec.init_args == {"sample_rate": 16000, "frame_size": 160} and spec.chat == "qwen2-audio"
@@ -156,7 +156,7 @@ def test_a_spec_may_state_the_model_that_it_starts_from(
         "  start: data/start/tiny-7b\n"
         "  freeze: [und, embedding, encoder]\n"
         "  feature_attend: causal\n"
-        "  normalise: none\n"
+        "  normalize: none\n"
         "  chat: qwen2-audio\n"
         "sampler: {class_path: euler, init_args: {num_steps: 2}}\n"
         "data:\n"

@@ -33,7 +33,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(OobleckCodec(**SIZES).state_dict(), folder / "model.safetensors")
     arguments = json.dumps(SIZES | {"weights": str(folder / "model.safetensors")})
     (folder / "codec.yaml").write_text(f'model: {{"codec": {{"class_path": "oobleck", "init_args": {arguments}}}}}\n')
-    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "licence": "Theirs"}))
+    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "license": "Theirs"}))
     return folder
 
 
@@ -68,7 +68,7 @@ def test_an_original_model_generates_and_leaves_again(omni: Path, vae: Path, tmp
     card = (omni / "README.md").read_text()
     assert "# A model of the original SoundOmni" in card and "model.generate(" in card
     origin = json.loads((omni / "config.json").read_text())
-    assert origin["licence"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
+    assert origin["license"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
     assert "unknown; of the codec: Theirs" in card
 
 

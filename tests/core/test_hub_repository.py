@@ -19,7 +19,7 @@ from tiny_models import TOKENIZER, make_model, model_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError
-from soundomni.core.pretrained.directory import Origin, find_model, spec_block
+from soundomni.core.pretrained.directory import Origin, find_model, read_origin, spec_block
 from soundomni.core.pretrained.hub import parse_repository
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.spec_with_start import load_spec_with_start
@@ -158,7 +158,7 @@ def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path:
 
 
 def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
-    model = omni(licence="Apache-2.0", source="Some-7B")
+    model = omni(license="Apache-2.0", source="Some-7B")
     model.model.normalizer.std.mul_(1.5)
     address = model.push_to_hub("ann/new", private=True, token="hf_mine", commit_message="First")
     assert address == f"{hub.url}/ann/new/commit/{sha('ann/new', 1)}" and hub.private["ann/new"]
@@ -167,7 +167,7 @@ def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
     assert np.array_equal(audio(again), audio(model)) and again.origin == Origin("Apache-2.0", "Some-7B") and again.max_tokens == 200
     card = hub.commits["ann/new"][-1]["README.md"].decode()
     assert card.startswith("---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\nlicense: apache-2.0\n---\n")
-    assert "Weights come from `Some-7B`. Licence of the weights: Apache-2.0." in card
+    assert "Weights come from `Some-7B`. License of the weights: Apache-2.0." in card
     tree = card.partition("```yaml\n")[2].partition("```")[0]
     assert load_spec([yaml_text.parse(tree, "card")]).model == again.spec.model
 
@@ -175,10 +175,10 @@ def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
 def test_weights_of_an_older_commit_are_not_left_behind(hub: Hub) -> None:
     before = hub.commits["ann/tiny"][-1]
     assert "model.safetensors.index.json" in before
-    omni().push_to_hub("ann/tiny", token="hf_mine", licence="Own licence", card="mine\n")
+    omni().push_to_hub("ann/tiny", token="hf_mine", license="Own licence", card="mine\n")
     after = hub.commits["ann/tiny"][-1]
     assert set(after) == {"spec.yaml", "config.json", "tokenizer.json", "README.md", "model.safetensors", *OTHERS}
-    assert after["README.md"] == b"mine\n" and json.loads(after["config.json"])["licence"] == "Own licence"
+    assert after["README.md"] == b"mine\n" and json.loads(after["config.json"])["license"] == "Own licence"
 
 
 def test_what_cannot_be_pushed_is_told(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,21 +194,24 @@ def test_cards_name_licences_as_the_hub_knows_them(tmp_path: Path) -> None:
     folder = tmp_path / "model"
 
     def card(given: str | None, **origin: str) -> str:
-        return (omni(**origin).save_pretrained(folder, licence=given) / "README.md").read_text()
+        return (omni(**origin).save_pretrained(folder, license=given) / "README.md").read_text()
 
     assert "license" not in card(None)
     assert "license: mit\n" in card("MIT")
     theirs = card(None, source="theirs")
     assert "license: unknown\n" in theirs and "unknown; ask whoever" in theirs
-    assert "license: other\nlicense_name: Stability AI Community\n" in card(None, licence="Stability AI Community")
+    assert "license: other\nlicense_name: Stability AI Community\n" in card(None, license="Stability AI Community")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"licence": 7}))
-    with pytest.raises(CheckpointError, match="licence is 7; expected text or null"):
+    older = {key: value for key, value in config.items() if key != "license"} | {"licence": "Theirs"}
+    (folder / "config.json").write_text(json.dumps(older))
+    assert read_origin(folder).license == "Theirs", "older files spell the key so"
+    (folder / "config.json").write_text(json.dumps(config | {"license": 7}))
+    with pytest.raises(CheckpointError, match="license is 7; expected text or null"):
         SoundOmni.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("text", ["a\n---\nlicense: mit\n---\n# Hello", "x\u2028y", "\x1b[2J", "x" * 301])
-@pytest.mark.parametrize("key", ["source", "licence"])
+@pytest.mark.parametrize("key", ["source", "license"])
 def test_what_a_config_says_of_its_origin_is_one_short_line(key: str, text: str, tmp_path: Path) -> None:
     folder = omni().save_pretrained(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -220,11 +223,11 @@ def test_what_a_config_says_of_its_origin_is_one_short_line(key: str, text: str,
 def test_no_text_of_a_config_is_markup_in_a_card(tmp_path: Path) -> None:
     texts = ("<script>x</script>", "[a](http://b)", "`</code><b>`", "# **x** | y", "!!python/name:os.system", "---", '"x": {')
     for text in texts:
-        written = (omni(source=text, licence=text).save_pretrained(tmp_path / "model") / "README.md").read_text()
+        written = (omni(source=text, license=text).save_pretrained(tmp_path / "model") / "README.md").read_text()
         front, _, rest = written.removeprefix("---\n").partition("\n---\n")
         assert yaml_text.parse(front, "card")["license_name"] == text.replace("<", "").replace(">", "")
         line = next(line for line in rest.splitlines() if line.startswith("Weights come from "))
-        source, _, licence = line.removeprefix("Weights come from `").partition("`. Licence of the weights: ")
+        source, _, licence = line.removeprefix("Weights come from `").partition("`. License of the weights: ")
         assert not set("`<>|") & set(source) and not re.search(r"(?<!\\)[<>`*\[\]#|!]", licence), line
         assert SoundOmni.from_pretrained(tmp_path / "model").origin == Origin(text, text)
 

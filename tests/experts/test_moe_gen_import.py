@@ -176,7 +176,7 @@ def test_a_table_of_places_in_double_precision_is_the_same_table(tmp_path: Path)
 
 
 def test_a_bagel_model_leaves_in_the_layout_of_the_original_and_comes_back(tmp_path: Path) -> None:
-    layer = [*CODEC, ("model.normalise", "none")]
+    layer = [*CODEC, ("model.normalize", "none")]
     omni = loaded(import_bagel(write_bagel(tmp_path / "source", bagel()), overrides=layer), tmp_path / "out")
     back = tmp_path / "back"
     back.mkdir()
@@ -311,7 +311,7 @@ def test_sizes_of_the_original_run_need_no_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model.backbone.hidden_dim", "64"), ("model.normalise", "global"), ("model.objective", "x-prediction")]
+    ("key", "value"), [("model.backbone.hidden_dim", "64"), ("model.normalize", "global"), ("model.objective", "x-prediction")]
 )
 def test_layers_may_not_contradict_the_checkpoint(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(SpecError, match="a layer changes what follows from the checkpoint"):

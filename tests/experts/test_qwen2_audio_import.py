@@ -313,7 +313,7 @@ def test_an_imported_model_learns_to_make_audio(tmp_path: Path) -> None:
     """The frozen understanding side stays as it is; the generation expert and the latent connector get gradients."""
     from soundomni.core.sequence import Attend, PositionRule, audio_segment, text_segment
 
-    layer = [("model.codec.frame_size", "16"), ("model.freeze", "[und, embedding, encoder]"), ("model.normalise", "none")]
+    layer = [("model.codec.frame_size", "16"), ("model.freeze", "[und, embedding, encoder]"), ("model.normalize", "none")]
     omni = imported(write(tmp_path / "source", model()), tmp_path / "out", overrides=layer)
     target = audio_segment(
         role=Role.LATENT,

@@ -101,7 +101,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("sampler.num_steps=0", SpecError, "num_steps"),
         ("sampler=os.path.join", PluginError, "trust-class-paths"),
         ("guidance.interval=[1.0, 0.0]", SpecError, "guidance.interval"),
-        ("guidance.renormalise_min=2", SpecError, "guidance.renormalise_min"),
+        ("guidance.renormalize_min=2", SpecError, "guidance.renormalize_min"),
         ("guidance.scale=.nan", SpecError, "guidance scale"),
         ("train.validation.seconds=0", SpecError, "train.validation.seconds"),
         ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),

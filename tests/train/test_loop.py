@@ -15,7 +15,7 @@ from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, ValidationSp
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, train_step
 from soundomni.train.optim import build_optimizer, clip_gradients
-from soundomni.train.parallel import parallelise
+from soundomni.train.parallel import parallelize
 from soundomni.train.trainable import as_trainable
 
 
@@ -150,7 +150,7 @@ def test_recomputation_runs_the_layers_again() -> None:
     calls: list[int] = []
     for unit in model.units:
         unit.linear.register_forward_hook(lambda *_: calls.append(1))
-    parallelise(model, alone(), settings(activation_checkpointing=True))
+    parallelize(model, alone(), settings(activation_checkpointing=True))
     model(make_batch(0))["mse"][0].backward()
     assert len(calls) == 2 * len(model.units)
 

@@ -149,7 +149,7 @@ def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it
     assert load_run(run)[0].origin == Origin(), "the spec names no start"
 
 
-@pytest.mark.parametrize(("before", "after"), [("licence: theirs", "licence: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
+@pytest.mark.parametrize(("before", "after"), [("license: theirs", "license: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
 def test_what_a_run_kept_is_checked(tiny: Path, tmp_path: Path, before: str, after: str) -> None:
     (tmp_path / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     found = read_kept(tmp_path)

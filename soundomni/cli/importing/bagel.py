@@ -10,14 +10,14 @@ HELP = "a BAGEL checkpoint, as a language model with a generation expert that ca
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     source = "directory with ema.safetensors, llm_config.json and tokenizer.json, or the weight file"
     add_options(parser, source=source, free="what carries audio: codec, encoder, connectors, objective, sampler")
     add_llm(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.experts.checkpoints.bagel_import import import_bagel
 
     return write(args, lambda: import_bagel(args.source, llm=args.llm, layers=args.config, overrides=overrides))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser, *, source: str, free: str) -> None:
-    """Adds the options; `source` says what is imported, `free` what a layer of a spec may say."""
+    """Add the options; `source` says what is imported, `free` what a layer of a spec may say."""
     parser.add_argument("source", metavar="SRC", help=source)
     parser.add_argument("--out", required=True, metavar="DIR", help="model directory to make")
     parser.add_argument(
@@ -22,11 +22,11 @@ def add_options(parser: argparse.ArgumentParser, *, source: str, free: str) -> N
         metavar="SPEC",
         help=f"layer of a spec for {free}; may be repeated, and single keys given as --model.codec=NAME",
     )
-    parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
+    parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: unknown)")
 
 
 def add_llm(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that says where the language model's files lie."""
+    """Add the option that says where the language model's files lie."""
     parser.add_argument(
         "--llm",
         metavar="DIR",
@@ -35,7 +35,7 @@ def add_llm(parser: argparse.ArgumentParser) -> None:
 
 
 def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
-    """Writes what `make` finds, whole or not at all, and prints what was used and what was not."""
+    """Write what `make` finds, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.core.pretrained.directory import replacing
@@ -44,7 +44,7 @@ def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
     out = new_directory(args.out)
     imported = make()
     with replacing(out) as folder:
-        report = write_imported(imported, folder, licence=args.license)
+        report = write_imported(imported, folder, license=args.license)
     counts = {name: len(report["keys"][name]) for name in ("used", "unused")}
     result = {name: report[name] for name in ("kind", "layout", "parameters", "notes")} | {"out": str(args.out), "keys": counts}
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout of {report['layout']}", *report["notes"]]

@@ -10,13 +10,13 @@ HELP = "a Qwen2-Audio model of Hugging Face, as a model that hears as it does an
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     free = "what generates: codec, connector, objective, sampler, width of the generation expert"
     add_options(parser, source="directory with config.json, tokenizer.json and weights", free=free)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 
     return write(args, lambda: import_qwen2_audio(args.source, layers=args.config, overrides=overrides))

@@ -10,14 +10,14 @@ HELP = "a checkpoint of the original SoundOmni research code, as a model that co
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     source = "checkpoint (safetensors, pt, bin), index of shards, or directory"
     add_options(parser, source=source, free="the codec that made its latents, such as codec.yaml of `soundomni import stable-audio-vae`")
     add_llm(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.experts.checkpoints.original_import import import_soundomni
 
     return write(args, lambda: import_soundomni(args.source, llm=args.llm, layers=args.config, overrides=overrides))

@@ -18,16 +18,16 @@ HELP = "Stable Audio's autoencoder, of stable-audio-tools or diffusers, as the c
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
     parser.add_argument("--config", metavar="JSON", help="its config; otherwise one beside it, or the sizes of the tensors")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
     parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, and to measure")
-    parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
+    parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: unknown)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.cli.parsing import refuse_overrides
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     imported = import_stable_audio_vae(args.source, config=args.config)
     measured = None
     with replacing(out) as folder:
-        report = write_codec(imported, folder, final=out, licence=args.license)
+        report = write_codec(imported, folder, final=out, license=args.license)
         if clip is not None:  # with what was written, not with what was read
             measured = _measure(OobleckCodec(**imported.config.init_args, weights=str(folder / WEIGHTS_FILE)), *clip)
     keys = report["keys"]
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison:
-    """Sends `[C, S]` through a codec and back, as it is used; returns how close it comes, at the codec's rate and at its own."""
+    """Send `[C, S]` through a codec and back, as it is used; returns how close it comes, at the codec's rate and at its own."""
     import torch
 
     from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks

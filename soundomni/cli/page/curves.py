@@ -16,9 +16,9 @@ REACH = 0.04
 
 
 def smooth(points: Points) -> list[tuple[int, float | None]]:
-    """Returns for each point the mean of it and as many points before as after it, up to REACH of all; None stays None.
+    """Return for each point the mean of it and as many points before as after it, up to REACH of all; None stays None.
 
-    The mean is centred, and narrower near both ends, so that it does not lag behind a falling curve.
+    The mean is centered, and narrower near both ends, so that it does not lag behind a falling curve.
     """
     reach = max(1, round(REACH * len(points)))
     smoothed: list[tuple[int, float | None]] = []
@@ -30,7 +30,7 @@ def smooth(points: Points) -> list[tuple[int, float | None]]:
 
 
 def curve_svg(name: str, points: Points) -> str:
-    """Draws one loss over steps; the axis of the loss is logarithmic when all values are above 0.
+    """Draw one loss over steps; the axis of the loss is logarithmic when all values are above 0.
 
     Args:
         name: of the loss.
@@ -65,7 +65,7 @@ def curve_svg(name: str, points: Points) -> str:
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Returns at most six round numbers, evenly spaced, from at or below `low` to at or above `high`.
+    """Return at most six round numbers, evenly spaced, from at or below `low` to at or above `high`.
 
     >>> linear_ticks(0, 1150)
     [0.0, 500.0, 1000.0, 1500.0]
@@ -76,7 +76,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Returns numbers 1, 2 and 5 times a power of ten, or the powers alone where that is enough, around `low` to `high`.
+    """Return numbers 1, 2 and 5 times a power of ten, or the powers alone where that is enough, around `low` to `high`.
 
     >>> log_ticks(0.03, 4.0)
     [0.01, 0.1, 1.0, 10.0]
@@ -92,13 +92,13 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _round_numbers(least: float) -> list[float]:
-    """Returns 1, 2 and 5 times powers of ten, from at or below `least` upwards."""
+    """Return 1, 2 and 5 times powers of ten, from at or below `least` upwards."""
     power = math.floor(math.log10(least))
     return [factor * 10.0**p for p in (power, power + 1) for factor in (1, 2, 5)]
 
 
 def _path(points: Sequence[tuple[float, float | None]]) -> str:
-    """Writes a line through points; it is broken where a value is missing."""
+    """Write a line through points; it is broken where a value is missing."""
     parts, pen = [], "M"
     for x, y in points:
         if y is None:

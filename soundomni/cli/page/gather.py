@@ -52,7 +52,7 @@ class Contender:
 
 
 def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path) -> tuple[Prompt, ...]:
-    """Makes a clip and a picture from each prompt with each model, as long as its clips."""
+    """Make a clip and a picture from each prompt with each model, as long as its clips."""
     from soundomni.cli.console import note
     from soundomni.cli.generate import Request, generate_files
     from soundomni.data.toys.toy_language import parse_caption
@@ -73,7 +73,7 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
 
 
 def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
-    """Writes the first of the clips that the models are measured on, and what is said of them."""
+    """Write the first of the clips that the models are measured on, and what is said of them."""
     from soundomni.cli.console import note
 
     parts = []
@@ -90,7 +90,7 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """Measures each model on its own list of clips; returns what `evaluate` does."""
+    """Measure each model on its own list of clips; returns what `evaluate` does."""
     from soundomni.cli.console import note
     from soundomni.evaluation.measure import evaluate, lines
 
@@ -104,7 +104,7 @@ def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
 
 
 def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
-    """Returns what the page shows of a model and of what `measure` found."""
+    """Return what the page shows of a model and of what `measure` found."""
     from soundomni.core.spec.load import dump_spec
 
     scores: dict[str, dict[str, Score]] = {}
@@ -120,7 +120,7 @@ def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
 
 
 def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
-    """Reads how a finished run went from its metrics."""
+    """Read how a finished run went from its metrics."""
     from soundomni.train.metrics_log import FILE_NAME, read_metrics
 
     entries = list(read_metrics(run_dir / FILE_NAME))
@@ -145,7 +145,7 @@ def _score(row: Mapping[str, Any]) -> Score:
 
 
 def _emptied(folder: Path) -> Path:
-    """Makes a folder of the demo's own anew."""
+    """Make a folder of the demo's own anew."""
     from soundomni.cli.folders import make_directory
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,7 +169,7 @@ def _list(one: Contender) -> str:
 
 
 def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
-    """Puts together the models that have the same clips."""
+    """Put together the models that have the same clips."""
     import numpy as np
 
     groups: list[list[Contender]] = []
@@ -185,7 +185,7 @@ def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
 
 
 def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out: Path) -> list[Heard]:
-    """Writes the first clips of a list, and asks each model about all of them."""
+    """Write the first clips of a list, and asks each model about all of them."""
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import write_wav
 
@@ -200,7 +200,7 @@ def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out:
 
 
 def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
-    """Returns what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
+    """Return what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
     from soundomni.data.toys.toy_language import parse_caption
     from soundomni.data.toys.toy_recipe import agreement
 

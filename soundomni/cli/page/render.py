@@ -32,7 +32,7 @@ MEASURES = {
     "clicks": "number of clicks",
     "direction": "direction of chirps",
     "loudness": "loudness",
-    "noise": "colour of noise",
+    "noise": "color of noise",
     "pitch": "pitch of tones",
     "waveform": "waveform of tones",
     "si_sdr": "SI-SDR",
@@ -47,7 +47,7 @@ MEASURES = {
     "energy_above": "energy above what the codec keeps",
 }
 ALL_ANSWERS = "all questions together"
-ATTRIBUTES = {"events": "events", "kinds": "kind", "pitch": "note", "noise": "colour"}
+ATTRIBUTES = {"events": "events", "kinds": "kind", "pitch": "note", "noise": "color"}
 """Attribute → its name where it is not that of the analysis."""
 LOSSES = {
     "ce": "cross-entropy of the words, in nats",
@@ -59,7 +59,7 @@ _FREQUENCIES = [factor * 10**power for power in range(1, 5) for factor in (1, 2,
 
 
 def render(report: Report) -> str:
-    """Writes the page: the same report always gives the same text."""
+    """Write the page: the same report always gives the same text."""
     style, script = _template("page.css"), _template("page.js")
     policy = (
         f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -106,7 +106,7 @@ def _data(kind: str, data: bytes) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Writes a time in the two units that matter.
+    """Write a time in the two units that matter.
 
     >>> [_duration(7.26), _duration(241.9), _duration(4000)]
     ['7.3 s', '4 min 2 s', '1 h 7 min']
@@ -142,12 +142,12 @@ def _generated(report: Report) -> str:
     low, high = report.levels
     ends = [f"{level:g} dB".replace("-", "−") for level in (low, high)]
     legend = (
-        f'<p class="legend"><span>{ends[0]}</span><img src="{_data("image/png", report.colours)}" width="160" height="10" '
-        f'alt="Colours of the spectrograms, from dark at {ends[0]} to light at {ends[1]}."><span>{ends[1]}</span></p>'
+        f'<p class="legend"><span>{ends[0]}</span><img src="{_data("image/png", report.colors)}" width="160" height="10" '
+        f'alt="Colors of the spectrograms, from dark at {ends[0]} to light at {ends[1]}."><span>{ends[1]}</span></p>'
     )
     text = (
         "<p>Each prompt, and what was made from it. The marks say whether signal analysis, which knows nothing of the models, hears in "
-        "the clip what the prompt asks for. Pictures show the waveform above its spectrogram, whose colours are levels relative to full "
+        "the clip what the prompt asks for. Pictures show the waveform above its spectrogram, whose colors are levels relative to full "
         "scale.</p>"
     )
     names = [model.name for model in report.models]
@@ -220,7 +220,7 @@ def _axes(sound: Sound) -> str:
 
 def _heard(report: Report) -> str:
     text = (
-        "<p>Clips synthesised from a seed that the training here did not use. Each is shown with what it is and, below the player, what "
+        "<p>Clips synthesized from a seed that the training here did not use. Each is shown with what it is and, below the player, what "
         "was said of it. A model listens to the first clips of the list that it is measured on.</p>"
     )
     return text + "".join(_listening(listening) for listening in report.listening)

@@ -154,8 +154,8 @@ class Report:
         models: the one trained, then any that it is compared with.
         prompts: what was made.
         listening: what was heard.
-        levels: dB of full scale at the two ends of the spectrograms' colours.
-        colours: PNG of these colours, from left to right.
+        levels: dB of full scale at the two ends of the spectrograms' colors.
+        colors: PNG of these colors, from left to right.
         command: that made all this.
         seeds: what each one is for → its value.
         versions: program → version.
@@ -166,7 +166,7 @@ class Report:
     prompts: tuple[Prompt, ...]
     listening: tuple[Listening, ...]
     levels: tuple[float, float]
-    colours: bytes
+    colors: bytes
     command: str
     seeds: Mapping[str, str]
     versions: Mapping[str, str]

@@ -79,7 +79,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int,
                 latent_connector=latent_connector,
                 features_connector=features_connector,
                 encoder=encoder,
-                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalise),
+                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalize),
                 frozen=spec.freeze,
             )
         except ValueError as error:

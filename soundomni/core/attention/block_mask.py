@@ -32,7 +32,7 @@ class _Pieces:
 
 
 def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
-    """Returns int64 `[b, b]`: how many query-key pairs of each block the rule allows."""
+    """Return int64 `[b, b]`: how many query-key pairs of each block the rule allows."""
     blocks = -(-table.num_tokens // block)
     if blocks == 0:
         return np.zeros((0, 0), dtype=np.int64)
@@ -58,7 +58,7 @@ def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
 
 
 def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ...]:
-    """Returns what a BlockMask of blocks of 128 is made of, int32, in the order that `assemble_mask` takes.
+    """Return what a BlockMask of blocks of 128 is made of, int32, in the order that `assemble_mask` takes.
 
     For partial and for full blocks by query, then for both by key: how many there are `[1, 1, b]` and their indices `[1, 1, b, b]`.
     """
@@ -70,7 +70,7 @@ def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ..
 
 
 def assemble_mask(length: int, blocks: Sequence[Tensor], mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
-    """Returns the BlockMask `[1, 1, N, N]` of N = `length` tokens; `mask_mod` is the rule within partial blocks."""
+    """Return the BlockMask `[1, 1, N, N]` of N = `length` tokens; `mask_mod` is the rule within partial blocks."""
     kv, kv_index, full_kv, full_kv_index, q, q_index, full_q, full_q_index = blocks
     return BlockMask(
         seq_lengths=(length, length),
@@ -95,12 +95,12 @@ def _cut(table: SegmentTable, block: int) -> _Pieces:
 
 
 def _running_sum(values: np.ndarray) -> np.ndarray:
-    """`[n, b]` → `[n + 1, b]`: the sum of all rows before."""
+    """Map `[n, b]` to `[n + 1, b]`: the sum of all rows before."""
     sums = np.zeros((len(values) + 1, values.shape[1]), dtype=np.int64)
     np.cumsum(values, axis=0, out=sums[1:])
     return sums
 
 
 def _ordered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many blocks each row has, int32 `[b]`, and all columns, those blocks first, int32 `[b, b]`."""
+    """Return how many blocks each row has, int32 `[b]`, and all columns, those blocks first, int32 `[b, b]`."""
     return blocks.sum(axis=1, dtype=np.int32), np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)

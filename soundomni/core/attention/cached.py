@@ -49,14 +49,14 @@ class CachedPlan:
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
 
     def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
-        """Returns `[B, 1 or q]`: how many keys of its row a query sees."""
+        """Return `[B, 1 or q]`: how many keys of its row a query sees."""
         if not causal or self._shape[1] <= 1:
             return totals[:, None]
         limit: np.ndarray = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), totals[:, None])
         return limit
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]` → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]`, to `[P, h, d]`."""
         if not len(self._real):
             return torch.zeros_like(query)
         q = query.index_select(0, self._query).view(*self._shape, *query.shape[1:]).transpose(1, 2)
@@ -71,7 +71,7 @@ class CachedPlan:
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 
     def _rows(self, buffer: Tensor) -> Tensor:
-        """`[B' * capacity, h_kv, d]`, B' >= B → `[B, h_kv, L, d]` of the first B rows, a view."""
+        """Map `[B' * capacity, h_kv, d]`, B' >= B, to `[B, h_kv, L, d]` of the first B rows, a view."""
         return buffer.view(-1, self._capacity, *buffer.shape[1:])[: self._shape[0], : self._length].transpose(1, 2)
 
 
@@ -84,7 +84,7 @@ def plan_cached(
     causal: bool,
     device: torch.device,
 ) -> CachedPlan:
-    """Plans attention of the new tokens of B rows over the whole flat cache buffers, the new tokens already written after each context.
+    """Plan attention of the new tokens of B rows over the whole flat cache buffers, the new tokens already written after each context.
 
     The buffers may have more than B rows: the first B are used.
 

@@ -33,7 +33,7 @@ RECOMPILE_LIMIT = 64
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Returns why flex can't run on `device` in the present gradient mode, None when it can."""
+    """Return why flex can't run on `device` in the present gradient mode, None when it can."""
     if device.type not in ("cpu", "cuda"):
         return f"flex attention needs a CPU or CUDA device, and the batch is on '{device.type}'"
     if device.type == "cpu" and torch.is_grad_enabled():
@@ -42,14 +42,14 @@ def obstacle(device: torch.device) -> str | None:
 
 
 def padded_length(num_tokens: int) -> int:
-    """Returns S: the next multiple of 128 of the form 2^k or 3 * 2^k blocks, so that a run meets few lengths."""
+    """Return S: the next multiple of 128 of the form 2^k or 3 * 2^k blocks, so that a run meets few lengths."""
     blocks = max(1, -(-num_tokens // BLOCK))
     power = 1 << (blocks - 1).bit_length()
     return BLOCK * (power * 3 // 4 if power >= 4 and blocks <= power * 3 // 4 else power)
 
 
 def pad_table(table: SegmentTable, length: int) -> SegmentTable:
-    """Returns the table of a batch of `length` tokens: padding is causal text in documents that end with their block."""
+    """Return the table of a batch of `length` tokens: padding is causal text in documents that end with their block."""
     edges = np.union1d([table.num_tokens, length], np.arange(table.num_tokens // BLOCK + 1, length // BLOCK) * BLOCK)
     pads = len(edges) - 1
     columns = {
@@ -66,7 +66,7 @@ def pad_table(table: SegmentTable, length: int) -> SegmentTable:
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-    """query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, `block_tensors` → `[1, h, S, d]`."""
+    """Map query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, `block_tensors` to `[1, h, S, d]`."""
     document, block, noise = ids
 
     def rule(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Te
 
 @functools.cache
 def _compiled(num_threads: int) -> MaskedAttention:
-    """Returns `masked_attention` compiled for `num_threads`. Whole-graph compilation raises at the limit instead of running eager."""
+    """Return `masked_attention` compiled for `num_threads`. Whole-graph compilation raises at the limit instead of running eager."""
     return torch.compile(masked_attention, fullgraph=True, dynamic=False, options={"cpp.threads": num_threads})
 
 
@@ -121,12 +121,12 @@ class FlexPlan:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
         out = self._attention(self._in_order(query), self._in_order(key), self._in_order(value), self._ids, self._blocks)
         tokens = out[0].transpose(0, 1)[: len(self._places)]
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 
     def _in_order(self, stored: Tensor) -> Tensor:
-        """`[P, h, d]` → `[1, h, S, d]`, zero at padding."""
+        """Map `[P, h, d]` to `[1, h, S, d]`, zero at padding."""
         tokens = F.pad(stored.index_select(0, self._places), (0, 0, 0, 0, 0, self._padding))
         return tokens.transpose(0, 1)[None]

@@ -43,7 +43,7 @@ class KVCache:
         self._whole = False
 
     def begin(self, order: np.ndarray, rows: np.ndarray, *, whole: bool) -> None:
-        """Says where the tokens of the coming call go: after what their row holds, in token order.
+        """Say where the tokens of the coming call go: after what their row holds, in token order.
 
         Args:
             order: int64 `[P]`, the token at each stored place of the call, PADDING where there is none.
@@ -63,7 +63,7 @@ class KVCache:
         self._whole = whole
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores key and value `[P, h_kv, d]` of the call and returns what its queries may look at."""
+        """Store key and value `[P, h_kv, d]` of the call and return what its queries may look at."""
         assert self._places is not None and self._tokens is not None, "begin() comes first"
         self.keys[layer].index_copy_(0, self._places, key.index_select(0, self._tokens).to(self.keys.dtype))
         self.values[layer].index_copy_(0, self._places, value.index_select(0, self._tokens).to(self.values.dtype))
@@ -72,5 +72,5 @@ class KVCache:
         return key, value
 
     def keep(self, counts: Sequence[int] | np.ndarray) -> None:
-        """Makes the first `counts[b]` tokens of the last call part of row b's context."""
+        """Make the first `counts[b]` tokens of the last call part of row b's context."""
         self.lengths += np.asarray(counts, dtype=np.int64)

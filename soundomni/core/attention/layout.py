@@ -25,7 +25,7 @@ class AttentionPlan(Protocol):
     """Why it was chosen."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P', h_kv, d]` → `[P, h, d]`, in stored order; padding rows come out as zero."""
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out as zero."""
         ...
 
 
@@ -46,14 +46,14 @@ class Layout:
     cache: KVCache | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Runs attention of layer `layer` on rotated queries and keys in stored order, through the cache when there is one."""
+        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache when there is one."""
         if self.cache is not None:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)
         return out
 
     def place(self, blocks: dict[Role, Tensor], hidden_dim: int) -> list[Tensor]:
-        """Joins blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
+        """Join blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
         sample = next(iter(blocks.values()))
         streams = []
         for stream, length in enumerate(self.stored.stream_lengths):
@@ -63,6 +63,6 @@ class Layout:
         return streams
 
     def take(self, streams: list[Tensor], role: Role) -> Tensor:
-        """Returns the hidden tokens of a role, `[N_role, H]`, in token order."""
+        """Return the hidden tokens of a role, `[N_role, H]`, in token order."""
         stream, first, last = self.stored.role_slices[role]
         return streams[stream][first:last]

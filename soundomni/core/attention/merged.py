@@ -31,7 +31,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Returns why the kernels can't run on `device`, None when they can."""
+    """Return why the kernels can't run on `device`, None when they can."""
     return None if device.type == "cpu" else f"its kernels are for the CPU, and the batch is on '{device.type}'"
 
 
@@ -55,11 +55,11 @@ class _Group:
     mask: Tensor | None
 
     def queries_of(self, stored: Tensor) -> Tensor:
-        """`[P, h, d]` → `[n, h, q, d]`."""
+        """Map `[P, h, d]` to `[n, h, q, d]`."""
         return self._batched(self.query.of(stored))
 
     def keys_of(self, stored: Tensor) -> Tensor:
-        """`[P, h_kv, d]` → `[n, h_kv, k, d]`."""
+        """Map `[P, h_kv, d]` to `[n, h_kv, k, d]`."""
         return self._batched(self.key.of(stored))
 
     def _batched(self, rows: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ class _Group:
         return None if self.mask is None else self.mask.to(dtype)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the output `[n * q, h, d]` and log-sum-exp `[n * q, h]` of these rectangles alone."""
+        """Return the output `[n * q, h, d]` and log-sum-exp `[n * q, h]` of these rectangles alone."""
         q, k, v = self.queries_of(query), self.keys_of(key), self.keys_of(value)
         out, lse = _flash(q, k, v, 0.0, self.causal, attn_mask=self.mask_as(q.dtype))
         return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
 def _group(rectangles: Sequence[Rectangle], places: np.ndarray, device: torch.device) -> list[_Group]:
-    """Puts rectangles of similar size into one group each, the largest first."""
+    """Put rectangles of similar size into one group each, the largest first."""
     groups: list[list[Rectangle]] = []
     longest = area = 0
     for rectangle in sorted(rectangles, key=lambda r: (r.causal, len(r.key), len(r.query)), reverse=True):
@@ -112,7 +112,7 @@ def _build(members: Sequence[Rectangle], places: np.ndarray, device: torch.devic
 
 
 def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows as one array, short ones filled with their first entry, and where it was filled."""
+    """Return the rows as one array, short ones filled with their first entry, and where it was filled."""
     lengths = np.asarray([len(row) for row in rows])
     padding = np.arange(lengths.max()) >= lengths[:, None]
     filled = np.repeat(np.asarray([row[0] for row in rows])[:, None], lengths.max(), axis=1)
@@ -184,7 +184,7 @@ class MergedPlan:
         self._second = _group(rectangles.second, places, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
         out: Tensor = _MergedAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, self._first, self._second
         )

@@ -13,7 +13,7 @@ from soundomni.core.attention.stored_order import PADDING, StoredOrder
 
 
 def token_places(stored: StoredOrder) -> np.ndarray:
-    """Returns int64 `[N]`: the stored place of each token."""
+    """Return int64 `[N]`: the stored place of each token."""
     filled = np.flatnonzero(stored.order != PADDING)
     places = np.empty(len(filled), dtype=np.int64)
     places[stored.order[filled]] = filled
@@ -28,13 +28,13 @@ class Rows:
         self._index = None if (np.diff(places) == 1).all() else torch.from_numpy(places).to(device)
 
     def of(self, stored: Tensor) -> Tensor:
-        """Returns the rows `[R, ...]`, a view where possible."""
+        """Return the rows `[R, ...]`, a view where possible."""
         if self._index is None:
             return stored.narrow(0, self._first, self._count)
         return stored.index_select(0, self._index)
 
     def add_to(self, stored: Tensor, values: Tensor) -> None:
-        """Adds values `[R, ...]` to the rows; a row that occurs twice receives both."""
+        """Add values `[R, ...]` to the rows; a row that occurs twice receives both."""
         if self._index is None:
             stored.narrow(0, self._first, self._count).add_(values)
         else:

@@ -25,7 +25,7 @@ def plan_attention(
     executor: str = "auto",
     dtype: torch.dtype = torch.float32,
 ) -> AttentionPlan:
-    """Plans exact attention of a packed batch under the rule of `soundomni.core.sequence`.
+    """Plan exact attention of a packed batch under the rule of `soundomni.core.sequence`.
 
     The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and has gradients for all three.
     Its `executor` and `reason` say what was chosen and why. What was asked for is used or refused, never replaced.
@@ -59,7 +59,7 @@ def plan_attention(
 
 
 def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """Returns the executor of "auto" and the reason."""
+    """Return the executor of "auto" and the reason."""
     if device.type == "cpu":
         return "merged", "on the CPU, flash calls per segment are exact and the only ones with a backward pass"
     hindrance = varlen.obstacle(table, device, dtype)
@@ -69,7 +69,7 @@ def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tu
 
 
 def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why the executor can't run here, None when it can."""
+    """Return why the executor can't run here, None when it can."""
     if name == "merged":
         return merged.obstacle(device)
     if name == "varlen":

@@ -34,7 +34,7 @@ class TokenRule:
 
 
 def token_rule(table: SegmentTable) -> TokenRule:
-    """Returns the three ids of every token of the batch."""
+    """Return the three ids of every token of the batch."""
     row = table.token_segments()
     attend = table.attend[row]
     return TokenRule(
@@ -45,7 +45,7 @@ def token_rule(table: SegmentTable) -> TokenRule:
 
 
 def dense_mask(table: SegmentTable) -> np.ndarray:
-    """Returns bool `[N, N]`, True where the query of the row sees the key of the column. For tests and small batches."""
+    """Return bool `[N, N]`, True where the query of the row sees the key of the column. For tests and small batches."""
     rule = token_rule(table)
     token = np.arange(table.num_tokens)
     same_document = rule.document[:, None] == rule.document

@@ -38,7 +38,7 @@ class StoredOrder:
 
 
 def store(table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1) -> StoredOrder:
-    """Computes the stored order. Streams are padded to a multiple of `multiple` with at least one token each.
+    """Compute the stored order. Streams are padded to a multiple of `multiple` with at least one token each.
 
     A stream is never empty, so that every parameter takes part in every step on every rank.
     """

@@ -16,7 +16,7 @@ _marked: list[type] = []
 
 
 def uncompiled(executor: Executor) -> Executor:
-    """Marks a class whose calls are not to be compiled: what they do depends on numbers that differ in every batch."""
+    """Mark a class whose calls are not to be compiled: what they do depends on numbers that differ in every batch."""
     _marked.append(executor)
     if "torch._dynamo" in sys.modules:
         exempt_executors()
@@ -24,7 +24,7 @@ def uncompiled(executor: Executor) -> Executor:
 
 
 def exempt_executors() -> None:
-    """Makes the compiler leave all marked classes alone. To be called before a model is compiled; again does no harm."""
+    """Make the compiler leave all marked classes alone. To be called before a model is compiled; again does no harm."""
     while _marked:
         executor = _marked.pop()
         executor.__call__ = torch.compiler.disable(executor.__call__)  # type: ignore[method-assign, no-untyped-call]

@@ -28,7 +28,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why the varlen kernels can't compute the batch, None when they can."""
+    """Return why the varlen kernels can't compute the batch, None when they can."""
     if device.type != "cuda":
         return f"varlen kernels need a CUDA device, and the batch is on '{device.type}'"
     if dtype not in HALF:
@@ -56,7 +56,7 @@ class VarlenCall:
 
 
 def varlen_calls(rectangles: Sequence[Rectangle], places: np.ndarray) -> list[VarlenCall]:
-    """Returns at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
+    """Return at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
     calls = []
     for causal in (True, False):
         chosen = [rectangle for rectangle in rectangles if rectangle.causal == causal]
@@ -83,7 +83,7 @@ class _DeviceCall:
         self._window = (-1, 0) if call.causal else (-1, -1)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` → `[Q, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` to `[Q, h, d]`."""
         group = query.shape[1] // key.shape[1]  # the operator is specified for equal numbers of heads
         k, v = (x.index_select(0, self.key).repeat_interleave(group, dim=1) for x in (key, value))
         q = query.index_select(0, self.query)
@@ -104,7 +104,7 @@ class VarlenPlan:
         self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv, to `[P, h, d]`."""
         out = torch.zeros_like(query)
         if not self._calls:  # nothing to attend to: the parameters behind q, k and v still take part in the backward pass
             return out + 0.0 * (query.sum() + key.sum() + value.sum())

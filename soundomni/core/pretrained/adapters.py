@@ -49,7 +49,7 @@ NO_MATTER = frozenset(
 
 
 def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | None = None) -> list[Path]:
-    """Writes the adapters of each stream as a folder of its own, `directory/<stream>`, in float32.
+    """Write the adapters of each stream as a folder of its own, `directory/<stream>`, in float32.
 
     Args:
         model: with adapters, whole.
@@ -75,14 +75,14 @@ def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | Non
 
 
 def check_free(directory: str | Path) -> None:
-    """Raises CheckpointError unless `directory` is missing or an empty folder."""
+    """Raise CheckpointError unless `directory` is missing or an empty folder."""
     path = Path(directory)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"'{path}' is not an empty folder, and adapters replace nothing; choose another directory")
 
 
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
-    """Adds the adapters of a folder that this library or peft wrote to the weights of `model`: all of them, or nothing on an error.
+    """Add the adapters of a folder that this library or peft wrote to the weights of `model`: all of them, or nothing on an error.
 
     Raises:
         CheckpointError: the folder is no adapter, is of another kind than plain LoRA, or does not fit the model in names or shapes.
@@ -145,7 +145,7 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
 
 
 def _read_config(folder: Path) -> tuple[float, int]:
-    """Returns alpha / r and r of a folder. Raises CheckpointError for anything that plain matrices A and B do not say."""
+    """Return alpha / r and r of a folder. Raise CheckpointError for anything that plain matrices A and B do not say."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
@@ -178,7 +178,7 @@ def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
 
 
 def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
-    """Returns A and B of each layer of a file by the name of the layer. Raises CheckpointError when it holds anything else."""
+    """Return A and B of each layer of a file by the name of the layer. Raise CheckpointError if it holds anything else."""
     names: dict[str, dict[str, str]] = {}
     for key in weights:
         for kind in (A, B):

@@ -18,7 +18,7 @@ from soundomni.core.spec.schema import Spec
 OWN = "soundomni"
 """The distribution whose plugins can all be built without memory."""
 REGISTERED_TWICE = 4
-"""How often a parameter may be put into a layer while it is built, as by weight normalisation."""
+"""How often a parameter may be put into a layer while it is built, as by weight normalization."""
 
 
 def check_declared(spec: Spec, build: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:

@@ -41,12 +41,12 @@ from soundomni.core.tokenizer import TextTokenizer
 FORMAT = 1
 SPEC_FILE, CONFIG_FILE, CARD_FILE = "spec.yaml", "config.json", "README.md"
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
-LICENCES = frozenset(
+LICENSES = frozenset(
     ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
 )
 """Of those that the Hub knows by a name of its own."""
 LONGEST_ORIGIN = 300
-"""Characters of a source and of a licence."""
+"""Characters of a source and of a license."""
 _HARMLESS = str.maketrans("`|<>", "'/‹›")
 """What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
 RUN_FILES = frozenset({"lock.json", "checkpoints"})
@@ -57,7 +57,7 @@ SHIPPED = Path(__file__).parents[2] / "models"
 
 
 def shipped_models() -> tuple[str, ...]:
-    """Returns the names of the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
 
 
@@ -66,18 +66,18 @@ class Origin:
     """Where weights come from that were not made from nothing.
 
     Args:
-        licence: of what they come from, as its owner names it; None for unknown.
+        license: of what they come from, as its owner names it; None for unknown.
         source: what they come from; None for a model of one's own.
     """
 
-    licence: str | None = None
+    license: str | None = None
     source: str | None = None
 
 
 def hub_name(name: str | Path) -> tuple[str, str | None] | None:
-    """Returns the repository of the Hub, and the revision or None, that `name` stands for here; None where it is no such name.
+    """Return the repository of the Hub, and the revision or None, that `name` stands for here; None where it is no such name.
 
-    What exists as a path is none, and neither is what would lie in a folder that exists: a misspelt path never becomes a request.
+    What exists as a path is none, and neither is what would lie in a folder that exists: a misspelled path never becomes a request.
     """
     parsed = parse_repository(str(name))
     return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
@@ -91,7 +91,7 @@ def public_name(name: str | Path) -> str:
 
 
 def is_absent(name: str | Path) -> bool:
-    """Says whether `name` is neither a path that exists, nor a shipped model, nor the name of a repository of the Hub."""
+    """Say whether `name` is neither a path that exists, nor a shipped model, nor the name of a repository of the Hub."""
     return not Path(name).exists() and str(name) not in shipped_models() and hub_name(name) is None
 
 
@@ -103,7 +103,7 @@ def find_model(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Returns the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
+    """Return the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
 
     Args:
         name: a path, a name, or owner/name or owner/name@revision of the Hub.
@@ -141,7 +141,7 @@ def _absence(name: str | Path, known: tuple[str, ...]) -> str:
 
 
 def read_max_tokens(directory: Path) -> int | None:
-    """Returns the longest sample, in tokens, that the model was trained with, or None where its config.json does not say.
+    """Return the longest sample, in tokens, that the model was trained with, or None where its config.json does not say.
 
     Raises:
         CheckpointError: config.json is damaged or of another format.
@@ -154,13 +154,14 @@ def read_max_tokens(directory: Path) -> int | None:
 
 
 def read_origin(directory: Path) -> Origin:
-    """Returns where the weights of a model directory come from, as its config.json says. Raises CheckpointError when that is damaged."""
+    """Return where the weights of a model directory come from, as its config.json says. Raise CheckpointError if that is damaged."""
     return origin_of(_checked_config(directory), directory / CONFIG_FILE)
 
 
 def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
-    """Returns the origin that plain data from `file` has beside other keys. Raises CheckpointError when it is not text."""
-    values = {name: tree.get(name) for name in ("licence", "source")}
+    """Return the origin that plain data from `file` has beside other keys. Raise CheckpointError if it is not text."""
+    values = {name: tree.get(name) for name in ("license", "source")}
+    values["license"] = tree.get("licence") if values["license"] is None else values["license"]  # files of earlier versions
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
             raise CheckpointError(f"'{file}': {name} is {shown(value)}; expected text or null")
@@ -171,7 +172,7 @@ def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
 
 
 def _checked_config(directory: Path) -> dict[str, Any]:
-    """Returns what config.json says, nothing where there is none."""
+    """Return what config.json says, nothing where there is none."""
     file = directory / CONFIG_FILE
     if not os.path.lexists(file):
         return {}
@@ -192,7 +193,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def check_target(directory: str | Path) -> None:
-    """Raises CheckpointError when a model directory may not be written at `directory`.
+    """Raise CheckpointError if a model directory may not be written at `directory`.
 
     It may where nothing is, where an empty folder is, and in place of an older model directory with nothing else in it.
     """
@@ -220,7 +221,7 @@ def _is_model(path: Path) -> bool:
 
 @contextmanager
 def replacing(directory: str | Path) -> Iterator[Path]:
-    """Gives an empty folder beside `directory` that takes its place when the block ends; on any error what was there stays.
+    """Give an empty folder beside `directory` that takes its place when the block ends; on any error what was there stays.
 
     Raises:
         CheckpointError: `directory` may not be replaced, or cannot be written.
@@ -267,7 +268,7 @@ def write_model(
     dtype: torch.dtype | None,
     max_shard_bytes: int,
 ) -> None:
-    """Writes everything of a model directory into an empty folder, as `replacing` gives one.
+    """Write everything of a model directory into an empty folder, as `replacing` gives one.
 
     Args:
         folder: the folder.
@@ -278,7 +279,7 @@ def write_model(
         dtype: what weights of floats are stored as; None for what they are.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
 
-    Raises CheckpointError when a weight is too large for `dtype`.
+    Raise CheckpointError if a weight is too large for `dtype`.
     """
     config = {
         "format": FORMAT,
@@ -297,14 +298,14 @@ def write_model(
 
 
 def trained_max_tokens(spec: Spec) -> int | None:
-    """Returns the longest sample, in tokens, of the data that a spec trains on; None without data."""
+    """Return the longest sample, in tokens, of the data that a spec trains on; None without data."""
     if spec.data is None:
         return None
     return spec.data.max_tokens_per_sample if spec.data.max_tokens_per_sample is not None else spec.data.tokens_per_batch
 
 
 def portable(spec: Spec) -> Spec:
-    """Leaves out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
+    """Leave out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
     model = replace(
         spec.model,
         codec=without_weights(spec.model.codec),
@@ -321,14 +322,14 @@ def without_weights(codec: Slot) -> Slot:
 
 
 def check_portable(spec: Spec) -> None:
-    """Raises SpecError when the spec of a model directory, or an override of it, names what the model or its codec starts from."""
+    """Raise SpecError if the spec of a model directory, or an override of it, names what the model or its codec starts from."""
     for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
         if given is not None:
             raise SpecError(f"model.{key}: a model directory holds all weights itself, '{given}' was given; leave it out")
 
 
 def plugins(spec: Spec) -> dict[str, str]:
-    """Returns kind → name of the plugins that a model is assembled from."""
+    """Return kind → name of the plugins that a model is assembled from."""
     slots: dict[str, Slot | None] = {
         "backbone": spec.model.backbone,
         "router": spec.model.router,
@@ -341,7 +342,7 @@ def plugins(spec: Spec) -> dict[str, str]:
 
 
 def card(spec: Spec, parameters: int, origin: Origin) -> str:
-    """Writes the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
+    """Write the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
     parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
     used = ((entry["distribution"], entry["version"]) for entry in record(portable(spec)))
     needs = "".join(f"\nIt needs plugins of {name} {version}: `pip install {name}`\n" for name, version in used if name != OWN)
@@ -355,7 +356,7 @@ def card(spec: Spec, parameters: int, origin: Origin) -> str:
 
 
 def spec_block(spec: Spec) -> str:
-    """Writes the spec for a card."""
+    """Write the spec for a card."""
     text = dump_spec(portable(spec))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # texts in the spec cannot end the block
     return f"## Spec\n\n{fence}yaml\n{text}{fence}\n"
@@ -380,24 +381,24 @@ def markdown_text(text: str) -> str:
 
 
 def front_matter(origin: Origin, **further: str) -> str:
-    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name.
+    """Write the YAML at the head of a card; the Hub takes licenses of its own list only, and others by name.
 
     Readers that know no front matter take it for text, so that no name may be a tag of HTML.
     """
     entries = {"library_name": "soundomni", **further}
-    if origin.licence is not None or origin.source is not None:
-        licence = origin.licence or "unknown"
-        known = licence.lower() in LICENCES
-        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", licence)}
+    if origin.license is not None or origin.source is not None:
+        license = origin.license or "unknown"
+        known = license.lower() in LICENSES
+        entries |= {"license": license.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", license)}
     return yaml_text.render(entries)
 
 
-def shown_licence(origin: Origin) -> str:
-    """Return the licence for a line of a card, or what to do where nobody knows it."""
-    return "unknown; ask whoever gave them to you" if origin.licence is None else markdown_text(origin.licence)
+def shown_license(origin: Origin) -> str:
+    """Return the license for a line of a card, or what to do where nobody knows it."""
+    return "unknown; ask whoever gave them to you" if origin.license is None else markdown_text(origin.license)
 
 
 def _origin_lines(origin: Origin) -> str:
     source = "" if origin.source is None else f"Weights come from {markdown_code(origin.source)}. "
-    licence = f"Licence of the weights: {shown_licence(origin)}."
-    return f"\n{source}{licence}\n" if source or origin.licence is not None else ""
+    license = f"License of the weights: {shown_license(origin)}."
+    return f"\n{source}{license}\n" if source or origin.license is not None else ""

@@ -80,11 +80,11 @@ class WeightFile(Mapping[str, Tensor]):
         return len(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor without reading it."""
+        """Return the shape of a tensor without reading it."""
         return self._entries[name].shape
 
     def without(self, prefix: str) -> WeightFile:
-        """Returns the same tensors by names without a prefix, where all of them have it; else this file as it is."""
+        """Return the same tensors by names without a prefix, where all of them have it; else this file as it is."""
         if not self._entries or not all(name.startswith(prefix) for name in self._entries):
             return self
         entries = {name.removeprefix(prefix): entry for name, entry in self._entries.items()}
@@ -92,7 +92,7 @@ class WeightFile(Mapping[str, Tensor]):
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Opens a weight file, a sharded one by its index, or a directory with one.
+    """Open a weight file, a sharded one by its index, or a directory with one.
 
     Raises:
         CheckpointError: it is missing, damaged, no weight file, lacks a shard, or is a pickle that asks for more than tensors.
@@ -110,7 +110,7 @@ def read_weights(path: str | Path) -> WeightFile:
 
 
 def digest(file: Path) -> dict[str, Any]:
-    """Returns the SHA-256 of a file and its size in bytes, as plain data for a report."""
+    """Return the SHA-256 of a file and its size in bytes, as plain data for a report."""
     with file.open("rb") as opened:
         return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
 
@@ -186,7 +186,7 @@ class _Flattening:
         """Identities of containers without any tensor, which one look is enough for; the file keeps them alive."""
 
     def add(self, value: Any, name: str, depth: int = 0) -> None:
-        """Adds what `value` holds, under names that continue `name`."""
+        """Add what `value` holds, under names that continue `name`."""
         self._visited += 1
         if depth > DEEPEST or self._visited > MOST_VALUES:
             limits = f"nested deeper than {DEEPEST}, or more than {MOST_VALUES:,} values"
@@ -209,7 +209,7 @@ class _Flattening:
         if name in self.tensors:
             raise CheckpointError(f"'{self.path}' holds two tensors of the name '{name}'")
         if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantised tensor, expected a dense one")
+            raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantized tensor, expected a dense one")
         if math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"'{self.path}': '{name}' of shape {tuple(tensor.shape)} has fewer numbers in the file than that")
         self.tensors[name] = tensor.detach()
@@ -232,7 +232,7 @@ def _read_directory(directory: Path) -> WeightFile:
 
 
 def _all_shards(directory: Path, found: list[str]) -> list[str]:
-    """Returns the names of all shards of which there are some, and no index. Raises CheckpointError when one is missing."""
+    """Return the names of all shards of which there are some, and no index. Raise CheckpointError if one is missing."""
     kinds = {(match[1], match[3], match[4]) for name in found if (match := _SHARD.fullmatch(name))}
     if len(kinds) > 1:
         raise CheckpointError(f"'{directory}' holds shards of several weight files ({some(found)}); move one set elsewhere")

@@ -24,7 +24,7 @@ _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^@\s]+))?", re
 
 
 def parse_repository(name: str) -> tuple[str, str | None] | None:
-    """Returns (repository, revision or None) of `owner/name` or `owner/name@revision`, or None for what names no repository."""
+    """Return (repository, revision or None) of `owner/name` or `owner/name@revision`, or None for what names no repository."""
     match = _NAME.fullmatch(name)
     return None if match is None else (match[1], match[2])
 
@@ -37,7 +37,7 @@ def fetch(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Returns the folder of the cache with a model directory of the Hub; what it lacks is fetched. Says on stderr which commit it is.
+    """Return the folder of the cache with a model directory of the Hub; what it lacks is fetched. Says on stderr which commit it is.
 
     Args:
         repository: owner/name.
@@ -80,7 +80,7 @@ def fetch(
 
 
 def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None, message: str | None = None) -> str:
-    """Makes a commit of a model directory, in a repository that is created where there is none, and returns its address.
+    """Make a commit of a model directory, in a repository that is created where there is none, and return its address.
 
     Weights of an older commit that the directory does not have are removed; other files stay.
 
@@ -112,14 +112,14 @@ def push(folder: Path, repository: str, *, private: bool = False, token: str | N
 
 
 def check_pushable(repository: str) -> None:
-    """Raises CheckpointError when `repository` is not owner/name."""
+    """Raise CheckpointError if `repository` is not owner/name."""
     parsed = parse_repository(repository)
     if parsed is None or parsed[1] is not None:
         raise CheckpointError(f"'{repository}' is no name of a repository of the Hub: expected owner/name")
 
 
 def _reason(repository: str, revision: str | None, error: Exception) -> str:
-    """Says in one line why a repository cannot be used."""
+    """Say in one line why a repository cannot be used."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -143,6 +143,6 @@ def _reason(repository: str, revision: str | None, error: Exception) -> str:
 
 @functools.cache
 def tell_once(text: str) -> None:
-    """Writes a line to stderr, each but once, and on the first of several processes alone."""
+    """Write a line to stderr, each but once, and on the first of several processes alone."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{text}\n")

@@ -36,7 +36,7 @@ def load_spec_with_start(
         configs, overrides, trust_class_paths, validate_plugins: as of `load_spec`.
         start: where the layer of `model.start` comes from.
 
-    Raises SpecError and PluginError as `load_spec`, and CheckpointError when `model.start` does not name a model.
+    Raise SpecError and PluginError as `load_spec`, and CheckpointError when `model.start` does not name a model.
     """
     layers = read_layers(configs, overrides)
     base: dict[str, Any] = {}

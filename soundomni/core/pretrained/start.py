@@ -2,7 +2,7 @@
 
 `model.start` need only be followed by what is new. The layer has the sections model, sampler and guidance of the model's spec.yaml, and
 the size of its tokenizer. A run keeps it in its directory, with where the weights come from, so that it goes on, and is exported with their
-licence, when the model is no longer there. Weights are not needed to read it, and never fetched for it.
+license, when the model is no longer there. Weights are not needed to read it, and never fetched for it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StartModel:
 
 
 def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: bool = False) -> dict[str, Any]:
-    """Returns the layer of a spec that `model.start: name` stands for, as plain data.
+    """Return the layer of a spec that `model.start: name` stands for, as plain data.
 
     Args:
         name: of a model; see find_model.
@@ -78,7 +78,7 @@ def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: 
 
 
 def _find(name: str) -> Path:
-    """Finds what says what a model is. Raises CheckpointError, with how one is made where nothing here has a name like that."""
+    """Find what says what a model is. Raise CheckpointError, with how one is made where nothing here has a name like that."""
     try:
         return find_model(name, weights=False)
     except CheckpointError as error:
@@ -89,18 +89,18 @@ def _find(name: str) -> Path:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Says whether a run has a checkpoint to go on from, be it intact or not."""
+    """Say whether a run has a checkpoint to go on from, be it intact or not."""
     return any(path.is_dir() and is_step(path.name) for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
 
 
 def is_step(name: str) -> bool:
-    """Says whether a folder of this name is of a step: its number is in the digits that a run writes, not in those of other scripts."""
+    """Say whether a folder of this name is of a step: its number is in the digits that a run writes, not in those of other scripts."""
     number = name.removeprefix(STEP)
     return name.startswith(STEP) and number.isascii() and number.isdigit()
 
 
 def read_start(name: str, directory: Path) -> StartModel:
-    """Reads what a model directory that a spec calls `name` says. Raises as `start_layer`."""
+    """Read what a model directory that a spec calls `name` says. Raises as `start_layer`."""
     spec = load_spec([directory / SPEC_FILE], base={})
     check_portable(spec)
     layer = {section: tree for section, tree in spec_to_dict(portable(spec)).items() if section in SECTIONS}
@@ -110,7 +110,7 @@ def read_start(name: str, directory: Path) -> StartModel:
 
 
 def read_kept(run_dir: Path) -> StartModel | None:
-    """Returns what a run keeps of its start, or None where it keeps nothing. Raises CheckpointError when that is damaged."""
+    """Return what a run keeps of its start, or None where it keeps nothing. Raise CheckpointError if that is damaged."""
     file = run_dir / KEPT_FILE
     if not os.path.lexists(file):
         return None

@@ -36,7 +36,7 @@ _MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors
 def write_weights(
     state: Mapping[str, Tensor], directory: Path, *, dtype: torch.dtype | None, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Writes tensors shard by shard, those of floats as `dtype`, or as they are when it is None.
+    """Write tensors shard by shard, those of floats as `dtype`, or as they are when it is None.
 
     Each is asked for twice, for its size and to be written, and only those of one shard are kept: a mapping may make them on demand.
 
@@ -55,13 +55,13 @@ def write_weights(
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a safetensors file that whoever may read its folder may read: safetensors lets nobody else read what it writes."""
+    """Write a safetensors file that whoever may read its folder may read: safetensors lets nobody else read what it writes."""
     save_file(dict(tensors), file, metadata={"format": "pt"})
     file.chmod(0o600 | file.parent.stat().st_mode & 0o044)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Returns the files that hold the weights of a directory, in order.
+    """Return the files that hold the weights of a directory, in order.
 
     Raises:
         CheckpointError: there are none, the index is damaged, or shards are missing.
@@ -79,7 +79,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def is_weight_file(name: str) -> bool:
-    """Says whether a file of this name belongs to the weights of a directory."""
+    """Say whether a file of this name belongs to the weights of a directory."""
     return name in (WEIGHTS_FILE, INDEX_FILE) or SHARD.fullmatch(name) is not None
 
 
@@ -90,7 +90,7 @@ def load_weights(
     wanted: Callable[[str], bool] = lambda name: True,
     part: Callable[[Tensor], tuple[Tensor, int]] = lambda tensor: (tensor, 0),
 ) -> None:
-    """Loads the weights of a directory into a module whose tensors must have just these names and shapes, one tensor at a time.
+    """Load the weights of a directory into a module whose tensors must have just these names and shapes, one tensor at a time.
 
     All names and shapes are compared before anything is written. Beside the module itself, memory holds little more than one tensor.
 
@@ -133,7 +133,7 @@ def check_finite(name: str, tensor: Tensor, file: str | Path) -> None:
 
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Returns name → shape of the tensors of a directory. Raises CheckpointError when a file is missing or damaged."""
+    """Return name → shape of the tensors of a directory. Raise CheckpointError if a file is missing or damaged."""
     return {name: shape for name, (_, shape) in _places(directory).items()}
 
 
@@ -151,13 +151,13 @@ class Differing(NamedTuple):
 
 
 def differing_names(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Differing:
-    """Compares the tensors that a module expects with the shapes of those that there are."""
+    """Compare the tensors that a module expects with the shapes of those that there are."""
     missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     return Differing(missing, unexpected, sorted(name for name in expected.keys() & shapes.keys() if expected[name].shape != shapes[name]))
 
 
 def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Returns name → (file, shape) of the tensors of a directory."""
+    """Return name → (file, shape) of the tensors of a directory."""
     places: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in weight_files(directory):
         with _opened(file) as opened:
@@ -169,7 +169,7 @@ def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:
-    """Yields tensors by name, whole or some rows, valid until the next one, and maps little of the file at once."""
+    """Yield tensors by name, whole or some rows, valid until the next one, and maps little of the file at once."""
     names = list(rows)
     start = 0
     while start < len(names):
@@ -193,7 +193,7 @@ def _opened(file: Path) -> Any:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Reads which shard holds which tensor; a shard lies beside its index and is named as shards are."""
+    """Read which shard holds which tensor; a shard lies beside its index and is named as shards are."""
     try:
         places: dict[str, str] = read_json(index)["weight_map"]
         fits = isinstance(places, dict) and places and all(isinstance(name, str) and SHARD.fullmatch(name) for name in places.values())
@@ -205,7 +205,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _plan(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Returns the names of the tensors of each shard, in the order of the state."""
+    """Return the names of the tensors of each shard, in the order of the state."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, taken in sizes.items():
@@ -222,7 +222,7 @@ def _stored_bytes(tensor: Tensor, dtype: torch.dtype | None) -> int:
 
 
 def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Returns a tensor on the CPU, one of floats as `dtype`."""
+    """Return a tensor on the CPU, one of floats as `dtype`."""
     given = value.detach()
     stored = given.to("cpu", dtype if dtype is not None and given.is_floating_point() else given.dtype).contiguous()
     if not bool(stored.isfinite().all()) and bool(given.isfinite().all()):

@@ -24,7 +24,7 @@ _FILE_LINE = re.compile(r'^ +File "([^"]+)", line \d+', re.MULTILINE)
 
 
 def culprit(error: BaseException, *, raised: bool = False) -> str | None:
-    """Returns kind, name and distribution of the third-party plugin that an error comes from, or None when no frame is of one.
+    """Return kind, name and distribution of the third-party plugin that an error comes from, or None when no frame is of one.
 
     Args:
         error: as it was caught; its causes are looked at first.
@@ -46,7 +46,7 @@ def culprit(error: BaseException, *, raised: bool = False) -> str | None:
 
 
 def named(error: BaseException) -> str:
-    """Returns an unexpected error as one line (see `reason`), with the plugin that it comes from, or else with all that are loaded."""
+    """Return an unexpected error as one line (see `reason`), with the plugin that it comes from, or else with all that are loaded."""
     label = culprit(error)
     if label is not None:
         return f"{label} failed: {reason(error)}"
@@ -55,7 +55,7 @@ def named(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Gives the causes of an error, the first one first, then the error, then what was being handled when it was raised."""
+    """Give the causes of an error, the first one first, then the error, then what was being handled when it was raised."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -67,14 +67,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _places(error: BaseException) -> Iterator[FrameType | str]:
-    """Gives where an error passed, innermost first: files of the traceback in its text, if it has one, then frames."""
+    """Give where an error passed, innermost first: files of the traceback in its text, if it has one, then frames."""
     if "Traceback (most recent call last)" in (text := describe(error, whole=True)):
         yield from reversed(_FILE_LINE.findall(text))
     yield from reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
 
 
 def _owners(place: FrameType | str, roots: dict[PluginEntry, tuple[str, ...]]) -> list[PluginEntry]:
-    """Returns the plugins that a frame or a file may belong to."""
+    """Return the plugins that a frame or a file may belong to."""
     if not isinstance(place, str):
         instance = _instance(place)
         for cls in type(instance).__mro__ if instance is not None else ():
@@ -85,7 +85,7 @@ def _owners(place: FrameType | str, roots: dict[PluginEntry, tuple[str, ...]]) -
 
 
 def _instance(frame: FrameType) -> object:
-    """Returns what a method's frame calls self, the first argument of a function."""
+    """Return what a method's frame calls self, the first argument of a function."""
     code: CodeType = frame.f_code
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
@@ -95,7 +95,7 @@ def _file(place: FrameType | str) -> str:
 
 
 def _roots() -> dict[PluginEntry, tuple[str, ...]]:
-    """Returns for each loaded plugin where its code lies: the outermost package that is not a namespace, or a single file."""
+    """Return for each loaded plugin where its code lies: the outermost package that is not a namespace, or a single file."""
     roots: dict[PluginEntry, tuple[str, ...]] = {}
     for cls, entry in loaded().items():
         modules = {entry.target.partition(":")[0], cls.__module__}

@@ -88,7 +88,7 @@ class Installed:
 
 @functools.lru_cache(maxsize=4)
 def scan(path: tuple[str, ...]) -> Installed:
-    """Reads the entry points of every distribution, once per state of `sys.path`, and warns of each fault."""
+    """Read the entry points of every distribution, once per state of `sys.path`, and warns of each fault."""
     found: dict[str, list[PluginEntry]] = {kind: [] for kind in KINDS}
     faults: list[Fault] = []
     seen: set[str] = set()
@@ -103,9 +103,9 @@ def scan(path: tuple[str, ...]) -> Installed:
         if not points:
             continue
         name, version, wrong = _identity(distribution)
-        if normalised(name) in seen:  # the first one on sys.path is the one that imports
+        if normalized(name) in seen:  # the first one on sys.path is the one that imports
             continue
-        seen.add(normalised(name))
+        seen.add(normalized(name))
         faults += [Fault(f"{name} {version}", reason) for reason in (wrong, *_slips(points)) if reason]
         for entry in _entries(points, name, version):
             found[entry.kind].append(entry)
@@ -116,7 +116,7 @@ def scan(path: tuple[str, ...]) -> Installed:
 
 
 def provider_of(package: str) -> tuple[str, str]:
-    """Returns name and version of the distribution that a top-level package comes from; "" and "unknown" when none of them has it."""
+    """Return name and version of the distribution that a top-level package comes from; "" and "unknown" when none of them has it."""
     for distribution in _every_distribution():
         try:
             names = (distribution.read_text("top_level.txt") or "").split()
@@ -156,8 +156,8 @@ def _is_readable(distribution: importlib.metadata.Distribution) -> bool:
         return False
 
 
-def normalised(distribution: str) -> str:
-    """Returns the name of a distribution as installers compare it."""
+def normalized(distribution: str) -> str:
+    """Return the name of a distribution as installers compare it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -180,7 +180,7 @@ def _entries(points: list[importlib.metadata.EntryPoint], distribution: str, ver
 
 
 def _target(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Returns "package.module:Class" and the extras."""
+    """Return "package.module:Class" and the extras."""
     try:
         module, path = point.module, point.attr
     except AttributeError:  # the value has another form; who uses the plugin is told
@@ -190,7 +190,7 @@ def _target(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _slips(points: list[importlib.metadata.EntryPoint]) -> Iterator[str]:
-    """Says which entry points cannot be used as they are."""
+    """Say which entry points cannot be used as they are."""
     first: dict[tuple[str, str], str] = {}
     for point in points:
         kind = _GROUPS[point.group]
@@ -204,7 +204,7 @@ def _slips(points: list[importlib.metadata.EntryPoint]) -> Iterator[str]:
 
 
 def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, str | None]:
-    """Returns name and version, from the folder's name where METADATA lacks them, and what is wrong in that case."""
+    """Return name and version, from the folder's name where METADATA lacks them, and what is wrong in that case."""
     folder = _folder(distribution)
     stem = re.sub(r"\.(dist|egg)-info$", "", getattr(folder, "name", ""))
     by_folder = [part or "unknown" for part in [*stem.split("-"), ""]][:2]
@@ -222,7 +222,7 @@ def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, 
 
 
 def _folder(distribution: importlib.metadata.Distribution) -> object:
-    """Returns where the metadata is; importlib.metadata has no public name for it, and other finders may keep it elsewhere."""
+    """Return where the metadata is; importlib.metadata has no public name for it, and other finders may keep it elsewhere."""
     return getattr(distribution, "_path", type(distribution).__name__)
 
 

@@ -14,7 +14,7 @@ from soundomni.core.spec.values import DICTS, LISTS, field_types, is_union, plai
 
 
 def spec_schema() -> dict[str, Any]:
-    """Returns the JSON schema of a spec with the installed plugins. Imports every plugin; one that fails is listed without arguments."""
+    """Return the JSON schema of a spec with the installed plugins. Imports every plugin; one that fails is listed without arguments."""
     definitions = {kind: _slot_schema(kind) for kind in registry.KINDS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -25,7 +25,7 @@ def spec_schema() -> dict[str, Any]:
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
-    """Returns the JSON schema of the YAML values that an annotation accepts."""
+    """Return the JSON schema of the YAML values that an annotation accepts."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if is_union(annotation):
         return {"anyOf": [schema_of(member) for member in inner]}

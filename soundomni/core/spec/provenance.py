@@ -17,7 +17,7 @@ from typing import Any
 from soundomni.core.errors import PluginError, describe
 from soundomni.core.files.small_files import read_json
 from soundomni.core.spec import registry
-from soundomni.core.spec.discovery import OWN, normalised
+from soundomni.core.spec.discovery import OWN, normalized
 from soundomni.core.spec.schema import Spec
 from soundomni.core.spec.slots import map_names, slots
 
@@ -45,7 +45,7 @@ Record = Mapping[str, Source]
 
 
 def record(spec: Spec) -> list[dict[str, Any]]:
-    """Returns {distribution, version, slots} of what a spec's plugins come from, sorted; `slots` are the keys of registered plugins."""
+    """Return {distribution, version, slots} of what a spec's plugins come from, sorted; `slots` are the keys of registered plugins."""
     entries: list[dict[str, Any]] = [{**entry, "slots": []} for entry in registry.lock(spec)]
     for key, kind, slot in slots(spec):
         if registry.is_registered(kind, slot.class_path):
@@ -55,7 +55,7 @@ def record(spec: Spec) -> list[dict[str, Any]]:
 
 
 def record_beside(spec_file: Path) -> Record | None:
-    """Returns the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
+    """Return the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
     if spec_file.name == "codec.yaml" and spec_file.with_name(_REPORT).is_file():
         return {}
     if spec_file.name != "spec.yaml":
@@ -66,7 +66,7 @@ def record_beside(spec_file: Path) -> Record | None:
 
 
 def read_record(file: Path) -> Record:
-    """Returns the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
+    """Return the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
     try:
         tree = read_json(file, most_bytes=_MOST_BYTES)
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
@@ -77,7 +77,7 @@ def read_record(file: Path) -> Record:
 
 
 def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
-    """Returns plain data of a written spec with each plugin under the name that it has here, by its record or else by `settled_name`."""
+    """Return plain data of a written spec with each plugin under the name that it has here, by its record or else by `settled_name`."""
 
     def settle(key: str, kind: str, name: str) -> str:
         return settled_name(kind, name, known[key].distribution if key in known else None)
@@ -86,18 +86,18 @@ def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
 
 
 def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data of a shipped spec, or of a part of one, with each name as that of soundomni's own plugin."""
+    """Return plain data of a shipped spec, or of a part of one, with each name as that of soundomni's own plugin."""
     return map_names(tree, lambda key, kind, name: settled_name(kind, name, OWN))
 
 
 def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
+    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
 
     return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
 
 
 def lasting_name(kind: str, name: str) -> str:
-    """Returns the short name of a plugin of soundomni, `dist:name` of one of others, and an import path as it is."""
+    """Return the short name of a plugin of soundomni, `dist:name` of one of others, and an import path as it is."""
     if not registry.is_registered(kind, name):
         return name
     entry = registry.find(kind, name)
@@ -105,7 +105,7 @@ def lasting_name(kind: str, name: str) -> str:
 
 
 def settled_name(kind: str, name: str, distribution: str | None) -> str:
-    """Returns the name that a plugin of a written spec has here: the short one where that is the only one, and else `dist:name`.
+    """Return the name that a plugin of a written spec has here: the short one where that is the only one, and else `dist:name`.
 
     Args:
         kind: one of KINDS.
@@ -119,16 +119,16 @@ def settled_name(kind: str, name: str, distribution: str | None) -> str:
         wanted = OWN if len(hits) > 1 and any(entry.distribution == OWN for entry in hits) else None
     if wanted is None:
         return name
-    found = next((entry for entry in hits if normalised(entry.distribution) == normalised(wanted)), None)
+    found = next((entry for entry in hits if normalized(entry.distribution) == normalized(wanted)), None)
     if found is None:
         return name if given else f"{wanted}:{short}"
     return short if len(hits) == 1 else found.qualified_name
 
 
 def check_installed(kind: str, name: str, source: Source | None) -> None:
-    """Raises PluginError, with how to install it, when a plugin is not here that a model or a run was made with."""
+    """Raise PluginError, with how to install it, when a plugin is not here that a model or a run was made with."""
     given, short = registry.split_name(kind, name)
-    if source is None or normalised(given) != normalised(source.distribution) or registry.is_registered(kind, name):
+    if source is None or normalized(given) != normalized(source.distribution) or registry.is_registered(kind, name):
         return
     here = registry.installed_version(source.distribution)
     wanted = source.distribution if here is None else f"{source.distribution}=={source.version}"

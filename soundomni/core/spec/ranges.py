@@ -33,7 +33,7 @@ MOST_THREADS = 1024
 
 
 def check_train(train: TrainSpec) -> None:
-    """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
+    """Raise SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
     if not train.run_dir.strip() or "\0" in train.run_dir:
         raise SpecError(f"train.run_dir is {repr(train.run_dir) if train.run_dir else 'empty'}, expected the name of a directory")
     if train.run_dir.startswith("~"):  # reading a spec expands those that it can
@@ -67,7 +67,7 @@ def _check_lora(lora: LoRASpec, target: str) -> None:
 
 
 def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:
-    """Raises SpecError when `train.loss_weights` names a loss that is not among those that a model has."""
+    """Raise SpecError if `train.loss_weights` names a loss that is not among those that a model has."""
     unknown = [name for name in weights if name not in losses]
     if not unknown:
         return

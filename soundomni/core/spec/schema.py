@@ -24,7 +24,7 @@ class Slot:
 
 
 def replaced(default: Callable[[], Any]) -> Any:
-    """Declares a mapping that a later layer replaces whole, where other mappings merge; a dotted override still sets one entry."""
+    """Declare a mapping that a later layer replaces whole, where other mappings merge; a dotted override still sets one entry."""
     return field(default_factory=default, metadata={"replace": True})
 
 
@@ -35,7 +35,7 @@ def switched_off(by: str, default: Any) -> Any:
 
 
 def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
-    """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
+    """Declare a dataclass field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
     metadata = {"kind": kind, "optional": optional, "many": many}
     if many:
         return field(default_factory=list, metadata=metadata)
@@ -48,11 +48,11 @@ def slot(kind: str, *, optional: bool = False, many: bool = False, default: str 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """Text tokens. With `path`, a directory or file that holds a tokenizer.json; otherwise byte-level BPE learnt from the run's captions.
+    """Text tokens. With `path`, a directory or file that holds a tokenizer.json; otherwise byte-level BPE learned from the run's captions.
 
     Args:
         path: a tokenizer.json or a directory with one.
-        vocab_size: of the learnt tokenizer, special tokens included; 261 or fewer means bytes.
+        vocab_size: of the learned tokenizer, special tokens included; 261 or fewer means bytes.
     """
 
     path: str | None = None
@@ -78,7 +78,7 @@ class ModelSpec:
         latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
-        normalise: how latents are normalised, fitted on the first clips of the data: per "channel", with
+        normalize: how latents are normalized, fitted on the first clips of the data: per "channel", with
             one "global" scale, "half" way between, or "none".
         chat: the template in which clips are heard, asked about and described: "none" for segments with nothing around them, or
             "qwen2-audio" for the turns that this model was trained on.
@@ -98,7 +98,7 @@ class ModelSpec:
     latent_positions: Literal["shared", "advance"] = "shared"
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"
-    normalise: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
+    normalize: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
     chat: Literal["none", "qwen2-audio"] = switched_off("it to none", "none")
     start: str | None = None
     start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
@@ -111,14 +111,14 @@ class GuidanceSpec:
     Args:
         scale: 1 is none; v = v_uncond + scale * (v_cond - v_uncond).
         interval: timesteps (low, high) within which it applies; outside, the scale is 1.
-        renormalise: "none", or what norm is kept at most: of the whole clip ("global") or of each token ("channel").
-        renormalise_min: lower bound of the renormalisation factor.
+        renormalize: "none", or what norm is kept at most: of the whole clip ("global") or of each token ("channel").
+        renormalize_min: lower bound of the renormalization factor.
     """
 
     scale: float = switched_off("it to 1", 1.0)
     interval: tuple[float, float] = (0.0, 1.0)
-    renormalise: Literal["none", "global", "channel"] = "none"
-    renormalise_min: float = 0.0
+    renormalize: Literal["none", "global", "channel"] = "none"
+    renormalize_min: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

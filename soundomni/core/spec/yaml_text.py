@@ -39,7 +39,7 @@ class _Reader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep.
+        """Refuse tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep.
 
         Values are counted as they begin, so that a long list is refused before it is read whole, and once more with references.
         """
@@ -69,7 +69,7 @@ class _Reader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", mark)
 
     def _extent(self, node: yaml.Node) -> tuple[int, int]:
-        """Returns how many values a node holds, itself included, and how deep they are; its children are known."""
+        """Return how many values a node holds, itself included, and how deep they are; its children are known."""
         children: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -92,16 +92,16 @@ class _Writer(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Writes a value that occurs twice in full both times: readers of a spec need not know anchors."""
+        """Write a value that occurs twice in full both times: readers of a spec need not know anchors."""
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Indents lists under their key."""
+        """Indent lists under their key."""
         super().increase_indent(flow, False)
 
 
 def _write_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    """Quotes line breaks other than a newline so that they are escaped: unquoted, a reader takes them for a space."""
+    """Quote line breaks other than a newline so that they are escaped: unquoted, a reader takes them for a space."""
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS.search(text) else None)
 
 
@@ -112,7 +112,7 @@ for _tag, _pattern, _first in _SCALARS:
 
 
 def parse(text: str, source: str) -> Any:
-    """Reads one YAML document. Raises SpecError, one line with `source:line:column`, when it is not well-formed or too large."""
+    """Read one YAML document. Raise SpecError, one line with `source:line:column`, when it is not well-formed or too large."""
     if len(text) > MOST_CHARACTERS:
         raise SpecError(f"{source}: it has {len(text):,} characters; expected at most {MOST_CHARACTERS:,}. Split it into several files")
     try:
@@ -130,6 +130,6 @@ def parse(text: str, source: str) -> Any:
 
 
 def render(tree: Any) -> str:
-    """Writes plain data (dicts, lists, text, numbers, None) as YAML, keys in their order."""
+    """Write plain data (dicts, lists, text, numbers, None) as YAML, keys in their order."""
     text: str = yaml.dump(tree, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
     return text

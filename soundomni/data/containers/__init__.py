@@ -42,7 +42,7 @@ def examine(file: BinaryIO, *, thorough: bool) -> Contents | None:
         file: opened for reading bytes.
         thorough: whether to look at all of the file where its beginning and its end do not prove that it is whole.
 
-    Raises ContainerError when it holds less than it announces, more than can be read, or contradicts itself.
+    Raise ContainerError if it holds less than it announces, more than can be read, or contradicts itself.
     """
     source = Source(file)
     start = skip_id3(source, 0)

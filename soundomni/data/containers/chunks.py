@@ -67,7 +67,7 @@ def walk(
         magic: how files of this kind begin; such a name is not a chunk's.
         size_elsewhere: the size of the audio, if it is not written in front of it.
 
-    Raises ContainerError when there is not exactly one chunk with audio.
+    Raise ContainerError if there is not exactly one chunk with audio.
     """
     found: dict[bytes, tuple[int, int]] = {}
     position = start
@@ -127,7 +127,7 @@ def audio_range(
         magic: how files of the kind begin, to find another one behind this.
         whole: where the container ends by its own header, if that can be relied on.
 
-    Raises ContainerError when the file ends before its audio, or when more follows than chunks and a little junk.
+    Raise ContainerError if the file ends before its audio, or when more follows than chunks and a little junk.
     """
     begin, size = chunks.found[audio]
     beyond = begin + size > source.size

@@ -53,14 +53,14 @@ class Source:
         return self._file.read(count)
 
     def need(self, position: int, count: int, what: str) -> bytes:
-        """Return exactly `count` bytes. Raises ContainerError, naming `what` is cut, when the file ends before."""
+        """Return exactly `count` bytes. Raise ContainerError, naming `what` is cut, when the file ends before."""
         data = self.read(position, count)
         if len(data) < count:
             raise ContainerError(f"truncated in its {what}")
         return data
 
     def number(self, position: int, count: int, order: ByteOrder, what: str) -> int:
-        """Return an unsigned integer of `count` bytes. Raises ContainerError like `need`."""
+        """Return an unsigned integer of `count` bytes. Raise ContainerError like `need`."""
         return int.from_bytes(self.need(position, count, what), order)
 
     def skip_zeros(self, start: int) -> int:
@@ -161,7 +161,7 @@ def before_tags(source: Source, start: int) -> int:
 def check_rest(source: Source, end: int, *, magic: tuple[bytes, ...], junk: int = 16) -> None:
     """Check what follows the audio that a header announces: tags, zeros and up to `junk` bytes of anything are passed over.
 
-    Raises ContainerError for another file, which begins with one of `magic`, and for more, which may well be audio.
+    Raise ContainerError for another file, which begins with one of `magic`, and for more, which may well be audio.
     """
     if source.read(end, 16).startswith(magic):
         raise ContainerError(f"another file follows it at byte {end}. Split the file")

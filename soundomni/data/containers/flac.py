@@ -16,7 +16,7 @@ _CANDIDATES = 16  # of the last bytes that look like a frame's header, how many 
 
 
 def read_flac(source: Source, start: int, thorough: bool) -> Contents:
-    """Read STREAMINFO and the last frame; with `thorough`, look for another file behind this one. Raises ContainerError."""
+    """Read STREAMINFO and the last frame; with `thorough`, look for another file behind this one. Raise ContainerError."""
     info = source.need(start + 8, 34, "header")
     largest_block, largest_frame = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big")
     packed = int.from_bytes(info[10:18], "big")

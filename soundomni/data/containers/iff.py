@@ -22,7 +22,7 @@ _BYTES = {
 
 
 def read_iff(source: Source, start: int) -> Contents:
-    """Read the header of an AIFF, AIFF-C, 8SVX or 16SV file. Raises ContainerError."""
+    """Read the header of an AIFF, AIFF-C, 8SVX or 16SV file. Raise ContainerError."""
     kind = source.need(start, 12, "header")[8:]
     if kind in (b"8SVX", b"16SV"):
         chunks = walk(source, start + 12, _IFF, audio=b"BODY", magic=(b"FORM",))
@@ -77,7 +77,7 @@ def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -
 
 
 def read_caf(source: Source, start: int) -> Contents:
-    """Read the header of a CAF file. Raises ContainerError."""
+    """Read the header of a CAF file. Raise ContainerError."""
     chunks = walk(source, start + 8, _CAF, audio=b"data", magic=(b"caff",))
     begin, end = audio_range(source, chunks, _CAF, audio=b"data", magic=(b"caff",), whole=None)
     if b"desc" not in chunks.found:

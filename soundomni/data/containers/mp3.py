@@ -59,7 +59,7 @@ def parse(head: bytes) -> Frame | None:
 
 
 def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
-    """Count the frames from `start`, where the first one is. Raises ContainerError when they are not all there.
+    """Count the frames from `start`, where the first one is. Raise ContainerError if they are not all there.
 
     Without `thorough`, a tag in the first frame is believed if it announces exactly the bytes that are there.
     """
@@ -99,7 +99,7 @@ def _tag(source: Source, start: int, first: Frame) -> tuple[bytes, int | None, i
 
 
 def _is_end(source: Source, position: int) -> bool:
-    """Does only padding or a tag follow?"""
+    """Do only padding or a tag follow?"""
     return position <= source.size and (position == before_tags(source, position) or source.is_zero(position))
 
 

@@ -14,7 +14,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
-    """Walk the pages; with `thorough`, check their checksums. Raises ContainerError when a page is missing, cut, damaged or foreign."""
+    """Walk the pages; with `thorough`, check their checksums. Raise ContainerError if a page is missing, cut, damaged or foreign."""
     stream, number, ended, position = None, 0, False, start
     for position, head, sizes in _pages(source, start):
         end = position + len(head) + sum(sizes)

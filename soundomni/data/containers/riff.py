@@ -20,7 +20,7 @@ _MOST_BYTES = (1 << 32) - 4096  # of a WAV file, whose sizes have 32 bits
 
 
 def read_riff(source: Source, start: int) -> Contents:
-    """Read the header of a WAV, RF64 or BW64 file. Raises ContainerError."""
+    """Read the header of a WAV, RF64 or BW64 file. Raise ContainerError."""
     head = source.need(start, 12, "header")
     if head[8:] != b"WAVE":
         raise ContainerError(f"it is a RIFF file of type {head[8:].decode('latin-1')!r}, expected 'WAVE'")
@@ -39,7 +39,7 @@ def read_riff(source: Source, start: int) -> Contents:
 
 
 def read_w64(source: Source, start: int) -> Contents:
-    """Read the header of a Wave64 file. Raises ContainerError."""
+    """Read the header of a Wave64 file. Raise ContainerError."""
     audio = b"data" + _W64_TAIL
     chunks = walk(source, start + 40, _W64, audio=audio, magic=(W64_MAGIC,))
     begin, end = audio_range(source, chunks, _W64, audio=audio, magic=(W64_MAGIC,), whole=None)

@@ -1,8 +1,8 @@
 """What a sound is, measured from its waveform: events, their kind, pitch, course, count, level and spectrum.
 
 It hears the attributes of toy recipes in any audio, clean or generated, so that a model can be judged attribute by attribute. Plain
-signal processing without learnt parts: energy for segments and clicks, the normalised square difference for pitch, ratios of
-harmonics for the waveform, ratios of band densities for the colour of noise.
+signal processing without learned parts: energy for segments and clicks, the normalized square difference for pitch, ratios of
+harmonics for the waveform, ratios of band densities for the color of noise.
 
 Shape letters: C channels, S samples, M frames of the envelope, N samples of an event.
 """
@@ -31,7 +31,7 @@ _MIN_CLARITY = 0.65
 _MIN_SWEEP = 4.0  # semitones between the first and the last third
 _MAX_SPECTRUM_SECONDS = 4.0
 _LOW_BAND, _HIGH_BAND = (100.0, 700.0), (2000.0, 3600.0)
-_COLOUR_DB = 7.0
+_COLOR_DB = 7.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class EventReport:
         waveform: of a tone: sine, square, sawtooth or triangle, whichever its harmonics are nearest to.
         sweep: of a chirp: semitones from its first to its last third, negative when falling.
         clicks: number of clicks.
-        colour: of noise: white, low or high.
+        color: of noise: white, low or high.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class EventReport:
     waveform: str | None = None
     sweep: float | None = None
     clicks: int | None = None
-    colour: str | None = None
+    color: str | None = None
 
     @property
     def event(self) -> Event:
@@ -73,7 +73,7 @@ class EventReport:
             note=None if self.pitch is None else nearest_note(self.pitch),
             direction=None if self.sweep is None else ("rising" if self.sweep > 0 else "falling"),
             clicks=self.clicks,
-            colour=self.colour,
+            color=self.color,
         )
 
 
@@ -91,8 +91,8 @@ class SoundReport:
         return Recipe(tuple(event.event for event in self.events))
 
 
-def analyse(waveform: np.ndarray, rate: int) -> SoundReport:
-    """Measures a clip.
+def analyze(waveform: np.ndarray, rate: int) -> SoundReport:
+    """Measure a clip.
 
     Args:
         waveform: float `[C, S]` or `[S]`, full scale 1; channels are averaged.
@@ -115,7 +115,7 @@ def analyse(waveform: np.ndarray, rate: int) -> SoundReport:
 
 
 def compare(recipe: Recipe, report: SoundReport) -> dict[str, bool]:
-    """Says for each attribute that a recipe states whether the sound has it; the attributes are those of `agreement`.
+    """Say for each attribute that a recipe states whether the sound has it; the attributes are those of `agreement`.
 
     A pitch counts within half a semitone, a loudness by the nearer level, a count and an order when they are exact.
     """
@@ -127,22 +127,22 @@ def _decibels(power: float | np.floating) -> float:
 
 
 def _envelope(signal: np.ndarray, rate: int) -> np.ndarray:
-    """Level in dB `[M]` of windows of CLICK_WINDOW, centred on every _HOP seconds; at least -200."""
+    """Level in dB `[M]` of windows of CLICK_WINDOW, centered on every _HOP seconds; at least -200."""
     half = round(CLICK_WINDOW * rate / 2)
     energy = np.pad(np.cumsum(np.pad(signal, half) ** 2), (1, 0))
-    centres = np.round(np.arange(0.0, len(signal) / rate, _HOP) * rate).astype(int)
-    power = (energy[np.minimum(centres + 2 * half, len(energy) - 1)] - energy[centres]) / (2 * half)
+    centers = np.round(np.arange(0.0, len(signal) / rate, _HOP) * rate).astype(int)
+    power = (energy[np.minimum(centers + 2 * half, len(energy) - 1)] - energy[centers]) / (2 * half)
     return np.asarray(10.0 * np.log10(np.maximum(power, 1e-20)))
 
 
 def _runs(active: np.ndarray) -> list[tuple[int, int]]:
-    """Returns (first, last + 1) of each run of True."""
+    """Return (first, last + 1) of each run of True."""
     edges = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the clip.
+    """Return the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the clip.
 
     Above a background the threshold is 7 dB, or a third of the range where that is less, so that a quiet event beside a loud one still
     counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below the loudest frame.
@@ -165,7 +165,7 @@ def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _measure(signal: np.ndarray, envelope: np.ndarray, first: int, last: int, rate: int) -> EventReport:
-    """Measures the event in frames `first` to `last`."""
+    """Measure the event in frames `first` to `last`."""
     onset, offset = first * _HOP, min(last * _HOP, len(signal) / rate)
     part = signal[round(onset * rate) : round(offset * rate)]
     levels = envelope[first:last]
@@ -187,7 +187,7 @@ def _measure(signal: np.ndarray, envelope: np.ndarray, first: int, last: int, ra
 
 
 def _click_levels(levels: np.ndarray) -> np.ndarray | None:
-    """Returns the level of each click, or None if the event is sustained.
+    """Return the level of each click, or None if the event is sustained.
 
     Clicks are short bursts between deep valleys; the line is drawn half way down to the valleys, 6 to 10 dB below the peak.
     """
@@ -199,12 +199,12 @@ def _click_levels(levels: np.ndarray) -> np.ndarray | None:
 
 
 def _measure_sustained(part: np.ndarray, onset: float, offset: float, rate: int) -> EventReport:
-    """Measures a tone, chirp or noise without its fades `[N]`."""
+    """Measure a tone, chirp or noise without its fades `[N]`."""
     frequency, clarity = pitch_track(part, rate)
     kind: Kind = "noise"
-    pitch = waveform = sweep = colour = None
+    pitch = waveform = sweep = color = None
     if np.median(clarity) < _MIN_CLARITY:
-        colour = _colour(part, rate)
+        color = _color(part, rate)
     else:
         voiced = frequency[clarity >= _MIN_CLARITY]
         third = (len(voiced) + 2) // 3
@@ -224,12 +224,12 @@ def _measure_sustained(part: np.ndarray, onset: float, offset: float, rate: int)
         pitch=pitch,
         waveform=waveform,
         sweep=sweep,
-        colour=colour,
+        color=color,
     )
 
 
 def _spectrum(part: np.ndarray, rate: int, *, padding: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Returns frequencies in Hz and the magnitude of the middle of the event under a Hann window, zero-padded `padding` times."""
+    """Return frequencies in Hz and the magnitude of the middle of the event under a Hann window, zero-padded `padding` times."""
     size = min(len(part), round(_MAX_SPECTRUM_SECONDS * rate))
     start = (len(part) - size) // 2
     length = padding << max(1, (size - 1).bit_length())
@@ -266,11 +266,11 @@ def _tone(part: np.ndarray, pitch: float, rate: int) -> tuple[float, str]:
     return pitch, "triangle" if third > np.sqrt(1 / 9 * 1 / 60) else "sine"
 
 
-def _colour(part: np.ndarray, rate: int) -> str:
-    """Names noise by its density in a low band against that in a high band, which does not depend on the sample rate."""
+def _color(part: np.ndarray, rate: int) -> str:
+    """Name noise by its density in a low band against that in a high band, which does not depend on the sample rate."""
     frequency, magnitude = _spectrum(part, rate)
     density = [float(np.mean(magnitude[(frequency >= low) & (frequency < high)] ** 2)) for low, high in (_LOW_BAND, _HIGH_BAND)]
     difference = _decibels(density[0] + 1e-30) - _decibels(density[1] + 1e-30)
-    if abs(difference) < _COLOUR_DB:
+    if abs(difference) < _COLOR_DB:
         return "white"
     return "low" if difference > 0 else "high"

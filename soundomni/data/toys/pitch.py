@@ -1,4 +1,4 @@
-"""Pitch by the normalised square difference function (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
+"""Pitch by the normalized square difference function (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
 
 n(lag) = 2 r(lag) / m(lag), with r the autocorrelation of a frame and m the energy of the two parts that overlap: 1 at the period of a
 periodic signal, whatever its level. It needs no window and tolerates noise.
@@ -19,7 +19,7 @@ _WORKING_RATE = 8000  # Hz; signals of at least twice this rate are averaged dow
 
 
 def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the fundamental frequency over time.
+    """Find the fundamental frequency over time.
 
     Args:
         signal: float `[S]`, at least one frame of FRAME_SECONDS long, or else it is padded to one.
@@ -44,7 +44,7 @@ def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
-    """Returns n(lag) `[M, L]` of frames `[M, N]`, for lags from 0 to below `num_lags` in steps of 1 / _STEPS samples; 0 for silence.
+    """Return n(lag) `[M, L]` of frames `[M, N]`, for lags from 0 to below `num_lags` in steps of 1 / _STEPS samples; 0 for silence.
 
     Between samples the autocorrelation is interpolated exactly, by a longer inverse transform of its spectrum.
     """
@@ -59,7 +59,7 @@ def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
 
 
 def _first_peak(function: np.ndarray, min_lag: int) -> tuple[float, float]:
-    """Returns (lag in steps, height) of the first high peak of one row `[L]`, refined by a parabola; (0, 0) if there is none."""
+    """Return (lag in steps, height) of the first high peak of one row `[L]`, refined by a parabola; (0, 0) if there is none."""
     inner = function[1:-1]
     peaks = np.flatnonzero((inner > function[:-2]) & (inner >= function[2:]) & (inner > 0)) + 1
     peaks = peaks[peaks >= min_lag]

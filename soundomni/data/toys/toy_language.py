@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from soundomni.data.toys.toy_recipe import COLOURS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, all_events, is_held_out, spell_note
+from soundomni.data.toys.toy_recipe import COLORS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, all_events, is_held_out, spell_note
 
 COUNT_WORDS = ("one", "two", "three", "four")
 NUM_PHRASINGS = 4
@@ -31,7 +31,7 @@ _SEQUENCES = (  # pattern, whether what is said first comes last
 
 
 def captions(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the captions of a recipe of one or two events: four phrasings with all attributes, then one without loudness.
+    """Return the captions of a recipe of one or two events: four phrasings with all attributes, then one without loudness.
 
     The first is the canonical one; duplicates are left out.
     """
@@ -41,13 +41,13 @@ def captions(recipe: Recipe) -> tuple[str, ...]:
 
 
 def canonical_prompts() -> tuple[str, ...]:
-    """Returns the canonical caption of every single event that is not held out: a fixed list of prompts that covers all attributes."""
+    """Return the canonical caption of every single event that is not held out: a fixed list of prompts that covers all attributes."""
     recipes = (Recipe((event,)) for event in all_events())
     return tuple(captions(recipe)[0] for recipe in recipes if not is_held_out(recipe))
 
 
 def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """Returns the (question, answer) pairs that make sense for a recipe; each has one right answer."""
+    """Return the (question, answer) pairs that make sense for a recipe; each has one right answer."""
     events = recipe.events
     pairs = [("how many events are there?", COUNT_WORDS[len(events) - 1])]
     if len(events) == 1:
@@ -66,7 +66,7 @@ def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
 
 
 def parse_caption(text: str) -> Recipe | None:
-    """Returns the recipe that a caption describes, or None if it is none. What is not stated is None in the recipe's events.
+    """Return the recipe that a caption describes, or None if it is none. What is not stated is None in the recipe's events.
 
     >>> parse_caption("two quiet clicks").events[0].clicks
     2
@@ -84,7 +84,7 @@ def parse_caption(text: str) -> Recipe | None:
 
 
 def _phrase(event: Event, index: int) -> str:
-    """Writes one event in phrasing `index`."""
+    """Write one event in phrasing `index`."""
     loud = f"{event.loudness} " if event.loudness else ""
     if event.kind == "tone":
         wave, note = event.waveform, event.note
@@ -107,13 +107,13 @@ def _phrase(event: Event, index: int) -> str:
         many = "s" if count > 1 else ""
         phrase = f"{COUNT_WORDS[count - 1]} {loud}" + (f"click{many}", f"short click{many}", f"tick{many}", f"clicking sound{many}")[index]
     else:
-        noise = f"{loud}{event.colour} noise"
+        noise = f"{loud}{event.color} noise"
         phrase = (noise, f"a burst of {noise}", f"some {noise}", f"the sound of {noise}")[index]
     return phrase
 
 
 def _sequence(phrases: list[str], index: int) -> str:
-    """Joins one or two phrases in phrasing `index`."""
+    """Join one or two phrases in phrasing `index`."""
     if len(phrases) == 1:
         return phrases[0]
     one, two = phrases
@@ -121,14 +121,14 @@ def _sequence(phrases: list[str], index: int) -> str:
 
 
 def _name(event: Event) -> str:
-    """Names an event in short, as an answer."""
+    """Name an event in short, as an answer."""
     if event.kind == "tone":
         return f"a {event.waveform} tone"
     if event.kind == "chirp":
         return f"a {event.direction} chirp"
     if event.kind == "clicks":
         return "one click" if event.clicks == 1 else f"{COUNT_WORDS[(event.clicks or 1) - 1]} clicks"
-    return f"{event.colour} noise"
+    return f"{event.color} noise"
 
 
 def _about(event: Event) -> list[tuple[str, str]]:
@@ -139,11 +139,11 @@ def _about(event: Event) -> list[tuple[str, str]]:
         return [("is it rising or falling?", str(event.direction))]
     if event.kind == "clicks":
         return [("how many clicks are there?", COUNT_WORDS[(event.clicks or 1) - 1])]
-    return [("what kind of noise is it?", str(event.colour))]
+    return [("what kind of noise is it?", str(event.color))]
 
 
 def _parse_phrase(phrase: str) -> Event | None:
-    """Reads one event, or None for an unknown word, two values of one attribute, or attributes of different kinds."""
+    """Read one event, or None for an unknown word, two values of one attribute, or attributes of different kinds."""
     found: dict[str, str | int] = {}
     kinds: set[Kind] = set()
     for word in phrase.split():
@@ -159,25 +159,25 @@ def _parse_phrase(phrase: str) -> Event | None:
 
 
 def _attribute(word: str) -> tuple[str, str | int] | None:
-    """Returns the attribute that a word states and its value, or None for an unknown word."""
+    """Return the attribute that a word states and its value, or None for an unknown word."""
     if word in ("click", "tick"):  # the singular states the count
         return "clicks", 1
     if word in COUNT_WORDS:
         return "clicks", COUNT_WORDS.index(word) + 1
     if word in _DIRECTION_WORDS:
         return "direction", _DIRECTION_WORDS[word]
-    for name, values in (("waveform", WAVEFORMS), ("colour", COLOURS), ("loudness", LOUDNESSES)):
+    for name, values in (("waveform", WAVEFORMS), ("color", COLORS), ("loudness", LOUDNESSES)):
         if word in values:
             return name, word
     note = spell_note(word)
     return None if note is None else ("note", note)
 
 
-_OWNERS: dict[str, Kind] = {"waveform": "tone", "note": "tone", "direction": "chirp", "clicks": "clicks", "colour": "noise"}
+_OWNERS: dict[str, Kind] = {"waveform": "tone", "note": "tone", "direction": "chirp", "clicks": "clicks", "color": "noise"}
 
 
 def _event(found: dict[str, str | int], kinds: set[Kind]) -> Event | None:
-    """Builds the event of the one kind that all words speak of; a rising or falling sine tone is a chirp."""
+    """Build the event of the one kind that all words speak of; a rising or falling sine tone is a chirp."""
     if "direction" in found and found.get("waveform", "sine") == "sine":
         found.pop("waveform", None)
         kinds = kinds - {"tone"}

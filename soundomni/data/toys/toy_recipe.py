@@ -1,6 +1,6 @@
 """What a toy sound is: one or two events, each with attributes that can be measured from audio.
 
-A recipe is the ground truth of a synthesised clip, what a caption says, and what an analysis hears: all three are compared here,
+A recipe is the ground truth of a synthesized clip, what a caption says, and what an analysis hears: all three are compared here,
 attribute by attribute. An attribute that is not stated is None and is not judged.
 """
 
@@ -18,7 +18,7 @@ Kind = Literal["tone", "chirp", "clicks", "noise"]
 KINDS: tuple[Kind, ...] = ("tone", "chirp", "clicks", "noise")
 WAVEFORMS = ("sine", "square", "sawtooth", "triangle")
 DIRECTIONS = ("rising", "falling")
-COLOURS = ("white", "low", "high")
+COLORS = ("white", "low", "high")
 CLICK_COUNTS = (1, 2, 3, 4)
 LOUDNESSES = ("quiet", "loud")
 LEVELS = {"quiet": -28.0, "loud": -16.0}
@@ -45,7 +45,7 @@ class Event:
         note: of a tone, such as "A4" (440 Hz).
         direction: of a chirp, "rising" or "falling".
         clicks: how many.
-        colour: of noise: "white", "low" or "high".
+        color: of noise: "white", "low" or "high".
     """
 
     kind: Kind
@@ -54,12 +54,12 @@ class Event:
     note: str | None = None
     direction: str | None = None
     clicks: int | None = None
-    colour: str | None = None
+    color: str | None = None
 
     @property
     def sound(self) -> str:
         """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind where that is not known."""
-        return self.waveform or self.direction or self.colour or self.kind
+        return self.waveform or self.direction or self.color or self.kind
 
 
 @dataclass(frozen=True)
@@ -69,33 +69,38 @@ class Recipe:
     events: tuple[Event, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
+        """Return plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
         return {"events": [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        """Reads what `to_json` returned; other keys beside "events" are ignored."""
-        return cls(tuple(Event(**event) for event in data["events"]))
+        """Read what `to_json` returned; keys other than "events" are ignored."""
+        return cls(tuple(Event(**_current_names(event)) for event in data["events"]))
 
     def without_loudness(self) -> Recipe:
-        """Returns the recipe with no loudness stated."""
+        """Return the recipe with no loudness stated."""
         return Recipe(tuple(replace(event, loudness=None) for event in self.events))
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Says whether `Recipe.from_json` reads `data`: other collections have attributes called "events" too.
+    """Say whether `Recipe.from_json` reads `data`: other collections have attributes called "events" too.
 
-    >>> is_recipe({"events": [{"kind": "noise", "colour": "white"}]}), is_recipe({"events": ["a dog barks"]})
+    >>> is_recipe({"events": [{"kind": "noise", "color": "white"}]}), is_recipe({"events": ["a dog barks"]})
     (True, False)
     """
     known, events = {one.name for one in fields(Event)}, data.get("events")
     return isinstance(events, (list, tuple)) and all(
-        isinstance(event, Mapping) and event.get("kind") in KINDS and event.keys() <= known for event in events
+        isinstance(event, Mapping) and event.get("kind") in KINDS and _current_names(event).keys() <= known for event in events
     )
 
 
+def _current_names(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event in which the color of noise has its present name; files of earlier versions call it "colour"."""
+    return {"color" if name == "colour" else name: value for name, value in event.items()}
+
+
 def note_frequency(note: str) -> float:
-    """Returns the frequency of a note in Hz, equal temperament, A4 = 440 Hz.
+    """Return the frequency of a note in Hz, equal temperament, A4 = 440 Hz.
 
     >>> round(note_frequency("C3"), 2)
     130.81
@@ -105,7 +110,7 @@ def note_frequency(note: str) -> float:
 
 
 def nearest_note(frequency: float) -> str:
-    """Returns the note within half a semitone of a frequency in Hz, of any octave.
+    """Return the note within half a semitone of a frequency in Hz, of any octave.
 
     >>> nearest_note(447.0)
     'A4'
@@ -115,25 +120,25 @@ def nearest_note(frequency: float) -> str:
 
 
 def spell_note(text: str) -> str | None:
-    """Returns a note as it is named here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is no note."""
+    """Return a note as it is named here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is no note."""
     name, octave = text[:-1].capitalize(), text[-1:]
     name = _FLATS.get(name, name)
     return name + octave if name in PITCH_CLASSES and octave in "0123456789" and octave else None
 
 
 def all_events(*, notes: Sequence[str] = NOTES, loudnesses: Sequence[str | None] = LOUDNESSES) -> list[Event]:
-    """Returns every event there is with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
+    """Return every event there is with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
     events: list[Event] = []
     for loudness in loudnesses:
         events += [Event(kind="tone", waveform=w, note=n, loudness=loudness) for w in WAVEFORMS for n in notes]
         events += [Event(kind="chirp", direction=direction, loudness=loudness) for direction in DIRECTIONS]
         events += [Event(kind="clicks", clicks=count, loudness=loudness) for count in CLICK_COUNTS]
-        events += [Event(kind="noise", colour=colour, loudness=loudness) for colour in COLOURS]
+        events += [Event(kind="noise", color=color, loudness=loudness) for color in COLORS]
     return sorted(events, key=lambda event: KINDS.index(event.kind))
 
 
 def is_held_out(recipe: Recipe) -> bool:
-    """Says whether a recipe belongs to the combinations reserved for tests of unseen combinations.
+    """Say whether a recipe belongs to the combinations reserved for tests of unseen combinations.
 
     Reserved are 26 of the 192 tones (waveform, note and loudness together), alone and within a sequence, and 9 of the 100 ordered
     pairs of sounds (such as square then sine, whatever their notes, counts and loudness). Every single attribute stays in the rest.
@@ -146,7 +151,7 @@ def is_held_out(recipe: Recipe) -> bool:
 
 
 def agreement(expected: Recipe, heard: Recipe | None) -> dict[str, bool]:
-    """Says for each attribute that `expected` states whether `heard` has it; all are False for None.
+    """Say for each attribute that `expected` states whether `heard` has it; all are False for None.
 
     Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events together
     "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by kind first, so that a
@@ -171,13 +176,13 @@ _ATTRIBUTES: dict[str, Callable[[Event], str | int | None]] = {
     "pitch": lambda event: event.note,
     "direction": lambda event: event.direction,
     "clicks": lambda event: event.clicks,
-    "noise": lambda event: event.colour,
+    "noise": lambda event: event.color,
     "loudness": lambda event: event.loudness,
 }
 
 
 def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | None]:
-    """Returns a partner for each expected event: most equal kinds first, then what keeps the order."""
+    """Return a partner for each expected event: most equal kinds first, then what keeps the order."""
     padded: list[Event | None] = [*heard, *[None] * max(0, len(expected) - len(heard))]
     # permutations come in lexicographic order and max keeps the first, so ties keep the order of time
     best = max(

@@ -1,6 +1,6 @@
 """A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
 
-Meant for tests, for learning on a laptop, and for measuring what a small model has learnt: `analysis` hears the attributes in audio
+Meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the attributes in audio
 and `toy_language` reads them in text.
 """
 
@@ -16,7 +16,7 @@ from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.limits import LARGEST_SEED
 from soundomni.data.toys.toy_language import captions, questions
 from soundomni.data.toys.toy_recipe import KINDS, NOTES, Event, Recipe, all_events, is_held_out
-from soundomni.data.toys.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesise
+from soundomni.data.toys.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesize
 
 HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
@@ -99,11 +99,11 @@ class ToySounds(Dataset):
         return self._generated_from
 
     def recipe(self, index: int) -> Recipe:
-        """Returns the recipe of item `index`."""
+        """Return the recipe of item `index`."""
         return self._draw(self._generator(index))
 
     def item(self, index: int) -> Item:
-        """Returns captions, questions and attributes of item `index`."""
+        """Return captions, questions and attributes of item `index`."""
         recipe = self.recipe(index)
         detune = {"detune": self._detune(index, recipe)} if self.detune[1] > 0.0 else {}
         return Item(
@@ -116,10 +116,10 @@ class ToySounds(Dataset):
         )
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Synthesises item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
+        """Synthesize item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
         rng = self._generator(index)
         recipe = self._draw(rng)
-        waveform = synthesise(
+        waveform = synthesize(
             recipe,
             sample_rate=self.sample_rate,
             seconds=self.seconds,
@@ -135,13 +135,13 @@ class ToySounds(Dataset):
         return np.random.default_rng((self.seed, index))
 
     def _detune(self, index: int, recipe: Recipe) -> list[float]:
-        """Draws for each event how many cents it is off, from a generator of its own: the rest of the item stays the same without it."""
+        """Draw for each event how many cents it is off, from a generator of its own: the rest of the item stays the same without it."""
         rng = np.random.default_rng((self.seed, index, _DETUNE_STREAM))
         drawn = [float(rng.uniform(*self.detune)) * _pick((-1.0, 1.0), rng) for _ in recipe.events]
         return [cents if event.kind == "tone" else 0.0 for cents, event in zip(drawn, recipe.events, strict=True)]
 
     def _draw(self, rng: np.random.Generator) -> Recipe:
-        """Draws a recipe, again until it is allowed; the constructor has made sure that one is."""
+        """Draw a recipe, again until it is allowed; the constructor has made sure that one is."""
         count = _pick(self._counts, rng)
         while True:
             recipe = Recipe(tuple(self._draw_event(rng) for _ in range(count)))
@@ -163,12 +163,12 @@ class ToySounds(Dataset):
 
 
 def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
-    """Draws one of the options, all alike."""
+    """Draw one of the options, all alike."""
     return options[int(rng.integers(len(options)))]
 
 
 def _group(events: Sequence[Event]) -> list[list[Event]]:
-    """Groups the events of one kind by sound and, for clicks, by count."""
+    """Group the events of one kind by sound and, for clicks, by count."""
     groups: dict[tuple[str, int | None], list[Event]] = {}
     for event in events:
         groups.setdefault((event.sound, event.clicks), []).append(event)
@@ -176,7 +176,7 @@ def _group(events: Sequence[Event]) -> list[list[Event]]:
 
 
 def _choose(notes: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Event]:
-    """Returns the events with these notes and kinds or sounds. Raises DataError for an unknown or missing name."""
+    """Return the events with these notes and kinds or sounds. Raise DataError for an unknown or missing name."""
     sounds = {event.sound for event in all_events()}
     for what, given, known in (("note", notes, NOTES), ("kind", kinds, (*KINDS, *sorted(sounds - set(KINDS))))):
         if given is not None and (isinstance(given, str) or not given):
@@ -189,7 +189,7 @@ def _choose(notes: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Ev
 
 
 def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Sequence[int], held_out: str) -> None:
-    """Raises DataError for values out of range."""
+    """Raise DataError for values out of range."""
     choices = ("exclude", "only", "include")
     if held_out not in choices:
         raise DataError(

@@ -23,7 +23,7 @@ MIN_SECONDS = {1: 0.4, 2: 0.8}
 MIN_GAP = 0.18
 MAX_CLICK_SPACING = 0.085
 BANDS = {"white": (0.0, np.inf), "low": (0.0, 700.0), "high": (2000.0, np.inf)}
-"""Frequencies of each colour of noise, in Hz."""
+"""Frequencies of each color of noise, in Hz."""
 CENTS_PER_OCTAVE = 1200.0
 
 _MIN_CLICK_SPACING = 0.065
@@ -34,7 +34,7 @@ _TABLE_SIZE = 8192
 _MAX_HARMONICS = 64
 
 
-def synthesise(
+def synthesize(
     recipe: Recipe,
     *,
     sample_rate: int,
@@ -43,7 +43,7 @@ def synthesise(
     variation: float = 1.0,
     detune: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Makes a clip of one or two events.
+    """Make a clip of one or two events.
 
     Args:
         recipe: events with all attributes of their kind stated.
@@ -67,7 +67,7 @@ def synthesise(
 
 
 def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
-    """Makes one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
+    """Make one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
     num_samples = last - first
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
@@ -78,7 +78,7 @@ def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Gener
     elif event.kind == "chirp":
         wave = _chirp(event.direction == "rising", num_samples, rate, rng, variation)
     else:
-        wave = _noise(str(event.colour), num_samples, rate, rng)
+        wave = _noise(str(event.color), num_samples, rate, rng)
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(round(_FADE * rate)) + 0.5) / round(_FADE * rate))
     wave *= level / np.sqrt(np.mean(wave**2))
     wave[: len(ramp)] *= ramp
@@ -90,7 +90,7 @@ def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate
     """A steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
 
     Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip a tone fills, it
-    is the same tone there, so that what is learnt of one place holds at all.
+    is the same tone there, so that what is learned of one place holds at all.
     """
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
     place = (frequency * times + phase) % 1.0 * _TABLE_SIZE
@@ -124,11 +124,11 @@ def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, 
     return np.asarray(np.sin(phase + 2.0 * np.pi / rate * np.cumsum(frequency)))
 
 
-def _noise(colour: str, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+def _noise(color: str, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of a flat band: independent normal Fourier coefficients within it, none outside."""
     size = 1 << (num_samples - 1).bit_length()
     frequency = np.fft.rfftfreq(size, 1.0 / rate)
-    low, high = BANDS[colour]
+    low, high = BANDS[color]
     first, last = np.searchsorted(frequency, [max(low, frequency[1]), high])
     spectrum = np.zeros(len(frequency), dtype=np.complex128)
     spectrum[first:last] = rng.standard_normal((last - first, 2)).view(np.complex128)[:, 0]
@@ -150,6 +150,6 @@ def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, v
 
 
 def _between(low: float, high: float, rng: np.random.Generator, variation: float) -> float:
-    """Draws around the middle of an interval, of which `variation` is used."""
+    """Draw around the middle of an interval, of which `variation` is used."""
     middle = 0.5 * (low + high)
     return middle + variation * (rng.uniform(low, high) - middle)

@@ -23,7 +23,7 @@ FREE = tuple(
     f"model.{name}"
     for name in (
         *("codec", "encoder", "connectors", "objective", "latent_positions", "feature_positions", "feature_attend"),
-        *("normalise", "freeze", "tokenizer", "chat"),
+        *("normalize", "freeze", "tokenizer", "chat"),
     )
 )
 """What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
@@ -36,7 +36,7 @@ def import_bagel(
     layers: Sequence[Path | str] = (),
     overrides: Sequence[tuple[str, str]] = (),
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Find out where every tensor of a checkpoint goes.
 
     Args:
         source: a directory with ema.safetensors, or else one weight file, or the file itself.
@@ -71,12 +71,12 @@ def import_bagel(
 
 
 def _read(source: Path) -> WeightFile:
-    """Opens the averaged weights, beside which the VAE for images lies."""
+    """Open the averaged weights, beside which the VAE for images lies."""
     return read_weights(source / WEIGHTS_FILE if (source / WEIGHTS_FILE).is_file() else source)
 
 
 def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for, with the simplest of what carries audio."""
+    """Return the layer of a spec that a checkpoint stands for, with the simplest of what carries audio."""
     model = {
         "backbone": dict(backbone),
         "router": "modality",
@@ -84,6 +84,6 @@ def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
         "connectors": {"latent": "linear"},
         "objective": "flow-matching",
         "freeze": [UND, "embedding"],
-        "normalise": "global",
+        "normalize": "global",
     }
     return own_names({"model": model, "sampler": "euler"})

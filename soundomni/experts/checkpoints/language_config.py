@@ -51,7 +51,7 @@ class Node:
     place: str
 
     def node(self, name: str) -> Node:
-        """Returns the object under a key, empty when there is none. Raises CheckpointError when it is something else."""
+        """Return the object under a key, empty when there is none. Raise CheckpointError if it is something else."""
         value = self.values.get(name)
         if value is None:
             return Node({}, f"{self.place}: {name}")
@@ -60,28 +60,28 @@ class Node:
         return Node(value, f"{self.place}: {name}")
 
     def size(self, name: str, default: int) -> int:
-        """Returns a whole number above 0. Raises CheckpointError when it is something else."""
+        """Return a whole number above 0. Raise CheckpointError if it is something else."""
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a whole number above 0")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """Returns a finite number above 0. Raises CheckpointError when it is something else."""
+        """Return a finite number above 0. Raise CheckpointError if it is something else."""
         value = self.values.get(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a number above 0")
         return float(value)
 
     def expect(self, name: str, expected: Any) -> None:
-        """Raises CheckpointError when it says something else; what it does not say is as expected."""
+        """Raise CheckpointError if it says something else; what it does not say is as expected."""
         value = self.values.get(name)
         if value is not None and value != expected:
             raise CheckpointError(f"{self.place}: {name} is {shown(value)}, only {expected!r} can be imported")
 
 
 def read_json(file: Path, expected: str) -> Node:
-    """Reads a file with one JSON object. Raises CheckpointError, with what directory was `expected`, when it is missing or damaged."""
+    """Read a file with one JSON object. Raise CheckpointError, with what directory was `expected`, when it is missing or damaged."""
     try:
         tree = small_files.read_json(file)
     except FileNotFoundError as error:
@@ -94,7 +94,7 @@ def read_json(file: Path, expected: str) -> Node:
 
 
 def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:
-    """Reads the config of a language model, which may lie within that of another model, `outer`.
+    """Read the config of a language model, which may lie within that of another model, `outer`.
 
     Raises:
         CheckpointError: it is of another kind of model, or says what the backbone cannot compute.
@@ -118,7 +118,7 @@ def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:
 
 
 def _or(node: Node, name: str, default: int | None, *, none: int) -> int:
-    """Returns a size that may be null, which stands for `none`."""
+    """Return a size that may be null, which stands for `none`."""
     if node.values.get(name, default) is None:
         return none
     return node.size(name, default if default is not None else none)
@@ -135,7 +135,7 @@ def _check(text: Node) -> None:
 
 
 def _rope_theta(text: Node) -> float:
-    """Returns the base of the rotary frequencies. Raises CheckpointError when they are scaled, or when two spellings differ."""
+    """Return the base of the rotary frequencies. Raise CheckpointError if they are scaled, or when two spellings differ."""
     rope = text.node("rope_parameters")
     for node in (rope, text.node("rope_scaling")):
         node.expect("rope_type", "default")

@@ -29,7 +29,7 @@ from soundomni.core.pretrained.directory import (
     markdown_text,
     origin_of,
     portable,
-    shown_licence,
+    shown_license,
     spec_block,
     write_model,
 )
@@ -134,7 +134,7 @@ class ImportedModel:
         return self.checkpoint.layout
 
     def report(self) -> dict[str, Any]:
-        """Returns what import-report.json says, as plain data; reads the source whole for its checksums."""
+        """Return what import-report.json says, as plain data; reads the source whole for its checksums."""
         weights = self.checkpoint.weights
         return {
             "format": FORMAT,
@@ -149,7 +149,7 @@ class ImportedModel:
 
 
 def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overrides: Sequence[tuple[str, str]] = ()) -> ImportedModel:
-    """Finds out where every tensor of the model comes from.
+    """Find out where every tensor of the model comes from.
 
     Args:
         checkpoint: what is imported.
@@ -181,17 +181,17 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
 
 
 def write_imported(
-    imported: ImportedModel, folder: Path, *, licence: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+    imported: ImportedModel, folder: Path, *, license: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> dict[str, Any]:
-    """Writes the model directory, weights in the precision of the source, and returns the report.
+    """Write the model directory, weights in the precision of the source, and return the report.
 
     Args:
         imported: what to write.
         folder: an empty folder.
-        licence: of the weights, as their owner names it; None for unknown.
+        license: of the weights, as their owner names it; None for unknown.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
     """
-    report = imported.report() | {"licence": licence}
+    report = imported.report() | {"license": license}
     write_model(
         folder,
         imported.spec,
@@ -210,14 +210,14 @@ def write_imported(
 
 
 def backbone_slot(config: LanguageConfig, *, vocab_rows: int, tied: bool) -> dict[str, Any]:
-    """Returns the backbone that a language model is, as plain data of a spec."""
+    """Return the backbone that a language model is, as plain data of a spec."""
     names = ("hidden_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_dim", "rope_theta", "norm_eps")
     init_args = {name: getattr(config, name) for name in names}
     return {"class_path": "mot", "init_args": init_args | {"tie_embeddings": tied, "vocab_rows": vocab_rows}}
 
 
 def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
-    """Reads the tokenizer.json of a directory and adds the special tokens that it lacks.
+    """Read the tokenizer.json of a directory and adds the special tokens that it lacks.
 
     Args:
         directory: where it lies.
@@ -239,7 +239,7 @@ def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
 
 
 def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Sequence[tuple[str, str]]) -> Spec:
-    """Returns the spec of base and layers. Raises SpecError when a layer changes what the checkpoint fixes."""
+    """Return the spec of base and layers. Raise SpecError if a layer changes what the checkpoint fixes."""
     spec = load_spec([checkpoint.base, *layers], overrides, base={})
     before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base], base={}), spec))
     changed = changed_keys(before, after, may_change=(*checkpoint.free, *ALWAYS_FREE))
@@ -249,7 +249,7 @@ def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Seque
 
 
 def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Returns the tensors of the parts that the checkpoint does not have, all of which are small beside the backbone."""
+    """Return the tensors of the parts that the checkpoint does not have, all of which are small beside the backbone."""
     wanted = {name.partition(".")[0] for name in shapes if name not in sources}
     hidden_dim = spec.model.backbone.init_args["hidden_dim"]
     parts: dict[str, nn.Module] = {}
@@ -261,7 +261,7 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
         torch.manual_seed(0)
         codec = cast(Codec, build("codec", spec.model.codec))
         token_dim = codec.spec.token_dim
-        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalise)}
+        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalize)}
         if "latent_connector" in wanted:
             parts["latent_connector"] = connector(spec.model.connectors.latent, token_dim, True)
         if {"encoder", "features_connector"} & wanted and spec.model.encoder is not None:
@@ -274,7 +274,7 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
 def _makers(
     weights: WeightFile, sources: Sources, shapes: Mapping[str, Shape], new: Mapping[str, Tensor]
 ) -> dict[str, Callable[[], Tensor]]:
-    """Returns how each tensor of the model, of `shapes`, is made."""
+    """Return how each tensor of the model, of `shapes`, is made."""
     makers: dict[str, Callable[[], Tensor]] = {}
     for name, shape in shapes.items():
         twin = name.replace(f".experts.{GEN}.", f".experts.{UND}.").replace(f"backbone.norms.{GEN}.", f"backbone.norms.{UND}.")
@@ -292,11 +292,11 @@ def _makers(
 
 
 def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor:
-    """Reads the rows of a tensor; rows that no part has, of tokens that are new, are the mean of the others (Hewitt 2021)."""
+    """Read the rows of a tensor; rows that no part has, of tokens that are new, are the mean of the others (Hewitt 2021)."""
     tensors = [weights[part.name] for part in parts]
     for part, tensor in zip(parts, tensors, strict=True):
         if not tensor.is_floating_point():
-            raise CheckpointError(f"'{weights.path}': {part.name} is of {tensor.dtype}; quantised weights cannot be imported")
+            raise CheckpointError(f"'{weights.path}': {part.name} is of {tensor.dtype}; quantized weights cannot be imported")
     joined = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
     new = num_rows - len(joined)
     if new:
@@ -305,7 +305,7 @@ def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor
 
 
 def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -> Tensor:
-    """Makes a tensor of the generation stream from the same of the other: the whole, or the channels that SwiGLU.copy_from takes."""
+    """Make a tensor of the generation stream from the same of the other: the whole, or the channels that SwiGLU.copy_from takes."""
     whole = _joined(weights, parts, sum(part.shape[0] for part in parts))
     if tuple(whole.shape) == shape:
         return whole
@@ -337,7 +337,7 @@ def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
 
 
 def _codec_origin(spec: Spec) -> Origin | None:
-    """Returns where the weights of a codec come from, as the report beside them says; None for a codec without weights."""
+    """Return where the weights of a codec come from, as the report beside them says; None for a codec without weights."""
     given = spec.model.codec.init_args.get("weights")
     if given is None:
         return None
@@ -345,17 +345,17 @@ def _codec_origin(spec: Spec) -> Origin | None:
     if not report.is_file():
         return Origin(source=Path(given).name)
     said = read_json(report, "the report of an import")
-    source, licence = said.node("source").values.get("name"), said.values.get("licence")
-    return origin_of({"licence": licence, "source": source or Path(given).name}, report)
+    source = said.node("source").values.get("name")
+    return origin_of({**said.values, "source": source or Path(given).name}, report)
 
 
 def _origin(report: Mapping[str, Any]) -> Origin:
-    """Returns where all weights come from, the codec's included."""
-    licence, source, codec = report["licence"], report["source"]["name"], report["codec"]
+    """Return where all weights come from, the codec's included."""
+    license, source, codec = report["license"], report["source"]["name"], report["codec"]
     if codec is None:
-        return Origin(licence=licence, source=source)
+        return Origin(license=license, source=source)
     return Origin(
-        licence=f"{licence or 'unknown'}; of the codec: {codec['licence'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
+        license=f"{license or 'unknown'}; of the codec: {codec['license'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
     )
 
 
@@ -368,7 +368,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
     return (
         f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
         f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in {source}. "
-        f"Licence of the weights: {shown_licence(_origin(report))}.\n\n"
+        f"License of the weights: {shown_license(_origin(report))}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
         f"```python\n{_snippet(imported.spec)}```\n\n"
         f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"
@@ -376,7 +376,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
 
 
 def _snippet(spec: Spec) -> str:
-    """Returns how the model is used, in Python."""
+    """Return how the model is used, in Python."""
     start = 'from soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
     if spec.model.chat != "none":
         content = 'content = [{"type": "audio"}, {"type": "text", "text": "What can be heard?"}]\n'

@@ -44,7 +44,7 @@ class Expert:
 
 
 def shape_of(weights: WeightFile, name: str, dimensions: int) -> Shape:
-    """Returns the shape of a tensor that sizes are read from. Raises CheckpointError when it is missing or has other dimensions."""
+    """Return the shape of a tensor that sizes are read from. Raise CheckpointError if it is missing or has other dimensions."""
     if name not in weights:
         raise CheckpointError(f"'{weights.path}' lacks {name}")
     shape = weights.shape(name)
@@ -54,20 +54,20 @@ def shape_of(weights: WeightFile, name: str, dimensions: int) -> Shape:
 
 
 def check_depth(weights: WeightFile, prefix: str, num_layers: int) -> None:
-    """Raises CheckpointError when the part under `prefix` has not just so many layers: a config may say anything."""
+    """Raise CheckpointError if the part under `prefix` has not just so many layers: a config may say anything."""
     found = count_layers(weights, prefix)
     if found != num_layers:
         raise CheckpointError(f"'{weights.path}' holds {found} layers of {prefix.rstrip('.')}, by its config {num_layers} are expected")
 
 
 def count_layers(weights: WeightFile, prefix: str) -> int:
-    """Counts the layers of the part under `prefix`."""
+    """Count the layers of the part under `prefix`."""
     start = f"{prefix}layers."
     return len({name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)})
 
 
 def shared_rows(config: LanguageConfig, *, prefix: str, head: str | None) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields embedding and head with the tensors that they are; without a head, it is the embedding."""
+    """Yield embedding and head with the tensors that they are; without a head, it is the embedding."""
     shape = (config.vocab_size, config.hidden_dim)
     yield "backbone.embedding.weight", (Rows(f"{prefix}embed_tokens.weight", shape),)
     if head is not None:
@@ -75,7 +75,7 @@ def shared_rows(config: LanguageConfig, *, prefix: str, head: str | None) -> Ite
 
 
 def expert_rows(config: LanguageConfig, expert: Expert) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields each parameter of a stream of the backbone with the tensors that it is made of."""
+    """Yield each parameter of a stream of the backbone with the tensors that it is made of."""
     hidden, inner, end = config.hidden_dim, expert.intermediate_dim, expert.suffix
     width = {"q": config.num_heads * config.head_dim}
     width["k"] = width["v"] = config.num_kv_heads * config.head_dim
@@ -95,7 +95,7 @@ def expert_rows(config: LanguageConfig, expert: Expert) -> Iterator[tuple[str, t
 
 
 def named_rows(prefixes: Mapping[str, str], shapes: Mapping[str, Shape]) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields each parameter, of `shapes`, under one of `prefixes` (ours → theirs) with the one tensor that it is."""
+    """Yield each parameter, of `shapes`, under one of `prefixes` (ours → theirs) with the one tensor that it is."""
     for name, shape in shapes.items():
         for ours, theirs in prefixes.items():
             if name.startswith(ours):
@@ -103,7 +103,7 @@ def named_rows(prefixes: Mapping[str, str], shapes: Mapping[str, Shape]) -> Iter
 
 
 def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known: Mapping[str, str]) -> dict[str, str]:
-    """Compares names and shapes before anything is read.
+    """Compare names and shapes before anything is read.
 
     Args:
         weights: the checkpoint.

@@ -48,33 +48,33 @@ class Experts:
         return "all" if self.und.qk_norm else "gen" if self.gen.qk_norm else "none"
 
     def backbone(self, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """Returns the backbone that they are, with a row for every token, as plain data of a spec."""
+        """Return the backbone that they are, with a row for every token, as plain data of a spec."""
         slot = backbone_slot(self.config, vocab_rows=max(self.config.vocab_size, tokenizer.vocab_size), tied=self.tied)
         slot["init_args"] |= {"qk_norm": self.qk_norm, "gen_intermediate_dim": self.gen.intermediate_dim}
         return slot
 
     def rows(self) -> Sources:
-        """Returns each parameter of the backbone with the tensors that it is made of."""
+        """Return each parameter of the backbone with the tensors that it is made of."""
         sources = dict(shared_rows(self.config, prefix=LANGUAGE, head=None if self.tied else HEAD))
         return sources | dict(expert_rows(self.config, self.und)) | dict(expert_rows(self.config, self.gen))
 
 
 def beside(source: str | Path, llm: str | Path | None) -> Path:
-    """Returns the directory of config and tokenizer: `llm`, or where the weights lie when it is None."""
+    """Return the directory of config and tokenizer: `llm`, or where the weights lie when it is None."""
     if llm is not None:
         return Path(llm)
     return Path(source) if Path(source).is_dir() else Path(source).parent
 
 
 def check_layout(weights: WeightFile, model: str) -> None:
-    """Raises CheckpointError unless a checkpoint holds a language model with two experts; `model` says of what."""
+    """Raise CheckpointError unless a checkpoint holds a language model with two experts; `model` says of what."""
     for name in (f"{LANGUAGE}embed_tokens.weight", f"{LANGUAGE}norm{SUFFIX}.weight"):
         if name not in weights:
             raise CheckpointError(f"'{weights.path}' holds no {model}: expected {name}, found {some(sorted(weights)) or 'nothing'}")
 
 
 def find_language_config(directory: Path) -> tuple[LanguageConfig, Node] | None:
-    """Reads llm_config.json or config.json, in which the language model may be a part; None when there is neither.
+    """Read llm_config.json or config.json, in which the language model may be a part; None when there is neither.
 
     Returns:
         Its config, and the whole file.
@@ -88,7 +88,7 @@ def find_language_config(directory: Path) -> tuple[LanguageConfig, Node] | None:
 
 
 def read_experts(weights: WeightFile, config: LanguageConfig) -> Experts:
-    """Finds out from the tensors what a config leaves open.
+    """Find out from the tensors what a config leaves open.
 
     Raises:
         CheckpointError: the checkpoint is of another depth than its config says, or only its understanding expert has q/k norms.

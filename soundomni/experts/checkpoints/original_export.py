@@ -40,10 +40,10 @@ from soundomni.experts.swiglu import SwiGLU
 
 
 def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = torch.float32, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Writes a model into an empty folder.
+    """Write a model into an empty folder.
 
     Args:
-        model: with the backbone `mot`, the router `modality`, the connectors `linear` and no normalisation of latents.
+        model: with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of latents.
         folder: where.
         dtype: what weights are stored as.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
@@ -80,7 +80,7 @@ def _rows(tensor: Tensor, first: int, part: Rows) -> Tensor:
 
 
 def _check(spec: Spec) -> None:
-    """Raises SpecError for a part that the original does not have."""
+    """Raise SpecError for a part that the original does not have."""
     model = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).model
     features = model.connectors.features
     latent = model.connectors.latent
@@ -93,7 +93,7 @@ def _check(spec: Spec) -> None:
         "model.encoder": (None if model.encoder is None else model.encoder.class_path, ("qwen2-audio", None)),
         "model.objective": (model.objective.class_path, ("flow-matching",)),
         "model.latent_positions": (model.latent_positions, ("shared",)),
-        "model.normalise": (model.normalise, ("none",)),
+        "model.normalize": (model.normalize, ("none",)),
     }
     for key, (value, possible) in given.items():
         if value not in possible:
@@ -101,7 +101,7 @@ def _check(spec: Spec) -> None:
 
 
 def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Experts:
-    """Describes a backbone as a checkpoint of its own."""
+    """Describe a backbone as a checkpoint of its own."""
     first = cast(MoTLayer, backbone.blocks[0])
     networks = {name: first.expert(name) for name in (UND, GEN)}
     widths = {name: cast(SwiGLU, expert.mlp).down.in_features for name, expert in networks.items()}
@@ -126,7 +126,7 @@ def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Exper
 
 
 def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
-    """Returns config.json, as plain data."""
+    """Return config.json, as plain data."""
     config = experts.config
     text = {
         "model_type": "qwen2",

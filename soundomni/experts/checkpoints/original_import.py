@@ -53,7 +53,7 @@ def import_soundomni(
     layers: Sequence[Path | str] = (),
     overrides: Sequence[tuple[str, str]] = (),
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Find out where every tensor of a checkpoint goes.
 
     Args:
         source: a weight file, or a directory with one.
@@ -102,7 +102,7 @@ def _sources(experts: Experts, shapes: Mapping[str, Shape]) -> Sources:
 
 
 def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
-    """Returns the config of Qwen2-Audio-7B when the tensors have its sizes: how many heads there are, no tensor tells."""
+    """Return the config of Qwen2-Audio-7B when the tensors have its sizes: how many heads there are, no tensor tells."""
     known, layer = QWEN2_AUDIO_7B, f"{LANGUAGE}layers.0."
     expected = {
         f"{layer}self_attn.q_proj.weight": (known.hidden_dim, known.hidden_dim),
@@ -126,7 +126,7 @@ def _latent_dim(weights: WeightFile) -> int:
 
 
 def _check_codec(spec: Spec, latent_dim: int) -> None:
-    """Raises CheckpointError unless the codec of a spec may be that of the checkpoint: as many dimensions, and trained."""
+    """Raise CheckpointError unless the codec of a spec may be that of the checkpoint: as many dimensions, and trained."""
     codec = spec.model.codec
     with torch.device("meta"):
         given = build("codec", portable(spec).model.codec).spec.token_dim
@@ -140,7 +140,7 @@ def _check_codec(spec: Spec, latent_dim: int) -> None:
 
 
 def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int] | None:
-    """Returns the arguments of the audio tower by its tensors, its heads by the config; None when the checkpoint has no tower."""
+    """Return the arguments of the audio tower by its tensors, its heads by the config; None when the checkpoint has no tower."""
     if f"{TOWER}conv1.weight" not in weights:
         return None
     width, mel, _ = shape_of(weights, f"{TOWER}conv1.weight", 3)
@@ -158,7 +158,7 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
 
 
 def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for; `reading` says how audio is heard, where an export has said it."""
+    """Return the layer of a spec that a checkpoint stands for; `reading` says how audio is heard, where an export has said it."""
     model = {
         "backbone": dict(backbone),
         "router": "modality",
@@ -168,7 +168,7 @@ def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, 
         "objective": "flow-matching",
         "freeze": [UND, "embedding", *(["encoder"] if encoder is not None else [])],
         "latent_positions": "shared",
-        "normalise": "none",
+        "normalize": "none",
         **reading,
     }
     return own_names({"model": model, "sampler": "euler"})

@@ -37,12 +37,12 @@ _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, tor
 
 
 def places(hidden_dim: int) -> Tensor:
-    """Returns the table of places of the original, float32 `[2048, hidden_dim]`."""
+    """Return the table of places of the original, float32 `[2048, hidden_dim]`."""
     return place_embedding(torch.arange(NUM_PLACES), hidden_dim)
 
 
 def check_places(table: Tensor, path: object) -> None:
-    """Raises CheckpointError unless a table `[P, hidden_dim]` says what the connector computes."""
+    """Raise CheckpointError unless a table `[P, hidden_dim]` says what the connector computes."""
     tolerance = _TOLERANCE.get(table.dtype, 0.0)
     if table.dim() != 2 or table.shape[1] % 2 or not _close(table, tolerance):
         raise CheckpointError(

@@ -40,7 +40,7 @@ class SourceConfig:
 
 
 def read_source_config(directory: Path) -> SourceConfig:
-    """Reads config.json and, where they lie beside it, the files that say how mel frames are computed.
+    """Read config.json and, where they lie beside it, the files that say how mel frames are computed.
 
     Raises:
         CheckpointError: it is missing, damaged, of another model, or says what our parts cannot compute.
@@ -55,7 +55,7 @@ def read_source_config(directory: Path) -> SourceConfig:
 
 
 def read_tower(audio: Node) -> dict[str, int]:
-    """Reads the config of an audio tower as arguments of Qwen2AudioEncoder. Raises CheckpointError when it is of another kind."""
+    """Read the config of an audio tower as arguments of Qwen2AudioEncoder. Raise CheckpointError if it is of another kind."""
     audio.expect("model_type", "qwen2_audio_encoder")
     audio.expect("activation_function", "gelu")
     mel, width, layers, heads, inner, positions = (audio.size(name, default) for name, default in _AUDIO.items())
@@ -64,7 +64,7 @@ def read_tower(audio: Node) -> dict[str, int]:
 
 
 def check_mel(directory: Path, num_mel_bins: int) -> None:
-    """Raises CheckpointError when the feature extractor computes other mel frames than Qwen2AudioEncoder."""
+    """Raise CheckpointError if the feature extractor computes other mel frames than Qwen2AudioEncoder."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = directory / name
         if not file.is_file():

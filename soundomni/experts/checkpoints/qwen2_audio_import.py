@@ -26,8 +26,8 @@ from soundomni.experts.checkpoints.qwen2_audio_layout import Layout, find_layout
 
 KIND = "qwen2-audio"
 
-_BACKBONE = ("gen_intermediate_dim", "qk_norm", "copy_initialise")
-_MODEL = ("codec", "connectors.latent", "objective", "latent_positions", "normalise", "freeze", "tokenizer", "chat")
+_BACKBONE = ("gen_intermediate_dim", "qk_norm", "copy_initialize")
+_MODEL = ("codec", "connectors.latent", "objective", "latent_positions", "normalize", "freeze", "tokenizer", "chat")
 FREE = (*(f"model.backbone.init_args.{name}" for name in _BACKBONE), *(f"model.{name}" for name in _MODEL))
 """What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
 
@@ -35,7 +35,7 @@ FREE = (*(f"model.backbone.init_args.{name}" for name in _BACKBONE), *(f"model.{
 def import_qwen2_audio(
     source: str | Path, *, layers: Sequence[Path | str] = (), overrides: Sequence[tuple[str, str]] = ()
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Find out where every tensor of a checkpoint goes.
 
     Args:
         source: a directory with config.json, tokenizer.json and weights in safetensors or pickles, sharded or not.
@@ -76,7 +76,7 @@ def import_qwen2_audio(
 
 
 def base_layer(config: SourceConfig, *, vocab_rows: int, tied: bool) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for, with the simplest of what generates."""
+    """Return the layer of a spec that a checkpoint stands for, with the simplest of what generates."""
     model = {
         "backbone": backbone_slot(config.language, vocab_rows=vocab_rows, tied=tied),
         "router": "modality",
@@ -87,7 +87,7 @@ def base_layer(config: SourceConfig, *, vocab_rows: int, tied: bool) -> dict[str
         "freeze": [UND, "embedding", "encoder"],
         "feature_positions": "advance",
         "feature_attend": "causal",
-        "normalise": "global",
+        "normalize": "global",
         "chat": "qwen2-audio",
     }
     return own_names({"model": model, "sampler": "euler"})
@@ -101,7 +101,7 @@ def _sources(config: LanguageConfig, layout: Layout, tied: bool, shapes: Mapping
 
 
 def _check_generation(spec: Spec, config: LanguageConfig) -> str:
-    """Says what the generation expert is. Raises SpecError when a copy of the language model cannot be that."""
+    """Say what the generation expert is. Raise SpecError if a copy of the language model cannot be that."""
     chosen = spec.model.backbone.init_args
     if chosen.get("qk_norm") == "all":
         raise SpecError("model.backbone.qk_norm: 'all' would change what the language model computes; give 'gen' or 'none'")
@@ -115,7 +115,7 @@ def _check_generation(spec: Spec, config: LanguageConfig) -> str:
 
 
 def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
-    """Says which ids end texts by generation_config.json and not here, if any."""
+    """Say which ids end texts by generation_config.json and not here, if any."""
     file = directory / "generation_config.json"
     if not file.is_file():
         return

@@ -34,7 +34,7 @@ LAYOUTS = (
 
 
 def find_layout(weights: WeightFile) -> Layout:
-    """Returns the layout by the name of the embedding. Raises CheckpointError when it is none."""
+    """Return the layout by the name of the embedding. Raise CheckpointError if it is none."""
     for layout in LAYOUTS:
         if f"{layout.language}embed_tokens.weight" in weights:
             return layout

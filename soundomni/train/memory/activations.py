@@ -65,7 +65,7 @@ class StepMemory:
 
 
 def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded: bool, recompute: bool) -> StepMemory:
-    """Measures a forward and a backward pass on a GPU.
+    """Measure a forward and a backward pass on a GPU.
 
     Args:
         model: on the meta device, where it is again afterwards.
@@ -95,7 +95,7 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
 
 
 def measure_kept(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool = False, recompute: bool = False, device: Device = "cuda") -> int:
-    """Returns the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparing with what runs here."""
+    """Return the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparing with what runs here."""
     run = _Run(model, sizes, bf16=bf16, sharded=False, num_layers=len(model.backbone.layers))
     with run.staged("cuda"):
         encoder = run.encoder().total
@@ -153,7 +153,7 @@ class _Shadow(UnifiedModel):
 
     @classmethod
     def of(cls, model: UnifiedModel, sizes: BatchSizes) -> _Shadow:
-        """Returns a shadow of `model` for batches of `sizes`."""
+        """Return a shadow of `model` for batches of `sizes`."""
         shadow = cls.__new__(cls)
         shadow.__dict__.update(model.__dict__, sizes=sizes)
         return shadow
@@ -168,7 +168,7 @@ class _Shadow(UnifiedModel):
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
-        """Plans for the executor that would be chosen; a kernel that would have to be compiled is stood in for."""
+        """Plan for the executor that would be chosen; a kernel that would have to be compiled is stood in for."""
         stored, kind = self.stored(table), self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan: AttentionPlan
@@ -230,7 +230,7 @@ class _Run:
             yield
 
     def kept(self, device: Device, *, recompute: bool) -> _Kept:
-        """Runs the forward pass; within `staged`."""
+        """Run the forward pass; within `staged`."""
         depth, staged = self.num_layers, len(self.model.backbone.layers)
         with _shortened(self.model.backbone.layers, min(2, staged)):
             fewer, passing = self._forward(device, recompute=recompute)
@@ -241,7 +241,7 @@ class _Run:
         return _Kept(total + (depth - staged) * layer, layer, passing)
 
     def gradients(self) -> int:
-        """Returns what the backward pass takes at most beside what is kept, where nothing is recomputed; on the CPU, within `staged`."""
+        """Return what the backward pass takes at most beside what is kept, where nothing is recomputed; on the CPU, within `staged`."""
         with self._running("cpu", recompute=False) as (shadow, batch, live):
             for parameter in shadow.parameters():
                 if parameter.requires_grad:
@@ -253,7 +253,7 @@ class _Run:
             return live.peak - kept
 
     def encoder(self) -> _Kept:
-        """Runs the encoder; within `staged`."""
+        """Run the encoder; within `staged`."""
         encoder, clips = self.model.encoder, self.sizes.features
         if encoder is None:
             return _Kept(0, 0, 0)
@@ -272,7 +272,7 @@ class _Run:
         return _Kept(kept, 0, live.peak - kept)
 
     def encoding(self) -> int:
-        """Returns the most that the codec takes while it encodes the clips, of which as many are taken as it encodes at once, twice."""
+        """Return the most that the codec takes while it encodes the clips, of which as many are taken as it encodes at once, twice."""
         codec, clips = self.model.codec, self.sizes.latents
         if not clips.samples:
             return 0
@@ -311,7 +311,7 @@ class _Run:
 
 @contextmanager
 def _placed(modules: Iterable[nn.Module], place: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
-    """Puts fake parameters, of `dtype` when it is given, and fake buffers in the place of those of `modules`."""
+    """Put fake parameters, of `dtype` when it is given, and fake buffers in the place of those of `modules`."""
     made: dict[int, Tensor] = {}
     before: list[tuple[dict[str, Any], str, Tensor]] = []
     for module in modules:
@@ -342,7 +342,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def _alike(layers: nn.ModuleList) -> bool:
-    """Says whether all layers have the same modules and parameters, trained or not."""
+    """Say whether all layers have the same modules and parameters, trained or not."""
 
     def shape(layer: nn.Module) -> list[Any]:
         parameters = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
@@ -353,7 +353,7 @@ def _alike(layers: nn.ModuleList) -> bool:
 
 @contextmanager
 def _shortened(layers: nn.ModuleList, depth: int) -> Iterator[None]:
-    """Leaves out the layers from `depth` on."""
+    """Leave out the layers from `depth` on."""
     rest = list(layers)[depth:]
     del layers[depth:]
     try:
@@ -400,7 +400,7 @@ def _young_garbage() -> Iterator[None]:
 
 @contextmanager
 def _recomputing(model: UnifiedModel) -> Iterator[None]:
-    """Makes layers keep their inputs alone, as training does."""
+    """Make layers keep their inputs alone, as training does."""
     for unit in model.units:
         recompute_in_backward(unit)
     try:

@@ -115,7 +115,7 @@ def diagnose(
     text_tokens: int = TEXT_TOKENS,
     trust_class_paths: bool = False,
 ) -> Diagnosis:
-    """Builds the model without memory and measures what a step of its training takes.
+    """Build the model without memory and measures what a step of its training takes.
 
     Args:
         spec: with `data` and `train`; neither its data nor its tokenizer are opened.
@@ -164,7 +164,7 @@ def diagnose(
 
 
 def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
-    """Builds the model as for training, but without memory and without files: those its codec and tokenizer start from are not read."""
+    """Build the model as for training, but without memory and without files: those its codec and tokenizer start from are not read."""
     section = portable(spec).model
     try:
         with torch.device("meta"), uninitialised():
@@ -179,7 +179,7 @@ def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
 
 
 def _check_optimizer(train: TrainSpec, gpus: int, *, trust_class_paths: bool) -> None:
-    """Raises SpecError when an optimizer that runs in one process alone is given several GPUs."""
+    """Raise SpecError if an optimizer that runs in one process alone is given several GPUs."""
     name = train.optimizer.rule.class_path
     if gpus > 1 and not cast(type[Optimizer], load("optimizer", name, trust_class_paths=trust_class_paths)).shards:
         raise SpecError(f"train.optimizer.rule: '{name}' runs in one process alone, {gpus} GPUs were given; choose adamw")
@@ -215,7 +215,7 @@ class _Scale:
         self._step = functools.cache(self._measure)
 
     def fits_mesh(self, gpus: int) -> bool:
-        """Says whether train.parallel and the optimizer allow this number of GPUs."""
+        """Say whether train.parallel and the optimizer allow this number of GPUs."""
         try:
             mesh_shape(self.train.parallel, gpus)
             _check_optimizer(self.train, gpus, trust_class_paths=self.trust_class_paths)
@@ -224,7 +224,7 @@ class _Scale:
         return True
 
     def weigh(self, setting: Setting) -> Footprint:
-        """Returns the footprint of a setting."""
+        """Return the footprint of a setting."""
         shard = mesh_shape(self.train.parallel, setting.gpus)[-1]
         resident = resident_bytes(self.model, self.state, shard=shard, ema=self.train.ema_decay > 0)
         step = self._step(setting.gpus > 1, setting.recompute, setting.tokens)
@@ -252,7 +252,7 @@ class _Scale:
 def first_change(
     total: Callable[[Setting], int], setting: Setting, gpu_memory: int, *, counts: Sequence[int], least: int
 ) -> Setting | None:
-    """Returns the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None when none is enough.
+    """Return the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None when none is enough.
 
     Args:
         total: bytes on one GPU; no more with more GPUs or fewer tokens.
@@ -286,13 +286,13 @@ def first_change(
 
 
 def _fewest_gpus(fits: Callable[[Setting], bool], setting: Setting, counts: Sequence[int]) -> Setting:
-    """Returns the setting with the fewest GPUs that fit; the most do."""
+    """Return the setting with the fewest GPUs that fit; the most do."""
     place = bisect_left(counts, True, key=lambda gpus: fits(replace(setting, gpus=gpus)))
     return replace(setting, gpus=counts[place])
 
 
 def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond: Setting | None) -> Iterator[str]:
-    """Yields what was assumed; `beyond` is a setting that fits, but whose GPUs cannot share `batches_per_step`."""
+    """Yield what was assumed; `beyond` is a setting that fits, but whose GPUs cannot share `batches_per_step`."""
     batch = scale.batch(setting.tokens)
     samples = ", ".join(f"{count} x {task}" for task, count in batch.samples.items())
     yield f"a batch of {batch.num_tokens} tokens is taken to be {samples}, of {batch.seconds:g} s and {batch.text_tokens} tokens per text"

@@ -1,6 +1,6 @@
 """What training a spec takes of each GPU: arithmetic over the parameters of a model without memory.
 
-Counted as `parallelise`, the optimizer and EMA keep them: parameters, gradients, states and averages in float32 (states as the optimizer
+Counted as `parallelize`, the optimizer and EMA keep them: parameters, gradients, states and averages in float32 (states as the optimizer
 makes them), each sharded along its first dimension over the `shard` processes of the mesh, frozen ones as well; only what
 `replicated_modules` names is whole on every process.
 """
@@ -66,7 +66,7 @@ class OptimizerState:
 
 
 def list_parts(model: UnifiedModel) -> list[Part]:
-    """Returns the parts of a model: every expert, what the backbone shares, and the rest; each parameter is in one, none is in two."""
+    """Return the parts of a model: every expert, what the backbone shares, and the rest; each parameter is in one, none is in two."""
     experts = {f"expert {stream}": list(model.backbone.expert_parameters(stream)) for stream in model.router.streams}
     modules = {
         "embedding and head": model.backbone,
@@ -87,7 +87,7 @@ def list_parts(model: UnifiedModel) -> list[Part]:
 
 
 def optimizer_state(model: nn.Module, settings: OptimizerSpec, *, trust_class_paths: bool = False) -> OptimizerState:
-    """Finds out what an optimizer keeps, by steps of it on small tensors of the same names and dimensions.
+    """Find out what an optimizer keeps, by steps of it on small tensors of the same names and dimensions.
 
     A step on tiny tensors tells which parameters it treats alike; one of each kind and shape then stands for all. That one is tried with
     FEW and with MANY elements: a state that is as large with both is fixed, one that grows as the elements do is per element. What has at
@@ -116,7 +116,7 @@ class _UnknownError(Exception):
 
 
 def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: OptimizerSpec) -> dict[str, dict[str, Tensor]]:
-    """Makes a step on parameters of these shapes, and returns the tensors that are kept for each. Raises _UnknownError if it cannot."""
+    """Make a step on parameters of these shapes, and return the tensors that are kept for each. Raises _UnknownError if it cannot."""
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
     try:
         optimizer = rule.build(parameters, settings)
@@ -131,7 +131,7 @@ def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: Opti
 
 
 def _keys(state: Mapping[str, Tensor]) -> tuple[tuple[str, torch.dtype], ...]:
-    """Returns the names and the types of what is kept for a parameter."""
+    """Return the names and the types of what is kept for a parameter."""
     return tuple((key, state[key].dtype) for key in sorted(state))
 
 
@@ -145,7 +145,7 @@ def _shrunk(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, Tensor], many: tuple[int, ...]) -> tuple[float, int]:
-    """Returns bytes per element, and bytes beside these, of a parameter for which `less` is kept with shape `few`, `more` with `many`."""
+    """Return bytes per element, and bytes beside these, of a parameter for which `less` is kept with shape `few`, `more` with `many`."""
     if _keys(less) != _keys(more):
         raise _UnknownError("it keeps others for larger parameters")
     per_element, fixed, elements = 0.0, 0, math.prod(many)
@@ -162,7 +162,7 @@ def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, 
 
 
 def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, ema: bool) -> Resident:
-    """Adds up what the first process, which never has less than another, holds throughout.
+    """Add up what the first process, which never has less than another, holds throughout.
 
     Args:
         model: it may be on the meta device.
@@ -186,7 +186,7 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
 
 
 def shard_numel(parameter: Tensor, shard: int) -> int:
-    """Returns the elements of a parameter that the first of `shard` processes holds: a share of its rows, rounded up."""
+    """Return the elements of a parameter that the first of `shard` processes holds: a share of its rows, rounded up."""
     if shard == 1 or parameter.ndim == 0:
         return parameter.numel()
     rows = parameter.shape[0]
@@ -194,7 +194,7 @@ def shard_numel(parameter: Tensor, shard: int) -> int:
 
 
 def gathered_bytes(model: UnifiedModel, *, bf16: bool) -> int:
-    """Returns what FSDP takes at most for parameters that are gathered and gradients that are on their way.
+    """Return what FSDP takes at most for parameters that are gathered and gradients that are on their way.
 
     What is in no layer (embedding, head, connectors, encoder) stays gathered from the forward to the backward pass. Of the layers,
     GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in float32, wait to be added up.

@@ -53,7 +53,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def saved_bytes(saved: Iterable[Tensor], ignored: Iterable[Tensor]) -> int:
-    """Returns the bytes of the distinct storages of `saved`, without those of `ignored`."""
+    """Return the bytes of the distinct storages of `saved`, without those of `ignored`."""
     without = {tensor.untyped_storage()._cdata for tensor in ignored}
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in saved}
     return sum(size for key, size in storages.items() if key not in without)

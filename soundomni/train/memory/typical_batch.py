@@ -70,7 +70,7 @@ class BatchSizes:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], *, tasks: dict[str, int], seconds: float, text_tokens: int) -> BatchSizes:
-        """Measures samples whose clips need not have been read."""
+        """Measure samples whose clips need not have been read."""
         segments = [segment for sample in samples for segment in sample.segments]
         labels = [segment.labels for segment in segments if segment.labels is not None]
 
@@ -93,7 +93,7 @@ class BatchSizes:
 def typical_batch(
     model: UnifiedModel, spec: ModelSpec, data: DataSpec, *, seconds: float | None = None, text_tokens: int = TEXT_TOKENS
 ) -> BatchSizes:
-    """Fills the token budget with samples of all tasks, as often as their weights say.
+    """Fill the token budget with samples of all tasks, as often as their weights say.
 
     Args:
         model: says what becomes of a clip; it may be on the meta device.
@@ -136,7 +136,7 @@ def typical_batch(
 
 
 def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
-    """Yields the tasks of all datasets that are drawn at all, with their shares."""
+    """Yield the tasks of all datasets that are drawn at all, with their shares."""
     known = check_data(data)
     for name, entry in data.datasets.items():
         if entry is None or entry.weight <= 0:
@@ -148,7 +148,7 @@ def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
 
 
 def _longest_sample(writer: SampleWriter, rate: int, task: Task, seconds: float, text_tokens: int, limit: int) -> tuple[Sample, float]:
-    """Returns a sample of a clip of `seconds` at `rate`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
+    """Return a sample of a clip of `seconds` at `rate`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
 
     def written(num_samples: int) -> PlannedSample | Skip:
         # the tokenizer writes a space before a text, and a token for each byte

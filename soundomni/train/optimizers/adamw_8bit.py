@@ -37,7 +37,7 @@ class AdamW8bit(Optimizer):
         self._rule = _rule()
 
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """See `Optimizer.build`. Raises SpecError when a parameter is sharded."""
+        """See `Optimizer.build`. Raise SpecError if a parameter is sharded."""
         if any(isinstance(p, DTensor) for p in parameters.values()):
             raise SpecError("optimizer 'adamw-8bit' runs in one process, not under torchrun; choose train.optimizer.rule: adamw")
         optimizer: torch.optim.Optimizer = self._rule(
@@ -47,7 +47,7 @@ class AdamW8bit(Optimizer):
 
 
 def _rule() -> Any:
-    """Returns bitsandbytes' optimizer with a counter that is a tensor, as checkpoints keep it."""
+    """Return bitsandbytes' optimizer with a counter that is a tensor, as checkpoints keep it."""
     try:
         from bitsandbytes.optim import AdamW8bit as Rule
     except ImportError as error:

@@ -50,7 +50,7 @@ class Muon(Optimizer):
         self.patterns = tuple(matrices)
 
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """See `Optimizer.build`. Raises SpecError when no pattern fits any matrix."""
+        """See `Optimizer.build`. Raise SpecError if no pattern fits any matrix."""
         matrices = {n: p for n, p in parameters.items() if p.ndim == 2 and any(fnmatchcase(n, pattern) for pattern in self.patterns)}
         if not matrices:
             raise SpecError(
@@ -78,7 +78,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates every parameter that has a gradient; returns what `closure`, called first, returns."""
+        """Update every parameter that has a gradient; returns what `closure`, called first, return."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -119,7 +119,7 @@ def orthogonal(matrix: Tensor, *, turns: int = 5) -> Tensor:
 
 
 def _whole(matrix: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Applies `change` to a whole matrix, sharded as it was afterwards."""
+    """Apply `change` to a whole matrix, sharded as it was afterwards."""
     if not isinstance(matrix, DTensor):
         return change(matrix)
     changed = DTensor.from_local(change(matrix.full_tensor()), matrix.device_mesh, [Replicate()] * matrix.device_mesh.ndim)

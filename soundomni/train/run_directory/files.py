@@ -64,7 +64,7 @@ def new_run_id() -> str:
 def read_run_id(directory: Path) -> str | None:
     """Return the id of the run in a directory: that of `run.json`, else that of its newest checkpoint.
 
-    None for a run made before there were ids, or for no run. Raises CheckpointError when `run.json` cannot be read.
+    None for a run made before there were ids, or for no run. Raise CheckpointError if `run.json` cannot be read.
     """
     file = directory / RUN_FILE
     if not file.exists():
@@ -130,7 +130,7 @@ def written(directory: Path) -> list[Path]:
 
 
 def remove(paths: list[Path]) -> None:
-    """Remove files, checkpoints, and folders that are empty by then. Raises CheckpointError."""
+    """Remove files, checkpoints, and folders that are empty by then. Raise CheckpointError."""
     for path in paths:
         try:
             if path.parent.name == CHECKPOINTS and path.is_dir():
@@ -245,7 +245,7 @@ def _is_log(path: Path) -> bool:
 
 
 def _list(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; nothing if there is no such folder. Raises OSError when it cannot be read."""
+    """Return what is in a folder, sorted; nothing if there is no such folder. Raise OSError if it cannot be read."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

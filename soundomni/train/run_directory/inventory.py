@@ -27,7 +27,7 @@ class Inventory:
 
     @cached_property
     def _digests(self) -> dict[str, set[str]]:
-        """POSIX path within the directory → every digest that was written there."""
+        """Return the POSIX path within the directory to every digest that was written there."""
         digests: dict[str, set[str]] = {}
         if self._path.is_file():
             for record in read_lines(self._path)[0]:
@@ -35,7 +35,7 @@ class Inventory:
         return digests
 
     def write(self, name: str, text: str) -> None:
-        """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raises OSError."""
+        """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raise OSError."""
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
         part = self._directory / f".{name}.part"
@@ -46,7 +46,7 @@ class Inventory:
         part.replace(self._directory / name)
 
     def record(self, files: Iterable[Path]) -> None:
-        """Note files that are already written. Raises OSError."""
+        """Note files that are already written. Raise OSError."""
         self._note({file.relative_to(self._directory).as_posix(): digest(file) for file in files if file.is_relative_to(self._directory)})
 
     def knows(self, path: Path) -> bool:
@@ -58,7 +58,7 @@ class Inventory:
         return any(name.startswith(f"{self._name(folder)}/") for name in self._digests)
 
     def is_ours(self, path: Path) -> bool:
-        """Return whether `path` is a file with the very content that was written there. Raises OSError."""
+        """Return whether `path` is a file with the very content that was written there. Raise OSError."""
         return self.knows(path) and is_plain_file(path) and digest(path) in self._digests[self._name(path)]
 
     def _name(self, path: Path) -> str:
@@ -77,13 +77,13 @@ def is_plain_file(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file. Raises OSError, for anything else too: a pipe would keep the reader waiting."""
+    """Return the SHA-256 of a regular file. Raise OSError, for anything else too: a pipe would keep the reader waiting."""
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to `stem-N.suffix`, with the first N that is free, and return its new path. Raises OSError."""
+    """Rename a file or folder to `stem-N.suffix`, with the first N that is free, and return its new path. Raise OSError."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
         number += 1

@@ -134,7 +134,7 @@ class RunDirectory:
             raise _not_writable(directory, error) from error
 
     def write_spec(self, spec: Spec) -> None:
-        """Write the spec and the versions of its plugins. Raises CheckpointError."""
+        """Write the spec and the versions of its plugins. Raise CheckpointError."""
         try:
             (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -143,7 +143,7 @@ class RunDirectory:
         self.write(SPEC_FILE, dump_spec(spec))
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run; one of that name that the run has not written so is set aside. Raises CheckpointError."""
+        """Write a file of the run; one of that name that the run has not written so is set aside. Raise CheckpointError."""
         try:
             self._set_aside_changed(self.directory / name)
             self.inventory.write(name, text)
@@ -151,7 +151,7 @@ class RunDirectory:
             raise _not_writable(self.directory, error) from error
 
     def adopt(self, part: Path, name: str) -> None:
-        """Give a file that was just written its name in the directory; another of that name is set aside. Raises CheckpointError."""
+        """Give a file that was just written its name in the directory; another of that name is set aside. Raise CheckpointError."""
         path = self.directory / name
         try:
             self._set_aside_changed(path)
@@ -161,7 +161,7 @@ class RunDirectory:
             raise _not_writable(self.directory, error) from error
 
     def record(self, files: Collection[Path]) -> None:
-        """Note files that a run has written. Raises OSError."""
+        """Note files that a run has written. Raise OSError."""
         self.inventory.record(files)
 
     def remember(self) -> None:
@@ -328,7 +328,7 @@ def _tracker_files(directory: Path, trust_class_paths: bool) -> list[Path]:
 
 
 def _read_complete(checkpoint: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint. Raises CheckpointError if it lacks what a run needs to go on, or has it in another form."""
+    """Return the state in a checkpoint. Raise CheckpointError if it lacks what a run needs to go on, or has it in another form."""
     state = read_state(checkpoint)
     try:
         for key, annotation in _NEEDED.items():
@@ -346,7 +346,7 @@ def _read_complete(checkpoint: Path) -> dict[str, Any]:
 
 
 def _inner(tree: Any, key: str) -> Any:
-    """Return what is at a dotted key. Raises KeyError that names the key."""
+    """Return what is at a dotted key. Raise KeyError that names the key."""
     for name in key.split("."):
         if not isinstance(tree, dict) or name not in tree:
             raise KeyError(key)

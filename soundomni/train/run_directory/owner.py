@@ -188,7 +188,7 @@ class Owner:
         return claim
 
     def _take_over(self) -> None:
-        """Write to the file, unless whoever it names is alive. Raises CheckpointError."""
+        """Write to the file, unless whoever it names is alive. Raise CheckpointError."""
         if not _is_claim(self._file):
             raise CheckpointError(f"'{self.path}' was not written by a run; move it elsewhere, or choose another train.run_dir")
         before = _read(self._file)
@@ -204,7 +204,7 @@ class Owner:
                 raise self._refusal(now)
 
     def _watch(self, before: Claim) -> None:
-        """Wait until the owner on another host has been silent for long enough. Raises CheckpointError when it is not."""
+        """Wait until the owner on another host has been silent for long enough. Raise CheckpointError if it is not."""
         text = "'%s' names process %d on host %s; waiting %g s to see whether it is still training"
         logger.warning(text, self.path, before.pid, before.host, self._watch_seconds)
         deadline = time.monotonic() + self._watch_seconds

@@ -11,6 +11,7 @@ from typing import Any
 from soundomni.core.errors import CheckpointError, PluginError, SpecError, did_you_mean
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import changed_keys, spec_to_dict
+from soundomni.core.spec.renamed import current_names
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_slots
 from soundomni.core.spec.values import convert
@@ -32,7 +33,7 @@ MAY_CHANGE = (
     "train.parallel",
     "train.activation_checkpointing",
 )
-"""Keys that may differ when a run is resumed: they do not change what is learnt, but for `train.steps` (see check_steps)."""
+"""Keys that may differ when a run is resumed: they do not change what is learned, but for `train.steps` (see check_steps)."""
 
 ON_REQUEST = (
     "data",
@@ -48,7 +49,7 @@ ON_REQUEST = (
     "train.schedule",
     "train.seed",
 )
-"""Keys that --allow-change may name: rates, paths and data. They change what is learnt from then on, not what has been learnt."""
+"""Keys that --allow-change may name: rates, paths and data. They change what is learned from then on, not what has been learned."""
 NEVER = ("train.optimizer.rule",)
 """Of these, keys that decide what a checkpoint holds."""
 ABSENT = "absent"
@@ -82,7 +83,7 @@ def check_unchanged(
         trust_class_paths: whether the saved spec may name classes by import path.
 
     Raises:
-        CheckpointError: other keys differ in what is learnt; it lists them, and the option that allows each.
+        CheckpointError: other keys differ in what is learned; it lists them, and the option that allows each.
     """
     before = with_defaults(saved, trust_class_paths=trust_class_paths)
     changes = {line.partition(": ")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
@@ -104,13 +105,14 @@ def check_unchanged(
 def with_defaults(saved: Mapping[str, Any], *, trust_class_paths: bool) -> Mapping[str, Any]:
     """Return a saved spec with the present default of each key that it does not have; as it is if it cannot be read any more."""
     try:
+        saved = current_names(saved)
         return spec_to_dict(map_slots(convert(saved, Spec, ""), partial(_with_default_arguments, trust_class_paths)))
     except SpecError:
         return saved
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
-    """Judge a change of `train.steps` at a resumed step, which may move the schedule and thus change what is learnt.
+    """Judge a change of `train.steps` at a resumed step, which may move the schedule and thus change what is learned.
 
     It moves a cosine, and a warm-up that is a share of the run.
 

@@ -39,17 +39,17 @@ class TensorBoardTracker(Tracker):
         self._writer: Any = None
 
     def begin(self, step: int) -> None:
-        """Opens an event file that hides the later steps of the ones before it."""
+        """Open an event file that hides the later steps of the ones before it."""
         self._writer = self._make(purge_step=step + 1 if step else 0)
         self._writer.add_text("spec", f"```yaml\n{dump_spec(self._spec)}\n```", step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds scalars."""
+        """Add scalars."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Adds WAV files as audio, the first channel of each, and PNG files as images."""
+        """Add WAV files as audio, the first channel of each, and PNG files as images."""
         for path in files:
             if path.suffix == ".wav":
                 waveform, rate = read_audio(path)

@@ -58,17 +58,17 @@ class WandbTracker(Tracker):
         self._run: Any = None
 
     def begin(self, step: int) -> None:
-        """Opens the service's run: a new one for a new run, or else the one that was logged to before."""
+        """Open the service's run: a new one for a new run, or else the one that was logged to before."""
         if step == 0 or not self._id_file.exists():
             self._id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
         self._run = self._wandb.init(id=self._id_file.read_text(encoding="utf-8"), resume="allow", **self._settings)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs scalars."""
+        """Log scalars."""
         self._run.log(dict(metrics), step=step)
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Logs WAV files as audio and PNG files as images."""
+        """Log WAV files as audio and PNG files as images."""
         make = {".wav": self._wandb.Audio, ".png": self._wandb.Image}
         media = {f"{path.stem}{path.suffix}": make[path.suffix](str(path)) for path in files if path.suffix in make}
         self._run.log(media, step=step)

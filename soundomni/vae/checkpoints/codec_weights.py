@@ -15,7 +15,7 @@ from soundomni.core.pretrained.weights import check_finite
 
 
 def load_strict(module: nn.Module, path: str | Path) -> None:
-    """Loads a .safetensors file whose tensors must have just the names and shapes of the module's own.
+    """Load a .safetensors file whose tensors must have just the names and shapes of the module's own.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another module; says which tensors differ.

@@ -31,7 +31,7 @@ _RESIDUAL = ("snake1", "conv1", "snake2", "conv2")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Returns the module and the parameter of a tensor, the latter as it is spelled here; None when it is no parameter of Oobleck."""
+    """Return the module and the parameter of a tensor, the latter as it is spelled here; None when it is no parameter of Oobleck."""
     for spelled, parameter in PARAMETERS.items():
         if name.endswith(f".{spelled}"):
             return name[: -len(spelled) - 1], parameter
@@ -44,23 +44,23 @@ def is_diffusers(names: Collection[str]) -> bool:
 
 
 def num_blocks(names: Collection[str]) -> int:
-    """Counts the blocks of the encoder from the names of its tensors, in either naming; 0 when they are of something else."""
+    """Count the blocks of the encoder from the names of its tensors, in either naming; 0 when they are of something else."""
     counts = [len({match[1] for name in names if (match := block.match(name))}) for block in (_OUR_BLOCK, _DIFFUSERS_BLOCK)]
     return max(counts)
 
 
 def our_modules(blocks: int) -> tuple[str, ...]:
-    """Returns the names of all modules with parameters."""
+    """Return the names of all modules with parameters."""
     return tuple(ours for ours, _ in _pairs(blocks))
 
 
 def from_diffusers(blocks: int) -> Mapping[str, str]:
-    """Returns module in diffusers → module here."""
+    """Return module in diffusers → module here."""
     return {theirs: ours for ours, theirs in _pairs(blocks)}
 
 
 def to_diffusers(blocks: int) -> Mapping[str, str]:
-    """Returns module here → module in diffusers."""
+    """Return module here → module in diffusers."""
     return dict(_pairs(blocks))
 
 

@@ -5,7 +5,7 @@
 | model.safetensors | the parameters by the names here, float32, with weight norm: they can be trained on |
 | codec.yaml | a layer of a spec that makes this the codec of a model |
 | import-report.json | where every tensor of the source went, and what was assumed |
-| README.md | a card: source, checksums, sizes, licence |
+| README.md | a card: source, checksums, sizes, license |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError
 from soundomni.core.files.small_files import read_text
-from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_licence
+from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_license
 from soundomni.core.pretrained.foreign_weights import WeightFile, digest, read_weights
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec import yaml_text
@@ -57,13 +57,13 @@ class ImportedCodec:
     state: Mapping[str, Tensor]
 
     def codec(self) -> OobleckCodec:
-        """Builds the codec."""
+        """Build the codec."""
         codec = OobleckCodec(**self.config.init_args)
         codec.load_state_dict(dict(self.state))
         return codec
 
     def report(self) -> dict[str, Any]:
-        """Returns what import-report.json says, as plain data; reads the source again for its checksums."""
+        """Return what import-report.json says, as plain data; reads the source again for its checksums."""
         return {
             "format": FORMAT,
             "kind": KIND,
@@ -78,7 +78,7 @@ class ImportedCodec:
 
 
 def import_stable_audio_vae(source: str | Path, *, config: str | Path | None = None) -> ImportedCodec:
-    """Reads the autoencoder of a checkpoint in any of the layouts of `stable_audio_layouts`.
+    """Read the autoencoder of a checkpoint in any of the layouts of `stable_audio_layouts`.
 
     Args:
         source: a weight file, an index of shards, or a directory with one.
@@ -103,17 +103,17 @@ def import_stable_audio_vae(source: str | Path, *, config: str | Path | None = N
     return ImportedCodec(weights, known, config_file, found, load_state(weights, found))
 
 
-def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: str | None = None) -> dict[str, Any]:
-    """Writes the four files and returns the report.
+def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, license: str | None = None) -> dict[str, Any]:
+    """Write the four files and return the report.
 
     Args:
         imported: what to write.
         folder: an empty folder.
         final: the absolute path at which it will lie. A spec keeps paths as they are written, and a path relative to the working
             directory would hold for one directory only, so codec.yaml has this one.
-        licence: of the weights, as their owner names it; None for unknown.
+        license: of the weights, as their owner names it; None for unknown.
     """
-    report = imported.report() | {"licence": licence}
+    report = imported.report() | {"license": license}
     layer = {"class_path": "oobleck", "init_args": {**imported.config.init_args, "weights": str(final / WEIGHTS_FILE)}}
     comment = "# Imported weights. Their path is absolute: change it when this directory moves.\n"
     (folder / LAYER_FILE).write_text(comment + yaml_text.render({"model": {"codec": layer}}), encoding="utf-8")
@@ -124,7 +124,7 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
 
 
 def read_layer(folder: Path) -> Slot:
-    """Returns the codec that the codec.yaml of a directory names. Raises SpecError when it names none."""
+    """Return the codec that the codec.yaml of a directory names. Raise SpecError if it names none."""
     file = folder / LAYER_FILE
     tree = yaml_text.parse(read_text(file), str(file))
     try:
@@ -136,7 +136,7 @@ def read_layer(folder: Path) -> Slot:
 
 
 def _read_beside(config_file: Path) -> CodecConfig:
-    """Reads a config that nobody named, and says that it was taken."""
+    """Read a config that nobody named, and say that it was taken."""
     try:
         known = read_config(config_file)
     except SpecError as error:
@@ -150,12 +150,12 @@ def _card(report: Mapping[str, Any]) -> str:
     )
     sizes = "\n".join(f"- {name}: {value}" for name, value in report["codec"]["init_args"].items())
     notes = "".join(f"- {markdown_text(note)}\n" for note in report["notes"])
-    origin = Origin(licence=report["licence"], source=report["source"]["name"])
+    origin = Origin(license=report["license"], source=report["source"]["name"])
     front = front_matter(origin)
     return (
         f"---\n{front}---\n\n# An autoencoder for audio\n\n"
         f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of {markdown_code(report['source']['name'])}. "
-        f"Licence of the weights: {shown_licence(origin)}.\n\n"
+        f"License of the weights: {shown_license(origin)}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{sizes}\n\n"
         f"{notes}{chr(10) if notes else ''}"
         f"Use it as the codec of a model:\n\n```sh\nsoundomni train --config SPEC --config {LAYER_FILE}\n```\n\n"

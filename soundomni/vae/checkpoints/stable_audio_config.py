@@ -90,7 +90,7 @@ class _Section:
         return self._values.get(name) is not None
 
     def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
-        """Returns a value; null counts as absent. Raises SpecError when it is of another type, or absent without a default."""
+        """Return a value; null counts as absent. Raise SpecError if it is of another type, or absent without a default."""
         self._left.pop(name, None)
         if name in self:
             return convert(self._values[name], annotation, join(self.key, name))
@@ -99,23 +99,23 @@ class _Section:
         return default
 
     def section(self, name: str) -> _Section:
-        """Returns a mapping within this one; empty when it is absent."""
+        """Return a mapping within this one; empty when it is absent."""
         return _Section(self.take(name, dict[str, Any], {}), join(self.key, name))
 
     def fields(self, of: type) -> Any:
-        """Returns a dataclass of the values; none may be left over."""
+        """Return a dataclass of the values; none may be left over."""
         for name in self._values:
             self._left.pop(name)
         return convert(self._values, of, self.key)
 
     def expect(self, name: str, expected: str) -> None:
-        """Raises SpecError unless a value is the text `expected`."""
+        """Raise SpecError unless a value is the text `expected`."""
         given = self.take(name, str)
         if given != expected:
             raise SpecError(f"{join(self.key, name)}: given '{given}', expected '{expected}': the codec oobleck has no other")
 
     def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
-        """Returns the keys that were not asked for. Raises SpecError for one that is not in `unused`, unless `others` are allowed."""
+        """Return the keys that were not asked for. Raise SpecError for one that is not in `unused`, unless `others` are allowed."""
         for name in self._left:
             if name not in unused and not others:
                 raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
@@ -123,7 +123,7 @@ class _Section:
 
 
 def read_config(path: str | Path) -> CodecConfig:
-    """Reads a config of any of the three kinds.
+    """Read a config of any of the three kinds.
 
     Raises:
         SpecError: it cannot be read, is of something else, has an unknown key or a wrong value, or asks for what the codec cannot do.
@@ -139,7 +139,7 @@ def read_config(path: str | Path) -> CodecConfig:
 
 
 def find_config(source: Path) -> Path | None:
-    """Returns the config that lies beside a weight file, or in a directory of them; None without one. Raises SpecError for several."""
+    """Return the config that lies beside a weight file, or in a directory of them; None without one. Raise SpecError for several."""
     folder = source if source.is_dir() else source.parent
     found = [name for name in NAMES if (folder / name).is_file()]
     if len(found) > 1:
@@ -217,7 +217,7 @@ def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | 
 
 
 def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: str) -> None:
-    """Raises SpecError for what the codec cannot do, and for an encoder and a decoder of which one is not the mirror of the other."""
+    """Raise SpecError for what the codec cannot do, and for an encoder and a decoder of which one is not the mirror of the other."""
     for coder, config in (("encoder", encoder), ("decoder", decoder)):
         if config.antialias_activation:
             raise SpecError(f"{join(key, coder)}.config.antialias_activation: given true, expected false: the codec oobleck has none")
@@ -266,14 +266,14 @@ def _parse_diffusers(top: _Section) -> CodecConfig:
 
 
 def _check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raises SpecError, naming the key, for a (given, expected) pair of two values; nothing given is no mistake."""
+    """Raise SpecError, naming the key, for a (given, expected) pair of two values; nothing given is no mistake."""
     for key, (given, expected) in values.items():
         if given is not None and given != expected:
             raise SpecError(f"{key}: given {given}, expected {expected} to agree with the rest of the config")
 
 
 def stride_notes(strides: Collection[int]) -> tuple[str, ...]:
-    """Says in what a codec with odd strides differs from the original; nothing of others."""
+    """Say in what a codec with odd strides differs from the original; nothing of others."""
     if not any(stride % 2 for stride in strides):
         return ()
     return ("with odd strides the original makes clips shorter; here they keep their length, so the ends of clips sound otherwise",)

@@ -32,7 +32,7 @@ SAMPLE_SIZE = 65536
 
 
 def export_codec(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, layout: str) -> None:
-    """Writes a codec into an empty folder.
+    """Write a codec into an empty folder.
 
     Args:
         codec: an OobleckCodec with weight norm, as it is built.

@@ -77,16 +77,16 @@ class Found:
     unexpected: tuple[str, ...]
 
     def used(self) -> dict[str, list[str]]:
-        """Returns tensor of the file → parameters here."""
+        """Return tensor of the file → parameters here."""
         return {source: _parameters(ours) for ours, source in self.sources.items()}
 
     def source_of(self, parameter: str) -> str:
-        """Returns the tensor of the file that a parameter here comes from."""
+        """Return the tensor of the file that a parameter here comes from."""
         return next(source for ours, source in self.sources.items() if parameter in _parameters(ours))
 
 
 def find_autoencoder(weights: WeightFile) -> Found:
-    """Finds the layout of a file by its prefixes, and where each tensor belongs.
+    """Find the layout of a file by its prefixes, and where each tensor belongs.
 
     Raises:
         CheckpointError: no tensor is of Oobleck's, or one parameter is there twice.
@@ -117,7 +117,7 @@ def find_autoencoder(weights: WeightFile) -> Found:
 
 
 def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
-    """Returns parameter here → the shape that `load_state` gives it, without reading a tensor."""
+    """Return parameter here → the shape that `load_state` gives it, without reading a tensor."""
     shapes: dict[str, Shape] = {}
     for ours, source in found.sources.items():
         shape = weights.shape(source)
@@ -130,7 +130,7 @@ def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
 
 
 def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) -> None:
-    """Raises CheckpointError unless the file has just the parameters `expected`, name → shape, and no tensor that nothing explains."""
+    """Raise CheckpointError unless the file has just the parameters `expected`, name to shape, and no tensor that nothing explains."""
     given = shapes_of(weights, found)
     told = {
         "missing": sorted(expected.keys() - given.keys()),
@@ -149,7 +149,7 @@ def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) 
 
 
 def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
-    """Reads the parameters as float32, by their names here. A folded convolution is split again into g and v of the same weight.
+    """Read the parameters as float32, by their names here. A folded convolution is split again into g and v of the same weight.
 
     Raises:
         CheckpointError: a tensor is not of floats of at most 32 bits, or holds a number that is not finite.
@@ -170,7 +170,7 @@ def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
 
 
 def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Renames the state dict of an OobleckCodec for others: the inverse of what is read.
+    """Rename the state dict of an OobleckCodec for others: the inverse of what is read.
 
     Args:
         state: as the codec has it, weight norm kept.
@@ -198,7 +198,7 @@ def _under(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Gives each tensor, by its name without the prefix, its parameter here; returns these and the tensors that have none."""
+    """Give each tensor, by its name without the prefix, its parameter here; returns these and the tensors that have none."""
     blocks = num_blocks(names)
     modules = from_diffusers(blocks) if is_diffusers(names) else {name: name for name in our_modules(blocks)}
     sources: dict[str, str] = {}
@@ -219,7 +219,7 @@ def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, st
 
 
 def _parameters(ours: str) -> list[str]:
-    """Returns the parameters of the codec that one of Found.sources gives."""
+    """Return the parameters of the codec that one of Found.sources gives."""
     if not ours.endswith(f".{FOLDED}"):
         return [ours]
     module = ours.removesuffix(FOLDED)

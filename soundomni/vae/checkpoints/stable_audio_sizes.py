@@ -16,7 +16,7 @@ SAMPLE_RATE = 44100
 
 
 def infer_config(shapes: Mapping[str, Shape], layout: str) -> CodecConfig:
-    """Returns the arguments of a codec with these parameters.
+    """Return the arguments of a codec with these parameters.
 
     Args:
         shapes: parameter of the codec → shape. The first width gives base_channels, those after each block the multiples; a

@@ -47,7 +47,7 @@ class FoldCodec(Codec):
         return self._spec
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence."""
         if waveform.ndim != 3 or waveform.shape[1] != self._spec.channels:
             raise DataError(f"a waveform must be [clips, {self._spec.channels} channels, samples], {list(waveform.shape)} was given")
         size = self._spec.downsampling_ratio
@@ -58,14 +58,14 @@ class FoldCodec(Codec):
         return Representation(rearrange(frames, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, C·M, T]` to `[B, C, T·M]`."""
+        """Decode `[B, C·M, T]` to `[B, C, T·M]`."""
         frames = rearrange(representation.values, "b (c m) t -> b c t m", c=self._spec.channels)
         waveform: Tensor = rearrange(frames @ cosines(frames.shape[-1], frames), "b c t m -> b c (t m)")
         return waveform
 
 
 def cosines(size: int, like: Tensor) -> Tensor:
-    """Returns the orthonormal DCT-II matrix `[M, M]`, row k being frequency k, in the type and on the device of `like`."""
+    """Return the orthonormal DCT-II matrix `[M, M]`, row k being frequency k, in the type and on the device of `like`."""
     steps = torch.arange(size, dtype=torch.float64)
     matrix = math.sqrt(2.0 / size) * torch.cos(math.pi / size * steps[:, None] * (steps + 0.5))
     matrix[0] /= math.sqrt(2.0)

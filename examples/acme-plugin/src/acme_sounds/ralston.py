@@ -42,7 +42,7 @@ class RalstonSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
+        """Take `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
         values, width = start, -begin / self.num_steps
         for step in range(self.num_steps):
             time = begin * (1.0 - step / self.num_steps)

@@ -15,5 +15,5 @@ class SplitRouter(Router):
         return ("listen", "speak")
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
+        """Return 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return 0 if role in (Role.TEXT, Role.FEATURES) else 1
