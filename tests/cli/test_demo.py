@@ -108,10 +108,10 @@ def test_the_defaults_do_not_take_the_folder_they_write_for_the_spec(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--measure", "0"], "--measure must be at least 1, 0 was given"),
+        (["--measure", "0"], "--measure is 0; expected at least 1"),
         (["--compare", "no-such-model"], "no-such-model"),
         (["--data.datasets.toys=null"], "toy-sounds"),
-        (["--train.run_dir=elsewhere"], "give --out instead of --train.run_dir"),
+        (["--train.run_dir=elsewhere"], "use --out instead of --train.run_dir"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(

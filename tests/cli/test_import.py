@@ -199,7 +199,7 @@ def test_what_lies_at_out_is_left_alone(tmp_path: Path, fails: Any, result: Any,
     out.mkdir()
     result(*common)  # an empty directory is as good as none
     before = (out / "model.safetensors").stat().st_mtime_ns
-    assert "already exists; give --out a directory that does not" in fails(*common)
+    assert "already exists; give --out a new or empty directory" in fails(*common)
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert "already exists" in fails(*common[:-1], path)
 
@@ -216,5 +216,5 @@ def test_a_check_that_fails_writes_nothing(tmp_path: Path, fails: Any) -> None:
 def test_wrong_usage(tmp_path: Path, fails: Any) -> None:
     assert "stable-audio-vae" in fails("import")
     assert "invalid choice: 'stable-audio'" in fails("import", "stable-audio", "x", "--out", tmp_path)
-    assert "reads no spec" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--model.codec=x")
+    assert "does not read a spec" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--model.codec=x")
     assert "Did you mean '--config'?" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--confg=x")

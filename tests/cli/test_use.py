@@ -231,7 +231,7 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", " "], "an empty prompt"),
+        (["--prompt", " "], "the prompt is empty"),
         (["--prompt", "x", "--seconds", "0"], "seconds must be above 0"),
         (["--prompt", "x", "--seconds", "inf"], "seconds must be above 0 and at most 86400, inf was given"),
         (["--prompt", "x", "--seconds", "nan"], "seconds must be above 0"),
@@ -262,17 +262,17 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
 
 WRONG_GRIDS = {
     "seconds: 1": "must be a mapping with the key prompt",
-    "prompt: [1]": "prompt is 1, expected text",
+    "prompt: [1]": "prompt is 1; expected text",
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
-    "prompt: a\nseed: true": "seed is True, expected a whole number",
-    "prompt: a\nseconds: null": "seconds is None, expected a number",
+    "prompt: a\nseed: true": "seed is True; expected a whole number",
+    "prompt: a\nseconds: null": "seconds is None; expected a number",
     "- a": "must be a mapping",
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
     "[" * 3000: "within more than 100 others",
-    "prompt: a\nseed: 1:30": "seed is '1:30', expected a whole number",
-    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips, expected at most 100,000",
+    "prompt: a\nseed: 1:30": "seed is '1:30'; expected a whole number",
+    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips; expected at most 100,000",
 }
 
 
@@ -290,7 +290,7 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "missing.wav"], "missing.wav"),
         (
             ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"],
-            "lasts 0.5 s and all of it would be kept, the clip to make lasts 0.3 s",
+            "lasts 0.5 s and would be kept whole, but the clip to make lasts 0.3 s",
         ),
         (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
@@ -298,8 +298,8 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),
         (["generate", "--prompt", "x", "--vary", "missing.wav"], "missing.wav"),
         (["generate", "--prompt", "x", "--vary", "WAV", "--strength", "0"], "strength must be above 0"),
-        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how far a variant goes: give the file with --vary FILE"),
-        (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
+        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how much to vary a file; give the file with --vary FILE"),
+        (["generate", "--prompt", "x", "--span", "0:1"], "--span says which part of a file to keep; give the file with --keep FILE"),
         (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
         (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
         (["describe", "WAV", "--device", "gpu"], "no device 'gpu'"),

@@ -6,13 +6,13 @@ import argparse
 
 from soundomni.cli.importing.model import add_llm, add_options, write
 
-HELP = "a BAGEL checkpoint, as a language model with a generation expert that can learn to make audio"
+HELP = "import a BAGEL checkpoint: a language model with a generation expert that can learn to make audio"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     source = "directory with ema.safetensors, llm_config.json and tokenizer.json, or the weight file"
-    add_options(parser, source=source, free="what carries audio: codec, encoder, connectors, objective, sampler")
+    add_options(parser, source=source, free="the audio parts: codec, encoder, connectors, objective, sampler")
     add_llm(parser)
 
 

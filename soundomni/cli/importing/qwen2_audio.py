@@ -6,12 +6,12 @@ import argparse
 
 from soundomni.cli.importing.model import add_options, write
 
-HELP = "a Qwen2-Audio model of Hugging Face, as a model that hears as it does and can learn to make audio"
+HELP = "import a Hugging Face Qwen2-Audio model: it hears as the original does, and can learn to make audio"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    free = "what generates: codec, connector, objective, sampler, width of the generation expert"
+    free = "the generating parts: codec, connector, objective, sampler, width of the generation expert"
     add_options(parser, source="directory with config.json, tokenizer.json and weights", free=free)
 
 

@@ -6,13 +6,13 @@ import argparse
 
 from soundomni.cli.importing.model import add_llm, add_options, write
 
-HELP = "a checkpoint of the original SoundOmni research code, as a model that computes what it does"
+HELP = "import a checkpoint of the original SoundOmni research code, with the same outputs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     source = "checkpoint (safetensors, pt, bin), index of shards, or directory"
-    add_options(parser, source=source, free="the codec that made its latents, such as codec.yaml of `soundomni import stable-audio-vae`")
+    add_options(parser, source=source, free="the codec that made its latents, such as codec.yaml from `soundomni import stable-audio-vae`")
     add_llm(parser)
 
 

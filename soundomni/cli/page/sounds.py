@@ -1,4 +1,4 @@
-"""From an audio file to what the page shows of it: its bytes, its outline, its spectrogram, and what signal analysis hears in it.
+"""From an audio file to what the page shows: its bytes, its outline, its spectrogram, and what signal analysis hears in it.
 
 Shape letters: C channels, S samples, F frequencies, T frames.
 """
@@ -20,12 +20,12 @@ LEVELS = (-80.0, -10.0)
 """dB of full scale at the ends of the colors: the same in all pictures, so that quiet clips look quiet."""
 COLOR_MAP = "magma"
 LOWEST = 50.0
-"""Hz: below is no toy sound, and most of what a logarithmic axis would show."""
+"""Lowest frequency shown, in Hz: no toy sound is below it, and it would take up most of a logarithmic axis."""
 STRETCHES = 240
 
 
 def show_sound(path: Path, root: Path) -> Sound:
-    """Read an audio file below `root`, the page's folder. Raise UnreadableAudioError."""
+    """Read an audio file below `root`, the page's folder. Raise UnreadableAudioError if it cannot be read."""
     import numpy as np
 
     from soundomni.data.audio import read_audio
@@ -73,7 +73,7 @@ def outline(waveform: np.ndarray) -> tuple[tuple[float, float], ...]:
 
 
 def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
-    """Say for each attribute that a recipe states what signal analysis hears in an audio file."""
+    """Return for each attribute that a recipe states what signal analysis hears in an audio file."""
     from soundomni.data.audio import read_audio
     from soundomni.data.toys.analysis import analyze, compare
 
@@ -85,7 +85,7 @@ def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
 
 
 def attributes(recipe: Recipe) -> dict[str, str]:
-    """Return the values of the attributes that `agreement` compares, in words; those of several events in the order of time.
+    """Return the values of the attributes that `agreement` compares, in words, ordered by time if there are several events.
 
     >>> from soundomni.data.toys.toy_language import parse_caption
     >>> attributes(parse_caption("two loud clicks, then white noise"))
