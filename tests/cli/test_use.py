@@ -357,7 +357,7 @@ def test_export_destroys_nothing(tiny_run: Path, tiny_model: Path, tmp_path: Pat
     (annotated / "notes.txt").write_text("what I heard")
     shutil.copytree(tiny_run, run)
     before = tree(tmp_path)
-    assert "not empty and not a model directory" in fails("export", tiny_run, "--out", mine)
+    assert "is neither empty nor a model directory" in fails("export", tiny_run, "--out", mine)
     assert "also holds 'notes.txt'" in fails("export", tiny_run, "--out", annotated)
     assert "is a run directory" in fails("export", tiny_run, "--out", run)
     assert "is a run directory" in fails("export", run, "--out", run)

@@ -92,11 +92,11 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "cache").exists()
     asked = len(hub.fetched)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine", offline=True)), expected)
-    with pytest.raises(CheckpointError, match="'ann/tiny' at 'v1' is no directory here, and not complete in the cache of the Hub; offline"):
+    with pytest.raises(CheckpointError, match="'ann/tiny' at 'v1' is not a local directory, and the Hub cache does not have all of its files .offline"):
         SoundOmni.from_pretrained("ann/tiny@v1", cache_dir=tmp_path / "mine", offline=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine")), expected)
-    with pytest.raises(CheckpointError, match="not complete in the cache of the Hub; offline"):
+    with pytest.raises(CheckpointError, match="the Hub cache does not have all of its files .offline"):
         find_model("ann/tiny")
     assert len(hub.fetched) == asked
 
@@ -111,9 +111,9 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch:
         ),
         ("ann/tiny@v7", {}, "'ann/tiny' has no revision 'v7'; give a branch, a tag or a commit"),
         ("ann/gated", {}, r"'ann/gated' is gated: ask for access at http://127.0.0.1:\d+/ann/gated, then log in"),
-        ("ann/data", {}, "'ann/data' of the Hub holds no model directory: it has no spec.yaml"),
+        ("ann/data", {}, "the Hub repository 'ann/data' is not a model directory: it has no spec.yaml"),
         ("ann/tiny@v1", {"revision": "main"}, "names a revision, and 'main' was given as well"),
-        ("nano", {"revision": "v1"}, "'nano' is not a repository of the Hub"),
+        ("nano", {"revision": "v1"}, "'nano' is not a Hub repository"),
         ("absent", {}, "'absent' is neither a model directory nor a shipped model"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "tiny").symlink_to(local)
     assert find_model("ann/tiny") == Path("ann/tiny") and not hub.fetched
-    with pytest.raises(CheckpointError, match="'ann/gated' is not there; a repository of the Hub is meant only where no folder is called"):
+    with pytest.raises(CheckpointError, match="'ann/gated' is not there; it cannot mean a Hub repository, because there is a folder 'ann' here"):
         find_model("ann/gated")
     with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
         load_spec_with_start([], [("model.start", "ann/gated")])
@@ -142,7 +142,7 @@ def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: P
     assert "the weights of 'ann/tiny@v1' were not fetched; `soundomni train` compares their shapes" in capfd.readouterr().err
     assert {name for _, name in hub.fetched} == {"spec.yaml", "config.json", "tokenizer.json"}
     assert find_model("ann/tiny@v1", offline=True, weights=False).name == sha("ann/tiny", 0)
-    with pytest.raises(CheckpointError, match="not complete in the cache of the Hub; offline|has no weights: .* the cache lacks them"):
+    with pytest.raises(CheckpointError, match="the Hub cache does not have all of its files .offline|has no weights: .* the cache lacks them"):
         find_model("ann/tiny@v1", offline=True)
     assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler == spec.sampler
 
@@ -182,7 +182,7 @@ def test_weights_of_an_older_commit_are_not_left_behind(hub: Hub) -> None:
 
 
 def test_what_cannot_be_pushed_is_told(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckpointError, match="'tiny' is no name of a repository of the Hub: expected owner/name"):
+    with pytest.raises(CheckpointError, match="'tiny' is not a valid Hub repository name; expected owner/name"):
         omni().push_to_hub("tiny")
     assert main(["export", "nano", "--out", str(tmp_path / "out"), "--private"]) == 2
     assert main(["export", "nano", "--out", str(tmp_path / "out"), "--push", "ann/new@v1"]) == 2

@@ -77,7 +77,7 @@ def broken_index(folder: Path, content: object) -> None:
     ("change", "message"),
     [
         (lambda folder: (folder / "model-00002-of-00007.safetensors").unlink(), "lacks 1 of 7 shards of weights: model-00002-of-00007"),
-        (lambda folder: (folder / INDEX_FILE).unlink(), f"has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}"),
+        (lambda folder: (folder / INDEX_FILE).unlink(), f"has no weights; expected {WEIGHTS_FILE} or {INDEX_FILE}"),
         (lambda folder: broken_index(folder, "{"), "is not an index of weights: JSONDecodeError"),
         (lambda folder: broken_index(folder, {"weight_map": {"a": "../other.safetensors"}}), "must name files such as model-00001-of"),
         (lambda folder: broken_index(folder, {"weights": {}}), "is not an index of weights: KeyError"),

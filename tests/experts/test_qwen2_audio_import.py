@@ -272,7 +272,7 @@ def test_tensors_that_nothing_explains_are_refused_and_known_ones_listed(tmp_pat
     with pytest.raises(CheckpointError, match=r"holds 1 tensors that a Qwen2-Audio model has not \(visual\.proj\)"):
         import_qwen2_audio(source)
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match="quantised weights cannot be imported"):
+    with pytest.raises(CheckpointError, match="quantized weights cannot be imported"):
         write_imported(import_qwen2_audio(source), tmp_path)
 
 

@@ -66,7 +66,7 @@ def test_a_number_out_of_its_range_is_named_with_what_was_given_and_expected(key
     with pytest.raises(SpecError) as caught:
         check_train(changed(TrainSpec(run_dir="unused"), key, value))
     line = str(caught.value)
-    assert line.startswith(f"train.{key} is ") and "; it must be " in line and "\n" not in line
+    assert line.startswith(f"train.{key} is ") and "; expected " in line and "\n" not in line
 
 
 def test_what_training_can_use_is_let_through() -> None:
@@ -92,7 +92,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
     path.write_text(TEXT)
     assert main(["spec", "validate", str(path), "--train.run_dir=run"]) == 0
     assert main(["spec", "validate", str(path), "--train.run_dir=run", "--train.optimizer.lr=-1"]) == 2
-    assert "train.optimizer.lr is -1.0; it must be finite and at least 0" in capsys.readouterr().err
+    assert "train.optimizer.lr is -1.0; expected finite and at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

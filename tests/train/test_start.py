@@ -265,7 +265,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         file.write("unknown: 1\n")
     assert "unknown key 'unknown'" in told(f"--model.start={damaged}")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(SpecError, match=r"model.start: a model directory holds all weights itself, 'nano' was given; leave it out"):
+    with pytest.raises(SpecError, match=r"model.start is 'nano', but a model directory holds all weights itself; leave it out"):
         SoundOmni.from_pretrained(tiny, overrides={"model.start": "nano"})
 
 

@@ -17,7 +17,7 @@ from soundomni.core.sequence import Role
 
 
 class AttentionPlan(Protocol):
-    """Exact attention of one batch. Made once per batch, used by every layer."""
+    """Exact attention for one batch. Made once per batch, used by every layer."""
 
     executor: str
     """Name of the executor that was chosen."""
@@ -31,12 +31,12 @@ class AttentionPlan(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as the backbone sees it: positions, the attention plan, and a cache when there is one.
+    """A batch as the backbone sees it: positions, the attention plan, and the cache if there is one.
 
     Args:
         stored: the stored order.
         position_ids: int64 `[P]` on the device.
-        attention: the plan.
+        attention: the attention plan.
         cache: keys and values of earlier calls; None in training.
     """
 
@@ -46,7 +46,7 @@ class Layout:
     cache: KVCache | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache when there is one."""
+        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is one."""
         if self.cache is not None:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)

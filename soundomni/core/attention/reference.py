@@ -1,4 +1,4 @@
-"""Dense attention with the mask written out, in the precision of its inputs: what every other executor must agree with.
+"""Dense attention with an explicit mask, in the precision of its inputs: the reference for every other executor.
 
 Shape letters: N tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -17,9 +17,9 @@ MAX_TOKENS = 16384
 
 
 def obstacle(table: SegmentTable) -> str | None:
-    """Return why the batch can't be computed densely, None when it can."""
+    """Return why the batch cannot be computed densely, or None if it can."""
     if table.num_tokens > MAX_TOKENS:
-        return f"its mask is dense, which is for tests of at most {MAX_TOKENS} tokens, and the batch has {table.num_tokens}"
+        return f"its mask is dense, which is for tests with at most {MAX_TOKENS} tokens, and the batch has {table.num_tokens}"
     return None
 
 

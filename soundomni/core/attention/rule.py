@@ -2,7 +2,7 @@
 
 Query q sees key k if and only if both are in the same document, and k is not after q or both are in the same full or noise segment,
 and k is not in a noise segment other than q's own. The boundary tokens of a segment belong to it. With three ids per token the rule
-is pointwise, so that kernels evaluate it without a mask of size N x N.
+can be evaluated pointwise, so that kernels need no mask of size N x N.
 
 Shape letters: G segments, N tokens.
 """
@@ -20,7 +20,7 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class TokenRule:
-    """What the rule needs to know of each token, int64 `[N]` each.
+    """The ids that the rule needs for each token, int64 `[N]` each.
 
     Args:
         document: the token's document.
@@ -56,9 +56,9 @@ def dense_mask(table: SegmentTable) -> np.ndarray:
 
 
 def is_single_pass(table: SegmentTable) -> bool:
-    """Whether no causal segment comes after a full one of its document.
+    """Return whether no causal segment comes after a full one in its document.
 
-    The keys of a query are then either a causal chain that ends at the query, or a plain set that its whole segment shares.
+    A query's keys are then either a causal chain that ends at the query, or a plain set that its whole segment shares.
     """
     full = np.append(0, np.cumsum(table.attend == Attend.FULL))
     first_row = np.searchsorted(table.document, table.document)

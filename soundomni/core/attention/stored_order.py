@@ -17,7 +17,7 @@ import numpy as np
 from soundomni.core.sequence import Role, SegmentTable
 
 PADDING = -1
-"""Stands in a stored order where there is no token."""
+"""Entry of a stored order where there is no token."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class StoredOrder:
     """The stored order of a batch.
 
     Args:
-        order: int64 numpy `[P]`, the token at each stored place, PADDING where there is none.
+        order: int64 numpy `[P]`, the token at each stored place, PADDING if there is none.
         position_ids: int64 numpy `[P]`, 0 at padding.
         stream_lengths: stored tokens of each stream, padding included.
-        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent ones are empty.
+        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent roles have empty ones.
     """
 
     order: np.ndarray
@@ -38,7 +38,7 @@ class StoredOrder:
 
 
 def store(table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1) -> StoredOrder:
-    """Compute the stored order. Streams are padded to a multiple of `multiple` with at least one token each.
+    """Return the stored order. Streams are padded to a multiple of `multiple` with at least one token each.
 
     A stream is never empty, so that every parameter takes part in every step on every rank.
     """

@@ -1,7 +1,7 @@
 """Variable-length flash attention on CUDA: one call for all causal rectangles of a batch, one for all others.
 
-Exact when every query has one rectangle, that is, when no causal segment follows a full one; then nothing is merged. Rectangles are
-gathered one after the other, so that the kernel sees a batch of sequences whose queries and keys may differ in number
+It is exact if every query has one rectangle, that is, if no causal segment follows a full one; then nothing is merged. Rectangles are
+gathered one after another, so that the kernel sees a batch of sequences whose queries and keys may differ in number
 (FlashAttention-2, Dao 2023).
 
 Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head dimensions.
@@ -28,7 +28,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the varlen kernels can't compute the batch, None when they can."""
+    """Return why the varlen kernels cannot compute the batch, or None if they can."""
     if device.type != "cuda":
         return f"varlen kernels need a CUDA device, and the batch is on '{device.type}'"
     if dtype not in HALF:
@@ -40,11 +40,11 @@ def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> s
 
 @dataclass(frozen=True)
 class VarlenCall:
-    """The arguments of one call: every rectangle is one sequence, none is empty.
+    """Arguments of one call: every rectangle is one sequence, and none is empty.
 
     Args:
         query, key: int64 `[Q]` and `[K]`, stored places, rectangle after rectangle.
-        cu_seqlens_q, cu_seqlens_k: int32 `[n + 1]`, where each rectangle begins.
+        cu_seqlens_q, cu_seqlens_k: int32 `[n + 1]`, start of each rectangle.
         causal: whether query i of a rectangle sees only its first i + 1 keys.
     """
 

@@ -1,4 +1,4 @@
-"""A spec as JSON schema (draft 2020-12), so that editors complete keys and mark mistakes, plugins' arguments included."""
+"""A spec as JSON schema (draft 2020-12), so that editors complete keys and mark mistakes, including plugins' arguments."""
 
 from __future__ import annotations
 
@@ -90,7 +90,10 @@ def _slot_field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _slot_schema(kind: str) -> dict[str, Any]:
-    """Any registered name with its arguments; a name with a dot or a colon, of a class by its path or of a distribution, with any."""
+    """Return the schema of a slot: a registered name with its arguments, or a name with a dot or colon and any arguments.
+
+    The latter are import paths and names of the form `dist:name`.
+    """
     other = {"type": "string", "pattern": "[.:]"}
     choices: list[dict[str, Any]] = [other, _choice({"class_path": other}, schema_of(dict[str, Any]), required=False)]
     names: list[str] = []

@@ -1,8 +1,8 @@
-"""What the names of plugins mean in a spec that was written elsewhere, or before something else was installed.
+"""The meaning of plugin names in a spec that was written elsewhere, or before something else was installed.
 
-In a spec of one's own a short name means the only plugin of that name, and an error asks for `dist:name` when there are several. A shipped
-spec means soundomni's own plugins. A run and a model directory record the distribution of each plugin, which stays what is meant; those
-of older versions, which do not, mean soundomni's own plugin when there is one of the name.
+In a user's own spec a short name means the only plugin of that name; if there are several, an error asks for `dist:name`. A shipped
+spec means soundomni's own plugins. A run and a model directory record the distribution of each plugin, which determines what is meant;
+older ones without that record mean soundomni's own plugin if there is one of the name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.spec.slots import map_names, slots
 
 RECORD_KEY = "distributions"
-"""Where config.json of a model directory has the record; lock.json of a run is the record."""
+"""Key of the record in config.json of a model directory; lock.json of a run is itself the record."""
 
 _LOCK, _CONFIG, _REPORT = "lock.json", "config.json", "import-report.json"
 _MOST_BYTES = 1 << 20
@@ -45,7 +45,7 @@ Record = Mapping[str, Source]
 
 
 def record(spec: Spec) -> list[dict[str, Any]]:
-    """Return {distribution, version, slots} of what a spec's plugins come from, sorted; `slots` are the keys of registered plugins."""
+    """Return {distribution, version, slots} for each distribution that a spec uses, sorted; `slots` are the keys of its plugins."""
     entries: list[dict[str, Any]] = [{**entry, "slots": []} for entry in registry.lock(spec)]
     for key, kind, slot in slots(spec):
         if registry.is_registered(kind, slot.class_path):
@@ -55,7 +55,7 @@ def record(spec: Spec) -> list[dict[str, Any]]:
 
 
 def record_beside(spec_file: Path) -> Record | None:
-    """Return the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
+    """Return the record of the run, model directory or imported codec to which a spec file belongs; None for any other file."""
     if spec_file.name == "codec.yaml" and spec_file.with_name(_REPORT).is_file():
         return {}
     if spec_file.name != "spec.yaml":
@@ -66,7 +66,7 @@ def record_beside(spec_file: Path) -> Record | None:
 
 
 def read_record(file: Path) -> Record:
-    """Return the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
+    """Return the record in lock.json or config.json; an empty one if it has none or, with a warning, if it is damaged."""
     try:
         tree = read_json(file, most_bytes=_MOST_BYTES)
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
@@ -77,7 +77,7 @@ def read_record(file: Path) -> Record:
 
 
 def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
-    """Return plain data of a written spec with each plugin under the name that it has here, by its record or else by `settled_name`."""
+    """Return plain data of a written spec with each plugin's current name here, by its record or else by `settled_name`."""
 
     def settle(key: str, kind: str, name: str) -> str:
         return settled_name(kind, name, known[key].distribution if key in known else None)
@@ -86,18 +86,18 @@ def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
 
 
 def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data of a shipped spec, or of a part of one, with each name as that of soundomni's own plugin."""
+    """Return plain data of a shipped spec, or a part of one, with each name meaning soundomni's own plugin."""
     return map_names(tree, lambda key, kind, name: settled_name(kind, name, OWN))
 
 
 def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
+    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` can read whatever is installed then."""
 
     return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
 
 
 def lasting_name(kind: str, name: str) -> str:
-    """Return the short name of a plugin of soundomni, `dist:name` of one of others, and an import path as it is."""
+    """Return the short name of one of soundomni's plugins, `dist:name` of a third-party plugin, and an import path unchanged."""
     if not registry.is_registered(kind, name):
         return name
     entry = registry.find(kind, name)
@@ -105,12 +105,12 @@ def lasting_name(kind: str, name: str) -> str:
 
 
 def settled_name(kind: str, name: str, distribution: str | None) -> str:
-    """Return the name that a plugin of a written spec has here: the short one where that is the only one, and else `dist:name`.
+    """Return the name that a plugin of a written spec has here: the short name if it is unique, otherwise `dist:name`.
 
     Args:
         kind: one of KINDS.
-        name: as it was written.
-        distribution: where it came from; None when that is not known.
+        name: name as it was written.
+        distribution: distribution that it came from; None if that is not known.
     """
     given, short = registry.split_name(kind, name)
     wanted = given or distribution
@@ -126,7 +126,7 @@ def settled_name(kind: str, name: str, distribution: str | None) -> str:
 
 
 def check_installed(kind: str, name: str, source: Source | None) -> None:
-    """Raise PluginError, with how to install it, when a plugin is not here that a model or a run was made with."""
+    """Raise PluginError, which says how to install it, if a plugin of a model or a run is missing here."""
     given, short = registry.split_name(kind, name)
     if source is None or normalized(given) != normalized(source.distribution) or registry.is_registered(kind, name):
         return
