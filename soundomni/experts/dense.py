@@ -7,11 +7,11 @@ from soundomni.core.sequence import Role
 
 
 class DenseRouter(Router):
-    """Sends every token through one stream, "all": a plain transformer."""
+    """Send every token through one stream, "all": a plain transformer."""
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("all",)."""
+        """Names of the streams: only "all"."""
         return ("all",)
 
     def stream_of(self, role: Role) -> int:

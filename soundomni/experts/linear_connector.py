@@ -1,4 +1,4 @@
-"""The connector of BAGEL and of the original SoundOmni: one linear layer each way. Shape letters: N tokens, H hidden dimensions."""
+"""The connector of BAGEL and the original SoundOmni: one linear layer each way. Shape letters: N tokens, H hidden dimensions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from soundomni.experts.projection_connector import ProjectionConnector, initiali
 
 
 class LinearConnector(ProjectionConnector):
-    """`[N, token_dim]` → `[N, H]` and back by one linear layer each; the way out starts at zero weight and bias.
+    """Map `[N, token_dim]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and bias.
 
     Args:
         token_dim: numbers per token (runtime).
         hidden_dim: H (runtime).
-        generates: whether tokens are generated: they then carry time and place, and there is a way out (runtime).
-        time_scale: what timesteps in [0, 1] are multiplied by before their sinusoids; 1 as in the original.
+        generates: whether tokens are generated: if so, they carry time and place, and there is an output layer (runtime).
+        time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
     """
 
     def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, time_scale: float = 1.0) -> None:

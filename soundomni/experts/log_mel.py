@@ -18,11 +18,11 @@ from soundomni.experts.sizes import require_positive
 class LogMelEncoder(Encoder):
     """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of stride 1.
 
-    Beside its mel bins each frame has one number for its level: how loud a frame is would otherwise have to be summed over bins whose
-    share of a tone depends on its pitch.
+    In addition to its mel bins, each frame has one number for its level; otherwise the network would have to derive the level from bins
+    whose share of a tone depends on its pitch.
 
-    A token covers four hops. Features of a clip do not depend on the clips beside it: what lies beyond a clip is set to zero
-    before each convolution, which is what the convolution pads with. Order is left to the backbone's positions.
+    A token covers four hops. Features of a clip do not depend on other clips in the batch: everything beyond a clip is set to zero
+    before each convolution, which is also the convolution's padding. The backbone's positions provide the order.
 
     Args:
         sample_rate: in Hz.
@@ -78,7 +78,7 @@ class LogMelEncoder(Encoder):
         return out
 
     def _frames(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log10 power `[B, C, L]`, of the M mel bins and of all, brought near [−1.5, 1.5], and the frames that each clip has."""
+        """Return log10 power `[B, C, L]` of the M mel bins and in total, scaled to about [−1.5, 1.5], and each clip's frame count."""
         clips = fit(waveform, lengths, waveform.shape[-1])
         hop = self.mel.hop_length
         power = self.mel(clips)[..., : -(-waveform.shape[-1] // hop)]

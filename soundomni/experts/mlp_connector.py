@@ -9,16 +9,16 @@ from soundomni.experts.sizes import require_positive
 
 
 class MLPConnector(ProjectionConnector):
-    """`[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way out starts at zero.
+    """Map `[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way back starts at zero.
 
-    Hidden tokens leave the backbone normalized, so the way out needs no norm of its own.
+    Hidden tokens leave the backbone normalized, so the way back needs no norm of its own.
 
     Args:
         token_dim: numbers per token (runtime).
         hidden_dim: H (runtime).
-        generates: whether tokens are generated: they then carry time and place, and there is a way out (runtime).
+        generates: whether tokens are generated: if so, they carry time and place, and there is a way back (runtime).
         multiple: width of the hidden layers, in multiples of H.
-        time_scale: what timesteps in [0, 1] are multiplied by before their sinusoids; 1 as in the original.
+        time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
     """
 
     def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, multiple: int = 2, time_scale: float = 1.0) -> None:

@@ -22,7 +22,7 @@ from soundomni.experts.rope import rotate
 from soundomni.experts.swiglu import SwiGLU
 
 AuxiliaryLoss = tuple[Tensor, Tensor]
-"""(sum, count) of the loss that feed-forward networks add, such as load balance."""
+"""(sum, count) of a loss that feed-forward networks add, such as load balance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class LayerSizes:
 
     Args:
         hidden_dim, num_heads, num_kv_heads, head_dim: H, h, g and d.
-        norm_eps: of every norm.
+        norm_eps: eps of every norm.
     """
 
     hidden_dim: int
@@ -42,9 +42,9 @@ class LayerSizes:
 
 
 class MoTExpert(nn.Module):
-    """What one stream owns of a layer: both norms, the projections of attention and the feed-forward network.
+    """One stream's parameters in a layer: both norms, the projections of attention and the feed-forward network.
 
-    Rows of `qkv.weight` are the heads of the queries, then of the keys, then of the values.
+    Rows of `qkv.weight` are the heads of the queries, then the keys, then the values.
     """
 
     def __init__(self, sizes: LayerSizes, *, qk_norm: bool, feed_forward: nn.Module) -> None:
@@ -78,9 +78,9 @@ class MoTExpert(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, source: MoTExpert) -> None:
-        """Take over every parameter of the same name and shape, and what narrower SwiGLU networks take of wider ones.
+        """Copy every parameter of the same name and shape, and the part of wider SwiGLU networks that narrower ones take over.
 
-        Parameters without a counterpart, such as the q/k norms of a stream whose model has none, stay as they are.
+        Parameters without a counterpart, such as q/k norms that the source does not have, stay as they are.
         """
         theirs = dict(source.named_parameters())
         for name, parameter in self.named_parameters():
@@ -94,10 +94,10 @@ class MoTExpert(nn.Module):
 
 
 class MoTLayer(nn.Module):
-    """One layer over E streams. Takes tensors and plain objects only, so that it can be sharded, checkpointed or compiled alone.
+    """One layer over E streams. Takes only tensors and plain objects, so that it can be sharded, checkpointed or compiled on its own.
 
     Args:
-        index: which layer of the backbone this is; names its place in the cache.
+        index: index of this layer in the backbone, and in the cache.
         experts: stream name → its parameters, in the router's order.
     """
 
@@ -110,11 +110,11 @@ class MoTLayer(nn.Module):
         self.num_kv_heads = first.num_kv_heads
 
     def expert(self, stream: str) -> MoTExpert:
-        """Return what the stream of this name owns."""
+        """Return the parameters of the stream of this name."""
         return cast(MoTExpert, self.experts[stream])
 
     def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
-        """Map streams `[N_e, H]` in stored order to the same after the layer, and the auxiliary loss of all its networks, if any.
+        """Map streams `[N_e, H]` in stored order to the same streams after the layer, and the networks' auxiliary loss, if any.
 
         Args:
             streams: one tensor per stream, in the router's order.
@@ -131,7 +131,7 @@ class MoTLayer(nn.Module):
 
 
 def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:
-    """Add sums and counts of the losses that there are; None when there are none."""
+    """Add up sums and counts of the losses that are present; None if there are none."""
     present = [loss for loss in losses if loss is not None]
     if not present:
         return None

@@ -24,7 +24,7 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Qwen2AudioEncoder(Encoder):
-    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower of transformers, as `tower`.
+    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower from transformers, as `tower`.
 
     The tower takes exactly 2 · max_source_positions frames, 30 s by default. Shorter clips are padded with silence that attention
     does not see; longer ones are refused, never cut. Weights are random until they are loaded.
@@ -35,7 +35,7 @@ class Qwen2AudioEncoder(Encoder):
         num_layers: transformer layers.
         num_heads: attention heads.
         ffn_dim: width of the feed-forward networks.
-        max_source_positions: positions of the tower, of two mel frames (20 ms) each.
+        max_source_positions: number of positions of the tower; each stands for two mel frames (20 ms).
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Qwen2AudioEncoder(Encoder):
         return features[:, : self.num_tokens(min(waveform.shape[-1], self.max_samples))]
 
     def log_mel(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Compute Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
+        """Return Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
 
         Log10 power is cut at 8 below the clip's maximum, then (x + 4) / 4.
         """
@@ -108,9 +108,9 @@ class Qwen2AudioEncoder(Encoder):
     def _refuse_longer(self, num_samples: int) -> None:
         if num_samples > self.max_samples:
             given, limit = num_samples / SAMPLE_RATE, self.max_samples / SAMPLE_RATE
-            raise DataError(f"a clip of {given:.2f} s is too long for the qwen2-audio encoder: expected at most {limit:g} s; split it")
+            raise DataError(f"the clip lasts {given:.2f} s; the qwen2-audio encoder takes at most {limit:g} s. Split the clip")
 
 
 def _positions(frames: Count) -> Count:
-    """Positions of the tower for L mel frames, after its convolution of stride 2."""
+    """Return the tower's positions for L mel frames, after its convolution of stride 2."""
     return (frames - 1) // 2 + 1

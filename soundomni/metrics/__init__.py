@@ -6,8 +6,8 @@
 | frechet, kernel | how far one set of embeddings is from another |
 | kl | how differently a classifier hears two clips |
 | text | word and character error rates |
-| cider | consensus of a caption with several references |
+| cider | agreement of a caption with several references |
 | bandwidth | how much of a sound lies above a frequency |
-| shares | how sure a share of right answers is |
+| shares | how certain a share of right answers is |
 | clap, classifier | networks from a local directory that give embeddings, scores and probabilities |
 """

@@ -31,23 +31,23 @@ Window = Literal["sine", "kbd"]
 
 KBD_ALPHA = 4.0
 COMPANDING_KNEE = 1e-4
-"""Coefficients below this are companded linearly: the slope of |x|^p is infinite at zero, and so would gradients be."""
+"""Coefficients below this are companded linearly: the slope of |x|^p is infinite at zero, and gradients would be as well."""
 
 
 class MDCTCodec(Codec):
     """Latents `[B, C·M, T]`, channel by channel (coefficient k of channel c is row c·M + k), T = ceil(S / M) + 1.
 
-    Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
+    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
 
     Args:
         sample_rate: in Hz.
         channels: C.
         frame_size: M.
-        window: "sine", or "kbd", Kaiser-Bessel-derived with alpha 4, which leaks less far and resolves close tones less well.
-        companding: p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1 leaves them as they are.
+        window: "sine", or "kbd", Kaiser-Bessel-derived with alpha 4, which leaks less far but separates close tones less well.
+        companding: p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1 changes nothing.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class MDCTCodec(Codec):
         super().__init__()
         check_audio_format(sample_rate, channels)
         if frame_size < 1:
-            raise SpecError(f"frame_size must be at least 1, {frame_size} was given")
+            raise SpecError(f"frame_size is {frame_size}; expected at least 1")
         if window not in get_args(Window):
-            raise SpecError(f"window must be sine or kbd, '{window}' was given.{did_you_mean(window, get_args(Window))}")
+            raise SpecError(f"window is '{window}'; expected sine or kbd.{did_you_mean(window, get_args(Window))}")
         check_companding(companding)
         self.frame_size = frame_size
         self.window: Window = window
@@ -80,16 +80,16 @@ class MDCTCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents; the last frame only closes the overlap."""
+        """Spec of the latents; the last frame only closes the overlap."""
         return self._spec
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """A frame is made of its two blocks of M samples and nothing else, and a block of its two frames."""
+        """No frames beyond its own: a frame depends only on its two blocks of M samples, and a block on its two frames."""
         return ReceptiveField(encode=0, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raise DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip. Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
         frames = lapped(samples, self.frame_size, self._spec.num_frames(samples.shape[-1]))
@@ -128,8 +128,8 @@ class MDCTCodec(Codec):
 def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the window `[2M]` and the rotations of samples `[2M]` and of coefficients `[M]`, in double precision.
 
-    The cosine is the real part of a product of three turns, exp(-i·π·n·k / M) of the FFT, one of n alone and one of k alone. These
-    are arrays and no buffers, so that a module that is built without memory, or cast, keeps its transform.
+    The cosine is the real part of a product of three rotations: exp(-i·π·n·k / M) of the FFT, one that depends only on n, and one only
+    on k. They are arrays and not buffers, so that a module that is built without memory, or cast, keeps its transform.
     """
     n, k = np.arange(2 * hop), np.arange(hop)
     sample_turn = np.exp(-0.5j * np.pi / hop * n)
@@ -142,9 +142,9 @@ def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def check_companding(power: float) -> None:
-    """Raise SpecError for a power out of its range."""
+    """Raise SpecError for a power that is out of range."""
     if not 0.0 < power <= 1.0:
-        raise SpecError(f"companding must lie in (0, 1], {power} was given")
+        raise SpecError(f"companding is {power}; expected a number above 0 and at most 1")
 
 
 def compand(values: Tensor, power: float) -> Tensor:

@@ -16,19 +16,19 @@ from torch import Tensor
 
 DEFAULT_WINDOWS = (2048, 1024, 512, 256, 128, 64, 32)
 MAGNITUDE_FLOOR = 1e-4
-"""Added to magnitudes in quadrature: below it (−80 dB) all is equally quiet, and the slope of the root stays finite."""
+"""Added to magnitudes in quadrature: below it (−80 dB) everything is equally quiet, and the slope of the root stays finite."""
 QUIET_RMS = 1e-3
-"""A clip quieter than this (−60 dB) is measured as if it were this loud: silence must not divide by zero."""
+"""A clip quieter than this (−60 dB) is measured as if it were this loud, so that silence does not divide by zero."""
 
 
 def stft_distances(target: Tensor, estimate: Tensor, lengths: Tensor, windows: Sequence[int] = DEFAULT_WINDOWS) -> tuple[Tensor, Tensor]:
-    """Compare waveforms `[B, C, S]`, which are zero beyond the `lengths` `[B]`, clip by clip.
+    """Compare waveforms `[B, C, S]`, zero beyond the `lengths` `[B]`, clip by clip.
 
-    A window longer than a clip is left out for that clip; a clip shorter than every window has distance 0 and does not count. The
-    distance is the mean over the channels, and over sum and difference as well when there are two.
+    Windows longer than a clip are left out for that clip; a clip shorter than every window has distance 0 and does not count. The
+    distance is the mean over the channels and, if there are two, also over their sum and difference.
 
     Returns:
-        The distance of each clip `[B]`, mean over its windows, and bool `[B]`, whether it has one.
+        The distance of each clip `[B]`, the mean over its windows, and bool `[B]`, whether it has one.
     """
     target, estimate = _views(target), _views(estimate)
     total = target.new_zeros(len(target))
@@ -79,5 +79,5 @@ def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:
 
 
 def _root(power: Tensor) -> Tensor:
-    """The square root with a finite slope at zero, where a perfect estimate is."""
+    """Return the square root, with a finite slope at zero, where a perfect estimate is."""
     return (power + MAGNITUDE_FLOOR**2).sqrt() - MAGNITUDE_FLOOR

@@ -91,7 +91,7 @@ def test_a_model_trains_with_an_imported_codec(tmp_path: Path, tiny_spec: Path, 
     out, run, model = tmp_path / "vae", tmp_path / "run", tmp_path / "model"
     assert main(["import", "stable-audio-vae", str(path), "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "layout diffusers-oobleck" in text and "the config is config.json, which lies beside the weights" in text
+    assert "layout diffusers-oobleck" in text and "the config is config.json, found next to the weights" in text
     spec = load_spec([tiny_spec, out / "codec.yaml"])
     assert spec.model.codec.init_args["weights"] == str((out / "model.safetensors").resolve())
     layers = ["--config", str(tiny_spec), "--config", str(out / "codec.yaml")]
@@ -106,9 +106,9 @@ def test_without_a_config_sizes_come_from_tensors_and_what_is_assumed_is_said(tm
     path = write_layout("full-model", tiny_codec(sample_rate=44100), tmp_path / "source")
     made = result("import", "stable-audio-vae", path, "--out", tmp_path / "out")
     assert made["codec"]["init_args"] == {**SIZES, "sample_rate": 44100}
-    assert "the sample rate is taken to be 44100 Hz" in made["notes"]
+    assert "the sample rate is assumed to be 44100 Hz" in made["notes"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "the sample rate is taken to be 44100 Hz" in card and "license: unknown" in card
+    assert "the sample rate is assumed to be 44100 Hz" in card and "license: unknown" in card
     assert_same(tiny_codec(sample_rate=44100), imported(tmp_path / "out"))
 
 
@@ -156,7 +156,7 @@ def other_widths(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (another_model, "holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1."),
+        (another_model, "does not hold Stable Audio's autoencoder; expected tensors such as encoder.layers.1."),
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
         (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
@@ -183,10 +183,10 @@ def test_wrong_configs_end_in_one_line_and_nothing_is_written(tmp_path: Path, fa
         assert not out.exists()
         return said
 
-    assert "model.bottleneck.type: given 'rvq', expected 'vae'" in line(model__bottleneck__type="rvq")
+    assert "model.bottleneck.type is 'rvq'; expected 'vae'" in line(model__bottleneck__type="rvq")
     both = {"model__encoder__config__channels": 8, "model__decoder__config__channels": 8}
     assert "does not fit the codec's sizes" in line(**both)
-    assert "strides must be at least 2" in line(
+    assert "expected strides of at least 2" in line(
         model__encoder__config__strides=[1, 4], model__decoder__config__strides=[1, 4], model__downsampling_ratio=4
     )
     absent = tmp_path / "absent.json"

@@ -372,7 +372,7 @@ def test_initial_weights_have_the_stated_spread() -> None:
         ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of num_heads, which is 4"),
         ({"num_heads": 0}, "num_heads is 0; expected at least 1"),
         ({"num_kv_heads": 3}, "num_heads is 4; expected a multiple of num_kv_heads, which is 3"),
-        ({"head_dim": 5}, "head_dim is 5; rotary positions expect an even number"),
+        ({"head_dim": 5}, "head_dim is 5; expected an even number"),
         ({"intermediate_dim": 8, "gen_intermediate_dim": 9, "copy_initialize": True}, "gen_intermediate_dim is 9 .* at most .* 8"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_text_that_is_too_long_is_refused(embedder: ClapEmbedder) -> None:
         (lambda path: (path / "model.safetensors").unlink(), r"it has no \*.safetensors"),
         (lambda path: (path / "model.safetensors").write_bytes(b"no weights"), "cannot be loaded as ClapModel"),
         (lambda path: (path / "config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda path: (path / "config.json").write_text('{"model_type": "bert"}'), "of the type 'bert', expected 'clap'"),
+        (lambda path: (path / "config.json").write_text('{"model_type": "bert"}'), "of type 'bert'; expected 'clap'"),
         (lambda path: (path / "processor_config.json").unlink(), "has no settings for ClapProcessor"),
         (without_a_weight, "another network than ClapModel: 1 missing"),
     ],

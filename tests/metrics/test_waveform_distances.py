@@ -26,7 +26,7 @@ def test_si_sdr_at_the_edges() -> None:
     assert np.isnan(si_sdr(np.zeros(4), ramp))
     assert si_sdr(ramp, np.zeros(4)) == -np.inf
     assert si_sdr(ramp, np.array([4.0, -3.0, 2.0, -1.0])) < -10
-    with pytest.raises(ValueError, match="expected one shape"):
+    with pytest.raises(ValueError, match="expected the same non-empty shape"):
         si_sdr(np.zeros((1, 4)), np.zeros((2, 4)))
 
 

@@ -2,11 +2,11 @@
 
 | name | what it is |
 |---|---|
-| model.safetensors | the weights by the names there; the VAE is exported by itself |
-| config.json | the sizes of the language model and of the audio tower, as transformers has them for Qwen2-Audio |
+| model.safetensors | weights under their original names; the VAE is exported separately |
+| config.json | sizes of the language model and the audio tower, as transformers states them for Qwen2-Audio |
 | tokenizer.json | text tokens |
 
-What that code cannot compute is refused, so that nothing is lost on the way.
+Anything that the original code cannot compute is refused, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = tor
     """Write a model into an empty folder.
 
     Args:
-        model: with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of latents.
-        folder: where.
-        dtype: what weights are stored as.
+        model: model with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of latents.
+        folder: the folder.
+        dtype: dtype in which weights are stored.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
 
     Raises:
-        SpecError: the original has no such part.
+        SpecError: the original does not have such a part.
         CheckpointError: a weight is too large for `dtype`.
     """
     _check(model.spec)
@@ -97,11 +97,11 @@ def _check(spec: Spec) -> None:
     }
     for key, (value, possible) in given.items():
         if value not in possible:
-            raise SpecError(f"{key} is {value!r}; the original SoundOmni has {possible[0]!r} alone, so this model cannot be written for it")
+            raise SpecError(f"{key} is {value!r}, but the original SoundOmni only has {possible[0]!r}; this model cannot be written for it")
 
 
 def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Experts:
-    """Describe a backbone as a checkpoint of its own."""
+    """Describe a backbone as if it came from a checkpoint."""
     first = cast(MoTLayer, backbone.blocks[0])
     networks = {name: first.expert(name) for name in (UND, GEN)}
     widths = {name: cast(SwiGLU, expert.mlp).down.in_features for name, expert in networks.items()}

@@ -1,4 +1,4 @@
-"""Weight files of single codecs: safetensors only, nothing is ever unpickled."""
+"""Weight files of single codecs: only safetensors, so that nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from soundomni.core.pretrained.weights import check_finite
 
 
 def load_strict(module: nn.Module, path: str | Path) -> None:
-    """Load a .safetensors file whose tensors must have just the names and shapes of the module's own.
+    """Load a .safetensors file whose tensors must have exactly the names and shapes of the module's own.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another module; says which tensors differ.
+        CheckpointError: the file is missing or damaged, or belongs to another module; the message says which tensors differ.
 
-    A leading `~` is the home directory.
+    A leading `~` means the home directory.
     """
     try:
         file = open_tensors(local_path(path))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as error:
-        raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file") from error
+        raise CheckpointError(f"no weights at {place(path)}; expected a .safetensors file") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read as safetensors: {error}") from error
     _check_fit(module, shapes, path)
