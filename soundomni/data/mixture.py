@@ -1,7 +1,7 @@
 """A mixture of datasets as one infinite, deterministic stream.
 
 The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks its item,
-task and sample seed from (seed, name, c) alone. A draw is therefore named by (name, c), and the state is a handful of integers.
+task and sample seed only from (seed, name, c). So (name, c) identifies a draw, and the state is a handful of integers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("soundomni.data")
 
 
 class _Purpose(IntEnum):
-    """What a random generator is for; keeps their streams apart."""
+    """Purposes of random generators; they keep their streams apart."""
 
     CHOICE = 0
     SUBSET = 1
@@ -37,7 +37,7 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset and how it is used; the fields are those of MixtureEntry."""
+    """A dataset and how it is used; it has the fields of MixtureEntry."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
@@ -51,11 +51,11 @@ class Draw:
     """One item drawn: the `cursor`-th of dataset `source`.
 
     Args:
-        source, cursor: name the draw.
+        source, cursor: identify the draw.
         epoch, index: how often the dataset has been gone through, and the item's index in it.
-        item: what is known of the item.
-        task: what to do with it; None when no task of the dataset suits it.
-        seed: of everything random about the sample.
+        item: what is known about the item.
+        task: what to do with it; None if no task of the dataset suits it.
+        seed: seed of everything random about the sample.
     """
 
     source: str
@@ -68,20 +68,20 @@ class Draw:
 
     @property
     def key(self) -> str:
-        """Names the item across datasets."""
+        """Name of the item across datasets."""
         return f"{self.source}:{self.item.key}"
 
 
 class Mixture:
-    """Datasets with weights, tasks and a seed. Holds no position: `stream` starts one.
+    """Datasets with weights, tasks and a seed. It has no position; `stream` starts one.
 
     Args:
         sources: name → dataset and its use.
         tasks: tasks by name; the built-in ones by default.
-        seed: of the order, the choice of dataset and task, and all sample seeds.
+        seed: seed of the order, the choice of dataset and task, and all sample seeds.
         left_out: datasets that could not be opened and are not mandatory.
 
-    Raise SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
+    Raise SpecError for an invalid weight, number or task, and DataError if there is nothing to draw from.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Build the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
+        """Build the datasets of a spec. One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
 
-        What cannot be used is described at `open_dataset`.
+        See `open_dataset` for when a dataset cannot be used.
         """
         tasks = build_tasks(spec.tasks)
         sources: dict[str, Source] = {}
@@ -129,7 +129,7 @@ class Mixture:
         return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
 
     def __len__(self) -> int:
-        """Number of items in use."""
+        """Return the number of items in use."""
         return sum(len(used) for used in self._used.values())
 
     @property
@@ -138,12 +138,12 @@ class Mixture:
         return {name: len(used) for name, used in self._used.items()}
 
     def indices(self, name: str) -> np.ndarray:
-        """Return the indices of the items of a dataset that are in use, as integers `[N]`."""
+        """Return the indices of a dataset's items in use, as integers `[N]`."""
         return self._used[name]
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
-        """All that the datasets found unusable while listing, with keys like those of draws."""
+        """Everything that the datasets found unusable while listing, with keys like those of draws."""
         return tuple(replace(skip, key=f"{name}:{skip.key}") for name, source in self.sources.items() for skip in source.dataset.skipped)
 
     @property
@@ -152,7 +152,7 @@ class Mixture:
         return sum(len(_unreadable(source.dataset)) for source in self.sources.values())
 
     def captions(self, limit: int) -> list[str]:
-        """Return the texts of the first `limit` items in use of each dataset, to learn a tokenizer from."""
+        """Return the texts of the first `limit` items in use of each dataset, for learning a tokenizer."""
         texts: list[str] = []
         for name, used in self._used.items():
             for index in itertools.islice(used.tolist(), limit):
@@ -198,10 +198,10 @@ class Mixture:
 
 
 def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
-    """Build a dataset, which lists its clips and decodes none.
+    """Build a dataset, which lists its clips without decoding any.
 
     Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
-    once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
+    with at least MIN_SEEN files read or unreadable. Missing files and items without a caption do not count.
     """
     dataset = build(source)
     if len(dataset) == 0:
@@ -214,7 +214,7 @@ def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: 
 class MixtureStream:
     """A position in the stream of a mixture.
 
-    Raise DataError if `state` comes from other data: other names, sizes or another seed, for then it can't go on exactly.
+    Raise DataError if `state` comes from other data (names, sizes or seed), because it could not go on exactly.
     """
 
     def __init__(self, mixture: Mixture, state: Mapping[str, Any] | None = None) -> None:
@@ -239,12 +239,12 @@ class MixtureStream:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The position and what it belongs to, in plain numbers for JSON."""
+        """Position, and the data that it belongs to, in plain numbers for JSON."""
         return {"seed": self.mixture.seed, "sizes": self.mixture.sizes, "draws": self._draws, "cursors": dict(self._cursors)}
 
 
 def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tuple[Task, float], ...]:
-    """Check how a dataset is used and return its tasks with their weights."""
+    """Check how a dataset is used, and return its tasks with their weights."""
     tasks = check_use(name, source, known)
     if len(source.dataset) == 0:
         raise DataError(f"dataset '{name}': it has no items")

@@ -1,4 +1,4 @@
-"""Reads the clips of planned samples ahead of time, and leaves out those that cannot be read."""
+"""Reading of planned samples' clips ahead of time; clips that cannot be read are left out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PendingSample = Callable[[], Sample]
 class ClipReader:
     """Reads clips in threads: decoding and resampling release the interpreter.
 
-    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing takes its place.
-    Whether too many were is for the run to decide, which knows the counts of all ranks and of the time before it was resumed.
+    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing replaces it. Whether
+    there are too many of them is for the run to decide, which knows the counts of all ranks and of the time before it was resumed.
 
     Args:
         mixture, writer: where clips come from, and how they are written.
-        workers: threads; 0 reads when a batch is asked for.
+        workers: number of threads; 0 reads when a batch is asked for.
     """
 
     def __init__(self, *, mixture: Mixture, writer: SampleWriter, workers: int) -> None:
@@ -36,7 +36,7 @@ class ClipReader:
         self.unreadable = Reports("unreadable", kind="unreadable")
 
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
-        """Begins to read the clips of a batch."""
+        """Begin to read the clips of a batch."""
         if self._threads is None:
             return [(one, partial(self._read, one)) for one in planned]
         return [(one, self._threads.submit(self._read, one).result) for one in planned]

@@ -92,7 +92,9 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "cache").exists()
     asked = len(hub.fetched)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine", offline=True)), expected)
-    with pytest.raises(CheckpointError, match="'ann/tiny' at 'v1' is not a local directory, and the Hub cache does not have all of its files .offline"):
+    with pytest.raises(
+        CheckpointError, match="'ann/tiny' at 'v1' is not a local directory, and the Hub cache does not have all of its files .offline"
+    ):
         SoundOmni.from_pretrained("ann/tiny@v1", cache_dir=tmp_path / "mine", offline=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine")), expected)
@@ -128,7 +130,9 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "tiny").symlink_to(local)
     assert find_model("ann/tiny") == Path("ann/tiny") and not hub.fetched
-    with pytest.raises(CheckpointError, match="'ann/gated' is not there; it cannot mean a Hub repository, because there is a folder 'ann' here"):
+    with pytest.raises(
+        CheckpointError, match="'ann/gated' is not there; it cannot mean a Hub repository, because there is a folder 'ann' here"
+    ):
         find_model("ann/gated")
     with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
         load_spec_with_start([], [("model.start", "ann/gated")])
@@ -142,7 +146,9 @@ def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: P
     assert "the weights of 'ann/tiny@v1' were not fetched; `soundomni train` compares their shapes" in capfd.readouterr().err
     assert {name for _, name in hub.fetched} == {"spec.yaml", "config.json", "tokenizer.json"}
     assert find_model("ann/tiny@v1", offline=True, weights=False).name == sha("ann/tiny", 0)
-    with pytest.raises(CheckpointError, match="the Hub cache does not have all of its files .offline|has no weights: .* the cache lacks them"):
+    with pytest.raises(
+        CheckpointError, match="the Hub cache does not have all of its files .offline|has no weights: .* the cache lacks them"
+    ):
         find_model("ann/tiny@v1", offline=True)
     assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler == spec.sampler
 

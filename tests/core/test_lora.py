@@ -264,7 +264,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None
 QKV = "base_model.model.backbone.blocks.0.experts.gen.qkv"
 DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t.pop(f"{QKV}.lora_B.weight"), "holds only one of lora_A.weight and lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'"),
-    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected base_model.model.<layer>"),
+    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected only base_model.model.<layer>"),
     (
         lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(2, 32)}),
         r"are \(2, 32\) and \(64, 3\); expected \(r, I\) and \(O, r\) with r = 3",

@@ -95,7 +95,7 @@ def test_the_global_that_a_pickle_asks_for_is_named(tmp_path: Path) -> None:
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pt")
     path = tmp_path / "modern.pt"
     path.write_bytes(pickle.dumps({"a": 1}, protocol=4))
-    assert "nothing of it was run" in refused(path)
+    assert "none of its code was run" in refused(path)
 
 
 def cut(path: Path, share: float) -> Path:

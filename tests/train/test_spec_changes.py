@@ -216,7 +216,7 @@ def shrink(sounds: Path) -> str:
 @pytest.mark.parametrize("change", [swap, recaption, lengthen, grow, shrink])
 def test_other_data_are_named_and_gone_on_with_on_request(change: Any, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = change(base / "sounds")
-    with pytest.raises(DataError, match=rf"dataset 'mine' {told}; restore them, or .*--allow-change data.datasets.mine$"):
+    with pytest.raises(DataError, match=rf"dataset 'mine' {told}; restore it, or .*--allow-change data.datasets.mine$"):
         go_on(base)
     assert len(measured(base / "run")) == 2
     go_on(base, "data")

@@ -31,7 +31,7 @@ def read_iff(source: Source, start: int) -> Contents:
             raise ContainerError("its header does not say how long it is. Save it again as WAV or FLAC")
         return Contents("SVX", (end - begin) // (1 if kind == b"8SVX" else 2), ((start, end),))  # libsndfile reads on to the file's end
     if kind not in (b"AIFF", b"AIFC"):
-        raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}, expected 'AIFF'")
+        raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}; expected 'AIFF'")
     chunks = walk(source, start + 12, _IFF, audio=b"SSND", magic=(b"FORM",))
     return _read_aiff(source, start, chunks)
 

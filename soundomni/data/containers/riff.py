@@ -23,7 +23,7 @@ def read_riff(source: Source, start: int) -> Contents:
     """Read the header of a WAV, RF64 or BW64 file. Raise ContainerError."""
     head = source.need(start, 12, "header")
     if head[8:] != b"WAVE":
-        raise ContainerError(f"it is a RIFF file of type {head[8:].decode('latin-1')!r}, expected 'WAVE'")
+        raise ContainerError(f"it is a RIFF file of type {head[8:].decode('latin-1')!r}; expected 'WAVE'")
     layout = Layout("big" if head[:4] == b"RIFX" else "little")
     form, size = source.number(start + 4, 4, layout.order, "header"), None
     if head[:4] in (b"RF64", b"BW64"):

@@ -104,7 +104,7 @@ def analyze(waveform: np.ndarray, rate: int) -> SoundReport:
     if rate < MIN_SAMPLE_RATE:
         raise DataError(f"sound analysis needs a sample rate of at least {MIN_SAMPLE_RATE} Hz, got {rate}: resample the clip first")
     if not np.isfinite(waveform).all():
-        raise DataError("sound analysis got samples that are NaN or infinite, expected finite ones")
+        raise DataError("sound analysis got samples that are NaN or infinite; expected finite ones")
     if not np.size(waveform):
         return SoundReport((), -np.inf, 0.0)
     signal = np.atleast_2d(np.asarray(waveform, dtype=np.float64)).mean(0)

@@ -69,9 +69,9 @@ class ToySounds(Dataset):
         held_out: HeldOut = "exclude",
     ) -> None:
         if not 0.0 <= variation <= 1.0:
-            raise DataError(f"toy sounds: variation is {variation}, expected 0 to 1")
+            raise DataError(f"toy sounds: variation is {variation}; expected 0 to 1")
         if len(detune) != 2 or not 0.0 <= detune[0] <= detune[1] < MAX_DETUNE:
-            raise DataError(f"toy sounds: detune is {list(detune)}, expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
+            raise DataError(f"toy sounds: detune is {list(detune)}; expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
         self._generated_from = repr((size, seed, sample_rate, seconds, tuple(events), notes, kinds, variation, tuple(detune), held_out))
@@ -180,10 +180,10 @@ def _choose(notes: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Ev
     sounds = {event.sound for event in all_events()}
     for what, given, known in (("note", notes, NOTES), ("kind", kinds, (*KINDS, *sorted(sounds - set(KINDS))))):
         if given is not None and (isinstance(given, str) or not given):
-            raise DataError(f"toy sounds: {what}s is {given!r}, expected a list of at least one {what}")
+            raise DataError(f"toy sounds: {what}s is {given!r}; expected a list of at least one {what}")
         for name in given or ():
             if name not in known:
-                raise DataError(f"toy sounds: unknown {what} {name!r}, expected one of {', '.join(known)}.{did_you_mean(str(name), known)}")
+                raise DataError(f"toy sounds: unknown {what} {name!r}; expected one of {', '.join(known)}.{did_you_mean(str(name), known)}")
     events = all_events(notes=NOTES if notes is None else tuple(dict.fromkeys(notes)))
     return [event for event in events if kinds is None or event.kind in kinds or event.sound in kinds]
 
@@ -193,17 +193,17 @@ def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Se
     choices = ("exclude", "only", "include")
     if held_out not in choices:
         raise DataError(
-            f"toy sounds: held_out is {held_out!r}, expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
+            f"toy sounds: held_out is {held_out!r}; expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
         )
     if not 1 <= size <= MAX_SIZE or not 0 <= seed <= LARGEST_SEED:
-        raise DataError(f"toy sounds: size {size} and seed {seed}, expected a size of 1 to {MAX_SIZE:,} and a seed of 0 to {LARGEST_SEED}")
+        raise DataError(f"toy sounds: size {size} and seed {seed}; expected a size of 1 to {MAX_SIZE:,} and a seed of 0 to {LARGEST_SEED}")
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         side = "low" if sample_rate < MIN_SAMPLE_RATE else "high"
         given = f"sample_rate {sample_rate} Hz is too {side}"
-        raise DataError(f"toy sounds: {given}, expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
+        raise DataError(f"toy sounds: {given}; expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
     if len(events) != 2 or not 1 <= events[0] <= events[1] <= max(MIN_SECONDS):
-        raise DataError(f"toy sounds: events is {list(events)}, expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
+        raise DataError(f"toy sounds: events is {list(events)}; expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
     if not seconds <= MAX_SECONDS:
-        raise DataError(f"toy sounds: seconds is {seconds}, expected at most {MAX_SECONDS:g}")
+        raise DataError(f"toy sounds: seconds is {seconds}; expected at most {MAX_SECONDS:g}")
     if seconds < MIN_SECONDS[events[1]]:
-        raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s), expected at least {MIN_SECONDS[events[1]]} s")
+        raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s); expected at least {MIN_SECONDS[events[1]]} s")

@@ -1,4 +1,4 @@
-"""What a run wrote into its directory: a line for each file, with its SHA-256, so that nothing else is ever removed or replaced."""
+"""The files that a run wrote into its directory, one line each, with SHA-256, so that nothing else is ever removed or replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Inventory:
     """The inventory of a run directory.
 
     Args:
-        directory: exists.
+        directory: an existing directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -27,7 +27,7 @@ class Inventory:
 
     @cached_property
     def _digests(self) -> dict[str, set[str]]:
-        """Return the POSIX path within the directory to every digest that was written there."""
+        """Every digest that was written to each POSIX path within the directory."""
         digests: dict[str, set[str]] = {}
         if self._path.is_file():
             for record in read_lines(self._path)[0]:
@@ -35,7 +35,7 @@ class Inventory:
         return digests
 
     def write(self, name: str, text: str) -> None:
-        """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raise OSError."""
+        """Write a file in one step, recorded beforehand: even after a kill, the file is known as the run's own. Raise OSError."""
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
         part = self._directory / f".{name}.part"
@@ -46,7 +46,7 @@ class Inventory:
         part.replace(self._directory / name)
 
     def record(self, files: Iterable[Path]) -> None:
-        """Note files that are already written. Raise OSError."""
+        """Record files that are already written. Raise OSError."""
         self._note({file.relative_to(self._directory).as_posix(): digest(file) for file in files if file.is_relative_to(self._directory)})
 
     def knows(self, path: Path) -> bool:
@@ -58,7 +58,7 @@ class Inventory:
         return any(name.startswith(f"{self._name(folder)}/") for name in self._digests)
 
     def is_ours(self, path: Path) -> bool:
-        """Return whether `path` is a file with the very content that was written there. Raise OSError."""
+        """Return whether `path` is a file with exactly the content that was written there. Raise OSError."""
         return self.knows(path) and is_plain_file(path) and digest(path) in self._digests[self._name(path)]
 
     def _name(self, path: Path) -> str:
@@ -72,18 +72,18 @@ class Inventory:
 
 
 def is_plain_file(path: Path) -> bool:
-    """Return whether `path` is a regular file, not a link to one."""
+    """Return whether `path` is a regular file, and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file. Raise OSError, for anything else too: a pipe would keep the reader waiting."""
+    """Return the SHA-256 of a regular file. Raise OSError, also for anything else: a pipe would keep the reader waiting."""
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to `stem-N.suffix`, with the first N that is free, and return its new path. Raise OSError."""
+    """Rename a file or folder to `stem-N.suffix`, with the first free N, and return its new path. Raise OSError."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
         number += 1
