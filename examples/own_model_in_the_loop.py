@@ -1,6 +1,6 @@
-"""The training loop with a module and batches of one's own: a run that stops half-way, and another that goes on from its checkpoint.
+"""The training loop with your own module and batches: a run that stops half-way, and another that goes on from its checkpoint.
 
-A module is trainable when it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is asked of it.
+A module is trainable if it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is required.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ TRAIN = TrainSpec(run_dir="unused", steps=200, optimizer=OptimizerSpec(lr=0.05),
 class Line(torch.nn.Linear):
     units = ()  # no layers to shard, recompute or compile one by one
 
-    def count_terms(self, batch):  # known before the model runs, so that steps weigh every element the same
+    def count_terms(self, batch):  # known before the model runs, so that steps weight every element equally
         return {"squared": len(batch)}
 
     def forward(self, batch):  # [N, 2] of (x, y)

@@ -1,10 +1,10 @@
-"""Measures a model of spoken digits on recordings it never saw.
+"""Measure a model of spoken digits on recordings that it never saw.
 
     python measure.py --speech speech --model model [--per-digit 20]
 
-Transcription: the share of recordings, in held-out files and of held-out voices, whose description is the word that was spoken.
+Transcription: the share of recordings, in held-out files and of held-out voices, whose description is the spoken word.
 Speech: the share of generated digits that an independent classifier recognizes. It is a small convolutional network that is trained
-here, on the real training recordings alone, and is itself measured on the held-out ones.
+here, only on the real training recordings, and is itself measured on the held-out ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_folder(folder: Path) -> tuple[list[Audio], list[str]]:
 
 
 def stack(clips: Sequence[Audio]) -> Tensor:
-    """Brings clips to one rate, channel and length: `[B, S]`."""
+    """Convert clips to one rate, channel and length: `[B, S]`."""
     mono = [resample(match_channels(clip.waveform, 1), clip.sample_rate, RATE) for clip in clips]
     return torch.from_numpy(np.concatenate([fit_length(waveform, SAMPLES) for waveform in mono]))
 
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(clips: Tensor, targets: Tensor, *, steps: int, seed: int) -> Classifier:
-    """Train on recordings, moved in time, made louder or softer, and with noise."""
+    """Train on recordings that are moved in time, made louder or softer, and mixed with noise."""
     torch.manual_seed(seed)
     net = Classifier()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
@@ -99,14 +99,14 @@ def train_classifier(clips: Tensor, targets: Tensor, *, steps: int, seed: int) -
 
 @torch.no_grad()
 def recognized(net: Classifier, clips: Tensor, targets: Tensor) -> float:
-    """Share of clips that the classifier takes for their digit."""
+    """Return the share of clips that the classifier takes for their digit."""
     return (net(clips).argmax(1) == targets).float().mean().item()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every number as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True, help="what make_speech.py made")
+    parser.add_argument("--speech", type=Path, required=True, help="folder made by make_speech.py")
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--per-digit", type=int, default=20, help="generated clips of each digit (default: 20)")
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")

@@ -56,7 +56,7 @@ def test_what_cannot_be_known_is_said(tiny_spec: Path, capsys: pytest.CaptureFix
 
 def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -> None:
     told = fails("doctor", "--config", tiny_spec, "--train.optimizer.rule=adamw-8bit", "--gpus", "2")
-    assert "'adamw-8bit' runs in one process alone, 2 GPUs were given; choose adamw" in told
+    assert "'adamw-8bit', which only runs in one process, but there are 2 GPUs; choose adamw" in told
     assert "argument --gpus: '0' given" in fails("doctor", "--config", tiny_spec, "--gpus", "0")
     assert "argument --gpu-memory: 'much' given" in fails("doctor", "--config", tiny_spec, "--gpu-memory", "much")
     assert "Did you mean 'soundomni-7b'?" in fails("doctor", "--config", "soundomni-7")

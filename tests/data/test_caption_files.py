@@ -395,7 +395,7 @@ def test_a_file_list_is_read_as_strictly(tmp_path):
 def test_rows_of_audiocaps_are_read_as_strictly(tmp_path):
     (tmp_path / "clips").mkdir()
     for text, reason in [
-        ("audiocap_id,youtube_id,start_time,caption\n1,abc,30,a dog, then a cat\n", "row 2: 5 fields, the header has 4: quote captions"),
+        ("audiocap_id,youtube_id,start_time,caption\n1,abc,30,a dog, then a cat\n", "row 2: 5 fields, the header has 4; quote captions"),
         ('audiocap_id,youtube_id,start_time,caption\n1,abc,30,"a dog\n', "row 2: a quote is opened and never closed"),
         ("audiocap_id;youtube_id;start_time;caption\n", "separated by semicolons"),
     ]:

@@ -182,7 +182,7 @@ def test_subsets() -> None:
         ({"size": 0}, "size 0"),
         ({"size": 10**12}, "a size of 1 to 10,000,000"),
         ({"seed": 2**80}, "a seed of 0 to 9223372036854775807"),
-        ({"sample_rate": 10**9}, "is too high, expected at least 6000 and at most 192000"),
+        ({"sample_rate": 10**9}, "is too high; expected at least 6000 and at most 192000"),
         *(({"seconds": value}, "expected at most 120") for value in (float("nan"), float("inf"), 1e12)),
         *(({"variation": value}, "expected 0 to 1") for value in (float("nan"), float("inf"), -0.1)),
         *(({"detune": value}, "from 0 to below 50") for value in ((float("nan"), 1.0), (0.0, float("inf")), (0.0, float("nan")))),

@@ -178,7 +178,7 @@ class TwoLosses(load("router", "top-k")):
     loss_names = ("load_balance", "z")
 
 
-broken(testing.RouterSuite, "loss_names", r"loss_names is \('load_balance', 'z'\); expected a tuple of one name at most")(TwoLosses)
+broken(testing.RouterSuite, "loss_names", r"loss_names is \('load_balance', 'z'\); expected a tuple of at most one name")(TwoLosses)
 
 
 class FirstOnly(nn.Module):

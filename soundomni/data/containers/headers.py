@@ -8,17 +8,17 @@ import struct
 from soundomni.data.containers.contents import ByteOrder, ContainerError, Contents, Source, check_rest, is_streamed
 
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
-"""Bytes per sample of AU's encodings whose samples all take the same."""
+"""Bytes per sample of AU's encodings with samples of fixed size."""
 
 _SHORT_BY = 16
-"""SoX writes the size of VOC's block of sound a little too small."""
+"""Tolerance for SoX, which writes the size of VOC's sound block a little too small."""
 
 _FIELDS: dict[bytes, tuple[str, int, ByteOrder]] = {
     b"2BIT": ("AVR", 26, "big"),
     b"ALaw": ("WVE", 18, "big"),
     b"\x01\x04": ("MPC2K", 26, "little"),
 }
-"""Where the number of samples stands, in 4 bytes, by how a file begins."""
+"""Where the number of samples is, in 4 bytes, by how a file begins."""
 
 
 def read_au(source: Source, start: int) -> Contents:

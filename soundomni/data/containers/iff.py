@@ -1,4 +1,4 @@
-"""AIFF, AIFF-C and Amiga's 8SVX and 16SV; and Apple's CAF, which has chunks too.
+"""AIFF, AIFF-C and Amiga's 8SVX and 16SV; and Apple's CAF, which also has chunks.
 
 Sources: Apple, "Audio Interchange File Format AIFF-C" (1991); EA, "IFF 8SVX" (1985); Apple, "Core Audio Format Specification 1.0".
 """
@@ -18,7 +18,7 @@ _BYTES = {
     **dict.fromkeys((b"fl32", b"FL32"), 4),
     **dict.fromkeys((b"fl64", b"FL64"), 8),
 }
-"""Bytes per sample of AIFF-C's encodings; 0 means that its header says how many bits."""
+"""Bytes per sample of AIFF-C's encodings; 0 means that its header gives the number of bits."""
 
 
 def read_iff(source: Source, start: int) -> Contents:
@@ -66,7 +66,7 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
 
 
 def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -> Pieces:
-    """Return the pieces of an AIFF file with the same audio and true sizes."""
+    """Return the pieces of an AIFF file with the same audio and correct sizes."""
     body = b"AIFC" if len(common) >= 22 else b"AIFF"
     common = common[:2] + struct.pack(">I", frames) + common[6:]
     body += b"COMM" + struct.pack(">I", len(common)) + common + bytes(len(common) % 2)

@@ -1,6 +1,6 @@
 """Pitch by the normalized square difference function (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
 
-n(lag) = 2 r(lag) / m(lag), with r the autocorrelation of a frame and m the energy of the two parts that overlap: 1 at the period of a
+n(lag) = 2 r(lag) / m(lag), with r the autocorrelation of a frame and m the energy of the two overlapping parts: 1 at the period of a
 periodic signal, whatever its level. It needs no window and tolerates noise.
 
 Shape letters: S samples, M frames, N samples of a frame, L lags.
@@ -12,17 +12,17 @@ import numpy as np
 
 FRAME_SECONDS = 0.032
 _MIN_HZ, _MAX_HZ = 80.0, 1500.0
-_KEY_MAXIMUM = 0.88  # the first peak this near to the highest one is the period; later ones are its multiples
+_KEY_MAXIMUM = 0.88  # the first peak this close to the highest one is the period; later ones are its multiples
 _MAX_FRAMES = 400
-_STEPS = 4  # per sample, of the lag
+_STEPS = 4  # steps of the lag per sample
 _WORKING_RATE = 8000  # Hz; signals of at least twice this rate are averaged down
 
 
 def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find the fundamental frequency over time.
+    """Return the fundamental frequency over time.
 
     Args:
-        signal: float `[S]`, at least one frame of FRAME_SECONDS long, or else it is padded to one.
+        signal: float `[S]`, at least FRAME_SECONDS long, otherwise it is padded to that.
         rate: in Hz.
 
     Returns:

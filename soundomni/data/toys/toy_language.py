@@ -1,7 +1,7 @@
 """Toy sounds in words: captions, questions with answers, and the way back from a caption to its recipe.
 
 Captions are plain words in a few phrasings. The parser reads each phrase as a set of known words, so that it understands every
-phrasing written here and others like them, and refuses text with any other word or with a contradiction.
+phrasing written here and similar ones, and rejects text with any other word or with a contradiction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KIND_WORDS: dict[str, Kind] = {
     **dict.fromkeys(("clicks", "ticks", "clicking"), "clicks"),
     "noise": "noise",
 }
-_SEQUENCES = (  # pattern, whether what is said first comes last
+_SEQUENCES = (  # pattern, whether the sound named first comes last
     (re.compile(r"first (.+), then (.+)"), False),
     (re.compile(r"(.+?),? (?:and )?then (.+)"), False),
     (re.compile(r"(.+?),? followed by (.+)"), False),
@@ -66,7 +66,7 @@ def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
 
 
 def parse_caption(text: str) -> Recipe | None:
-    """Return the recipe that a caption describes, or None if it is none. What is not stated is None in the recipe's events.
+    """Return the recipe that a caption describes, or None if it describes none. Attributes not stated are None in its events.
 
     >>> parse_caption("two quiet clicks").events[0].clicks
     2
@@ -84,7 +84,7 @@ def parse_caption(text: str) -> Recipe | None:
 
 
 def _phrase(event: Event, index: int) -> str:
-    """Write one event in phrasing `index`."""
+    """Return the phrase for an event in phrasing `index`."""
     loud = f"{event.loudness} " if event.loudness else ""
     if event.kind == "tone":
         wave, note = event.waveform, event.note
@@ -121,7 +121,7 @@ def _sequence(phrases: list[str], index: int) -> str:
 
 
 def _name(event: Event) -> str:
-    """Name an event in short, as an answer."""
+    """Return a short name of an event, as an answer."""
     if event.kind == "tone":
         return f"a {event.waveform} tone"
     if event.kind == "chirp":
@@ -132,7 +132,7 @@ def _name(event: Event) -> str:
 
 
 def _about(event: Event) -> list[tuple[str, str]]:
-    """Questions about the only event of its kind."""
+    """Return questions about the only event of its kind."""
     if event.kind == "tone":
         return [("what is the pitch?", str(event.note)), ("what is the waveform?", str(event.waveform))]
     if event.kind == "chirp":
@@ -177,7 +177,7 @@ _OWNERS: dict[str, Kind] = {"waveform": "tone", "note": "tone", "direction": "ch
 
 
 def _event(found: dict[str, str | int], kinds: set[Kind]) -> Event | None:
-    """Build the event of the one kind that all words speak of; a rising or falling sine tone is a chirp."""
+    """Return the event of the one kind that all words refer to; a rising or falling sine tone is a chirp."""
     if "direction" in found and found.get("waveform", "sine") == "sine":
         found.pop("waveform", None)
         kinds = kinds - {"tone"}

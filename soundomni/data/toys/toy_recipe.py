@@ -1,6 +1,6 @@
-"""What a toy sound is: one or two events, each with attributes that can be measured from audio.
+"""Recipes of toy sounds: one or two events, each with attributes that can be measured from audio.
 
-A recipe is the ground truth of a synthesized clip, what a caption says, and what an analysis hears: all three are compared here,
+A recipe is the ground truth of a synthesized clip, the content of a caption, and the result of an analysis: all three are compared here,
 attribute by attribute. An attribute that is not stated is None and is not judged.
 """
 
@@ -22,7 +22,7 @@ COLORS = ("white", "low", "high")
 CLICK_COUNTS = (1, 2, 3, 4)
 LOUDNESSES = ("quiet", "loud")
 LEVELS = {"quiet": -28.0, "loud": -16.0}
-"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; of a click, RMS over CLICK_WINDOW."""
+"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; for a click, RMS over CLICK_WINDOW."""
 CLICK_WINDOW = 0.02
 """Seconds over which the level of one click is measured."""
 
@@ -36,16 +36,16 @@ _HELD_OUT_PAIRS = 0.06
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One sound. What does not belong to its kind, or is not known, is None.
+    """One sound. Attributes that do not belong to its kind, or are unknown, are None.
 
     Args:
         kind: tone, chirp, clicks or noise.
         loudness: "quiet" or "loud".
-        waveform: of a tone, one of WAVEFORMS.
-        note: of a tone, such as "A4" (440 Hz).
-        direction: of a chirp, "rising" or "falling".
-        clicks: how many.
-        color: of noise: "white", "low" or "high".
+        waveform: waveform of a tone, one of WAVEFORMS.
+        note: note of a tone, such as "A4" (440 Hz).
+        direction: direction of a chirp, "rising" or "falling".
+        clicks: number of clicks.
+        color: color of noise: "white", "low" or "high".
     """
 
     kind: Kind
@@ -58,7 +58,7 @@ class Event:
 
     @property
     def sound(self) -> str:
-        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind where that is not known."""
+        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind if that is not known."""
         return self.waveform or self.direction or self.color or self.kind
 
 
@@ -78,12 +78,12 @@ class Recipe:
         return cls(tuple(Event(**_current_names(event)) for event in data["events"]))
 
     def without_loudness(self) -> Recipe:
-        """Return the recipe with no loudness stated."""
+        """Return the recipe without any loudness."""
         return Recipe(tuple(replace(event, loudness=None) for event in self.events))
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Say whether `Recipe.from_json` reads `data`: other collections have attributes called "events" too.
+    """Return whether `Recipe.from_json` can read `data`: other collections have attributes called "events" too.
 
     >>> is_recipe({"events": [{"kind": "noise", "color": "white"}]}), is_recipe({"events": ["a dog barks"]})
     (True, False)
@@ -95,7 +95,7 @@ def is_recipe(data: Mapping[str, Any]) -> bool:
 
 
 def _current_names(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event in which the color of noise has its present name; files of earlier versions call it "colour"."""
+    """Return an event with the current name for the color of noise; files of earlier versions call it "colour"."""
     return {"color" if name == "colour" else name: value for name, value in event.items()}
 
 
@@ -120,14 +120,14 @@ def nearest_note(frequency: float) -> str:
 
 
 def spell_note(text: str) -> str | None:
-    """Return a note as it is named here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is no note."""
+    """Return a note under its name here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is not a note."""
     name, octave = text[:-1].capitalize(), text[-1:]
     name = _FLATS.get(name, name)
     return name + octave if name in PITCH_CLASSES and octave in "0123456789" and octave else None
 
 
 def all_events(*, notes: Sequence[str] = NOTES, loudnesses: Sequence[str | None] = LOUDNESSES) -> list[Event]:
-    """Return every event there is with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
+    """Return all events with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
     events: list[Event] = []
     for loudness in loudnesses:
         events += [Event(kind="tone", waveform=w, note=n, loudness=loudness) for w in WAVEFORMS for n in notes]
@@ -138,10 +138,10 @@ def all_events(*, notes: Sequence[str] = NOTES, loudnesses: Sequence[str | None]
 
 
 def is_held_out(recipe: Recipe) -> bool:
-    """Say whether a recipe belongs to the combinations reserved for tests of unseen combinations.
+    """Return whether a recipe belongs to the combinations reserved for tests of unseen combinations.
 
-    Reserved are 26 of the 192 tones (waveform, note and loudness together), alone and within a sequence, and 9 of the 100 ordered
-    pairs of sounds (such as square then sine, whatever their notes, counts and loudness). Every single attribute stays in the rest.
+    Reserved are 26 of the 192 tones (waveform, note and loudness together), also within a sequence, and 9 of the 100 ordered pairs of
+    sounds (such as square then sine, whatever their notes, counts and loudness). Every single attribute still occurs in the rest.
     The rule is a hash of the attributes, the same for every seed.
     """
     for event in recipe.events:
@@ -151,11 +151,11 @@ def is_held_out(recipe: Recipe) -> bool:
 
 
 def agreement(expected: Recipe, heard: Recipe | None) -> dict[str, bool]:
-    """Say for each attribute that `expected` states whether `heard` has it; all are False for None.
+    """Return for each attribute that `expected` states whether `heard` has it; all are False for None.
 
     Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events together
     "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by kind first, so that a
-    wrong order costs the order alone.
+    wrong order only costs the order.
     """
     other = heard.events if heard is not None else ()
     kinds, heard_kinds = [event.kind for event in expected.events], [event.kind for event in other]
@@ -182,7 +182,7 @@ _ATTRIBUTES: dict[str, Callable[[Event], str | int | None]] = {
 
 
 def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | None]:
-    """Return a partner for each expected event: most equal kinds first, then what keeps the order."""
+    """Return a partner for each expected event: most equal kinds first, then keeping the order."""
     padded: list[Event | None] = [*heard, *[None] * max(0, len(expected) - len(heard))]
     # permutations come in lexicographic order and max keeps the first, so ties keep the order of time
     best = max(
@@ -193,5 +193,5 @@ def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | No
 
 
 def _hash(text: str) -> float:
-    """A fixed pseudo-random number in [0, 1) for a text."""
+    """Return a fixed pseudo-random number in [0, 1) for a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32

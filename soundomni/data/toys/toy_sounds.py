@@ -1,7 +1,7 @@
 """A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
 
-Meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the attributes in audio
-and `toy_language` reads them in text.
+It is meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the attributes in
+audio, and `toy_language` reads them in text.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
 
 MAX_SIZE, MAX_SAMPLE_RATE, MAX_SECONDS = 10_000_000, 192_000, 120.0
-"""Bounds of a dataset and of a clip, which takes up to 92 MB."""
+"""Limits of a dataset and of a clip, which takes up to 92 MB."""
 MAX_DETUNE = 50.0
 """Cents from a note to half way to the next."""
 
 _DETUNE_STREAM = 1
-_KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # tones have by far the most to tell apart
+_KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # there are by far the most different tones
 
 
 class ToySounds(Dataset):
-    """Tones, chirps, clicks and noise, alone or two in a row, with captions, questions and the recipe as attributes.
+    """Tones, chirps, clicks and noise, single or two in a row, with captions, questions and the recipe as attributes.
 
-    Item i follows from the seed and i alone: a larger `size` only adds items. It carries its recipe as `attributes["events"]`
+    Item i only depends on the seed and i: a larger `size` only adds items. It carries its recipe as `attributes["events"]`
     (`Recipe.from_json(item.attributes)`) and whether it is a reserved combination as `attributes["held_out"]`.
 
     Args:
         size: number of items.
-        seed: of everything random.
+        seed: seed of everything random.
         sample_rate: in Hz.
         seconds: length of every clip.
         events: least and most events per clip, within 1 and 2.
-        notes: only these, such as ["A3", "A4"]; None for all 24, C3 to B4.
-        kinds: only these kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high); None for all.
-        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is drawn: from 0, each recipe is always the
-            same sound but for its noise, to 1, all is. Less is easier to learn.
+        notes: notes to use, such as ["A3", "A4"]; null for all 24, C3 to B4.
+        kinds: kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high) to use; null for all.
+        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is random: 0 makes each recipe the same sound
+            every time, except for its noise, and 1 makes everything random. Less is easier to learn.
         detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays the right answer. The
-            cents of each event (0 but for tones) are in `attributes["detune"]` unless both are 0.
-        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" has no others, "include" does not care.
+            cents of each event (0 except for tones) are in `attributes["detune"]` unless both are 0.
+        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" uses nothing else, "include" uses all.
 
     Raises:
-        DataError: for an unknown name, a value out of range, or a choice that leaves no sound.
+        DataError: a name is unknown, a value is out of range, or a choice leaves no sound.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ToySounds(Dataset):
         for count in self._counts:
             if not self._any_allowed(chosen, count):
                 raise DataError(
-                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds: allow more of them"
+                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds; allow more of them"
                 )
 
     def __len__(self) -> int:
@@ -131,17 +131,17 @@ class ToySounds(Dataset):
 
     def _generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.size:
-            raise IndexError(f"item {index} of a dataset of {self.size}")
+            raise IndexError(f"there is no item {index} in a dataset of {self.size}")
         return np.random.default_rng((self.seed, index))
 
     def _detune(self, index: int, recipe: Recipe) -> list[float]:
-        """Draw for each event how many cents it is off, from a generator of its own: the rest of the item stays the same without it."""
+        """Draw for each event how many cents it is off, from a separate generator: without it, the rest of the item stays the same."""
         rng = np.random.default_rng((self.seed, index, _DETUNE_STREAM))
         drawn = [float(rng.uniform(*self.detune)) * _pick((-1.0, 1.0), rng) for _ in recipe.events]
         return [cents if event.kind == "tone" else 0.0 for cents, event in zip(drawn, recipe.events, strict=True)]
 
     def _draw(self, rng: np.random.Generator) -> Recipe:
-        """Draw a recipe, again until it is allowed; the constructor has made sure that one is."""
+        """Draw recipes until one is allowed; the constructor has made sure that there is one."""
         count = _pick(self._counts, rng)
         while True:
             recipe = Recipe(tuple(self._draw_event(rng) for _ in range(count)))
@@ -163,7 +163,7 @@ class ToySounds(Dataset):
 
 
 def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
-    """Draw one of the options, all alike."""
+    """Return one of the options, all with the same probability."""
     return options[int(rng.integers(len(options)))]
 
 

@@ -1,7 +1,7 @@
 """Synthesis of toy sounds: a recipe and a random generator make a waveform.
 
-What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator, as
-far as `variation` lets it: at 0 a recipe is always the same sound, its noise aside.
+What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator, to
+the extent of `variation`: at 0 a recipe is always the same sound, except for its noise.
 Levels are exact: see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
 
 Shape letters: S samples, N samples of one event.
@@ -17,7 +17,7 @@ import numpy as np
 from soundomni.data.toys.toy_recipe import CLICK_WINDOW, LEVELS, Event, Recipe, note_frequency
 
 MIN_SAMPLE_RATE = 6000
-"""Below, no band is left for high noise."""
+"""Lowest sample rate, in Hz; lower ones leave no band for high noise."""
 MIN_SECONDS = {1: 0.4, 2: 0.8}
 """Shortest clip for a number of events, in seconds."""
 MIN_GAP = 0.18
@@ -48,10 +48,10 @@ def synthesize(
     Args:
         recipe: events with all attributes of their kind stated.
         sample_rate: in Hz, at least MIN_SAMPLE_RATE.
-        seconds: length, at least MIN_SECONDS of the number of events.
-        rng: draws everything that the recipe leaves open.
-        variation: from 0, nothing but noise is drawn, to 1, all is.
-        detune: for each event, how far a tone is off its note, in cents; None for not at all.
+        seconds: length, at least MIN_SECONDS for the number of events.
+        rng: generator for everything that the recipe leaves open.
+        variation: from 0, where only noise is random, to 1, where everything is.
+        detune: cents by which each event is off its note; None for none.
 
     Returns:
         float32 `[1, S]` in [-1, 1], with S = round(seconds * sample_rate).
@@ -67,7 +67,7 @@ def synthesize(
 
 
 def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
-    """Make one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
+    """Return one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
     num_samples = last - first
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
@@ -87,10 +87,10 @@ def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Gener
 
 
 def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate: int) -> np.ndarray:
-    """A steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
+    """Return a steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
 
     Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip a tone fills, it
-    is the same tone there, so that what is learned of one place holds at all.
+    is the same tone there, so that what is learned about one place holds for all.
     """
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
     place = (frequency * times + phase) % 1.0 * _TABLE_SIZE
@@ -100,7 +100,7 @@ def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate
 
 @functools.lru_cache(maxsize=256)
 def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
-    """One period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for interpolation."""
+    """Return one period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for interpolation."""
     order = np.arange(1, num_harmonics + 1)
     odd = order % 2 == 1
     amplitudes = {
@@ -116,7 +116,7 @@ def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
 
 
 def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """A sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and 910 Hz."""
+    """Return a sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and 910 Hz."""
     low, octaves = _between(180.0, 300.0, rng, variation), _between(1.0, 1.6, rng, variation)
     phase = variation * rng.uniform(0.0, 2.0 * np.pi)
     course = np.linspace(0.0, octaves, num_samples)
@@ -125,7 +125,7 @@ def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, 
 
 
 def _noise(color: str, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of a flat band: independent normal Fourier coefficients within it, none outside."""
+    """Return Gaussian noise of a flat band: independent normal Fourier coefficients within it, none outside."""
     size = 1 << (num_samples - 1).bit_length()
     frequency = np.fft.rfftfreq(size, 1.0 / rate)
     low, high = BANDS[color]
@@ -136,7 +136,7 @@ def _noise(color: str, num_samples: int, rate: int, rng: np.random.Generator) ->
 
 
 def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """Equally spaced damped oscillations; each has an RMS of 1 over CLICK_WINDOW."""
+    """Return equally spaced damped oscillations; each has an RMS of 1 over CLICK_WINDOW."""
     spacing = _between(_MIN_CLICK_SPACING, MAX_CLICK_SPACING, rng, variation)
     frequency = _between(1000.0, 2000.0, rng, variation)
     time = np.arange(round(CLICK_WINDOW * rate)) / rate
@@ -150,6 +150,6 @@ def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, v
 
 
 def _between(low: float, high: float, rng: np.random.Generator, variation: float) -> float:
-    """Draw around the middle of an interval, of which `variation` is used."""
+    """Draw around the middle of an interval, of which the share `variation` is used."""
     middle = 0.5 * (low + high)
     return middle + variation * (rng.uniform(low, high) - middle)

@@ -17,11 +17,11 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files to `run_dir/tensorboard`. Steps that a resumed run makes again are drawn once, and so is a run that begins anew.
+    """Writes event files to `run_dir/tensorboard`. Repeated steps of a resumed run are drawn once, and so is a run that starts over.
 
     Args:
-        run_dir, spec: of the run (runtime).
-        flush_seconds: how often events are written to disk.
+        run_dir, spec: those of the run (runtime).
+        flush_seconds: seconds between writes to disk.
 
     Raises:
         PluginError: tensorboard is not installed.
@@ -39,7 +39,7 @@ class TensorBoardTracker(Tracker):
         self._writer: Any = None
 
     def begin(self, step: int) -> None:
-        """Open an event file that hides the later steps of the ones before it."""
+        """Open an event file that hides the later steps of earlier files."""
         self._writer = self._make(purge_step=step + 1 if step else 0)
         self._writer.add_text("spec", f"```yaml\n{dump_spec(self._spec)}\n```", step)
 
@@ -60,6 +60,6 @@ class TensorBoardTracker(Tracker):
                 self._writer.add_image(path.stem, imread(path), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flushes and ends."""
+        """Flush and end."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""Two expert streams: what is heard and read, and what is made."""
+"""Two expert streams: one for input that is heard or read, one for what is generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class SplitRouter(Router):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("listen", "speak")."""
+        """Names of the streams: "listen" and "speak"."""
         return ("listen", "speak")
 
     def stream_of(self, role: Role) -> int:
