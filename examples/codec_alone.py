@@ -1,6 +1,7 @@
 """Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns.
 
-Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D dimensions, T frames.
+Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D
+dimensions, T frames.
 """
 
 import torch

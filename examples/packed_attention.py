@@ -1,7 +1,9 @@
-"""Packed attention without a model: documents of mixed segments in one batch, and exact attention for your own q, k and v.
+"""Packed attention without a model: documents of mixed segments in one batch, and exact attention for your own q, k and
+v.
 
-The segments determine who sees whom: text is causal, a clip to understand sees all of itself, and nothing outside a clip that is still
-noise sees it. No mask of size N x N is built, except by the reference that the result is compared with.
+The segments determine who sees whom: text is causal, a clip to understand sees all of itself, and nothing outside a
+clip that is still noise sees it. No mask of size N x N is built, except by the reference that the result is compared
+with.
 """
 
 import torch

@@ -1,4 +1,5 @@
-"""Use a trained model from its directory: make sounds from prompts, save and draw them, and describe what the model hears in them.
+"""Use a trained model from its directory: make sounds from prompts, save and draw them, and describe what the model
+hears in them.
 
 `make demo` leaves a model in demo/model: python examples/use_a_model.py demo/model sounds "a rising chirp" "two clicks"
 """

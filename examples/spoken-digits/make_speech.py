@@ -6,7 +6,8 @@ OUT/train         recordings for training; one file in it is broken
 OUT/files         held-out recordings of the same voices
 OUT/voices        recordings of voices that occur nowhere else
 
-Each recording is `<digit>-<voice>-<number>.<wav|flac|mp3>` at 8, 16 or 44.1 kHz, mono or stereo, with its word in `<stem>.txt`.
+Each recording is `<digit>-<voice>-<number>.<wav|flac|mp3>` at 8, 16 or 44.1 kHz, mono or stereo, with its word in
+`<stem>.txt`.
 """
 
 from __future__ import annotations

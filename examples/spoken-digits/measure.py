@@ -3,8 +3,8 @@
     python measure.py --speech speech --model model [--per-digit 20]
 
 Transcription: the share of recordings, in held-out files and of held-out voices, whose description is the spoken word.
-Speech: the share of generated digits that an independent classifier recognizes. It is a small convolutional network that is trained
-here, only on the real training recordings, and is itself measured on the held-out ones.
+Speech: the share of generated digits that an independent classifier recognizes. It is a small convolutional network
+that is trained here, only on the real training recordings, and is itself measured on the held-out ones.
 """
 
 from __future__ import annotations

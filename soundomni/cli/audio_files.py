@@ -76,7 +76,8 @@ class Failures:
 
 
 def usable(files: Sequence[str], failures: Failures) -> list[Path]:
-    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for it."""
+    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for
+    it."""
     from soundomni.cli.folders import input_file
     from soundomni.core.errors import DataError
     from soundomni.data.audio import audio_info

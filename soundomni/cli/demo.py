@@ -1,4 +1,5 @@
-"""`soundomni demo`: train a small model on this machine, then show on one page what it makes and hears, and how good that is."""
+"""`soundomni demo`: train a small model on this machine, then show on one page what it makes and hears, and how good
+that is."""
 
 from __future__ import annotations
 
@@ -119,7 +120,10 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
 
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
-    """Load the model to compare with, before any time is spent on training. Raise CheckpointError if there is no such model."""
+    """Load the model to compare with, before any time is spent on training.
+
+    Raise CheckpointError if there is no such model.
+    """
     from soundomni.cli.generate import slug
     from soundomni.cli.page.gather import Contender
     from soundomni.core.pretrained.directory import SHIPPED, find_model
@@ -180,7 +184,8 @@ def _write(path: Path, report: Report) -> Path:
 def _told(
     out: Path, contenders: Sequence[Contender], prompts: Sequence[Prompt], listening: Sequence[Listening], results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the page's numbers and words for --json: those of the trained model, and under "compared" the others by name."""
+    """Return the page's numbers and words for --json: those of the trained model, and under "compared" the others by
+    name."""
     models = []
     for i, (one, result) in enumerate(zip(contenders, results, strict=True)):
         made = [{"file": str(out / prompt.made[i].sound.file), "prompt": prompt.text} for prompt in prompts]

@@ -28,7 +28,10 @@ def expanded(path: str) -> str:
 
 
 def input_file(path: str | Path) -> Path:
-    """Return the path of a file that a user gave. Raise UnreadableAudioError, which says where it was looked for, if it is missing."""
+    """Return the path of a file that a user gave.
+
+    Raise UnreadableAudioError, which says where it was looked for, if it is missing.
+    """
     from soundomni.core.errors import UnreadableAudioError
 
     file = user_path(path)
@@ -65,7 +68,10 @@ def _meant(path: Path) -> str:
 
 
 def empty_directory(path: str, *, option: str) -> Path:
-    """Make a folder, or take an empty one. Raise DataError, which names the option, if it cannot be written to or is not empty."""
+    """Make a folder, or take an empty one.
+
+    Raise DataError, which names the option, if it cannot be written to or is not empty.
+    """
     from soundomni.core.errors import DataError
 
     folder = make_directory(path)
@@ -85,7 +91,8 @@ def new_directory(path: str) -> Path:
 
 
 def next_number(folder: Path) -> int:
-    """Return the number after the highest one that starts a file name in the folder, as in `012-name.wav`; 0 if there is none."""
+    """Return the number after the highest one that starts a file name in the folder, as in `012-name.wav`; 0 if there
+    is none."""
     return max(_numbers(folder), default=-1) + 1
 
 
@@ -123,7 +130,10 @@ def claimed_number(folder: Path) -> Iterator[int]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that other processes may also write to. Raise DataError if it cannot be written completely."""
+    """Add a line to a file that other processes may also write to.
+
+    Raise DataError if it cannot be written completely.
+    """
     from soundomni.core.errors import DataError
 
     data = f"{line}\n".encode()

@@ -133,10 +133,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def generate_files(
     model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
 ) -> Iterator[Written]:
-    """Make clips in batches and yield each as soon as it is written. Requests that differ in length or settings are made separately.
+    """Make clips in batches and yield each as soon as it is written.
 
-    Files from earlier calls stay in the folder: numbers go on after the highest one there, and prompts.jsonl grows. A picture that
-    cannot be drawn is reported on stderr, and its clip is still written.
+    Requests that differ in length or settings are made separately.
+
+    Files from earlier calls stay in the folder: numbers go on after the highest one there, and prompts.jsonl grows. A
+    picture that cannot be drawn is reported on stderr, and its clip is still written.
     """
     from soundomni.cli.progress import Progress
     from soundomni.core.inference.editing import Kept

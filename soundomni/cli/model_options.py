@@ -36,7 +36,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_device(args: argparse.Namespace) -> str:
-    """Return the device of `--device`. Say on stderr which one auto picked, and if nothing has been tested on that kind of device.
+    """Return the device of `--device`.
+
+    Say on stderr which one auto picked, and if nothing has been tested on that kind of device.
 
     Raise SpecError if this machine does not have the device.
     """
@@ -57,7 +59,8 @@ def choose_device(args: argparse.Namespace) -> str:
 
 
 def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni:
-    """Return the model of `--model` on a device, with the adapters of `--adapter` merged if the command has that option."""
+    """Return the model of `--model` on a device, with the adapters of `--adapter` merged if the command has that
+    option."""
     from soundomni.cli.progress import Progress
 
     with Progress(f"loading {args.model}"):

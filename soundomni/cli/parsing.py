@@ -1,4 +1,5 @@
-"""The command line's grammar: fixed options by argparse, and next to them spec overrides `--a.b.c=value` or `--a.b.c value`."""
+"""The command line's grammar: fixed options by argparse, and next to them spec overrides `--a.b.c=value` or `--a.b.c
+value`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
-    """Separate the spec overrides from a command's arguments; an option of the parser takes precedence over a spec key of that name.
+    """Separate the spec overrides from a command's arguments; an option of the parser takes precedence over a spec key
+    of that name.
 
     Raise UsageError, with the nearest alternative, for an option that is neither.
     """

@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_package(kind: str, name: str, out: Path | None = None) -> Path:
-    """Write a package with a plugin of a kind and return its folder: `out`, or `soundomni-<name>` in the working directory.
+    """Write a package with a plugin of a kind and return its folder: `out`, or `soundomni-<name>` in the working
+    directory.
 
-    Raise PluginError if the kind is unknown or has no template, the name does not consist of lowercase words and dashes or is already
-    registered, or the folder exists.
+    Raise PluginError if the kind is unknown or has no template, the name does not consist of lowercase words and dashes
+    or is already registered, or the folder exists.
     """
     _check(kind, name)
     distribution = distribution_of(name)

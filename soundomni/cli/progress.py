@@ -1,7 +1,7 @@
 """Progress of a command on stderr: one changing line on a terminal, otherwise a plain line now and then.
 
-Nothing is shown for work that takes less than two seconds. A thread writes, so that work that reports nothing for a long time, such as
-loading a model, still shows signs of life.
+Nothing is shown for work that takes less than two seconds. A thread writes, so that work that reports nothing for a
+long time, such as loading a model, still shows signs of life.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Progress:
                 self._show()
 
     def _pause(self) -> float:
-        """Return the seconds between two plain lines: more as time goes by, so that a long command does not fill its log."""
+        """Return the seconds between two plain lines: more as time goes by, so that a long command does not fill its
+        log."""
         return min(max(LINE_SECONDS, 0.25 * (self._last - self._begin)), LONGEST_LINE_SECONDS)
 
     def _show(self) -> None:

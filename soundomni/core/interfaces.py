@@ -1,10 +1,10 @@
 """The contracts of the plugin kinds.
 
-A plugin is a class registered under the entry-point group of its kind. Its constructor takes typed arguments by name. The assembly
-passes only the runtime arguments listed at each contract; a spec cannot set those.
+A plugin is a class registered under the entry-point group of its kind. Its constructor takes typed arguments by name.
+The assembly passes only the runtime arguments listed at each contract; a spec cannot set those.
 
-Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N tokens,
-H hidden dimensions, V vocabulary, E expert streams.
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N
+tokens, H hidden dimensions, V vocabulary, E expert streams.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 class ReceptiveField:
     """How far a codec looks, in frames on either side.
 
-    A frame stands for its own `downsampling_ratio` samples; with E extra frames in the spec, also for the samples of the E frames
-    before it, so that decoded samples depend on their own frame and the E frames after it. The counts here are frames beyond those,
-    on the side where there are more.
+    A frame stands for its own `downsampling_ratio` samples; with E extra frames in the spec, also for the samples of
+    the E frames before it, so that decoded samples depend on their own frame and the E frames after it. The counts here
+    are frames beyond those, on the side where there are more.
 
     Args:
         encode: frames whose samples affect a frame that `encode` returns.
@@ -51,11 +51,11 @@ class ReceptiveField:
 
 
 class Codec(nn.Module, ABC):
-    """Convert waveforms to a representation and back. Group `soundomni.codecs`; no runtime arguments.
+    """Converts waveforms to a representation and back. Group `soundomni.codecs`; no runtime arguments.
 
-    `spec` must be known from the constructor's arguments only. An argument named `weights` is a file to start from; a saved model
-    holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is random only if generators
-    are given, and never depends on `self.training`.
+    `spec` must be known from the constructor's arguments only. An argument named `weights` is a file to start from; a
+    saved model holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is
+    random only if generators are given, and never depends on `self.training`.
     """
 
     @property
@@ -65,10 +65,11 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
+        """Encode `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)`
+        frames each.
 
-        Samples beyond the length of a clip are ignored. A codec with a random encoding draws the encoding of clip b from
-        `generators[b]`, and returns its mean without generators.
+        Samples beyond the length of a clip are ignored. A codec with a random encoding draws the encoding of clip b
+        from `generators[b]`, and returns its mean without generators.
         """
 
     @abstractmethod
@@ -77,16 +78,20 @@ class Codec(nn.Module, ABC):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """Reach of `encode` and `decode`, used to cut long clips into chunks (see assembly/chunked.py); None processes clips whole."""
+        """Reach of `encode` and `decode`, used to cut long clips into chunks (see assembly/chunked.py); None processes
+        clips whole."""
         return None
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Return the losses of the codec's own training. Codecs without trainable parameters keep this default, which raises TypeError."""
+        """Return the losses of the codec's own training.
+
+        Codecs without trainable parameters keep this default, which raises TypeError.
+        """
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
 
 class Encoder(nn.Module, ABC):
-    """Convert waveforms to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
+    """Converts waveforms to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
 
     @property
     @abstractmethod
@@ -99,17 +104,18 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows.
+        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])`
+        valid rows.
 
         Samples beyond the length of a clip are ignored.
         """
 
 
 class Connector(nn.Module, ABC):
-    """Map tokens into the hidden space and back. Group `soundomni.connectors`.
+    """Maps tokens into the hidden space and back. Group `soundomni.connectors`.
 
-    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; if so, tokens also come with
-    a timestep and their index in the clip).
+    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; if so, tokens
+    also come with a timestep and their index in the clip).
     """
 
     @property
@@ -121,7 +127,8 @@ class Connector(nn.Module, ABC):
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
         """Map `[N, token_dim]` to `[N, H]`.
 
-        With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each frame within its clip, are given too.
+        With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each frame within its clip, are
+        given too.
         """
 
     @abstractmethod
@@ -130,11 +137,11 @@ class Connector(nn.Module, ABC):
 
 
 class Router(ABC):
-    """Assign tokens to experts. Group `soundomni.routers`; no runtime arguments.
+    """Assigns tokens to experts. Group `soundomni.routers`; no runtime arguments.
 
-    A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and how the
-    feed-forward network of a stream is built, which may itself route by hidden state. `loss_names` names the auxiliary loss that
-    such networks add, if any; at most one.
+    A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and
+    how the feed-forward network of a stream is built, which may itself route by hidden state. `loss_names` names the
+    auxiliary loss that such networks add, if any; at most one.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ()
@@ -181,15 +188,19 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Map E streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and auxiliary losses.
+        """Map E streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and
+        auxiliary losses.
 
-        Layer i attends through `layout.attend(i, query, key, value)`, which uses the cache if there is one, and takes positions from
-        `layout.position_ids`. The loss that the router's networks add is summed over them and returned under its name in
-        `router.loss_names`.
+        Layer i attends through `layout.attend(i, query, key, value)`, which uses the cache if there is one, and takes
+        positions from `layout.position_ids`. The loss that the router's networks add is summed over them and returned
+        under its name in `router.loss_names`.
         """
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
-        """Return the parameters that only tokens of this stream use, for freezing and counting one expert. None by default."""
+        """Return the parameters that only tokens of this stream use, for freezing and counting one expert.
+
+        None by default.
+        """
         return ()
 
 
@@ -211,26 +222,28 @@ class Query:
 
 
 class Objective(nn.Module, ABC):
-    """Corrupt a representation and score the prediction. Group `soundomni.objectives`; no runtime arguments.
+    """Corrupts a representation and scores the prediction. Group `soundomni.objectives`; no runtime arguments.
 
-    Objectives keep no state between calls. `loss_names` names what `loss` returns; each loss counts the frames of noise segments that
-    are not known, so that ranks can weight them before anything is computed.
+    Objectives keep no state between calls. `loss_names` names what `loss` returns; each loss counts the frames of noise
+    segments that are not known, so that ranks can weight them before anything is computed.
 
-    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised / dt: `corrupt`
-    gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
+    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised /
+    dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
-        """Corrupt the clips with `noise` `[B]` set, except their `known` `[B, T]` frames; all others stay clean, at timestep 0.
+        """Corrupt the clips with `noise` `[B]` set, except their `known` `[B, T]` frames; all others stay clean, at
+        timestep 0.
 
         Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.
         """
 
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output itself.
+        """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output
+        itself.
 
         Args:
             output, inputs: `[B, D, T]`, the network's output and its input.
@@ -244,14 +257,19 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        """Return values `[B, D, T]` between `clean` (timestep 0) and `start`, the values that sampling starts from (timestep 1).
+        """Return values `[B, D, T]` between `clean` (timestep 0) and `start`, the values that sampling starts from
+        (timestep 1).
 
-        This is what `corrupt` gives at that timestep for that noise. Varying a clip begins there instead of at timestep 1.
+        This is what `corrupt` gives at that timestep for that noise. Varying a clip begins there instead of at timestep
+        1.
         """
 
 
 class Sampler(ABC):
-    """Turn noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments; no state between calls."""
+    """Turns noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments.
+
+    Samplers keep no state between calls.
+    """
 
     num_steps: int
 
@@ -270,11 +288,12 @@ class Sampler(ABC):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Start from values `[B, D, T]` at timestep `begin`, pure noise at 1, and return values of that shape at timestep 0.
+        """Start from values `[B, D, T]` at timestep `begin`, pure noise at 1, and return values of that shape at
+        timestep 0.
 
-        It always takes `num_steps` steps, wherever it begins, and asks for predictions only at timesteps above 0: at 0 nothing is left
-        to predict, and a model treats values at timestep 0 as known. `on_step(index, values)` is called after each step. A stochastic
-        sampler draws for clip b from `generators[b]` only.
+        It always takes `num_steps` steps, wherever it begins, and asks for predictions only at timesteps above 0: at 0
+        nothing is left to predict, and a model treats values at timestep 0 as known. `on_step(index, values)` is called
+        after each step. A stochastic sampler draws for clip b from `generators[b]` only.
         """
 
 
@@ -306,9 +325,11 @@ class Skip:
     Args:
         key: name of the item.
         reason: why, in one line.
-        kind: "unreadable" if it exists but cannot be read, the only kind that counts against data.skip_limit; "missing" if it is
-            named but does not exist; "no caption"; "unsuitable" for anything else, such as a clip that is too long.
-        group: what to say after a count of such items, such as "longer than 5 s for describe"; by default the text of its kind.
+        kind: "unreadable" if it exists but cannot be read, the only kind that counts against data.skip_limit; "missing"
+            if it is named but does not exist; "no caption"; "unsuitable" for anything else, such as a clip that is too
+            long.
+        group: what to say after a count of such items, such as "longer than 5 s for describe"; by default the text of
+            its kind.
     """
 
     key: str
@@ -320,8 +341,8 @@ class Skip:
 class Dataset(ABC):
     """Clips by index. Group `soundomni.datasets`; no runtime arguments.
 
-    `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank. `skipped` lists what
-    turned out to be unusable while listing.
+    `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank.
+    `skipped` lists what turned out to be unusable while listing.
     """
 
     @abstractmethod
@@ -337,10 +358,12 @@ class Dataset(ABC):
         """Return the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raise UnreadableAudioError."""
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
-        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate. Raise UnreadableAudioError.
+        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate.
 
-        Training calls it for clips of which it takes only a part. By default the whole clip is loaded and then cut; a dataset that can
-        decode only the part saves time and memory.
+        Raise UnreadableAudioError.
+
+        Training calls it for clips of which it takes only a part. By default the whole clip is loaded and then cut; a
+        dataset that can decode only the part saves time and memory.
         """
         waveform, rate = self.load(index)
         return waveform[:, first : first + num_samples].copy(), rate  # a view would keep the whole clip in memory
@@ -352,7 +375,8 @@ class Dataset(ABC):
 
     @property
     def generated_from(self) -> str | None:
-        """Text that determines all items, for a dataset that computes them on demand; None for a dataset that lists them.
+        """Text that determines all items, for a dataset that computes them on demand; None for a dataset that lists
+        them.
 
         A run that resumes compares it to see that the data is the same; otherwise it has to look at every item.
         """
@@ -360,19 +384,24 @@ class Dataset(ABC):
 
 
 class Tracker(ABC):
-    """Receive what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec).
+    """Receives what a run measures and makes. Group `soundomni.trackers`.
 
-    A tracker whose constructor or `begin` fails stops the run before its first step. From then on a tracker never ends a run: if any
-    other method raises, a warning names the tracker, which is closed and not called again until the run is resumed.
+    Runtime arguments: `run_dir` and `spec` (the resolved spec).
+
+    A tracker whose constructor or `begin` fails stops the run before its first step. From then on a tracker never ends
+    a run: if any other method raises, a warning names the tracker, which is closed and not called again until the run
+    is resumed.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the files that it writes, relative to the run directory; they are removed when the run is overwritten."""
+    """Patterns of the files that it writes, relative to the run directory; they are removed when the run is
+    overwritten."""
 
     def begin(self, step: int) -> None:
         """Start recording; called once, before anything is logged, with the number of finished steps: 0 for a new run.
 
-        Anything that an earlier tracker of this run directory recorded for later steps belongs to an attempt that was lost.
+        Anything that an earlier tracker of this run directory recorded for later steps belongs to an attempt that was
+        lost.
         """
 
     @abstractmethod
@@ -387,14 +416,17 @@ class Tracker(ABC):
 
 
 class Optimizer(ABC):
-    """Make the optimizer of a run. Group `soundomni.optimizers`; no runtime arguments.
+    """Makes the optimizer of a run. Group `soundomni.optimizers`; no runtime arguments.
 
-    A checkpoint keeps the optimizer's state of each parameter: tensors of the parameter's shape and of any type, and 0-dim counters
-    named "step". Tensors of other shapes are only allowed if the optimizer refuses sharded parameters.
+    A checkpoint keeps the optimizer's state of each parameter: tensors of the parameter's shape and of any type, and
+    0-dim counters named "step". Tensors of other shapes are only allowed if the optimizer refuses sharded parameters.
     """
 
     shards: ClassVar[bool] = True
-    """Whether it can update sharded parameters. If not, `build` must refuse them, and a run must have only one process."""
+    """Whether it can update sharded parameters.
+
+    If not, `build` must refuse them, and a run must have only one process.
+    """
 
     @abstractmethod
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:

@@ -1,7 +1,7 @@
 """Text to token ids: byte-level BPE with the special tokens of the sequence language.
 
-Byte-level BPE (Radford et al. 2019, section 2.2) writes any text without unknown tokens. A small vocabulary is learned from the
-captions of a run; the tokenizer.json of another model also works.
+Byte-level BPE (Radford et al. 2019, section 2.2) writes any text without unknown tokens. A small vocabulary is learned
+from the captions of a run; the tokenizer.json of another model also works.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from soundomni.core.tokenizer_parts import check_tokenizer
 PAD, BOS, EOS = "<|pad|>", "<|im_start|>", "<|im_end|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
 END_OF_DOCUMENT = "<|endoftext|>"
-"""Token that also ends a text if the vocabulary has it: language models not trained on chats write it after an answer."""
+"""Token that also ends a text if the vocabulary has it: language models not trained on chats write it after an
+answer."""
 WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 """Text that may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
@@ -55,7 +56,10 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:
-        """Learn byte-level BPE; the result depends only on the texts and the size. At most 261 entries means plain bytes."""
+        """Learn byte-level BPE; the result depends only on the texts and the size.
+
+        At most 261 entries means plain bytes.
+        """
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Prepend(" ")  # so that the first word is treated like any other
         words = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
@@ -72,7 +76,8 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | Path, *, extend: bool = False) -> TextTokenizer:
-        """Read a tokenizer.json, or the one in a directory; with `extend`, missing special tokens are added after its last id.
+        """Read a tokenizer.json, or the one in a directory; with `extend`, missing special tokens are added after its
+        last id.
 
         Raise CheckpointError if it is missing or unreadable, has parts that are not supported, or lacks special tokens.
         """
@@ -127,7 +132,8 @@ class TextTokenizer:
 
 @contextmanager
 def _failures(kind: type[SoundOmniError], what: str) -> Iterator[None]:
-    """Raise an error of `kind` for anything the library raises, including its panics, which are not Exceptions and end the program."""
+    """Raise an error of `kind` for anything the library raises, including its panics, which are not Exceptions and end
+    the program."""
     try:
         yield
     except BaseException as error:

@@ -1,9 +1,9 @@
 """Checks on the parts of a tokenizer.json, made before the tokenizers library builds it.
 
-The library accepts any combination of its parts. Some of them abort the process on unsuitable values, run regular expressions that
-never end, or write many characters for one, again and again. So only parts whose fields are known here are accepted, with each field
-within limits: those of byte-level BPE, SentencePiece and WordPiece tokenizers as transformers writes them, except for tables of
-characters (Precompiled), which cannot be checked.
+The library accepts any combination of its parts. Some of them abort the process on unsuitable values, run regular
+expressions that never end, or write many characters for one, again and again. So only parts whose fields are known here
+are accepted, with each field within limits: those of byte-level BPE, SentencePiece and WordPiece tokenizers as
+transformers writes them, except for tables of characters (Precompiled), which cannot be checked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ KNOWN_PATTERNS = frozenset(
         " ?[^(\\s|[.,!?…。，、।۔،])]+",
     )
 )
-"""Regular expressions of GPT-2, Qwen2, Llama 3, Qwen3.5, Tekken, o200k, DeepSeek-V3 and BLOOM; `_check_regex` accepts some others."""
+"""Regular expressions of GPT-2, Qwen2, Llama 3, Qwen3.5, Tekken, o200k, DeepSeek-V3 and BLOOM; `_check_regex` accepts
+some others."""
 
 _ESCAPE = r"\\[sSwWdDhHrntvf]|\\[pP]\{\^?\w{1,32}\}|\\[^\w\s]"
 _CLASS = rf"(?:{_ESCAPE}|\[\^?(?:{_ESCAPE}|[^\[\]\\&])+\])"
@@ -186,8 +187,9 @@ def _pattern(value: Any) -> str | None:
 def _check_regex(pattern: str) -> str | None:
     """Return what was expected, unless the regular expression is a known one or one that ends soon on any text.
 
-    The latter is a list of alternatives, each a row of characters and classes of which one repeats and few are optional, so that a
-    match at any place takes time at most proportional to the text. No alternative may match the empty text.
+    The latter is a list of alternatives, each a row of characters and classes of which one repeats and few are
+    optional, so that a match at any place takes time at most proportional to the text. No alternative may match the
+    empty text.
     """
     if pattern in KNOWN_PATTERNS:
         return None

@@ -28,12 +28,13 @@ class Audio:
     """A clip, checked once when it is created.
 
     Args:
-        waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to it, with an
-            error of at most 6e-8 per sample. An array with negative strides is copied, because torch does not accept it.
+        waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to
+            it, with an error of at most 6e-8 per sample. An array with negative strides is copied, because torch does
+            not accept it.
         sample_rate: in Hz. Numpy integers become int.
 
-    Raise DataError if the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or is too far
-    beyond full scale, or if the rate is not a positive integer.
+    Raise DataError if the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or
+    is too far beyond full scale, or if the rate is not a positive integer.
     """
 
     waveform: np.ndarray
@@ -104,7 +105,10 @@ def _checked_rate(rate: object) -> int:
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Return the number of samples that `resample` gives: ceil(num_samples * to_rate / from_rate). Packing relies on it."""
+    """Return the number of samples that `resample` gives: ceil(num_samples * to_rate / from_rate).
+
+    Packing relies on it.
+    """
     return math.ceil(num_samples * to_rate / from_rate)
 
 
@@ -126,12 +130,18 @@ def fit_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def convert(clip: Audio, *, channels: int, sample_rate: int) -> np.ndarray:
-    """Return the waveform `[C, S]` of a clip with these channels and this rate. Raise DataError for channels as `match_channels`."""
+    """Return the waveform `[C, S]` of a clip with these channels and this rate.
+
+    Raise DataError for channels as `match_channels`.
+    """
     return resample(match_channels(clip.waveform, channels), clip.sample_rate, sample_rate)
 
 
 def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
-    """Return `[C, S]` with `channels` channels: copies of a mono clip, or the mean of all channels. Raise DataError for anything else."""
+    """Return `[C, S]` with `channels` channels: copies of a mono clip, or the mean of all channels.
+
+    Raise DataError for anything else.
+    """
     given = waveform.shape[0]
     if given == channels:
         return waveform

@@ -26,24 +26,29 @@ _HEADER_THREADS = 8  # opening many small files waits for the disk or the networ
 
 
 class AudioFolder(Dataset):
-    """Audio files of a folder, listed once in sorted order from their headers only. Keys are POSIX paths relative to the folder.
+    """Audio files of a folder, listed once in sorted order from their headers only.
 
-    soundomni/data/captions.py describes where captions and questions come from: `<stem>.json`, `<stem>.txt`, metadata.csv and
-    metadata.jsonl. Hidden files and folders are ignored. Audio files that cannot be read, rows that name no existing file, and files
-    without a caption are left out and listed in `skipped`.
+    Keys are POSIX paths relative to the folder.
+
+    soundomni/data/captions.py describes where captions and questions come from: `<stem>.json`, `<stem>.txt`,
+    metadata.csv and metadata.jsonl. Hidden files and folders are ignored. Audio files that cannot be read, rows that
+    name no existing file, and files without a caption are left out and listed in `skipped`.
 
     Args:
         path: the folder; a leading `~` means the home directory.
-        captions: whether an item needs a caption or a question; if not, items without them are kept for tasks that need none.
+        captions: whether an item needs a caption or a question; if not, items without them are kept for tasks that need
+            none.
         recursive: whether to list subfolders.
         include: patterns of keys to include, such as "drums/*"; all by default.
         exclude: patterns of keys to leave out.
-        file_list: text file with one key per line, such as a split; only these are used. Relative to the working directory.
+        file_list: text file with one key per line, such as a split; only these are used. Relative to the working
+            directory.
 
-    Links are followed wherever they lead, because the folder is its owner's. A file whose captions cannot be read counts as unreadable.
+    Links are followed wherever they lead, because the folder is its owner's. A file whose captions cannot be read
+    counts as unreadable.
 
-    Raise DataError if there is no such folder, if it has no audio or no captions, if a table is malformed or names a file outside
-    the folder, or if two places disagree on a caption.
+    Raise DataError if there is no such folder, if it has no audio or no captions, if a table is malformed or names a
+    file outside the folder, or if two places disagree on a caption.
     """
 
     def __init__(
@@ -196,7 +201,8 @@ def _is_about(table: str, keys: Sequence[str]) -> bool:
 
 
 def _check_patterns(name: str, patterns: object) -> None:
-    """Raise DataError unless patterns are a list of texts, or None: a single text would be read as one pattern per letter."""
+    """Raise DataError unless patterns are a list of texts, or None: a single text would be read as one pattern per
+    letter."""
     if patterns is not None and not (isinstance(patterns, list | tuple) and all(isinstance(pattern, str) for pattern in patterns)):
         example = patterns if isinstance(patterns, str) else "*.wav"
         raise DataError(f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['{example}']")

@@ -1,4 +1,5 @@
-"""AudioCaps (Kim et al. 2019, "AudioCaps: Generating Captions for Audios in The Wild"): its CSV and the clips cut from it.
+"""AudioCaps (Kim et al. 2019, "AudioCaps: Generating Captions for Audios in The Wild"): its CSV and the clips cut from
+it.
 
 Shape letters: C audio channels, S samples.
 """
@@ -20,7 +21,8 @@ _NOT_IN_NAMES = "/\\\0"  # with these, a row could name a file outside the folde
 
 
 class AudioCaps(Dataset):
-    """One item per clip, `{youtube_id}_{start_time}{extension}`, with all of its captions in the CSV, in the CSV's order.
+    """One item per clip, `{youtube_id}_{start_time}{extension}`, with all of its captions in the CSV, in the CSV's
+    order.
 
     Args:
         csv: a split of AudioCaps, with the columns audiocap_id, youtube_id, start_time and caption.
@@ -29,7 +31,8 @@ class AudioCaps(Dataset):
 
     In `csv` and `audio_dir`, a leading `~` means the home directory.
 
-    Raise DataError if the CSV is missing, lacks a column or names a file outside the folder, or if none of its clips exists.
+    Raise DataError if the CSV is missing, lacks a column or names a file outside the folder, or if none of its clips
+    exists.
     """
 
     def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:

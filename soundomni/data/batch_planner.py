@@ -1,4 +1,7 @@
-"""Plans of packed batches from metadata only: mixture → writer → packer. Every rank computes the same plan without reading audio."""
+"""Plans of packed batches from metadata only: mixture → writer → packer.
+
+Every rank computes the same plan without reading audio.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ _PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the numbe
 def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str, Any]:
     """Return the state of a planner that goes on with other data, in another order of samples.
 
-    The count of draws of each dataset goes on, so that random choices do not start over. Samples held by the packer are dropped.
+    The count of draws of each dataset goes on, so that random choices do not start over. Samples held by the packer are
+    dropped.
     """
     before = state["mixture"]
     cursors = {name: int(before["cursors"].get(name, 0)) for name in mixture.sources}
@@ -46,17 +50,19 @@ class Planned:
 class Planner:
     """An infinite stream of plans for packed batches.
 
-    A sample longer than the limit, or of an item that no task suits, is never lost silently: it is named once in the log
-    `soundomni.data` and counted in `refused` or `ineligible`.
+    A sample longer than the limit, or of an item that no task suits, is never lost silently: it is named once in the
+    log `soundomni.data` and counted in `refused` or `ineligible`.
 
     Args:
         mixture, writer: where samples come from and how they are written.
         spec: budget, limit and lookahead.
         state: state of an earlier planner.
-        refused, ineligible: reports of what is left out; planners of one run share them, so that each key is named once.
+        refused, ineligible: reports of what is left out; planners of one run share them, so that each key is named
+            once.
         told: groups of left-out items that were already reported (see usage.py), and are only counted here.
 
-    Raise SpecError if the model lacks what a task needs or the limit exceeds the budget, and DataError if everything is refused.
+    Raise SpecError if the model lacks what a task needs or the limit exceeds the budget, and DataError if everything is
+    refused.
     """
 
     def __init__(

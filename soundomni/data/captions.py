@@ -1,16 +1,17 @@
 """Captions, questions and attributes next to audio files.
 
-Three places are read, with no order of precedence: `<stem>.json`, `<stem>.txt` and, in the folder or any subfolder, metadata.csv or
-metadata.jsonl. They may complete each other (a caption here, questions there). If two of them give the same thing, they must agree:
-otherwise the data is wrong in one of them, and only its owner knows in which.
+Three places are read, with no order of precedence: `<stem>.json`, `<stem>.txt` and, in the folder or any subfolder,
+metadata.csv or metadata.jsonl. They may complete each other (a caption here, questions there). If two of them give the
+same thing, they must agree: otherwise the data is wrong in one of them, and only its owner knows in which.
 
 - `<stem>.txt`: one caption per line that is not blank.
-- `<stem>.json`: an object with any of `prompt`, `caption`, `text` (a string each), `captions` (a list of strings), `questions`
-  (a list of `{question, answer}`); every other key is an attribute.
-- metadata.jsonl: such an object per line, with the file's path, relative to the table, in `file_name`; it may hold `question` and
-  `answer` directly.
-- metadata.csv: the same as columns; `captions` may be one text, and both lists may be written as JSON. Rows of one file add up, so several
-  captions or questions can take several rows; an attribute with different values becomes a tuple of all of them.
+- `<stem>.json`: an object with any of `prompt`, `caption`, `text` (a string each), `captions` (a list of strings),
+  `questions` (a list of `{question, answer}`); every other key is an attribute.
+- metadata.jsonl: such an object per line, with the file's path, relative to the table, in `file_name`; it may hold
+  `question` and `answer` directly.
+- metadata.csv: the same as columns; `captions` may be one text, and both lists may be written as JSON. Rows of one file
+  add up, so several captions or questions can take several rows; an attribute with different values becomes a tuple of
+  all of them.
 
 All of them are UTF-8. The keys above are recognized in any case (`Caption`).
 """
@@ -71,7 +72,10 @@ class CaptionTable:
 
 
 def read_table(root: Path, name: str, names: Names) -> CaptionTable:
-    """Read the table `name` in the folder `root`, whose files are relative to the table. Raise DataError, naming table and row."""
+    """Read the table `name` in the folder `root`, whose files are relative to the table.
+
+    Raise DataError, naming table and row.
+    """
     path, folder = root / name, name[: name.rfind("/") + 1]
     columns: dict[str, None] = {}
     gathered: dict[str, _Gathered] = {}
@@ -161,7 +165,10 @@ def _rows(path: Path, columns: dict[str, None]) -> Iterator[Row]:
 
 
 def _cell(column: str, value: str) -> Any:
-    """Return the value of a CSV field. Raise ValueError for a list that is not JSON, and for a quote that includes another row."""
+    """Return the value of a CSV field.
+
+    Raise ValueError for a list that is not JSON, and for a quote that includes another row.
+    """
     for line in value.splitlines()[1:]:
         name = line.partition(",")[0].strip(' "')
         if "," in line and name.lower().endswith(SUFFIXES):

@@ -13,7 +13,10 @@ from typing import Any
 from soundomni.core.interfaces import Dataset, Item
 
 MOST_BLOCKS = 1 << 14
-"""Largest number of digests in one listing, so that a checkpoint stays small. With more items, one digest covers several in a row."""
+"""Largest number of digests in one listing, so that a checkpoint stays small.
+
+With more items, one digest covers several in a row.
+"""
 SHOWN_OF_GENERATED = 64
 """Items whose digests are taken for a dataset that computes its items, in addition to what it computes them from."""
 _BLOCK_BYTES = 4
@@ -39,7 +42,8 @@ class Listing:
         return _block_size(self.count)
 
     def first_difference(self, other: Listing) -> int:
-        """Return the index of the first item that may differ from another listing's; `count` if only the other one has more."""
+        """Return the index of the first item that may differ from another listing's; `count` if only the other one has
+        more."""
         if self.block_size != other.block_size:
             return 0
         own, its = self._split(), other._split()
@@ -52,7 +56,10 @@ class Listing:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Listing:
-        """Return the listing for data from `to_json`; keys added by later versions are ignored. Raise ValueError if it is not one."""
+        """Return the listing for data from `to_json`; keys added by later versions are ignored.
+
+        Raise ValueError if it is not one.
+        """
         count, sha256, blocks = (tree.get(name) for name in ("count", "sha256", "blocks"))
         if type(count) is not int or count < 0 or not isinstance(sha256, str) or not isinstance(blocks, str):
             raise ValueError("a listing of data has no count, sha256 and blocks")
@@ -64,7 +71,10 @@ class Listing:
 
 
 def list_dataset(dataset: Dataset) -> Listing:
-    """Return the listing of a dataset. Decodes nothing; takes about five seconds for a million items that are already listed."""
+    """Return the listing of a dataset.
+
+    Decodes nothing; takes about five seconds for a million items that are already listed.
+    """
     count = len(dataset)
     whole = hashlib.sha256(repr((count, dataset.generated_from)).encode())
     size = _block_size(count)

@@ -30,7 +30,8 @@ class Names:
         Backslashes separate folders if no file has them in its name, and letters with marks may be composed or not.
 
         Args:
-            name: the given name, relative to `folder` (a key that ends with "/", or nothing), or absolute, but within `root`.
+            name: the given name, relative to `folder` (a key that ends with "/", or nothing), or absolute, but within
+                `root`.
 
         Raises:
             ValueError: it is empty, or leads out of the folder.

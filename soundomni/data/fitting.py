@@ -1,4 +1,5 @@
-"""Whether a sample can be made from an item, and if not, why: for every draw in training, and for all items before it."""
+"""Whether a sample can be made from an item, and if not, why: for every draw in training, and for all items before
+it."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Fitting:
         return [task for task, weight in self._mixture.tasks[source] if weight > 0]
 
     def _why_too_long(self, source: str, item: Item, plan: PlannedSample, seed: int) -> str:
-        """Return the lengths and, if audio makes up most of the sample, how much of it would fit and how to have it cut."""
+        """Return the lengths and, if audio makes up most of the sample, how much of it would fit and how to have it
+        cut."""
         length, seconds = plan.full_length, plan.crop.num_samples / plan.crop.rate
         longest = partial(self._longest, source, item, seed)
         fitting = bisect_right(range(int(100 * seconds) + 1), self._limit, key=longest) - 1
@@ -82,7 +84,8 @@ class Fitting:
     def _longest(self, source: str, item: Item, seed: int, hundredths: int) -> int:
         """Return the tokens of an item in the longest of its tasks if its clip lasted this many hundredths of a second.
 
-        The result exceeds the limit if one of the tasks does not accept such a clip. It never falls with the length of the clip.
+        The result exceeds the limit if one of the tasks does not accept such a clip. It never falls with the length of
+        the clip.
         """
         short = replace(item, num_samples=max(1, int(hundredths / 100 * item.sample_rate)))
         tasks = [task for task in self.tasks(source) if task.lacks(short) is None]

@@ -1,4 +1,5 @@
-"""Contents of an audio folder by name only: audio files, the tables and sidecars next to them, and what is left out and why."""
+"""Contents of an audio folder by name only: audio files, the tables and sidecars next to them, and what is left out and
+why."""
 
 from __future__ import annotations
 
@@ -49,8 +50,8 @@ class Listing:
         return self._sidecars.get(normal_form(stem_of(key)), [])
 
     def unread_sidecars(self, keys: Sequence[str]) -> list[str]:
-        """Return why possible sidecars are not read, and what to do: files named after one of the `keys` ("a.wav.txt"), folders, and
-        files that belong to no audio file."""
+        """Return why possible sidecars are not read, and what to do: files named after one of the `keys` ("a.wav.txt"),
+        folders, and files that belong to no audio file."""
         whole = {name: key for key in keys for name in self._sidecars.get(normal_form(key), [])}
         told = [f"'{name}' is not read: rename it to '{stem_of(key)}{suffix_of(name)}'" for name, key in whole.items()]
         told += [f"'{name}' is not read: it is a folder" for name in self.folders]
@@ -78,8 +79,8 @@ class Listing:
 def list_folder(root: Path, *, recursive: bool) -> Listing:
     """List a folder, and its subfolders if `recursive`; hidden files and folders are ignored.
 
-    Links to folders are followed last. A link to a folder that is already listed, or that contains this one, is skipped, so that
-    nothing is listed twice or forever; so is a folder that cannot be read.
+    Links to folders are followed last. A link to a folder that is already listed, or that contains this one, is
+    skipped, so that nothing is listed twice or forever; so is a folder that cannot be read.
 
     Raises:
         DataError: `root` is not a folder, or cannot be read.

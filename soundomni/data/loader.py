@@ -28,11 +28,11 @@ class Step:
     Args:
         batches: this rank's packed batches; one may be empty if none of its clips could be read.
         state: state of the data after this step, for JSON; the same on all ranks.
-        counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have fit), `seen`
-            (clips tried) and `unreadable` (of those) count this rank's batches, to be added up over ranks too. `unlisted` counts files
-            that the listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh run, and
-            otherwise it is 0, so it also adds up over ranks. `refused` and `ineligible` count samples that planning left out, the same
-            on all ranks.
+        counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
+            fit), `seen` (clips tried) and `unreadable` (of those) count this rank's batches, to be added up over ranks
+            too. `unlisted` counts files that the listing found unreadable, so that they are never tried: rank 0 gives
+            them with the first step of a fresh run, and otherwise it is 0, so it also adds up over ranks. `refused` and
+            `ineligible` count samples that planning left out, the same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
@@ -55,7 +55,9 @@ class _Scheduled:
 
 
 class PackedLoader(Iterator[Step]):
-    """An infinite iterator of steps. Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
+    """An infinite iterator of steps.
+
+    Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
 
     Args:
         mixture: source of the samples.
@@ -68,7 +70,8 @@ class PackedLoader(Iterator[Step]):
 
     Raise SpecError for numbers that do not fit together. Iterating raises DataError if nothing can be used.
 
-    `check_skip_limit` of soundomni/data/reports.py judges from the counts of all ranks whether too many clips are unreadable.
+    `check_skip_limit` of soundomni/data/reports.py judges from the counts of all ranks whether too many clips are
+    unreadable.
     """
 
     def __init__(
@@ -125,7 +128,8 @@ class PackedLoader(Iterator[Step]):
         return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
-        """Return the first `count` global batches of a run, the same on every rank and at any time; the position does not change."""
+        """Return the first `count` global batches of a run, the same on every rank and at any time; the position does
+        not change."""
         planner = Planner(
             mixture=self._mixture,
             writer=self._writer,

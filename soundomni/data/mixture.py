@@ -1,7 +1,8 @@
 """A mixture of datasets as one infinite, deterministic stream.
 
-The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks its item,
-task and sample seed only from (seed, name, c). So (name, c) identifies a draw, and the state is a handful of integers.
+The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks
+its item, task and sample seed only from (seed, name, c). So (name, c) identifies a draw, and the state is a handful of
+integers.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Build the datasets of a spec. One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
+        """Build the datasets of a spec.
+
+        One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
 
         See `open_dataset` for when a dataset cannot be used.
         """
@@ -200,8 +203,9 @@ class Mixture:
 def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
     """Build a dataset, which lists its clips without decoding any.
 
-    Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
-    with at least MIN_SEEN files read or unreadable. Missing files and items without a caption do not count.
+    Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its
+    files unreadable, with at least MIN_SEEN files read or unreadable. Missing files and items without a caption do not
+    count.
     """
     dataset = build(source)
     if len(dataset) == 0:

@@ -1,9 +1,10 @@
 """Streaming packing over a lookahead pool: first in, first out, with the end of each batch filled exactly.
 
-A batch starts with the oldest sample, so that none waits for more than `lookahead` batches. While there is much space, samples
-follow in order of arrival. Then the batch is closed with the subset of the pool that leaves the least space: a subset-sum problem,
-solved exactly by dynamic programming over sums (Bellman 1957), with all sums of one row held as the bits of one integer. Samples
-that fit the budget are never dropped. Unlike best-fit decreasing, this uses up no sizes first, so the pool stays as varied as the stream.
+A batch starts with the oldest sample, so that none waits for more than `lookahead` batches. While there is much space,
+samples follow in order of arrival. Then the batch is closed with the subset of the pool that leaves the least space: a
+subset-sum problem, solved exactly by dynamic programming over sums (Bellman 1957), with all sums of one row held as the
+bits of one integer. Samples that fit the budget are never dropped. Unlike best-fit decreasing, this uses up no sizes
+first, so the pool stays as varied as the stream.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class StreamPacker(Generic[Item]):
 
 
 def best_subset(lengths: Sequence[int], space: int) -> list[int]:
-    """Return the ascending indices of a subset of `lengths` with the largest sum of at most `space`; the first ones on a tie."""
+    """Return the ascending indices of a subset of `lengths` with the largest sum of at most `space`; the first ones on
+    a tie."""
     within = (1 << (space + 1)) - 1
     sums = 1  # bit s is set if some subset has the sum s
     rows: list[int] = []

@@ -1,4 +1,5 @@
-"""Sample rates of a dataset's files, and how much of their sound a codec of another rate keeps: reported once, before the first step.
+"""Sample rates of a dataset's files, and how much of their sound a codec of another rate keeps: reported once, before
+the first step.
 
 Shape letters: C audio channels, S samples.
 """
@@ -20,9 +21,11 @@ _RATES = 4  # rates that are named
 
 
 def describe_rates(mixture: Mixture, name: str, *, codec_rate: int) -> str:
-    """Return in one line the sample rates of a dataset's files, and how much of their energy a codec of `codec_rate` Hz can keep.
+    """Return in one line the sample rates of a dataset's files, and how much of their energy a codec of `codec_rate` Hz
+    can keep.
 
-    The energy is measured on at most MEASURED_CLIPS clips, which the seed of the mixture picks, and only if a file has a higher rate.
+    The energy is measured on at most MEASURED_CLIPS clips, which the seed of the mixture picks, and only if a file has
+    a higher rate.
     """
     dataset = mixture.sources[name].dataset
     indices = looked_at(mixture, name)

@@ -1,4 +1,5 @@
-"""Reports of left-out items, each named once, without flooding the log, and the decision when too many are unreadable."""
+"""Reports of left-out items, each named once, without flooding the log, and the decision when too many are
+unreadable."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from soundomni.core.interfaces import Skip
 logger = logging.getLogger("soundomni.data")
 
 MIN_SEEN = 20
-"""Clips that must have been seen before their unreadable share may stop a run: one broken file out of five is not a pattern yet."""
+"""Clips that must have been seen before their unreadable share may stop a run: one broken file out of five is not a
+pattern yet."""
 
 _NAMED = 3  # items named in one line
 _KEPT = 100  # items that are remembered
@@ -45,7 +47,8 @@ class Reports:
         return tuple(self._skips.values())
 
     def add(self, key: str, reason: Callable[[], str], *, group: str = "") -> None:
-        """Count an item, and name it unless it was named or its group reported before; only then is its reason put into words."""
+        """Count an item, and name it unless it was named or its group reported before; only then is its reason put into
+        words."""
         self.count += 1
         if key in self._skips or len(self._skips) == _KEPT:
             return
@@ -66,7 +69,8 @@ def name_first(skips: Sequence[Skip]) -> str:
 
 
 def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Sequence[Skip]) -> None:
-    """Raise DataError if more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of them."""
+    """Raise DataError if more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of
+    them."""
     if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
         named = f": {name_first(skips)}" if skips else ""
         raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")

@@ -42,10 +42,11 @@ def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title
 
     Args:
         path: path of the picture; its directory must exist.
-        waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms are drawn over
-            each other; the spectrogram shows their mean power.
+        waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms
+            are drawn over each other; the spectrogram shows their mean power.
         rate: in Hz.
-        title: printed above the picture, never as markup, on at most _MAX_LINES lines; letters that the font lacks are drawn as boxes.
+        title: printed above the picture, never as markup, on at most _MAX_LINES lines; letters that the font lacks are
+            drawn as boxes.
 
     Returns:
         the path.
@@ -73,8 +74,8 @@ def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.nda
         rate: in Hz.
 
     Returns:
-        level in dB `[F, T]` (0 for a sine of full scale, at least -200), frequencies in Hz `[F]`, logarithmically spaced up to the
-        Nyquist frequency, and times in seconds `[T]`, at most about 1000 of them.
+        level in dB `[F, T]` (0 for a sine of full scale, at least -200), frequencies in Hz `[F]`, logarithmically
+        spaced up to the Nyquist frequency, and times in seconds `[T]`, at most about 1000 of them.
     """
     fft_size = 1 << max(8, round(np.log2(0.064 * rate)))
     hop = max(1, fft_size // 16, -(-waveform.shape[1] // _MAX_FRAMES))
@@ -89,7 +90,8 @@ def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.nda
 def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Map linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
 
-    Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between two rows.
+    Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between
+    two rows.
     """
     below = np.minimum(place.astype(int), len(power) - 2)
     share = (place - below)[:, None]
@@ -123,7 +125,10 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
 
 
 def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
-    """Draw a title letter by letter. Axes.set_title wraps text as mathematics even if it draws it as text, and fails on a "$"."""
+    """Draw a title letter by letter.
+
+    Axes.set_title wraps text as mathematics even if it draws it as text, and fails on a "$".
+    """
     from matplotlib.font_manager import FontProperties
 
     font = FontProperties(size=_TITLE_SIZE)
@@ -139,7 +144,8 @@ def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
 
 
 def _plain(title: str) -> str:
-    """Return a title on one line, with a replacement character for each one that cannot be drawn, such as control characters.
+    """Return a title on one line, with a replacement character for each one that cannot be drawn, such as control
+    characters.
 
     Accents beyond _MOST_ACCENTS on one letter are left out, because they would push the sound out of the picture.
     """
@@ -175,7 +181,8 @@ def _ignore_missing_glyphs() -> None:
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
-    """Draw every channel; long clips as the lowest and highest sample in each of _MAX_STRETCHES stretches, which looks the same."""
+    """Draw every channel; long clips as the lowest and highest sample in each of _MAX_STRETCHES stretches, which looks
+    the same."""
     alpha = max(0.15, 0.9 / np.sqrt(len(waveform)))
     starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_STRETCHES, endpoint=False).astype(int))
     for channel in waveform:

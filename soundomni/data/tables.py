@@ -1,4 +1,5 @@
-"""Tables of captions, CSV and JSON lines, read strictly: nothing is guessed, and every error names the file and the row."""
+"""Tables of captions, CSV and JSON lines, read strictly: nothing is guessed, and every error names the file and the
+row."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Table:
         needed: columns that it must have, each with its other common names.
         known: columns whose names are matched in any case; `needed` ones always are.
 
-    `rows` raises DataError, naming file and row, for a row with another number of fields than the header, or an unclosed quote.
+    `rows` raises DataError, naming file and row, for a row with another number of fields than the header, or an
+    unclosed quote.
 
     Raise DataError if it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
     """

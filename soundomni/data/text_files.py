@@ -23,7 +23,8 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
     """Return the text of a UTF-8 file, without a byte order mark. Lines keep their ends.
 
     Raises:
-        ValueError: it is not a regular file, longer than `most_bytes`, or not UTF-8; the one-line message says what to do.
+        ValueError: it is not a regular file, longer than `most_bytes`, or not UTF-8; the one-line message says what to
+            do.
         OSError: it cannot be read.
     """
     if not path.is_file():
@@ -46,7 +47,10 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raise ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice."""
+    """Return the value of a JSON text.
+
+    Raise ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice.
+    """
     if not text.strip():
         raise ValueError("it is empty; expected a JSON object")
     try:

@@ -61,7 +61,10 @@ class Usage:
 
 
 def survey(mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> list[Usage]:
-    """Return what a run uses of each dataset. Conditions that are drawn, such as one of several captions, are drawn once."""
+    """Return what a run uses of each dataset.
+
+    Conditions that are drawn, such as one of several captions, are drawn once.
+    """
     fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
     return [_usage(name, mixture, fitting) for name in mixture.sources]
 
@@ -72,7 +75,8 @@ def summarize(skips: Iterable[Skip]) -> dict[str, int]:
 
 
 def looked_at(mixture: Mixture, name: str, *, most: int = MOST_ITEMS, few: int = LOOKED_AT) -> np.ndarray:
-    """Return the indices `[N]` of the items in use or, if there are more than `most`, of `few` of them, evenly spread."""
+    """Return the indices `[N]` of the items in use or, if there are more than `most`, of `few` of them, evenly
+    spread."""
     indices = mixture.indices(name)
     return indices if len(indices) <= most else indices[np.linspace(0, len(indices) - 1, few).astype(int)]
 

@@ -7,7 +7,7 @@ from soundomni.core.sequence import Role
 
 
 class DenseRouter(Router):
-    """Send every token through one stream, "all": a plain transformer."""
+    """Sends every token through one stream, "all": a plain transformer."""
 
     @property
     def streams(self) -> tuple[str, ...]:

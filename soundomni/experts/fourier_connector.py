@@ -9,10 +9,12 @@ from soundomni.experts.sinusoids import fourier_places
 
 
 class FourierConnector(LinearConnector):
-    """Map `[N, token_dim]` → `[N, H]` and back by one linear layer each, like `linear`; places are Fourier features of the frame index.
+    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each, like `linear`; places are Fourier features of
+    the frame index.
 
-    Use it for tokens whose values oscillate fast from frame to frame, such as MDCT coefficients of a steady tone: they are then a linear
-    function of the place, which the slow sinusoids of `linear` cannot give. Places repeat after H frames, so longer clips are refused.
+    Use it for tokens whose values oscillate fast from frame to frame, such as MDCT coefficients of a steady tone: they
+    are then a linear function of the place, which the slow sinusoids of `linear` cannot give. Places repeat after H
+    frames, so longer clips are refused.
 
     It has the arguments of `linear`.
     """

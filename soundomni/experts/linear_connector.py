@@ -1,4 +1,7 @@
-"""The connector of BAGEL and the original SoundOmni: one linear layer each way. Shape letters: N tokens, H hidden dimensions."""
+"""The connector of BAGEL and the original SoundOmni: one linear layer each way.
+
+Shape letters: N tokens, H hidden dimensions.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from soundomni.experts.projection_connector import ProjectionConnector, initiali
 
 
 class LinearConnector(ProjectionConnector):
-    """Map `[N, token_dim]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and bias.
+    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and
+    bias.
 
     Args:
         token_dim: numbers per token (runtime).
         hidden_dim: H (runtime).
-        generates: whether tokens are generated: if so, they carry time and place, and there is an output layer (runtime).
+        generates: whether tokens are generated: if so, they carry time and place, and there is an output layer
+            (runtime).
         time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
     """
 

@@ -1,6 +1,7 @@
 """A small trainable encoder over log-mel spectra.
 
-Shape letters: B clips, S samples, M mel bins, C channels of the first convolution, L mel frames, T tokens, F feature dimensions.
+Shape letters: B clips, S samples, M mel bins, C channels of the first convolution, L mel frames, T tokens, F feature
+dimensions.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from soundomni.experts.sizes import require_positive
 
 
 class LogMelEncoder(Encoder):
-    """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of stride 1.
+    """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of
+    stride 1.
 
-    In addition to its mel bins, each frame has one number for its level; otherwise the network would have to derive the level from bins
-    whose share of a tone depends on its pitch.
+    In addition to its mel bins, each frame has one number for its level; otherwise the network would have to derive the
+    level from bins whose share of a tone depends on its pitch.
 
-    A token covers four hops. Features of a clip do not depend on other clips in the batch: everything beyond a clip is set to zero
-    before each convolution, which is also the convolution's padding. The backbone's positions provide the order.
+    A token covers four hops. Features of a clip do not depend on other clips in the batch: everything beyond a clip is
+    set to zero before each convolution, which is also the convolution's padding. The backbone's positions provide the
+    order.
 
     Args:
         sample_rate: in Hz.
@@ -78,7 +81,8 @@ class LogMelEncoder(Encoder):
         return out
 
     def _frames(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log10 power `[B, C, L]` of the M mel bins and in total, scaled to about [−1.5, 1.5], and each clip's frame count."""
+        """Return log10 power `[B, C, L]` of the M mel bins and in total, scaled to about [−1.5, 1.5], and each clip's
+        frame count."""
         clips = fit(waveform, lengths, waveform.shape[-1])
         hop = self.mel.hop_length
         power = self.mel(clips)[..., : -(-waveform.shape[-1] // hop)]

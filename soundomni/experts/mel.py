@@ -13,9 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class MelSpectrum:
-    """Power spectra under a Hann window, combined by Slaney-normalized filters on the Slaney mel scale up to half the sample rate.
+    """Power spectra under a Hann window, combined by Slaney-normalized filters on the Slaney mel scale up to half the
+    sample rate.
 
-    It holds no tensors: filters and window are made once per device and stay float32, whatever happens to the model's parameters.
+    It holds no tensors: filters and window are made once per device and stay float32, whatever happens to the model's
+    parameters.
 
     Args:
         sample_rate: in Hz.

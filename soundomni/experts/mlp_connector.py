@@ -9,7 +9,8 @@ from soundomni.experts.sizes import require_positive
 
 
 class MLPConnector(ProjectionConnector):
-    """Map `[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way back starts at zero.
+    """Maps `[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way back starts at
+    zero.
 
     Hidden tokens leave the backbone normalized, so the way back needs no norm of its own.
 

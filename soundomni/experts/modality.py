@@ -7,7 +7,8 @@ from soundomni.core.sequence import Role
 
 
 class ModalityRouter(Router):
-    """Separate experts for understanding and generation (Mixture-of-Transformers, Liang et al. 2024; BAGEL, Deng et al. 2025, section 2.1).
+    """Separate experts for understanding and generation (Mixture-of-Transformers, Liang et al. 2024; BAGEL, Deng et al.
+    2025, section 2.1).
 
     Text and the features of heard audio run through "und"; latents and codes, clean or noisy, through "gen".
     """

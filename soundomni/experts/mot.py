@@ -27,9 +27,11 @@ INITIAL_STD = 0.02
 
 
 class MoTBackbone(Backbone):
-    """Pre-norm transformer with separate weights for each stream, except for embedding, head and attention (Liang et al. 2024).
+    """Pre-norm transformer with separate weights for each stream, except for embedding, head and attention (Liang et
+    al. 2024).
 
-    Layers are Qwen2's: RMSNorm, attention with q, k, v biases and rotary positions, SwiGLU. With one stream it is Qwen2.
+    Layers are Qwen2's: RMSNorm, attention with q, k, v biases and rotary positions, SwiGLU. With one stream it is
+    Qwen2.
 
     Args:
         vocab_size: V (runtime).
@@ -39,14 +41,16 @@ class MoTBackbone(Backbone):
         num_heads: number of query heads.
         num_kv_heads: number of key-value heads; None means as many as query heads.
         head_dim: d; None means hidden_dim / num_heads.
-        intermediate_dim: width of the feed-forward networks; None means 8/3 of hidden_dim, rounded up to a multiple of 16.
+        intermediate_dim: width of the feed-forward networks; None means 8/3 of hidden_dim, rounded up to a multiple of
+            16.
         gen_intermediate_dim: their width in streams other than the first; None means the same.
-        qk_norm: RMSNorm on queries and keys in no stream ("none"), in "all", or in all but the first ("gen"). Adding it to the first
-            stream changes the function of a pretrained language model without it.
+        qk_norm: RMSNorm on queries and keys in no stream ("none"), in "all", or in all but the first ("gen"). Adding it
+            to the first stream changes the function of a pretrained language model without it.
         rope_theta: base of the rotary frequencies.
         norm_eps: eps of every RMSNorm.
         tie_embeddings: whether head and embedding share one matrix.
-        vocab_rows: rows of embedding and head; None means V. A checkpoint may have more rows than its tokenizer has ids.
+        vocab_rows: rows of embedding and head; None means V. A checkpoint may have more rows than its tokenizer has
+            ids.
         copy_initialize: whether the other streams start as copies of the first, see `copy_streams`.
     """
 
@@ -119,8 +123,8 @@ class MoTBackbone(Backbone):
     def reset_parameters(self) -> None:
         """Draw the initial weights; a backbone built on the meta device calls it once it has memory.
 
-        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 · layers)
-        (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
+        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 ·
+        layers) (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -140,7 +144,8 @@ class MoTBackbone(Backbone):
 
     @torch.no_grad()
     def copy_streams(self) -> None:
-        """Make the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network takes over.
+        """Make the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network
+        takes over.
 
         `copy_initialize` calls it, and so does whoever loads a pretrained language model into the first stream.
         """
@@ -164,10 +169,11 @@ class MoTBackbone(Backbone):
         return out
 
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Map streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and auxiliary losses.
+        """Map streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and auxiliary
+        losses.
 
-        If networks add a loss, it is returned as {its name: (sum, count)}, summed over tokens, streams and layers, so that the quotient
-        is the mean per token and layer.
+        If networks add a loss, it is returned as {its name: (sum, count)}, summed over tokens, streams and layers, so
+        that the quotient is the mean per token and layer.
         """
         hidden = list(streams)
         rope = rope_tables(layout.position_ids, head_dim=self.head_dim, theta=self.rope_theta, dtype=hidden[0].dtype)

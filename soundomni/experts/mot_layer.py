@@ -1,9 +1,11 @@
-"""One layer of a Mixture of Transformers (Liang et al. 2024, algorithm 1): parameters per stream, attention over all streams.
+"""One layer of a Mixture of Transformers (Liang et al. 2024, algorithm 1): parameters per stream, attention over all
+streams.
 
-Each stream stays one contiguous tensor through the whole layer; only queries, keys and values are joined, in stored order.
+Each stream stays one contiguous tensor through the whole layer; only queries, keys and values are joined, in stored
+order.
 
-Shape letters: N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, h query heads, g key-value heads,
-d head dimensions.
+Shape letters: N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, h query heads, g key-value
+heads, d head dimensions.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class MoTExpert(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, source: MoTExpert) -> None:
-        """Copy every parameter of the same name and shape, and the part of wider SwiGLU networks that narrower ones take over.
+        """Copy every parameter of the same name and shape, and the part of wider SwiGLU networks that narrower ones
+        take over.
 
         Parameters without a counterpart, such as q/k norms that the source does not have, stay as they are.
         """
@@ -94,7 +97,9 @@ class MoTExpert(nn.Module):
 
 
 class MoTLayer(nn.Module):
-    """One layer over E streams. Takes only tensors and plain objects, so that it can be sharded, checkpointed or compiled on its own.
+    """One layer over E streams.
+
+    Takes only tensors and plain objects, so that it can be sharded, checkpointed or compiled on its own.
 
     Args:
         index: index of this layer in the backbone, and in the cache.
@@ -114,7 +119,8 @@ class MoTLayer(nn.Module):
         return cast(MoTExpert, self.experts[stream])
 
     def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
-        """Map streams `[N_e, H]` in stored order to the same streams after the layer, and the networks' auxiliary loss, if any.
+        """Map streams `[N_e, H]` in stored order to the same streams after the layer, and the networks' auxiliary loss,
+        if any.
 
         Args:
             streams: one tensor per stream, in the router's order.

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Compute x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4): `[..., D]` → `[..., D]`.
+    """Computes x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4): `[..., D]` →
+    `[..., D]`.
 
-    The result has the input's dtype; the mean is taken in at least float32. A weight kept in float32 does not widen bf16 tokens.
+    The result has the input's dtype; the mean is taken in at least float32. A weight kept in float32 does not widen
+    bf16 tokens.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6) -> None:

@@ -12,9 +12,10 @@ from soundomni.experts.sinusoids import TimeAndPlace, place_embedding
 
 
 class ProjectionConnector(Connector):
-    """Map tokens in by one network and back by another, each token on its own.
+    """Maps tokens in by one network and back by another, each token on its own.
 
-    Generated tokens also carry time and place. A subclass builds the two networks; the last layer of `outward` starts at zero.
+    Generated tokens also carry time and place. A subclass builds the two networks; the last layer of `outward` starts
+    at zero.
 
     Args:
         inward: `[N, token_dim]` → `[N, H]`.
@@ -36,7 +37,9 @@ class ProjectionConnector(Connector):
         return place_embedding(frames, dim)
 
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """Map `[N, token_dim]` to `[N, H]`. A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
+        """Map `[N, token_dim]` to `[N, H]`.
+
+        A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
 
         Raise ValueError if they are missing, or given to a connector that does not generate.
         """
@@ -51,7 +54,10 @@ class ProjectionConnector(Connector):
         return out
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """Map `[N, H]` to `[N, token_dim]`; zero at the start of training. Raise TypeError if the connector does not generate."""
+        """Map `[N, H]` to `[N, token_dim]`; zero at the start of training.
+
+        Raise TypeError if the connector does not generate.
+        """
         if self.outward is None:
             raise TypeError("this connector was built with generates=False and cannot map tokens back")
         out: Tensor = self.outward(hidden)

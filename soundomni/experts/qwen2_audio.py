@@ -24,10 +24,11 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Qwen2AudioEncoder(Encoder):
-    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower from transformers, as `tower`.
+    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower from transformers, as
+    `tower`.
 
-    The tower takes exactly 2 · max_source_positions frames, 30 s by default. Shorter clips are padded with silence that attention
-    does not see; longer ones are refused, never cut. Weights are random until they are loaded.
+    The tower takes exactly 2 · max_source_positions frames, 30 s by default. Shorter clips are padded with silence that
+    attention does not see; longer ones are refused, never cut. Weights are random until they are loaded.
 
     Args:
         num_mel_bins: M.

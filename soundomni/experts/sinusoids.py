@@ -29,7 +29,8 @@ def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def place_embedding(frames: Tensor, dim: int) -> Tensor:
-    """Embed frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not interleaved).
+    """Embed frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not
+    interleaved).
 
     Because there is no table, clips may have any length.
     """
@@ -39,8 +40,9 @@ def place_embedding(frames: Tensor, dim: int) -> Tensor:
 def fourier_places(frames: Tensor, dim: int) -> Tensor:
     """Embed frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
 
-    Frequencies are evenly spaced, up to half a cycle per frame: any function of `dim` frames, except for its mean, is a sum of these
-    (Tancik et al. 2020, section 5, on why fine detail is learned slowly from low frequencies only). Places repeat after `dim` frames.
+    Frequencies are evenly spaced, up to half a cycle per frame: any function of `dim` frames, except for its mean, is a
+    sum of these (Tancik et al. 2020, section 5, on why fine detail is learned slowly from low frequencies only). Places
+    repeat after `dim` frames.
     """
     half = dim // 2
     steps = torch.arange(1, half + 1, device=frames.device, dtype=torch.float32)
@@ -49,7 +51,8 @@ def fourier_places(frames: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Embed timesteps as hidden tokens: 256 numbers `[cos | sin]`, then Linear–SiLU–Linear (DiT, Peebles and Xie 2023, section 3.2).
+    """Embeds timesteps as hidden tokens: 256 numbers `[cos | sin]`, then Linear–SiLU–Linear (DiT, Peebles and Xie 2023,
+    section 3.2).
 
     Args:
         hidden_dim: H.

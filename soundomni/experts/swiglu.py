@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SwiGLU(nn.Module):
-    """Compute down(silu(gate(x)) · up(x)) without biases (Shazeer 2020, eq. 6): `[N, H]` → `[N, H]`.
+    """Computes down(silu(gate(x)) · up(x)) without biases (Shazeer 2020, eq. 6): `[N, H]` → `[N, H]`.
 
     Gate and up are one matrix product: rows `[:I]` of `gate_up.weight` are the gate, rows `[I:]` are up.
     """
@@ -28,8 +28,8 @@ class SwiGLU(nn.Module):
     def copy_from(self, source: SwiGLU) -> None:
         """Copy the weights of a network that is at least as wide.
 
-        A narrower network of I channels takes channels floor(j · I_source / I) for j = 0 … I − 1, evenly spaced: these rows of
-        gate and up, and the matching columns of down.
+        A narrower network of I channels takes channels floor(j · I_source / I) for j = 0 … I − 1, evenly spaced: these
+        rows of gate and up, and the matching columns of down.
         """
         width, wide = self.down.in_features, source.down.in_features
         if width > wide:
@@ -40,5 +40,6 @@ class SwiGLU(nn.Module):
 
 
 def kept_channels(width: int, wide: int) -> Tensor:
-    """Return int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes over, see SwiGLU.copy_from."""
+    """Return int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes over, see
+    SwiGLU.copy_from."""
     return torch.arange(width) * wide // width

@@ -22,13 +22,14 @@ from soundomni.experts.modality import ModalityRouter
 class TopKRouter(Router):
     """Static streams whose feed-forward networks are mixtures, gated by the hidden state.
 
-    The gates of the k largest softmax probabilities are renormalized to sum to one (Mixtral, Jiang et al. 2024, section 2.1), and
-    the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
+    The gates of the k largest softmax probabilities are renormalized to sum to one (Mixtral, Jiang et al. 2024, section
+    2.1), and the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
 
     Args:
         num_experts: E, networks per stream and layer.
         k: networks that each token runs through.
-        by_modality: whether "und" and "gen" have separate attention and norms, as in ModalityRouter; otherwise one stream, "all".
+        by_modality: whether "und" and "gen" have separate attention and norms, as in ModalityRouter; otherwise one
+            stream, "all".
         balance: α of eq. 4, a factor that the reported loss includes.
     """
 
@@ -60,12 +61,12 @@ class TopKRouter(Router):
 class TopKFeedForward(nn.Module):
     """A sparse mixture of networks: `[N, H]` → `([N, H], (load-balance loss sum, tokens))`.
 
-    Every network runs on exactly the tokens that chose it, even if there are none, so that all parameters take part in every backward
-    pass on every rank. Determining the split sizes waits for the device once per call.
+    Every network runs on exactly the tokens that chose it, even if there are none, so that all parameters take part in
+    every backward pass on every rank. Determining the split sizes waits for the device once per call.
 
-    Padding rows do not count. They are zero on entry, because nothing in the backbone adds a bias to the residual stream of a token
-    that neither carries an input nor attends. So rows of zeros are left out of the loss and its count, a bias-free gate gets no
-    gradient from them, and networks without biases leave them zero.
+    Padding rows do not count. They are zero on entry, because nothing in the backbone adds a bias to the residual
+    stream of a token that neither carries an input nor attends. So rows of zeros are left out of the loss and its
+    count, a bias-free gate gets no gradient from them, and networks without biases leave them zero.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, hidden_dim: int, k: int, balance: float) -> None:
@@ -84,7 +85,8 @@ class TopKFeedForward(nn.Module):
         return self._mix(hidden, gates, chosen), self._load_balance(hidden, probabilities, chosen)
 
     def _mix(self, hidden: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
-        """Run the `chosen` `[N, k]` networks, each on its own tokens, and sum their outputs weighted by `gates` `[N, k]`."""
+        """Run the `chosen` `[N, k]` networks, each on its own tokens, and sum their outputs weighted by `gates` `[N,
+        k]`."""
         order = chosen.flatten().argsort(stable=True)
         sizes = chosen.flatten().bincount(minlength=len(self.networks)).tolist()
         parts = torch.split(hidden[order // self.k], sizes)
@@ -93,7 +95,8 @@ class TopKFeedForward(nn.Module):
         return torch.einsum("nkh,nk->nh", rearrange(outputs[back], "(n k) h -> n k h", k=self.k), gates)
 
     def _load_balance(self, hidden: Tensor, probabilities: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss, with f_i the share of choices that fell on network i and p_i its probability; α per token if balanced."""
+        """Return the loss, with f_i the share of choices that fell on network i and p_i its probability; α per token if
+        balanced."""
         real = hidden.detach().ne(0).any(dim=-1).to(probabilities.dtype)
         count = real.sum()
         choices = probabilities.new_zeros(len(self.networks)).index_add(0, chosen.flatten(), real.repeat_interleave(self.k))

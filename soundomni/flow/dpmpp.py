@@ -1,7 +1,7 @@
 """DPM-Solver++(2M), second order with one prediction per step (Lu et al. 2022, algorithm 2), for a rectified flow.
 
-With x_t = (1 − t)·x0 + t·ε the solver's α is 1 − t, its σ is t, half the log signal-to-noise ratio is λ = log((1 − t) / t), and a
-velocity v predicts the data x − t·v.
+With x_t = (1 − t)·x0 + t·ε the solver's α is 1 − t, its σ is t, half the log signal-to-noise ratio is λ = log((1 − t) /
+t), and a velocity v predicts the data x − t·v.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -20,11 +20,11 @@ from soundomni.flow.timestep_schedule import check_shift, check_steps, predict_a
 
 
 class DPMppSampler(Sampler):
-    """Integrate the linear part exactly, and extrapolate the predicted data from the last two predictions, over λ.
+    """Integrates the linear part exactly, and extrapolates the predicted data from the last two predictions, over λ.
 
-    λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these only use the
-    latest prediction, which makes them Euler's steps. Steps near the ends are never small in λ: over N steps evenly spaced in t, the
-    error falls as log(N) / N².
+    λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these
+    only use the latest prediction, which makes them Euler's steps. Steps near the ends are never small in λ: over N
+    steps evenly spaced in t, the error falls as log(N) / N².
 
     Args:
         num_steps: number of steps.

@@ -10,7 +10,7 @@ from soundomni.flow.timestep_schedule import predict_at
 
 
 class EulerSampler(OneStepSampler):
-    """Compute x ← x + (t' − t)·v(x, t) in each step."""
+    """Computes x ← x + (t' − t)·v(x, t) in each step."""
 
     @property
     def num_evaluations(self) -> int:

@@ -23,7 +23,8 @@ class FlowMatching(Objective):
     """x_t = (1 − t)·x0 + t·ε with one t per clip; the target is the velocity ε − x0; the loss is named "velocity".
 
     Args:
-        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or "uniform".
+        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or
+            "uniform".
         mean, std: parameters of "logit-normal"; ignored for "uniform".
         shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
 
@@ -48,8 +49,8 @@ class FlowMatching(Objective):
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
 
-        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device, so that its corruption
-        depends neither on the batch around it nor on padding. Frames beyond a clip become zero.
+        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device, so that
+        its corruption depends neither on the batch around it nor on padding. Frames beyond a clip become zero.
 
         Raises:
             SpecError: the representation consists of codes.
@@ -83,7 +84,10 @@ class FlowMatching(Objective):
         return float(shift_timestep(drawn, self.shift))
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """Return the sum over counted frames of the mean squared error over D, and their number. Other frames have no gradient."""
+        """Return the sum over counted frames of the mean squared error over D, and their number.
+
+        Other frames have no gradient.
+        """
         error = (prediction.float() - query.targets.float()).masked_fill(~query.loss_mask[:, None], 0.0)
         return {"velocity": (error.square().mean(1).sum(), query.loss_mask.sum())}
 

@@ -10,7 +10,10 @@ from soundomni.flow.timestep_schedule import predict_at
 
 
 class HeunSampler(OneStepSampler):
-    """Use the mean of the slopes at both ends of a step. The last step, which ends at t = 0, is Euler's; the order is still two."""
+    """Uses the mean of the slopes at both ends of a step.
+
+    The last step, which ends at t = 0, is Euler's; the order is still two.
+    """
 
     @property
     def num_evaluations(self) -> int:

@@ -10,7 +10,7 @@ from soundomni.flow.timestep_schedule import predict_at
 
 
 class MidpointSampler(OneStepSampler):
-    """Use the slope in the middle of a step, where Euler's half step leads."""
+    """Uses the slope in the middle of a step, where Euler's half step leads."""
 
     @property
     def num_evaluations(self) -> int:

@@ -17,7 +17,7 @@ from soundomni.flow.timestep_schedule import check_shift, check_steps, sampling_
 
 
 class OneStepSampler(Sampler):
-    """Solve dx/dt = v(x, t) down to t = 0 with `step`, which only looks at the current values.
+    """Solves dx/dt = v(x, t) down to t = 0 with `step`, which only looks at the current values.
 
     No step asks for a prediction at t = 0. There the model only knows clean context, and was never trained to predict.
 

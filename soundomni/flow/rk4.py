@@ -10,8 +10,9 @@ from soundomni.flow.timestep_schedule import predict_at
 
 
 class RK4Sampler(OneStepSampler):
-    """Use four slopes per step. The last step, which ends at t = 0, uses Heun's third-order method, whose three slopes all lie before
-    its end: its error in that one step is of fourth order, so the order of the whole method is still four."""
+    """Uses four slopes per step. The last step, which ends at t = 0, uses Heun's third-order method, whose three slopes
+    all lie before its end: its error in that one step is of fourth order, so the order of the whole method is still
+    four."""
 
     @property
     def num_evaluations(self) -> int:

@@ -17,7 +17,10 @@ Number = TypeVar("Number", float, Tensor)
 
 
 def shift_timestep(timestep: Number, shift: float) -> Number:
-    """Return s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); s = 1 changes nothing. Written so that 0 and 1 stay exact."""
+    """Return s·t / (1 + (s − 1)·t) (Esser et al. 2024, section 5.3.2); s = 1 changes nothing.
+
+    Written so that 0 and 1 stay exact.
+    """
     return timestep / (timestep + (1.0 - timestep) / shift)
 
 
@@ -53,6 +56,7 @@ def sampling_timesteps(num_steps: int, shift: float = 1.0, begin: float = 1.0) -
 
 
 def predict_at(predict: Predict, values: Tensor, timestep: float) -> Tensor:
-    """Ask for the prediction `[B, D, T]` with every clip at one timestep, which is at least float32 whatever the values are."""
+    """Ask for the prediction `[B, D, T]` with every clip at one timestep, which is at least float32 whatever the values
+    are."""
     dtype = torch.promote_types(values.dtype, torch.float32)
     return predict(values, torch.full((len(values),), timestep, dtype=dtype, device=values.device))

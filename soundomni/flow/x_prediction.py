@@ -1,7 +1,8 @@
-"""Flow matching with a network that predicts the clean data (Salimans and Ho 2022, section 4; Li and He 2025, section 4).
+"""Flow matching with a network that predicts the clean data (Salimans and Ho 2022, section 4; Li and He 2025, section
+4).
 
-Noise fills every dimension of a latent frame, data only a few. A network that predicts velocities has to carry all of the noise
-through, and cannot if a frame has about as many dimensions as a token; one that predicts the data need not.
+Noise fills every dimension of a latent frame, data only a few. A network that predicts velocities has to carry all of
+the noise through, and cannot if a frame has about as many dimensions as a token; one that predicts the data need not.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -23,8 +24,8 @@ SMALLEST = 1e-4
 class XPrediction(FlowMatching):
     """`FlowMatching` with the same x_t and target, but the network's output is x̂0, whose velocity is (x_t − x̂0) / t.
 
-    The loss is that of the velocity, so an error of x̂0 is weighted by 1/t², but by no more than 1/min_timestep². Arguments not named
-    here are those of `FlowMatching`.
+    The loss is that of the velocity, so an error of x̂0 is weighted by 1/t², but by no more than 1/min_timestep².
+    Arguments not named here are those of `FlowMatching`.
 
     Args:
         min_timestep: limits the weight of nearly clean clips.

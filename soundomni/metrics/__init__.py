@@ -1,4 +1,5 @@
-"""Measures of audio and text: one metric per file, pure functions on arrays or words, or a small class that holds a network.
+"""Measures of audio and text: one metric per file, pure functions on arrays or words, or a small class that holds a
+network.
 
 | module | measures |
 |---|---|

@@ -1,8 +1,9 @@
 """CIDEr-D: how far a caption agrees with what several people wrote about the same clip.
 
-Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015), section 5 and the appendix on CIDEr-D: tf-idf vectors
-of n-grams, n = 1 to 4, compared by a cosine that clips the candidate's weights to the reference's, times a Gaussian of the difference in
-length (σ = 6), times 10. As in the authors' code the term frequencies are counts. Words are those of `text.normalize`, not stemmed.
+Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015), section 5 and the appendix on
+CIDEr-D: tf-idf vectors of n-grams, n = 1 to 4, compared by a cosine that clips the candidate's weights to the
+reference's, times a Gaussian of the difference in length (σ = 6), times 10. As in the authors' code the term
+frequencies are counts. Words are those of `text.normalize`, not stemmed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _Gram = tuple[str, ...]
 def cider_d(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> float:
     """Return the mean CIDEr-D over clips.
 
-    The document frequencies are those of the given references, so the value depends on the whole set, and is 0 for a single clip. A
-    caption equal to its only reference scores 10 if that has at least four words and n-grams of every order that not all clips share,
-    otherwise less.
+    The document frequencies are those of the given references, so the value depends on the whole set, and is 0 for a
+    single clip. A caption equal to its only reference scores 10 if that has at least four words and n-grams of every
+    order that not all clips share, otherwise less.
 
     Args:
         references: at least one for each clip.

@@ -1,7 +1,7 @@
 """CLAP embeddings of texts and clips, and how well they agree.
 
-Wu et al., "Large-scale Contrastive Language-Audio Pretraining" (ICASSP 2023), through transformers' ClapModel with weights from a local
-directory. The CLAP score is the cosine of a prompt's and a clip's embedding.
+Wu et al., "Large-scale Contrastive Language-Audio Pretraining" (ICASSP 2023), through transformers' ClapModel with
+weights from a local directory. The CLAP score is the cosine of a prompt's and a clip's embedding.
 
 Shape letters: N texts or clips, F features, C channels, S samples.
 """
@@ -22,9 +22,9 @@ from soundomni.metrics.pretrained import load_network, load_processor, windows
 class ClapEmbedder:
     """A CLAP network.
 
-    Clips are converted to one channel and the network's rate. A clip longer than the network accepts (10 s for the released ones) is cut
-    into equal consecutive windows; its embedding is the mean of theirs, scaled to length 1. Nothing is cut off, and nothing is random:
-    transformers itself draws windows of long clips at random.
+    Clips are converted to one channel and the network's rate. A clip longer than the network accepts (10 s for the
+    released ones) is cut into equal consecutive windows; its embedding is the mean of theirs, scaled to length 1.
+    Nothing is cut off, and nothing is random: transformers itself draws windows of long clips at random.
 
     Args:
         directory: config.json, *.safetensors, preprocessor settings and tokenizer.
@@ -64,7 +64,8 @@ class ClapEmbedder:
 
     @torch.no_grad()
     def embed_audio(self, clips: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-        """Return float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and length."""
+        """Return float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and
+        length."""
         return np.stack([_unit(self._embed_windows(*clip).mean(0)) for clip in clips])
 
     def _embed_windows(self, waveform: np.ndarray, rate: int) -> np.ndarray:

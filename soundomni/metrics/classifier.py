@@ -1,7 +1,7 @@
 """An audio classifier's class probabilities, and the embedding that they come from.
 
-It can be any network that transformers loads as AutoModelForAudioClassification, such as the Audio Spectrogram Transformer (Gong et al.,
-Interspeech 2021), with weights from a local directory.
+It can be any network that transformers loads as AutoModelForAudioClassification, such as the Audio Spectrogram
+Transformer (Gong et al., Interspeech 2021), with weights from a local directory.
 
 Shape letters: N clips, K classes, F features, C channels, S samples.
 """
@@ -33,8 +33,9 @@ class Heard:
 class AudioClassifier:
     """A classifier of clips.
 
-    Clips are converted to one channel and the network's rate. A clip longer than the network accepts is cut into equal consecutive
-    windows; its probabilities and its embedding are the means of theirs. The embedding is the input of the network's `classifier`.
+    Clips are converted to one channel and the network's rate. A clip longer than the network accepts is cut into equal
+    consecutive windows; its probabilities and its embedding are the means of theirs. The embedding is the input of the
+    network's `classifier`.
 
     Args:
         directory: config.json, *.safetensors and preprocessor_config.json.
@@ -54,7 +55,8 @@ class AudioClassifier:
 
     @torch.no_grad()
     def hear(self, clips: Sequence[tuple[np.ndarray, int]]) -> Heard:
-        """Classify (waveform `[C, S]`, rate in Hz) of any rate, channel count and length; the probabilities are a softmax."""
+        """Classify (waveform `[C, S]`, rate in Hz) of any rate, channel count and length; the probabilities are a
+        softmax."""
         probabilities, embeddings = [], []
         for waveform, rate in clips:
             heard = [self._hear_window(window) for window in windows(waveform, rate, self.sample_rate, self.longest)]

@@ -1,8 +1,8 @@
 """Fréchet distance between two sets of embeddings, each treated as a Gaussian.
 
-Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017), eq. 6; on audio embeddings Kilgour et al., "Fréchet Audio
-Distance" (Interspeech 2019). Its value depends on the network that gave the embeddings, and it is biased upwards for small sets: only
-compare numbers from the same network and the same number of clips.
+Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017), eq. 6; on audio embeddings Kilgour et al.,
+"Fréchet Audio Distance" (Interspeech 2019). Its value depends on the network that gave the embeddings, and it is biased
+upwards for small sets: only compare numbers from the same network and the same number of clips.
 
 Shape letters: N, M rows, F features, R min(rows, F).
 """
@@ -17,8 +17,9 @@ from soundomni.metrics.features import check_feature_sets
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), with unbiased covariances; symmetric and at least 0.
 
-    With Σ = RᵀR from a QR decomposition of the centered rows, the trace of the root is the sum of the singular values of R_a R_bᵀ. No
-    covariance is formed and no root of a rounding error is taken, so sets with fewer rows than features are as exact as others.
+    With Σ = RᵀR from a QR decomposition of the centered rows, the trace of the root is the sum of the singular values
+    of R_a R_bᵀ. No covariance is formed and no root of a rounding error is taken, so sets with fewer rows than features
+    are as exact as others.
 
     Args:
         a: `[N, F]`.

@@ -1,9 +1,11 @@
-"""Kernel distance between two sets of embeddings: the maximum mean discrepancy, without assumptions about their distribution.
+"""Kernel distance between two sets of embeddings: the maximum mean discrepancy, without assumptions about their
+distribution.
 
-Kernel audio distance: Chung et al., "KAD: No More FAD!" (arXiv 2502.15602, 2025), section 3: a Gaussian kernel whose bandwidth is the
-median distance within the reference set. The estimate is the unbiased one of Gretton et al., "A Kernel Two-Sample Test" (JMLR 2012), eq.
-3: unlike the Fréchet distance it needs no more clips than features. The Gaussian kernel is chosen before the cubic one of KID because
-its value does not depend on the scale of the embeddings, which differs between networks.
+Kernel audio distance: Chung et al., "KAD: No More FAD!" (arXiv 2502.15602, 2025), section 3: a Gaussian kernel whose
+bandwidth is the median distance within the reference set. The estimate is the unbiased one of Gretton et al., "A Kernel
+Two-Sample Test" (JMLR 2012), eq. 3: unlike the Fréchet distance it needs no more clips than features. The Gaussian
+kernel is chosen before the cubic one of KID because its value does not depend on the scale of the embeddings, which
+differs between networks.
 
 Shape letters: N, M rows, F features.
 """
@@ -30,7 +32,8 @@ def kernel_distance(generated: np.ndarray, reference: np.ndarray) -> float:
         about 0 for two draws from one distribution, for which it may fall below 0; at most 200.
 
     Raises:
-        DataError: a set has fewer than two rows or numbers that are not finite, or more than half of the reference is the same clip.
+        DataError: a set has fewer than two rows or numbers that are not finite, or more than half of the reference is
+            the same clip.
         ValueError: the arrays are not matrices with the same F.
     """
     x, y = check_feature_sets("kernel distance", generated, reference)
@@ -51,7 +54,8 @@ def kernel_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return squared Euclidean distances `[N, M]`; row by row, because the expanded square would lose small ones to rounding."""
+    """Return squared Euclidean distances `[N, M]`; row by row, because the expanded square would lose small ones to
+    rounding."""
     return np.stack([((row - y) ** 2).sum(1) for row in x])
 
 

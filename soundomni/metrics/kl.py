@@ -1,7 +1,8 @@
 """How differently a classifier hears a generated clip and the clip that it should resemble.
 
-KL(reference ‖ generated) between class probabilities of paired clips, the mean over clips: Kreuk et al., "AudioGen" (ICLR 2023), section
-4.2, with a softmax over the classes, as text-to-audio papers report it also for classifiers trained on several labels per clip.
+KL(reference ‖ generated) between class probabilities of paired clips, the mean over clips: Kreuk et al., "AudioGen"
+(ICLR 2023), section 4.2, with a softmax over the classes, as text-to-audio papers report it also for classifiers
+trained on several labels per clip.
 
 Shape letters: N clips, K classes.
 """

@@ -1,4 +1,5 @@
-"""Networks and their preprocessing from a local directory in transformers' layout: nothing is downloaded, unpickled or run.
+"""Networks and their preprocessing from a local directory in transformers' layout: nothing is downloaded, unpickled or
+run.
 
 Shape letters: S samples.
 """
@@ -22,7 +23,9 @@ _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_
 
 
 def load_network(model_class: Any, directory: str | Path) -> Any:
-    """Return `model_class` with the weights of `directory`, in evaluation mode and float32. Every weight must exist and fit.
+    """Return `model_class` with the weights of `directory`, in evaluation mode and float32.
+
+    Every weight must exist and fit.
 
     Args:
         model_class: a class of transformers, or one of its Auto classes.
@@ -67,8 +70,8 @@ def load_processor(processor_class: Any, directory: str | Path) -> Any:
 def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) -> list[np.ndarray]:
     """Convert a clip to one channel and `to_rate`, and cut it into the fewest windows of at most `longest` samples.
 
-    The windows are consecutive, do not overlap, and differ in length by at most one sample, so that the whole clip is heard and no
-    window is only a short rest.
+    The windows are consecutive, do not overlap, and differ in length by at most one sample, so that the whole clip is
+    heard and no window is only a short rest.
 
     Args:
         waveform: float `[C, S]`.

@@ -9,7 +9,8 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, count: int, *, z: float = Z_95) -> tuple[float, float]:
-    """Return the interval of the share behind `successes` of `count` independent trials (Wilson, JASA 1927); 95 % by default.
+    """Return the interval of the share behind `successes` of `count` independent trials (Wilson, JASA 1927); 95 % by
+    default.
 
     Unlike the normal approximation it stays within [0, 1] and keeps its coverage near both ends.
 

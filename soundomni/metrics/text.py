@@ -26,7 +26,8 @@ def normalize(text: str) -> str:
 
 
 def wer(references: References, hypotheses: Sequence[str]) -> float:
-    """Return the word error rate: substitutions, deletions and insertions over the words of the references, all texts pooled.
+    """Return the word error rate: substitutions, deletions and insertions over the words of the references, all texts
+    pooled.
 
     Args:
         references: for each hypothesis one text, or several of which the one with the lowest rate counts.

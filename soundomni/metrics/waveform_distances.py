@@ -14,14 +14,15 @@ _FRAMES = 512  # frames transformed at once
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Return the scale-invariant signal-to-distortion ratio in dB (Le Roux et al., "SDR - half-baked or well done?", 2019, eq. 4).
+    """Return the scale-invariant signal-to-distortion ratio in dB (Le Roux et al., "SDR - half-baked or well done?",
+    2019, eq. 4).
 
     Args:
         reference, estimate: float `[C, S]` or `[S]`, of the same shape.
 
     Returns:
-        the mean over channels; inf for an estimate that is a multiple of the reference, -inf for one that contains nothing of it, such
-        as silence, nan if a reference channel is silent.
+        the mean over channels; inf for an estimate that is a multiple of the reference, -inf for one that contains
+        nothing of it, such as silence, nan if a reference channel is silent.
 
     Raises:
         ValueError: the shapes differ.
@@ -40,15 +41,16 @@ def multi_resolution_stft_distance(
 ) -> float:
     """Return spectral convergence plus mean absolute log-magnitude difference, averaged over resolutions.
 
-    As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop of a quarter.
+    As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop
+    of a quarter.
 
     Args:
         reference, estimate: float `[C, S]` or `[S]`, of the same shape.
         fft_sizes: FFT sizes in samples.
 
     Returns:
-        0 for equal waveforms; an estimate of silence has the spectral convergence 1; nan if the reference is silent in all channels,
-        because convergence is relative to it.
+        0 for equal waveforms; an estimate of silence has the spectral convergence 1; nan if the reference is silent in
+        all channels, because convergence is relative to it.
 
     Raises:
         ValueError: the shapes differ.
@@ -69,15 +71,16 @@ def multi_resolution_stft_distance(
 
 
 def spectral_convergence(reference: np.ndarray, estimate: np.ndarray, *, fft_size: int = 1024) -> float:
-    """Return how far the magnitude spectrum is off, relative to the reference (Arik et al. 2018, "Fast spectrogram inversion using
-    multi-head convolutional neural networks", section 3.2).
+    """Return how far the magnitude spectrum is off, relative to the reference (Arik et al. 2018, "Fast spectrogram
+    inversion using multi-head convolutional neural networks", section 3.2).
 
     Args:
         reference, estimate: float `[C, S]` or `[S]`, of the same shape.
         fft_size: in samples; the hop is a quarter.
 
     Returns:
-        0 for equal spectra, 1 for an estimate of silence, more for one with as much of something else; nan if the reference is silent.
+        0 for equal spectra, 1 for an estimate of silence, more for one with as much of something else; nan if the
+        reference is silent.
 
     Raises:
         ValueError: the shapes differ.
@@ -114,7 +117,8 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_
 
 
 def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
-    """Return magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centered on multiples of `hop`, zeros beyond.
+    """Return magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centered on multiples of `hop`,
+    zeros beyond.
 
     They are scaled so that a sine of amplitude a peaks at a.
     """

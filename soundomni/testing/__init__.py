@@ -6,8 +6,9 @@
         def make(self) -> Codec:
             return AcmeCodec(latent_dim=8)
 
-Each inherited test is one clause of the contract in `soundomni.core.interfaces`. If a plugin knowingly breaks a clause, name it with the
-reason in `known_failures = {"batch": "attends across clips"}`; that test must then fail. Suites need pytest.
+Each inherited test is one clause of the contract in `soundomni.core.interfaces`. If a plugin knowingly breaks a clause,
+name it with the reason in `known_failures = {"batch": "attends across clips"}`; that test must then fail. Suites need
+pytest.
 """
 
 from importlib import import_module

@@ -88,7 +88,8 @@ class BackboneSuite(ModuleSuite):
         return [plugin.head(text), latents]
 
     def run(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> tuple[tuple[Tensor, Tensor], LossTerms]:
-        """Pack documents and return hidden text and latent tokens `[N_role, H]` in token order, and auxiliary losses."""
+        """Pack documents and return hidden text and latent tokens `[N_role, H]` in token order, and auxiliary
+        losses."""
         streams, layout, losses = self._forward(backbone, documents)
         return (layout.take(streams, Role.TEXT), layout.take(streams, Role.LATENT)), losses
 
@@ -254,7 +255,8 @@ class BackboneSuite(ModuleSuite):
         return streams, layout, losses
 
     def _streams(self, backbone: Backbone, layout: Layout, documents: Sequence[Sequence[Segment]]) -> list[Tensor]:
-        """Return the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that depends on their number."""
+        """Return the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that depends on their
+        number."""
         segments = [segment for document in documents for segment in document]
         frames = [noise(segment.num_frames, segment.num_frames, backbone.hidden_dim) for segment in segments if segment.role == Role.LATENT]
         blocks = {

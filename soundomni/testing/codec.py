@@ -23,8 +23,8 @@ class CodecSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Codec`.
 
     Attributes:
-        tolerance: largest difference between a clip encoded on its own, or in chunks, and in a batch, or whole, relative above
-            magnitude 1. Codes may not differ.
+        tolerance: largest difference between a clip encoded on its own, or in chunks, and in a batch, or whole,
+            relative above magnitude 1. Codes may not differ.
     """
 
     kind: ClassVar[str] = "codec"
@@ -157,7 +157,8 @@ class CodecSuite(ModuleSuite):
             self.require_close(together.values[clip, :, :frames], alone.values[0, :, :frames], self.tolerance, "generators", message)
 
     def test_receptive_field(self) -> None:
-        """A codec that declares a `receptive_field` gives the same result whole and in chunks with that much context."""
+        """A codec that declares a `receptive_field` gives the same result whole and in chunks with that much
+        context."""
         codec = self.built()
         field, spec = codec.receptive_field, codec.spec
         if field is None:
@@ -192,7 +193,8 @@ class CodecSuite(ModuleSuite):
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
     def test_training_losses(self) -> None:
-        """Losses are finite (sum, count) pairs with a gradient; a codec with nothing to train keeps the contract's default."""
+        """Losses are finite (sum, count) pairs with a gradient; a codec with nothing to train keeps the contract's
+        default."""
         codec = self.built()
         lengths = self.lengths(codec)
         try:

@@ -22,9 +22,11 @@ LENGTHS = (7, 4, 5, 1)
 NOISE = (True, True, False, True)
 GIVEN = (0, 2, 0, 0)
 WIDE, NEAREST, MOST_SEEDS = 400, 0.1, 200
-"""Frames of the clips for measuring velocities, how near their timesteps come to 0 and 1, and how many seeds may be tried for that."""
+"""Frames of the clips for measuring velocities, how near their timesteps come to 0 and 1, and how many seeds may be
+tried for that."""
 DIFFERENCE, STEP, SPREAD = 5e-3, 0.1, 0.15
-"""Difference of the timesteps for measuring a velocity; change of predictions from the velocity; deviation of the noise from 1."""
+"""Difference of the timesteps for measuring a velocity; change of predictions from the velocity; deviation of the noise
+from 1."""
 
 
 class ObjectiveSuite(ConformanceSuite):
@@ -51,11 +53,13 @@ class ObjectiveSuite(ConformanceSuite):
         return objective
 
     def prediction(self, query: Query, seed: int) -> Tensor:
-        """Return some prediction for a query, in the shape of its targets; override it if predictions have another shape."""
+        """Return some prediction for a query, in the shape of its targets; override it if predictions have another
+        shape."""
         return noise(seed, *query.targets.shape)
 
     def test_shapes(self) -> None:
-        """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B, T]`."""
+        """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B,
+        T]`."""
         clean, query = self._clean(), self._corrupt(self.built())
         wanted, found = f"{clean.values.dtype} {list(clean.values.shape)}", f"{query.inputs.dtype} {list(query.inputs.shape)}"
         self.require(found == wanted, "shapes", f"values of {wanted} became inputs of {found}; expected {wanted}")
@@ -136,7 +140,8 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(finite, "predicted", "predictions of frames that count are not finite")
 
     def test_noised(self) -> None:
-        """`noised` leads from the clean values at timestep 0 to the start of sampling at 1, and changes neither in place."""
+        """`noised` leads from the clean values at timestep 0 to the start of sampling at 1, and changes neither in
+        place."""
         objective, clean = self.built(), self._clean().values
         start = noise(3, *clean.shape).to(clean) if clean.is_floating_point() else clean.flip(0)
         kept = clean.clone(), start.clone()
@@ -148,10 +153,11 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(same, "noised", "the values given were changed in place; expected them to be left as they were")
 
     def test_velocity(self) -> None:
-        """`corrupt` gives what `noised` gives for some noise, and `loss` is lowest for the velocity there, d noised / dt.
+        """`corrupt` gives what `noised` gives for some noise, and `loss` is lowest for the velocity there, d noised /
+        dt.
 
-        Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end up elsewhere. The velocity is
-        measured by differences of `noised`. This is not asked of codes, which have none.
+        Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end up elsewhere.
+        The velocity is measured by differences of `noised`. This is not asked of codes, which have none.
         """
         if self.representation.kind != "continuous":
             return
@@ -170,7 +176,8 @@ class ObjectiveSuite(ConformanceSuite):
         self._require_rewarded(objective, query, velocity)
 
     def start(self, objective: Objective, query: Query, clean: Tensor) -> Tensor:
-        """Return the start `[B, D, T]` from which `noised` gives a query's inputs; override it if `noised` is not linear in it."""
+        """Return the start `[B, D, T]` from which `noised` gives a query's inputs; override it if `noised` is not
+        linear in it."""
         zeros, ones = torch.zeros_like(clean), torch.ones_like(clean)
         base, top = (_at(objective, clean, start, query.timesteps) for start in (zeros, ones))
         return (query.inputs - base) / (top - base)
@@ -193,7 +200,8 @@ class ObjectiveSuite(ConformanceSuite):
         return objective.corrupt(clean, known=known, noise=noisy, generators=[generator(seed) for seed in found])
 
     def _require_rewarded(self, objective: Objective, query: Query, velocity: Tensor) -> None:
-        """Require that no small step from the velocity, in the direction in which the losses fall fastest, lowers them."""
+        """Require that no small step from the velocity, in the direction in which the losses fall fastest, lowers
+        them."""
 
         def losses(prediction: Tensor) -> Tensor:
             return torch.stack([total.float() for total, _ in objective.loss(prediction, query).values()]).sum()
@@ -221,7 +229,8 @@ class ObjectiveSuite(ConformanceSuite):
             )
 
     def test_batch(self) -> None:
-        """A clip is corrupted the same on its own and in a batch, from its own generator, whatever is drawn elsewhere."""
+        """A clip is corrupted the same on its own and in a batch, from its own generator, whatever is drawn
+        elsewhere."""
         objective = self.built()
         together = seeded(lambda: self._corrupt(objective), 1)
         for clip, frames in enumerate(LENGTHS):

@@ -99,7 +99,8 @@ class OptimizerSuite(ConformanceSuite):
                 self.require(moved == (name != missing), "no_gradient", f"'{name}' {_moved(moved)} in a step without '{missing}'")
 
     def test_state(self) -> None:
-        """The state consists of tensors of the parameter's shape and 0-dim ones named "step"; with it, another optimizer goes on alike.
+        """The state consists of tensors of the parameter's shape and 0-dim ones named "step"; with it, another
+        optimizer goes on alike.
 
         One that refuses sharded parameters may keep tensors of any shape.
         """

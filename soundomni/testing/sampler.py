@@ -79,7 +79,8 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(result, data, self.tolerance, "target", "constant velocity ε − x0 did not lead from ε to x0")
 
     def test_begin(self) -> None:
-        """When it begins at a timestep below 1, it asks from there, in `num_steps` steps, and a straight line still leads to x0."""
+        """When it begins at a timestep below 1, it asks from there, in `num_steps` steps, and a straight line still
+        leads to x0."""
         sampler, begin = self.built(), 0.5
         asked = _asked(sampler, begin)
         self._check_timesteps("begin", asked, begin=begin)

@@ -43,15 +43,18 @@ class ConformanceSuite(ABC):
 
     Attributes:
         kind: kind of plugin, one of `soundomni.core.interfaces.KINDS`.
-        known_failures: clause → why the plugin breaks it. Such a clause must fail, possibly by an error that the plugin raises: pytest
-            reports it as xfailed, and as failed once it passes.
+        known_failures: clause → why the plugin breaks it. Such a clause must fail, possibly by an error that the plugin
+            raises: pytest reports it as xfailed, and as failed once it passes.
     """
 
     kind: ClassVar[str]
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make clauses name plugins' errors, and mark known failures. Raise TypeError if one does not name a clause of the suite."""
+        """Make clauses name plugins' errors, and mark known failures.
+
+        Raise TypeError if one does not name a clause of the suite.
+        """
         super().__init_subclass__(**kwargs)
         clauses = [name.removeprefix(PREFIX) for name in dir(cls) if name.startswith(PREFIX)]
         for clause in cls.known_failures:
@@ -129,7 +132,8 @@ class ModuleSuite(ConformanceSuite):
         """Return the plugin's outputs for fixed inputs."""
 
     def test_state_dict(self) -> None:
-        """A state dict holds everything that was learned: loaded into another plugin with the same arguments, it gives the same outputs."""
+        """A state dict holds everything that was learned: loaded into another plugin with the same arguments, it gives
+        the same outputs."""
         first, second = self.built(1).eval(), self.built(2).eval()
         second.load_state_dict(first.state_dict())
         with torch.no_grad():

@@ -99,7 +99,8 @@ class TrackerSuite(ConformanceSuite):
                 self._accept("resumes", f"a tracker from step {first} on in one run directory", log)
 
     def test_files(self) -> None:
-        """The files that it writes into the run directory match its `files`, and no others do: overwriting removes what matches."""
+        """The files that it writes into the run directory match its `files`, and no others do: overwriting removes what
+        matches."""
         patterns = type(self.built()).files
         with TemporaryDirectory() as folder:
             run_dir = Path(folder)

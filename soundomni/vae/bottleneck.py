@@ -39,6 +39,7 @@ class DiagonalGaussian:
         return self.mean + self.std * noise
 
     def divergence(self) -> Tensor:
-        """Return `[B, T]`: mean² + std² − log std² − 1, summed over D; twice the KL divergence from N(0, 1), as in the original."""
+        """Return `[B, T]`: mean² + std² − log std² − 1, summed over D; twice the KL divergence from N(0, 1), as in the
+        original."""
         variance = self.std.square()
         return (self.mean.square() + variance - variance.log() - 1.0).sum(1)

@@ -1,11 +1,12 @@
 """Frames as harmonics and a residual: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
 
-A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and the spectrum does not depend on
-pitch or level. So what a model learns about one note's timbre holds for other notes. Sounds without pitch, or without a fundamental,
-are entirely residual: the deterministic plus stochastic decomposition of Serra and Smith 1990, but with a residual that keeps its phase,
-so that decoding is exact.
+A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and the spectrum does
+not depend on pitch or level. So what a model learns about one note's timbre holds for other notes. Sounds without
+pitch, or without a fundamental, are entirely residual: the deterministic plus stochastic decomposition of Serra and
+Smith 1990, but with a residual that keeps its phase, so that decoding is exact.
 
-Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and channels.
+Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and
+channels.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ TONAL = 0.7
 """Smallest share of its energy that harmonics must explain for a frame to have a pitch."""
 SEMITONES = 12.0
 FUNDAMENTAL = 0.05
-"""Smallest share of the fundamental in the RMS of a frame with a pitch, because the other harmonics' phases are relative to it."""
+"""Smallest share of the fundamental in the RMS of a frame with a pitch, because the other harmonics' phases are
+relative to it."""
 PERIODS = 3.0
-"""Smallest number of periods of the lowest pitch in the 2M samples of a frame, so that its harmonics can be told apart."""
+"""Smallest number of periods of the lowest pitch in the 2M samples of a frame, so that its harmonics can be told
+apart."""
 
 _PERIODIC = 0.5  # a frame less periodic than this is not worth a fit: its harmonics would not reach TONAL
 _BEYOND = 2.0 ** (1.0 / SEMITONES)  # a fit may end a semitone outside the range
@@ -40,11 +43,12 @@ _TINY = 1e-12
 
 
 class HarmonicCodec(Codec):
-    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the residual.
+    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the
+    residual.
 
-    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB
-    from −40 dB, and −10 if a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
-    of the frame: the first by its phase, each other by its phase relative to k times that of the first, all divided by their RMS.
+    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB from
+    −40 dB, and −10 if a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle of the frame:
+    the first by its phase, each other by its phase relative to k times that of the first, all divided by their RMS.
     Decoding restores the samples to float precision. There is nothing to train and nothing to load.
 
     Args:
@@ -96,11 +100,15 @@ class HarmonicCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """Two frames for encoding: the residual lacks the harmonics of its frames, and the last two may repeat those of the one before."""
+        """Two frames for encoding: the residual lacks the harmonics of its frames, and the last two may repeat those of
+        the one before."""
         return ReceptiveField(encode=2, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; tones are assumed to go on beyond a clip. Raise DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; tones are assumed to go on beyond a clip.
+
+        Raise DataError.
+        """
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
         num_samples = samples.shape[-1]
@@ -112,7 +120,10 @@ class HarmonicCodec(Codec):
         return Representation(values, rest.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decode `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
+        """Decode `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames.
+
+        Raise DataError.
+        """
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         tonal, rest = torch.split(values, [self._spec.channels * self._tonal_dim, self.residual.spec.token_dim], dim=1)
@@ -136,10 +147,11 @@ class HarmonicCodec(Codec):
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 
     def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
-        """Continue frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` like the nearest frame that does not.
+        """Continue frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` like the nearest frame that
+        does not.
 
-        Otherwise the silence there would end or begin a tone that goes on, and a continued clip would have a seam. A clip without a
-        frame of its own, shorter than 2M samples, stays as it is.
+        Otherwise the silence there would end or begin a tone that goes on, and a continued clip would have a seam. A
+        clip without a frame of its own, shorter than 2M samples, stays as it is.
         """
         last = lengths.to(tonal.device)[:, None] // self.frame_size - 1
         place = torch.arange(tonal.shape[2], device=tonal.device).expand(len(tonal), -1)
@@ -176,7 +188,8 @@ class HarmonicCodec(Codec):
         return pitch, shape * self._turns(shape[:, :1]) * (from_level(level) / own)
 
     def _turns(self, first: Tensor) -> Tensor:
-        """Return exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first: `[F, K]`."""
+        """Return exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first:
+        `[F, K]`."""
         order = torch.arange(1, self.num_harmonics + 1, device=first.device, dtype=first.real.dtype)
         order[0] = 0.0
         angles = first.angle() * order

@@ -1,7 +1,8 @@
 """Harmonics of a frame: its pitch, and the amplitudes and phases that explain most of it.
 
-The pitch comes from the first clear key maximum of the normalized difference function (McLeod and Wyvill 2005), the amplitudes from
-least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits refines the pitch.
+The pitch comes from the first clear key maximum of the normalized difference function (McLeod and Wyvill 2005), the
+amplitudes from least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits
+refines the pitch.
 
 Shape letters: F frames, M samples per hop, K harmonics.
 """
@@ -29,7 +30,8 @@ def hann(hop: int, like: Tensor) -> Tensor:
 
 
 def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
+    """Return cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F,
+    K, M]` each.
 
     The first half mirrors it. Harmonics at or above half the sampling rate, as nearly as a frame can tell, are zero.
 
@@ -84,7 +86,8 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
 
 
 def _energies(frames: Tensor, num_lags: int) -> Tensor:
-    """Return the energy of the two pieces that overlap at lags 0 … num_lags - 1, in steps of 1 / _PARTS sample: `[F, num_lags]`."""
+    """Return the energy of the two pieces that overlap at lags 0 … num_lags - 1, in steps of 1 / _PARTS sample: `[F,
+    num_lags]`."""
     size = frames.shape[-1]
     sums = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
     whole = torch.arange((num_lags - 1) // _PARTS + 2, device=frames.device)
@@ -98,8 +101,8 @@ def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tens
     """Fit harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
 
     Returns:
-        the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the share of the windowed
-        energy that they explain, at most 1 `[F]`.
+        the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the
+        share of the windowed energy that they explain, at most 1 `[F]`.
     """
     hop = frames.shape[-1] // 2
     window, time = hann(hop, frames), _times(hop, frames)
@@ -125,7 +128,10 @@ def _times(hop: int, like: Tensor) -> Tensor:
 
 
 def _fold(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Map `[F, 2M]` to even and odd parts about the middle, `[F, M]` each. Under a symmetric window they are independent."""
+    """Map `[F, 2M]` to even and odd parts about the middle, `[F, M]` each.
+
+    Under a symmetric window they are independent.
+    """
     first, second = frames.chunk(2, dim=-1)
     return 0.5 * (second + first.flip(-1)), 0.5 * (second - first.flip(-1))
 

@@ -1,12 +1,12 @@
 """A codec without weights: the modified discrete cosine transform, which is exactly invertible.
 
-Frames of 2M windowed samples overlap by half and give M coefficients each. The aliasing of one frame cancels that of the next when
-they are added (time-domain aliasing cancellation: Princen and Bradley 1987; Malvar 1992, section 5.2):
+Frames of 2M windowed samples overlap by half and give M coefficients each. The aliasing of one frame cancels that of
+the next when they are added (time-domain aliasing cancellation: Princen and Bradley 1987; Malvar 1992, section 5.2):
 
     X[k] = sqrt(2 / M) · sum_n w[n]·x[n]·cos(π / M · (n + n0)·(k + 1/2)),   n0 = (M + 1) / 2,   w[n]² + w[n + M]² = 1
 
-The scale makes the transform orthonormal: white noise of unit variance has coefficients of unit variance. Both directions are one
-complex FFT of 2M points between two rotations, for any M.
+The scale makes the transform orthonormal: white noise of unit variance has coefficients of unit variance. Both
+directions are one complex FFT of 2M points between two rotations, for any M.
 
 Shape letters: B clips, C audio channels, S samples, M samples per frame (hop), T frames.
 """
@@ -31,7 +31,8 @@ Window = Literal["sine", "kbd"]
 
 KBD_ALPHA = 4.0
 COMPANDING_KNEE = 1e-4
-"""Coefficients below this are companded linearly: the slope of |x|^p is infinite at zero, and gradients would be as well."""
+"""Coefficients below this are companded linearly: the slope of |x|^p is infinite at zero, and gradients would be as
+well."""
 
 
 class MDCTCodec(Codec):
@@ -43,8 +44,10 @@ class MDCTCodec(Codec):
         sample_rate: in Hz.
         channels: C.
         frame_size: M.
-        window: "sine", or "kbd", Kaiser-Bessel-derived with alpha 4, which leaks less far but separates close tones less well.
-        companding: p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1 changes nothing.
+        window: "sine", or "kbd", Kaiser-Bessel-derived with alpha 4, which leaks less far but separates close tones
+            less well.
+        companding: p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1 changes
+            nothing.
 
     Raises:
         SpecError: an argument is out of range.
@@ -85,7 +88,8 @@ class MDCTCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """No frames beyond its own: a frame depends only on its two blocks of M samples, and a block on its two frames."""
+        """No frames beyond its own: a frame depends only on its two blocks of M samples, and a block on its two
+        frames."""
         return ReceptiveField(encode=0, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
@@ -97,7 +101,10 @@ class MDCTCodec(Codec):
         return Representation(rearrange(values, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decode `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
+        """Decode `[B, C·M, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames.
+
+        Raise DataError.
+        """
         check_latent(representation, self._spec)
         values = zero_beyond(at_least_float32(representation.values), representation.lengths)
         coefficients = rearrange(values, "b (c m) t -> b c t m", c=self._spec.channels)
@@ -128,8 +135,9 @@ class MDCTCodec(Codec):
 def _tables(hop: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the window `[2M]` and the rotations of samples `[2M]` and of coefficients `[M]`, in double precision.
 
-    The cosine is the real part of a product of three rotations: exp(-i·π·n·k / M) of the FFT, one that depends only on n, and one only
-    on k. They are arrays and not buffers, so that a module that is built without memory, or cast, keeps its transform.
+    The cosine is the real part of a product of three rotations: exp(-i·π·n·k / M) of the FFT, one that depends only on
+    n, and one only on k. They are arrays and not buffers, so that a module that is built without memory, or cast, keeps
+    its transform.
     """
     n, k = np.arange(2 * hop), np.arange(hop)
     sample_turn = np.exp(-0.5j * np.pi / hop * n)

@@ -26,7 +26,8 @@ from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
 class OobleckCodec(Codec):
     """Continuous latents `[B, D, T]` with T = ceil(S / product of the strides). The defaults are Stable Audio 2.0's.
 
-    Each clip is padded with silence to a multiple of the ratio, and its result does not depend on other clips in the batch.
+    Each clip is padded with silence to a multiple of the ratio, and its result does not depend on other clips in the
+    batch.
 
     Args:
         sample_rate: in Hz.
@@ -117,10 +118,11 @@ class OobleckCodec(Codec):
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Return the losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn only from `generators[b]`.
+        """Return the losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn only from
+        `generators[b]`.
 
-        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight` times the
-        divergence, summed over D, per frame. Samples and frames beyond a clip do not count.
+        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight`
+        times the divergence, summed over D, per frame. Samples and frames beyond a clip do not count.
         """
         posterior, frames = self._posterior(waveform, lengths)
         noise = self._noise(posterior.mean, frames, generators)

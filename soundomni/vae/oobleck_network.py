@@ -1,11 +1,12 @@
-"""The convolutional encoder and decoder of Stable Audio's autoencoder, called Oobleck (Evans et al. 2024, "Fast timing-conditioned
-latent audio diffusion", section 2.1; after Kumar et al. 2023, "Improved RVQGAN").
+"""The convolutional encoder and decoder of Stable Audio's autoencoder, called Oobleck (Evans et al. 2024, "Fast
+timing-conditioned latent audio diffusion", section 2.1; after Kumar et al. 2023, "Improved RVQGAN").
 
 Modules are named as in the original, so that its checkpoints map tensor by tensor.
 
-Clips of different lengths share a batch, and each must come out as it would on its own. On its own, every convolution would see zeros
-beyond the clip's end; but biases and neighbors make those values non-zero. So they are set to zero again before every convolution that
-is wider than one. At each level a clip is as long as its frames times that level's positions per frame.
+Clips of different lengths share a batch, and each must come out as it would on its own. On its own, every convolution
+would see zeros beyond the clip's end; but biases and neighbors make those values non-zero. So they are set to zero
+again before every convolution that is wider than one. At each level a clip is as long as its frames times that level's
+positions per frame.
 
 Shape letters: B clips, C channels of a layer, L positions of a layer, D latent dimensions, T frames.
 """
@@ -28,7 +29,8 @@ class Extent:
     """Length of each clip of a batch at every level of the network.
 
     Args:
-        frames: int64 `[B]`, frames of each clip; None if all clips fill the batch, so that nothing has to be set to zero.
+        frames: int64 `[B]`, frames of each clip; None if all clips fill the batch, so that nothing has to be set to
+            zero.
         num_frames: T of the batch.
     """
 
@@ -49,7 +51,10 @@ class Extent:
 
 
 class SnakeBeta(nn.Module):
-    """Compute x + sin²(e^α·x) / (e^β + 1e-9) with α and β per channel (Lee et al. 2023, BigVGAN; Ziyin et al. 2020). Keeps zero."""
+    """Computes x + sin²(e^α·x) / (e^β + 1e-9) with α and β per channel (Lee et al. 2023, BigVGAN; Ziyin et al. 2020).
+
+    Keeps zero.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,7 +144,7 @@ class DecoderBlock(nn.Module):
 
 
 class OobleckEncoder(nn.Module):
-    """Map a waveform to the parameters of the bottleneck.
+    """Maps a waveform to the parameters of the bottleneck.
 
     Args:
         audio_channels: channels of the waveform.
@@ -172,7 +177,7 @@ class OobleckEncoder(nn.Module):
 
 
 class OobleckDecoder(nn.Module):
-    """Map latents to a waveform; the mirror of the encoder.
+    """Maps latents to a waveform; the mirror of the encoder.
 
     Args:
         audio_channels: channels of the waveform.

@@ -1,7 +1,7 @@
 """MDCT frames as a shape and a gain: how a frame is distributed over frequency and, separately, how loud it is.
 
-A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of Opus, Valin et al.
-2013), so that what a model learns about a quiet sound holds for a loud one.
+A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of
+Opus, Valin et al. 2013), so that what a model learns about a quiet sound holds for a loud one.
 
 Shape letters: B clips, C audio channels, M samples per frame (hop), T frames.
 """
@@ -22,7 +22,8 @@ from soundomni.vae.mdct import MDCTCodec, Window, check_companding, compand, exp
 
 
 class ShapeGainCodec(Codec):
-    """Latents `[B, C·M + 1, T]`: a frame's MDCT coefficients, all channels together, divided by their RMS, and the level of that RMS.
+    """Latents `[B, C·M + 1, T]`: a frame's MDCT coefficients, all channels together, divided by their RMS, and the
+    level of that RMS.
 
     A frame whose RMS is below FLOOR has the lowest level, and its shape fades: silence has no shape.
 
@@ -69,7 +70,10 @@ class ShapeGainCodec(Codec):
         return Representation(values, encoded.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decode `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raise DataError."""
+        """Decode `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames.
+
+        Raise DataError.
+        """
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         shape, gain = values[:, :-1], values[:, -1:]

@@ -1,6 +1,7 @@
 """Autoencoders of the package stable-audio-tools, as that package builds and computes them.
 
-For users who have the package: `oobleck` is the same network as its "oobleck" pair, loads its checkpoints, and needs nothing else.
+For users who have the package: `oobleck` is the same network as its "oobleck" pair, loads its checkpoints, and needs
+nothing else.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
 """
@@ -33,15 +34,16 @@ NETWORKS = ("oobleck", "seanet", "dac", "local_attn", "taae")
 class StableAudioToolsCodec(Codec):
     """Continuous latents `[B, D, T]` of any autoencoder with the bottleneck vae, tanh or l2_norm, or with none.
 
-    The network is frozen, and each clip runs on its own, padded with silence to a multiple of the ratio, so that its result does not
-    depend on the batch. Latents are not scaled beyond what the package does.
+    The network is frozen, and each clip runs on its own, padded with silence to a multiple of the ratio, so that its
+    result does not depend on the batch. Latents are not scaled beyond what the package does.
 
     Args:
         config: contents of the autoencoder's JSON config; they can be pasted into YAML.
         weights: a .safetensors file with the state dict of the package's own model.
 
     Raises:
-        SpecError: the package is not installed, or the config does not describe an autoencoder that it builds, of a kind named above.
+        SpecError: the package is not installed, or the config does not describe an autoencoder that it builds, of a
+            kind named above.
         CheckpointError: the weights are missing or damaged, or belong to another autoencoder.
     """
 
@@ -73,7 +75,8 @@ class StableAudioToolsCodec(Codec):
         return self
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, or with generators mean + std·ε. Raise DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, or with generators mean + std·ε.
+        Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         ratio, most = self._spec.downsampling_ratio, self._spec.num_frames(waveform.shape[-1])
         rows = []
@@ -107,7 +110,10 @@ class StableAudioToolsCodec(Codec):
 
 
 def _checked(config: dict[str, Any]) -> str:
-    """Return the type of the bottleneck. Raise SpecError if the config is not one, or describes another kind of model."""
+    """Return the type of the bottleneck.
+
+    Raise SpecError if the config is not one, or describes another kind of model.
+    """
     missing = [key for key in NEEDED if key not in config]
     if missing:
         raise SpecError(f"config has no '{missing[0]}'; expected the JSON config of a stable-audio-tools autoencoder")

@@ -1,7 +1,8 @@
 """Multi-resolution spectral distance (Yamamoto et al. 2020, section 2.2; Steinmetz and Reiss 2020, auraloss).
 
-At each resolution, per clip: spectral convergence ‖|X| − |Y|‖ / ‖|X|‖ plus the mean of |log |X| − log |Y||. Hann windows, hops of a
-quarter, and windows of unit energy, so that white noise of unit variance has bins of unit variance at every resolution.
+At each resolution, per clip: spectral convergence ‖|X| − |Y|‖ / ‖|X|‖ plus the mean of |log |X| − log |Y||. Hann
+windows, hops of a quarter, and windows of unit energy, so that white noise of unit variance has bins of unit variance
+at every resolution.
 
 Shape letters: B clips, C audio channels, S samples, F frequency bins, T frames.
 """
@@ -16,7 +17,8 @@ from torch import Tensor
 
 DEFAULT_WINDOWS = (2048, 1024, 512, 256, 128, 64, 32)
 MAGNITUDE_FLOOR = 1e-4
-"""Added to magnitudes in quadrature: below it (−80 dB) everything is equally quiet, and the slope of the root stays finite."""
+"""Added to magnitudes in quadrature: below it (−80 dB) everything is equally quiet, and the slope of the root stays
+finite."""
 QUIET_RMS = 1e-3
 """A clip quieter than this (−60 dB) is measured as if it were this loud, so that silence does not divide by zero."""
 
@@ -24,8 +26,8 @@ QUIET_RMS = 1e-3
 def stft_distances(target: Tensor, estimate: Tensor, lengths: Tensor, windows: Sequence[int] = DEFAULT_WINDOWS) -> tuple[Tensor, Tensor]:
     """Compare waveforms `[B, C, S]`, zero beyond the `lengths` `[B]`, clip by clip.
 
-    Windows longer than a clip are left out for that clip; a clip shorter than every window has distance 0 and does not count. The
-    distance is the mean over the channels and, if there are two, also over their sum and difference.
+    Windows longer than a clip are left out for that clip; a clip shorter than every window has distance 0 and does not
+    count. The distance is the mean over the channels and, if there are two, also over their sum and difference.
 
     Returns:
         The distance of each clip `[B]`, the mean over its windows, and bool `[B]`, whether it has one.

@@ -1,7 +1,7 @@
 """Weight normalization (Salimans and Kingma 2016) removed from a network for inference, and restored for training.
 
-A normalized weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, only w is stored and nothing is computed
-per call. Restored, v = w and g = |w|: different parameters that compute the same function.
+A normalized weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, only w is stored and
+nothing is computed per call. Restored, v = w and g = |w|: different parameters that compute the same function.
 
 Shape letters: N the first dimension of a weight, K one or more others.
 """

@@ -16,7 +16,8 @@ REACH = 0.04
 
 
 def smooth(points: Points) -> list[tuple[int, float | None]]:
-    """Return for each point the mean over it and equally many points before and after it, up to REACH of all; None stays None.
+    """Return for each point the mean over it and equally many points before and after it, up to REACH of all; None
+    stays None.
 
     The mean is centered, and narrower near both ends, so that it does not lag behind a falling curve.
     """

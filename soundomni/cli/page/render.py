@@ -1,7 +1,7 @@
 """A report as one HTML page, which needs no other file and makes no request, and whose only script is its own.
 
-Every text is escaped, and the page's content security policy names its one style sheet and its one script by their hashes, so that
-nothing else could run even if it got in.
+Every text is escaped, and the page's content security policy names its one style sheet and its one script by their
+hashes, so that nothing else could run even if it got in.
 """
 
 from __future__ import annotations

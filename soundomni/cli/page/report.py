@@ -31,7 +31,8 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One attribute that a prompt states: its value there, what signal analysis heard ("" for nothing), and whether that is right."""
+    """One attribute that a prompt states: its value there, what signal analysis heard ("" for nothing), and whether
+    that is right."""
 
     name: str
     wanted: str
@@ -57,7 +58,8 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a model said about a clip, the attributes that are wrong in it and those that it omits; no text if the model only generates."""
+    """What a model said about a clip, the attributes that are wrong in it and those that it omits; no text if the model
+    only generates."""
 
     text: str | None
     wrong: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""From an audio file to what the page shows: its bytes, its outline, its spectrogram, and what signal analysis hears in it.
+"""From an audio file to what the page shows: its bytes, its outline, its spectrogram, and what signal analysis hears in
+it.
 
 Shape letters: C channels, S samples, F frequencies, T frames.
 """
@@ -85,11 +86,12 @@ def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
 
 
 def attributes(recipe: Recipe) -> dict[str, str]:
-    """Return the values of the attributes that `agreement` compares, in words, ordered by time if there are several events.
+    """Return the values of the attributes that `agreement` compares, in words, ordered by time if there are several
+    events.
 
-    >>> from soundomni.data.toys.toy_language import parse_caption
-    >>> attributes(parse_caption("two loud clicks, then white noise"))
-    {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white', 'loudness': 'loud'}
+    >>> from soundomni.data.toys.toy_language import parse_caption >>> attributes(parse_caption("two loud clicks, then
+    white noise")) {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white',
+    'loudness': 'loud'}
     """
     events = recipe.events
     columns: dict[str, list[str | int | None]] = {

@@ -1,8 +1,9 @@
 """The BlockMask of a batch, straight from the segment table.
 
-The result equals `create_block_mask` for the same rule, which evaluates every query-key pair. Here the token axis is cut into pieces at
-the edges of segments and blocks. A piece sees whole pieces, except for the triangle within itself, so that the allowed pairs of each
-block can be counted by cumulative sums over pieces. The mask does not depend on the head, and its indices are full width.
+The result equals `create_block_mask` for the same rule, which evaluates every query-key pair. Here the token axis is
+cut into pieces at the edges of segments and blocks. A piece sees whole pieces, except for the triangle within itself,
+so that the allowed pairs of each block can be counted by cumulative sums over pieces. The mask does not depend on the
+head, and its indices are full width.
 
 Shape letters: G segments, N tokens, n pieces, b blocks.
 """
@@ -60,7 +61,8 @@ def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
 def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ...]:
     """Return the int32 tensors of a BlockMask with blocks of 128, in the order that `assemble_mask` takes.
 
-    These are, for partial and full blocks by query, then for both by key: their number `[1, 1, b]` and their indices `[1, 1, b, b]`.
+    These are, for partial and full blocks by query, then for both by key: their number `[1, 1, b]` and their indices
+    `[1, 1, b, b]`.
     """
     counts = block_counts(table)
     full = counts == BLOCK * BLOCK

@@ -1,7 +1,7 @@
 """Attention of new tokens over a key-value cache: rows of any lengths in one call.
 
-Shape letters: B rows, L cached places per row that are looked at, q the most new tokens of a row, P stored tokens of the call, h heads,
-h_kv key-value heads, d head dimensions.
+Shape letters: B rows, L cached places per row that are looked at, q the most new tokens of a row, P stored tokens of
+the call, h heads, h_kv key-value heads, d head dimensions.
 """
 
 from __future__ import annotations
@@ -84,11 +84,13 @@ def plan_cached(
     causal: bool,
     device: torch.device,
 ) -> CachedPlan:
-    """Plan attention of the new tokens of B rows over whole cache buffers in which the new tokens already follow each row's context.
+    """Plan attention of the new tokens of B rows over whole cache buffers in which the new tokens already follow each
+    row's context.
 
     The buffers may have more than B rows; only the first B are used.
 
-    A query sees the whole context of its row and the new tokens of its row: all of them, or only those up to itself if `causal`.
+    A query sees the whole context of its row and the new tokens of its row: all of them, or only those up to itself if
+    `causal`.
 
     Args:
         cache_lengths: int64 `[B]`, tokens of context in each row.

@@ -1,7 +1,8 @@
 """Any layout in one compiled kernel: FlexAttention (Dong et al. 2024) with the BlockMask of the segment table.
 
-It runs in token order, padded to one of a few lengths, so that the batches of a run share one compiled kernel: the rule's ids and the
-blocks are arguments of the compiled function, never captured. Padding tokens form their own documents, so that every row has a key.
+It runs in token order, padded to one of a few lengths, so that the batches of a run share one compiled kernel: the
+rule's ids and the blocks are arguments of the compiled function, never captured. Padding tokens form their own
+documents, so that every row has a key.
 
 Shape letters: N tokens, S padded tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -28,7 +29,10 @@ from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 RECOMPILE_LIMIT = 64
-"""Largest number of kernels per process: lengths x head shapes x dtypes x with or without gradients x threads. Beyond it, flex raises."""
+"""Largest number of kernels per process: lengths x head shapes x dtypes x with or without gradients x threads.
+
+Beyond it, flex raises.
+"""
 
 
 def obstacle(device: torch.device) -> str | None:
@@ -48,7 +52,8 @@ def padded_length(num_tokens: int) -> int:
 
 
 def pad_table(table: SegmentTable, length: int) -> SegmentTable:
-    """Return the table of a batch padded to `length` tokens: padding is causal text in documents that end with their block."""
+    """Return the table of a batch padded to `length` tokens: padding is causal text in documents that end with their
+    block."""
     edges = np.union1d([table.num_tokens, length], np.arange(table.num_tokens // BLOCK + 1, length // BLOCK) * BLOCK)
     pads = len(edges) - 1
     columns = {
@@ -65,7 +70,8 @@ def pad_table(table: SegmentTable, length: int) -> SegmentTable:
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-    """Map query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, the rule's ids `[S]` and `block_tensors` to `[1, h, S, d]`."""
+    """Map query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, the rule's ids `[S]` and `block_tensors` to `[1, h, S,
+    d]`."""
     document, block, noise = ids
 
     def rule(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -81,15 +87,18 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Te
 
 @functools.cache
 def _compiled(num_threads: int) -> MaskedAttention:
-    """Return `masked_attention` compiled for `num_threads`. At the limit, whole-graph compilation raises instead of running eagerly."""
+    """Return `masked_attention` compiled for `num_threads`.
+
+    At the limit, whole-graph compilation raises instead of running eagerly.
+    """
     return torch.compile(masked_attention, fullgraph=True, dynamic=False, options={"cpp.threads": num_threads})
 
 
 def compiled_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
     """Run `masked_attention` in a kernel that is compiled once per process and number of threads.
 
-    A CPU kernel has buffers for the threads that it was compiled for, and would write beyond them with more. As an option, their
-    number is also part of the key of kernels cached on disk.
+    A CPU kernel has buffers for the threads that it was compiled for, and would write beyond them with more. As an
+    option, their number is also part of the key of kernels cached on disk.
     """
     with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
         return _compiled(torch.get_num_threads())(query, key, value, ids, blocks)

@@ -17,8 +17,8 @@ from soundomni.core.attention.stored_order import PADDING
 class KVCache:
     """Fixed buffers `[B * L, h_kv, d]` for each layer, with the number of filled places per row.
 
-    A call first says where its tokens go (`begin`), then every layer calls `update`. Tokens become part of the context only when
-    `keep` is called: sampling rewrites the same slot at every step, while text decoding keeps each token.
+    A call first says where its tokens go (`begin`), then every layer calls `update`. Tokens become part of the context
+    only when `keep` is called: sampling rewrites the same slot at every step, while text decoding keeps each token.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class KVCache:
         Args:
             order: int64 `[P]`, the token at each stored place of the call, PADDING if there is none.
             rows: int64 `[N]`, the row of each token; tokens of a row are consecutive.
-            whole: whether `update` returns the whole buffers (later calls) or only the call's own keys and values (the first call,
-                whose tokens see only each other).
+            whole: whether `update` returns the whole buffers (later calls) or only the call's own keys and values (the
+                first call, whose tokens see only each other).
         """
         counts = np.bincount(rows, minlength=self.num_rows)
         if (self.lengths + counts > self.capacity).any():

@@ -1,6 +1,8 @@
-"""A batch as the backbone sees it: where its tokens are stored, their positions, how they attend, and what earlier calls left.
+"""A batch as the backbone sees it: where its tokens are stored, their positions, how they attend, and what earlier
+calls left.
 
-Shape letters: N tokens of the batch, P stored tokens (padding included), H hidden dimensions, h heads, d head dimensions.
+Shape letters: N tokens of the batch, P stored tokens (padding included), H hidden dimensions, h heads, d head
+dimensions.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class AttentionPlan(Protocol):
     """Why it was chosen."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out as zero."""
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out
+        as zero."""
         ...
 
 
@@ -46,7 +49,8 @@ class Layout:
     cache: KVCache | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is one."""
+        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is
+        one."""
         if self.cache is not None:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)

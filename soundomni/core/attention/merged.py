@@ -1,10 +1,11 @@
 """Exact attention on the CPU, forward and backward, by one flash call per rectangle; nothing of size N x N.
 
-Rectangles of (nearly) equal size share a call. If a query has two rectangles, their results are merged by log-sum-exp (Dao et al.
-2022, FlashAttention, section 3.1). The backward pass calls each flash backward with the merged output and log-sum-exp, which gives the
-probabilities of the whole row, and adds up the gradients.
+Rectangles of (nearly) equal size share a call. If a query has two rectangles, their results are merged by log-sum-exp
+(Dao et al. 2022, FlashAttention, section 3.1). The backward pass calls each flash backward with the merged output and
+log-sum-exp, which gives the probabilities of the whole row, and adds up the gradients.
 
-Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, n rectangles of a group, q and k their padded lengths.
+Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, n rectangles of a group, q and k their
+padded lengths.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def token_places(stored: StoredOrder) -> np.ndarray:
 
 
 class Rows:
-    """R rows of stored tensors `[P, ...]`: a slice if they are consecutive, so that nothing is copied; otherwise an index."""
+    """R rows of stored tensors `[P, ...]`: a slice if they are consecutive, so that nothing is copied; otherwise an
+    index."""
 
     def __init__(self, places: np.ndarray, device: torch.device) -> None:
         self._first, self._count = int(places[0]), len(places)

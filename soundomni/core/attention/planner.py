@@ -27,8 +27,9 @@ def plan_attention(
 ) -> AttentionPlan:
     """Plan exact attention of a packed batch under the rule of `soundomni.core.sequence`.
 
-    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and is differentiable in all
-    three. Its `executor` and `reason` say what was chosen and why. A requested executor is used or refused, never replaced.
+    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and is
+    differentiable in all three. Its `executor` and `reason` say what was chosen and why. A requested executor is used
+    or refused, never replaced.
 
     Args:
         table: the segments of the batch.

@@ -1,8 +1,8 @@
 """Who sees whom, token by token.
 
-Query q sees key k if and only if both are in the same document, and k is not after q or both are in the same full or noise segment,
-and k is not in a noise segment other than q's own. The boundary tokens of a segment belong to it. With three ids per token the rule
-can be evaluated pointwise, so that kernels need no mask of size N x N.
+Query q sees key k if and only if both are in the same document, and k is not after q or both are in the same full or
+noise segment, and k is not in a noise segment other than q's own. The boundary tokens of a segment belong to it. With
+three ids per token the rule can be evaluated pointwise, so that kernels need no mask of size N x N.
 
 Shape letters: G segments, N tokens.
 """

@@ -1,8 +1,8 @@
 """The stored order of a batch: one contiguous stream per expert, and within it one contiguous run per role.
 
-Routing by role is then a slice. Attention does not mind the order of tokens, given their positions and the segment table, so only
-queries, keys and values of the streams are ever joined. The stored order is: stream by stream, role by role, each in token order,
-each stream padded with tokens that nothing sees.
+Routing by role is then a slice. Attention does not mind the order of tokens, given their positions and the segment
+table, so only queries, keys and values of the streams are ever joined. The stored order is: stream by stream, role by
+role, each in token order, each stream padded with tokens that nothing sees.
 
 Shape letters: P stored tokens (padding included).
 """
@@ -28,7 +28,8 @@ class StoredOrder:
         order: int64 numpy `[P]`, the token at each stored place, PADDING if there is none.
         position_ids: int64 numpy `[P]`, 0 at padding.
         stream_lengths: stored tokens of each stream, padding included.
-        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent roles have empty ones.
+        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent roles
+            have empty ones.
     """
 
     order: np.ndarray

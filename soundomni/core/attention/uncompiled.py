@@ -1,6 +1,7 @@
 """Keeps executors out of torch.compile without importing the compiler, which takes as long as the rest of torch.
 
-`torch.compiler.disable` would import all of it. Instead, executors are marked, and whoever compiles a model makes the marks take effect.
+`torch.compiler.disable` would import all of it. Instead, executors are marked, and whoever compiles a model makes the
+marks take effect.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def uncompiled(executor: Executor) -> Executor:
 
 
 def exempt_executors() -> None:
-    """Make the compiler leave all marked classes alone. Call this before a model is compiled; calling it again does no harm."""
+    """Make the compiler leave all marked classes alone.
+
+    Call this before a model is compiled; calling it again does no harm.
+    """
     while _marked:
         executor = _marked.pop()
         executor.__call__ = torch.compiler.disable(executor.__call__)  # type: ignore[method-assign, no-untyped-call]

@@ -1,10 +1,11 @@
 """Variable-length flash attention on CUDA: one call for all causal rectangles of a batch, one for all others.
 
-It is exact if every query has one rectangle, that is, if no causal segment follows a full one; then nothing is merged. Rectangles are
-gathered one after another, so that the kernel sees a batch of sequences whose queries and keys may differ in number
-(FlashAttention-2, Dao 2023).
+It is exact if every query has one rectangle, that is, if no causal segment follows a full one; then nothing is merged.
+Rectangles are gathered one after another, so that the kernel sees a batch of sequences whose queries and keys may
+differ in number (FlashAttention-2, Dao 2023).
 
-Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head dimensions.
+Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head
+dimensions.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class VarlenPlan:
         self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv, to `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv,
+        to `[P, h, d]`."""
         out = torch.zeros_like(query)
         if not self._calls:  # nothing to attend to: the parameters behind q, k and v still take part in the backward pass
             return out + 0.0 * (query.sum() + key.sum() + value.sum())

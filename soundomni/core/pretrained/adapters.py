@@ -37,7 +37,8 @@ A, B = "lora_A.weight", "lora_B.weight"
 MOST_RANK = 65_536
 
 INITIALISATIONS = (True, False, "gaussian", "orthogonal")
-"""Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before training."""
+"""Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
+training."""
 NO_MATTER = frozenset(
     (
         *("auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform"),
@@ -54,7 +55,8 @@ def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | Non
     Args:
         model: the whole model, with adapters.
         directory: a path that does not exist, or an empty folder.
-        base: name or path of the model that they are for; only the last part of a path is written, as the rest is about this machine.
+        base: name or path of the model that they are for; only the last part of a path is written, as the rest is about
+            this machine.
 
     Raises:
         CheckpointError: there are no adapters, the directory is not empty, or it cannot be written.
@@ -82,7 +84,8 @@ def check_free(directory: str | Path) -> None:
 
 
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
-    """Add the adapters in a folder that this library or peft wrote to the weights of `model`: all of them, or none on an error.
+    """Add the adapters in a folder that this library or peft wrote to the weights of `model`: all of them, or none on
+    an error.
 
     Raises:
         CheckpointError: the folder is not an adapter, is not plain LoRA, or does not fit the model in names or shapes.
@@ -145,7 +148,10 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
 
 
 def _read_config(folder: Path) -> tuple[float, int]:
-    """Return alpha / r and r of a folder. Raise CheckpointError for anything that plain matrices A and B cannot express."""
+    """Return alpha / r and r of a folder.
+
+    Raise CheckpointError for anything that plain matrices A and B cannot express.
+    """
     file = folder / CONFIG_FILE
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
@@ -201,7 +207,8 @@ def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
 
 
 def _check_values(path: Path, name: str, weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """Raise CheckpointError unless A and B are finite floats that are small enough for the merged weight to be finite as well."""
+    """Raise CheckpointError unless A and B are finite floats that are small enough for the merged weight to be finite
+    as well."""
     for kind, matrix in ((A, a), (B, b)):
         if not matrix.is_floating_point():
             raise CheckpointError(f"'{path}': {kind} of '{name}' holds {str(matrix.dtype).removeprefix('torch.')}; expected floating point")

@@ -77,7 +77,8 @@ class Origin:
 def hub_name(name: str | Path) -> tuple[str, str | None] | None:
     """Return the Hub repository and the revision or None that `name` stands for here; None if it does not name one.
 
-    An existing path does not, and neither does a path into an existing folder: a misspelled path never becomes a request.
+    An existing path does not, and neither does a path into an existing folder: a misspelled path never becomes a
+    request.
     """
     parsed = parse_repository(str(name))
     return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
@@ -103,7 +104,8 @@ def find_model(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Return the model directory at the path `name`; if there is none, the shipped model or Hub repository of that name.
+    """Return the model directory at the path `name`; if there is none, the shipped model or Hub repository of that
+    name.
 
     Args:
         name: a path, a name, or a Hub repository as owner/name or owner/name@revision.
@@ -154,12 +156,18 @@ def read_max_tokens(directory: Path) -> int | None:
 
 
 def read_origin(directory: Path) -> Origin:
-    """Return the origin of a model directory's weights, as its config.json says. Raise CheckpointError if that is damaged."""
+    """Return the origin of a model directory's weights, as its config.json says.
+
+    Raise CheckpointError if that is damaged.
+    """
     return origin_of(_checked_config(directory), directory / CONFIG_FILE)
 
 
 def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
-    """Return the origin in plain data from `file`, which may have other keys too. Raise CheckpointError if it is not text."""
+    """Return the origin in plain data from `file`, which may have other keys too.
+
+    Raise CheckpointError if it is not text.
+    """
     values = {name: tree.get(name) for name in ("license", "source")}
     values["license"] = tree.get("licence") if values["license"] is None else values["license"]  # files of earlier versions
     for name, value in values.items():
@@ -195,7 +203,8 @@ def _read_config(file: Path) -> dict[str, Any]:
 def check_target(directory: str | Path) -> None:
     """Raise CheckpointError if a model directory may not be written at `directory`.
 
-    It may be written to a new path, to an empty folder, and in place of an older model directory with nothing else in it.
+    It may be written to a new path, to an empty folder, and in place of an older model directory with nothing else in
+    it.
     """
     path = Path(directory)
     if not path.exists():
@@ -273,7 +282,8 @@ def write_model(
     Args:
         folder: the folder.
         spec, state, tokenizer: those of the model.
-        parameters, sample_rate, max_tokens: values for config.json: parameter count, output rate in Hz, and longest sample in tokens.
+        parameters, sample_rate, max_tokens: values for config.json: parameter count, output rate in Hz, and longest
+            sample in tokens.
         origin: where the weights come from.
         card: text of the model card.
         dtype: dtype in which floating-point weights are stored; None keeps theirs.
@@ -305,7 +315,8 @@ def trained_max_tokens(spec: Spec) -> int | None:
 
 
 def portable(spec: Spec) -> Spec:
-    """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started from."""
+    """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started
+    from."""
     model = replace(
         spec.model,
         codec=without_weights(spec.model.codec),
@@ -317,12 +328,14 @@ def portable(spec: Spec) -> Spec:
 
 
 def without_weights(codec: Slot) -> Slot:
-    """Return the slot of a codec without the weight file that it names, which may be gone: its weights come from elsewhere."""
+    """Return the slot of a codec without the weight file that it names, which may be gone: its weights come from
+    elsewhere."""
     return replace(codec, init_args={name: value for name, value in codec.init_args.items() if name != "weights"})
 
 
 def check_portable(spec: Spec) -> None:
-    """Raise SpecError if a model directory's spec, or an override of it, names what the model or its codec starts from."""
+    """Raise SpecError if a model directory's spec, or an override of it, names what the model or its codec starts
+    from."""
     for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
         if given is not None:
             raise SpecError(f"model.{key} is '{given}', but a model directory holds all weights itself; leave it out")
@@ -363,7 +376,8 @@ def spec_block(spec: Spec) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Return text as a code span for a card, also for table cells: strangers' file and model names are shown, never interpreted.
+    """Return text as a code span for a card, also for table cells: strangers' file and model names are shown, never
+    interpreted.
 
     >>> markdown_code("a`b|<c>")
     "`a'b/‹c›`"

@@ -39,7 +39,10 @@ EXPECTED = f"a {SAFE_SUFFIX}, {', '.join(PICKLE_SUFFIXES)} or {INDEX_SUFFIX} fil
 
 MOST_VALUES = 1_000_000
 DEEPEST = 16
-"""Limits for the contents of a pickle: containers that hold each other have no end. Containers with tensors count each time."""
+"""Limits for the contents of a pickle: containers that hold each other have no end.
+
+Containers with tensors count each time.
+"""
 
 
 _ZIP = b"PK\x03\x04"
@@ -95,7 +98,8 @@ def read_weights(path: str | Path) -> WeightFile:
     """Open a weight file, a sharded one through its index, or a directory with one.
 
     Raises:
-        CheckpointError: it is missing, damaged or not a weight file, lacks a shard, or is a pickle that asks for more than tensors.
+        CheckpointError: it is missing, damaged or not a weight file, lacks a shard, or is a pickle that asks for more
+            than tensors.
     """
     given = Path(path)
     if given.is_dir():

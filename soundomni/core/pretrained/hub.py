@@ -1,6 +1,7 @@
 """Hugging Face Hub repositories: model directories that are fetched and pushed.
 
-Only the files of a model directory are ever fetched, into the cache that other libraries share. Nothing in them is run or unpickled.
+Only the files of a model directory are ever fetched, into the cache that other libraries share. Nothing in them is run
+or unpickled.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def fetch(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Return the cache folder with a model directory from the Hub; missing files are fetched. Say on stderr which commit it is.
+    """Return the cache folder with a model directory from the Hub; missing files are fetched.
+
+    Say on stderr which commit it is.
 
     Args:
         repository: owner/name.
@@ -50,8 +53,8 @@ def fetch(
         The folder, which is named after the commit.
 
     Raises:
-        CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot be reached and
-            the cache does not have it.
+        CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot
+            be reached and the cache does not have it.
     """
     from huggingface_hub import snapshot_download
 

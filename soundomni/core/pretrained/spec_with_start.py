@@ -18,7 +18,8 @@ StartFrom = Literal["kept", "directory", "if-here"]
 
 - "kept": if the run in train.run_dir goes on, what that run keeps of the model; otherwise the model directory.
 - "directory": always the model directory.
-- "if-here": like "kept"; but if there is no such model here and the layers name a backbone themselves, nowhere, which stderr says.
+- "if-here": like "kept"; but if there is no such model here and the layers name a backbone themselves, nowhere, which
+  stderr says.
 """
 
 

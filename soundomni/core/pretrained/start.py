@@ -1,8 +1,9 @@
 """`model.start`: the starting model's own spec becomes the lowest layer.
 
-A spec with `model.start` only lists what is new. The layer has the sections model, sampler and guidance of the model's spec.yaml, and
-the size of its tokenizer. A run keeps the layer in its directory, with the origin of the weights, so that it can go on, and be exported
-with their license, when the model is gone. Reading the layer does not need the weights and never fetches them.
+A spec with `model.start` only lists what is new. The layer has the sections model, sampler and guidance of the model's
+spec.yaml, and the size of its tokenizer. A run keeps the layer in its directory, with the origin of the weights, so
+that it can go on, and be exported with their license, when the model is gone. Reading the layer does not need the
+weights and never fetches them.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: 
 
 
 def _find(name: str) -> Path:
-    """Find the files that describe a model. Raise CheckpointError, which says how to make one if nothing here has a similar name."""
+    """Find the files that describe a model.
+
+    Raise CheckpointError, which says how to make one if nothing here has a similar name.
+    """
     try:
         return find_model(name, weights=False)
     except CheckpointError as error:

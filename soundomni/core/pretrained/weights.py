@@ -38,7 +38,8 @@ def write_weights(
 ) -> None:
     """Write tensors shard by shard, with floating-point tensors as `dtype`, or unchanged if it is None.
 
-    Each tensor is read twice, for its size and for writing, and only those of one shard are held: a mapping may make them on demand.
+    Each tensor is read twice, for its size and for writing, and only those of one shard are held: a mapping may make
+    them on demand.
 
     Raises:
         CheckpointError: a weight is too large for `dtype`.
@@ -55,7 +56,8 @@ def write_weights(
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file that everybody who may read its folder can read: safetensors makes files private to their owner."""
+    """Write a safetensors file that everybody who may read its folder can read: safetensors makes files private to
+    their owner."""
     save_file(dict(tensors), file, metadata={"format": "pt"})
     file.chmod(0o600 | file.parent.stat().st_mode & 0o044)
 
@@ -90,9 +92,11 @@ def load_weights(
     wanted: Callable[[str], bool] = lambda name: True,
     part: Callable[[Tensor], tuple[Tensor, int]] = lambda tensor: (tensor, 0),
 ) -> None:
-    """Load the weights of a directory into a module whose tensors must have exactly these names and shapes, one tensor at a time.
+    """Load the weights of a directory into a module whose tensors must have exactly these names and shapes, one tensor
+    at a time.
 
-    All names and shapes are compared before anything is written. Memory holds little more than the module and one tensor.
+    All names and shapes are compared before anything is written. Memory holds little more than the module and one
+    tensor.
 
     Args:
         module: module to load into.
@@ -124,7 +128,8 @@ def load_weights(
 
 
 def check_finite(name: str, tensor: Tensor, file: str | Path) -> None:
-    """Raise CheckpointError if a floating-point tensor holds NaN or infinity, which would spread to everything the model computes."""
+    """Raise CheckpointError if a floating-point tensor holds NaN or infinity, which would spread to everything the
+    model computes."""
     if not tensor.is_floating_point() or tensor.is_meta:
         return
     total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))  # 30 times as fast as checking each number
@@ -169,7 +174,8 @@ def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors by name, whole or some rows, each valid until the next one; only a small part of the file is mapped at a time."""
+    """Yield tensors by name, whole or some rows, each valid until the next one; only a small part of the file is mapped
+    at a time."""
     names = list(rows)
     start = 0
     while start < len(names):

@@ -1,8 +1,9 @@
 """Find the third-party plugin that an unexpected error comes from, by its traceback.
 
-A frame belongs to a plugin if it runs a method of an instance of its class, or code in its package. Errors from other processes carry
-their traceback as text, which names the same files. A plugin's return value may also cause a failure later, in code that is not the
-plugin's. Then no frame belongs to it, and the error can only list the third-party plugins that are loaded.
+A frame belongs to a plugin if it runs a method of an instance of its class, or code in its package. Errors from other
+processes carry their traceback as text, which names the same files. A plugin's return value may also cause a failure
+later, in code that is not the plugin's. Then no frame belongs to it, and the error can only list the third-party
+plugins that are loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _FILE_LINE = re.compile(r'^ +File "([^"]+)", line \d+', re.MULTILINE)
 
 
 def culprit(error: BaseException, *, raised: bool = False) -> str | None:
-    """Return kind, name and distribution of the third-party plugin that an error comes from, or None if no frame belongs to one.
+    """Return kind, name and distribution of the third-party plugin that an error comes from, or None if no frame
+    belongs to one.
 
     Args:
         error: the caught error; its causes are examined first.
@@ -46,7 +48,8 @@ def culprit(error: BaseException, *, raised: bool = False) -> str | None:
 
 
 def named(error: BaseException) -> str:
-    """Return an unexpected error as one line (see `reason`), with the plugin that it comes from, or else all that are loaded."""
+    """Return an unexpected error as one line (see `reason`), with the plugin that it comes from, or else all that are
+    loaded."""
     label = culprit(error)
     if label is not None:
         return f"{label} failed: {reason(error)}"
@@ -55,7 +58,8 @@ def named(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the causes of an error, first cause first, then the error, then what was being handled when it was raised."""
+    """Yield the causes of an error, first cause first, then the error, then what was being handled when it was
+    raised."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -67,7 +71,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _places(error: BaseException) -> Iterator[FrameType | str]:
-    """Yield where an error passed, innermost first: files named by a traceback in its text, if it has one, then frames."""
+    """Yield where an error passed, innermost first: files named by a traceback in its text, if it has one, then
+    frames."""
     if "Traceback (most recent call last)" in (text := describe(error, whole=True)):
         yield from reversed(_FILE_LINE.findall(text))
     yield from reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
@@ -95,7 +100,8 @@ def _file(place: FrameType | str) -> str:
 
 
 def _roots() -> dict[PluginEntry, tuple[str, ...]]:
-    """Return for each loaded plugin where its code is: the outermost package that is not a namespace, or a single file."""
+    """Return for each loaded plugin where its code is: the outermost package that is not a namespace, or a single
+    file."""
     roots: dict[PluginEntry, tuple[str, ...]] = {}
     for cls, entry in loaded().items():
         modules = {entry.target.partition(":")[0], cls.__module__}

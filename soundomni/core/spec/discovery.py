@@ -1,7 +1,7 @@
 """Find the installed plugins in the metadata of distributions, without importing any of them.
 
-A distribution whose metadata cannot be read does not affect others: it becomes a fault, which is logged once as a warning and listed
-by `soundomni plugins list`.
+A distribution whose metadata cannot be read does not affect others: it becomes a fault, which is logged once as a
+warning and listed by `soundomni plugins list`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def scan(path: tuple[str, ...]) -> Installed:
 
 
 def provider_of(package: str) -> tuple[str, str]:
-    """Return name and version of the distribution that a top-level package comes from; "" and "unknown" if there is none."""
+    """Return name and version of the distribution that a top-level package comes from; "" and "unknown" if there is
+    none."""
     for distribution in _every_distribution():
         try:
             names = (distribution.read_text("top_level.txt") or "").split()
@@ -131,10 +132,11 @@ def provider_of(package: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def only_readable() -> Iterator[None]:
-    """Hide distributions with unreadable entry points from everybody who asks importlib.metadata within the block, except `scan`.
+    """Hide distributions with unreadable entry points from everybody who asks importlib.metadata within the block,
+    except `scan`.
 
-    torch and triton, among others, read the entry points of every distribution when they are imported, and would fail because of one
-    that has nothing to do with them.
+    torch and triton, among others, read the entry points of every distribution when they are imported, and would fail
+    because of one that has nothing to do with them.
     """
     before = importlib.metadata.distributions
 
@@ -222,7 +224,8 @@ def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, 
 
 
 def _folder(distribution: importlib.metadata.Distribution) -> object:
-    """Return where the metadata is; importlib.metadata has no public name for it, and other finders may store it elsewhere."""
+    """Return where the metadata is; importlib.metadata has no public name for it, and other finders may store it
+    elsewhere."""
     return getattr(distribution, "_path", type(distribution).__name__)
 
 

@@ -1,8 +1,9 @@
 """The meaning of plugin names in a spec that was written elsewhere, or before something else was installed.
 
-In a user's own spec a short name means the only plugin of that name; if there are several, an error asks for `dist:name`. A shipped
-spec means soundomni's own plugins. A run and a model directory record the distribution of each plugin, which determines what is meant;
-older ones without that record mean soundomni's own plugin if there is one of the name.
+In a user's own spec a short name means the only plugin of that name; if there are several, an error asks for
+`dist:name`. A shipped spec means soundomni's own plugins. A run and a model directory record the distribution of each
+plugin, which determines what is meant; older ones without that record mean soundomni's own plugin if there is one of
+the name.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ Record = Mapping[str, Source]
 
 
 def record(spec: Spec) -> list[dict[str, Any]]:
-    """Return {distribution, version, slots} for each distribution that a spec uses, sorted; `slots` are the keys of its plugins."""
+    """Return {distribution, version, slots} for each distribution that a spec uses, sorted; `slots` are the keys of its
+    plugins."""
     entries: list[dict[str, Any]] = [{**entry, "slots": []} for entry in registry.lock(spec)]
     for key, kind, slot in slots(spec):
         if registry.is_registered(kind, slot.class_path):
@@ -55,7 +57,8 @@ def record(spec: Spec) -> list[dict[str, Any]]:
 
 
 def record_beside(spec_file: Path) -> Record | None:
-    """Return the record of the run, model directory or imported codec to which a spec file belongs; None for any other file."""
+    """Return the record of the run, model directory or imported codec to which a spec file belongs; None for any other
+    file."""
     if spec_file.name == "codec.yaml" and spec_file.with_name(_REPORT).is_file():
         return {}
     if spec_file.name != "spec.yaml":
@@ -66,7 +69,8 @@ def record_beside(spec_file: Path) -> Record | None:
 
 
 def read_record(file: Path) -> Record:
-    """Return the record in lock.json or config.json; an empty one if it has none or, with a warning, if it is damaged."""
+    """Return the record in lock.json or config.json; an empty one if it has none or, with a warning, if it is
+    damaged."""
     try:
         tree = read_json(file, most_bytes=_MOST_BYTES)
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
@@ -77,7 +81,8 @@ def read_record(file: Path) -> Record:
 
 
 def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
-    """Return plain data of a written spec with each plugin's current name here, by its record or else by `settled_name`."""
+    """Return plain data of a written spec with each plugin's current name here, by its record or else by
+    `settled_name`."""
 
     def settle(key: str, kind: str, name: str) -> str:
         return settled_name(kind, name, known[key].distribution if key in known else None)
@@ -91,13 +96,15 @@ def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` can read whatever is installed then."""
+    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` can read whatever is
+    installed then."""
 
     return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
 
 
 def lasting_name(kind: str, name: str) -> str:
-    """Return the short name of one of soundomni's plugins, `dist:name` of a third-party plugin, and an import path unchanged."""
+    """Return the short name of one of soundomni's plugins, `dist:name` of a third-party plugin, and an import path
+    unchanged."""
     if not registry.is_registered(kind, name):
         return name
     entry = registry.find(kind, name)

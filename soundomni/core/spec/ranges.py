@@ -1,4 +1,7 @@
-"""Checks of the numbers in the `train` section of a spec. No torch here: a spec is checked before anything heavy is imported."""
+"""Checks of the numbers in the `train` section of a spec.
+
+No torch here: a spec is checked before anything heavy is imported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Structure of a spec: what a YAML file may contain. No torch here: specs are checked before anything heavy is imported.
+"""Structure of a spec: what a YAML file may contain.
+
+No torch here: specs are checked before anything heavy is imported.
 
 A field of type Slot holds a plugin: in YAML a short name, `dist:name`, or `{class_path: name, init_args: {...}}`.
 """
@@ -24,7 +26,8 @@ class Slot:
 
 
 def replaced(default: Callable[[], Any]) -> Any:
-    """Declare a mapping that a later layer replaces as a whole, unlike other mappings, which merge; an override still sets one entry."""
+    """Declare a mapping that a later layer replaces as a whole, unlike other mappings, which merge; an override still
+    sets one entry."""
     return field(default_factory=default, metadata={"replace": True})
 
 
@@ -35,7 +38,8 @@ def switched_off(by: str, default: Any) -> Any:
 
 
 def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
-    """Declare a field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
+    """Declare a field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name
+    one."""
     metadata = {"kind": kind, "optional": optional, "many": many}
     if many:
         return field(default_factory=list, metadata=metadata)
@@ -74,16 +78,18 @@ class ModelSpec:
     Args:
         backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         tokenizer: text tokens.
-        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder", "connectors".
-        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
+        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder",
+            "connectors".
+        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
+            "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
         normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
             one "global" scale, "half" way between, or "none".
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
             "qwen2-audio" for the turns that Qwen2-Audio was trained on.
-        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the lowest layer,
-            so the spec only lists what changes; its tokenizer is used, and its weights must match.
+        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
+            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
         start_fresh: parts that are not taken from `start` but begin as they would without it.
     """
 
@@ -111,8 +117,8 @@ class GuidanceSpec:
     Args:
         scale: v = v_uncond + scale * (v_cond - v_uncond); 1 turns guidance off.
         interval: timesteps (low, high) within which guidance applies; outside, the scale is 1.
-        renormalize: limit on the guided prediction's norm: that of the conditional prediction over the whole clip ("global") or per
-            token ("channel"); "none" for no limit.
+        renormalize: limit on the guided prediction's norm: that of the conditional prediction over the whole clip
+            ("global") or per token ("channel"); "none" for no limit.
         renormalize_min: lower bound of the renormalization factor.
     """
 
@@ -131,7 +137,8 @@ class SegmentTemplate:
         audio: "features" (to understand), "target" (to generate) or "context" (clean latents).
         loss: whether the text is predicted; targets always are.
         known: for a target, (least, most) share of frames at its start that are kept, for continuation.
-        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are kept.
+        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
+            kept.
     """
 
     text: str | None = None
@@ -147,8 +154,8 @@ class MixtureEntry:
 
     Args:
         source: the dataset plugin.
-        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A mapping in a later layer replaces this
-            one entirely; `tasks.describe=2` sets one weight.
+        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A mapping in a later layer
+            replaces this one entirely; `tasks.describe=2` sets one weight.
         weight: how often it is drawn, relative to the other datasets.
         is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out with a warning.
         num_used: number of items to use, from the start of the seeded order; -1 for all.
@@ -207,7 +214,8 @@ class OptimizerSpec:
         rule: the optimizer.
         lr: peak learning rate.
         betas, eps: parameters of Adam's moments.
-        weight_decay: share of each weight, times the learning rate, that a step subtracts; applies to matrices, not to biases and gains.
+        weight_decay: share of each weight, times the learning rate, that a step subtracts; applies to matrices, not to
+            biases and gains.
         clip: largest norm of all gradients together; 0 for no limit.
     """
 
@@ -245,7 +253,8 @@ class LoRASpec:
         rank: rank of an adapter's two matrices.
         alpha: adapters are scaled by alpha / rank.
         dropout: share of an adapter's inputs that are zeroed in training.
-        targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up" and "mlp.down".
+        targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up"
+            and "mlp.down".
     """
 
     streams: list[str]
@@ -257,7 +266,7 @@ class LoRASpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSpec:
-    """Device mesh: parameters are sharded over `shard` ranks (-1: all that are left) and replicated over `replicate`."""
+    """Device mesh: parameters are sharded over `shard` ranks (-1: all that are left), replicated over `replicate`."""
 
     shard: int = -1
     replicate: int = 1
@@ -289,8 +298,8 @@ class TrainSpec:
         target: what is trained: the "model", or only the "codec".
         steps: number of optimizer steps.
         batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
-        loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer replaces this
-            one entirely; `loss_weights.ce=2` sets one weight.
+        loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer
+            replaces this one entirely; `loss_weights.ce=2` sets one weight.
         lora: adapters for some expert streams; null trains the weights themselves.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.

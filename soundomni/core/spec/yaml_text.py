@@ -1,4 +1,5 @@
-"""Safe YAML, read and written by the core rules of YAML 1.2 (section 10.3.2): `no` is a word, `1e-4` is a number, `1:30` is not.
+"""Safe YAML, read and written by the core rules of YAML 1.2 (section 10.3.2): `no` is a word, `1e-4` is a number,
+`1:30` is not.
 
 Reader and writer share these rules, so that written data reads back unchanged. Duplicate keys and tags are errors.
 """
@@ -39,9 +40,11 @@ class _Reader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse tags, aliases within the node that they stand for (such data has no end), and documents that are too large or deep.
+        """Refuse tags, aliases within the node that they stand for (such data has no end), and documents that are too
+        large or deep.
 
-        Values are counted as they begin, so that a long list is refused before it is completely read, and again with references.
+        Values are counted as they begin, so that a long list is refused before it is completely read, and again with
+        references.
         """
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
@@ -69,7 +72,8 @@ class _Reader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"it has {limit}, references counted", mark)
 
     def _extent(self, node: yaml.Node) -> tuple[int, int]:
-        """Return how many values a node has, including itself, and how deeply they are nested; its children are known."""
+        """Return how many values a node has, including itself, and how deeply they are nested; its children are
+        known."""
         children: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -101,7 +105,8 @@ class _Writer(yaml.SafeDumper):
 
 
 def _write_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    """Quote text with line breaks other than a newline, so that they are escaped: unquoted, readers take them for a space."""
+    """Quote text with line breaks other than a newline, so that they are escaped: unquoted, readers take them for a
+    space."""
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS.search(text) else None)
 
 
@@ -112,7 +117,10 @@ for _tag, _pattern, _first in _SCALARS:
 
 
 def parse(text: str, source: str) -> Any:
-    """Read one YAML document. Raise SpecError, one line with `source:line:column`, if it is not well-formed or too large."""
+    """Read one YAML document.
+
+    Raise SpecError, one line with `source:line:column`, if it is not well-formed or too large.
+    """
     if len(text) > MOST_CHARACTERS:
         raise SpecError(f"{source}: it has {len(text):,} characters; expected at most {MOST_CHARACTERS:,}. Split it into several files")
     try:

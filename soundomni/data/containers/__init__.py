@@ -1,4 +1,5 @@
-"""Contents of an audio file as its bytes announce them, read without decoding, to distinguish a whole file from a part of one."""
+"""Contents of an audio file as its bytes announce them, read without decoding, to distinguish a whole file from a part
+of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files made of chunks (a name, a size, the data): where the chunk with the audio ends, whatever its size field says."""
+"""Files made of chunks (a name, a size, the data): where the chunk with the audio ends, whatever its size field
+says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Contents that a container's bytes announce, and views of a file with a corrected header.
 
-Decoders such as libsndfile trust or silently correct a header's lengths. The modules of this package read the header themselves, so
-that a file is either decoded completely or refused with a reason.
+Decoders such as libsndfile trust or silently correct a header's lengths. The modules of this package read the header
+themselves, so that a file is either decoded completely or refused with a reason.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Source:
         return self._file.read(count)
 
     def need(self, position: int, count: int, what: str) -> bytes:
-        """Return exactly `count` bytes. Raise ContainerError, which says that `what` is cut, if the file ends earlier."""
+        """Return exactly `count` bytes.
+
+        Raise ContainerError, which says that `what` is cut, if the file ends earlier.
+        """
         data = self.read(position, count)
         if len(data) < count:
             raise ContainerError(f"truncated in its {what}")
@@ -121,7 +124,8 @@ class View(io.RawIOBase):
 
 
 def is_streamed(size: int, bits: int = 32) -> bool:
-    """Return whether a size looks like one left by a writer to a pipe: the largest that fits, a bit less, or SoX's 0x7F000000."""
+    """Return whether a size looks like one left by a writer to a pipe: the largest that fits, a bit less, or SoX's
+    0x7F000000."""
     most = 1 << bits
     return size >= most - 0x10000 or most // 2 - 0x10000 <= size <= most // 2 or 0x7F000000 <= size <= 0x7F000100
 
@@ -138,7 +142,8 @@ def skip_id3(source: Source, position: int) -> int:
 
 
 def before_tags(source: Source, start: int) -> int:
-    """Return where the ID3v1, APE and Lyrics3 tags at the end of a file begin, or its end if it has none; never before `start`."""
+    """Return where the ID3v1, APE and Lyrics3 tags at the end of a file begin, or its end if it has none; never before
+    `start`."""
     end = source.size
     for _ in range(_MOST_TAGS):
         if end - start < 128:
@@ -161,7 +166,8 @@ def before_tags(source: Source, start: int) -> int:
 def check_rest(source: Source, end: int, *, magic: tuple[bytes, ...], junk: int = 16) -> None:
     """Check what follows the audio that a header announces: tags, zeros and up to `junk` other bytes are accepted.
 
-    Raise ContainerError for another file, which begins with one of `magic`, and for anything else, which may well be audio.
+    Raise ContainerError for another file, which begins with one of `magic`, and for anything else, which may well be
+    audio.
     """
     if source.read(end, 16).startswith(magic):
         raise ContainerError(f"another file follows it at byte {end}. Split the file")

@@ -16,7 +16,10 @@ _CANDIDATES = 16  # how many of the last possible frame headers are tried
 
 
 def read_flac(source: Source, start: int, thorough: bool) -> Contents:
-    """Read STREAMINFO and the last frame; with `thorough`, look for another file after this one. Raise ContainerError."""
+    """Read STREAMINFO and the last frame; with `thorough`, look for another file after this one.
+
+    Raise ContainerError.
+    """
     info = source.need(start + 8, 34, "header")
     largest_block, largest_frame = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big")
     packed = int.from_bytes(info[10:18], "big")

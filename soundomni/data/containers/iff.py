@@ -1,6 +1,7 @@
 """AIFF, AIFF-C and Amiga's 8SVX and 16SV; and Apple's CAF, which also has chunks.
 
-Sources: Apple, "Audio Interchange File Format AIFF-C" (1991); EA, "IFF 8SVX" (1985); Apple, "Core Audio Format Specification 1.0".
+Sources: Apple, "Audio Interchange File Format AIFF-C" (1991); EA, "IFF 8SVX" (1985); Apple, "Core Audio Format
+Specification 1.0".
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
 
 
 def _tag(source: Source, start: int, first: Frame) -> tuple[bytes, int | None, int | None]:
-    """Return the mark of the tag in the first frame (b"" if there is none), and the frames and bytes that it announces."""
+    """Return the mark of the tag in the first frame (b"" if there is none), and the frames and bytes that it
+    announces."""
     data = source.read(start, 64).ljust(64, b"\0")
     if data[36:40] == b"VBRI":
         return b"VBRI", int.from_bytes(data[50:54], "big"), int.from_bytes(data[46:50], "big")

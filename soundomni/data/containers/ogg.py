@@ -14,7 +14,10 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
-    """Walk the pages; with `thorough`, check their checksums. Raise ContainerError if a page is missing, cut, damaged or foreign."""
+    """Walk the pages; with `thorough`, check their checksums.
+
+    Raise ContainerError if a page is missing, cut, damaged or foreign.
+    """
     stream, number, ended, position = None, 0, False, start
     for position, head, sizes in _pages(source, start):
         end = position + len(head) + sum(sizes)
@@ -35,7 +38,8 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
 
 
 def _pages(source: Source, start: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (position, header with the sizes of its segments, those sizes) of each page, until something that is not a page."""
+    """Yield (position, header with the sizes of its segments, those sizes) of each page, until something that is not a
+    page."""
     position = start
     while True:
         head = source.read(position, _HEADER + 255)

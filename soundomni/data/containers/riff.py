@@ -65,7 +65,8 @@ def _frames(order: ByteOrder, fmt: bytes, size: int) -> int | None:
 
 
 def _rebuilt(order: ByteOrder, fmt: bytes, fact: bytes, begin: int, end: int) -> Pieces:
-    """Return the pieces of a WAV file with this audio, with correct sizes and without anything that a decoder could misread."""
+    """Return the pieces of a WAV file with this audio, with correct sizes and without anything that a decoder could
+    misread."""
     mark = ">" if order == "big" else "<"
     body = b"WAVE"
     for name, content in ((b"fmt ", fmt), (b"fact", fact)):

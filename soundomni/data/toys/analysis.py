@@ -1,8 +1,8 @@
 """Sounds measured from their waveforms: events, and their kind, pitch, course, count, level and spectrum.
 
-It hears the attributes of toy recipes in any audio, clean or generated, so that a model can be judged attribute by attribute. It is plain
-signal processing without learned parts: energy for segments and clicks, the normalized square difference for pitch, ratios of
-harmonics for the waveform, and ratios of band densities for the color of noise.
+It hears the attributes of toy recipes in any audio, clean or generated, so that a model can be judged attribute by
+attribute. It is plain signal processing without learned parts: energy for segments and clicks, the normalized square
+difference for pitch, ratios of harmonics for the waveform, and ratios of band densities for the color of noise.
 
 Shape letters: C channels, S samples, M frames of the envelope, N samples of an event.
 """
@@ -79,7 +79,8 @@ class EventReport:
 
 @dataclass(frozen=True)
 class SoundReport:
-    """A measured clip: its events in order, its RMS level in dB of full scale (-inf for silence), its length in seconds."""
+    """A measured clip: its events in order, its RMS level in dB of full scale (-inf for silence), its length in
+    seconds."""
 
     events: tuple[EventReport, ...]
     level: float
@@ -142,10 +143,12 @@ def _runs(active: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
-    """Return the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the clip.
+    """Return the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the
+    clip.
 
-    Above a background the threshold is 7 dB, or a third of the range if that is less, so that a quiet event next to a loud one still
-    counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below the loudest frame.
+    Above a background the threshold is 7 dB, or a third of the range if that is less, so that a quiet event next to a
+    loud one still counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below
+    the loudest frame.
     """
     peak = envelope.max()
     if peak < SILENCE_DB:
@@ -189,7 +192,8 @@ def _measure(signal: np.ndarray, envelope: np.ndarray, first: int, last: int, ra
 def _click_levels(levels: np.ndarray) -> np.ndarray | None:
     """Return the level of each click, or None if the event is sustained.
 
-    Clicks are short bursts between deep valleys; the threshold is half way down to the valleys, 6 to 10 dB below the peak.
+    Clicks are short bursts between deep valleys; the threshold is half way down to the valleys, 6 to 10 dB below the
+    peak.
     """
     depth = levels.max() - np.percentile(levels, 10)
     bursts = _runs(levels > levels.max() - np.clip(depth / 2.0, 6.0, 10.0))
@@ -229,7 +233,8 @@ def _measure_sustained(part: np.ndarray, onset: float, offset: float, rate: int)
 
 
 def _spectrum(part: np.ndarray, rate: int, *, padding: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequencies in Hz and magnitudes of the middle of the event under a Hann window, zero-padded `padding` times."""
+    """Return frequencies in Hz and magnitudes of the middle of the event under a Hann window, zero-padded `padding`
+    times."""
     size = min(len(part), round(_MAX_SPECTRUM_SECONDS * rate))
     start = (len(part) - size) // 2
     length = padding << max(1, (size - 1).bit_length())
@@ -244,10 +249,11 @@ def _centroid(part: np.ndarray, rate: int) -> float:
 
 
 def _tone(part: np.ndarray, pitch: float, rate: int) -> tuple[float, str]:
-    """Refine the pitch at the spectral peak of the fundamental, and name the waveform by the second and third harmonics.
+    """Refine the pitch at the spectral peak of the fundamental, and name the waveform by the second and third
+    harmonics.
 
-    Relative to the fundamental they are (0, 0) for a sine, (0, 1/3) for a square, (1/2, 1/3) for a sawtooth and (0, 1/9) for a triangle
-    wave; the thresholds are the geometric means, with 1/60 in place of 0.
+    Relative to the fundamental they are (0, 0) for a sine, (0, 1/3) for a square, (1/2, 1/3) for a sawtooth and (0,
+    1/9) for a triangle wave; the thresholds are the geometric means, with 1/60 in place of 0.
     """
     frequency, magnitude = _spectrum(part, rate, padding=4)
     reach = max(0.02 * pitch, 1.5 * rate / len(part))

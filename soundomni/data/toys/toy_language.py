@@ -1,7 +1,7 @@
 """Toy sounds in words: captions, questions with answers, and the way back from a caption to its recipe.
 
-Captions are plain words in a few phrasings. The parser reads each phrase as a set of known words, so that it understands every
-phrasing written here and similar ones, and rejects text with any other word or with a contradiction.
+Captions are plain words in a few phrasings. The parser reads each phrase as a set of known words, so that it
+understands every phrasing written here and similar ones, and rejects text with any other word or with a contradiction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _SEQUENCES = (  # pattern, whether the sound named first comes last
 
 
 def captions(recipe: Recipe) -> tuple[str, ...]:
-    """Return the captions of a recipe of one or two events: four phrasings with all attributes, then one without loudness.
+    """Return the captions of a recipe of one or two events: four phrasings with all attributes, then one without
+    loudness.
 
     The first is the canonical one; duplicates are left out.
     """
@@ -41,7 +42,8 @@ def captions(recipe: Recipe) -> tuple[str, ...]:
 
 
 def canonical_prompts() -> tuple[str, ...]:
-    """Return the canonical caption of every single event that is not held out: a fixed list of prompts that covers all attributes."""
+    """Return the canonical caption of every single event that is not held out: a fixed list of prompts that covers all
+    attributes."""
     recipes = (Recipe((event,)) for event in all_events())
     return tuple(captions(recipe)[0] for recipe in recipes if not is_held_out(recipe))
 
@@ -66,7 +68,9 @@ def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
 
 
 def parse_caption(text: str) -> Recipe | None:
-    """Return the recipe that a caption describes, or None if it describes none. Attributes not stated are None in its events.
+    """Return the recipe that a caption describes, or None if it describes none.
+
+    Attributes not stated are None in its events.
 
     >>> parse_caption("two quiet clicks").events[0].clicks
     2

@@ -1,7 +1,7 @@
 """Recipes of toy sounds: one or two events, each with attributes that can be measured from audio.
 
-A recipe is the ground truth of a synthesized clip, the content of a caption, and the result of an analysis: all three are compared here,
-attribute by attribute. An attribute that is not stated is None and is not judged.
+A recipe is the ground truth of a synthesized clip, the content of a caption, and the result of an analysis: all three
+are compared here, attribute by attribute. An attribute that is not stated is None and is not judged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ COLORS = ("white", "low", "high")
 CLICK_COUNTS = (1, 2, 3, 4)
 LOUDNESSES = ("quiet", "loud")
 LEVELS = {"quiet": -28.0, "loud": -16.0}
-"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; for a click, RMS over CLICK_WINDOW."""
+"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; for a click, RMS over
+CLICK_WINDOW."""
 CLICK_WINDOW = 0.02
 """Seconds over which the level of one click is measured."""
 
@@ -58,7 +59,8 @@ class Event:
 
     @property
     def sound(self) -> str:
-        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind if that is not known."""
+        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind if that is not
+        known."""
         return self.waveform or self.direction or self.color or self.kind
 
 
@@ -140,9 +142,9 @@ def all_events(*, notes: Sequence[str] = NOTES, loudnesses: Sequence[str | None]
 def is_held_out(recipe: Recipe) -> bool:
     """Return whether a recipe belongs to the combinations reserved for tests of unseen combinations.
 
-    Reserved are 26 of the 192 tones (waveform, note and loudness together), also within a sequence, and 9 of the 100 ordered pairs of
-    sounds (such as square then sine, whatever their notes, counts and loudness). Every single attribute still occurs in the rest.
-    The rule is a hash of the attributes, the same for every seed.
+    Reserved are 26 of the 192 tones (waveform, note and loudness together), also within a sequence, and 9 of the 100
+    ordered pairs of sounds (such as square then sine, whatever their notes, counts and loudness). Every single
+    attribute still occurs in the rest. The rule is a hash of the attributes, the same for every seed.
     """
     for event in recipe.events:
         if event.kind == "tone" and _hash(f"{event.waveform} {event.note} {event.loudness}") < _HELD_OUT_TONES:
@@ -153,9 +155,9 @@ def is_held_out(recipe: Recipe) -> bool:
 def agreement(expected: Recipe, heard: Recipe | None) -> dict[str, bool]:
     """Return for each attribute that `expected` states whether `heard` has it; all are False for None.
 
-    Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events together
-    "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by kind first, so that a
-    wrong order only costs the order.
+    Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events
+    together "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by
+    kind first, so that a wrong order only costs the order.
     """
     other = heard.events if heard is not None else ()
     kinds, heard_kinds = [event.kind for event in expected.events], [event.kind for event in other]

@@ -1,7 +1,8 @@
-"""A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
+"""A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute
+measurable.
 
-It is meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the attributes in
-audio, and `toy_language` reads them in text.
+It is meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the
+attributes in audio, and `toy_language` reads them in text.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ _KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # there
 class ToySounds(Dataset):
     """Tones, chirps, clicks and noise, single or two in a row, with captions, questions and the recipe as attributes.
 
-    Item i only depends on the seed and i: a larger `size` only adds items. It carries its recipe as `attributes["events"]`
-    (`Recipe.from_json(item.attributes)`) and whether it is a reserved combination as `attributes["held_out"]`.
+    Item i only depends on the seed and i: a larger `size` only adds items. It carries its recipe as
+    `attributes["events"]` (`Recipe.from_json(item.attributes)`) and whether it is a reserved combination as
+    `attributes["held_out"]`.
 
     Args:
         size: number of items.
@@ -43,12 +45,15 @@ class ToySounds(Dataset):
         seconds: length of every clip.
         events: least and most events per clip, within 1 and 2.
         notes: notes to use, such as ["A3", "A4"]; null for all 24, C3 to B4.
-        kinds: kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high) to use; null for all.
-        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is random: 0 makes each recipe the same sound
-            every time, except for its noise, and 1 makes everything random. Less is easier to learn.
-        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays the right answer. The
-            cents of each event (0 except for tones) are in `attributes["detune"]` unless both are 0.
-        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" uses nothing else, "include" uses all.
+        kinds: kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high) to
+            use; null for all.
+        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is random: 0 makes each recipe
+            the same sound every time, except for its noise, and 1 makes everything random. Less is easier to learn.
+        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays
+            the right answer. The cents of each event (0 except for tones) are in `attributes["detune"]` unless both are
+            0.
+        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" uses nothing else,
+            "include" uses all.
 
     Raises:
         DataError: a name is unknown, a value is out of range, or a choice leaves no sound.
@@ -135,7 +140,8 @@ class ToySounds(Dataset):
         return np.random.default_rng((self.seed, index))
 
     def _detune(self, index: int, recipe: Recipe) -> list[float]:
-        """Draw for each event how many cents it is off, from a separate generator: without it, the rest of the item stays the same."""
+        """Draw for each event how many cents it is off, from a separate generator: without it, the rest of the item
+        stays the same."""
         rng = np.random.default_rng((self.seed, index, _DETUNE_STREAM))
         drawn = [float(rng.uniform(*self.detune)) * _pick((-1.0, 1.0), rng) for _ in recipe.events]
         return [cents if event.kind == "tone" else 0.0 for cents, event in zip(drawn, recipe.events, strict=True)]

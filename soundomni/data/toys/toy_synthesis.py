@@ -1,8 +1,8 @@
 """Synthesis of toy sounds: a recipe and a random generator make a waveform.
 
-What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator, to
-the extent of `variation`: at 0 a recipe is always the same sound, except for its noise.
-Levels are exact: see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
+What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the
+generator, to the extent of `variation`: at 0 a recipe is always the same sound, except for its noise. Levels are exact:
+see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
 
 Shape letters: S samples, N samples of one event.
 """
@@ -67,7 +67,8 @@ def synthesize(
 
 
 def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
-    """Return one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
+    """Return one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its
+    note."""
     num_samples = last - first
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
@@ -87,10 +88,11 @@ def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Gener
 
 
 def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate: int) -> np.ndarray:
-    """Return a steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
+    """Return a steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above:
+    nothing aliases.
 
-    Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip a tone fills, it
-    is the same tone there, so that what is learned about one place holds for all.
+    Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip
+    a tone fills, it is the same tone there, so that what is learned about one place holds for all.
     """
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
     place = (frequency * times + phase) % 1.0 * _TABLE_SIZE
@@ -100,7 +102,8 @@ def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate
 
 @functools.lru_cache(maxsize=256)
 def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
-    """Return one period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for interpolation."""
+    """Return one period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for
+    interpolation."""
     order = np.arange(1, num_harmonics + 1)
     odd = order % 2 == 1
     amplitudes = {
@@ -116,7 +119,8 @@ def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
 
 
 def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """Return a sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and 910 Hz."""
+    """Return a sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and
+    910 Hz."""
     low, octaves = _between(180.0, 300.0, rng, variation), _between(1.0, 1.6, rng, variation)
     phase = variation * rng.uniform(0.0, 2.0 * np.pi)
     course = np.linspace(0.0, octaves, num_samples)

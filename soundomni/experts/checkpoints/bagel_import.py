@@ -1,4 +1,5 @@
-"""A checkpoint of BAGEL (Deng et al. 2025) as a model directory: its language model and its generation expert, for audio.
+"""A checkpoint of BAGEL (Deng et al. 2025) as a model directory: its language model and its generation expert, for
+audio.
 
 Its parts for images are listed as unused. The parts that carry audio in and out come from a spec, and are new.
 """

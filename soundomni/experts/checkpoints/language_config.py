@@ -1,6 +1,7 @@
 """The config.json of a Qwen2 language model, on its own or as part of another model's config.
 
-A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot compute is refused.
+A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot
+compute is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class LanguageConfig:
     """A language model that the backbone `mot` can represent.
 
     Args:
-        hidden_dim, num_layers, num_heads, num_kv_heads, head_dim, intermediate_dim, rope_theta, norm_eps: as in MoTBackbone.
+        hidden_dim, num_layers, num_heads, num_kv_heads, head_dim, intermediate_dim, rope_theta, norm_eps: as in
+            MoTBackbone.
         vocab_size: rows of its embedding.
         tied: whether the head may be absent, because it shares the embedding's weights.
         max_tokens: length of the longest sequence.
@@ -51,7 +53,10 @@ class Node:
     place: str
 
     def node(self, name: str) -> Node:
-        """Return the object under a key, or an empty one if there is none. Raise CheckpointError if it is something else."""
+        """Return the object under a key, or an empty one if there is none.
+
+        Raise CheckpointError if it is something else.
+        """
         value = self.values.get(name)
         if value is None:
             return Node({}, f"{self.place}: {name}")
@@ -81,7 +86,10 @@ class Node:
 
 
 def read_json(file: Path, expected: str) -> Node:
-    """Read a file with one JSON object. Raise CheckpointError, which says what was `expected`, if it is missing or damaged."""
+    """Read a file with one JSON object.
+
+    Raise CheckpointError, which says what was `expected`, if it is missing or damaged.
+    """
     try:
         tree = small_files.read_json(file)
     except FileNotFoundError as error:
@@ -135,7 +143,10 @@ def _check(text: Node) -> None:
 
 
 def _rope_theta(text: Node) -> float:
-    """Return the base of the rotary frequencies. Raise CheckpointError if they are scaled, or if two spellings differ."""
+    """Return the base of the rotary frequencies.
+
+    Raise CheckpointError if they are scaled, or if two spellings differ.
+    """
     rope = text.node("rope_parameters")
     for node in (rope, text.node("rope_scaling")):
         node.expect("rope_type", "default")

@@ -1,9 +1,9 @@
 """A checkpoint built around a language model, as a model directory.
 
-Each kind of checkpoint states, as a `Checkpoint`, which spec it stands for and which of its tensors make up each parameter. The rest is
-shared: layers of a spec for what is free, a generation stream that starts as a copy if the checkpoint has none, new rows for new special
-tokens, and new parts for those that the checkpoint does not have. Tensors are read, joined and written shard by shard, so that memory
-only holds one shard, whatever the size of the model.
+Each kind of checkpoint states, as a `Checkpoint`, which spec it stands for and which of its tensors make up each
+parameter. The rest is shared: layers of a spec for what is free, a generation stream that starts as a copy if the
+checkpoint has none, new rows for new special tokens, and new parts for those that the checkpoint does not have. Tensors
+are read, joined and written shard by shard, so that memory only holds one shard, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -305,7 +305,8 @@ def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor
 
 
 def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -> Tensor:
-    """Make a tensor of the generation stream from that of the other: the whole, or the channels that SwiGLU.copy_from takes."""
+    """Make a tensor of the generation stream from that of the other: the whole, or the channels that SwiGLU.copy_from
+    takes."""
     whole = _joined(weights, parts, sum(part.shape[0] for part in parts))
     if tuple(whole.shape) == shape:
         return whole
@@ -337,7 +338,8 @@ def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
 
 
 def _codec_origin(spec: Spec) -> Origin | None:
-    """Return where the weights of a codec come from, as the report next to them says; None for a codec without weights."""
+    """Return where the weights of a codec come from, as the report next to them says; None for a codec without
+    weights."""
     given = spec.model.codec.init_args.get("weights")
     if given is None:
         return None

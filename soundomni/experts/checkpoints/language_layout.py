@@ -1,6 +1,7 @@
 """Where the tensors of a Qwen2 language model belong, and what else a checkpoint holds.
 
-Several tensors there may be one here: queries, keys and values are rows of `qkv`, in this order; gate and up are rows of `gate_up`.
+Several tensors there may be one here: queries, keys and values are rows of `qkv`, in this order; gate and up are rows
+of `gate_up`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Expert:
 
 
 def shape_of(weights: WeightFile, name: str, dimensions: int) -> Shape:
-    """Return the shape of a tensor that determines sizes. Raise CheckpointError if it is missing or has other dimensions."""
+    """Return the shape of a tensor that determines sizes.
+
+    Raise CheckpointError if it is missing or has other dimensions.
+    """
     if name not in weights:
         raise CheckpointError(f"'{weights.path}' lacks {name}")
     shape = weights.shape(name)
@@ -67,7 +71,8 @@ def count_layers(weights: WeightFile, prefix: str) -> int:
 
 
 def shared_rows(config: LanguageConfig, *, prefix: str, head: str | None) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yield embedding and head with the tensors that they consist of; without a head, the embedding is also the head."""
+    """Yield embedding and head with the tensors that they consist of; without a head, the embedding is also the
+    head."""
     shape = (config.vocab_size, config.hidden_dim)
     yield "backbone.embedding.weight", (Rows(f"{prefix}embed_tokens.weight", shape),)
     if head is not None:
@@ -95,7 +100,8 @@ def expert_rows(config: LanguageConfig, expert: Expert) -> Iterator[tuple[str, t
 
 
 def named_rows(prefixes: Mapping[str, str], shapes: Mapping[str, Shape]) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yield each parameter of `shapes` under one of `prefixes` (ours → theirs) with the one tensor that it corresponds to."""
+    """Yield each parameter of `shapes` under one of `prefixes` (ours → theirs) with the one tensor that it corresponds
+    to."""
     for name, shape in shapes.items():
         for ours, theirs in prefixes.items():
             if name.startswith(ours):

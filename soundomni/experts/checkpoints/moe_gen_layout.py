@@ -1,4 +1,5 @@
-"""Names of the two experts in BAGEL and the original SoundOmni: the second has `_moe_gen` after the name of each module.
+"""Names of the two experts in BAGEL and the original SoundOmni: the second has `_moe_gen` after the name of each
+module.
 
     language_model.model.embed_tokens, language_model.lm_head            shared
     language_model.model.layers.N.self_attn.q_proj                       understanding
@@ -67,7 +68,8 @@ def beside(source: str | Path, llm: str | Path | None) -> Path:
 
 
 def check_layout(weights: WeightFile, model: str) -> None:
-    """Raise CheckpointError unless a checkpoint holds a language model with two experts; `model` names the kind of model."""
+    """Raise CheckpointError unless a checkpoint holds a language model with two experts; `model` names the kind of
+    model."""
     for name in (f"{LANGUAGE}embed_tokens.weight", f"{LANGUAGE}norm{SUFFIX}.weight"):
         if name not in weights:
             raise CheckpointError(f"'{weights.path}' does not hold a {model}; expected {name}, found {some(sorted(weights)) or 'nothing'}")

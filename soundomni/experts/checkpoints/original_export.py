@@ -43,7 +43,8 @@ def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = tor
     """Write a model into an empty folder.
 
     Args:
-        model: model with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of latents.
+        model: model with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of
+            latents.
         folder: the folder.
         dtype: dtype in which weights are stored.
         max_shard_bytes: beyond this, weights are stored in several files with an index.

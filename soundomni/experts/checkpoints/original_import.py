@@ -1,6 +1,7 @@
 """A checkpoint of the original SoundOmni research code as a model directory that computes the same.
 
-Such a checkpoint does not contain the VAE: a spec layer names it, for example one written by `soundomni import stable-audio-vae`.
+Such a checkpoint does not contain the VAE: a spec layer names it, for example one written by `soundomni import
+stable-audio-vae`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def import_soundomni(
 
     Args:
         source: a weight file, or a directory with one.
-        llm: directory with config.json (or llm_config.json) and tokenizer.json, such as that of Qwen2-Audio; None means that of the
-            weights. Without a config, a checkpoint with the sizes of Qwen2-Audio-7B is taken to be built on it.
+        llm: directory with config.json (or llm_config.json) and tokenizer.json, such as that of Qwen2-Audio; None means
+            that of the weights. Without a config, a checkpoint with the sizes of Qwen2-Audio-7B is taken to be built on
+            it.
         layers, overrides: of a spec; they name the codec that made the latents.
 
     Raises:
@@ -126,7 +128,8 @@ def _latent_dim(weights: WeightFile) -> int:
 
 
 def _check_codec(spec: Spec, latent_dim: int) -> None:
-    """Raise CheckpointError unless a spec's codec can be the checkpoint's: it has as many dimensions, and is trained."""
+    """Raise CheckpointError unless a spec's codec can be the checkpoint's: it has as many dimensions, and is
+    trained."""
     codec = spec.model.codec
     with torch.device("meta"):
         given = build("codec", portable(spec).model.codec).spec.token_dim
@@ -140,7 +143,8 @@ def _check_codec(spec: Spec, latent_dim: int) -> None:
 
 
 def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int] | None:
-    """Return the arguments of the audio tower from its tensors, and its heads from the config; None if there is no tower."""
+    """Return the arguments of the audio tower from its tensors, and its heads from the config; None if there is no
+    tower."""
     if f"{TOWER}conv1.weight" not in weights:
         return None
     width, mel, _ = shape_of(weights, f"{TOWER}conv1.weight", 3)
@@ -158,7 +162,8 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
 
 
 def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the spec layer that a checkpoint stands for; `reading` says how audio is heard, if an export has stated it."""
+    """Return the spec layer that a checkpoint stands for; `reading` says how audio is heard, if an export has stated
+    it."""
     model = {
         "backbone": dict(backbone),
         "router": "modality",

@@ -33,7 +33,8 @@ READING_KEY = "soundomni"
 """Key of config.json under which an export stores them."""
 
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Largest error of a stored sine: from rounding, and from the angle, which is exact to 1e-4 at the last place in float32."""
+"""Largest error of a stored sine: from rounding, and from the angle, which is exact to 1e-4 at the last place in
+float32."""
 
 
 def places(hidden_dim: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The config.json of a Qwen2-Audio checkpoint, in the spellings of transformers 4 and 5.
 
-A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot compute is refused.
+A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot
+compute is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def read_source_config(directory: Path) -> SourceConfig:
     """Read config.json and, if they are next to it, the files that say how mel frames are computed.
 
     Raises:
-        CheckpointError: it is missing or damaged, belongs to another model, or asks for something that our parts cannot compute.
+        CheckpointError: it is missing or damaged, belongs to another model, or asks for something that our parts cannot
+            compute.
     """
     tree = read_json(directory / CONFIG_FILE, EXPECTED)
     given = tree.values.get("model_type")
@@ -55,7 +57,10 @@ def read_source_config(directory: Path) -> SourceConfig:
 
 
 def read_tower(audio: Node) -> dict[str, int]:
-    """Read the config of an audio tower as arguments of Qwen2AudioEncoder. Raise CheckpointError if it belongs to another kind."""
+    """Read the config of an audio tower as arguments of Qwen2AudioEncoder.
+
+    Raise CheckpointError if it belongs to another kind.
+    """
     audio.expect("model_type", "qwen2_audio_encoder")
     audio.expect("activation_function", "gelu")
     mel, width, layers, heads, inner, positions = (audio.size(name, default) for name, default in _AUDIO.items())

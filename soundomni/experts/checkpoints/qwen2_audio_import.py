@@ -1,7 +1,7 @@
 """A Hugging Face directory with a Qwen2-Audio model, as a model directory that hears as that model does.
 
-The language model becomes the understanding stream, bit for bit. The generation stream starts as a copy of it, narrower if
-`gen_intermediate_dim` says so; codec, latent connector, objective and sampler come from a spec.
+The language model becomes the understanding stream, bit for bit. The generation stream starts as a copy of it, narrower
+if `gen_intermediate_dim` says so; codec, latent connector, objective and sampler come from a spec.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def import_qwen2_audio(
 
     Args:
         source: a directory with config.json, tokenizer.json and weights in safetensors or pickles, sharded or not.
-        layers, overrides: of a spec, for the parts that generate: codec, latent connector, objective, sampler, and the backbone's
-            gen_intermediate_dim and qk_norm. The default is MDCT frames at 16 kHz, and a generation stream as wide as the other.
+        layers, overrides: of a spec, for the parts that generate: codec, latent connector, objective, sampler, and the
+            backbone's gen_intermediate_dim and qk_norm. The default is MDCT frames at 16 kHz, and a generation stream
+            as wide as the other.
 
     Raises:
         CheckpointError: a file is missing or damaged, or belongs to another model.

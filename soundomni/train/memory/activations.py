@@ -1,9 +1,10 @@
-"""Memory of one training step besides parameters, gradients and states, found by running the model on tensors without memory.
+"""Memory of one training step besides parameters, gradients and states, found by running the model on tensors without
+memory.
 
-The model's own forward pass runs on fake tensors of the sizes of a real batch; only parts that depend on values are replaced: the
-codec's latents, and which text tokens are predicted. So whatever modules a spec assembles, what they keep for the backward pass is
-counted and not guessed. What the backward pass needs in addition is measured in the same way, but with the CPU's kernels, because a
-backward pass over fake GPU tensors needs that GPU.
+The model's own forward pass runs on fake tensors of the sizes of a real batch; only parts that depend on values are
+replaced: the codec's latents, and which text tokens are predicted. So whatever modules a spec assembles, what they keep
+for the backward pass is counted and not guessed. What the backward pass needs in addition is measured in the same way,
+but with the CPU's kernels, because a backward pass over fake GPU tensors needs that GPU.
 
 Shape letters: B clips, D latent dimensions, T frames, N tokens, S samples.
 """
@@ -37,7 +38,8 @@ from soundomni.train.parallel import recompute_in_backward
 Device = Literal["cuda", "cpu"]
 
 GPU = torch.device("cuda", 7)
-"""The fake GPU. Its index is the last one allowed for fakes, so that constants cached by device are not mistaken for a real GPU's."""
+"""The fake GPU. Its index is the last one allowed for fakes, so that constants cached by device are not mistaken for a
+real GPU's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
         model: model on the meta device; it is there again afterwards.
         sizes: sizes of the batch.
         bf16: whether the model computes under autocast.
-        sharded: whether parameters are gathered in the computing precision, as FSDP does; otherwise autocast makes copies, which count.
+        sharded: whether parameters are gathered in the computing precision, as FSDP does; otherwise autocast makes
+            copies, which count.
         recompute: whether layers only keep their inputs.
 
     Raise any error of a plugin whose computation depends on values.
@@ -95,7 +98,8 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
 
 
 def measure_kept(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool = False, recompute: bool = False, device: Device = "cuda") -> int:
-    """Return the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparison with real runs."""
+    """Return the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparison with
+    real runs."""
     run = _Run(model, sizes, bf16=bf16, sharded=False, num_layers=len(model.backbone.layers))
     with run.staged("cuda"):
         encoder = run.encoder().total
@@ -104,9 +108,11 @@ def measure_kept(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool = False, 
 
 
 class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers yes if a codec without memory asks whether something holds, such as whether all clips are equally long: here they are.
+    """Answers yes if a codec without memory asks whether something holds, such as whether all clips are equally long:
+    here they are.
 
-    If it asks which of many hold, such as frames that need more work, the answer is all of them: no batch takes more memory.
+    If it asks which of many hold, such as frames that need more work, the answer is all of them: no batch takes more
+    memory.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,7 +124,8 @@ class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Fused(TorchFunctionMode):
-    """Uses the fused attention of a GPU; otherwise torch would choose a kernel that holds the whole matrix of weights."""
+    """Uses the fused attention of a GPU; otherwise torch would choose a kernel that holds the whole matrix of
+    weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention:
@@ -168,7 +175,8 @@ class _Shadow(UnifiedModel):
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
-        """Return a plan for the executor that would be chosen, with a stand-in for a kernel that would have to be compiled."""
+        """Return a plan for the executor that would be chosen, with a stand-in for a kernel that would have to be
+        compiled."""
         stored, kind = self.stored(table), self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan: AttentionPlan
@@ -196,7 +204,8 @@ class _Shadow(UnifiedModel):
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a forward pass keeps in total and in one layer other than the first, and its peak in addition to all that."""
+    """What a forward pass keeps in total and in one layer other than the first, and its peak in addition to all
+    that."""
 
     total: int
     layer: int
@@ -213,10 +222,11 @@ class _Run:
 
     @contextmanager
     def staged(self, device: Device) -> Iterator[None]:
-        """Within this context, the model's modules, except for the codec, are fake ones on `device`, as when a step runs.
+        """Within this context, the model's modules, except for the codec, are fake ones on `device`, as when a step
+        runs.
 
-        Of identical layers, at most three are used: all but the first keep the same. On the CPU the encoder stays where it is: it may
-        cache constants by device, and must not cache fake ones for when it really runs.
+        Of identical layers, at most three are used: all but the first keep the same. On the CPU the encoder stays where
+        it is: it may cache constants by device, and must not cache fake ones for when it really runs.
         """
         layers = self.model.backbone.layers
         out = {id(module) for part in self.model.replicated_modules for module in part.modules()}
@@ -241,7 +251,8 @@ class _Run:
         return _Kept(total + (depth - staged) * layer, layer, passing)
 
     def gradients(self) -> int:
-        """Return the peak of the backward pass in addition to what is kept, if nothing is recomputed; on the CPU, within `staged`."""
+        """Return the peak of the backward pass in addition to what is kept, if nothing is recomputed; on the CPU,
+        within `staged`."""
         with self._running("cpu", recompute=False) as (shadow, batch, live):
             for parameter in shadow.parameters():
                 if parameter.requires_grad:
@@ -272,7 +283,8 @@ class _Run:
         return _Kept(kept, 0, live.peak - kept)
 
     def encoding(self) -> int:
-        """Return the peak of the codec while it encodes the clips, with as many of them as it encodes at once, twice."""
+        """Return the peak of the codec while it encodes the clips, with as many of them as it encodes at once,
+        twice."""
         codec, clips = self.model.codec, self.sizes.latents
         if not clips.samples:
             return 0

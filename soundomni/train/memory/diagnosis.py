@@ -50,7 +50,8 @@ class Footprint:
     Args:
         weights, gradients, optimizer, ema: throughout the run.
         activations: what a forward pass keeps for the backward pass.
-        working: peak of temporary memory besides: the batch, the codec and the encoder at work, gradients of activations.
+        working: peak of temporary memory besides: the batch, the codec and the encoder at work, gradients of
+            activations.
         gathered: parameters gathered by FSDP, and gradients being reduced; 0 on one GPU.
         reserve: memory that is left free.
     """
@@ -66,7 +67,8 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """Sum of all rows, as if all peaks came at once: a forward pass only meets gradients from the second micro-batch on."""
+        """Sum of all rows, as if all peaks came at once: a forward pass only meets gradients from the second
+        micro-batch on."""
         return sum(size or 0 for size in vars(self).values())
 
 
@@ -80,8 +82,8 @@ class Diagnosis:
         footprint: memory on each GPU.
         gpu_memory: bytes of each GPU.
         batch: the assumed batch.
-        change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None if it already fits, or if
-            no change is enough.
+        change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None if it
+            already fits, or if no change is enough.
         changed: the footprint after that change.
         notes: what was assumed, and what cannot be known.
     """
@@ -164,7 +166,8 @@ def diagnose(
 
 
 def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
-    """Build the model as for training, but without memory and without reading the files that its codec and tokenizer start from."""
+    """Build the model as for training, but without memory and without reading the files that its codec and tokenizer
+    start from."""
     section = portable(spec).model
     try:
         with torch.device("meta"), uninitialised():
@@ -252,7 +255,8 @@ class _Scale:
 def first_change(
     total: Callable[[Setting], int], setting: Setting, gpu_memory: int, *, counts: Sequence[int], least: int
 ) -> Setting | None:
-    """Return the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None if none is enough.
+    """Return the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None if none is
+    enough.
 
     Args:
         total: function that returns the bytes on one GPU; it never grows with more GPUs or fewer tokens.

@@ -1,8 +1,8 @@
 """What training a spec needs on each GPU throughout a run: arithmetic over the parameters of a model without memory.
 
-The count follows `parallelize`, the optimizer and EMA: parameters, gradients, states and averages in float32 (states as the optimizer
-makes them), each sharded along its first dimension over the `shard` processes of the mesh, frozen ones as well; only modules that
-`replicated_modules` names are whole on every process.
+The count follows `parallelize`, the optimizer and EMA: parameters, gradients, states and averages in float32 (states as
+the optimizer makes them), each sharded along its first dimension over the `shard` processes of the mesh, frozen ones as
+well; only modules that `replicated_modules` names are whole on every process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from soundomni.core.spec.culprit import named
 from soundomni.core.spec.schema import OptimizerSpec
 
 GATHERED_UNITS = 3
-"""Number of layers that FSDP holds whole at once: one that computes, one fetched ahead, and the buffer that one arrives in."""
+"""Number of layers that FSDP holds whole at once: one that computes, one fetched ahead, and the buffer that one arrives
+in."""
 
 FEW, MANY = 1 << 14, 1 << 16
-"""Number of elements of the two tensors that stand for a large parameter when an optimizer is tried; smaller parameters are tried as is.
+"""Number of elements of the two tensors that stand for a large parameter when an optimizer is tried; smaller parameters
+are tried as is.
 
 Both are above the sizes below which optimizers keep other states, such as the 4096 of bitsandbytes.
 """
@@ -55,7 +57,8 @@ class OptimizerState:
     """State of an optimizer.
 
     Args:
-        per_element: parameter → bytes for each of its elements, including its share of a number for a block of elements.
+        per_element: parameter → bytes for each of its elements, including its share of a number for a block of
+            elements.
         fixed: parameter → bytes in addition, such as a counter of steps or a table of codes.
         unknown: why the state is unknown, or None.
     """
@@ -66,7 +69,8 @@ class OptimizerState:
 
 
 def list_parts(model: UnifiedModel) -> list[Part]:
-    """Return the parts of a model: every expert, the shared part of the backbone, and the rest; each parameter is in exactly one."""
+    """Return the parts of a model: every expert, the shared part of the backbone, and the rest; each parameter is in
+    exactly one."""
     experts = {f"expert {stream}": list(model.backbone.expert_parameters(stream)) for stream in model.router.streams}
     modules = {
         "embedding and head": model.backbone,
@@ -89,12 +93,13 @@ def list_parts(model: UnifiedModel) -> list[Part]:
 def optimizer_state(model: nn.Module, settings: OptimizerSpec, *, trust_class_paths: bool = False) -> OptimizerState:
     """Determine what an optimizer keeps, by making steps on small tensors of the same names and dimensions.
 
-    A step on tiny tensors shows which parameters it treats alike; one of each kind and shape then stands for all. That one is tried with
-    FEW and with MANY elements: a state that has the same size with both is fixed, and one that grows with the elements is per element.
-    Parameters with at most MANY elements are tried as they are, and their states of other shapes are fixed.
+    A step on tiny tensors shows which parameters it treats alike; one of each kind and shape then stands for all. That
+    one is tried with FEW and with MANY elements: a state that has the same size with both is fixed, and one that grows
+    with the elements is per element. Parameters with at most MANY elements are tried as they are, and their states of
+    other shapes are fixed.
 
-    The state is unknown if a tensor in it grows in another way, like numbers for rows and columns, or if MANY elements have other tensors
-    than FEW.
+    The state is unknown if a tensor in it grows in another way, like numbers for rows and columns, or if MANY elements
+    have other tensors than FEW.
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     rule: Optimizer = registry.build("optimizer", settings.rule, trust_class_paths=trust_class_paths)
@@ -116,7 +121,10 @@ class _UnknownError(Exception):
 
 
 def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: OptimizerSpec) -> dict[str, dict[str, Tensor]]:
-    """Make a step on parameters of these shapes, and return the tensors kept for each. Raise _UnknownError if it cannot."""
+    """Make a step on parameters of these shapes, and return the tensors kept for each.
+
+    Raise _UnknownError if it cannot.
+    """
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
     try:
         optimizer = rule.build(parameters, settings)
@@ -145,7 +153,8 @@ def _shrunk(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, Tensor], many: tuple[int, ...]) -> tuple[float, int]:
-    """Return bytes per element, and bytes in addition, of a parameter for which `less` is kept with shape `few`, `more` with `many`."""
+    """Return bytes per element, and bytes in addition, of a parameter for which `less` is kept with shape `few`, `more`
+    with `many`."""
     if _keys(less) != _keys(more):
         raise _UnknownError("it keeps others for larger parameters")
     per_element, fixed, elements = 0.0, 0, math.prod(many)
@@ -186,7 +195,8 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
 
 
 def shard_numel(parameter: Tensor, shard: int) -> int:
-    """Return the number of a parameter's elements on the first of `shard` processes: a share of its rows, rounded up."""
+    """Return the number of a parameter's elements on the first of `shard` processes: a share of its rows, rounded
+    up."""
     if shard == 1 or parameter.ndim == 0:
         return parameter.numel()
     rows = parameter.shape[0]
@@ -196,8 +206,9 @@ def shard_numel(parameter: Tensor, shard: int) -> int:
 def gathered_bytes(model: UnifiedModel, *, bf16: bool) -> int:
     """Return FSDP's peak for gathered parameters and gradients being reduced.
 
-    Parameters in no layer (embedding, head, connectors, encoder) stay gathered from the forward to the backward pass. Of the layers,
-    GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in float32, wait to be reduced.
+    Parameters in no layer (embedding, head, connectors, encoder) stay gathered from the forward to the backward pass.
+    Of the layers, GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in
+    float32, wait to be reduced.
     """
     size = 2 if bf16 else 4
     units = [list(unit.parameters()) for unit in model.units]

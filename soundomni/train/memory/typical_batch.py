@@ -1,4 +1,5 @@
-"""A packed batch as a spec's data would give it, made of equal clips and texts, so that nothing has to be read or downloaded."""
+"""A packed batch as a spec's data would give it, made of equal clips and texts, so that nothing has to be read or
+downloaded."""
 
 from __future__ import annotations
 
@@ -99,8 +100,9 @@ def typical_batch(
         model: determines the tokens of a clip; it may be on the meta device.
         spec: spec of the model.
         data: budget, datasets and their tasks.
-        seconds: length of every clip; None means `max_seconds` of its dataset, or SECONDS if that is not given. Clips are shorter if
-            encoder or latent connector accept no more, or if a sample would be longer than `max_tokens_per_sample`.
+        seconds: length of every clip; None means `max_seconds` of its dataset, or SECONDS if that is not given. Clips
+            are shorter if encoder or latent connector accept no more, or if a sample would be longer than
+            `max_tokens_per_sample`.
         text_tokens: tokens of every caption, question and answer.
 
     Raises:
@@ -148,7 +150,8 @@ def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
 
 
 def _longest_sample(writer: SampleWriter, rate: int, task: Task, seconds: float, text_tokens: int, limit: int) -> tuple[Sample, float]:
-    """Return a sample with a clip of `seconds` at `rate`, or the longest one that `limit` tokens hold, and the clip's length."""
+    """Return a sample with a clip of `seconds` at `rate`, or the longest one that `limit` tokens hold, and the clip's
+    length."""
 
     def written(num_samples: int) -> PlannedSample | Skip:
         # the tokenizer writes a space before a text, and a token for each byte

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum whose matrices are orthogonalized before they are added.
 
-Updates are scaled as in Liu et al. 2025 ("Muon is scalable for LLM training", section 2.2), so that they are as large as AdamW's and one
-learning rate and one weight decay work for both.
+Updates are scaled as in Liu et al. 2025 ("Muon is scalable for LLM training", section 2.2), so that they are as large
+as AdamW's and one learning rate and one weight decay work for both.
 
 Shape letters: M, N sides of a matrix.
 """
@@ -23,7 +23,8 @@ from soundomni.core.spec.schema import OptimizerSpec
 from soundomni.train.optimizers.parameter_groups import adam_arguments, decaying_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Factors of x, x³ and x⁵ (Jordan et al. 2024): five turns bring singular values from anywhere in [0.01, 1] to within 0.35 of 1."""
+"""Factors of x, x³ and x⁵ (Jordan et al. 2024): five turns bring singular values from anywhere in [0.01, 1] to within
+0.35 of 1."""
 ADAM_RMS = 0.2
 """Approximate root mean square of an update of AdamW, in learning rates (section 2.2 of Liu et al. 2025)."""
 
@@ -31,7 +32,8 @@ _MATRICES = "matrices"
 
 
 class Muon(Optimizer):
-    """Muon for the matrices of layers; AdamW for everything else: embeddings, connectors, convolutions, gains and biases.
+    """Muon for the matrices of layers; AdamW for everything else: embeddings, connectors, convolutions, gains and
+    biases.
 
     A sharded matrix is gathered for its update, and every rank computes the whole update.
 
@@ -106,7 +108,8 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor, *, turns: int = 5) -> Tensor:
-    """Return `[M, N]` with singular values near 1, by Newton–Schulz iteration; singular vectors stay, and zeros stay zeros."""
+    """Return `[M, N]` with singular values near 1, by Newton–Schulz iteration; singular vectors stay, and zeros stay
+    zeros."""
     first, third, fifth = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -13,7 +13,8 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 def decaying_groups(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> list[dict[str, Any]]:
-    """Return the parameter groups of matrices and larger tensors, which decay, and of the rest, which do not; no empty ones."""
+    """Return the parameter groups of matrices and larger tensors, which decay, and of the rest, which do not; no empty
+    ones."""
     groups = [
         {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},

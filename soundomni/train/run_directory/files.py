@@ -64,7 +64,8 @@ def new_run_id() -> str:
 def read_run_id(directory: Path) -> str | None:
     """Return the id of the run in a directory: that in `run.json`, or else that of its newest checkpoint.
 
-    Return None for a run made before there were ids, or if there is no run. Raise CheckpointError if `run.json` cannot be read.
+    Return None for a run made before there were ids, or if there is no run. Raise CheckpointError if `run.json` cannot
+    be read.
     """
     file = directory / RUN_FILE
     if not file.exists():
@@ -110,11 +111,12 @@ def refuse_other_runs(directory: Path, run: str) -> None:
 
 
 def written(directory: Path) -> list[Path]:
-    """Return everything that the run in a directory wrote, in the order to remove it: at any interruption, the rest is the same run, or
-    none.
+    """Return everything that the run in a directory wrote, in the order to remove it: at any interruption, the rest is
+    the same run, or none.
 
     Raises:
-        CheckpointError: something else is where a new run would write, and the message names it; or something cannot be read.
+        CheckpointError: something else is where a new run would write, and the message names it; or something cannot be
+            read.
     """
     try:
         files = _Written(directory)
@@ -167,7 +169,8 @@ class _Written:
             yield from self._checkpoint(path) if path.is_dir() else (path,)
 
     def samples(self) -> Iterator[Path]:
-        """Yield folders of steps and their recorded files; in a folder without records, as after a kill, files named by validation."""
+        """Yield folders of steps and their recorded files; in a folder without records, as after a kill, files named by
+        validation."""
         for folder in _list(self._directory / SAMPLES):
             if not (folder.is_dir() and not folder.is_symlink() and is_step_name(folder.name)):
                 self._refuse(folder)
@@ -211,7 +214,8 @@ class _Written:
         return (self._directory / RUN_FILE).exists()
 
     def _is_older(self, path: Path) -> bool:
-        """Return whether a file is from a run made before there was an inventory, by its name, or the tokenizer's by its content."""
+        """Return whether a file is from a run made before there was an inventory, by its name, or the tokenizer's by
+        its content."""
         checkpoints = list_checkpoints(self._directory / CHECKPOINTS)
         if path.name == TOKENIZER_FILE and checkpoints and (checkpoints[0] / STATE_FILE).exists():
             return is_plain_file(path) and read_state(checkpoints[0]).get("tokenizer") == digest(path)
@@ -245,7 +249,10 @@ def _is_log(path: Path) -> bool:
 
 
 def _list(folder: Path) -> list[Path]:
-    """Return the contents of a folder, sorted; nothing if there is no such folder. Raise OSError if it cannot be read."""
+    """Return the contents of a folder, sorted; nothing if there is no such folder.
+
+    Raise OSError if it cannot be read.
+    """
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

@@ -1,4 +1,5 @@
-"""The files that a run wrote into its directory, one line each, with SHA-256, so that nothing else is ever removed or replaced."""
+"""The files that a run wrote into its directory, one line each, with SHA-256, so that nothing else is ever removed or
+replaced."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ class Inventory:
         return digests
 
     def write(self, name: str, text: str) -> None:
-        """Write a file in one step, recorded beforehand: even after a kill, the file is known as the run's own. Raise OSError."""
+        """Write a file in one step, recorded beforehand: even after a kill, the file is known as the run's own.
+
+        Raise OSError.
+        """
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
         part = self._directory / f".{name}.part"
@@ -77,7 +81,10 @@ def is_plain_file(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file. Raise OSError, also for anything else: a pipe would keep the reader waiting."""
+    """Return the SHA-256 of a regular file.
+
+    Raise OSError, also for anything else: a pipe would keep the reader waiting.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,7 @@
-"""Opens the directory of a run: only for its owner, and never over other people's files. See files.py for its contents."""
+"""Opens the directory of a run: only for its owner, and never over other people's files.
+
+See files.py for its contents.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,8 @@ class RunDirectory:
         """Prepare the directory as `existing` asks, and return the id of the run.
 
         Raises:
-            CheckpointError: there is a run and it may not be touched, or there is something that this program has not written.
+            CheckpointError: there is a run and it may not be touched, or there is something that this program has not
+                written.
         """
         directory, checkpoints = self.directory, self.directory / CHECKPOINTS
         if checkpoints.is_symlink() and not checkpoints.exists():
@@ -143,7 +147,10 @@ class RunDirectory:
         self.write(SPEC_FILE, dump_spec(spec))
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run; a file of that name that the run did not write is set aside. Raise CheckpointError."""
+        """Write a file of the run; a file of that name that the run did not write is set aside.
+
+        Raise CheckpointError.
+        """
         try:
             self._set_aside_changed(self.directory / name)
             self.inventory.write(name, text)
@@ -151,7 +158,10 @@ class RunDirectory:
             raise _not_writable(self.directory, error) from error
 
     def adopt(self, part: Path, name: str) -> None:
-        """Give a file that was just written its name in the directory; another file of that name is set aside. Raise CheckpointError."""
+        """Give a file that was just written its name in the directory; another file of that name is set aside.
+
+        Raise CheckpointError.
+        """
         path = self.directory / name
         try:
             self._set_aside_changed(path)
@@ -176,7 +186,8 @@ class RunDirectory:
         return self._was_lost
 
     def secure(self) -> Path:
-        """Return the directory to save in: its current place or, if it was deleted, a new one with what the run needs to go on.
+        """Return the directory to save in: its current place or, if it was deleted, a new one with what the run needs
+        to go on.
 
         Raises:
             CheckpointError: another process has taken it.
@@ -285,7 +296,8 @@ def open_run(
 ) -> OpenRun:
     """Prepare the directory of a resolved spec, and find the checkpoint to go on from. Every rank must call this.
 
-    Say on stderr from which step a run goes on, and warn if it will differ from before: see `check_steps` and `lock.json`.
+    Say on stderr from which step a run goes on, and warn if it will differ from before: see `check_steps` and
+    `lock.json`.
 
     Args:
         home: on rank 0, the directory that this process owns.
@@ -296,8 +308,8 @@ def open_run(
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
-        CheckpointError: there is a run that may not be touched, none of its checkpoints is intact, it was made from another spec, or the
-            directory cannot be written.
+        CheckpointError: there is a run that may not be touched, none of its checkpoints is intact, it was made from
+            another spec, or the directory cannot be written.
     """
     run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     directory = Path(spec.train.run_dir) if spec.train is not None else Path()
@@ -326,7 +338,10 @@ def _tracker_files(directory: Path, trust_class_paths: bool) -> list[Path]:
 
 
 def _read_complete(checkpoint: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint. Raise CheckpointError if anything that a run needs to go on is missing or malformed."""
+    """Return the state in a checkpoint.
+
+    Raise CheckpointError if anything that a run needs to go on is missing or malformed.
+    """
     state = read_state(checkpoint)
     try:
         for key, annotation in _NEEDED.items():

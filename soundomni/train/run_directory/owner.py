@@ -1,9 +1,9 @@
 """Ownership of a run directory: one process at a time trains in it.
 
-While a run trains, it holds a lock (flock) on `owner.json` in its directory, and that file names its host and process. The lock ends
-with the process, however it ends, so that a file left by a killed process can be taken over. Other hosts may not see the lock, as on
-some network file systems; so the owner also writes to the file every few seconds, and a file from another host is watched for a while
-before it is taken over. Clocks are not compared.
+While a run trains, it holds a lock (flock) on `owner.json` in its directory, and that file names its host and process.
+The lock ends with the process, however it ends, so that a file left by a killed process can be taken over. Other hosts
+may not see the lock, as on some network file systems; so the owner also writes to the file every few seconds, and a
+file from another host is watched for a while before it is taken over. Clocks are not compared.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ class Owner:
         self.release()
 
     def is_held(self) -> bool:
-        """Return whether `owner.json` is still in its place and belongs to nobody else. Costs one look at the file system."""
+        """Return whether `owner.json` is still in its place and belongs to nobody else.
+
+        Costs one look at the file system.
+        """
         if self.rival is not None:
             return False
         try:
@@ -128,7 +131,8 @@ class Owner:
         return os.path.samestat(found, os.fstat(self._file))
 
     def find(self) -> Path | None:
-        """Return the current path of the directory, which may have been moved; None if it or `owner.json` was deleted."""
+        """Return the current path of the directory, which may have been moved; None if it or `owner.json` was
+        deleted."""
         for place in (self.path, _path_of(self._file)):
             with contextlib.suppress(OSError):
                 if place is not None and os.path.samestat(place.stat(), os.fstat(self._file)):
@@ -150,7 +154,10 @@ class Owner:
         os.close(self._file)
 
     def _lock(self) -> int:
-        """Open and lock the file, and return its descriptor. The file may be removed, with its lock, between the two."""
+        """Open and lock the file, and return its descriptor.
+
+        The file may be removed, with its lock, between the two.
+        """
         for _ in range(_TRIES):
             if self.path.is_symlink():  # the file that it leads to is not this program's
                 raise CheckpointError(f"'{self.path}' is a link, which a run does not make; remove it, or choose another train.run_dir")

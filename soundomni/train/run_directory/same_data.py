@@ -20,7 +20,8 @@ def list_data(mixture: Mixture, world: World) -> dict[str, Listing]:
     """Return the listing of each dataset, after a comparison over all ranks. Every rank must call this.
 
     Raises:
-        DataError: on every rank, if one lists something else than rank 0; it names the rank, the dataset and the first different key.
+        DataError: on every rank, if one lists something else than rank 0; it names the rank, the dataset and the first
+            different key.
     """
     own = {name: list_dataset(source.dataset) for name, source in mixture.sources.items()}
     short = {name: (listing.count, listing.sha256) for name, listing in own.items()}

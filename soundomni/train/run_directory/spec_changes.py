@@ -33,7 +33,8 @@ MAY_CHANGE = (
     "train.parallel",
     "train.activation_checkpointing",
 )
-"""Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see check_steps)."""
+"""Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see
+check_steps)."""
 
 ON_REQUEST = (
     "data",
@@ -49,7 +50,10 @@ ON_REQUEST = (
     "train.schedule",
     "train.seed",
 )
-"""Keys that --allow-change may name: rates, paths and data. They change future learning, not what has been learned already."""
+"""Keys that --allow-change may name: rates, paths and data.
+
+They change future learning, not what has been learned already.
+"""
 NEVER = ("train.optimizer.rule",)
 """Keys among these that determine the contents of a checkpoint."""
 ABSENT = "absent"
@@ -72,8 +76,8 @@ def check_unchanged(
 ) -> list[str]:
     """Return the changed keys that `allowed` names.
 
-    A key that the saved spec lacks, because a later version of a plugin or of SoundOmni added it, only counts as changed if it is not set
-    to its default.
+    A key that the saved spec lacks, because a later version of a plugin or of SoundOmni added it, only counts as
+    changed if it is not set to its default.
 
     Args:
         saved: the run's saved spec, as plain data.
@@ -83,7 +87,8 @@ def check_unchanged(
         trust_class_paths: whether the saved spec may name classes by import path.
 
     Raises:
-        CheckpointError: other keys that affect learning differ; the message lists them, and the option that allows each.
+        CheckpointError: other keys that affect learning differ; the message lists them, and the option that allows
+            each.
     """
     before = with_defaults(saved, trust_class_paths=trust_class_paths)
     changes = {line.partition(": ")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
@@ -103,7 +108,8 @@ def check_unchanged(
 
 
 def with_defaults(saved: Mapping[str, Any], *, trust_class_paths: bool) -> Mapping[str, Any]:
-    """Return a saved spec under current names, with the current default of each key that it lacks; without them if it cannot be read."""
+    """Return a saved spec under current names, with the current default of each key that it lacks; without them if it
+    cannot be read."""
     try:
         saved = current_names(saved)
         return spec_to_dict(map_slots(convert(saved, Spec, ""), partial(_with_default_arguments, trust_class_paths)))

@@ -17,7 +17,9 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files to `run_dir/tensorboard`. Repeated steps of a resumed run are drawn once, and so is a run that starts over.
+    """Writes event files to `run_dir/tensorboard`.
+
+    Repeated steps of a resumed run are drawn once, and so is a run that starts over.
 
     Args:
         run_dir, spec: those of the run (runtime).

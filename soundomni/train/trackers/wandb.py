@@ -16,7 +16,8 @@ ID_FILE = "wandb-id"
 
 
 class WandbTracker(Tracker):
-    """Logs to a run of Weights & Biases: the same one whenever the training run is resumed, and a new one when it starts over.
+    """Logs to a run of Weights & Biases: the same one whenever the training run is resumed, and a new one when it
+    starts over.
 
     Args:
         run_dir, spec: those of the run (runtime).

@@ -18,7 +18,8 @@ def load_strict(module: nn.Module, path: str | Path) -> None:
     """Load a .safetensors file whose tensors must have exactly the names and shapes of the module's own.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or belongs to another module; the message says which tensors differ.
+        CheckpointError: the file is missing or damaged, or belongs to another module; the message says which tensors
+            differ.
 
     A leading `~` means the home directory.
     """

@@ -1,6 +1,7 @@
 """Names of Oobleck's modules: here, which are those of stable-audio-tools, and in diffusers.
 
-Both have N blocks; here block i is 1..N, between a first convolution (0) and a last activation and convolution (N+1, N+2).
+Both have N blocks; here block i is 1..N, between a first convolution (0) and a last activation and convolution (N+1,
+N+2).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def is_diffusers(names: Collection[str]) -> bool:
 
 
 def num_blocks(names: Collection[str]) -> int:
-    """Count the encoder's blocks from the names of its tensors, in either naming; 0 if they belong to something else."""
+    """Count the encoder's blocks from the names of its tensors, in either naming; 0 if they belong to something
+    else."""
     counts = [len({match[1] for name in names if (match := block.match(name))}) for block in (_OUR_BLOCK, _DIFFUSERS_BLOCK)]
     return max(counts)
 

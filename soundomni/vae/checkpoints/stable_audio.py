@@ -109,8 +109,8 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, license: 
     Args:
         imported: the codec to write.
         folder: an empty folder.
-        final: the absolute path where the folder will be. A spec keeps paths as they are written, and a relative path would only be
-            right for one working directory, so codec.yaml contains this one.
+        final: the absolute path where the folder will be. A spec keeps paths as they are written, and a relative path
+            would only be right for one working directory, so codec.yaml contains this one.
         license: license of the weights, as their owner names it; None for unknown.
     """
     report = imported.report() | {"license": license}

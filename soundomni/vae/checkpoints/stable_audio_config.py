@@ -1,8 +1,9 @@
 """Configs of Stable Audio's autoencoder, read as arguments of the codec `oobleck`.
 
-Three kinds are known: stable-audio-tools' config of an autoencoder (`audio_vae.json`), its config of a whole model, whose
-`model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderOobleck. A key that a config omits has the default of
-the package it belongs to, which is not always the one here. Unknown keys and anything our codec cannot do are refused.
+Three kinds are known: stable-audio-tools' config of an autoencoder (`audio_vae.json`), its config of a whole model,
+whose `model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderOobleck. A key that a config
+omits has the default of the package it belongs to, which is not always the one here. Unknown keys and anything our
+codec cannot do are refused.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ class _Section:
         return self._values.get(name) is not None
 
     def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
-        """Return a value; null counts as absent. Raise SpecError if it has another type, or is absent and has no default."""
+        """Return a value; null counts as absent.
+
+        Raise SpecError if it has another type, or is absent and has no default.
+        """
         self._left.pop(name, None)
         if name in self:
             return convert(self._values[name], annotation, join(self.key, name))
@@ -115,7 +119,10 @@ class _Section:
             raise SpecError(f"{join(self.key, name)} is '{given}'; expected '{expected}', the only one that the codec oobleck has")
 
     def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
-        """Return the keys that nobody asked for. Raise SpecError for one that is not in `unused`, unless `others` are allowed."""
+        """Return the keys that nobody asked for.
+
+        Raise SpecError for one that is not in `unused`, unless `others` are allowed.
+        """
         for name in self._left:
             if name not in unused and not others:
                 raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
@@ -126,7 +133,8 @@ def read_config(path: str | Path) -> CodecConfig:
     """Read a config of any of the three kinds.
 
     Raises:
-        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the codec cannot do.
+        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the
+            codec cannot do.
     """
     try:
         tree = read_json(path)
@@ -139,7 +147,10 @@ def read_config(path: str | Path) -> CodecConfig:
 
 
 def find_config(source: Path) -> Path | None:
-    """Return the config next to a weight file, or in a directory of them; None if there is none. Raise SpecError for several."""
+    """Return the config next to a weight file, or in a directory of them; None if there is none.
+
+    Raise SpecError for several.
+    """
     folder = source if source.is_dir() else source.parent
     found = [name for name in NAMES if (folder / name).is_file()]
     if len(found) > 1:
@@ -266,7 +277,8 @@ def _parse_diffusers(top: _Section) -> CodecConfig:
 
 
 def _check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raise SpecError, which names the key, for a (given, expected) pair of different values; a missing value is fine."""
+    """Raise SpecError, which names the key, for a (given, expected) pair of different values; a missing value is
+    fine."""
     for key, (given, expected) in values.items():
         if given is not None and given != expected:
             raise SpecError(f"{key} is {given}; expected {expected}, to agree with the rest of the config")

@@ -55,7 +55,8 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     STABLE_AUDIO: ("", {}),
 }
-"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is taken."""
+"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
+taken."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -130,7 +131,8 @@ def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
 
 
 def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) -> None:
-    """Raise CheckpointError unless the file has exactly the parameters `expected`, name → shape, and no unexplained tensor."""
+    """Raise CheckpointError unless the file has exactly the parameters `expected`, name → shape, and no unexplained
+    tensor."""
     given = shapes_of(weights, found)
     told = {
         "missing": sorted(expected.keys() - given.keys()),
@@ -149,7 +151,9 @@ def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) 
 
 
 def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
-    """Read the parameters as float32, under their names here. A folded convolution is split into g and v of the same weight.
+    """Read the parameters as float32, under their names here.
+
+    A folded convolution is split into g and v of the same weight.
 
     Raises:
         CheckpointError: a tensor is not floating point of at most 32 bits, or holds a number that is not finite.
@@ -174,7 +178,8 @@ def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 
     Args:
         state: the codec's state dict, with weight norm.
-        layout: "stable-audio-vae", flat, or "diffusers-oobleck", whose snakes have parameters `[1, C, 1]`. Both have weight_g, weight_v.
+        layout: "stable-audio-vae", flat, or "diffusers-oobleck", whose snakes have parameters `[1, C, 1]`. Both have
+            weight_g, weight_v.
 
     Raises:
         CheckpointError: the state belongs to something else, or there is no such layout.

@@ -19,8 +19,8 @@ def infer_config(shapes: Mapping[str, Shape], layout: str) -> CodecConfig:
     """Return the arguments of a codec with these parameters.
 
     Args:
-        shapes: parameter of the codec → shape. The first width gives base_channels, those after each block the multiples; a
-            convolution that shortens clips by a stride s is 2s wide.
+        shapes: parameter of the codec → shape. The first width gives base_channels, those after each block the
+            multiples; a convolution that shortens clips by a stride s is 2s wide.
         layout: layout of the file; diffusers' has no final tanh.
 
     Raises:

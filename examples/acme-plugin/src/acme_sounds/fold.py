@@ -65,7 +65,8 @@ class FoldCodec(Codec):
 
 
 def cosines(size: int, like: Tensor) -> Tensor:
-    """Return the orthonormal DCT-II matrix `[M, M]`, with frequency k in row k, in the dtype and on the device of `like`."""
+    """Return the orthonormal DCT-II matrix `[M, M]`, with frequency k in row k, in the dtype and on the device of
+    `like`."""
     steps = torch.arange(size, dtype=torch.float64)
     matrix = math.sqrt(2.0 / size) * torch.cos(math.pi / size * steps[:, None] * (steps + 0.5))
     matrix[0] /= math.sqrt(2.0)

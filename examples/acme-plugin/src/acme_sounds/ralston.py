@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class RalstonSampler(Sampler):
-    """Combine a quarter of the slope at the start of a step and three quarters of the slope two thirds into it.
+    """Combines a quarter of the slope at the start of a step and three quarters of the slope two thirds into it.
 
     Args:
         num_steps: number of steps from noise to values, evenly spaced.
