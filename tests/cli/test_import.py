@@ -209,7 +209,7 @@ def test_a_check_that_fails_writes_nothing(tmp_path: Path, fails: Any) -> None:
     common = ("import", "stable-audio-vae", path, "--out", out, "--check")
     assert "cannot read" in fails(*common, tmp_path / "absent.wav")
     soundfile.write(tmp_path / "three.wav", np.zeros((800, 3)), 8000)
-    assert "the clip has 3 channels, 2 were expected" in fails(*common, tmp_path / "three.wav")
+    assert "the clip has 3 channels; expected 2" in fails(*common, tmp_path / "three.wav")
     assert [entry.name for entry in tmp_path.iterdir() if "out" in entry.name] == []
 
 

@@ -183,7 +183,7 @@ def test_marks_are_said_and_not_only_shown():
 
 def test_one_model_alone():
     html = render(report(names=("trained here",)))
-    assert "Beside it" not in html and len(Page(html).all("audio")) == 3
+    assert "Next to it" not in html and len(Page(html).all("audio")) == 3
 
 
 def test_scores():

@@ -242,7 +242,7 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
         ),
         (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensors that its config asks for ({DEEP})"),
         (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32]; its config says [20, 32]"),
-        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "tensors that a model of the original SoundOmni has not"),
+        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "tensors that do not belong to a model of the original SoundOmni"),
         (
             damaged(lambda tensors: tensors.update({"gen_pos_embed": torch.ones(9, 32)})),
             "gen_pos_embed [9, 32] is not the original's table",
@@ -273,7 +273,7 @@ def test_wrong_files_are_refused(tmp_path: Path, damage: Callable[[Path], Any], 
 def test_checkpoints_of_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lacks audiovae2llm"):
         import_soundomni(write_bagel(tmp_path / "bagel", bagel()) / "ema.safetensors", overrides=CODEC)
-    with pytest.raises(CheckpointError, match="tensors that a BAGEL model for audio has not"):
+    with pytest.raises(CheckpointError, match="tensors that do not belong to a BAGEL model for audio"):
         import_bagel(write_original(tmp_path / "original", original()), overrides=CODEC)
     with pytest.raises(CheckpointError, match="holds several weight files"):
         source = write_bagel(tmp_path / "other", bagel())
@@ -295,7 +295,7 @@ def test_a_codec_without_weights_is_not_taken_for_the_vae(tmp_path: Path) -> Non
     source = write_original(tmp_path / "source", original())
     with pytest.raises(CheckpointError, match=r"makes latents of 16 dimensions, but the codec oobleck has 64; name the codec"):
         import_soundomni(source)
-    with pytest.raises(CheckpointError, match=r"no VAE, and the codec oobleck no weights; name the one .*--config codec\.yaml"):
+    with pytest.raises(CheckpointError, match=r"no VAE, and the codec oobleck has no weights; name the codec .*--config codec\.yaml"):
         import_soundomni(source, overrides=[("model.codec", "oobleck"), ("model.codec.latent_dim", "16")])
 
 
@@ -325,7 +325,7 @@ def test_layers_may_not_contradict_the_checkpoint(tmp_path: Path, key: str, valu
 
 
 def test_what_the_original_lacks_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"model\.connectors\.latent is 'fourier'; the original SoundOmni has 'linear' alone"):
+    with pytest.raises(SpecError, match=r"model\.connectors\.latent is 'fourier', but the original SoundOmni only has 'linear'"):
         export_soundomni(SoundOmni.from_pretrained("nano"), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -90,7 +90,7 @@ def test_names_go_out_as_they_came_in(tmp_path: Path, layout: str, reference) ->
 
 
 def test_what_cannot_go_out(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="unknown layout 'diffuser': expected stable-audio-vae or diffusers-oobleck"):
+    with pytest.raises(CheckpointError, match="unknown layout 'diffuser'; expected stable-audio-vae or diffusers-oobleck"):
         to_layout(tiny_codec().state_dict(), "diffuser")
     with pytest.raises(CheckpointError, match="'encoder.layers.0.weight' is not a parameter of an OobleckCodec with weight norm"):
         to_layout({"encoder.layers.0.weight": torch.zeros(1)}, "stable-audio-vae")

@@ -76,7 +76,7 @@ def with_model(**changes: Any) -> dict[str, Any]:
     ("given", "message"),
     [
         ({}, "config has no 'model_type'; expected the JSON config of a stable-audio-tools autoencoder"),
-        (without("sample_rate"), "config: no 'sample_rate'"),
+        (without("sample_rate"), "config has no 'sample_rate'"),
         (config() | {"model_type": "diffusion_cond"}, "config.model_type is 'diffusion_cond'; expected 'autoencoder'"),
         (config("rvq"), "config.model.bottleneck.type is 'rvq'; expected one of vae, tanh, l2_norm, none"),
         (config() | {"model": {"encoder": {"type": "oobleck"}}}, "config.model.decoder.type is 'None'; expected one of oobleck"),

@@ -36,7 +36,7 @@ PREFIX = "base_model.model."
 A, B = "lora_A.weight", "lora_B.weight"
 MOST_RANK = 65_536
 
-INITIALISATIONS = (True, False, "gaussian", "orthogonal")
+INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
 training."""
 NO_MATTER = frozenset(
@@ -170,7 +170,7 @@ def _read_config(folder: Path) -> tuple[float, int]:
         raise CheckpointError(f"'{file}': r is {shown(rank)}; expected a whole number from 1 to {MOST_RANK:,}")
     if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
         raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:g} times r")
-    if initial not in INITIALISATIONS or bias != "none":
+    if initial not in INITIALIZATIONS or bias != "none":
         told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
         raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA is supported")
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
