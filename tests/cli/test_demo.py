@@ -60,7 +60,7 @@ def test_a_finished_demo_is_shown_again(demo: Path, tiny_spec: Path, result: Any
     told = result("demo", "--config", tiny_spec, "--compare", "none", "--measure", "2", "--out", demo)
     html = (demo / "index.html").read_text(encoding="utf-8")
     assert "earlier call" in html and "earlier call" not in before
-    assert "Next to it" in before and "Beside it" not in html
+    assert "Next to it" in before and "Next to it" not in html
     assert told["page"] == str(demo / "index.html") and told["step"] == 4 and told["compared"] == {}
     assert [one["prompt"] for one in told["generated"]] == list(PROMPTS) and len(told["heard"]) == 2
     assert told["measured"]["clips"] == 2
