@@ -157,7 +157,7 @@ def test_any_waveform_can_be_analysed(seed: int, length: int, rate: int) -> None
 
 
 def test_refuses_what_it_cannot_measure() -> None:
-    with pytest.raises(DataError, match="at least 6000 Hz, got 4000"):
+    with pytest.raises(DataError, match="is 4000 Hz; expected at least 6000 Hz"):
         analyze(np.zeros((1, 100)), 4000)
     with pytest.raises(DataError, match="NaN or infinite"):
         analyze(np.array([[0.0, np.nan]]), 8000)

@@ -252,7 +252,7 @@ class PredictsOne(FlowMatching):
 
 
 @broken(testing.ObjectiveSuite, "clean", "the 2 known frames of clip 1 changed; expected them to stay clean")
-@broken(testing.ObjectiveSuite, "counts", "loss_mask is not that of the frames of targets that are not known")
+@broken(testing.ObjectiveSuite, "counts", "loss_mask is not the frames of targets that are not known")
 class ForgetsKnown(FlowMatching):
     def corrupt(self, clean, *, known, noise, generators):
         return super().corrupt(clean, known=torch.zeros_like(known), noise=noise, generators=generators)
