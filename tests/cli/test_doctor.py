@@ -29,7 +29,7 @@ def test_the_report_adds_up(tiny_spec: Path, result: Any) -> None:
 def test_what_does_not_fit_is_a_report_too(tiny_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--config", str(tiny_spec), "--seconds", "0.5", "--gpu-memory", "0.5"]) == 0
     shown = capsys.readouterr()
-    assert "does not fit: 0.5" in shown.out and "neither more GPUs" in shown.out
+    assert "does not fit: needs 0.5" in shown.out and "more GPUs that share" in shown.out
     for label in ROWS.values():
         assert f"\n{label} " in shown.out
     assert "toys/generate" in shown.out and "no data, tokenizer or weights were read" in shown.out
@@ -57,8 +57,8 @@ def test_what_cannot_be_known_is_said(tiny_spec: Path, capsys: pytest.CaptureFix
 def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -> None:
     told = fails("doctor", "--config", tiny_spec, "--train.optimizer.rule=adamw-8bit", "--gpus", "2")
     assert "'adamw-8bit', which only runs in one process, but there are 2 GPUs; choose adamw" in told
-    assert "argument --gpus: '0' given" in fails("doctor", "--config", tiny_spec, "--gpus", "0")
-    assert "argument --gpu-memory: 'much' given" in fails("doctor", "--config", tiny_spec, "--gpu-memory", "much")
+    assert "argument --gpus: '0' is not a whole number" in fails("doctor", "--config", tiny_spec, "--gpus", "0")
+    assert "argument --gpu-memory: 'much' is not a number above 0" in fails("doctor", "--config", tiny_spec, "--gpu-memory", "much")
     assert "Did you mean 'soundomni-7b'?" in fails("doctor", "--config", "soundomni-7")
     assert "--config" in fails("doctor")
     assert "train.parallel.replicate is 3" in fails("doctor", "--config", tiny_spec, "--gpus", "2", "--train.parallel.replicate=3")
@@ -100,5 +100,5 @@ def test_training_the_7b_spec_without_its_start_says_how_to_make_it(tmp_path: Pa
     (tmp_path / "data").mkdir()
     told = fails("train", "--config", "soundomni-7b")
     assert "model.start: 'data/start/soundomni-7b' is neither a model directory nor a shipped model" in told
-    assert "`soundomni import qwen2-audio SRC --config SPEC --out data/start/soundomni-7b` makes one" in told
+    assert "`soundomni import qwen2-audio SRC --config SPEC --out data/start/soundomni-7b` or `soundomni export` makes one" in told
     assert not (tmp_path / "runs").exists()

@@ -111,7 +111,7 @@ def quantised(folder: Path) -> None:
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
         (missing_tensor, "lacks 1 tensors that its config asks for (multi_modal_projector.linear.bias)"),
         (other_widths, "layers.1.mlp.up_proj.weight is [35, 32]; its config says [36, 32]"),
-        (quantised, "language_model.model.norm.weight is of torch.int8; quantized weights cannot be imported"),
+        (quantised, "language_model.model.norm.weight is torch.int8; quantized weights cannot be imported"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is not a usable tokenizer.json"),
     ],

@@ -100,7 +100,7 @@ def test_bagel_is_imported_from_the_command_line(tmp_path: Path, result: Any, fa
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, vae: Path, tmp_path: Path, fails: Any) -> None:
     out = tmp_path / "out"
-    assert "model.encoder is 'log-mel'; the original SoundOmni has 'qwen2-audio' alone" in fails(
+    assert "model.encoder is 'log-mel', but the original SoundOmni only has 'qwen2-audio'" in fails(
         "export", tiny_run, "--format", "soundomni", "--out", out
     )
     assert "only the codec oobleck can be written as diffusers-oobleck; this one is a MDCTCodec" in fails(

@@ -413,7 +413,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main(["export", str(run), "--out", str(model)]) == 0
     spec = model / "spec.yaml"
     arguments = ["generate", "--model", model, "--prompt", "x", "--seconds", "0.2", "--no-pictures", "--out", tmp_path / "out"]
-    assert "model.codec.weights: a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
+    assert "model.codec.weights is '/etc/passwd', but a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
     tree_of = yaml.safe_load(spec.read_text())
     assert "weights" not in tree_of["model"]["codec"]["init_args"]
     tree_of["model"]["tokenizer"]["path"] = "/etc/passwd"
@@ -421,7 +421,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main([str(a) for a in arguments]) == 0
     tree_of["model"]["codec"]["init_args"]["weights"] = "/etc/passwd"
     spec.write_text(yaml.safe_dump(tree_of))
-    assert "'/etc/passwd' was given" in fails(*arguments)
+    assert "'/etc/passwd', but a model directory" in fails(*arguments)
 
 
 def test_a_model_directory_may_not_name_import_paths(tiny_model: Path, tmp_path: Path, fails: Any) -> None:

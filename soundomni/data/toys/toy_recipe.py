@@ -31,6 +31,8 @@ PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"
 NOTES = tuple(f"{name}{octave}" for octave in (3, 4) for name in PITCH_CLASSES)
 
 _FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
+_WRITTEN = {"color": "colour"}
+"""Attributes that JSON spells in another way: digests of the items of lists depend on it."""
 _HELD_OUT_TONES = 0.1
 _HELD_OUT_PAIRS = 0.06
 
@@ -72,7 +74,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
-        return {"events": [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]}
+        stated = [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]
+        return {"events": [{_WRITTEN.get(name, name): value for name, value in event.items()} for event in stated]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
@@ -97,8 +100,9 @@ def is_recipe(data: Mapping[str, Any]) -> bool:
 
 
 def _current_names(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event with the current name for the color of noise; files of earlier versions call it "colour"."""
-    return {"color" if name == "colour" else name: value for name, value in event.items()}
+    """Return an event in which every attribute has its name in Python."""
+    names = {written: name for name, written in _WRITTEN.items()}
+    return {names.get(name, name): value for name, value in event.items()}
 
 
 def note_frequency(note: str) -> float:
