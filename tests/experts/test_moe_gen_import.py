@@ -242,7 +242,7 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
         ),
         (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensors that its config asks for ({DEEP})"),
         (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32]; its config says [20, 32]"),
-        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "tensors that do not belong to a model of the original SoundOmni"),
+        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "do not belong to a model of the original SoundOmni"),
         (
             damaged(lambda tensors: tensors.update({"gen_pos_embed": torch.ones(9, 32)})),
             "gen_pos_embed [9, 32] is not the original's table",
