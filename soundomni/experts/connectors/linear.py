@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.projection_connector import ProjectionConnector, initialise
+from soundomni.experts.connectors.projection import ProjectionConnector, initialise
 
 
 class LinearConnector(ProjectionConnector):
