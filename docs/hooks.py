@@ -221,7 +221,7 @@ def kinds() -> str:
     rows = []
     for kind in registry.KINDS:
         names = ", ".join(code(entry.name) for entry in built_in(kind))
-        summary = inspect.cleandoc(KINDS[kind].__doc__ or "").split(". ")[0]
+        summary = re.split(r"\.\s", inspect.cleandoc(KINDS[kind].__doc__ or ""))[0]
         rows.append([f"[{kind}]({kind}.md)", summary, f"`soundomni.{kind}s`", names])
     return table(["kind", "what it is", "entry-point group", "built in"], rows)
 

@@ -171,7 +171,7 @@ def test_the_light_modules_exist_and_every_area_is_known():
         ("soundomni.vae.mdct", "import soundomni.data.audio as audio"),
         ("soundomni.flow.euler", "from soundomni.experts import mot"),
         ("soundomni.data.packer", "from soundomni.train.loop import train"),
-        ("soundomni.metrics.waveform_distances", "from soundomni.data.toys.analysis import analyse"),
+        ("soundomni.metrics.waveform_distances", "from soundomni.data.toys.analysis import analyze"),
         ("soundomni.train.loop", "from soundomni.vae.mdct import MDCTCodec"),
         ("soundomni.train.loop", "def f():\n    from soundomni.data.toys.toy_sounds import ToySounds"),
         ("soundomni.train.loop", "from soundomni.train.trackers.tensorboard import TensorBoardTracker"),

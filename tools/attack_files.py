@@ -448,10 +448,10 @@ def _references() -> str:
 def _configs() -> Iterator[Case]:
     html = "<script>alert(1)</script>"
     changes: dict[str, tuple[dict[str, Any], bool]] = {
-        "HTML as source": ({"source": html, "licence": html}, True),
+        "HTML as source": ({"source": html, "license": html}, True),
         "front matter as source": ({"source": "x\n---\nlicense: mit\n---\n# hello"}, False),
         "a source of 1 MB": ({"source": "x" * 1_000_000}, False),
-        "codes for terminals": ({"licence": "\x1b[2J\x1b]0;x\x07"}, False),
+        "codes for terminals": ({"license": "\x1b[2J\x1b]0;x\x07"}, False),
         "a list as source": ({"source": [1, 2]}, False),
         "max_tokens of 5000 digits": ({"max_tokens": "9" * 5000}, False),
         "auto_map and trust_remote_code": ({"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True}, True),

@@ -18,7 +18,7 @@ _held: list[str] | None = None
 
 
 def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
-    """Writes a command's result: with --json as one line of JSON, otherwise `text`, or nothing when that is None."""
+    """Write a command's result: with --json as one line of JSON, otherwise as `text`; None writes nothing."""
     if args.json:
         write(to_json(result) + "\n")
     elif text is not None:
@@ -26,7 +26,7 @@ def emit(args: argparse.Namespace, result: Any, *, text: str | None) -> None:
 
 
 def write(text: str) -> None:
-    """Writes a part of a command's result to stdout, or keeps it until then: see `results_only`."""
+    """Write a part of a command's result to stdout, or hold it until then: see `results_only`."""
     if _held is None:
         with above_progress():
             sys.stdout.write(text)
@@ -37,9 +37,9 @@ def write(text: str) -> None:
 
 @contextmanager
 def results_only() -> Iterator[None]:
-    """Leaves stdout to what `write` is given, written when the block ends; whatever else is printed meanwhile goes to stderr.
+    """Reserve stdout for `write`, whose texts are written when the block ends; anything else printed goes to stderr.
 
-    That holds for `print` as well as for code in C, and for processes that are started within the block.
+    This covers `print`, code in C, and processes that are started within the block.
     """
     global _held
     before, _held = _held, []
@@ -55,7 +55,7 @@ def results_only() -> Iterator[None]:
 
 
 def end_stdout() -> None:
-    """Sends to stderr what is still printed, such as by functions that run when the interpreter ends."""
+    """Send to stderr whatever is printed from now on, for example by functions that run when the interpreter ends."""
     sys.stdout = sys.stderr
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
@@ -63,7 +63,7 @@ def end_stdout() -> None:
 
 @contextmanager
 def _descriptor_diverted() -> Iterator[None]:
-    """Lets the descriptor of stdout lead to that of stderr, or nowhere where that is closed."""
+    """Redirect the descriptor of stdout to that of stderr, or to nowhere if that is closed."""
     try:
         kept = os.dup(1)
     except OSError:  # stdout is closed, so nothing can be printed there
@@ -84,13 +84,13 @@ def _descriptor_diverted() -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Writes a line of progress or advice to stderr."""
+    """Write a line of progress or advice to stderr."""
     with above_progress():
         sys.stderr.write(f"{text}\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lays rows out under their columns, left-aligned.
+    """Lay out rows under their columns, left-aligned.
 
     >>> print(table(["kind", "name"], [["codec", "mdct"], ["sampler", "heun"]]))
     kind     name
@@ -103,7 +103,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def to_json(result: Any) -> str:
-    """Writes strict JSON on one line: numbers that are not finite become null, paths text."""
+    """Return strict JSON on one line: numbers that are not finite become null, and paths become text."""
     return json.dumps(_strict(result), ensure_ascii=False, allow_nan=False, default=str)
 
 

@@ -1,4 +1,5 @@
-"""`soundomni demo`: trains a small model on this machine, then shows what it makes and hears, and what that is worth, on one page."""
+"""`soundomni demo`: train a small model on this machine, then show on one page what it makes and hears, and how good
+that is."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from soundomni.core.spec.schema import Spec
     from soundomni.data.toys.toy_sounds import ToySounds
 
-HELP = "train a small model on this machine, and hear and see what it learnt"
+HELP = "train a small model on this machine, then hear and see what it learned"
 
 PROMPTS = (
     "a loud sine tone at A4",
@@ -32,29 +33,29 @@ NO_COMPARISON = "none"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
-    parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train, on toy-sounds (default: demo)")
+    """Add the options."""
+    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for all results (default: demo)")
+    parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train; it must use toy-sounds (default: demo)")
     parser.add_argument(
-        "--measure", type=int, default=100, metavar="N", help="clips to measure on, from a seed that training does not use (default: 100)"
+        "--measure", type=int, default=100, metavar="N", help="clips to measure on, from a seed not used in training (default: 100)"
     )
     parser.add_argument(
         "--compare",
         default="nano",
         metavar="MODEL",
-        help="model to show beside the one trained: a shipped one, on clips like its own, or a model directory, on clips like those of "
-        "--config; none for no comparison (default: nano)",
+        help="model to show next to the trained one: a shipped model, on clips like its own, or a model directory, on clips like "
+        "those of --config; 'none' for no comparison (default: nano)",
     )
     parser.add_argument(
         "--existing",
         choices=("resume", "overwrite"),
         default="resume",
-        help="go on with a demo that is already there, or train it anew (default: resume)",
+        help="resume a demo that is already there, or train it again from scratch (default: resume)",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Trains, writes the model, generates, describes, measures, and writes the page."""
+    """Train, write the model, generate, describe, measure, and write the page."""
     from soundomni.cli.console import emit, note
     from soundomni.cli.folders import make_directory
     from soundomni.cli.page.gather import CLIPS, Contender, generate, listen, measure, show_model, show_training
@@ -65,12 +66,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.train.run import run_training
 
     if args.measure < 1:
-        raise SpecError(f"--measure must be at least 1, {args.measure} was given")
+        raise SpecError(f"--measure is {args.measure}; expected at least 1")
     if any(key == "train.run_dir" for key, _ in overrides):
-        raise SpecError("the demo trains in the folder 'run' of --out: give --out instead of --train.run_dir")
+        raise SpecError("the demo trains in the folder 'run' within --out; use --out instead of --train.run_dir")
     out = make_directory(args.out)
     if (out / CLIPS).exists() and not (out / "run").exists():
-        raise SpecError(f"'{out / CLIPS}' is not of a demo, and would be replaced: give --out another folder")
+        raise SpecError(f"'{out / CLIPS}' does not belong to a demo and would be replaced; give --out another folder")
     given = [("train.run_dir", str(out / "run")), *overrides]
     spec = load_spec_with_start([args.config], given, trust_class_paths=args.trust_class_paths)
     unseen = _unseen(spec, args.measure)
@@ -97,12 +98,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     told = {"step": step, "model": str(out / "model"), "page": str(page)}
     emit(args, told | _told(out, contenders, prompts, listening, results), text=None)
     again = f'soundomni generate --model {out / "model"} --prompt "{PROMPTS[0]}" --seconds {unseen.seconds:g}'
-    note(f"\nMake more:\n  {again}\nHear and see all of it: open {page} in a browser")
+    note(f"\nMake more:\n  {again}\nTo hear and see everything, open {page} in a browser")
     return 0
 
 
 def _unseen(spec: Spec, count: int) -> ToySounds:
-    """Returns clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
+    """Return clips like those of training, reserved combinations included. Raise SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import build
     from soundomni.core.spec.schema import Slot
@@ -115,11 +116,14 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
         dataset = build("dataset", Slot(toys[0].source.class_path, {**toys[0].source.init_args, **new}))
         assert isinstance(dataset, ToySounds)
         return dataset
-    raise SpecError("the demo needs a spec that trains on toy-sounds, whose attributes it can measure; `soundomni train` takes any")
+    raise SpecError("the demo can only measure specs that train on toy-sounds; use `soundomni train` for other data")
 
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
-    """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
+    """Load the model to compare with, before any time is spent on training.
+
+    Raise CheckpointError if there is no such model.
+    """
     from soundomni.cli.page.gather import Contender
     from soundomni.core.files.paths import slug
     from soundomni.core.pretrained.directory import SHIPPED, find_model
@@ -138,14 +142,14 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
 
 
 def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
-    """Adds what is the same for every model."""
+    """Add what is the same for every model."""
     import platform
     from importlib.metadata import version
 
     from soundomni import __version__
     from soundomni.cli.page.gather import MEASURE_SEED
     from soundomni.cli.page.report import Report
-    from soundomni.cli.page.sounds import LEVELS, colours
+    from soundomni.cli.page.sounds import LEVELS, colors
 
     assert spec.train is not None and spec.data is not None, "it was trained"
     seeds = {
@@ -156,11 +160,11 @@ def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
         "measured prompts": f"from {MEASURE_SEED}",
     }
     programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
-    return Report(levels=LEVELS, colours=colours(), seeds=seeds, versions=programs, **parts)
+    return Report(levels=LEVELS, colors=colors(), seeds=seeds, versions=programs, **parts)
 
 
 def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
-    """Writes the command with all that it was given or took by default, an option per line."""
+    """Return the command with all options, given or default, one per line."""
     options = [["--" + name, str(getattr(args, name))] for name in ("config", "compare", "measure", "existing", "out")]
     trusted = [["--trust-class-paths"]] if args.trust_class_paths else []
     words = [["soundomni", "demo"], *options, *trusted, *([f"--{key}={value}"] for key, value in overrides)]
@@ -168,7 +172,7 @@ def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> 
 
 
 def _write(path: Path, report: Report) -> Path:
-    """Write the page, and return where it is."""
+    """Write the page to a temporary name and rename it, so that no reader sees half of it."""
     from soundomni.cli.page.render import render
     from soundomni.core.files.whole_files import write_whole
 
@@ -179,7 +183,8 @@ def _write(path: Path, report: Report) -> Path:
 def _told(
     out: Path, contenders: Sequence[Contender], prompts: Sequence[Prompt], listening: Sequence[Listening], results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the page in numbers and words, for --json: the model trained, and under "compared" the others by name."""
+    """Return the page's numbers and words for --json: those of the trained model, and under "compared" the others by
+    name."""
     models = []
     for i, (one, result) in enumerate(zip(contenders, results, strict=True)):
         made = [{"file": str(out / prompt.made[i].sound.file), "prompt": prompt.text} for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Files and folders that commands are given, and how what they write is numbered."""
+"""Files and folders given to commands, and the numbering of the files that commands write."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path that a user gave, with "~" as the home folder: in --out=~/x the shell leaves it as it is.
+    """Return a path that a user gave with "~" expanded, which the shell leaves alone in --out=~/x.
 
-    Raise DataError when there is no such user.
+    Raise DataError if there is no such user.
     """
     from soundomni.core.errors import DataError
 
@@ -23,12 +23,15 @@ def user_path(path: str | Path) -> Path:
 
 
 def expanded(path: str) -> str:
-    """Return `user_path` as text, so that the parser of a command can apply it to an option."""
+    """Return `user_path` as text, for use as the type of a command's option."""
     return str(user_path(path)) if path.startswith("~") else path
 
 
 def input_file(path: str | Path) -> Path:
-    """Return the path of a file that a user gave. Raise UnreadableAudioError if it is not there, with where it was looked for."""
+    """Return the path of a file that a user gave.
+
+    Raise UnreadableAudioError, which says where it was looked for, if it is missing.
+    """
     from soundomni.core.errors import UnreadableAudioError
 
     file = user_path(path)
@@ -38,16 +41,16 @@ def input_file(path: str | Path) -> Path:
 
 
 def looked_for(path: Path) -> str:
-    """Return what an error adds about a relative path: which place it means."""
+    """Return what an error adds about a relative path: the place that it stands for."""
     return "" if path.is_absolute() else f"; looked for '{path.absolute()}'"
 
 
 def make_directory(path: str | Path) -> Path:
-    """Makes a folder before any work is done for it. Raises DataError when it cannot be written to."""
+    """Make a folder before any work is done for it. Raise DataError if it cannot be written to."""
     from soundomni.core.errors import DataError
 
     if not str(path):
-        raise DataError("an empty path was given, expected the name of a directory")
+        raise DataError("the path is empty; expected the name of a directory")
     folder = user_path(path)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"cannot write to '{folder}': it is a file; expected a directory{_meant(folder)}")
@@ -65,38 +68,42 @@ def _meant(path: Path) -> str:
 
 
 def empty_directory(path: str, *, option: str) -> Path:
-    """Makes a folder in which nothing is yet. Raises DataError, which names the option, when it cannot be written to or holds something."""
+    """Make a folder, or take an empty one.
+
+    Raise DataError, which names the option, if it cannot be written to or is not empty.
+    """
     from soundomni.core.errors import DataError
 
     folder = make_directory(path)
     if any(folder.iterdir()):
-        raise DataError(f"'{path}' is not empty; give {option} a directory that does not exist, or an empty one")
+        raise DataError(f"'{path}' is not empty; give {option} a new or empty directory")
     return folder
 
 
 def new_directory(path: str) -> Path:
-    """Returns the absolute path. Raises CheckpointError where something is already: what it is, a user knows best."""
+    """Return the absolute path. Raise CheckpointError if the path already exists and is not an empty directory."""
     from soundomni.core.errors import CheckpointError
 
     out = user_path(path).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"'{path}' already exists; give --out a directory that does not, or an empty one")
+        raise CheckpointError(f"'{path}' already exists; give --out a new or empty directory")
     return out
 
 
 def next_number(folder: Path) -> int:
-    """Returns the number after the highest one that a file name in the folder begins with, as in `012-name.wav`; 0 without any."""
+    """Return the number after the highest one that starts a file name in the folder, as in `012-name.wav`; 0 if there
+    is none."""
     return max(_numbers(folder), default=-1) + 1
 
 
 def _numbers(folder: Path) -> set[int]:
-    with os.scandir(folder) as entries:  # of many files, much faster than paths
+    with os.scandir(folder) as entries:  # much faster than Path.iterdir if there are many files
         return {int(match[1]) for entry in entries if (match := re.match(r"([0-9]+)-", entry.name))}
 
 
 @contextlib.contextmanager
 def claimed_number(folder: Path) -> Iterator[int]:
-    """Yield `next_number`, which no other process takes until the block ends: by then, a file of that number has to be there.
+    """Yield `next_number`, reserved until the block ends. By then, a file with that number has to be there.
 
     Raise DataError if the folder cannot be written to.
     """
@@ -112,7 +119,7 @@ def claimed_number(folder: Path) -> Iterator[int]:
             continue
         except OSError as error:
             raise DataError(f"cannot write to '{folder}': {error.strerror or error}{_meant(folder)}") from error
-        if number not in _numbers(folder):  # else another process took it, wrote its file and gave the number back in between
+        if number not in _numbers(folder):  # otherwise another process took the number, wrote its file and gave it back
             break
         claim.unlink(missing_ok=True)
         number += 1
@@ -123,13 +130,16 @@ def claimed_number(folder: Path) -> Iterator[int]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that other processes may add to as well. Raise DataError if it cannot be written whole."""
+    """Add a line to a file that other processes may also write to.
+
+    Raise DataError if it cannot be written completely.
+    """
     from soundomni.core.errors import DataError
 
     data = f"{line}\n".encode()
     try:
         with path.open("ab", buffering=0) as file:
-            written = file.write(data)  # at once, so that lines of two processes do not mix
+            written = file.write(data)  # in one call, so that lines of two processes do not mix
             if written < len(data):
                 file.truncate(file.tell() - written)  # half a line would spoil the next one as well
                 raise DataError(f"cannot write '{path}': the disk is full")

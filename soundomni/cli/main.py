@@ -32,12 +32,12 @@ COMMANDS = {
     "describe": "say what is heard in audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
     "export": "write a run's weights as a model directory, or weights in the layout of another project",
-    "import": "turn weights that others made into parts that a spec can name",
+    "import": "convert published weights into parts that a spec can name",
     "evaluate": "measure what a model generates, describes and reconstructs",
-    "plugins": "list the installed plugins, show one, or write a new one",
+    "plugins": "list installed plugins, show one, or create a new one",
     "spec": "validate or print a spec, or write its JSON schema",
-    "demo": "train a small model on this machine, and hear and see what it learnt",
-    "doctor": "say how much memory training a spec takes of each GPU, and what fits",
+    "demo": "train a small model on this machine, then hear and see what it learned",
+    "doctor": "estimate the GPU memory that training a spec needs, and what would fit",
     "completion": "print a script that completes commands, options, spec keys and plugin names in bash or zsh",
 }
 """Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""

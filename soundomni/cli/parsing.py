@@ -1,4 +1,5 @@
-"""The command line's grammar: fixed options by argparse, and spec overrides `--a.b.c=value` or `--a.b.c value` beside them."""
+"""The command line's grammar: fixed options by argparse, and next to them spec overrides `--a.b.c=value` or `--a.b.c
+value`."""
 
 from __future__ import annotations
 
@@ -12,38 +13,39 @@ from typing import Any, NoReturn
 from soundomni.core.errors import SoundOmniError, did_you_mean
 
 Overrides = list[tuple[str, str]]
-"""(dotted key, text) pairs in the order they were given."""
+"""(dotted key, text) pairs in the order in which they were given."""
 
 
 class UsageError(SoundOmniError):
-    """The command line says something that the command does not take."""
+    """The command line contains something that the command does not accept."""
 
 
 class ParserExit(SystemExit):
-    """A parser has printed what it was asked for, such as --help. Any other SystemExit is somebody else's."""
+    """A parser has printed what it was asked for, such as --help. Any other SystemExit comes from somebody else."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and raises UsageError instead of ending the process."""
+    """An argument parser that accepts no abbreviations and raises UsageError instead of ending the process."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError."""
+        """Raise UsageError."""
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Raises ParserExit."""
+        """Raise ParserExit."""
         if message:
             self._print_message(message, sys.stderr)
         raise ParserExit(status)
 
 
 def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
-    """Takes the spec overrides out of a command's arguments; an option of the parser's own comes before a spec key of that name.
+    """Separate the spec overrides from a command's arguments; an option of the parser takes precedence over a spec key
+    of that name.
 
-    Raises UsageError, with the nearest alternative, for an option that is neither.
+    Raise UsageError, with the nearest alternative, for an option that is neither.
     """
     options = set(_options(parser))
     rest: list[str] = []
@@ -60,7 +62,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         elif key.partition(".")[0] in _spec_roots():
             if not equals:
                 if not queue or queue[0].startswith("--"):
-                    raise UsageError(f"{option} needs a value: {option}=VALUE")
+                    raise UsageError(f"{option} needs a value; use {option}=VALUE")
                 value = queue.pop(0)
             overrides.append((key, value))
         else:
@@ -75,9 +77,9 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
 
 
 def refuse_overrides(overrides: Overrides, command: str) -> None:
-    """Raises UsageError when a command that reads no spec is given spec overrides."""
+    """Raise UsageError if a command that reads no spec is given spec overrides."""
     if overrides:
-        raise UsageError(f"`soundomni {command}` reads no spec, so --{overrides[0][0]} has no meaning here")
+        raise UsageError(f"`soundomni {command}` does not read a spec; remove --{overrides[0][0]}")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

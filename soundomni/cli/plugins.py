@@ -1,4 +1,4 @@
-"""`soundomni plugins`: what is installed, what each plugin takes, and a package to start a new one from."""
+"""`soundomni plugins`: list what is installed, show a plugin's arguments, and write a package for a new one."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from soundomni.cli.parsing import Overrides, refuse_overrides
 if TYPE_CHECKING:
     from soundomni.core.spec.registry import PluginEntry
 
-HELP = "list the installed plugins, show one, or write a new one"
+HELP = "list installed plugins, show one, or create a new one"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
-    listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
-    listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
+    listing = actions.add_parser("list", help="list all plugins", description="List all plugins without importing any of them.")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="list only this kind, such as codec")
     listing.add_argument(
         "--check",
         action="store_true",
-        help="import each plugin and say which are broken; exit status 1 if any is, or if a distribution cannot be read",
+        help="import each plugin and report broken ones; exit status 1 if a plugin is broken or a distribution cannot be read",
     )
-    show = actions.add_parser("show", help="one plugin and its arguments", description="Show what a plugin is and takes.")
-    show.add_argument("kind", metavar="KIND", help="such as codec")
+    show = actions.add_parser("show", help="show a plugin and its arguments", description="Show a plugin and its arguments.")
+    show.add_argument("kind", metavar="KIND", help="kind of plugin, such as codec")
     show.add_argument("name", metavar="NAME", help="name, or distribution:name")
-    new = actions.add_parser("new", help="write a package with a plugin that works", description="Write a package with a plugin and tests.")
-    new.add_argument("kind", metavar="KIND", help="such as codec")
+    new = actions.add_parser("new", help="write a package with a working plugin", description="Write a package with a plugin and tests.")
+    new.add_argument("kind", metavar="KIND", help="kind of plugin, such as codec")
     new.add_argument("name", metavar="NAME", help="lowercase words and dashes, such as acme-fold")
-    new.add_argument("--out", type=Path, metavar="DIR", help="the folder to make; soundomni-NAME here by default")
+    new.add_argument("--out", type=Path, metavar="DIR", help="folder to create (default: soundomni-NAME)")
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Lists, shows or writes."""
+    """List, show or write."""
     refuse_overrides(overrides, "plugins")
     if args.action == "new":
         from soundomni.cli import plugins_new

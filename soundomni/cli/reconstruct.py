@@ -1,4 +1,4 @@
-"""`soundomni reconstruct`: files through a codec and back, and how close they come."""
+"""`soundomni reconstruct`: send files through a codec and back, and measure how close they come."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ HELP = "send audio files through the codec and back, and measure the difference"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    add_model(parser, note=": its codec is used")
+    add_model(parser, note="; only its codec is used")
     parser.add_argument(
         "--chunk",
         type=float,
         metavar="SECONDS",
-        help="how much of a file goes through the codec at once: less takes less memory, with the same result (default: 30, "
-        "or the whole file if the codec does not support parts)",
+        help="seconds of a file to process at once; less takes less memory and gives the same result (default: 30, "
+        "or the whole file if the codec does not support chunks)",
     )
     add_device(parser)
     add_format(parser)
-    parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="where files go (default: reconstructed)")
+    parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="output folder (default: reconstructed)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes each reconstruction and prints how close it comes, at the codec's rate and at the file's own.
+    """Write each reconstruction and print how close it comes, at the codec's rate and at the file's own.
 
-    A file that cannot be used is named on stderr, and the others go through the codec.
+    Files that cannot be used are named on stderr; the others are still reconstructed.
     """
     from soundomni.cli.console import emit
     from soundomni.cli.folders import make_directory
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Sends one file through the codec and writes it; returns what is reported of it, as data and as a line."""
+    """Send one file through the codec and write it; return the report on it, as data and as a line."""
     from soundomni.cli.folders import claimed_number
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio

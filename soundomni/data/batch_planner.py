@@ -1,4 +1,7 @@
-"""Plans packed batches from metadata alone: mixture → writer → packer. Every rank computes the same plan without reading audio."""
+"""Plans of packed batches from metadata only: mixture → writer → packer.
+
+Every rank computes the same plan without reading audio.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ from soundomni.data.packer import StreamPacker
 from soundomni.data.reports import Reports, name_first
 from soundomni.data.samples import PlannedSample, SampleWriter
 
-_EXAMPLES = 3  # items that are named in the log; how many there are of a kind is said before the first step (usage.py)
-_PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these bounds
+_EXAMPLES = 3  # items named in the log; usage.py reports how many there are of each kind before the first step
+_PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the number of items, within these limits
 
 
 def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str, Any]:
     """Return the state of a planner that goes on with other data, in another order of samples.
 
-    The count of draws of each dataset goes on, so that what is random about samples does not start over. What the packer held is dropped.
+    The count of draws of each dataset goes on, so that random choices do not start over. Samples held by the packer are
+    dropped.
     """
     before = state["mixture"]
     cursors = {name: int(before["cursors"].get(name, 0)) for name in mixture.sources}
@@ -32,7 +36,7 @@ def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str
 
 @dataclass(frozen=True)
 class Planned:
-    """A draw and how it is written."""
+    """A draw and the plan for its sample."""
 
     draw: Draw
     plan: PlannedSample
@@ -44,19 +48,21 @@ class Planned:
 
 
 class Planner:
-    """An infinite stream of packed batches, as plans.
+    """An infinite stream of plans for packed batches.
 
-    A sample longer than the limit, or of an item that no task suits, is never silently lost: it is named once in the log
-    `soundomni.data` and counted in `refused` or `ineligible`.
+    A sample longer than the limit, or of an item that no task suits, is never lost silently: it is named once in the
+    log `soundomni.data` and counted in `refused` or `ineligible`.
 
     Args:
-        mixture, writer: what is drawn and how it is written.
+        mixture, writer: where samples come from and how they are written.
         spec: budget, limit and lookahead.
-        state: of an earlier planner.
-        refused, ineligible: where to report what is left out; shared by planners of one run, so that each key is named once.
-        told: groups of left out items that have been told before (see usage.py), and are only counted here.
+        state: state of an earlier planner.
+        refused, ineligible: reports of what is left out; planners of one run share them, so that each key is named
+            once.
+        told: groups of left-out items that were already reported (see usage.py), and are only counted here.
 
-    Raises SpecError when the model lacks what a task needs or the limit exceeds the budget; DataError when everything is refused.
+    Raise SpecError if the model lacks what a task needs or the limit exceeds the budget, and DataError if everything is
+    refused.
     """
 
     def __init__(
@@ -88,12 +94,12 @@ class Planner:
         self._candidates = self._write_all()
 
     def next_batch(self) -> list[Planned]:
-        """Returns the samples of the next packed batch; at least one."""
+        """Return the samples of the next packed batch; at least one."""
         return self._packer.next_batch(self._candidates)
 
     @property
     def state(self) -> dict[str, Any]:
-        """The position in the mixture, and the packer's pool as (dataset, cursor) pairs; for JSON."""
+        """Position in the mixture, and the packer's pool as (dataset, cursor) pairs; for JSON."""
         return {"mixture": self._stream.state, "pool": [[held.draw.source, held.draw.cursor] for held in self._packer.pool]}
 
     def _write_all(self) -> Iterator[Planned]:

@@ -1,4 +1,4 @@
-"""Checks of the `data` section of a spec that need none of its data."""
+"""Checks of a spec's `data` section that do not need its data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from soundomni.core.spec.schema import DataSpec, DropoutSpec
 from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 MOST_TOKENS_PER_BATCH = 1 << 20
-"""Tokens of one packed batch on one process; more than that no accelerator holds."""
+"""Largest number of tokens of a packed batch on one process; no accelerator holds more."""
 MOST_LOOKAHEAD, MOST_WORKERS = 1_000_000, 1024
 
 
 class Use(Protocol):
-    """How a dataset is used: what `MixtureEntry` and `Source` have in common."""
+    """How a dataset is used: the common fields of `MixtureEntry` and `Source`."""
 
     @property
     def tasks(self) -> Mapping[str, float]: ...
@@ -32,10 +32,10 @@ class Use(Protocol):
 
 
 def check_data(spec: DataSpec) -> dict[str, Task]:
-    """Checks the numbers and the tasks of a section and returns the tasks that it knows.
+    """Check the numbers and tasks of a section, and return the tasks that it knows.
 
     Raises:
-        SpecError: naming the dotted key, for the first that is out of its range or unknown.
+        SpecError: a value is out of range or unknown; the message names the dotted key of the first one.
     """
     check_packing(spec)
     check_loading(spec)
@@ -48,7 +48,7 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
 
 
 def check_packing(spec: DataSpec) -> None:
-    """Raises SpecError unless the budget, the limit and the lookahead fit together."""
+    """Raise SpecError unless the budget, the limit and the lookahead fit together."""
     if spec.tokens_per_batch < 1:
         raise SpecError(f"data.tokens_per_batch is {spec.tokens_per_batch}; expected at least 1")
     limit = spec.max_tokens_per_sample if spec.max_tokens_per_sample is not None else spec.tokens_per_batch
@@ -61,7 +61,7 @@ def check_packing(spec: DataSpec) -> None:
 
 
 def check_loading(spec: DataSpec) -> None:
-    """Raises SpecError for a number of workers or a limit of skipped items out of its range."""
+    """Raise SpecError for a number of workers or a limit of skipped items that is out of range."""
     if not 0 <= spec.workers <= MOST_WORKERS:
         raise SpecError(f"data.workers is {spec.workers}; expected 0 to {MOST_WORKERS} threads")
     if not 0.0 <= spec.skip_limit <= 1.0:
@@ -69,7 +69,7 @@ def check_loading(spec: DataSpec) -> None:
 
 
 def check_dropout(dropout: DropoutSpec) -> None:
-    """Raise SpecError for a share out of its range."""
+    """Raise SpecError for a share that is out of range."""
     for name in ("text", "latent", "features"):
         share = getattr(dropout, name)
         if not 0.0 <= share <= 1.0:
@@ -77,7 +77,7 @@ def check_dropout(dropout: DropoutSpec) -> None:
 
 
 def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task, float]]:
-    """Checks how the dataset `name` is used and returns its tasks with their weights. Raises SpecError."""
+    """Check how the dataset `name` is used, and return its tasks with their weights. Raise SpecError."""
     where = f"data.datasets.{name}"
     if not 0 < use.weight < math.inf:
         raise SpecError(f"{where}.weight is {use.weight}; expected a finite number above 0 (to leave a dataset out, remove it)")

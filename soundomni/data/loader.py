@@ -1,4 +1,4 @@
-"""Packed batches for one rank, read ahead of time, resumable at any step and on any number of ranks."""
+"""Packed batches for one rank, read ahead of time; resumable at any step and on any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step is made from.
+    """Input of one optimizer step.
 
     Args:
-        batches: this rank's packed batches; one may be empty, when none of its clips could be read.
-        state: of the data after this step, for JSON; the same on all ranks.
-        counts: of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have fit), `seen` (clips
-            tried) and `unreadable` (of those): of this rank's batches, to be added up over ranks too. `unlisted`: files that the
-            listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh run, and it is
-            0 otherwise, so this adds up over ranks as well. `refused`, `ineligible`: samples that planning left out, the same on
-            all ranks.
+        batches: this rank's packed batches; one may be empty if none of its clips could be read.
+        state: state of the data after this step, for JSON; the same on all ranks.
+        counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
+            fit), `seen` (clips tried) and `unreadable` (of those) count this rank's batches, to be added up over ranks
+            too. `unlisted` counts files that the listing found unreadable, so that they are never tried: rank 0 gives
+            them with the first step of a fresh run, and otherwise it is 0, so it also adds up over ranks. `refused` and
+            `ineligible` count samples that planning left out, the same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
@@ -56,20 +56,23 @@ class _Scheduled:
 
 
 class PackedLoader(Iterator[Step]):
-    """An infinite iterator of steps. Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
+    """An infinite iterator of steps.
+
+    Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
 
     Args:
-        mixture: what is drawn from.
-        writer: how clips are written for the model.
+        mixture: source of the samples.
+        writer: writes clips for the model.
         spec: budget, lookahead and workers.
         rank, world_size: this process among all.
-        batches_per_step: packed batches of a step over all ranks.
+        batches_per_step: packed batches per step over all ranks.
         state: `Step.state` of an earlier loader, to go on exactly after that step.
-        told: as of Planner.
+        told: see Planner.
 
-    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
+    Raise SpecError for numbers that do not fit together. Iterating raises DataError if nothing can be used.
 
-    Whether too many clips are unreadable is judged from the counts of all ranks, with `check_skip_limit` of soundomni/data/reports.py.
+    `check_skip_limit` of soundomni/data/reports.py judges from the counts of all ranks whether too many clips are
+    unreadable.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class PackedLoader(Iterator[Step]):
         self._closed = False
 
     def __next__(self) -> Step:
-        """Returns the next step; the stream never ends. Raises ValueError after `close`."""
+        """Return the next step; the stream never ends. Raise ValueError after `close`."""
         if self._closed:
             raise ValueError("the loader is closed")
         while len(self._ahead) <= _STEPS_AHEAD:
@@ -121,7 +124,7 @@ class PackedLoader(Iterator[Step]):
 
     @property
     def unreadable(self) -> tuple[Skip, ...]:
-        """The first 100 clips that this rank could not read so far, in the order they were met."""
+        """The first 100 clips that this rank could not read so far, in order."""
         return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
@@ -136,7 +139,7 @@ class PackedLoader(Iterator[Step]):
         return [self._finished(scheduled, number) for scheduled, number in wanted]
 
     def close(self) -> None:
-        """Ends the reading threads. May be called twice."""
+        """End the reading threads. May be called twice."""
         self._closed = True
         self._ahead.clear()
         self._reader.close()

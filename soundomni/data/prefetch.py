@@ -1,4 +1,4 @@
-"""Reads the clips of planned samples ahead of time, and leaves out those that cannot be read."""
+"""Reading of planned samples' clips ahead of time; clips that cannot be read are left out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ PendingSample = Callable[[], Sample]
 class ClipReader:
     """Reads clips in threads: decoding and resampling release the interpreter.
 
-    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing takes its place.
-    Whether too many were is for the run to decide, which knows the counts of all ranks and of the time before it was resumed.
+    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing replaces
+    it. Whether there are too many of them is for the run to decide, which knows the counts of all ranks and of the time
+    before it was resumed.
 
     Args:
         mixture, writer: where clips come from, and how they are written.
-        workers: threads; 0 reads when a batch is asked for.
+        workers: number of threads; 0 reads when a batch is asked for.
     """
 
     def __init__(self, *, mixture: Mixture, writer: SampleWriter, workers: int) -> None:
@@ -36,13 +37,13 @@ class ClipReader:
         self.unreadable = Reports("unreadable", kind="unreadable")
 
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
-        """Begins to read the clips of a batch."""
+        """Begin to read the clips of a batch."""
         if self._threads is None:
             return [(one, _read_when_asked(partial(self._read, one))) for one in planned]
         return [(one, self._threads.submit(self._read, one).result) for one in planned]
 
     def finish(self, pending: Sequence[tuple[Planned, PendingSample]]) -> list[Sample]:
-        """Waits for a batch and returns its readable samples in order."""
+        """Wait for a batch and return its readable samples in order."""
         samples = []
         for planned, wait in pending:
             self.seen += 1
@@ -53,7 +54,7 @@ class ClipReader:
         return samples
 
     def close(self) -> None:
-        """Ends the threads; clips that nobody waits for are not read."""
+        """End the threads; clips that nobody waits for are not read."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
 

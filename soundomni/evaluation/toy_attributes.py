@@ -22,9 +22,9 @@ def are_toys(items: Sequence[Item]) -> bool:
 
 def heard_recipe(clip: Audio) -> Recipe:
     """Return the recipe that signal analysis hears in a clip."""
-    from soundomni.data.toys.analysis import analyse
+    from soundomni.data.toys.analysis import analyze
 
-    return analyse(clip.waveform, clip.sample_rate).recipe
+    return analyze(clip.waveform, clip.sample_rate).recipe
 
 
 def heard_attributes(item: Item, clip: Audio) -> dict[str, bool]:

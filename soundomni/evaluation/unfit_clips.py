@@ -54,13 +54,13 @@ def find_unfit(
 
 def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str]) -> None:
     from soundomni.core.waveform import match_channels
-    from soundomni.metrics.text import normalise
+    from soundomni.metrics.text import normalize
 
     if {"generate", "continue", "vary"} & set(tasks):
         model.requests(item.num_samples / item.sample_rate).request(item.captions[0], seed=0)
     if "describe" in tasks:
         for caption in item.captions:
-            if not normalise(caption):
+            if not normalize(caption):
                 raise DataError(f"the caption {caption!r} has no words")
         model.contexts.clip(clip, None)
     if "answer" in tasks and item.questions:

@@ -24,12 +24,13 @@ class FlowMatching(Objective):
     """x_t = (1 − t)·x0 + t·ε with one t per clip; the target is the velocity ε − x0; the loss is named "velocity".
 
     Args:
-        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or "uniform".
-        mean, std: of the logit-normal; not read when uniform.
-        shift: s of t ← s·t / (1 + (s − 1)·t); above 1, more of the clips are noisy.
+        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or
+            "uniform".
+        mean, std: parameters of "logit-normal"; ignored for "uniform".
+        shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -38,22 +39,22 @@ class FlowMatching(Objective):
         super().__init__()
         known = get_args(Timesteps)
         if timesteps not in known:
-            raise SpecError(f"timesteps must be logit-normal or uniform, '{timesteps}' was given.{did_you_mean(timesteps, known)}")
+            raise SpecError(f"timesteps is '{timesteps}'; expected logit-normal or uniform.{did_you_mean(timesteps, known)}")
         if not std > 0:
-            raise SpecError(f"std must be above 0, {std} was given")
+            raise SpecError(f"std is {std}; expected a number above 0")
         self.timesteps = timesteps
         self.mean = mean
         self.std = std
         self.shift = check_shift(shift)
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
-        """Mixes noise into the clips `[B, D, T]` with `noise` `[B]` set, except their `known` `[B, T]` frames.
+        """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
 
-        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device: its corruption does
-        not depend on the batch around it, nor on padding. Frames beyond a clip become zero.
+        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device, so that
+        its corruption depends neither on the batch around it nor on padding. Frames beyond a clip become zero.
 
         Raises:
-            SpecError: the representation is of codes.
+            SpecError: the representation consists of codes.
         """
         return self._mix(clean, known, noise, generators, [self._draw_timestep] * len(generators))
 
@@ -83,7 +84,7 @@ class FlowMatching(Objective):
         timesteps: Sequence[Callable[[torch.Generator], float]],
     ) -> Query:
         if clean.spec.kind != "continuous":
-            raise SpecError("flow matching needs continuous latents, the codec makes codes: choose an objective for codes")
+            raise SpecError("flow matching needs continuous latents, but the codec makes codes; choose an objective for codes")
         values = clean.values
         noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
@@ -116,10 +117,13 @@ class FlowMatching(Objective):
         return float(shift_timestep(at, self.shift))
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """Sum over the counted frames of the mean squared error over D, and their number. What lies elsewhere has no gradient."""
+        """Return the sum over counted frames of the mean squared error over D, and their number.
+
+        Other frames have no gradient.
+        """
         error = (prediction.float() - query.targets.float()).masked_fill(~query.loss_mask[:, None], 0.0)
         return {"velocity": (error.square().mean(1).sum(), query.loss_mask.sum())}
 
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        """x_t = (1 − t)·x0 + t·ε, `[B, D, T]`."""
+        """Return x_t = (1 − t)·x0 + t·ε, `[B, D, T]`."""
         return (1.0 - timestep) * clean + timestep * start

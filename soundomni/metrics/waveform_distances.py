@@ -1,4 +1,4 @@
-"""How far an estimate of a waveform is from its reference: scale-invariant SDR and spectral distances.
+"""Distances of an estimated waveform from its reference: scale-invariant SDR and spectral distances.
 
 Shape letters: C channels, S samples, F frequencies, T frames.
 """
@@ -10,21 +10,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 _FLOOR = 1e-5  # magnitude below which a spectrum counts as silent: -100 dB of full scale
-_FRAMES = 512  # transformed at once
+_FRAMES = 512  # frames transformed at once
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, eq. 4).
+    """Return the scale-invariant signal-to-distortion ratio in dB (Le Roux et al., "SDR - half-baked or well done?",
+    2019, eq. 4).
 
     Args:
-        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        reference, estimate: float `[C, S]` or `[S]`, of the same shape.
 
     Returns:
-        the mean over channels; inf for an estimate that is a multiple of the reference, -inf for one that has nothing of it, such as
-        silence, nan if a reference channel is silent.
+        the mean over channels; inf for an estimate that is a multiple of the reference, -inf for one that contains
+        nothing of it, such as silence, nan if a reference channel is silent.
 
     Raises:
-        ValueError: for different shapes.
+        ValueError: the shapes differ.
     """
     reference, estimate = _pair(reference, estimate)
     energy = (reference**2).sum(-1)
@@ -38,20 +39,21 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 def multi_resolution_stft_distance(
     reference: np.ndarray, estimate: np.ndarray, *, fft_sizes: Sequence[int] = (256, 512, 1024, 2048)
 ) -> float:
-    """Spectral convergence plus mean absolute log-magnitude difference, averaged over resolutions.
+    """Return spectral convergence plus mean absolute log-magnitude difference, averaged over resolutions.
 
-    As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop of a quarter.
+    As in Yamamoto et al., "Parallel WaveGAN" (ICASSP 2020), eqs. 4 to 6, with Hann windows of the FFT's size and a hop
+    of a quarter.
 
     Args:
-        reference, estimate: float `[C, S]` or `[S]`, of one shape.
-        fft_sizes: in samples.
+        reference, estimate: float `[C, S]` or `[S]`, of the same shape.
+        fft_sizes: FFT sizes in samples.
 
     Returns:
-        0 for equal waveforms; the spectral convergence of an estimate of silence is 1; nan if the reference is silent in all channels, as
-        convergence is relative to it.
+        0 for equal waveforms; an estimate of silence has the spectral convergence 1; nan if the reference is silent in
+        all channels, because convergence is relative to it.
 
     Raises:
-        ValueError: for different shapes.
+        ValueError: the shapes differ.
     """
     reference, estimate = _pair(reference, estimate)
     if not reference.any():
@@ -69,18 +71,19 @@ def multi_resolution_stft_distance(
 
 
 def spectral_convergence(reference: np.ndarray, estimate: np.ndarray, *, fft_size: int = 1024) -> float:
-    """Return how far the magnitude spectrum is off, relative to the reference (Arik et al. 2018, "Fast spectrogram inversion using
-    multi-head convolutional neural networks", section 3.2).
+    """Return how far the magnitude spectrum is off, relative to the reference (Arik et al. 2018, "Fast spectrogram
+    inversion using multi-head convolutional neural networks", section 3.2).
 
     Args:
-        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        reference, estimate: float `[C, S]` or `[S]`, of the same shape.
         fft_size: in samples; the hop is a quarter.
 
     Returns:
-        0 for equal spectra, 1 for an estimate of silence, more for one that has as much of something else; nan if the reference is silent.
+        0 for equal spectra, 1 for an estimate of silence, more for one with as much of something else; nan if the
+        reference is silent.
 
     Raises:
-        ValueError: for different shapes.
+        ValueError: the shapes differ.
     """
     reference, estimate = _pair(reference, estimate)
     if not reference.any():
@@ -90,16 +93,16 @@ def spectral_convergence(reference: np.ndarray, estimate: np.ndarray, *, fft_siz
 
 
 def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_mels: int = 64, fft_size: int = 1024) -> float:
-    """Mean absolute difference of log-mel spectra, in dB (HTK mel scale, floor at -100 dB of full scale).
+    """Return the mean absolute difference of log-mel spectra, in dB (HTK mel scale, floor at -100 dB of full scale).
 
     Args:
-        reference, estimate: float `[C, S]` or `[S]`, of one shape.
+        reference, estimate: float `[C, S]` or `[S]`, of the same shape.
         rate: in Hz.
         num_mels: bands between 0 Hz and the Nyquist frequency.
         fft_size: in samples; the hop is a quarter.
 
     Raises:
-        ValueError: for different shapes.
+        ValueError: the shapes differ.
     """
     from transformers.audio_utils import mel_filter_bank
 
@@ -114,15 +117,16 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_
 
 
 def magnitudes(signal: np.ndarray, fft_size: int, hop: int) -> np.ndarray:
-    """Magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centred on multiples of `hop`, zeros beyond the clip.
+    """Return magnitude spectra `[C, F, T]` of `[C, S]`: periodic Hann window, frames centered on multiples of `hop`,
+    zeros beyond.
 
-    Scaled so that a sine of amplitude a peaks at a.
+    They are scaled so that a sine of amplitude a peaks at a.
     """
     return np.concatenate(list(_blocks(signal, fft_size, hop)), axis=-1)
 
 
 def _blocks(signal: np.ndarray, fft_size: int, hop: int) -> Iterator[np.ndarray]:
-    """Yields `magnitudes` a few frames at a time, so that what a long clip takes does not grow with it."""
+    """Yield `magnitudes` a few frames at a time, so that memory does not grow with the clip."""
     window = np.hanning(fft_size + 1)[:-1]
     padded = np.pad(signal, ((0, 0), (fft_size // 2, fft_size - fft_size // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, fft_size, axis=-1)[:, ::hop]
@@ -132,7 +136,7 @@ def _blocks(signal: np.ndarray, fft_size: int, hop: int) -> Iterator[np.ndarray]
 
 
 def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as float64 `[C, S]`."""
+    """Return both as float64 `[C, S]`."""
     if np.shape(reference) != np.shape(estimate) or np.size(reference) == 0:
-        raise ValueError(f"reference is {np.shape(reference)} and estimate is {np.shape(estimate)}, expected one shape that is not empty")
+        raise ValueError(f"reference is {np.shape(reference)} and estimate is {np.shape(estimate)}; expected the same non-empty shape")
     return np.atleast_2d(np.asarray(reference, dtype=np.float64)), np.atleast_2d(np.asarray(estimate, dtype=np.float64))

@@ -5,7 +5,7 @@ from soundomni.train.ema import EMA
 from soundomni.train.learning_rate import learning_rate
 from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.optimizers.build import build_optimizer
-from soundomni.train.parallel import World, open_world, parallelise
+from soundomni.train.parallel import World, open_world, parallelize
 from soundomni.train.run import RunResult, run_training
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.state import RunState, load_trained_weights
@@ -30,6 +30,6 @@ __all__ = [
     "learning_rate",
     "load_trained_weights",
     "open_world",
-    "parallelise",
+    "parallelize",
     "run_training",
 ]

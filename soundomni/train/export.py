@@ -8,7 +8,7 @@ from pathlib import Path
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters, merge_adapters
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import CheckpointError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.interfaces import Codec
@@ -146,7 +146,7 @@ def _load(path: Path, *, average: bool, step: int | None, trust_class_paths: boo
         return model
 
     check_declared(spec, build_whole, trained_shapes(checkpoint), checkpoint)
-    with uninitialised():
+    with uninitialized():
         model = build_whole()
     load_trained_weights(model, checkpoint, average=average)
     kept = read_kept(path) if spec.model.start is not None else None

@@ -41,7 +41,7 @@ class HeldOut:
     Args:
         batches: not empty, the same on every rank.
         reader: reads their clips.
-        module: a Trainable, after `parallelise`.
+        module: a Trainable, after `parallelize`.
         ema: the averages, or None.
         world, train: of the run.
         explain: makes one line of an error, with the plugin that raised it if it can be told.

@@ -125,7 +125,7 @@ def fit(
     `progress` is kept up to date in place.
 
     Args:
-        model: a Trainable, after `parallelise`.
+        model: a Trainable, after `parallelize`.
         loader: steps that follow `progress.data`.
 
     Returns:

@@ -276,7 +276,7 @@ def batches_per_rank(batches_per_step: int, size: int) -> int:
     return batches_per_step // size
 
 
-def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
+def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
     """Moves `model` to the device, sharded over the mesh when there is one; its layers recompute and compile as `train` says.
 
     Parameters must be equal on all ranks. Frozen parameters of `replicated_modules` stay whole on every rank.

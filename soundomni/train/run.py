@@ -52,7 +52,7 @@ from soundomni.train.latent_fitting import fit_latents
 from soundomni.train.loop import Hooks, Progress, fit, is_log_step
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.optimizers.build import build_optimizer
-from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
+from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
 from soundomni.train.preflight import check_spec
 from soundomni.train.reporting import Reporter, open_reporter
 from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES, TRACE_FILE
@@ -307,7 +307,7 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
     usage = Usage.of(module, world, precision=train.precision)
-    parallelise(module, world, train)
+    parallelize(module, world, train)
     if parts.start is not None:
         if module is parts.model:
             with world.own_errors():

@@ -108,7 +108,7 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     old["codec"]["init_args"].pop("weights", None)
     _check_given(spec, codec_weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
     chosen = spec.model.start_fresh or []
-    new_latents = old["codec"] != new["codec"] or old["normalise"] != new["normalise"] or "codec" in chosen
+    new_latents = old["codec"] != new["codec"] or old["normalize"] != new["normalize"] or "codec" in chosen
     fresh = (*chosen, *(("normalizer",) if new_latents else ()))
     changed = tuple(f"model.{line}" for line in changed_keys(old, new))
     start = Start(name, directory, model, fresh, changed)

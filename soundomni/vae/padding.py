@@ -12,7 +12,7 @@ from soundomni.core.representation import length_mask
 
 
 def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
-    """`[B, C, L]` → the same with zeros beyond the `lengths` `[B]`, whatever was there."""
+    """Map `[B, C, L]` to the same values, but zero beyond the `lengths` `[B]`."""
     within = length_mask(lengths.to(values.device), values.shape[-1])
     return values.masked_fill(~within[:, None], 0.0)
 

@@ -61,7 +61,7 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--data.tokens_per_batch=1000000000000", "data.tokens_per_batch is 1000000000000; expected at most 1,048,576"),
         ("--data.lookahead=1000000000000", "data.lookahead is 1000000000000; expected 1 to 1,000,000"),
         ("--data.datasets.toys.weight=.inf", "weight is inf; expected a finite number above 0"),
-        ("--data.datasets.toys.source.seconds=.nan", "seconds is nan, expected at most 120"),
+        ("--data.datasets.toys.source.seconds=.nan", "seconds is nan; expected at most 120"),
         ("--sampler.num_steps=1000000000", "the steps of sampler 'euler' must be at most 10000"),
         ("--train.precision=fp8", "train.precision"),
         ("--train.parallel.shard=2", "shard"),
@@ -71,7 +71,7 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--data.datasets.toys.tasks={sing: 1}", "sing"),
         ("--data.datasets.toys.source.size=0", "size"),
         ("--sampler=heum", "Did you mean 'heun'"),
-        ("--guidance.renormalise=globl", "guidance.renormalise"),
+        ("--guidance.renormalize=globl", "guidance.renormalize"),
         ("--train.trackers=[tensorbord]", "Did you mean 'tensorboard'"),
     ],
 )

@@ -40,7 +40,7 @@ CASES = {
     | {"--model.connectors.latent.", "--model.connectors.features."},
     "soundomni train --model.codec.|": {"--model.codec.help"},
     "soundomni train --model.codec.help md|": {"mdct", "mdct-shape-gain"},
-    "soundomni spec print demo --model.normalise g|": {"global"},
+    "soundomni spec print demo --model.normalize g|": {"global"},
     "soundomni spec print --train.compile |": {"true", "false"},
     "soundomni spec validate so|": {"soundomni-7b", "soundomni-7b-full"},
     "soundomni spec validate demo na|": {"nano"},

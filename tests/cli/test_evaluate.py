@@ -16,7 +16,7 @@ from soundomni import SoundOmni
 from soundomni.cli.main import main
 from soundomni.cli.result_lines import result_lines
 from soundomni.core.waveform import RESAMPLER_QUALITY, resample
-from soundomni.data.toys.analysis import analyse
+from soundomni.data.toys.analysis import analyze
 from soundomni.evaluation import evaluate
 
 LIST = """
@@ -107,7 +107,7 @@ def test_the_default_is_the_list_of_new_combinations_and_everything_is_kept(tiny
     assert len(rows) == 3 and all(row["answered"] and row["prompt"] in row["captions"] and "described" in row for row in rows)
     for row in rows:
         waveform, rate = soundfile.read(tmp_path / "kept" / row["generated"])
-        assert len(waveform) == rate == 8000 and row["heard"] == analyse(waveform, rate).recipe.to_json()["events"]
+        assert len(waveform) == rate == 8000 and row["heard"] == analyze(waveform, rate).recipe.to_json()["events"]
 
 
 def test_the_command_prints_what_python_returns(tiny_model: Path, result: Any) -> None:
@@ -211,7 +211,7 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
         assert "1 missing" in fails(*command, option, tmp_path / option)
         (tmp_path / option / "model.safetensors").unlink()
         assert "it has no *.safetensors" in fails(*command, option, tmp_path / option)
-    assert "of the type 'audio-spectrogram-transformer', expected 'clap'" in fails(*command, "--clap", networks[1])
+    assert "of type 'audio-spectrogram-transformer'; expected 'clap'" in fails(*command, "--clap", networks[1])
     assert "need at least 2" in fails("evaluate", "--model", "x", "--limit", "1", "--clap", networks[0])
 
 

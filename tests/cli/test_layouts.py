@@ -33,7 +33,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(OobleckCodec(**SIZES).state_dict(), folder / "model.safetensors")
     arguments = json.dumps(SIZES | {"weights": str(folder / "model.safetensors")})
     (folder / "codec.yaml").write_text(f'model: {{"codec": {{"class_path": "oobleck", "init_args": {arguments}}}}}\n')
-    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "licence": "Theirs"}))
+    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "license": "Theirs"}))
     return folder
 
 
@@ -68,7 +68,7 @@ def test_an_original_model_generates_and_leaves_again(omni: Path, vae: Path, tmp
     card = (omni / "README.md").read_text()
     assert "# A model of the original SoundOmni" in card and "model.generate(" in card
     origin = json.loads((omni / "config.json").read_text())
-    assert origin["licence"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
+    assert origin["license"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
     assert "unknown; of the codec: Theirs" in card
 
 
@@ -100,7 +100,7 @@ def test_bagel_is_imported_from_the_command_line(tmp_path: Path, result: Any, fa
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, vae: Path, tmp_path: Path, fails: Any) -> None:
     out = tmp_path / "out"
-    assert "model.encoder is 'log-mel'; the original SoundOmni has 'qwen2-audio' alone" in fails(
+    assert "model.encoder is 'log-mel', but the original SoundOmni only has 'qwen2-audio'" in fails(
         "export", tiny_run, "--format", "soundomni", "--out", out
     )
     assert "only the codec oobleck can be written as diffusers-oobleck; this one is a MDCTCodec" in fails(
@@ -110,7 +110,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, v
     (tmp_path / "tanh").mkdir()
     (tmp_path / "tanh" / "codec.yaml").write_text(with_tanh)
     told = fails("export", tmp_path / "tanh", "--format", "diffusers-oobleck", "--out", out)
-    assert "codec.final_tanh is True; the autoencoder of diffusers has False alone: write it as stable-audio-vae" in told
+    assert "codec.final_tanh is True, but diffusers' autoencoder only has False; write it as stable-audio-vae" in told
     assert "--dtype float16 is of models" in fails("export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out)
     assert "not a run directory" in fails("export", vae, "--format", "soundomni", "--out", out)
     assert "--last is of runs" in fails("export", "nano", "--last", "--out", out)

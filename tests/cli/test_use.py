@@ -238,7 +238,7 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", " "], "an empty prompt"),
+        (["--prompt", " "], "the prompt is empty"),
         (["--prompt", "x", "--seconds", "0"], "seconds must be above 0"),
         (["--prompt", "x", "--seconds", "inf"], "seconds must be above 0 and at most 86400, inf was given"),
         (["--prompt", "x", "--seconds", "nan"], "seconds must be above 0"),
@@ -269,17 +269,17 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
 
 WRONG_GRIDS = {
     "seconds: 1": "must be a mapping with the key prompt",
-    "prompt: [1]": "prompt is 1, expected text",
+    "prompt: [1]": "prompt is 1; expected text",
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
-    "prompt: a\nseed: true": "seed is True, expected a whole number",
-    "prompt: a\nseconds: null": "seconds is None, expected a number",
+    "prompt: a\nseed: true": "seed is True; expected a whole number",
+    "prompt: a\nseconds: null": "seconds is None; expected a number",
     "- a": "must be a mapping",
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
     "[" * 3000: "within more than 100 others",
-    "prompt: a\nseed: 1:30": "seed is '1:30', expected a whole number",
-    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips, expected at most 100,000",
+    "prompt: a\nseed: 1:30": "seed is '1:30'; expected a whole number",
+    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips; expected at most 100,000",
 }
 
 
@@ -297,7 +297,7 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "missing.wav"], "missing.wav"),
         (
             ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"],
-            "lasts 0.5 s and all of it would be kept, the clip to make lasts 0.3 s",
+            "lasts 0.5 s and would be kept whole, but the clip to make lasts 0.3 s",
         ),
         (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
@@ -305,8 +305,8 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),
         (["generate", "--prompt", "x", "--vary", "missing.wav"], "missing.wav"),
         (["generate", "--prompt", "x", "--vary", "WAV", "--strength", "0"], "strength must be above 0"),
-        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how far a variant goes: give the file with --vary FILE"),
-        (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
+        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how much to vary a file; give the file with --vary FILE"),
+        (["generate", "--prompt", "x", "--span", "0:1"], "--span says which part of a file to keep; give the file with --keep FILE"),
         (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
         (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
         (["describe", "WAV", "--temperature", "-1"], "--temperature is -1; expected a finite number from 0"),
@@ -371,7 +371,7 @@ def test_export_destroys_nothing(tiny_run: Path, tiny_model: Path, tmp_path: Pat
     (annotated / "notes.txt").write_text("what I heard")
     shutil.copytree(tiny_run, run)
     before = tree(tmp_path)
-    assert "not empty and not a model directory" in fails("export", tiny_run, "--out", mine)
+    assert "is neither empty nor a model directory" in fails("export", tiny_run, "--out", mine)
     assert "also holds 'notes.txt'" in fails("export", tiny_run, "--out", annotated)
     assert "is a run directory" in fails("export", tiny_run, "--out", run)
     assert "is a run directory" in fails("export", run, "--out", run)
@@ -427,7 +427,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main(["export", str(run), "--out", str(model)]) == 0
     spec = model / "spec.yaml"
     arguments = ["generate", "--model", model, "--prompt", "x", "--seconds", "0.2", "--no-pictures", "--out", tmp_path / "out"]
-    assert "model.codec.weights: a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
+    assert "model.codec.weights is '/etc/passwd', but a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
     tree_of = yaml.safe_load(spec.read_text())
     assert "weights" not in tree_of["model"]["codec"]["init_args"]
     tree_of["model"]["tokenizer"]["path"] = "/etc/passwd"
@@ -435,7 +435,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main([str(a) for a in arguments]) == 0
     tree_of["model"]["codec"]["init_args"]["weights"] = "/etc/passwd"
     spec.write_text(yaml.safe_dump(tree_of))
-    assert "'/etc/passwd' was given" in fails(*arguments)
+    assert "'/etc/passwd', but a model directory" in fails(*arguments)
 
 
 def test_a_model_directory_may_not_name_import_paths(tiny_model: Path, tmp_path: Path, fails: Any) -> None:

@@ -73,7 +73,7 @@ class Chain(Backbone):
 
 @pytest.fixture(scope="module")
 def chain() -> UnifiedModel:
-    spec = replace(model_spec("dense"), backbone=Slot(f"{__name__}.Chain"), normalise="none")
+    spec = replace(model_spec("dense"), backbone=Slot(f"{__name__}.Chain"), normalize="none")
     return build_model(spec, vocab_size=TOKENIZER.vocab_size, trust_class_paths=True)
 
 

@@ -27,7 +27,7 @@ from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
-GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
+GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalize="global")
 
 
 @st.composite

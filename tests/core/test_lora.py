@@ -264,7 +264,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None
 QKV = "base_model.model.backbone.blocks.0.experts.gen.qkv"
 DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t.pop(f"{QKV}.lora_B.weight"), "holds only one of lora_A.weight and lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'"),
-    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected base_model.model.<layer>"),
+    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected only base_model.model.<layer>"),
     (
         lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(2, 32)}),
         r"are \(2, 32\) and \(64, 3\); expected \(r, I\) and \(O, r\) with r = 3",
@@ -272,7 +272,7 @@ DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(3, 31)}), r"of shape \(64, 31\); this model has \(64, 32\)"),
     (
         lambda t: t.update({f"{QKV}2.lora_{m}.weight": t[f"{QKV}.lora_{m}.weight"].clone() for m in "AB"}),
-        "adapts 'backbone.blocks.0.experts.gen.qkv2', which is no linear layer of this model. Did you mean",
+        "adapts 'backbone.blocks.0.experts.gen.qkv2', which is not a linear layer of this model. Did you mean",
     ),
     (lambda t: t.clear(), "holds no adapter"),
     (lambda t: t[f"{QKV}.lora_B.weight"][1].fill_(float("nan")), "'base_model.model.backbone.*qkv.lora_B.weight' holds NaN or infinity"),
@@ -300,7 +300,7 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
     [
         ("{", "cannot be read as JSON"),
         ("[]", "expected a JSON object"),
-        ('{"peft_type": "IA3"}', "is not of LoRA"),
+        ('{"peft_type": "IA3"}', "is not a LoRA config"),
         ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "r is True; expected a whole number from 1 to 65,536"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": NaN}', "lora_alpha is nan; expected a number above 0"),
         *(

@@ -128,7 +128,7 @@ def test_a_noise_target_is_not_seen_by_what_follows() -> None:
 
 @pytest.mark.parametrize("part", ["und", "gen", "embedding", "encoder", "connectors"])
 def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
-    unfitted = replace(model_spec(), normalise="none")
+    unfitted = replace(model_spec(), normalize="none")
     free = build_model(unfitted, vocab_size=TOKENIZER.vocab_size)
     frozen = build_model(replace(unfitted, freeze=[part]), vocab_size=TOKENIZER.vocab_size)
     before = {name for name, p in free.named_parameters() if p.requires_grad}

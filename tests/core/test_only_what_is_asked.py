@@ -51,7 +51,7 @@ class Padded(MoTBackbone):
 def built(router: str) -> UnifiedModel:
     if router in MODELS:
         return MODELS[router]
-    spec = replace(model_spec(), router=Slot(f"{__name__}.{router}"), normalise="none")
+    spec = replace(model_spec(), router=Slot(f"{__name__}.{router}"), normalize="none")
     return build_model(spec, vocab_size=TOKENIZER.vocab_size, trust_class_paths=True).double()
 
 
@@ -163,7 +163,7 @@ def test_clips_are_decoded_with_the_memory_of_half_a_minute(clips: int, seconds:
     frames = spec.num_frames(seconds * RATE)
     made = torch.randn(clips, spec.token_dim, frames, dtype=torch.float64)
     with torch.no_grad():
-        whole = decode(model.normalizer.denormalise(Representation(made, torch.full((clips,), frames), spec)))
+        whole = decode(model.normalizer.denormalize(Representation(made, torch.full((clips,), frames), spec)))
 
     def watched(given: Representation) -> Tensor:
         nonlocal most

@@ -21,7 +21,7 @@ def spec() -> ModelSpec:
         codec=Slot("oobleck", {**codec, "sample_latents": True, "stft_windows": [64]}),
         connectors=ConnectorsSpec(latent=Slot("linear")),
         objective=Slot("flow-matching"),
-        normalise="none",
+        normalize="none",
     )
 
 

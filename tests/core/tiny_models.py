@@ -29,7 +29,7 @@ def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec
         objective=Slot("flow-matching"),
         encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
         latent_positions=positions,  # type: ignore[arg-type]
-        normalise="global",
+        normalize="global",
     )
 
 

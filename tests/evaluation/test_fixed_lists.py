@@ -9,7 +9,7 @@ import pytest
 from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.registry import build
-from soundomni.data.toys.analysis import analyse
+from soundomni.data.toys.analysis import analyze
 from soundomni.data.toys.toy_recipe import Recipe, is_held_out, note_frequency
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.evaluation import open_list, shipped_lists
@@ -78,7 +78,7 @@ def test_the_pitches_between_notes_are_where_the_list_says() -> None:
     dataset = open_list("between-notes").dataset
     for i in range(40):
         item = dataset.item(i)
-        heard = analyse(*dataset.load(i)).events
+        heard = analyze(*dataset.load(i)).events
         for event, found, cents in zip(Recipe.from_json(item.attributes).events, heard, item.attributes["detune"], strict=True):
             assert 1200 * np.log2(found.pitch / note_frequency(event.note)) == pytest.approx(cents, abs=10)
             assert found.event.note == event.note

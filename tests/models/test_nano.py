@@ -21,7 +21,7 @@ from soundomni.core.interfaces import Item
 from soundomni.core.pretrained.directory import SHIPPED, find_model, portable, shipped_models
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.waveform import Audio
-from soundomni.data.toys.analysis import analyse, compare
+from soundomni.data.toys.analysis import analyze, compare
 from soundomni.data.toys.toy_recipe import Recipe
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.evaluation import evaluate, score_text
@@ -160,7 +160,7 @@ def test_a_rising_tone_goes_on_rising_whatever_the_seed(nano: SoundOmni) -> None
     (clip,) = nano.generate("a rising sine tone, then two clicks", seconds=1.0)
     made = nano.generate(["a rising sine tone"] * 4, seconds=1.0, known=Kept(clip, [(0.0, 0.4)]), seeds=0)
     for one in made:
-        (event,) = analyse(one.waveform, 8000).events
+        (event,) = analyze(one.waveform, 8000).events
         assert event.kind == "chirp" and event.sweep is not None and event.sweep > 4.0
 
 
@@ -178,7 +178,7 @@ def test_strength_leads_from_the_clip_to_the_prompt(nano: SoundOmni) -> None:
         return float(np.median([spectral_convergence(clip.waveform, one.waveform) for clip, one in zip(clips, made, strict=True)]))
 
     def right(made: list[Audio], items: list[Item]) -> float:
-        heard = [compare(Recipe.from_json(item.attributes), analyse(one.waveform, 8000)) for item, one in zip(items, made, strict=True)]
+        heard = [compare(Recipe.from_json(item.attributes), analyze(one.waveform, 8000)) for item, one in zip(items, made, strict=True)]
         return float(np.mean([all(verdict.values()) for verdict in heard]))
 
     slight, half, strong = (varied(others, strength) for strength in (0.2, 0.5, 0.8))

@@ -32,7 +32,7 @@ from soundomni.train.loop import train_step
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
 from soundomni.train.optimizers.build import build_optimizer
-from soundomni.train.parallel import World, computing_precision, open_world, parallelise
+from soundomni.train.parallel import World, computing_precision, open_world, parallelize
 
 
 def held(tensors: Iterable[Tensor | None]) -> int:
@@ -69,7 +69,7 @@ def real_step(spec: Spec, world: World) -> tuple[dict[str, int], BatchSizes]:
     train = spec.train
     assert train is not None
     model, loader = parts(spec, world)
-    parallelise(model, world, train)
+    parallelize(model, world, train)
     ema = EMA(model, decay=train.ema_decay)
     optimizer = build_optimizer(model, train.optimizer)
     train_step(model, next(loader).batches, train=train, optimizer=optimizer, world=world)

@@ -71,7 +71,7 @@ def test_sharded_parameters_are_refused() -> None:
 
 
 def test_what_is_missing_or_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpecError, match="min_size must be at least 1, 0 was given"):
+    with pytest.raises(SpecError, match="min_size is 0; expected at least 1"):
         AdamW8bit(min_size=0)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(PluginError, match=r"needs the package bitsandbytes: pip install soundomni\[bitsandbytes\]"):

@@ -70,7 +70,7 @@ def test_a_number_out_of_its_range_is_named_with_what_was_given_and_expected(key
     with pytest.raises(SpecError) as caught:
         check_train(changed(TrainSpec(run_dir="unused"), key, value))
     line = str(caught.value)
-    assert line.startswith(f"train.{key} is ") and "; it must be " in line and "\n" not in line
+    assert line.startswith(f"train.{key} is ") and "; expected " in line and "\n" not in line
 
 
 def test_what_training_can_use_is_let_through() -> None:
@@ -121,7 +121,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
     path.write_text(TEXT)
     assert main(["spec", "validate", str(path), "--train.run_dir=run"]) == 0
     assert main(["spec", "validate", str(path), "--train.run_dir=run", "--train.optimizer.lr=-1"]) == 2
-    assert "train.optimizer.lr is -1.0; it must be finite and at least 0" in capsys.readouterr().err
+    assert "train.optimizer.lr is -1.0; expected finite and at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("sampler.num_steps=0", SpecError, "num_steps"),
         ("sampler=os.path.join", PluginError, "trust-class-paths"),
         ("guidance.interval=[1.0, 0.0]", SpecError, "guidance.interval"),
-        ("guidance.renormalise_min=2", SpecError, "guidance.renormalise_min"),
+        ("guidance.renormalize_min=2", SpecError, "guidance.renormalize_min"),
         ("guidance.scale=.nan", SpecError, "guidance scale"),
         ("train.validation.seconds=0", SpecError, "train.validation.seconds"),
         ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),

@@ -119,7 +119,7 @@ NULLS = [
     ("train.ema_decay", "set it to 0"),
     ("train.optimizer.clip", "set it to 0"),
     ("model.freeze", r"set it to \[\]"),
-    ("model.normalise", "set it to none"),
+    ("model.normalize", "set it to none"),
 ]
 
 

@@ -16,7 +16,7 @@ from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.loop import Hooks, train_step
 from soundomni.train.optimizers.build import build_optimizer
-from soundomni.train.parallel import parallelise
+from soundomni.train.parallel import parallelize
 from soundomni.train.trainable import as_trainable
 
 
@@ -151,7 +151,7 @@ def test_recomputation_runs_the_layers_again() -> None:
     calls: list[int] = []
     for unit in model.units:
         unit.linear.register_forward_hook(lambda *_: calls.append(1))
-    parallelise(model, alone(), settings(activation_checkpointing=True))
+    parallelize(model, alone(), settings(activation_checkpointing=True))
     model(make_batch(0))["mse"][0].backward()
     assert len(calls) == 2 * len(model.units)
 

@@ -113,9 +113,9 @@ def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.lora={streams: [gen], rank: 0}"], "train.lora.rank is 0; it must be at least 1"),
-        (["train.lora={streams: [gen], alpha: 0}"], "train.lora.alpha is 0.0; it must be finite and above 0"),
-        (["train.lora={streams: [gen], dropout: 1}"], "train.lora.dropout is 1.0; it must be at least 0 and below 1"),
+        (["train.lora={streams: [gen], rank: 0}"], "train.lora.rank is 0; expected at least 1"),
+        (["train.lora={streams: [gen], alpha: 0}"], "train.lora.alpha is 0.0; expected finite and above 0"),
+        (["train.lora={streams: [gen], dropout: 1}"], "train.lora.dropout is 1.0; expected at least 0 and below 1"),
         (["train.lora={streams: []}"], "train.lora.streams is empty"),
         (["train.lora={streams: [gen], targets: []}"], "train.lora.targets is empty"),
         (["train.lora={streams: [gem]}"], "no expert stream 'gem'. Did you mean 'gen'"),

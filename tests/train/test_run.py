@@ -141,7 +141,7 @@ def test_damage_falls_back_and_the_run_goes_on(whole: Path, tmp_path: Path, capl
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=0", "train.steps is 0; it must be at least 1"),
+        ("train.steps=0", "train.steps is 0; expected at least 1"),
         ("train.ema_decay=1", "train.ema_decay is 1.0"),
         ("train.loss_weights={velocty: 2.0}", "the losses are ce, velocity. Did you mean 'velocity'"),
         ("train.target=codec", "MDCTCodec has nothing to train"),

@@ -149,7 +149,7 @@ def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it
     assert load_run(run)[0].origin == Origin(), "the spec names no start"
 
 
-@pytest.mark.parametrize(("before", "after"), [("licence: theirs", "licence: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
+@pytest.mark.parametrize(("before", "after"), [("license: theirs", "license: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
 def test_what_a_run_kept_is_checked(tiny: Path, tmp_path: Path, before: str, after: str) -> None:
     (tmp_path / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     found = read_kept(tmp_path)
@@ -196,7 +196,7 @@ def test_parts_may_be_new(imported: Path, tmp_path: Path, capsys: pytest.Capture
     assert "new: codec, latent_connector, normalizer; the spec changes model.codec.init_args.frame_size: 160 -> 80, model.conn" in told
     omni, _ = load_run(tmp_path / "run")
     assert omni.model.normalizer.measured and omni.model.codec.spec.token_dim == 80
-    assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialised"
+    assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialized"
 
 
 def test_adapters_are_added_to_what_is_taken(imported: Path, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         file.write("unknown: 1\n")
     assert "unknown key 'unknown'" in told(f"--model.start={damaged}")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(SpecError, match=r"model.start: a model directory holds all weights itself, 'nano' was given; leave it out"):
+    with pytest.raises(SpecError, match=r"model.start is 'nano', but a model directory holds all weights itself; leave it out"):
         SoundOmni.from_pretrained(tiny, overrides={"model.start": "nano"})
 
 

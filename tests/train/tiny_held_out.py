@@ -19,7 +19,7 @@ from soundomni.data.mixture import Mixture
 from soundomni.data.prefetch import ClipReader
 from soundomni.train.ema import EMA
 from soundomni.train.held_out import HeldOut
-from soundomni.train.parallel import World, parallelise
+from soundomni.train.parallel import World, parallelize
 
 SECOND = (
     "{source: {class_path: toy-sounds, init_args: {size: 5, seconds: 0.4, events: [1, 1], seed: 7}}, held_out: 1.0, tasks: {generate: 1}}"
@@ -37,7 +37,7 @@ def held_out(world: World, directory: Path) -> HeldOut:
     mixture = Mixture.open(spec.data, lambda slot: cast(Dataset, build("dataset", cast(Slot, slot))))
     writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
     batches = plan_held_out(mixture, writer, spec.data, most=-1)
-    parallelise(model, world, spec.train)
+    parallelize(model, world, spec.train)
     ema = EMA(model, decay=0.9)
     with torch.no_grad():
         for parameter in model.parameters():

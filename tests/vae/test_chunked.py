@@ -278,7 +278,7 @@ def test_as_many_whole_clips_share_a_call_as_there_is_memory_for(clips, frames, 
 
 
 @pytest.mark.parametrize("run", ["groups", "decode", "encode"])
-def test_normalised_weights_are_computed_once_for_all_pieces_and_anew_after_a_change(run):
+def test_normalized_weights_are_computed_once_for_all_pieces_and_anew_after_a_change(run):
     codec, counts = oobleck((2, 4)), Counter()
     network = codec.encoder if run == "encode" else codec.decoder
     norms = [m for name, m in network.named_modules() if name.endswith("parametrizations.weight.0")]

@@ -1,4 +1,4 @@
-"""What the kinds of `soundomni import` share that make model directories."""
+"""What those kinds of `soundomni import` share that make model directories."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser, *, source: str, free: str) -> None:
-    """Adds the options; `source` says what is imported, `free` what a layer of a spec may say."""
+    """Add the options; `source` says what is imported, `free` which parts a layer of a spec may set."""
     parser.add_argument("source", metavar="SRC", help=source)
-    parser.add_argument("--out", required=True, metavar="DIR", help="model directory to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
     parser.add_argument(
         "--config",
         action="append",
         default=[],
         metavar="SPEC",
-        help=f"layer of a spec for {free}; may be repeated, and single keys given as --model.codec=NAME",
+        help=f"spec layer for {free}; may be repeated. Set single keys with --model.codec=NAME",
     )
-    parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
+    parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: unknown)")
 
 
 def add_llm(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that says where the language model's files lie."""
+    """Add the option for the directory of the language model's files."""
     parser.add_argument(
         "--llm",
         metavar="DIR",
-        help="directory with the language model's config.json or llm_config.json, and its tokenizer.json (default: that of the weights)",
+        help="directory with the language model's config.json or llm_config.json, and its tokenizer.json (default: next to the weights)",
     )
 
 
 def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
-    """Writes what `make` finds, whole or not at all, and prints what was used and what was not."""
+    """Write what `make` imports, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.core.files.names import REPORT_FILE
@@ -45,10 +45,10 @@ def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
     out = new_directory(args.out)
     imported = make()
     with replacing(out) as folder:
-        report = write_imported(imported, folder, licence=args.license)
+        report = write_imported(imported, folder, license=args.license)
     counts = {name: len(report["keys"][name]) for name in ("used", "unused")}
     result = {name: report[name] for name in ("kind", "layout", "parameters", "notes")} | {"out": str(args.out), "keys": counts}
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout of {report['layout']}", *report["notes"]]
-    lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
+    lines.append(f"used {counts['used']} tensors; {Path(args.out) / REPORT_FILE} explains the {counts['unused']} unused entries")
     emit(args, result, text="\n".join(lines))
     return 0

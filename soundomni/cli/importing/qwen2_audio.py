@@ -6,17 +6,17 @@ import argparse
 
 from soundomni.cli.importing.common import add_options, write
 
-HELP = "a Qwen2-Audio model of Hugging Face, as a model that hears as it does and can learn to make audio"
+HELP = "import a Hugging Face Qwen2-Audio model: it hears as the original does, and can learn to make audio"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    free = "what generates: codec, connector, objective, sampler, width of the generation expert"
+    """Add the options."""
+    free = "the generating parts: codec, connector, objective, sampler, width of the generation expert"
     add_options(parser, source="directory with config.json, tokenizer.json and weights", free=free)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 
     return write(args, lambda: import_qwen2_audio(args.source, layers=args.config, overrides=overrides))

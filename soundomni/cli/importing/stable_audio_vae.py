@@ -1,4 +1,4 @@
-"""`soundomni import stable-audio-vae`: an autoencoder of Stable Audio as a codec."""
+"""`soundomni import stable-audio-vae`: a Stable Audio autoencoder as a codec."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from soundomni.core.interfaces import Codec
     from soundomni.evaluation import Comparison
 
-HELP = "Stable Audio's autoencoder, of stable-audio-tools or diffusers, as the codec oobleck"
+HELP = "import Stable Audio's autoencoder, from stable-audio-tools or diffusers, as the codec oobleck"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
-    parser.add_argument("--config", metavar="JSON", help="its config; otherwise one beside it, or the sizes of the tensors")
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
-    parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, and to measure")
-    parser.add_argument("--license", metavar="NAME", help="licence of the weights, for the card (default: unknown)")
+    parser.add_argument("--config", metavar="JSON", help="its config (default: the one next to it, or the sizes of the tensors)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, as a check")
+    parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: unknown)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the directory, whole or not at all, and prints what was used and what was not."""
+    """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.cli.parsing import refuse_overrides
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     imported = import_stable_audio_vae(args.source, config=args.config)
     measured = None
     with replacing(out) as folder:
-        report = write_codec(imported, folder, final=out, licence=args.license)
+        report = write_codec(imported, folder, final=out, license=args.license)
         if clip is not None:  # with what was written, not with what was read
             measured = _measure(OobleckCodec(**imported.config.init_args, weights=str(folder / WEIGHTS_FILE)), *clip)
     keys = report["keys"]
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if measured is not None:
         result["check"] = {"file": str(args.check), **measured.to_json()}
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
-    lines.append(f"{counts['used']} tensors used, {counts['unused']} other entries not: {Path(args.out) / REPORT_FILE} says why")
+    lines.append(f"used {counts['used']} tensors; {Path(args.out) / REPORT_FILE} explains the {counts['unused']} unused entries")
     if measured is not None:
         lines.append(f"{args.check}  {comparison_text(measured)}")
     emit(args, result, text="\n".join(lines))
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison:
-    """Sends `[C, S]` through a codec and back, as it is used; returns how close it comes, at the codec's rate and at its own."""
+    """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own."""
     import torch
 
     from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks

@@ -1,4 +1,4 @@
-"""What the models of the demo make, say and score: each file is written, then shown as it is on disk."""
+"""What the models of the demo make, say and score: each file is written first, then shown as it is on disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from soundomni.data.toys.toy_sounds import ToySounds
 
 CLIPS = "clips"
-"""The folder whose contents are made anew each time."""
+"""The folder whose contents are replaced each time."""
 HEARD = 6
 MEASURE_SEED = 0
 ERROR_RATES = ("wer", "cer")
-"""Scores in per cent that are not shares of what is right."""
+"""Scores in percent that are error rates, not shares of what is right."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Contender:
     """A model to show.
 
     Args:
-        name: the heading of its columns.
-        folder: added to the names of its folders.
-        model: ready for use.
-        unseen: clips that it is measured on.
-        data: the spec that says what it was trained on; None where that is not known.
+        name: heading of its columns.
+        folder: suffix of the names of its folders.
+        model: the model, ready for use.
+        unseen: clips to measure it on.
+        data: the spec of its training data; None if that is not known.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Contender:
 
     @property
     def kind(self) -> str:
-        """What its clips are, in words."""
+        """Description of its clips, in words."""
         counts = sorted({len(self.unseen.recipe(i).events) for i in range(len(self.unseen))})
         events = " or ".join(("no", "one", "two")[count] for count in counts)
         return f"clips of {self.unseen.seconds:g} s with {events} event{'s' if counts[-1] > 1 else ''}"
 
 
 def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path) -> tuple[Prompt, ...]:
-    """Makes a clip and a picture from each prompt with each model, as long as its clips."""
+    """Make a clip and a picture from each prompt with each model, as long as the model's own clips."""
     from soundomni.cli.console import note
     from soundomni.cli.generate import Request, generate_files
     from soundomni.data.toys.toy_language import parse_caption
@@ -73,7 +73,7 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
 
 
 def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
-    """Writes the first of the clips that the models are measured on, and what is said of them."""
+    """Write the first of the clips that the models are measured on, and what each model says about them."""
     from soundomni.cli.console import note
 
     parts = []
@@ -90,7 +90,7 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """Measure each model on its own list of clips; return what `score_outcome` does."""
+    """Measure each model on its own list of clips; return the results of `score_outcome`."""
     from soundomni.cli.console import note
     from soundomni.cli.result_lines import result_lines
     from soundomni.cli.stderr_observer import StderrObserver
@@ -108,7 +108,7 @@ def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
 
 
 def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
-    """Returns what the page shows of a model and of what `measure` found."""
+    """Return what the page shows about a model and its results from `measure`."""
     from soundomni.core.spec.load import dump_spec
 
     scores: dict[str, dict[str, Score]] = {}
@@ -124,7 +124,7 @@ def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
 
 
 def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
-    """Reads how a finished run went from its metrics."""
+    """Read from its metrics how a finished run went."""
     from soundomni.train.metrics_log import FILE_NAME, read_metrics
 
     entries = [entry for entry in read_metrics(run_dir / FILE_NAME) if "loss" in entry]  # others only have held-out losses
@@ -149,7 +149,7 @@ def _score(row: Mapping[str, Any]) -> Score:
 
 
 def _emptied(folder: Path) -> Path:
-    """Makes a folder of the demo's own anew."""
+    """Make one of the demo's own folders, empty."""
     from soundomni.cli.folders import make_directory
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -160,20 +160,20 @@ def _list(one: Contender) -> str:
     from soundomni.data.toys.in_specs import toy_entries
 
     if one.data is None:
-        return f"{len(one.unseen)} {one.kind}; whether it was trained on them is not known here"
+        return f"{len(one.unseen)} {one.kind}; it is not known here whether it was trained on them"
     if any(entry.source.init_args.get("held_out", "exclude") != "exclude" for entry in toy_entries(one.data)):
         return f"{len(one.unseen)} new {one.kind}"
     new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
     if one.unseen.variation == 0.0:
         return (
-            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; but for noise, a combination sounds "
-            "the same each time, as it did in training"
+            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; except for noise, a combination "
+            "sounds the same each time, as it did in training"
         )
     return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
 
 
 def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
-    """Puts together the models that have the same clips."""
+    """Group the models that have the same clips."""
     import numpy as np
 
     groups: list[list[Contender]] = []
@@ -189,7 +189,7 @@ def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
 
 
 def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out: Path) -> list[Heard]:
-    """Writes the first clips of a list, and asks each model about all of them."""
+    """Write the first clips of a list, and ask each model about all of them."""
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import write_wav
 
@@ -204,7 +204,7 @@ def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out:
 
 
 def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
-    """Returns what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
+    """Return what a model says about the first clips of a list, what is wrong in that, and what it leaves out."""
     from soundomni.data.toys.toy_language import parse_caption
     from soundomni.data.toys.toy_recipe import agreement
 

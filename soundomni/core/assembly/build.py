@@ -11,7 +11,7 @@ import torch
 from soundomni.core.assembly.building_bounds import at_most
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
-from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
@@ -43,7 +43,7 @@ def build_model(
 
 def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int, drawn: Collection[str] | None) -> UnifiedModel:
     def weights_of(part: str) -> AbstractContextManager[object]:
-        return nullcontext() if drawn is None or part in drawn else uninitialised()
+        return nullcontext() if drawn is None or part in drawn else uninitialized()
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int,
                 latent_connector=latent_connector,
                 features_connector=features_connector,
                 encoder=encoder,
-                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalise),
+                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalize),
                 frozen=spec.freeze,
             )
         except ValueError as error:

@@ -201,7 +201,7 @@ class UnifiedModel(nn.Module):
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """`[B, C, S]` → normalised representation, in the codec's own precision, as the normalisation was fitted."""
         with torch.autocast(waveform.device.type, enabled=False):
-            return self.normalizer.normalise(self.run_codec(waveform, lengths, generators))
+            return self.normalizer.normalize(self.run_codec(waveform, lengths, generators))
 
     def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """`[B, C, S]` → representation as the codec gives it, some clips at a time: each is encoded as if it were alone."""
@@ -217,7 +217,7 @@ class UnifiedModel(nn.Module):
     def decode(self, representation: Representation) -> Tensor:
         """Normalised representation → `[B, C, S]`, in the codec's own precision, with the memory of one piece of CHUNK_SECONDS."""
         with torch.autocast(representation.values.device.type, enabled=False):
-            latents = self.normalizer.denormalise(representation)
+            latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 
     # In and out of the hidden space

@@ -42,7 +42,7 @@ class LatentNormalizer(nn.Module):
     def __init__(self, *, token_dim: int, kind: Kind) -> None:
         super().__init__()
         if kind not in get_args(Kind):
-            raise SpecError(f"normalise must be channel, half, global or none, '{kind}' was given.{did_you_mean(kind, get_args(Kind))}")
+            raise SpecError(f"normalize must be channel, half, global or none, '{kind}' was given.{did_you_mean(kind, get_args(Kind))}")
         if token_dim < 1:
             raise SpecError(f"token_dim must be at least 1, {token_dim} was given")
         self.kind = kind
@@ -99,15 +99,15 @@ class LatentNormalizer(nn.Module):
         self.std.fill_(1.0)
         self.fitted.fill_(True)
 
-    def normalise(self, representation: Representation) -> Representation:
+    def normalize(self, representation: Representation) -> Representation:
         """Returns the same clips with (values - mean) / std. Raises CheckpointError before a fit."""
         if self.kind == "none":
             return representation
         mean, std = self._affine(representation)
         return representation.with_values((representation.values - mean) / std)
 
-    def denormalise(self, representation: Representation) -> Representation:
-        """Undoes `normalise`. Raises CheckpointError before a fit."""
+    def denormalize(self, representation: Representation) -> Representation:
+        """Undoes `normalize`. Raises CheckpointError before a fit."""
         if self.kind == "none":
             return representation
         mean, std = self._affine(representation)
@@ -129,6 +129,6 @@ class LatentNormalizer(nn.Module):
 
     def _check(self, values: Tensor) -> None:
         if not values.is_floating_point():
-            raise SpecError("codes cannot be normalised: set model.normalise to none for a codec of codes")
+            raise SpecError("codes cannot be normalised: set model.normalize to none for a codec of codes")
         if values.shape[1] != len(self.mean):
             raise CheckpointError(f"the normalisation is of {len(self.mean)} latent dimensions, latents {list(values.shape)} were given")

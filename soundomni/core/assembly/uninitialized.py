@@ -14,10 +14,10 @@ DRAWS = frozenset(
     ("add_", "bernoulli_", "clamp_", "copy_", "erfinv_", "exponential_", "fill_", "log_normal_", "mul_", "normal_", "uniform_", "zero_")
 )
 """Names of the operations in place that initialisers consist of."""
-_INITIALISERS = nn.init.__name__
+_INITIALIZERS = nn.init.__name__
 
 
-class uninitialised(TorchFunctionMode):
+class uninitialized(TorchFunctionMode):
     """Within this context parameters keep whatever was in their memory: what would fill them in place is left out.
 
     Memory that nothing has written to is not yet taken from the system, so that a network costs its size once, when it is loaded.
@@ -31,7 +31,7 @@ class uninitialised(TorchFunctionMode):
         given = kwargs or {}
         target = args[0] if args else given.get("tensor")
         if isinstance(target, nn.Parameter) and (
-            getattr(func, "__module__", "") == _INITIALISERS or getattr(func, "__name__", "") in DRAWS
+            getattr(func, "__module__", "") == _INITIALIZERS or getattr(func, "__name__", "") in DRAWS
         ):
             return target
         return func(*args, **given)
@@ -43,5 +43,5 @@ def without_memory() -> Iterator[None]:
 
     Nothing is drawn either. Drawing on the meta device takes no memory but much time: it imports torch's compiler.
     """
-    with torch.device("meta"), uninitialised():
+    with torch.device("meta"), uninitialized():
         yield

@@ -1,4 +1,4 @@
-"""Keys and values of earlier calls, preallocated: `[context | slot]` per row.
+"""Preallocated keys and values of earlier calls: `[context | slot]` per row.
 
 Shape letters: B rows, L capacity per row, P stored tokens of the call, h_kv key-value heads, d head dimensions.
 """
@@ -15,10 +15,10 @@ from soundomni.core.attention.stored_order import PADDING
 
 
 class KVCache:
-    """Fixed buffers `[B * L, h_kv, d]` for each layer, and how much of each row is filled.
+    """Fixed buffers `[B * L, h_kv, d]` for each layer, with the number of filled places per row.
 
-    A call first says where its tokens go (`begin`), then every layer calls `update`. Tokens become part of the context only when
-    `keep` is called: sampling rewrites the same slot at every step, decoding of text keeps each token.
+    A call first says where its tokens go (`begin`), then every layer calls `update`. Tokens become part of the context
+    only when `keep` is called: sampling rewrites the same slot at every step, while text decoding keeps each token.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class KVCache:
         self._whole = False
 
     def begin(self, order: np.ndarray, rows: np.ndarray, *, whole: bool) -> None:
-        """Says where the tokens of the coming call go: after what their row holds, in token order.
+        """Set where the tokens of the coming call go: after the contents of their row, in token order.
 
         Args:
-            order: int64 `[P]`, the token at each stored place of the call, PADDING where there is none.
+            order: int64 `[P]`, the token at each stored place of the call, PADDING if there is none.
             rows: int64 `[N]`, the row of each token; tokens of a row are consecutive.
-            whole: whether `update` returns the whole buffers (later calls) or only the call's own keys and values (the first call,
-                whose tokens see nothing but each other).
+            whole: whether `update` returns the whole buffers (later calls) or only the call's own keys and values (the
+                first call, whose tokens see only each other).
         """
         counts = np.bincount(rows, minlength=self.num_rows)
         if (self.lengths + counts > self.capacity).any():
@@ -63,7 +63,7 @@ class KVCache:
         self._whole = whole
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores key and value `[P, h_kv, d]` of the call and returns what its queries may look at."""
+        """Store the call's key and value `[P, h_kv, d]`, and return what its queries may look at."""
         assert self._places is not None and self._tokens is not None, "begin() comes first"
         self.keys[layer].index_copy_(0, self._places, key.index_select(0, self._tokens).to(self.keys.dtype))
         self.values[layer].index_copy_(0, self._places, value.index_select(0, self._tokens).to(self.values.dtype))
@@ -72,5 +72,5 @@ class KVCache:
         return key, value
 
     def keep(self, counts: Sequence[int] | np.ndarray) -> None:
-        """Makes the first `counts[b]` tokens of the last call part of row b's context."""
+        """Make the first `counts[b]` tokens of the last call part of row b's context."""
         self.lengths += np.asarray(counts, dtype=np.int64)

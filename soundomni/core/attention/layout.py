@@ -1,6 +1,8 @@
-"""A batch as the backbone sees it: where its tokens are stored, their positions, how they attend, and what earlier calls left.
+"""A batch as the backbone sees it: where its tokens are stored, their positions, how they attend, and what earlier
+calls left.
 
-Shape letters: N tokens of the batch, P stored tokens (padding included), H hidden dimensions, h heads, d head dimensions.
+Shape letters: N tokens of the batch, P stored tokens (padding included), H hidden dimensions, h heads, d head
+dimensions.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from soundomni.core.sequence import Role
 
 
 class AttentionPlan(Protocol):
-    """Exact attention of one batch. Made once per batch, used by every layer."""
+    """Exact attention for one batch. Made once per batch, used by every layer."""
 
     executor: str
     """Name of the executor that was chosen."""
@@ -25,18 +27,19 @@ class AttentionPlan(Protocol):
     """Why it was chosen."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P', h_kv, d]` → `[P, h, d]`, in stored order; padding rows come out as zero."""
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out
+        as zero."""
         ...
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as the backbone sees it: positions, the attention plan, and a cache when there is one.
+    """A batch as the backbone sees it: positions, the attention plan, and the cache if there is one.
 
     Args:
         stored: the stored order.
         position_ids: int64 `[P]` on the device.
-        attention: the plan.
+        attention: the attention plan.
         cache: keys and values of earlier calls; None in training.
     """
 
@@ -46,14 +49,15 @@ class Layout:
     cache: KVCache | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Runs attention of layer `layer` on rotated queries and keys in stored order, through the cache when there is one."""
+        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is
+        one."""
         if self.cache is not None:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)
         return out
 
     def place(self, blocks: dict[Role, Tensor], hidden_dim: int) -> list[Tensor]:
-        """Joins blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
+        """Join blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
         sample = next(iter(blocks.values()))
         streams = []
         for stream, length in enumerate(self.stored.stream_lengths):
@@ -63,6 +67,6 @@ class Layout:
         return streams
 
     def take(self, streams: list[Tensor], role: Role) -> Tensor:
-        """Returns the hidden tokens of a role, `[N_role, H]`, in token order."""
+        """Return the hidden tokens of a role, `[N_role, H]`, in token order."""
         stream, first, last = self.stored.role_slices[role]
         return streams[stream][first:last]

@@ -1,8 +1,8 @@
 """The stored order of a batch: one contiguous stream per expert, and within it one contiguous run per role.
 
-Routing by role is then a slice. Attention does not mind the order of tokens, given their positions and the segment table, so only
-queries, keys and values of the streams are ever joined. The stored order is: stream by stream, role by role, each in token order,
-each stream padded with tokens that nothing sees.
+Routing by role is then a slice. Attention does not mind the order of tokens, given their positions and the segment
+table, so only queries, keys and values of the streams are ever joined. The stored order is: stream by stream, role by
+role, each in token order, each stream padded with tokens that nothing sees.
 
 Shape letters: P stored tokens (padding included).
 """
@@ -17,7 +17,7 @@ import numpy as np
 from soundomni.core.sequence import Role, SegmentTable
 
 PADDING = -1
-"""Stands in a stored order where there is no token."""
+"""Entry of a stored order where there is no token."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class StoredOrder:
     """The stored order of a batch.
 
     Args:
-        order: int64 numpy `[P]`, the token at each stored place, PADDING where there is none.
+        order: int64 numpy `[P]`, the token at each stored place, PADDING if there is none.
         position_ids: int64 numpy `[P]`, 0 at padding.
         stream_lengths: stored tokens of each stream, padding included.
-        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent ones are empty.
+        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent roles
+            have empty ones.
     """
 
     order: np.ndarray
@@ -40,7 +41,7 @@ class StoredOrder:
 def store(
     table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1, pad_empty: bool = True
 ) -> StoredOrder:
-    """Compute the stored order.
+    """Return the stored order.
 
     Args:
         table: the segments of the batch.

@@ -21,14 +21,14 @@ PredictBranches = Callable[[Tensor, Tensor, int], Tensor]
 """(values `[B, D, T]`, timesteps `[B]`, G) → predictions `[G, B, D, T]`: the conditional one, then, if G is 2, the unconditional one
 or that of a negative prompt."""
 
-RENORMALISATIONS = ("none", "global", "channel")
+RENORMALIZATIONS = ("none", "global", "channel")
 
 
 def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None) -> Predict:
     """Wraps the branches into one guided prediction.
 
     v = v_uncond + scale * (v_cond - v_uncond) (Ho and Salimans 2022, eq. 6), for clips whose timestep lies within the interval, both
-    ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. Then v is scaled by clamp(|v_cond| / |v|, renormalise_min, 1).
+    ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. Then v is scaled by clamp(|v_cond| / |v|, renormalize_min, 1).
     The unconditional branch is asked for only at steps where some clip is guided, and never when the scale is 1.
 
     Args:
@@ -52,7 +52,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
             return predict_branches(values, timesteps, 1)[0]
         conditional, unconditional = predict_branches(values, timesteps, 2)
         steered: Tensor = unconditional + guidance.scale * (conditional - unconditional)
-        if guidance.renormalise != "none":
+        if guidance.renormalize != "none":
             steered = steered * _shrink(conditional, steered, guidance, valid)
         return steered if everywhere else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
 
@@ -61,7 +61,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
 
 def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid: Tensor | None) -> Tensor:
     """Returns the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional prediction."""
-    if guidance.renormalise == "channel":
+    if guidance.renormalize == "channel":
         norms = [torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
     else:
         if valid is not None:
@@ -69,7 +69,7 @@ def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid:
         norms = [torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
     tiny = torch.finfo(torch.float32).tiny
     factor: Tensor = norms[0] / norms[1].clamp_min(tiny)
-    return factor.clamp(guidance.renormalise_min, 1.0).to(steered.dtype)
+    return factor.clamp(guidance.renormalize_min, 1.0).to(steered.dtype)
 
 
 def check_guidance(guidance: GuidanceSpec) -> None:
@@ -77,11 +77,11 @@ def check_guidance(guidance: GuidanceSpec) -> None:
     low, high = guidance.interval
     if not low <= high:
         raise SpecError(f"guidance.interval must be (low, high) with low <= high, {(low, high)} was given")
-    if guidance.renormalise not in RENORMALISATIONS:
-        near = did_you_mean(guidance.renormalise, RENORMALISATIONS)
-        raise SpecError(f"guidance.renormalise must be none, global or channel, '{guidance.renormalise}' was given.{near}")
-    if not 0.0 <= guidance.renormalise_min <= 1.0:
-        raise SpecError(f"guidance.renormalise_min must lie between 0 and 1, {guidance.renormalise_min} was given")
+    if guidance.renormalize not in RENORMALIZATIONS:
+        near = did_you_mean(guidance.renormalize, RENORMALIZATIONS)
+        raise SpecError(f"guidance.renormalize must be none, global or channel, '{guidance.renormalize}' was given.{near}")
+    if not 0.0 <= guidance.renormalize_min <= 1.0:
+        raise SpecError(f"guidance.renormalize_min must lie between 0 and 1, {guidance.renormalize_min} was given")
 
 
 @dataclass(frozen=True, kw_only=True)

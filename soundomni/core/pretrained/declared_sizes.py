@@ -1,4 +1,4 @@
-"""What a spec declares against what the weight files next to it hold, compared before any memory is taken for it."""
+"""Compare what a spec declares with what the weight files next to it hold, before any memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from soundomni.core.spec.schema import Spec
 OWN = "soundomni"
 """The distribution whose plugins can all be built without memory."""
 REGISTERED_TWICE = 4
-"""How often a parameter may be put into a layer while it is built, as by weight normalisation."""
+"""How often a parameter may be assigned to a layer while it is built, for example by weight normalization."""
 
 
 def check_declared(spec: Spec, build: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
-    """Build a model on torch's meta device, and compare its tensors with those that files hold.
+    """Build a model on torch's meta device, and compare its tensors with those in files.
 
     Args:
-        spec: of the model.
-        build: makes it.
-        shapes: name → shape of what the files hold.
-        source: where they are, for errors.
+        spec: spec of the model.
+        build: function that makes the model.
+        shapes: name → shape of the tensors in the files.
+        source: where the files are, for errors.
 
     Raises:
         CheckpointError: the files hold the weights of another model.
@@ -42,7 +42,7 @@ def check_declared(spec: Spec, build: Callable[[], nn.Module], shapes: Mapping[s
     except ConstructionError:
         if {entry["distribution"] for entry in lock(spec)} <= {OWN}:
             raise
-        return  # the plugin of someone else may need memory to be built; the weights are compared again once it has it
+        return  # a third-party plugin may need memory to be built; the weights are compared again once it has been
     differing = differing_names(model.state_dict(), shapes)
     if any(differing):
         raise CheckpointError(f"'{source}' holds the weights of another model: {differing}")

@@ -1,9 +1,9 @@
-"""What a model directory holds, and how one is written: whole or not at all.
+"""Model directories: what they hold, and how to write one, whole or not at all.
 
 | name | what it is |
 |---|---|
 | spec.yaml | what the model is assembled from, without the run |
-| config.json | the format, what the model was trained with, the distributions of its plugins, where its weights come from, and a summary |
+| config.json | format, training limits, distributions of the plugins, origin of the weights, and a summary |
 | model.safetensors | every weight; or several shards with an index, see weights.py |
 | tokenizer.json | text tokens |
 | README.md | the model card |
@@ -41,57 +41,58 @@ from soundomni.core.tokenizer import TextTokenizer
 
 FORMAT = 1
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
-LICENCES = frozenset(
+LICENSES = frozenset(
     ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
 )
-"""Of those that the Hub knows by a name of its own."""
+"""Licenses that the Hub knows by name."""
 LONGEST_ORIGIN = 300
-"""Characters of a source and of a licence."""
+"""Largest number of characters in a source or a license."""
 _HARMLESS = str.maketrans("`|<>", "'/‹›")
-"""What stands for characters that could end a code span or a cell, or that a reader without Markdown would obey."""
+"""Replacements for characters that could end a code span or a cell, or act as markup where Markdown is not rendered."""
 RUN_FILES = frozenset({LOCK_FILE, "checkpoints"})
 
 
 SHIPPED = Path(__file__).parents[2] / "models"
-"""Where the models lie that come with the package, by name."""
+"""Folder of the models that come with the package, by name."""
 
 
 def shipped_models() -> tuple[str, ...]:
-    """Returns the names of the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from that were not made from nothing.
+    """Origin of weights that were not trained from scratch.
 
     Args:
-        licence: of what they come from, as its owner names it; None for unknown.
-        source: what they come from; None for a model of one's own.
+        license: license of the original weights, as their owner names it; None if unknown.
+        source: what the weights come from; None for a model trained from scratch.
     """
 
-    licence: str | None = None
+    license: str | None = None
     source: str | None = None
 
 
 def hub_name(name: str | Path) -> tuple[str, str | None] | None:
-    """Returns the repository of the Hub, and the revision or None, that `name` stands for here; None where it is no such name.
+    """Return the Hub repository and the revision or None that `name` stands for here; None if it does not name one.
 
-    What exists as a path is none, and neither is what would lie in a folder that exists: a misspelt path never becomes a request.
+    An existing path does not, and neither does a path into an existing folder: a misspelled path never becomes a
+    request.
     """
     parsed = parse_repository(str(name))
     return None if parsed is None or Path(name).exists() or Path(parsed[0]).parent.is_dir() else parsed
 
 
 def public_name(name: str | Path) -> str:
-    """Return what others may be told of a model's name: that of the Hub or a shipped one as it is, and of a path only the last part."""
+    """Return a model's name without private parts: a Hub or shipped name as it is, and only the last part of a path."""
     if str(name) in shipped_models() or hub_name(name) is not None:
         return str(name)
     return Path(name).resolve().name
 
 
 def is_absent(name: str | Path) -> bool:
-    """Says whether `name` is neither a path that exists, nor a shipped model, nor the name of a repository of the Hub."""
+    """Return whether `name` is neither an existing path, nor a shipped model, nor the name of a Hub repository."""
     return not Path(name).exists() and str(name) not in shipped_models() and hub_name(name) is None
 
 
@@ -103,15 +104,16 @@ def find_model(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Returns the model directory that `name` is the path of; where none is, the shipped model of that name, or that of the Hub.
+    """Return the model directory at the path `name`; if there is none, the shipped model or Hub repository of that
+    name.
 
     Args:
-        name: a path, a name, or owner/name or owner/name@revision of the Hub.
-        revision, cache_dir, offline: of the Hub, see `fetch`.
-        weights: whether they are needed; without them, only the files that say what the model is have to be there.
+        name: a path, a name, or a Hub repository as owner/name or owner/name@revision.
+        revision, cache_dir, offline: for the Hub, see `fetch`.
+        weights: whether they are needed; without them, only the files that describe the model have to be there.
 
     Raises:
-        CheckpointError: it is none of these, or the Hub does not give it.
+        CheckpointError: there is no such model, or the Hub does not provide it.
     """
     path, known = Path(name), shipped_models()
     if str(name) in known and not (path / CONFIG_FILE).is_file():
@@ -119,10 +121,10 @@ def find_model(
     repository = hub_name(name)
     if repository is not None:
         if revision is not None and repository[1] is not None:
-            raise CheckpointError(f"'{name}' names a revision, and '{revision}' was given as well; give one of them")
+            raise CheckpointError(f"'{name}' names a revision, and '{revision}' was given as well; give only one of them")
         path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline, weights=weights)
     elif revision is not None:
-        raise CheckpointError(f"'{name}' is not a repository of the Hub (owner/name), so it has no revision '{revision}'; leave it out")
+        raise CheckpointError(f"'{name}' is not a Hub repository (owner/name), so it has no revision '{revision}'; leave it out")
     if not path.is_dir():
         raise CheckpointError(_absence(name, known))
     if not (path / SPEC_FILE).is_file():
@@ -135,13 +137,13 @@ def find_model(
 def _absence(name: str | Path, known: tuple[str, ...]) -> str:
     if parse_repository(str(name)) is not None and not Path(name).exists():
         folder = Path(name).parts[0]
-        return f"'{name}' is not there; a repository of the Hub is meant only where no folder is called '{folder}', and here one is"
+        return f"'{name}' is not there; it cannot mean a Hub repository, because there is a folder '{folder}' here"
     place = "" if Path(name).is_absolute() else f"; looked for '{Path(name).absolute()}'"
     return f"'{name}' is neither a model directory nor a shipped model ({', '.join(known)}){place}.{did_you_mean(str(name), known)}"
 
 
 def read_max_tokens(directory: Path) -> int | None:
-    """Returns the longest sample, in tokens, that the model was trained with, or None where its config.json does not say.
+    """Return the longest sample, in tokens, that the model was trained with, or None if its config.json does not say.
 
     Raises:
         CheckpointError: config.json is damaged or of another format.
@@ -154,13 +156,20 @@ def read_max_tokens(directory: Path) -> int | None:
 
 
 def read_origin(directory: Path) -> Origin:
-    """Returns where the weights of a model directory come from, as its config.json says. Raises CheckpointError when that is damaged."""
+    """Return the origin of a model directory's weights, as its config.json says.
+
+    Raise CheckpointError if that is damaged.
+    """
     return origin_of(_checked_config(directory), directory / CONFIG_FILE)
 
 
 def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
-    """Returns the origin that plain data from `file` has beside other keys. Raises CheckpointError when it is not text."""
-    values = {name: tree.get(name) for name in ("licence", "source")}
+    """Return the origin in plain data from `file`, which may have other keys too.
+
+    Raise CheckpointError if it is not text.
+    """
+    values = {name: tree.get(name) for name in ("license", "source")}
+    values["license"] = tree.get("licence") if values["license"] is None else values["license"]  # files of earlier versions
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
             raise CheckpointError(f"'{file}': {name} is {shown(value)}; expected text or null")
@@ -171,7 +180,7 @@ def origin_of(tree: Mapping[str, Any], file: Path) -> Origin:
 
 
 def _checked_config(directory: Path) -> dict[str, Any]:
-    """Returns what config.json says, nothing where there is none."""
+    """Return the contents of config.json, or nothing if there is none."""
     file = directory / CONFIG_FILE
     if not os.path.lexists(file):
         return {}
@@ -182,9 +191,10 @@ def _checked_config(directory: Path) -> dict[str, Any]:
 
 
 def check_target(directory: str | Path) -> None:
-    """Raises CheckpointError when a model directory may not be written at `directory`.
+    """Raise CheckpointError if a model directory may not be written at `directory`.
 
-    It may where nothing is, where an empty folder is, and in place of an older model directory with nothing else in it.
+    It may be written to a new path, to an empty folder, and in place of an older model directory with nothing else in
+    it.
     """
     path = Path(directory)
     if not path.exists():
@@ -195,7 +205,7 @@ def check_target(directory: str | Path) -> None:
     if names & RUN_FILES:
         raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
     if names and not _is_model(path):
-        raise CheckpointError(f"'{path}' is not empty and not a model directory, and would be replaced; choose another directory")
+        raise CheckpointError(f"'{path}' is neither empty nor a model directory, and would be replaced; choose another directory")
     others = {name for name in names if name not in FILES and not is_weight_file(name)}
     if others:
         raise CheckpointError(f"'{path}' also holds '{min(others)}', which would be lost; move it, or choose another directory")
@@ -210,7 +220,7 @@ def _is_model(path: Path) -> bool:
 
 @contextmanager
 def replacing(directory: str | Path) -> Iterator[Path]:
-    """Gives an empty folder beside `directory` that takes its place when the block ends; on any error what was there stays.
+    """Yield an empty folder that replaces `directory` when the block ends; on any error the old contents stay.
 
     Raises:
         CheckpointError: `directory` may not be replaced, or cannot be written.
@@ -257,18 +267,19 @@ def write_model(
     dtype: torch.dtype | None,
     max_shard_bytes: int,
 ) -> None:
-    """Writes everything of a model directory into an empty folder, as `replacing` gives one.
+    """Write everything in a model directory into an empty folder, such as `replacing` yields.
 
     Args:
         folder: the folder.
-        spec, state, tokenizer: of the model.
-        parameters, sample_rate, max_tokens: what config.json says: how many, of what is generated in Hz, and the longest sample.
+        spec, state, tokenizer: those of the model.
+        parameters, sample_rate, max_tokens: values for config.json: parameter count, output rate in Hz, and longest
+            sample in tokens.
         origin: where the weights come from.
         card: text of the model card.
-        dtype: what weights of floats are stored as; None for what they are.
+        dtype: dtype in which floating-point weights are stored; None keeps theirs.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
 
-    Raises CheckpointError when a weight is too large for `dtype`.
+    Raise CheckpointError if a weight is too large for `dtype`.
     """
     config = {
         "format": FORMAT,
@@ -287,14 +298,15 @@ def write_model(
 
 
 def trained_max_tokens(spec: Spec) -> int | None:
-    """Returns the longest sample, in tokens, of the data that a spec trains on; None without data."""
+    """Return the longest sample, in tokens, of the data that a spec trains on; None without data."""
     if spec.data is None:
         return None
     return spec.data.max_tokens_per_sample if spec.data.max_tokens_per_sample is not None else spec.data.tokens_per_batch
 
 
 def portable(spec: Spec) -> Spec:
-    """Leaves out what a model directory has no use for: the run, and what the model, its codec and its tokenizer started from."""
+    """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started
+    from."""
     model = replace(
         spec.model,
         codec=without_weights(spec.model.codec),
@@ -306,19 +318,21 @@ def portable(spec: Spec) -> Spec:
 
 
 def without_weights(codec: Slot) -> Slot:
-    """Return the slot of a codec whose weights come from elsewhere than the file that it names, which may be gone."""
+    """Return the slot of a codec without the weight file that it names, which may be gone: its weights come from
+    elsewhere."""
     return replace(codec, init_args={name: value for name, value in codec.init_args.items() if name != "weights"})
 
 
 def check_portable(spec: Spec) -> None:
-    """Raises SpecError when the spec of a model directory, or an override of it, names what the model or its codec starts from."""
+    """Raise SpecError if a model directory's spec, or an override of it, names what the model or its codec starts
+    from."""
     for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
         if given is not None:
-            raise SpecError(f"model.{key}: a model directory holds all weights itself, '{given}' was given; leave it out")
+            raise SpecError(f"model.{key} is '{given}', but a model directory holds all weights itself; leave it out")
 
 
 def plugins(spec: Spec) -> dict[str, str]:
-    """Returns kind → name of the plugins that a model is assembled from."""
+    """Return kind → name for the plugins that a model is assembled from."""
     slots: dict[str, Slot | None] = {
         "backbone": spec.model.backbone,
         "router": spec.model.router,
@@ -331,7 +345,7 @@ def plugins(spec: Spec) -> dict[str, str]:
 
 
 def card(spec: Spec, parameters: int, origin: Origin) -> str:
-    """Writes the model card that a model has when nobody wrote one: its parts, its spec, and where its weights come from."""
+    """Return the default model card: the model's parts, its spec, and the origin of its weights."""
     parts = "\n".join(f"- {kind}: `{name}`" for kind, name in plugins(spec).items())
     used = ((entry["distribution"], entry["version"]) for entry in record(portable(spec)))
     needs = "".join(f"\nIt needs plugins of {name} {version}: `pip install {name}`\n" for name, version in used if name != OWN)
@@ -345,14 +359,15 @@ def card(spec: Spec, parameters: int, origin: Origin) -> str:
 
 
 def spec_block(spec: Spec) -> str:
-    """Writes the spec for a card."""
+    """Return the spec as a section of a card."""
     text = dump_spec(portable(spec))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # texts in the spec cannot end the block
     return f"## Spec\n\n{fence}yaml\n{text}{fence}\n"
 
 
 def markdown_code(text: str) -> str:
-    """Return a text as a code span of a card, also for cells of tables: strangers' names of files and models are shown, not followed.
+    """Return text as a code span for a card, also for table cells: strangers' file and model names are shown, never
+    interpreted.
 
     >>> markdown_code("a`b|<c>")
     "`a'b/‹c›`"
@@ -361,7 +376,7 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return a text for a line of a card, in which nothing of it is markup.
+    """Return text for a line of a card, with all markup escaped.
 
     >>> markdown_text("<b>[x](y)")
     '\\\\<b\\\\>\\\\[x\\\\]\\\\(y\\\\)'
@@ -370,24 +385,24 @@ def markdown_text(text: str) -> str:
 
 
 def front_matter(origin: Origin, **further: str) -> str:
-    """Writes the YAML at the head of a card; the Hub takes licences of its own list only, and others by name.
+    """Return the YAML at the head of a card; licenses not on the Hub's list get the key license_name.
 
-    Readers that know no front matter take it for text, so that no name may be a tag of HTML.
+    Readers that do not know front matter show it as text, so a name must not contain HTML tags.
     """
     entries = {"library_name": "soundomni", **further}
-    if origin.licence is not None or origin.source is not None:
-        licence = origin.licence or "unknown"
-        known = licence.lower() in LICENCES
-        entries |= {"license": licence.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", licence)}
+    if origin.license is not None or origin.source is not None:
+        license = origin.license or "unknown"
+        known = license.lower() in LICENSES
+        entries |= {"license": license.lower()} if known else {"license": "other", "license_name": re.sub("[<>]", "", license)}
     return yaml_text.render(entries)
 
 
-def shown_licence(origin: Origin) -> str:
-    """Return the licence for a line of a card, or what to do where nobody knows it."""
-    return "unknown; ask whoever gave them to you" if origin.licence is None else markdown_text(origin.licence)
+def shown_license(origin: Origin) -> str:
+    """Return the license for a line of a card, or what to do if it is unknown."""
+    return "unknown; ask whoever gave them to you" if origin.license is None else markdown_text(origin.license)
 
 
 def _origin_lines(origin: Origin) -> str:
     source = "" if origin.source is None else f"Weights come from {markdown_code(origin.source)}. "
-    licence = f"Licence of the weights: {shown_licence(origin)}."
-    return f"\n{source}{licence}\n" if source or origin.licence is not None else ""
+    license = f"License of the weights: {shown_license(origin)}."
+    return f"\n{source}{license}\n" if source or origin.license is not None else ""

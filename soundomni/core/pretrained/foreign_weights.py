@@ -1,13 +1,13 @@
-"""Weight files made by others, read without running anything that is in them.
+"""Other people's weight files, read without running anything in them.
 
 | path | read by |
 |---|---|
 | `*.safetensors` | safetensors; tensors are read when asked for |
 | `*.pt`, `*.pth`, `*.ckpt`, `*.bin` | `torch.load(weights_only=True)`, mapped into memory where the format allows |
-| `*.index.json` | its shards, which lie beside it |
-| a directory | its index, else its one weight file; safetensors before pickles |
+| `*.index.json` | its shards, which lie next to it |
+| a directory | its index, or else its only weight file; safetensors before pickles |
 
-Containers within a pickle are flattened: `{"state_dict": {"a.weight": tensor}}` has the name `state_dict.a.weight`.
+Containers within a pickle are flattened: `{"state_dict": {"a.weight": tensor}}` gives the name `state_dict.a.weight`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ EXPECTED = f"a {SAFE_SUFFIX}, {', '.join(PICKLE_SUFFIXES)} or {INDEX_SUFFIX} fil
 
 MOST_VALUES = 1_000_000
 DEEPEST = 16
-"""Limits of what a pickle may hold: containers that hold each other have no end. What is held twice counts twice if tensors are in it."""
+"""Limits for the contents of a pickle: containers that hold each other have no end.
+
+Containers with tensors count each time.
+"""
 
 
 _ZIP = b"PK\x03\x04"
@@ -54,13 +57,13 @@ class _Entry:
 
 
 class WeightFile(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name; each is read when it is asked for, onto the CPU.
+    """Tensors of a checkpoint by name; each is read onto the CPU when it is asked for.
 
     Args:
-        path: what was given: a file or a directory.
+        path: the given file or directory.
         files: the files that were read.
         entries: name → shape and how to read it.
-        others: names of what is no tensor; a container without any tensor counts as one.
+        others: names of entries that are not tensors; a container without any tensor counts as one.
     """
 
     def __init__(self, path: Path, files: tuple[Path, ...], entries: Mapping[str, _Entry], others: tuple[str, ...] = ()) -> None:
@@ -79,11 +82,11 @@ class WeightFile(Mapping[str, Tensor]):
         return len(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor without reading it."""
+        """Return the shape of a tensor without reading it."""
         return self._entries[name].shape
 
     def without(self, prefix: str) -> WeightFile:
-        """Returns the same tensors by names without a prefix, where all of them have it; else this file as it is."""
+        """Return the same tensors under names without a prefix, if all of them have it; otherwise return this file."""
         if not self._entries or not all(name.startswith(prefix) for name in self._entries):
             return self
         entries = {name.removeprefix(prefix): entry for name, entry in self._entries.items()}
@@ -91,10 +94,11 @@ class WeightFile(Mapping[str, Tensor]):
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Opens a weight file, a sharded one by its index, or a directory with one.
+    """Open a weight file, a sharded one through its index, or a directory with one.
 
     Raises:
-        CheckpointError: it is missing, damaged, no weight file, lacks a shard, or is a pickle that asks for more than tensors.
+        CheckpointError: it is missing, damaged or not a weight file, lacks a shard, or is a pickle that asks for more
+            than tensors.
     """
     given = Path(path)
     if given.is_dir():
@@ -109,7 +113,7 @@ def read_weights(path: str | Path) -> WeightFile:
 
 
 def digest(file: Path) -> dict[str, Any]:
-    """Returns the SHA-256 of a file and its size in bytes, as plain data for a report."""
+    """Return SHA-256 and size in bytes of a file, as plain data for a report."""
     with file.open("rb") as opened:
         return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
 
@@ -148,15 +152,15 @@ def _read_pickle(path: Path, *, mapped: bool) -> tuple[dict[str, _Entry], tuple[
     try:
         (check_archive if mapped else check_legacy)(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols and archives: what cannot be read is an error here
+            warnings.simplefilter("ignore")  # about pickle protocols and archives; what cannot be read is an error here
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
-    except Exception as error:  # damaged bytes fail anywhere: in the archive, the unpickler, or the making of a tensor
+    except Exception as error:  # damaged bytes fail anywhere: in the archive, the unpickler, or when a tensor is made
         reason = _first_sentence(error)
-        raise CheckpointError(f"'{path}' cannot be read as a checkpoint of torch, it is damaged or something else: {reason}") from error
+        raise CheckpointError(f"'{path}' cannot be read as a torch checkpoint; it is damaged or something else: {reason}") from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"'{path}' holds a {type(loaded).__name__}, expected tensors by name")
+        raise CheckpointError(f"'{path}' holds a {type(loaded).__name__}; expected tensors by name")
     found = _Flattening(path)
     found.add(loaded, "")
     return {name: _Entry(tuple(tensor.shape), tensor.detach) for name, tensor in found.tensors.items()}, tuple(found.others)
@@ -165,12 +169,12 @@ def _read_pickle(path: Path, *, mapped: bool) -> tuple[dict[str, _Entry], tuple[
 def _refusal(path: Path, message: str) -> str:
     wanted = _GLOBAL.search(message)
     if wanted is None:
-        return f"'{path}' is a damaged pickle, one that torch.save did not write, or one of more than tensors; nothing of it was run"
-    return f"'{path}' is a pickle with code in it: it asks for '{wanted[1]}', which weights do not need; nothing of it was run"
+        return f"'{path}' is damaged, was not written by torch.save, or holds more than tensors; none of its code was run"
+    return f"'{path}' is a pickle with code in it: it asks for '{wanted[1]}', which weights do not need; none of its code was run"
 
 
 class _Flattening:
-    """Collects what nested containers hold, under dotted names."""
+    """Contents of nested containers, under dotted names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,14 +182,14 @@ class _Flattening:
         self.others: list[str] = []
         self._visited = 0
         self._without: set[int] = set()
-        """Identities of containers without any tensor, which one look is enough for; the file keeps them alive."""
+        """Identities of containers without any tensor, which need not be searched again; the file keeps them alive."""
 
     def add(self, value: Any, name: str, depth: int = 0) -> None:
-        """Adds what `value` holds, under names that continue `name`."""
+        """Add the contents of `value`, under names that continue `name`."""
         self._visited += 1
         if depth > DEEPEST or self._visited > MOST_VALUES:
             limits = f"nested deeper than {DEEPEST}, or more than {MOST_VALUES:,} values"
-            raise CheckpointError(f"'{self.path}' holds containers {limits}: it is no weight file")
+            raise CheckpointError(f"'{self.path}' holds containers {limits}; it is not a weight file")
         if isinstance(value, Tensor):
             self._add_tensor(value, name)
             return
@@ -202,11 +206,11 @@ class _Flattening:
 
     def _add_tensor(self, tensor: Tensor, name: str) -> None:
         if name in self.tensors:
-            raise CheckpointError(f"'{self.path}' holds two tensors of the name '{name}'")
+            raise CheckpointError(f"'{self.path}' holds two tensors named '{name}'")
         if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantised tensor, expected a dense one")
+            raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantized tensor; expected a dense one")
         if math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"'{self.path}': '{name}' of shape {tuple(tensor.shape)} has fewer numbers in the file than that")
+            raise CheckpointError(f"'{self.path}': '{name}' has shape {tuple(tensor.shape)}, but the file holds fewer numbers")
         self.tensors[name] = tensor.detach()
 
 
@@ -227,7 +231,7 @@ def _read_directory(directory: Path) -> WeightFile:
 
 
 def _all_shards(directory: Path, found: list[str]) -> list[str]:
-    """Returns the names of all shards of which there are some, and no index. Raises CheckpointError when one is missing."""
+    """Return the names of all shards if there are some without an index. Raise CheckpointError if one is missing."""
     kinds = {(match[1], match[3], match[4]) for name in found if (match := _SHARD.fullmatch(name))}
     if len(kinds) > 1:
         raise CheckpointError(f"'{directory}' holds shards of several weight files ({some(found)}); move one set elsewhere")
@@ -243,11 +247,11 @@ def _read_index(index: Path) -> WeightFile:
         table = tree["weight_map"]
         pairs = {str(name): str(file) for name, file in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"'{index}' is not an index of shards: expected JSON with weight_map, tensor → file") from error
+        raise CheckpointError(f"'{index}' is not an index of shards; expected JSON with weight_map, tensor → file") from error
     shards = sorted(set(pairs.values()))
     for shard in shards:
         if Path(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
-            raise CheckpointError(f"'{index}' names the shard '{shard}', expected a file beside it")
+            raise CheckpointError(f"'{index}' names the shard '{shard}'; expected a file next to it")
     _check_shards(index.parent, shards)
     joined = _join(index, [index.parent / shard for shard in shards])
     absent = [name for name in pairs if name not in joined]
@@ -269,12 +273,12 @@ def _join(path: Path, shards: list[Path]) -> WeightFile:
         held, beside = _read_file(shard)
         twice = sorted(entries.keys() & held.keys())
         if twice:
-            raise CheckpointError(f"'{shard}' holds tensors that another shard holds as well ({some(twice)})")
+            raise CheckpointError(f"'{shard}' holds tensors that another shard also holds ({some(twice)})")
         entries.update(held)
         others.extend(beside)
     return WeightFile(path, tuple(shards), entries, tuple(others))
 
 
 def _first_sentence(error: Exception) -> str:
-    """The first sentence of an error's text: that of torch goes on with advice on how to run what is in the file."""
+    """Return the first sentence of an error's text: torch's goes on with advice on how to run the code in the file."""
     return message_of(error).split(". ")[0].rstrip(".")

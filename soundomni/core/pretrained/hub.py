@@ -1,6 +1,7 @@
-"""Repositories of the Hugging Face Hub: model directories that are fetched and pushed.
+"""Hugging Face Hub repositories: model directories that are fetched and pushed.
 
-Files of a model directory are all that is ever fetched, into the cache that other libraries share. Nothing of it is run or unpickled.
+Only the files of a model directory are ever fetched, into the cache that other libraries share. Nothing in them is run
+or unpickled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, SPEC_FILE
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 DESCRIBING = (SPEC_FILE, CONFIG_FILE, "tokenizer.json")
-"""Files of a model directory that say what the model is, all of them small."""
+"""Files of a model directory that describe the model, all of them small."""
 FETCHED = (*DESCRIBING, CARD_FILE, *WEIGHTS)
 """Files of a model directory."""
 _FOLDERS = "*/*"
@@ -24,7 +25,7 @@ _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([^@\s]+))?", re
 
 
 def parse_repository(name: str) -> tuple[str, str | None] | None:
-    """Returns (repository, revision or None) of `owner/name` or `owner/name@revision`, or None for what names no repository."""
+    """Return (repository, revision or None) for `owner/name` or `owner/name@revision`, or None for anything else."""
     match = _NAME.fullmatch(name)
     return None if match is None else (match[1], match[2])
 
@@ -37,21 +38,23 @@ def fetch(
     offline: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Returns the folder of the cache with a model directory of the Hub; what it lacks is fetched. Says on stderr which commit it is.
+    """Return the cache folder with a model directory from the Hub; missing files are fetched.
+
+    Say on stderr which commit it is.
 
     Args:
         repository: owner/name.
         revision: a branch, a tag or a commit; None for the main branch.
-        cache_dir: where files are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
-        offline: look in the cache only, as with HF_HUB_OFFLINE=1.
-        weights: whether they are needed; otherwise only the files that say what the model is are fetched.
+        cache_dir: where files are stored; None leaves that to HF_HUB_CACHE and HF_HOME.
+        offline: look only in the cache, as with HF_HUB_OFFLINE=1.
+        weights: whether they are needed; otherwise only the files that describe the model are fetched.
 
     Returns:
-        The folder, whose name is the commit.
+        The folder, which is named after the commit.
 
     Raises:
-        CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot be reached and
-            the cache lacks it.
+        CheckpointError: there is no such repository or revision, it is gated or holds something else, or the Hub cannot
+            be reached and the cache does not have it.
     """
     from huggingface_hub import snapshot_download
 
@@ -67,11 +70,11 @@ def fetch(
                 library_name="soundomni",
             )
         )
-    except Exception as error:  # of the library, of its HTTP client, which is another one in other versions, and of the disk
+    except Exception as error:  # from the library, its HTTP client, which differs between versions, or the disk
         raise CheckpointError(_reason(repository, revision, error)) from error
     if not (folder / SPEC_FILE).is_file():
-        raise CheckpointError(f"'{repository}' of the Hub holds no model directory: it has no {SPEC_FILE}")
-    if weights and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):  # the cache may have been given the rest alone
+        raise CheckpointError(f"the Hub repository '{repository}' is not a model directory: it has no {SPEC_FILE}")
+    if weights and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):  # the cache may only have the other files
         raise CheckpointError(
             f"'{repository}' at {folder.name} has no weights: it holds none, or the Hub was not reached and the cache lacks them"
         )
@@ -80,19 +83,19 @@ def fetch(
 
 
 def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None, message: str | None = None) -> str:
-    """Makes a commit of a model directory, in a repository that is created where there is none, and returns its address.
+    """Commit a model directory to a repository, which is created if there is none, and return the commit's address.
 
     Weights of an older commit that the directory does not have are removed; other files stay.
 
     Args:
         folder: a model directory.
         repository: owner/name.
-        private: whether a new repository is for its owner alone.
-        token: of the account; None leaves that to HF_TOKEN or the stored login.
-        message: of the commit.
+        private: whether a new repository is only for its owner.
+        token: token of the account; None leaves that to HF_TOKEN or the stored login.
+        message: commit message.
 
     Raises:
-        CheckpointError: the name is none of a repository, the Hub cannot be reached, or it refuses.
+        CheckpointError: the name is not a valid repository name, the Hub cannot be reached, or it refuses.
     """
     from huggingface_hub import HfApi
 
@@ -112,14 +115,14 @@ def push(folder: Path, repository: str, *, private: bool = False, token: str | N
 
 
 def check_pushable(repository: str) -> None:
-    """Raises CheckpointError when `repository` is not owner/name."""
+    """Raise CheckpointError if `repository` is not owner/name."""
     parsed = parse_repository(repository)
     if parsed is None or parsed[1] is not None:
-        raise CheckpointError(f"'{repository}' is no name of a repository of the Hub: expected owner/name")
+        raise CheckpointError(f"'{repository}' is not a valid Hub repository name; expected owner/name")
 
 
 def _reason(repository: str, revision: str | None, error: Exception) -> str:
-    """Says in one line why a repository cannot be used."""
+    """Return in one line why a repository cannot be used."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -137,12 +140,12 @@ def _reason(repository: str, revision: str | None, error: Exception) -> str:
         at = "" if revision is None else f" at '{revision}'"
         cause = error.__cause__
         why = "offline" if cause is None or "Offline" in type(cause).__name__ else f"{hub} cannot be reached ({type(cause).__name__})"
-        return f"'{repository}'{at} is no directory here, and not complete in the cache of the Hub; {why}"
+        return f"'{repository}'{at} is not a local directory, and the Hub cache does not have all of its files ({why})"
     return f"'{repository}' at {hub}: {describe(error)}"
 
 
 @functools.cache
 def tell_once(text: str) -> None:
-    """Writes a line to stderr, each but once, and on the first of several processes alone."""
+    """Write a line to stderr, but each text only once, and only on the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{text}\n")

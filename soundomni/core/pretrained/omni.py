@@ -23,7 +23,7 @@ from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, deco
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
-from soundomni.core.assembly.uninitialized import uninitialised
+from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
@@ -161,7 +161,7 @@ class SoundOmni:
         tokenizer = TextTokenizer.load(path)
         build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
         check_declared(spec, build, weight_shapes(path), path)
-        with uninitialised():
+        with uninitialized():
             model = build()
         load_weights(model, path)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
@@ -171,7 +171,7 @@ class SoundOmni:
         directory: str | Path,
         *,
         card: str | None = None,
-        licence: str | None = None,
+        license: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Path:
@@ -179,8 +179,8 @@ class SoundOmni:
 
         Args:
             directory: where.
-            card: text of the model card; None for one with the spec, and with the licence and source of what was imported.
-            licence: of the weights; None leaves that of what they come from.
+            card: text of the model card; None for one with the spec, and with the license and source of what was imported.
+            license: of the weights; None leaves that of what they come from.
             dtype: what weights are stored as; torch.float16, or its name, halves the file.
             max_shard_bytes: beyond this, weights are stored in several files with an index.
 
@@ -193,10 +193,10 @@ class SoundOmni:
         stored, shard = _stored_dtype(dtype), as_whole("max_shard_bytes", max_shard_bytes)
         check_count("max_shard_bytes", shard)
         directory = as_directory("the directory", directory)
-        card, licence = (None if text is None else as_text(name, text) for name, text in (("card", card), ("licence", licence)))
+        card, license = (None if text is None else as_text(name, text) for name, text in (("card", card), ("license", license)))
         check_merged(self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
-        origin = self.origin if licence is None else replace(self.origin, licence=licence)
+        origin = self.origin if license is None else replace(self.origin, license=license)
         with replacing(directory) as path:
             write_model(
                 path,
@@ -221,7 +221,7 @@ class SoundOmni:
         token: str | None = None,
         commit_message: str | None = None,
         card: str | None = None,
-        licence: str | None = None,
+        license: str | None = None,
         dtype: torch.dtype | str = torch.float32,
     ) -> str:
         """Makes the model directory a commit of a repository of the Hugging Face Hub, and returns the commit's address.
@@ -231,7 +231,7 @@ class SoundOmni:
             private: whether a new repository is for its owner alone.
             token: of the account; None leaves that to HF_TOKEN or the stored login.
             commit_message: of the commit.
-            card, licence, dtype: as of `save_pretrained`.
+            card, license, dtype: as of `save_pretrained`.
 
         Raises:
             CheckpointError: the name is none of a repository, the Hub cannot be reached or refuses, or the directory cannot be written.
@@ -239,7 +239,7 @@ class SoundOmni:
         repository = as_text("the repository", repository)
         check_pushable(repository)
         with TemporaryDirectory() as folder:
-            path = self.save_pretrained(Path(folder) / "model", card=card, licence=licence, dtype=dtype)
+            path = self.save_pretrained(Path(folder) / "model", card=card, license=license, dtype=dtype)
             return push(path, repository, private=private, token=token, message=commit_message)
 
     @property

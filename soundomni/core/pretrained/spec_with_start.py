@@ -1,6 +1,6 @@
 """Specs that name a model to start from: the model's own spec becomes the lowest layer.
 
-Importing this is light; the model is only looked for when a spec names one.
+Importing this module is light; the model is only looked for if a spec names one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ StartFrom = Literal["kept", "directory", "if-here"]
 """Where the layer of `model.start` comes from.
 
 - "kept": if the run in train.run_dir goes on, what that run keeps of the model; otherwise the model directory.
-- "directory": the model directory in any case.
-- "if-here": as "kept"; but if no such model is here and the layers name a backbone themselves, nowhere, which stderr says.
+- "directory": always the model directory.
+- "if-here": like "kept"; but if there is no such model here and the layers name a backbone themselves, nowhere, which
+  stderr says.
 """
 
 
@@ -30,13 +31,13 @@ def load_spec_with_start(
     validate_plugins: bool = True,
     start: StartFrom = "kept",
 ) -> Spec:
-    """Read a spec from layers, and below them the spec of the model that `model.start` names, if it names one.
+    """Read a spec from layers, on top of the spec of the model that `model.start` names, if it names one.
 
     Args:
-        configs, overrides, trust_class_paths, validate_plugins: as of `load_spec`.
+        configs, overrides, trust_class_paths, validate_plugins: see `load_spec`.
         start: where the layer of `model.start` comes from.
 
-    Raises SpecError and PluginError as `load_spec`, and CheckpointError when `model.start` does not name a model.
+    Raise SpecError and PluginError like `load_spec`, and CheckpointError if `model.start` does not name a model.
     """
     layers = read_layers(configs, overrides)
     base: dict[str, Any] = {}

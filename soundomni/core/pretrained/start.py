@@ -1,8 +1,9 @@
-"""What a spec says that names a model to start from: the model's own spec, as the lowest layer.
+"""`model.start`: the starting model's own spec becomes the lowest layer.
 
-`model.start` need only be followed by what is new. The layer has the sections model, sampler and guidance of the model's spec.yaml, and
-the size of its tokenizer. A run keeps it in its directory, with where the weights come from, so that it goes on, and is exported with their
-licence, when the model is no longer there. Weights are not needed to read it, and never fetched for it.
+A spec with `model.start` only lists what is new. The layer has the sections model, sampler and guidance of the model's
+spec.yaml, and the size of its tokenizer. A run keeps the layer in its directory, with the origin of the weights, so
+that it can go on, and be exported with their license, when the model is gone. Reading the layer does not need the
+weights and never fetches them.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ from soundomni.core.spec.provenance import lasting_names, settle_names
 from soundomni.core.tokenizer import TextTokenizer
 
 KEPT_FILE = "start.yaml"
-"""The layer, the origin of the weights and their commit, in a run directory."""
+"""File in a run directory with the layer, the origin of the weights and their commit."""
 CHECKPOINTS, STEP = "checkpoints", "step-"
-"""The folder of a run with its checkpoints, and what their names begin with."""
+"""The folder with a run's checkpoints, and the start of their names."""
 SECTIONS = ("model", "sampler", "guidance")
-"""Of the layer."""
+"""Sections of the layer."""
 
 
 @dataclass(frozen=True)
 class StartModel:
-    """What there is to know of a model to start from, beside its weights.
+    """What is known about a model to start from, apart from its weights.
 
     Args:
-        layer: of a spec, plain data.
+        layer: layer of a spec, as plain data.
         origin: where its own weights come from.
-        commit: of the Hub; None for a model that is not from there.
+        commit: commit on the Hub; None for a model that is not from there.
     """
 
     layer: Mapping[str, Any]
@@ -57,12 +58,12 @@ class StartModel:
 
 
 def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: bool = False) -> dict[str, Any]:
-    """Returns the layer of a spec that `model.start: name` stands for, as plain data.
+    """Return the spec layer that `model.start: name` stands for, as plain data.
 
     Args:
-        name: of a model; see find_model.
-        run_dir: of a run that may go on, and then has kept the layer; None to read the model in any case.
-        may_be_absent: give an empty layer, and say so on stderr, where nothing of this name is here.
+        name: name of a model; see find_model.
+        run_dir: directory of a run that may go on and has kept the layer; None always reads the model.
+        may_be_absent: return an empty layer, and say so on stderr, if nothing of this name is here.
 
     Raises:
         CheckpointError: there is no such model, or the kept file is damaged.
@@ -72,35 +73,38 @@ def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: 
     if kept is not None and kept.layer["model"]["start"] == name:
         return dict(kept.layer)
     if may_be_absent and is_absent(name):
-        tell_once(f"model.start: '{name}' is not here; the spec is taken by itself")
+        tell_once(f"model.start: '{name}' is not here; the spec is used without it")
         return {}
     return dict(read_start(name, _find(name)).layer)
 
 
 def _find(name: str) -> Path:
-    """Finds what says what a model is. Raises CheckpointError, with how one is made where nothing here has a name like that."""
+    """Find the files that describe a model.
+
+    Raise CheckpointError, which says how to make one if nothing here has a similar name.
+    """
     try:
         return find_model(name, weights=False)
     except CheckpointError as error:
         if not is_absent(name) or did_you_mean(name, shipped_models()):
             raise
         make = f"`soundomni import qwen2-audio SRC --config SPEC --out {name}`"
-        raise CheckpointError(f"model.start: {str(error).rstrip('.')}; {make} makes one, and so does `soundomni export`") from error
+        raise CheckpointError(f"model.start: {str(error).rstrip('.')}; {make} or `soundomni export` makes one") from error
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Says whether a run has a checkpoint to go on from, be it intact or not."""
+    """Return whether a run has a checkpoint to go on from, intact or not."""
     return any(path.is_dir() and is_step(path.name) for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
 
 
 def is_step(name: str) -> bool:
-    """Says whether a folder of this name is of a step: its number is in the digits that a run writes, not in those of other scripts."""
+    """Return whether a folder of this name belongs to a step: its number is in ASCII digits, as a run writes them."""
     number = name.removeprefix(STEP)
     return name.startswith(STEP) and number.isascii() and number.isdigit()
 
 
 def read_start(name: str, directory: Path) -> StartModel:
-    """Reads what a model directory that a spec calls `name` says. Raises as `start_layer`."""
+    """Read the model directory that a spec calls `name`. Raise the same errors as `start_layer`."""
     spec = load_spec([directory / SPEC_FILE], base={})
     check_portable(spec)
     layer = {section: tree for section, tree in spec_to_dict(portable(spec)).items() if section in SECTIONS}
@@ -110,7 +114,7 @@ def read_start(name: str, directory: Path) -> StartModel:
 
 
 def read_kept(run_dir: Path) -> StartModel | None:
-    """Returns what a run keeps of its start, or None where it keeps nothing. Raises CheckpointError when that is damaged."""
+    """Return what a run keeps of its start, or None if it keeps nothing. Raise CheckpointError if that is damaged."""
     file = run_dir / KEPT_FILE
     if not os.path.lexists(file):
         return None
@@ -121,10 +125,10 @@ def read_kept(run_dir: Path) -> StartModel | None:
     except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {describe(error)}") from error
     if not fits:
-        raise CheckpointError(f"'{file}' is not what a run keeps of its model.start: expected a spec with {', '.join(SECTIONS)}")
+        raise CheckpointError(f"'{file}' is not what a run keeps of its model.start; expected a spec with {', '.join(SECTIONS)}")
     return StartModel(layer, origin, commit)
 
 
 def kept_text(start: StartModel) -> str:
-    """Return what a run directory keeps of a model that the run starts from, for KEPT_FILE."""
+    """Return the text of KEPT_FILE: what a run directory keeps of the model that the run starts from."""
     return yaml_text.render({"spec": lasting_names(start.layer), "origin": asdict(start.origin), "commit": start.commit})

@@ -1,8 +1,8 @@
-"""The weights of a model directory: safetensors, in one file or in several with an index, as the Hugging Face Hub has them.
+"""The weights of a model directory: safetensors, in one file or in several with an index, as on the Hugging Face Hub.
 
 | name | what it is |
 |---|---|
-| model.safetensors | every tensor, where they fit into one file |
+| model.safetensors | every tensor, if they fit into one file |
 | model-00001-of-0000N.safetensors | the tensors of one shard |
 | model.safetensors.index.json | which shard holds which tensor |
 """
@@ -27,17 +27,18 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 MAX_SHARD_BYTES = 5_000_000_000
-"""Largest file that is written, unless one tensor alone is larger."""
+"""Largest file that is written, unless a single tensor is larger."""
 
-_MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which gives their pages back
+_MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which releases their pages
 
 
 def write_weights(
     state: Mapping[str, Tensor], directory: Path, *, dtype: torch.dtype | None, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Writes tensors shard by shard, those of floats as `dtype`, or as they are when it is None.
+    """Write tensors shard by shard, with floating-point tensors as `dtype`, or unchanged if it is None.
 
-    Each is asked for twice, for its size and to be written, and only those of one shard are kept: a mapping may make them on demand.
+    Each tensor is read twice, for its size and for writing, and only those of one shard are held: a mapping may make
+    them on demand.
 
     Raises:
         CheckpointError: a weight is too large for `dtype`.
@@ -54,13 +55,14 @@ def write_weights(
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a safetensors file that whoever may read its folder may read: safetensors lets nobody else read what it writes."""
+    """Write a safetensors file that everybody who may read its folder can read: safetensors makes files private to
+    their owner."""
     save_file(dict(tensors), file, metadata={"format": "pt"})
     file.chmod(0o600 | file.parent.stat().st_mode & 0o044)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Returns the files that hold the weights of a directory, in order.
+    """Return the files with the weights of a directory, in order.
 
     Raises:
         CheckpointError: there are none, the index is damaged, or shards are missing.
@@ -69,7 +71,7 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS_FILE]
     index = directory / INDEX_FILE
     if not index.is_file():
-        raise CheckpointError(f"'{directory}' has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+        raise CheckpointError(f"'{directory}' has no weights; expected {WEIGHTS_FILE} or {INDEX_FILE}")
     names = sorted(set(_weight_map(index).values()))
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
@@ -78,7 +80,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def is_weight_file(name: str) -> bool:
-    """Says whether a file of this name belongs to the weights of a directory."""
+    """Return whether a file of this name belongs to the weights of a directory."""
     return name in (WEIGHTS_FILE, INDEX_FILE) or SHARD.fullmatch(name) is not None
 
 
@@ -89,18 +91,20 @@ def load_weights(
     wanted: Callable[[str], bool] = lambda name: True,
     part: Callable[[Tensor], tuple[Tensor, int]] = lambda tensor: (tensor, 0),
 ) -> None:
-    """Loads the weights of a directory into a module whose tensors must have just these names and shapes, one tensor at a time.
+    """Load the weights of a directory into a module whose tensors must have exactly these names and shapes, one tensor
+    at a time.
 
-    All names and shapes are compared before anything is written. Beside the module itself, memory holds little more than one tensor.
+    All names and shapes are compared before anything is written. Memory holds little more than the module and one
+    tensor.
 
     Args:
-        module: what to load into.
-        directory: with the weights.
-        wanted: of which names tensors are compared and loaded.
-        part: of a tensor of the module, the rows that this process holds, and which row is the first of them.
+        module: module to load into.
+        directory: folder with the weights.
+        wanted: whether the tensor of a name is compared and loaded.
+        part: returns the rows of a module's tensor that this process holds, and the index of the first of them.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are of another module.
+        CheckpointError: a file is missing or damaged, or the weights belong to another module.
     """
     expected = {name: tensor.detach() for name, tensor in module.state_dict().items() if wanted(name)}
     places = _places(directory)
@@ -117,27 +121,28 @@ def load_weights(
         for name, tensor in _tensors(file, rows):
             target = held[name][0]
             if tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
-                raise CheckpointError(f"'{file}': '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, expected floating point")
+                raise CheckpointError(f"'{file}': '{name}' holds {str(tensor.dtype).removeprefix('torch.')}; expected floating point")
             check_finite(name, tensor, file)
             target.copy_(tensor)
 
 
 def check_finite(name: str, tensor: Tensor, file: str | Path) -> None:
-    """Raise CheckpointError if a tensor of floats holds NaN or infinity: all that a model computes with it would be that too."""
+    """Raise CheckpointError if a floating-point tensor holds NaN or infinity, which would spread to everything the
+    model computes."""
     if not tensor.is_floating_point() or tensor.is_meta:
         return
-    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))  # 30 times as fast as looking at each number
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))  # 30 times as fast as checking each number
     if not bool(total.isfinite()) and not bool(tensor.isfinite().all()):
         raise CheckpointError(f"'{file}': '{name}' holds NaN or infinity; ask whoever made the file for an intact one")
 
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Returns name → shape of the tensors of a directory. Raises CheckpointError when a file is missing or damaged."""
+    """Return name → shape for the tensors of a directory. Raise CheckpointError if a file is missing or damaged."""
     return {name: shape for name, (_, shape) in _places(directory).items()}
 
 
 class Differing(NamedTuple):
-    """How the tensors of two models differ: names that are missing, unexpected, and of another shape."""
+    """Differences between the tensors of two models: names that are missing, unexpected, or have another shape."""
 
     missing: list[str]
     unexpected: list[str]
@@ -150,17 +155,17 @@ class Differing(NamedTuple):
 
 
 def differing_names(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Differing:
-    """Compares the tensors that a module expects with the shapes of those that there are."""
+    """Compare the tensors that a module expects with the shapes that were found."""
     missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     return Differing(missing, unexpected, sorted(name for name in expected.keys() & shapes.keys() if expected[name].shape != shapes[name]))
 
 
 def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Returns name → (file, shape) of the tensors of a directory."""
+    """Return name → (file, shape) for the tensors of a directory."""
     places: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in weight_files(directory):
         with _opened(file) as opened:
-            for name in opened.keys():  # noqa: SIM118  safe_open is no mapping
+            for name in opened.keys():  # noqa: SIM118  safe_open is not a mapping
                 if name in places:
                     raise CheckpointError(f"'{name}' is in both '{places[name][0]}' and '{file}'")
                 places[name] = file, tuple(opened.get_slice(name).get_shape())
@@ -168,7 +173,8 @@ def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:
-    """Yields tensors by name, whole or some rows, valid until the next one, and maps little of the file at once."""
+    """Yield tensors by name, whole or some rows, each valid until the next one; only a small part of the file is mapped
+    at a time."""
     names = list(rows)
     start = 0
     while start < len(names):
@@ -190,19 +196,19 @@ def _opened(file: Path) -> Any:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Reads which shard holds which tensor; a shard lies beside its index and is named as shards are."""
+    """Return which shard holds which tensor. A shard lies next to its index and has a shard's name."""
     try:
         places: dict[str, str] = read_json(index)["weight_map"]
         fits = isinstance(places, dict) and places and all(isinstance(name, str) and SHARD.fullmatch(name) for name in places.values())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{index}' is not an index of weights: {type(error).__name__}: {error}") from error
     if not fits:
-        raise CheckpointError(f"'{index}' is not an index of weights: weight_map must name files such as model-00001-of-00002.safetensors")
+        raise CheckpointError(f"'{index}' is not an index of weights; weight_map must name files such as model-00001-of-00002.safetensors")
     return places
 
 
 def _plan(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Returns the names of the tensors of each shard, in the order of the state."""
+    """Return the names of the tensors of each shard, in the order of the state."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, taken in sizes.items():
@@ -219,7 +225,7 @@ def _stored_bytes(tensor: Tensor, dtype: torch.dtype | None) -> int:
 
 
 def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Returns a tensor on the CPU, one of floats as `dtype`."""
+    """Return a tensor on the CPU, in `dtype` if it is a floating-point tensor."""
     given = value.detach()
     stored = given.to("cpu", dtype if dtype is not None and given.is_floating_point() else given.dtype).contiguous()
     if not bool(stored.isfinite().all()) and bool(given.isfinite().all()):

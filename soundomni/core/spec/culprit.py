@@ -1,8 +1,9 @@
-"""Which third-party plugin an unexpected error comes from, as its traceback tells.
+"""Find the third-party plugin that an unexpected error comes from, by its traceback.
 
-A plugin is found by what runs in a frame: a method of an instance of its class, or code in its package. Errors from other processes carry
-their traceback as text, which names the same files. What a plugin returns may also fail later, in code that is not its own: then
-no frame is the plugin's, and all that can be said is which third-party plugins are loaded.
+A frame belongs to a plugin if it runs a method of an instance of its class, or code in its package. Errors from other
+processes carry their traceback as text, which names the same files. A plugin's return value may also cause a failure
+later, in code that is not the plugin's. Then no frame belongs to it, and the error can only list the third-party
+plugins that are loaded.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ _FILE_LINE = re.compile(r'^ +File "([^"]+)", line \d+', re.MULTILINE)
 
 
 def culprit(error: BaseException, *, raised: bool = False) -> str | None:
-    """Returns kind, name and distribution of the third-party plugin that an error comes from, or None when no frame is of one.
+    """Return kind, name and distribution of the third-party plugin that an error comes from, or None if no frame
+    belongs to one.
 
     Args:
-        error: as it was caught; its causes are looked at first.
-        raised: only find a plugin that raised the error itself, not one that called code of this library which did.
+        error: the caught error; its causes are examined first.
+        raised: only find a plugin that raised the error itself, not one that called library code that raised it.
     """
     roots = _roots()
     for one in _chain(error):
@@ -46,7 +48,8 @@ def culprit(error: BaseException, *, raised: bool = False) -> str | None:
 
 
 def named(error: BaseException) -> str:
-    """Returns an unexpected error as one line (see `reason`), with the plugin that it comes from, or else with all that are loaded."""
+    """Return an unexpected error as one line (see `reason`), with the plugin that it comes from, or else all that are
+    loaded."""
     label = culprit(error)
     if label is not None:
         return f"{label} failed: {reason(error)}"
@@ -55,7 +58,8 @@ def named(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Gives the causes of an error, the first one first, then the error, then what was being handled when it was raised."""
+    """Yield the causes of an error, first cause first, then the error, then what was being handled when it was
+    raised."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -67,14 +71,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _places(error: BaseException) -> Iterator[FrameType | str]:
-    """Gives where an error passed, innermost first: files of the traceback in its text, if it has one, then frames."""
+    """Yield where an error passed, innermost first: files named by a traceback in its text, if it has one, then
+    frames."""
     if "Traceback (most recent call last)" in (text := describe(error, whole=True)):
         yield from reversed(_FILE_LINE.findall(text))
     yield from reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
 
 
 def _owners(place: FrameType | str, roots: dict[PluginEntry, tuple[str, ...]]) -> list[PluginEntry]:
-    """Returns the plugins that a frame or a file may belong to."""
+    """Return the plugins that a frame or a file may belong to."""
     if not isinstance(place, str):
         instance = _instance(place)
         for cls in type(instance).__mro__ if instance is not None else ():
@@ -85,7 +90,7 @@ def _owners(place: FrameType | str, roots: dict[PluginEntry, tuple[str, ...]]) -
 
 
 def _instance(frame: FrameType) -> object:
-    """Returns what a method's frame calls self, the first argument of a function."""
+    """Return what a method's frame calls self: the first argument of a function."""
     code: CodeType = frame.f_code
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
@@ -95,7 +100,8 @@ def _file(place: FrameType | str) -> str:
 
 
 def _roots() -> dict[PluginEntry, tuple[str, ...]]:
-    """Returns for each loaded plugin where its code lies: the outermost package that is not a namespace, or a single file."""
+    """Return for each loaded plugin where its code is: the outermost package that is not a namespace, or a single
+    file."""
     roots: dict[PluginEntry, tuple[str, ...]] = {}
     for cls, entry in loaded().items():
         modules = {entry.target.partition(":")[0], cls.__module__}

@@ -1,7 +1,7 @@
-"""Which plugins are installed, as the metadata of distributions says; imports none of them.
+"""Find the installed plugins in the metadata of distributions, without importing any of them.
 
-A distribution whose metadata cannot be read hurts no other: it becomes a fault, which is warned of once and which
-`soundomni plugins list` shows.
+A distribution whose metadata cannot be read does not affect others: it becomes a fault, which is logged once as a
+warning and listed by `soundomni plugins list`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """A registered plugin, known from metadata alone.
+    """A registered plugin, known from metadata only.
 
     Args:
         kind: one of KINDS; the entry-point group is `soundomni.<kind>s`.
         name: the short name.
         distribution: the installed distribution that registers it; empty for a class named by its import path.
-        version: of that distribution.
-        target: "package.module:Class"; text that is not of this form is kept as it is, and refused when the plugin is used.
-        extras: names, separated by commas, of the optional dependencies that the plugin needs.
+        version: version of that distribution.
+        target: "package.module:Class"; text in any other form is kept, and refused when the plugin is used.
+        extras: comma-separated names of the optional dependencies that the plugin needs.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class PluginEntry:
 
     @property
     def qualified_name(self) -> str:
-        """The name that stays unique whatever else is installed."""
+        """Name that stays unique whatever else is installed."""
         return f"{self.distribution}:{self.name}"
 
     @property
@@ -81,7 +81,7 @@ class Installed:
 
     Args:
         entries: kind → plugins, sorted by name.
-        faults: of the distributions that could not be read in full.
+        faults: problems with distributions that could not be read in full.
     """
 
     entries: Mapping[str, tuple[PluginEntry, ...]]
@@ -90,14 +90,14 @@ class Installed:
 
 @functools.lru_cache(maxsize=4)
 def scan(path: tuple[str, ...]) -> Installed:
-    """Reads the entry points of every distribution, once per state of `sys.path`, and warns of each fault."""
+    """Read the entry points of every distribution, once per state of `sys.path`, and warn about each fault."""
     found: dict[str, list[PluginEntry]] = {kind: [] for kind in KINDS}
     faults: list[Fault] = []
     seen: set[str] = set()
     for distribution in _every_distribution():
         try:
             points = _points(distribution)
-        except Exception as error:  # whatever a stranger's metadata holds, only its own plugins may be missing
+        except Exception as error:  # broken metadata of one distribution must not affect plugins of others
             name, version, _ = _identity(distribution)
             reason = f"{_reason(distribution, error)}, so its plugins are left out; reinstall it, or correct '{_folder(distribution)}'"
             faults.append(Fault(f"{name} {version}", reason))
@@ -105,9 +105,9 @@ def scan(path: tuple[str, ...]) -> Installed:
         if not points:
             continue
         name, version, wrong = _identity(distribution)
-        if normalised(name) in seen:  # the first one on sys.path is the one that imports
+        if normalized(name) in seen:  # the first one on sys.path is the one that imports
             continue
-        seen.add(normalised(name))
+        seen.add(normalized(name))
         faults += [Fault(f"{name} {version}", reason) for reason in (wrong, *_slips(points)) if reason]
         for entry in _entries(points, name, version):
             found[entry.kind].append(entry)
@@ -118,7 +118,8 @@ def scan(path: tuple[str, ...]) -> Installed:
 
 
 def provider_of(package: str) -> tuple[str, str]:
-    """Returns name and version of the distribution that a top-level package comes from; "" and "unknown" when none of them has it."""
+    """Return name and version of the distribution that a top-level package comes from; "" and "unknown" if there is
+    none."""
     for distribution in _every_distribution():
         try:
             names = (distribution.read_text("top_level.txt") or "").split()
@@ -133,10 +134,11 @@ def provider_of(package: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def only_readable() -> Iterator[None]:
-    """Hides distributions whose entry points cannot be read from all who ask importlib.metadata within the block, except `scan`.
+    """Hide distributions with unreadable entry points from everybody who asks importlib.metadata within the block,
+    except `scan`.
 
-    torch and triton, among others, read the entry points of every distribution when they are imported, and would fail with one that
-    has nothing to do with them.
+    torch and triton, among others, read the entry points of every distribution when they are imported, and would fail
+    because of one that has nothing to do with them.
     """
     before = importlib.metadata.distributions
 
@@ -153,13 +155,13 @@ def only_readable() -> Iterator[None]:
 def _is_readable(distribution: importlib.metadata.Distribution) -> bool:
     try:
         list(distribution.entry_points)
-        return bool(getattr(distribution, "_normalized_name", "unknown"))  # what importlib.metadata tells copies apart by
-    except Exception:  # see scan, which names it
+        return bool(getattr(distribution, "_normalized_name", "unknown"))  # importlib.metadata recognizes copies by it
+    except Exception:  # scan reports it
         return False
 
 
-def normalised(distribution: str) -> str:
-    """Returns the name of a distribution as installers compare it."""
+def normalized(distribution: str) -> str:
+    """Return the name of a distribution as installers compare it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -167,7 +169,7 @@ def _points(distribution: importlib.metadata.Distribution) -> list[importlib.met
     every = list(distribution.entry_points)
     folder = _folder(distribution)
     if not every and isinstance(folder, Path):
-        # importlib.metadata takes a file that may not be read for one that is not there
+        # importlib.metadata treats an unreadable file as a missing one
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (folder / _POINTS).read_bytes()
     return [point for point in every if point.group in _GROUPS]
@@ -182,17 +184,17 @@ def _entries(points: list[importlib.metadata.EntryPoint], distribution: str, ver
 
 
 def _target(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Returns "package.module:Class" and the extras."""
+    """Return "package.module:Class" and the extras."""
     try:
         module, path = point.module, point.attr
-    except AttributeError:  # the value has another form; who uses the plugin is told
+    except AttributeError:  # the value has another form; the error comes when the plugin is used
         return point.value, ""
     extras = re.search(r"\[(.*)\]\s*$", point.value)  # EntryPoint.extras splits names at dashes
     return f"{module}:{path}" if path else module, extras[1].replace(" ", "") if extras else ""
 
 
 def _slips(points: list[importlib.metadata.EntryPoint]) -> Iterator[str]:
-    """Says which entry points cannot be used as they are."""
+    """Yield a text for each entry point that cannot be used as it is."""
     first: dict[tuple[str, str], str] = {}
     for point in points:
         kind = _GROUPS[point.group]
@@ -206,7 +208,7 @@ def _slips(points: list[importlib.metadata.EntryPoint]) -> Iterator[str]:
 
 
 def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, str | None]:
-    """Returns name and version, from the folder's name where METADATA lacks them, and what is wrong in that case."""
+    """Return name and version, taken from the folder's name if METADATA lacks them, and what is wrong in that case."""
     folder = _folder(distribution)
     stem = re.sub(r"\.(dist|egg)-info$", "", getattr(folder, "name", ""))
     by_folder = [part or "unknown" for part in [*stem.split("-"), ""]][:2]
@@ -224,7 +226,8 @@ def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str, 
 
 
 def _folder(distribution: importlib.metadata.Distribution) -> object:
-    """Returns where the metadata is; importlib.metadata has no public name for it, and other finders may keep it elsewhere."""
+    """Return where the metadata is; importlib.metadata has no public name for it, and other finders may store it
+    elsewhere."""
     return getattr(distribution, "_path", type(distribution).__name__)
 
 
@@ -233,7 +236,7 @@ def _reason(distribution: importlib.metadata.Distribution, error: Exception) -> 
         return f"its {_POINTS} is not UTF-8"
     if isinstance(error, OSError):
         return f"its {_POINTS} cannot be read: {error.strerror}"
-    with contextlib.suppress(Exception):  # only for a better word than that of the parser
+    with contextlib.suppress(Exception):  # only to improve on the parser's message
         _, _, sections = (distribution.read_text(_POINTS) or "").partition("[")
         for line in sections.splitlines()[1:]:
             text = line.strip()

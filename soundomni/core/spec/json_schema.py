@@ -1,4 +1,5 @@
-"""A spec as JSON schema (draft 2020-12), so that editors complete keys and mark mistakes, plugins' arguments included."""
+"""A spec as JSON schema (draft 2020-12), so that editors complete keys and mark mistakes, including plugins'
+arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from soundomni.core.spec.values import DICTS, LISTS, field_types, is_union, plai
 
 
 def spec_schema() -> dict[str, Any]:
-    """Returns the JSON schema of a spec with the installed plugins. Imports every plugin; one that fails is listed without arguments."""
+    """Return the JSON schema of a spec with the installed plugins.
+
+    Imports every plugin; one that fails is listed without arguments.
+    """
     definitions = {kind: _slot_schema(kind) for kind in registry.KINDS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -25,7 +29,7 @@ def spec_schema() -> dict[str, Any]:
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
-    """Returns the JSON schema of the YAML values that an annotation accepts."""
+    """Return the JSON schema of the YAML values that an annotation accepts."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if is_union(annotation):
         return {"anyOf": [schema_of(member) for member in inner]}
@@ -90,7 +94,11 @@ def _slot_field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _slot_schema(kind: str) -> dict[str, Any]:
-    """Any registered name with its arguments; a name with a dot or a colon, of a class by its path or of a distribution, with any."""
+    """Return the schema of a slot: a registered name with its arguments, or a name with a dot or colon and any
+    arguments.
+
+    The latter are import paths and names of the form `dist:name`.
+    """
     other = {"type": "string", "pattern": "[.:]"}
     choices: list[dict[str, Any]] = [other, _choice({"class_path": other}, schema_of(dict[str, Any]), required=False)]
     names: list[str] = []

@@ -19,6 +19,7 @@ from soundomni.core.spec import registry, yaml_text
 from soundomni.core.spec.discovery import OWN
 from soundomni.core.spec.merge import merge, override_layer
 from soundomni.core.spec.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
+from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_names, map_slots
 from soundomni.core.spec.values import convert, join, plain, settle
@@ -87,16 +88,16 @@ def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Se
     trees: list[dict[str, Any]] = []
     for config in configs:
         tree, recorded = (dict(config), {}) if isinstance(config, Mapping) else _read(config)
-        trees.append(tree)
+        trees.append(current_names(tree))
         known |= recorded
-    trees += [override_layer(key, text, Spec) for key, text in overrides]
+    trees += [current_names(override_layer(current_key(key), text, Spec)) for key, text in overrides]
     return SpecLayers(tuple(trees), known)
 
 
 def join_layers(layers: SpecLayers, *, base: Mapping[str, Any], trust_class_paths: bool = False, validate_plugins: bool = True) -> Spec:
     """Lay the layers of a spec over each other and over `base`, and check the result. Raises as `load_spec`."""
     tree: dict[str, Any] = {}
-    for layer in (dict(base), *layers.trees):
+    for layer in (current_names(base), *layers.trees):
         tree = merge(tree, layer, Spec)
     given = _with_home(convert(tree, Spec, ""))
     spec = map_slots(given, _default_names(tree))

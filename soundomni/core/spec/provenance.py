@@ -1,8 +1,9 @@
-"""What the names of plugins mean in a spec that was written elsewhere, or before something else was installed.
+"""The meaning of plugin names in a spec that was written elsewhere, or before something else was installed.
 
-In a spec of one's own a short name means the only plugin of that name, and an error asks for `dist:name` when there are several. A shipped
-spec means soundomni's own plugins. A run and a model directory record the distribution of each plugin, which stays what is meant; those
-of older versions, which do not, mean soundomni's own plugin when there is one of the name.
+In a user's own spec a short name means the only plugin of that name; if there are several, an error asks for
+`dist:name`. A shipped spec means soundomni's own plugins. A run and a model directory record the distribution of each
+plugin, which determines what is meant; older ones without that record mean soundomni's own plugin if there is one of
+the name.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from soundomni.core.errors import PluginError, describe
 from soundomni.core.files.names import CONFIG_FILE, LOCK_FILE, REPORT_FILE, SPEC_FILE
 from soundomni.core.files.small_files import read_json
 from soundomni.core.spec import registry
-from soundomni.core.spec.discovery import OWN, normalised
+from soundomni.core.spec.discovery import OWN, normalized
 from soundomni.core.spec.schema import Spec
 from soundomni.core.spec.slots import map_names, slots
 
 RECORD_KEY = "distributions"
-"""Where config.json of a model directory has the record; lock.json of a run is the record."""
+"""Key of the record in config.json of a model directory; lock.json of a run is itself the record."""
 
 _MOST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -45,7 +46,8 @@ Record = Mapping[str, Source]
 
 
 def record(spec: Spec) -> list[dict[str, Any]]:
-    """Returns {distribution, version, slots} of what a spec's plugins come from, sorted; `slots` are the keys of registered plugins."""
+    """Return {distribution, version, slots} for each distribution that a spec uses, sorted; `slots` are the keys of its
+    plugins."""
     entries: list[dict[str, Any]] = [{**entry, "slots": []} for entry in registry.lock(spec)]
     for key, kind, slot in slots(spec):
         if registry.is_registered(kind, slot.class_path):
@@ -55,7 +57,8 @@ def record(spec: Spec) -> list[dict[str, Any]]:
 
 
 def record_beside(spec_file: Path) -> Record | None:
-    """Returns the record of the run, the model directory or the imported codec that a file is the spec of; None for any other file."""
+    """Return the record of the run, model directory or imported codec to which a spec file belongs; None for any other
+    file."""
     if spec_file.name == "codec.yaml" and spec_file.with_name(REPORT_FILE).is_file():
         return {}
     if spec_file.name != SPEC_FILE:
@@ -66,7 +69,8 @@ def record_beside(spec_file: Path) -> Record | None:
 
 
 def read_record(file: Path) -> Record:
-    """Returns the record in lock.json or config.json; an empty one, with a warning, if it is damaged, and without if it has none."""
+    """Return the record in lock.json or config.json; an empty one if it has none or, with a warning, if it is
+    damaged."""
     try:
         tree = read_json(file, most_bytes=_MOST_BYTES)
         entries = tree.get(RECORD_KEY, []) if isinstance(tree, dict) else tree
@@ -77,7 +81,8 @@ def read_record(file: Path) -> Record:
 
 
 def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
-    """Returns plain data of a written spec with each plugin under the name that it has here, by its record or else by `settled_name`."""
+    """Return plain data of a written spec with each plugin's current name here, by its record or else by
+    `settled_name`."""
 
     def settle(key: str, kind: str, name: str) -> str:
         return settled_name(kind, name, known[key].distribution if key in known else None)
@@ -86,18 +91,20 @@ def settle_names(tree: Mapping[str, Any], known: Record) -> dict[str, Any]:
 
 
 def own_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data of a shipped spec, or of a part of one, with each name as that of soundomni's own plugin."""
+    """Return plain data of a shipped spec, or a part of one, with each name meaning soundomni's own plugin."""
     return map_names(tree, lambda key, kind, name: settled_name(kind, name, OWN))
 
 
 def lasting_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data of a spec with third-party plugins as `dist:name`, which `settle_names` reads back whatever is installed then."""
+    """Return plain data of a spec with third-party plugins as `dist:name`, which `settle_names` can read whatever is
+    installed then."""
 
     return map_names(tree, lambda key, kind, name: lasting_name(kind, name))
 
 
 def lasting_name(kind: str, name: str) -> str:
-    """Returns the short name of a plugin of soundomni, `dist:name` of one of others, and an import path as it is."""
+    """Return the short name of one of soundomni's plugins, `dist:name` of a third-party plugin, and an import path
+    unchanged."""
     if not registry.is_registered(kind, name):
         return name
     entry = registry.find(kind, name)
@@ -105,12 +112,12 @@ def lasting_name(kind: str, name: str) -> str:
 
 
 def settled_name(kind: str, name: str, distribution: str | None) -> str:
-    """Returns the name that a plugin of a written spec has here: the short one where that is the only one, and else `dist:name`.
+    """Return the name that a plugin of a written spec has here: the short name if it is unique, otherwise `dist:name`.
 
     Args:
         kind: one of KINDS.
-        name: as it was written.
-        distribution: where it came from; None when that is not known.
+        name: name as it was written.
+        distribution: distribution that it came from; None if that is not known.
     """
     given, short = registry.split_name(kind, name)
     wanted = given or distribution
@@ -119,16 +126,16 @@ def settled_name(kind: str, name: str, distribution: str | None) -> str:
         wanted = OWN if len(hits) > 1 and any(entry.distribution == OWN for entry in hits) else None
     if wanted is None:
         return name
-    found = next((entry for entry in hits if normalised(entry.distribution) == normalised(wanted)), None)
+    found = next((entry for entry in hits if normalized(entry.distribution) == normalized(wanted)), None)
     if found is None:
         return name if given else f"{wanted}:{short}"
     return short if len(hits) == 1 else found.qualified_name
 
 
 def check_installed(kind: str, name: str, source: Source | None) -> None:
-    """Raises PluginError, with how to install it, when a plugin is not here that a model or a run was made with."""
+    """Raise PluginError, which says how to install it, if a plugin of a model or a run is missing here."""
     given, short = registry.split_name(kind, name)
-    if source is None or normalised(given) != normalised(source.distribution) or registry.is_registered(kind, name):
+    if source is None or normalized(given) != normalized(source.distribution) or registry.is_registered(kind, name):
         return
     here = registry.installed_version(source.distribution)
     wanted = source.distribution if here is None else f"{source.distribution}=={source.version}"

@@ -1,4 +1,7 @@
-"""Checks of the numbers in the `train` section of a spec. No torch here: a spec is checked before anything heavy is imported."""
+"""Checks of the numbers in the `train` section of a spec.
+
+No torch here: a spec is checked before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +38,16 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (f"above 0 and at most {LONGEST_SECONDS:g}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
     (f"from 0 to {LARGEST_SEED}", lambda x: 0 <= x <= LARGEST_SEED, ("seed",)),
 )
-"""(what is expected, whether a number is that, keys below `train`). Comparisons are False for nan, which is thus refused."""
+"""(expected values, whether a number is one, keys below `train`). Comparisons with nan are False, so nan is refused."""
 
 MOST_THREADS = 1024
-"""The process may end without a word where the system does not give it as many."""
+"""With more threads than the system allows, the process may end without an error message."""
 
 
 def check_train(train: TrainSpec) -> None:
-    """Raises SpecError, naming the dotted key, for the first number of a training section that is out of its range."""
+    """Raise SpecError, which names the dotted key, for the first number of a training section that is out of range."""
     if not train.run_dir.strip() or "\0" in train.run_dir:
-        raise SpecError(f"train.run_dir is {repr(train.run_dir) if train.run_dir else 'empty'}, expected the name of a directory")
+        raise SpecError(f"train.run_dir is {repr(train.run_dir) if train.run_dir else 'empty'}; expected the name of a directory")
     if train.run_dir.startswith("~"):  # reading a spec expands those that it can
         raise SpecError(
             f"train.run_dir is '{train.run_dir}', but there is no such home directory; write './{train.run_dir}' for a folder here"
@@ -78,7 +81,7 @@ def _check_lora(lora: LoRASpec, target: str) -> None:
 
 
 def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:
-    """Raises SpecError when `train.loss_weights` names a loss that is not among those that a model has."""
+    """Raise SpecError if `train.loss_weights` names a loss that the model does not have."""
     unknown = [name for name in weights if name not in losses]
     if not unknown:
         return
@@ -93,4 +96,4 @@ def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) ->
 
 def _expect(holds: Callable[[float], bool], key: str, value: float, expected: str) -> None:
     if not holds(value):
-        raise SpecError(f"{key} is {value}; it must be {expected}")
+        raise SpecError(f"{key} is {value}; expected {expected}")

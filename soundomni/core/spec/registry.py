@@ -16,7 +16,7 @@ from typing import Any
 from soundomni.core.errors import ConstructionError, PluginError, SoundOmniError, SpecError, describe, did_you_mean, message_of
 from soundomni.core.spec.arguments import Argument, ClauseError, spec_arguments
 from soundomni.core.spec.discovery import KINDS as KINDS
-from soundomni.core.spec.discovery import OWN, Fault, normalised, provider_of, scan
+from soundomni.core.spec.discovery import OWN, Fault, normalized, provider_of, scan
 from soundomni.core.spec.discovery import PluginEntry as PluginEntry
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import slots
@@ -49,7 +49,7 @@ def find(kind: str, name: str) -> PluginEntry:
     Raises PluginError when there is none, with what is installed, and when several distributions claim the name.
     """
     distribution, short = split_name(kind, name)
-    hits = [e for e in entries(kind) if e.name == short and normalised(distribution) in ("", normalised(e.distribution))]
+    hits = [e for e in entries(kind) if e.name == short and normalized(distribution) in ("", normalized(e.distribution))]
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -75,12 +75,12 @@ def split_name(kind: str, name: str) -> tuple[str, str]:
 def is_registered(kind: str, name: str) -> bool:
     """Says whether `name` or `dist:name` is that of a registered plugin, be it ambiguous or not."""
     distribution, short = split_name(kind, name)
-    return any(e.name == short and normalised(distribution) in ("", normalised(e.distribution)) for e in entries(kind))
+    return any(e.name == short and normalized(distribution) in ("", normalized(e.distribution)) for e in entries(kind))
 
 
 def installed_version(distribution: str) -> str | None:
     """Returns the version of a distribution that has plugins, None when none of them is here."""
-    found = (entry for kind in KINDS for entry in entries(kind) if normalised(entry.distribution) == normalised(distribution))
+    found = (entry for kind in KINDS for entry in entries(kind) if normalized(entry.distribution) == normalized(distribution))
     return next((entry.version for entry in found), None)
 
 

@@ -1,4 +1,6 @@
-"""The shape of a spec: what a YAML file may say. No torch here: specs are checked before anything heavy is imported.
+"""Structure of a spec: what a YAML file may contain.
+
+No torch here: specs are checked before anything heavy is imported.
 
 A field of type Slot holds a plugin: in YAML a short name, `dist:name`, or `{class_path: name, init_args: {...}}`.
 """
@@ -24,18 +26,20 @@ class Slot:
 
 
 def replaced(default: Callable[[], Any]) -> Any:
-    """Declares a mapping that a later layer replaces whole, where other mappings merge; a dotted override still sets one entry."""
+    """Declare a mapping that a later layer replaces as a whole, unlike other mappings, which merge; an override still
+    sets one entry."""
     return field(default_factory=default, metadata={"replace": True})
 
 
 def switched_off(by: str, default: Any) -> Any:
-    """Declare a field that does not take null; `by` is what the error for null says to set instead."""
+    """Declare a field that does not accept null; `by` is what the error for null says to set instead."""
     metadata = {"off": by}
     return field(default_factory=default, metadata=metadata) if callable(default) else field(default=default, metadata=metadata)
 
 
 def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
-    """Declares a dataclass field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name one."""
+    """Declare a field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name
+    one."""
     metadata = {"kind": kind, "optional": optional, "many": many}
     if many:
         return field(default_factory=list, metadata=metadata)
@@ -48,11 +52,11 @@ def slot(kind: str, *, optional: bool = False, many: bool = False, default: str 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """Text tokens. With `path`, a directory or file that holds a tokenizer.json; otherwise byte-level BPE learnt from the run's captions.
+    """Text tokenizer: the tokenizer.json in `path`, or byte-level BPE learned from the run's captions.
 
     Args:
-        path: a tokenizer.json or a directory with one.
-        vocab_size: of the learnt tokenizer, special tokens included; 261 or fewer means bytes.
+        path: a tokenizer.json, or a directory with one.
+        vocab_size: vocabulary size of the learned tokenizer, including special tokens; 261 or fewer means bytes.
     """
 
     path: str | None = None
@@ -61,7 +65,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorsSpec:
-    """The connectors of the representation (in and out) and of the understanding features (in)."""
+    """Connectors for latents (in and out) and for understanding features (in)."""
 
     latent: Slot = slot("connector")
     features: Slot | None = slot("connector", optional=True)
@@ -74,17 +78,19 @@ class ModelSpec:
     Args:
         backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         tokenizer: text tokens.
-        freeze: parts that stay as they are: names of expert streams ("und", "gen"), "embedding", "encoder", "connectors".
-        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or "advance".
+        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder",
+            "connectors".
+        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
+            "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
-        normalise: how latents are normalised, fitted on the first clips of the data: per "channel", with
+        normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
             one "global" scale, "half" way between, or "none".
-        chat: the template in which clips are heard, asked about and described: "none" for segments with nothing around them, or
-            "qwen2-audio" for the turns that this model was trained on.
-        start: the model that training starts from: a model directory, a shipped model or a repository of the Hub. Its spec lies
-            below all layers, so that they need not repeat it; its tokenizer and weights are taken, the latter strictly.
-        start_fresh: parts that are not taken from `start`, but begin as a spec without it has them.
+        chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
+            "qwen2-audio" for the turns that Qwen2-Audio was trained on.
+        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
+            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
+        start_fresh: parts that are not taken from `start` but begin as they would without it.
     """
 
     backbone: Slot = slot("backbone")
@@ -98,7 +104,7 @@ class ModelSpec:
     latent_positions: Literal["shared", "advance"] = "shared"
     feature_positions: Literal["shared", "advance"] = "advance"
     feature_attend: Literal["full", "causal"] = "full"
-    normalise: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
+    normalize: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
     chat: Literal["none", "qwen2-audio"] = switched_off("it to none", "none")
     start: str | None = None
     start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
@@ -109,16 +115,17 @@ class GuidanceSpec:
     """Classifier-free guidance.
 
     Args:
-        scale: 1 is none; v = v_uncond + scale * (v_cond - v_uncond).
-        interval: timesteps (low, high) within which it applies; outside, the scale is 1.
-        renormalise: "none", or what norm is kept at most: of the whole clip ("global") or of each token ("channel").
-        renormalise_min: lower bound of the renormalisation factor.
+        scale: v = v_uncond + scale * (v_cond - v_uncond); 1 turns guidance off.
+        interval: timesteps (low, high) within which guidance applies; outside, the scale is 1.
+        renormalize: limit on the guided prediction's norm: that of the conditional prediction over the whole clip
+            ("global") or per token ("channel"); "none" for no limit.
+        renormalize_min: lower bound of the renormalization factor.
     """
 
     scale: float = switched_off("it to 1", 1.0)
     interval: tuple[float, float] = (0.0, 1.0)
-    renormalise: Literal["none", "global", "channel"] = "none"
-    renormalise_min: float = 0.0
+    renormalize: Literal["none", "global", "channel"] = "none"
+    renormalize_min: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +133,12 @@ class SegmentTemplate:
     """One segment of a task: exactly one of `text` and `audio`.
 
     Args:
-        text: a pattern with `{caption}`, `{question}` or `{answer}`.
-        audio: "features" (to understand), "target" (to make) or "context" (clean latents).
+        text: pattern with `{caption}`, `{question}` or `{answer}`.
+        audio: "features" (to understand), "target" (to generate) or "context" (clean latents).
         loss: whether the text is predicted; targets always are.
-        known: for a target, the (least, most) share of its first frames that are given, for continuation.
-        gap: for a target, the (least, most) share of its frames that are made, together at a random place; the others are given.
+        known: for a target, (least, most) share of frames at its start that are kept, for continuation.
+        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
+            kept.
     """
 
     text: str | None = None
@@ -146,14 +154,14 @@ class MixtureEntry:
 
     Args:
         source: the dataset plugin.
-        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A later layer that gives a mapping replaces
-            all of it; `tasks.describe=2` sets one weight.
-        weight: how often it is drawn, against the other datasets.
-        is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out and named.
-        num_used: only the first this many items of the seeded order; -1 for all.
+        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A mapping in a later layer
+            replaces this one entirely; `tasks.describe=2` sets one weight.
+        weight: how often it is drawn, relative to the other datasets.
+        is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out with a warning.
+        num_used: number of items to use, from the start of the seeded order; -1 for all.
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
-        max_seconds: longer clips are cut at a random place (the target of generation) or refused (understanding); None for no limit.
+        max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
     """
 
     source: Slot = slot("dataset")
@@ -167,7 +175,7 @@ class MixtureEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutSpec:
-    """How often each condition of a generated target is left out of its sample, independently per segment."""
+    """Probability of leaving out each condition of a generated target, independently per segment."""
 
     text: float = switched_off("it to 0", 0.1)
     latent: float = switched_off("it to 0", 0.3)
@@ -176,18 +184,18 @@ class DropoutSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """What is trained on, and how it is packed.
+    """Training data and how it is packed.
 
     Args:
-        datasets: name → dataset; null leaves out one that an earlier layer named.
-        tasks: name → segments, beside the built-in tasks generate, describe, answer, continue and fill.
+        datasets: name → dataset; null removes a dataset of an earlier layer.
+        tasks: name → segments, in addition to the built-in tasks generate, describe, answer, continue and fill.
         tokens_per_batch: token budget of a packed batch (fixed).
-        max_tokens_per_sample: longer samples are refused and reported; None means the budget.
-        lookahead: samples the packer may choose from.
-        condition_dropout: for guidance.
-        skip_limit: share of unreadable clips, of all seen, beyond which the run stops.
+        max_tokens_per_sample: longer samples are skipped and reported; null means the budget.
+        lookahead: number of samples that the packer may choose from.
+        condition_dropout: how often conditions are left out, for guidance.
+        skip_limit: share of unreadable clips among all clips seen, beyond which the run stops.
         workers: threads that read and resample ahead.
-        seed: of order, task choice, cuts, noise and dropout.
+        seed: seed of order, task choice, cuts, noise and dropout.
     """
 
     datasets: dict[str, MixtureEntry | None]
@@ -203,13 +211,14 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """How gradients become updates, and how they are clipped before.
+    """Optimizer and gradient clipping.
 
     Args:
         rule: the optimizer.
         lr: peak learning rate.
-        betas, eps: of Adam's moments.
-        weight_decay: share of a weight, times the learning rate, that each step takes off; of matrices, not of biases and gains.
+        betas, eps: parameters of Adam's moments.
+        weight_decay: share of each weight, times the learning rate, that a step subtracts; applies to matrices, not to
+            biases and gains.
         clip: largest norm of all gradients together; 0 for no limit.
     """
 
@@ -227,7 +236,7 @@ class ScheduleSpec:
 
     Args:
         kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root.
-        warmup_steps: steps of the warm-up; null takes a tenth of the run, 2000 at most.
+        warmup_steps: steps of the warm-up; null means a tenth of the run, at most 2000.
         min_lr: learning rate at the end of a cosine.
     """
 
@@ -238,16 +247,17 @@ class ScheduleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoRASpec:
-    """Low-rank adapters in place of whole experts: the weights of the named streams stay as they are, and only adapters are trained.
+    """Low-rank adapters: the weights of the named streams are frozen, and only their adapters are trained.
 
-    What other streams and parts do is up to `model.freeze` as ever.
+    `model.freeze` still decides about other streams and parts.
 
     Args:
         streams: expert streams that get adapters, such as "und" and "gen".
-        rank: of the two matrices of an adapter.
-        alpha: an adapter counts alpha / rank times.
+        rank: rank of an adapter's two matrices.
+        alpha: adapters are scaled by alpha / rank.
         dropout: share of an adapter's inputs that are zeroed in training.
-        targets: names, or last parts of names, of the linear layers that get one, such as "qkv", "output", "mlp.gate_up" and "mlp.down".
+        targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up"
+            and "mlp.down".
     """
 
     streams: list[str]
@@ -259,7 +269,7 @@ class LoRASpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSpec:
-    """The device mesh: parameters are sharded over `shard` ranks (-1: all that are left) and replicated over `replicate`."""
+    """Device mesh: parameters are sharded over `shard` ranks (-1: all that are left), replicated over `replicate`."""
 
     shard: int = -1
     replicate: int = 1
@@ -267,21 +277,21 @@ class ParallelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSpec:
-    """What is measured, made and described during training, to see and hear how far it is.
+    """Losses to measure, and clips to generate and describe, during training, to follow its progress.
 
     The losses are measured on the items that `held_out` of a dataset keeps from training: before the first step, every
     `every` steps, and at the end.
 
     Args:
-        every: steps between; 0 for never.
+        every: steps between validations; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
         best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
             kept. null compares none.
         better: whether a "lower" or a "higher" number is better.
         patience: validations in a row that are not better than the best one before the run ends early; 0 for never.
         prompts: texts to generate from.
-        seconds: length of each.
-        num_describe: clips of the data to describe.
+        seconds: length of each generated clip.
+        num_describe: number of clips of the data to describe.
     """
 
     every: int = switched_off("it to 0", 0)
@@ -296,27 +306,27 @@ class ValidationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """The run.
+    """Settings of a run.
 
     Args:
-        run_dir: where everything of the run goes.
-        target: what is trained: the "model", or the "codec" alone.
-        steps: optimizer steps.
+        run_dir: directory for everything that the run writes.
+        target: what is trained: the "model", or only the "codec".
+        steps: number of optimizer steps.
         batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
-        loss_weights: of "ce" and of the objective's losses by name; 1 when not named. A later layer that gives a mapping replaces all
-            of it; `loss_weights.ce=2` sets one.
-        lora: train adapters of some expert streams; null trains the weights themselves.
-        ema_decay: of the averaged weights; 0 for none.
-        validation: what to make on the way; null for nothing.
-        precision: of the forward and backward pass; parameters and optimizer are always float32.
+        loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer
+            replaces this one entirely; `loss_weights.ce=2` sets one weight.
+        lora: adapters for some expert streams; null trains the weights themselves.
+        ema_decay: decay of the averaged weights; 0 for no averaging.
+        validation: what to generate and describe during training; null for nothing.
+        precision: precision of the forward and backward pass; parameters and optimizer are always float32.
         activation_checkpointing: recompute each layer in the backward pass.
         compile: compile each layer.
         log_every: steps between lines of metrics.
         save_every: steps between checkpoints; 0 saves only at the end.
-        keep_checkpoints: newest complete checkpoints to keep.
+        keep_checkpoints: number of newest complete checkpoints to keep.
         keep_every: steps between checkpoints that are kept for good, besides the newest ones; 0 for none.
-        seed: of the initial weights.
-        threads: CPU threads per process; 0 leaves torch's choice.
+        seed: seed of the initial weights.
+        threads: CPU threads per process; 0 leaves the choice to torch.
     """
 
     run_dir: str
@@ -343,13 +353,13 @@ class TrainSpec:
 
     @property
     def validating(self) -> ValidationSpec:
-        """Validation as it takes place: null means never."""
+        """Effective validation settings: null means never."""
         return self.validation if self.validation is not None else ValidationSpec(every=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A whole spec. `data` and `train` are absent from a model directory."""
+    """A complete spec. Model directories do not have `data` and `train`."""
 
     model: ModelSpec
     sampler: Slot = slot("sampler")

@@ -1,6 +1,7 @@
-"""Safe YAML, read and written with the core rules of YAML 1.2 (section 10.3.2): `no` is a word, `1e-4` a number, `1:30` not a number.
+"""Safe YAML, read and written by the core rules of YAML 1.2 (section 10.3.2): `no` is a word, `1e-4` is a number,
+`1:30` is not.
 
-Reader and writer share these rules, so that what is written reads back as it was. Duplicate keys are errors, and so are tags.
+Reader and writer share these rules, so that written data reads back unchanged. Duplicate keys and tags are errors.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _SCALARS = (
 )
 MOST_CHARACTERS = 1_000_000
 MOST_NODES = 100_000
-"""Values of a document, each counted as often as it is referred to: a few lines of references can stand for billions."""
+"""Largest number of values in a document, counting each reference: a few lines of references can stand for billions."""
 DEEPEST = 100
-"""Lists and mappings within each other."""
+"""Largest number of lists and mappings within each other."""
 _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Reader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class declares it so; filled below)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (declared this way in the base class; filled below)
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -39,19 +40,21 @@ class _Reader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuses tags, an alias within the node that it stands for, as such data has no end, and what is too large or too deep.
+        """Refuse tags, aliases within the node that they stand for (such data has no end), and documents that are too
+        large or deep.
 
-        Values are counted as they begin, so that a long list is refused before it is read whole, and once more with references.
+        Values are counted as they begin, so that a long list is refused before it is completely read, and again with
+        references.
         """
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and node.end_mark is None:
-                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' refers to what it is part of", mark)
+                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' refers to a value that contains it", mark)
         elif event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' was given, expected none", mark)
+            raise yaml.composer.ComposerError(None, None, f"the tag '{tag}' is not supported; expected none", mark)
         self._begun += 1
         self._depth += 1
         self._check_extent(self._begun, self._depth, mark)
@@ -66,10 +69,11 @@ class _Reader(yaml.SafeLoader):
     def _check_extent(self, count: int, depth: int, mark: yaml.Mark) -> None:
         if count > MOST_NODES or depth > DEEPEST:
             limit = f"more than {MOST_NODES:,} values" if count > MOST_NODES else f"values within more than {DEEPEST} others"
-            raise yaml.composer.ComposerError(None, None, f"it holds {limit}, references counted", mark)
+            raise yaml.composer.ComposerError(None, None, f"it has {limit}, references counted", mark)
 
     def _extent(self, node: yaml.Node) -> tuple[int, int]:
-        """Returns how many values a node holds, itself included, and how deep they are; its children are known."""
+        """Return how many values a node has, including itself, and how deeply they are nested; its children are
+        known."""
         children: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -92,16 +96,17 @@ class _Writer(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Writes a value that occurs twice in full both times: readers of a spec need not know anchors."""
+        """Write a value that occurs twice in full both times, so that readers of a spec need not know anchors."""
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Indents lists under their key."""
+        """Indent lists under their key."""
         super().increase_indent(flow, False)
 
 
 def _write_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    """Quotes line breaks other than a newline so that they are escaped: unquoted, a reader takes them for a space."""
+    """Quote text with line breaks other than a newline, so that they are escaped: unquoted, readers take them for a
+    space."""
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS.search(text) else None)
 
 
@@ -112,7 +117,10 @@ for _tag, _pattern, _first in _SCALARS:
 
 
 def parse(text: str, source: str) -> Any:
-    """Reads one YAML document. Raises SpecError, one line with `source:line:column`, when it is not well-formed or too large."""
+    """Read one YAML document.
+
+    Raise SpecError, one line with `source:line:column`, if it is not well-formed or too large.
+    """
     if len(text) > MOST_CHARACTERS:
         raise SpecError(f"{source}: it has {len(text):,} characters; expected at most {MOST_CHARACTERS:,}. Split it into several files")
     try:
@@ -130,6 +138,6 @@ def parse(text: str, source: str) -> Any:
 
 
 def render(tree: Any) -> str:
-    """Writes plain data (dicts, lists, text, numbers, None) as YAML, keys in their order."""
+    """Return plain data (dicts, lists, text, numbers, None) as YAML, with keys in their order."""
     text: str = yaml.dump(tree, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
     return text

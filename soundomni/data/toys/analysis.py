@@ -1,8 +1,8 @@
-"""What a sound is, measured from its waveform: events, their kind, pitch, course, count, level and spectrum.
+"""Sounds measured from their waveforms: events, and their kind, pitch, course, count, level and spectrum.
 
-It hears the attributes of toy recipes in any audio, clean or generated, so that a model can be judged attribute by attribute. Plain
-signal processing without learnt parts: energy for segments and clicks, the normalised square difference for pitch, ratios of
-harmonics for the waveform, ratios of band densities for the colour of noise.
+It hears the attributes of toy recipes in any audio, clean or generated, so that a model can be judged attribute by
+attribute. It is plain signal processing without learned parts: energy for segments and clicks, the normalized square
+difference for pitch, ratios of harmonics for the waveform, and ratios of band densities for the color of noise.
 
 Shape letters: C channels, S samples, M frames of the envelope, N samples of an event.
 """
@@ -19,36 +19,36 @@ from soundomni.data.toys.toy_recipe import CLICK_WINDOW, LEVELS, Event, Kind, Re
 
 MIN_SAMPLE_RATE = 6000
 SILENCE_DB = -55.0
-"""A clip that nowhere exceeds this level (dB of full scale) holds no event."""
+"""A clip that never exceeds this level (dB of full scale) has no event."""
 
 _HOP = 0.0025
 _MERGE_GAP = 0.12  # seconds: longer than between clicks of one event, shorter than between events
 _MIN_EVENT = 0.012
-_MIN_RANGE = 10.0  # dB between the loudest frame and the quietest stretch; less means that the event fills the clip
+_MIN_RANGE = 10.0  # dB between the loudest frame and the quietest stretch; if it is less, the event fills the clip
 _MAX_CLICK = 0.05
 _TRIM = 0.012  # seconds at each end of a sustained event that are fades, not the sound itself
 _MIN_CLARITY = 0.65
 _MIN_SWEEP = 4.0  # semitones between the first and the last third
 _MAX_SPECTRUM_SECONDS = 4.0
 _LOW_BAND, _HIGH_BAND = (100.0, 700.0), (2000.0, 3600.0)
-_COLOUR_DB = 7.0
+_COLOR_DB = 7.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventReport:
-    """One event as measured.
+    """One measured event.
 
     Args:
         kind: tone, chirp, clicks or noise.
         onset, offset: in seconds.
-        level: in dB of full scale: RMS of a sustained event, RMS over CLICK_WINDOW of clicks.
+        level: in dB of full scale: RMS of a sustained event; for clicks, RMS over CLICK_WINDOW.
         centroid: power-weighted mean frequency in Hz.
-        harmonicity: 0 to 1, how periodic it is.
+        harmonicity: how periodic it is, from 0 to 1.
         pitch: fundamental frequency of a tone, in Hz.
-        waveform: of a tone: sine, square, sawtooth or triangle, whichever its harmonics are nearest to.
-        sweep: of a chirp: semitones from its first to its last third, negative when falling.
+        waveform: waveform of a tone with the most similar harmonics: sine, square, sawtooth or triangle.
+        sweep: for a chirp, semitones from its first to its last third, negative if falling.
         clicks: number of clicks.
-        colour: of noise: white, low or high.
+        color: color of noise: white, low or high.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class EventReport:
     waveform: str | None = None
     sweep: float | None = None
     clicks: int | None = None
-    colour: str | None = None
+    color: str | None = None
 
     @property
     def event(self) -> Event:
@@ -73,13 +73,14 @@ class EventReport:
             note=None if self.pitch is None else nearest_note(self.pitch),
             direction=None if self.sweep is None else ("rising" if self.sweep > 0 else "falling"),
             clicks=self.clicks,
-            colour=self.colour,
+            color=self.color,
         )
 
 
 @dataclass(frozen=True)
 class SoundReport:
-    """A clip as measured: its events in order, its RMS level in dB of full scale (-inf for silence), its length in seconds."""
+    """A measured clip: its events in order, its RMS level in dB of full scale (-inf for silence), its length in
+    seconds."""
 
     events: tuple[EventReport, ...]
     level: float
@@ -91,20 +92,20 @@ class SoundReport:
         return Recipe(tuple(event.event for event in self.events))
 
 
-def analyse(waveform: np.ndarray, rate: int) -> SoundReport:
-    """Measures a clip.
+def analyze(waveform: np.ndarray, rate: int) -> SoundReport:
+    """Measure a clip.
 
     Args:
         waveform: float `[C, S]` or `[S]`, full scale 1; channels are averaged.
         rate: in Hz, at least MIN_SAMPLE_RATE.
 
     Raises:
-        DataError: for a lower rate, or samples that are not finite.
+        DataError: the rate is lower, or samples are not finite.
     """
     if rate < MIN_SAMPLE_RATE:
-        raise DataError(f"sound analysis needs a sample rate of at least {MIN_SAMPLE_RATE} Hz, got {rate}: resample the clip first")
+        raise DataError(f"the sample rate is {rate} Hz; expected at least {MIN_SAMPLE_RATE} Hz for sound analysis. Resample the clip")
     if not np.isfinite(waveform).all():
-        raise DataError("sound analysis got samples that are NaN or infinite, expected finite ones")
+        raise DataError("the clip has samples that are NaN or infinite; expected finite ones for sound analysis")
     if not np.size(waveform):
         return SoundReport((), -np.inf, 0.0)
     signal = np.atleast_2d(np.asarray(waveform, dtype=np.float64)).mean(0)
@@ -115,9 +116,9 @@ def analyse(waveform: np.ndarray, rate: int) -> SoundReport:
 
 
 def compare(recipe: Recipe, report: SoundReport) -> dict[str, bool]:
-    """Says for each attribute that a recipe states whether the sound has it; the attributes are those of `agreement`.
+    """Return for each attribute that a recipe states whether the sound has it; the attributes are those of `agreement`.
 
-    A pitch counts within half a semitone, a loudness by the nearer level, a count and an order when they are exact.
+    A pitch counts within half a semitone, a loudness by the nearer level, a count and an order if they are exact.
     """
     return agreement(recipe, report.recipe)
 
@@ -127,25 +128,27 @@ def _decibels(power: float | np.floating) -> float:
 
 
 def _envelope(signal: np.ndarray, rate: int) -> np.ndarray:
-    """Level in dB `[M]` of windows of CLICK_WINDOW, centred on every _HOP seconds; at least -200."""
+    """Return the level in dB `[M]` of windows of CLICK_WINDOW, centered on every _HOP seconds; at least -200."""
     half = round(CLICK_WINDOW * rate / 2)
     energy = np.pad(np.cumsum(np.pad(signal, half) ** 2), (1, 0))
-    centres = np.round(np.arange(0.0, len(signal) / rate, _HOP) * rate).astype(int)
-    power = (energy[np.minimum(centres + 2 * half, len(energy) - 1)] - energy[centres]) / (2 * half)
+    centers = np.round(np.arange(0.0, len(signal) / rate, _HOP) * rate).astype(int)
+    power = (energy[np.minimum(centers + 2 * half, len(energy) - 1)] - energy[centers]) / (2 * half)
     return np.asarray(10.0 * np.log10(np.maximum(power, 1e-20)))
 
 
 def _runs(active: np.ndarray) -> list[tuple[int, int]]:
-    """Returns (first, last + 1) of each run of True."""
+    """Return (first, last + 1) of each run of True."""
     edges = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the clip.
+    """Return the frames (first, last + 1) of each event: stretches clearly above the quietest _MERGE_GAP seconds of the
+    clip.
 
-    Above a background the threshold is 7 dB, or a third of the range where that is less, so that a quiet event beside a loud one still
-    counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below the loudest frame.
+    Above a background the threshold is 7 dB, or a third of the range if that is less, so that a quiet event next to a
+    loud one still counts. An event that fills the clip leaves no background to compare with. Nothing counts 30 dB below
+    the loudest frame.
     """
     peak = envelope.max()
     if peak < SILENCE_DB:
@@ -165,7 +168,7 @@ def _segments(envelope: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _measure(signal: np.ndarray, envelope: np.ndarray, first: int, last: int, rate: int) -> EventReport:
-    """Measures the event in frames `first` to `last`."""
+    """Measure the event in frames `first` to `last`."""
     onset, offset = first * _HOP, min(last * _HOP, len(signal) / rate)
     part = signal[round(onset * rate) : round(offset * rate)]
     levels = envelope[first:last]
@@ -187,9 +190,10 @@ def _measure(signal: np.ndarray, envelope: np.ndarray, first: int, last: int, ra
 
 
 def _click_levels(levels: np.ndarray) -> np.ndarray | None:
-    """Returns the level of each click, or None if the event is sustained.
+    """Return the level of each click, or None if the event is sustained.
 
-    Clicks are short bursts between deep valleys; the line is drawn half way down to the valleys, 6 to 10 dB below the peak.
+    Clicks are short bursts between deep valleys; the threshold is half way down to the valleys, 6 to 10 dB below the
+    peak.
     """
     depth = levels.max() - np.percentile(levels, 10)
     bursts = _runs(levels > levels.max() - np.clip(depth / 2.0, 6.0, 10.0))
@@ -199,12 +203,12 @@ def _click_levels(levels: np.ndarray) -> np.ndarray | None:
 
 
 def _measure_sustained(part: np.ndarray, onset: float, offset: float, rate: int) -> EventReport:
-    """Measures a tone, chirp or noise without its fades `[N]`."""
+    """Measure a tone, chirp or noise `[N]`, given without its fades."""
     frequency, clarity = pitch_track(part, rate)
     kind: Kind = "noise"
-    pitch = waveform = sweep = colour = None
+    pitch = waveform = sweep = color = None
     if np.median(clarity) < _MIN_CLARITY:
-        colour = _colour(part, rate)
+        color = _color(part, rate)
     else:
         voiced = frequency[clarity >= _MIN_CLARITY]
         third = (len(voiced) + 2) // 3
@@ -224,12 +228,13 @@ def _measure_sustained(part: np.ndarray, onset: float, offset: float, rate: int)
         pitch=pitch,
         waveform=waveform,
         sweep=sweep,
-        colour=colour,
+        color=color,
     )
 
 
 def _spectrum(part: np.ndarray, rate: int, *, padding: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Returns frequencies in Hz and the magnitude of the middle of the event under a Hann window, zero-padded `padding` times."""
+    """Return frequencies in Hz and magnitudes of the middle of the event under a Hann window, zero-padded `padding`
+    times."""
     size = min(len(part), round(_MAX_SPECTRUM_SECONDS * rate))
     start = (len(part) - size) // 2
     length = padding << max(1, (size - 1).bit_length())
@@ -244,10 +249,11 @@ def _centroid(part: np.ndarray, rate: int) -> float:
 
 
 def _tone(part: np.ndarray, pitch: float, rate: int) -> tuple[float, str]:
-    """Refines the pitch at the spectral peak of the fundamental and names the waveform by the second and third harmonic.
+    """Refine the pitch at the spectral peak of the fundamental, and name the waveform by the second and third
+    harmonics.
 
-    Relative to the fundamental they are (0, 0) in a sine, (0, 1/3) in a square, (1/2, 1/3) in a sawtooth and (0, 1/9) in a triangle
-    wave; the lines are drawn at the geometric means, and 1/60 stands for 0.
+    Relative to the fundamental they are (0, 0) for a sine, (0, 1/3) for a square, (1/2, 1/3) for a sawtooth and (0,
+    1/9) for a triangle wave; the thresholds are the geometric means, with 1/60 in place of 0.
     """
     frequency, magnitude = _spectrum(part, rate, padding=4)
     reach = max(0.02 * pitch, 1.5 * rate / len(part))
@@ -266,11 +272,11 @@ def _tone(part: np.ndarray, pitch: float, rate: int) -> tuple[float, str]:
     return pitch, "triangle" if third > np.sqrt(1 / 9 * 1 / 60) else "sine"
 
 
-def _colour(part: np.ndarray, rate: int) -> str:
-    """Names noise by its density in a low band against that in a high band, which does not depend on the sample rate."""
+def _color(part: np.ndarray, rate: int) -> str:
+    """Return the color of noise from its density in a low and a high band, which does not depend on the sample rate."""
     frequency, magnitude = _spectrum(part, rate)
     density = [float(np.mean(magnitude[(frequency >= low) & (frequency < high)] ** 2)) for low, high in (_LOW_BAND, _HIGH_BAND)]
     difference = _decibels(density[0] + 1e-30) - _decibels(density[1] + 1e-30)
-    if abs(difference) < _COLOUR_DB:
+    if abs(difference) < _COLOR_DB:
         return "white"
     return "low" if difference > 0 else "high"

@@ -1,7 +1,7 @@
-"""Pitch by the normalised square difference function (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
+"""Pitch by the normalized square difference function (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
 
-n(lag) = 2 r(lag) / m(lag), with r the autocorrelation of a frame and m the energy of the two parts that overlap: 1 at the period of a
-periodic signal, whatever its level. It needs no window and tolerates noise.
+n(lag) = 2 r(lag) / m(lag), with r the autocorrelation of a frame and m the energy of the two overlapping parts: 1 at
+the period of a periodic signal, whatever its level. It needs no window and tolerates noise.
 
 Shape letters: S samples, M frames, N samples of a frame, L lags.
 """
@@ -12,22 +12,22 @@ import numpy as np
 
 FRAME_SECONDS = 0.032
 _MIN_HZ, _MAX_HZ = 80.0, 1500.0
-_KEY_MAXIMUM = 0.88  # the first peak this near to the highest one is the period; later ones are its multiples
+_KEY_MAXIMUM = 0.88  # the first peak this close to the highest one is the period; later ones are its multiples
 _MAX_FRAMES = 400
-_STEPS = 4  # per sample, of the lag
+_STEPS = 4  # steps of the lag per sample
 _WORKING_RATE = 8000  # Hz; signals of at least twice this rate are averaged down
 
 
 def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the fundamental frequency over time.
+    """Return the fundamental frequency over time.
 
     Args:
-        signal: float `[S]`, at least one frame of FRAME_SECONDS long, or else it is padded to one.
+        signal: float `[S]`, at least FRAME_SECONDS long, otherwise it is padded to that.
         rate: in Hz.
 
     Returns:
-        frequency in Hz `[M]`, between 80 and 1500, and clarity `[M]`, the height of the peak: 1 for a periodic frame, about 0.2 for
-        white noise, 0 for silence (whose frequency is 0). M is at most 400.
+        frequency in Hz `[M]`, between 80 and 1500, and clarity `[M]`, the height of the peak: 1 for a periodic frame,
+        about 0.2 for white noise, 0 for silence (whose frequency is 0). M is at most 400.
     """
     factor = max(1, int(rate // _WORKING_RATE))
     if factor > 1:  # noise above the harmonics that matter only disturbs
@@ -44,7 +44,8 @@ def pitch_track(signal: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
-    """Returns n(lag) `[M, L]` of frames `[M, N]`, for lags from 0 to below `num_lags` in steps of 1 / _STEPS samples; 0 for silence.
+    """Return n(lag) `[M, L]` of frames `[M, N]`, for lags from 0 to below `num_lags` in steps of 1 / _STEPS samples; 0
+    for silence.
 
     Between samples the autocorrelation is interpolated exactly, by a longer inverse transform of its spectrum.
     """
@@ -59,7 +60,8 @@ def _square_difference(frames: np.ndarray, num_lags: int) -> np.ndarray:
 
 
 def _first_peak(function: np.ndarray, min_lag: int) -> tuple[float, float]:
-    """Returns (lag in steps, height) of the first high peak of one row `[L]`, refined by a parabola; (0, 0) if there is none."""
+    """Return (lag in steps, height) of the first high peak of one row `[L]`, refined by a parabola; (0, 0) if there is
+    none."""
     inner = function[1:-1]
     peaks = np.flatnonzero((inner > function[:-2]) & (inner >= function[2:]) & (inner > 0)) + 1
     peaks = peaks[peaks >= min_lag]

@@ -1,14 +1,14 @@
 """Toy sounds in words: captions, questions with answers, and the way back from a caption to its recipe.
 
-Captions are plain words in a few phrasings. The parser reads each phrase as a set of known words, so that it understands every
-phrasing written here and others like them, and refuses text with any other word or with a contradiction.
+Captions are plain words in a few phrasings. The parser reads each phrase as a set of known words, so that it
+understands every phrasing written here and similar ones, and rejects text with any other word or with a contradiction.
 """
 
 from __future__ import annotations
 
 import re
 
-from soundomni.data.toys.toy_recipe import COLOURS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, spell_note
+from soundomni.data.toys.toy_recipe import COLORS, LOUDNESSES, WAVEFORMS, Event, Kind, Recipe, spell_note
 
 COUNT_WORDS = ("one", "two", "three", "four")
 NUM_PHRASINGS = 4
@@ -21,7 +21,7 @@ _KIND_WORDS: dict[str, Kind] = {
     **dict.fromkeys(("clicks", "ticks", "clicking"), "clicks"),
     "noise": "noise",
 }
-_SEQUENCES = (  # pattern, whether what is said first comes last
+_SEQUENCES = (  # pattern, whether the sound named first comes last
     (re.compile(r"first (.+), then (.+)"), False),
     (re.compile(r"(.+?),? (?:and )?then (.+)"), False),
     (re.compile(r"(.+?),? followed by (.+)"), False),
@@ -31,7 +31,8 @@ _SEQUENCES = (  # pattern, whether what is said first comes last
 
 
 def captions(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the captions of a recipe of one or two events: four phrasings with all attributes, then one without loudness.
+    """Return the captions of a recipe of one or two events: four phrasings with all attributes, then one without
+    loudness.
 
     The first is the canonical one; duplicates are left out.
     """
@@ -41,7 +42,7 @@ def captions(recipe: Recipe) -> tuple[str, ...]:
 
 
 def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """Returns the (question, answer) pairs that make sense for a recipe; each has one right answer."""
+    """Return the (question, answer) pairs that make sense for a recipe; each has one right answer."""
     events = recipe.events
     pairs = [("how many events are there?", COUNT_WORDS[len(events) - 1])]
     if len(events) == 1:
@@ -60,7 +61,9 @@ def questions(recipe: Recipe) -> tuple[tuple[str, str], ...]:
 
 
 def parse_caption(text: str) -> Recipe | None:
-    """Returns the recipe that a caption describes, or None if it is none. What is not stated is None in the recipe's events.
+    """Return the recipe that a caption describes, or None if it describes none.
+
+    Attributes not stated are None in its events.
 
     >>> parse_caption("two quiet clicks").events[0].clicks
     2
@@ -78,7 +81,7 @@ def parse_caption(text: str) -> Recipe | None:
 
 
 def _phrase(event: Event, index: int) -> str:
-    """Writes one event in phrasing `index`."""
+    """Return the phrase for an event in phrasing `index`."""
     loud = f"{event.loudness} " if event.loudness else ""
     if event.kind == "tone":
         wave, note = event.waveform, event.note
@@ -101,13 +104,13 @@ def _phrase(event: Event, index: int) -> str:
         many = "s" if count > 1 else ""
         phrase = f"{COUNT_WORDS[count - 1]} {loud}" + (f"click{many}", f"short click{many}", f"tick{many}", f"clicking sound{many}")[index]
     else:
-        noise = f"{loud}{event.colour} noise"
+        noise = f"{loud}{event.color} noise"
         phrase = (noise, f"a burst of {noise}", f"some {noise}", f"the sound of {noise}")[index]
     return phrase
 
 
 def _sequence(phrases: list[str], index: int) -> str:
-    """Joins one or two phrases in phrasing `index`."""
+    """Join one or two phrases in phrasing `index`."""
     if len(phrases) == 1:
         return phrases[0]
     one, two = phrases
@@ -115,29 +118,29 @@ def _sequence(phrases: list[str], index: int) -> str:
 
 
 def _name(event: Event) -> str:
-    """Names an event in short, as an answer."""
+    """Return a short name of an event, as an answer."""
     if event.kind == "tone":
         return f"a {event.waveform} tone"
     if event.kind == "chirp":
         return f"a {event.direction} chirp"
     if event.kind == "clicks":
         return "one click" if event.clicks == 1 else f"{COUNT_WORDS[(event.clicks or 1) - 1]} clicks"
-    return f"{event.colour} noise"
+    return f"{event.color} noise"
 
 
 def _about(event: Event) -> list[tuple[str, str]]:
-    """Questions about the only event of its kind."""
+    """Return questions about the only event of its kind."""
     if event.kind == "tone":
         return [("what is the pitch?", str(event.note)), ("what is the waveform?", str(event.waveform))]
     if event.kind == "chirp":
         return [("is it rising or falling?", str(event.direction))]
     if event.kind == "clicks":
         return [("how many clicks are there?", COUNT_WORDS[(event.clicks or 1) - 1])]
-    return [("what kind of noise is it?", str(event.colour))]
+    return [("what kind of noise is it?", str(event.color))]
 
 
 def _parse_phrase(phrase: str) -> Event | None:
-    """Reads one event, or None for an unknown word, two values of one attribute, or attributes of different kinds."""
+    """Read one event, or None for an unknown word, two values of one attribute, or attributes of different kinds."""
     found: dict[str, str | int] = {}
     kinds: set[Kind] = set()
     for word in phrase.split():
@@ -153,25 +156,25 @@ def _parse_phrase(phrase: str) -> Event | None:
 
 
 def _attribute(word: str) -> tuple[str, str | int] | None:
-    """Returns the attribute that a word states and its value, or None for an unknown word."""
+    """Return the attribute that a word states and its value, or None for an unknown word."""
     if word in ("click", "tick"):  # the singular states the count
         return "clicks", 1
     if word in COUNT_WORDS:
         return "clicks", COUNT_WORDS.index(word) + 1
     if word in _DIRECTION_WORDS:
         return "direction", _DIRECTION_WORDS[word]
-    for name, values in (("waveform", WAVEFORMS), ("colour", COLOURS), ("loudness", LOUDNESSES)):
+    for name, values in (("waveform", WAVEFORMS), ("color", COLORS), ("loudness", LOUDNESSES)):
         if word in values:
             return name, word
     note = spell_note(word)
     return None if note is None else ("note", note)
 
 
-_OWNERS: dict[str, Kind] = {"waveform": "tone", "note": "tone", "direction": "chirp", "clicks": "clicks", "colour": "noise"}
+_OWNERS: dict[str, Kind] = {"waveform": "tone", "note": "tone", "direction": "chirp", "clicks": "clicks", "color": "noise"}
 
 
 def _event(found: dict[str, str | int], kinds: set[Kind]) -> Event | None:
-    """Builds the event of the one kind that all words speak of; a rising or falling sine tone is a chirp."""
+    """Return the event of the one kind that all words refer to; a rising or falling sine tone is a chirp."""
     if "direction" in found and found.get("waveform", "sine") == "sine":
         found.pop("waveform", None)
         kinds = kinds - {"tone"}

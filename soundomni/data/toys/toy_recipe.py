@@ -1,7 +1,7 @@
-"""What a toy sound is: one or two events, each with attributes that can be measured from audio.
+"""Recipes of toy sounds: one or two events, each with attributes that can be measured from audio.
 
-A recipe is the ground truth of a synthesised clip, what a caption says, and what an analysis hears: all three are compared here,
-attribute by attribute. An attribute that is not stated is None and is not judged.
+A recipe is the ground truth of a synthesized clip, the content of a caption, and the result of an analysis: all three
+are compared here, attribute by attribute. An attribute that is not stated is None and is not judged.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ Kind = Literal["tone", "chirp", "clicks", "noise"]
 KINDS: tuple[Kind, ...] = ("tone", "chirp", "clicks", "noise")
 WAVEFORMS = ("sine", "square", "sawtooth", "triangle")
 DIRECTIONS = ("rising", "falling")
-COLOURS = ("white", "low", "high")
+COLORS = ("white", "low", "high")
 CLICK_COUNTS = (1, 2, 3, 4)
 LOUDNESSES = ("quiet", "loud")
 LEVELS = {"quiet": -28.0, "loud": -16.0}
-"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; of a click, RMS over CLICK_WINDOW."""
+"""Level of an event in dB relative to a full-scale constant: RMS of a sustained event; for a click, RMS over
+CLICK_WINDOW."""
 CLICK_WINDOW = 0.02
 """Seconds over which the level of one click is measured."""
 
@@ -30,22 +31,24 @@ PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"
 NOTES = tuple(f"{name}{octave}" for octave in (3, 4) for name in PITCH_CLASSES)
 
 _FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
+_WRITTEN = {"color": "colour"}
+"""Attributes that JSON spells in another way: digests of the items of lists depend on it."""
 _HELD_OUT_TONES = 0.1
 _HELD_OUT_PAIRS = 0.06
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One sound. What does not belong to its kind, or is not known, is None.
+    """One sound. Attributes that do not belong to its kind, or are unknown, are None.
 
     Args:
         kind: tone, chirp, clicks or noise.
         loudness: "quiet" or "loud".
-        waveform: of a tone, one of WAVEFORMS.
-        note: of a tone, such as "A4" (440 Hz).
-        direction: of a chirp, "rising" or "falling".
-        clicks: how many.
-        colour: of noise: "white", "low" or "high".
+        waveform: waveform of a tone, one of WAVEFORMS.
+        note: note of a tone, such as "A4" (440 Hz).
+        direction: direction of a chirp, "rising" or "falling".
+        clicks: number of clicks.
+        color: color of noise: "white", "low" or "high".
     """
 
     kind: Kind
@@ -54,12 +57,13 @@ class Event:
     note: str | None = None
     direction: str | None = None
     clicks: int | None = None
-    colour: str | None = None
+    color: str | None = None
 
     @property
     def sound(self) -> str:
-        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind where that is not known."""
-        return self.waveform or self.direction or self.colour or self.kind
+        """The event without note, count and loudness: "sine", "rising", "clicks", "white"; the kind if that is not
+        known."""
+        return self.waveform or self.direction or self.color or self.kind
 
 
 @dataclass(frozen=True)
@@ -69,33 +73,40 @@ class Recipe:
     events: tuple[Event, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
-        return {"events": [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]}
+        """Return plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
+        stated = [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]
+        return {"events": [{_WRITTEN.get(name, name): value for name, value in event.items()} for event in stated]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        """Reads what `to_json` returned; other keys beside "events" are ignored."""
-        return cls(tuple(Event(**event) for event in data["events"]))
+        """Read what `to_json` returned; keys other than "events" are ignored."""
+        return cls(tuple(Event(**_current_names(event)) for event in data["events"]))
 
     def without_loudness(self) -> Recipe:
-        """Returns the recipe with no loudness stated."""
+        """Return the recipe without any loudness."""
         return Recipe(tuple(replace(event, loudness=None) for event in self.events))
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Says whether `Recipe.from_json` reads `data`: other collections have attributes called "events" too.
+    """Return whether `Recipe.from_json` can read `data`: other collections have attributes called "events" too.
 
-    >>> is_recipe({"events": [{"kind": "noise", "colour": "white"}]}), is_recipe({"events": ["a dog barks"]})
+    >>> is_recipe({"events": [{"kind": "noise", "color": "white"}]}), is_recipe({"events": ["a dog barks"]})
     (True, False)
     """
     known, events = {one.name for one in fields(Event)}, data.get("events")
     return isinstance(events, (list, tuple)) and all(
-        isinstance(event, Mapping) and event.get("kind") in KINDS and event.keys() <= known for event in events
+        isinstance(event, Mapping) and event.get("kind") in KINDS and _current_names(event).keys() <= known for event in events
     )
 
 
+def _current_names(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event in which every attribute has its name in Python."""
+    names = {written: name for name, written in _WRITTEN.items()}
+    return {names.get(name, name): value for name, value in event.items()}
+
+
 def note_frequency(note: str) -> float:
-    """Returns the frequency of a note in Hz, equal temperament, A4 = 440 Hz.
+    """Return the frequency of a note in Hz, equal temperament, A4 = 440 Hz.
 
     >>> round(note_frequency("C3"), 2)
     130.81
@@ -105,7 +116,7 @@ def note_frequency(note: str) -> float:
 
 
 def nearest_note(frequency: float) -> str:
-    """Returns the note within half a semitone of a frequency in Hz, of any octave.
+    """Return the note within half a semitone of a frequency in Hz, of any octave.
 
     >>> nearest_note(447.0)
     'A4'
@@ -115,29 +126,29 @@ def nearest_note(frequency: float) -> str:
 
 
 def spell_note(text: str) -> str | None:
-    """Returns a note as it is named here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is no note."""
+    """Return a note under its name here ("a4" → "A4", "Db3" → "C#3"), or None if `text` is not a note."""
     name, octave = text[:-1].capitalize(), text[-1:]
     name = _FLATS.get(name, name)
     return name + octave if name in PITCH_CLASSES and octave in "0123456789" and octave else None
 
 
 def all_events(*, notes: Sequence[str] = NOTES, loudnesses: Sequence[str | None] = LOUDNESSES) -> list[Event]:
-    """Returns every event there is with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
+    """Return all events with these notes and loudnesses: tones, chirps, clicks, noise, in this order."""
     events: list[Event] = []
     for loudness in loudnesses:
         events += [Event(kind="tone", waveform=w, note=n, loudness=loudness) for w in WAVEFORMS for n in notes]
         events += [Event(kind="chirp", direction=direction, loudness=loudness) for direction in DIRECTIONS]
         events += [Event(kind="clicks", clicks=count, loudness=loudness) for count in CLICK_COUNTS]
-        events += [Event(kind="noise", colour=colour, loudness=loudness) for colour in COLOURS]
+        events += [Event(kind="noise", color=color, loudness=loudness) for color in COLORS]
     return sorted(events, key=lambda event: KINDS.index(event.kind))
 
 
 def is_held_out(recipe: Recipe) -> bool:
-    """Says whether a recipe belongs to the combinations reserved for tests of unseen combinations.
+    """Return whether a recipe belongs to the combinations reserved for tests of unseen combinations.
 
-    Reserved are 26 of the 192 tones (waveform, note and loudness together), alone and within a sequence, and 9 of the 100 ordered
-    pairs of sounds (such as square then sine, whatever their notes, counts and loudness). Every single attribute stays in the rest.
-    The rule is a hash of the attributes, the same for every seed.
+    Reserved are 26 of the 192 tones (waveform, note and loudness together), also within a sequence, and 9 of the 100
+    ordered pairs of sounds (such as square then sine, whatever their notes, counts and loudness). Every single
+    attribute still occurs in the rest. The rule is a hash of the attributes, the same for every seed.
     """
     for event in recipe.events:
         if event.kind == "tone" and _hash(f"{event.waveform} {event.note} {event.loudness}") < _HELD_OUT_TONES:
@@ -146,11 +157,11 @@ def is_held_out(recipe: Recipe) -> bool:
 
 
 def agreement(expected: Recipe, heard: Recipe | None) -> dict[str, bool]:
-    """Says for each attribute that `expected` states whether `heard` has it; all are False for None.
+    """Return for each attribute that `expected` states whether `heard` has it; all are False for None.
 
-    Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events together
-    "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by kind first, so that a
-    wrong order costs the order alone.
+    Attributes: "events" (how many), "kinds" (which, in any order), "order" (of two different kinds), and of the events
+    together "waveform", "pitch", "direction", "clicks", "noise" and "loudness". Events are matched to the heard ones by
+    kind first, so that a wrong order only costs the order.
     """
     other = heard.events if heard is not None else ()
     kinds, heard_kinds = [event.kind for event in expected.events], [event.kind for event in other]
@@ -171,13 +182,13 @@ _ATTRIBUTES: dict[str, Callable[[Event], str | int | None]] = {
     "pitch": lambda event: event.note,
     "direction": lambda event: event.direction,
     "clicks": lambda event: event.clicks,
-    "noise": lambda event: event.colour,
+    "noise": lambda event: event.color,
     "loudness": lambda event: event.loudness,
 }
 
 
 def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | None]:
-    """Returns a partner for each expected event: most equal kinds first, then what keeps the order."""
+    """Return a partner for each expected event: most equal kinds first, then keeping the order."""
     padded: list[Event | None] = [*heard, *[None] * max(0, len(expected) - len(heard))]
     # permutations come in lexicographic order and max keeps the first, so ties keep the order of time
     best = max(
@@ -188,5 +199,5 @@ def _match(expected: Sequence[Event], heard: Sequence[Event]) -> list[Event | No
 
 
 def _hash(text: str) -> float:
-    """A fixed pseudo-random number in [0, 1) for a text."""
+    """Return a fixed pseudo-random number in [0, 1) for a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32

@@ -1,7 +1,8 @@
-"""A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute measurable.
+"""A procedural dataset of captioned sounds: nothing to download, every caption exactly true, every attribute
+measurable.
 
-Meant for tests, for learning on a laptop, and for measuring what a small model has learnt: `analysis` hears the attributes in audio
-and `toy_language` reads them in text.
+It is meant for tests, for learning on a laptop, and for measuring what a small model has learned: `analysis` hears the
+attributes in audio, and `toy_language` reads them in text.
 """
 
 from __future__ import annotations
@@ -16,42 +17,46 @@ from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.limits import LARGEST_SEED
 from soundomni.data.toys.toy_language import captions, questions
 from soundomni.data.toys.toy_recipe import KINDS, NOTES, Event, Recipe, all_events, is_held_out
-from soundomni.data.toys.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesise
+from soundomni.data.toys.toy_synthesis import MIN_SAMPLE_RATE, MIN_SECONDS, synthesize
 
 HeldOut = Literal["exclude", "only", "include"]
 T = TypeVar("T")
 
 MAX_SIZE, MAX_SAMPLE_RATE, MAX_SECONDS = 10_000_000, 192_000, 120.0
-"""Bounds of a dataset and of a clip, which takes up to 92 MB."""
+"""Limits of a dataset and of a clip, which takes up to 92 MB."""
 MAX_DETUNE = 50.0
 """Cents from a note to half way to the next."""
 
 _DETUNE_STREAM = 1
-_KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # tones have by far the most to tell apart
+_KIND_SHARES = {"tone": 0.4, "chirp": 0.2, "clicks": 0.2, "noise": 0.2}  # there are by far the most different tones
 
 
 class ToySounds(Dataset):
-    """Tones, chirps, clicks and noise, alone or two in a row, with captions, questions and the recipe as attributes.
+    """Tones, chirps, clicks and noise, single or two in a row, with captions, questions and the recipe as attributes.
 
-    Item i follows from the seed and i alone: a larger `size` only adds items. It carries its recipe as `attributes["events"]`
-    (`Recipe.from_json(item.attributes)`) and whether it is a reserved combination as `attributes["held_out"]`.
+    Item i only depends on the seed and i: a larger `size` only adds items. It carries its recipe as
+    `attributes["events"]` (`Recipe.from_json(item.attributes)`) and whether it is a reserved combination as
+    `attributes["held_out"]`.
 
     Args:
         size: number of items.
-        seed: of everything random.
+        seed: seed of everything random.
         sample_rate: in Hz.
         seconds: length of every clip.
         events: least and most events per clip, within 1 and 2.
-        notes: only these, such as ["A3", "A4"]; None for all 24, C3 to B4.
-        kinds: only these kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high); None for all.
-        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is drawn: from 0, each recipe is always the
-            same sound but for its noise, to 1, all is. Less is easier to learn.
-        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays the right answer. The
-            cents of each event (0 but for tones) are in `attributes["detune"]` unless both are 0.
-        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" has no others, "include" does not care.
+        notes: notes to use, such as ["A3", "A4"]; null for all 24, C3 to B4.
+        kinds: kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high) to
+            use; null for all.
+        variation: how much of what a recipe leaves open (onset, phase, course, spacing) is random: 0 makes each recipe
+            the same sound every time, except for its noise, and 1 makes everything random. Less is easier to learn.
+        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays
+            the right answer. The cents of each event (0 except for tones) are in `attributes["detune"]` unless both are
+            0.
+        held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" uses nothing else,
+            "include" uses all.
 
     Raises:
-        DataError: for an unknown name, a value out of range, or a choice that leaves no sound.
+        DataError: a name is unknown, a value is out of range, or a choice leaves no sound.
     """
 
     def __init__(
@@ -69,9 +74,9 @@ class ToySounds(Dataset):
         held_out: HeldOut = "exclude",
     ) -> None:
         if not 0.0 <= variation <= 1.0:
-            raise DataError(f"toy sounds: variation is {variation}, expected 0 to 1")
+            raise DataError(f"toy sounds: variation is {variation}; expected 0 to 1")
         if len(detune) != 2 or not 0.0 <= detune[0] <= detune[1] < MAX_DETUNE:
-            raise DataError(f"toy sounds: detune is {list(detune)}, expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
+            raise DataError(f"toy sounds: detune is {list(detune)}; expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
         self._generated_from = repr((size, seed, sample_rate, seconds, tuple(events), notes, kinds, variation, tuple(detune), held_out))
@@ -88,7 +93,7 @@ class ToySounds(Dataset):
         for count in self._counts:
             if not self._any_allowed(chosen, count):
                 raise DataError(
-                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds: allow more of them"
+                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds; allow more of them"
                 )
 
     def __len__(self) -> int:
@@ -99,11 +104,11 @@ class ToySounds(Dataset):
         return self._generated_from
 
     def recipe(self, index: int) -> Recipe:
-        """Returns the recipe of item `index`."""
+        """Return the recipe of item `index`."""
         return self._draw(self._generator(index))
 
     def item(self, index: int) -> Item:
-        """Returns captions, questions and attributes of item `index`."""
+        """Return captions, questions and attributes of item `index`."""
         recipe = self.recipe(index)
         detune = {"detune": self._detune(index, recipe)} if self.detune[1] > 0.0 else {}
         return Item(
@@ -116,10 +121,10 @@ class ToySounds(Dataset):
         )
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Synthesises item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
+        """Synthesize item `index`: float32 `[1, S]` in [-1, 1], and the sample rate."""
         rng = self._generator(index)
         recipe = self._draw(rng)
-        waveform = synthesise(
+        waveform = synthesize(
             recipe,
             sample_rate=self.sample_rate,
             seconds=self.seconds,
@@ -131,17 +136,18 @@ class ToySounds(Dataset):
 
     def _generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.size:
-            raise IndexError(f"item {index} of a dataset of {self.size}")
+            raise IndexError(f"there is no item {index} in a dataset of {self.size}")
         return np.random.default_rng((self.seed, index))
 
     def _detune(self, index: int, recipe: Recipe) -> list[float]:
-        """Draws for each event how many cents it is off, from a generator of its own: the rest of the item stays the same without it."""
+        """Draw for each event how many cents it is off, from a separate generator: without it, the rest of the item
+        stays the same."""
         rng = np.random.default_rng((self.seed, index, _DETUNE_STREAM))
         drawn = [float(rng.uniform(*self.detune)) * _pick((-1.0, 1.0), rng) for _ in recipe.events]
         return [cents if event.kind == "tone" else 0.0 for cents, event in zip(drawn, recipe.events, strict=True)]
 
     def _draw(self, rng: np.random.Generator) -> Recipe:
-        """Draws a recipe, again until it is allowed; the constructor has made sure that one is."""
+        """Draw recipes until one is allowed; the constructor has made sure that there is one."""
         count = _pick(self._counts, rng)
         while True:
             recipe = Recipe(tuple(self._draw_event(rng) for _ in range(count)))
@@ -163,12 +169,12 @@ class ToySounds(Dataset):
 
 
 def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
-    """Draws one of the options, all alike."""
+    """Return one of the options, all with the same probability."""
     return options[int(rng.integers(len(options)))]
 
 
 def _group(events: Sequence[Event]) -> list[list[Event]]:
-    """Groups the events of one kind by sound and, for clicks, by count."""
+    """Group the events of one kind by sound and, for clicks, by count."""
     groups: dict[tuple[str, int | None], list[Event]] = {}
     for event in events:
         groups.setdefault((event.sound, event.clicks), []).append(event)
@@ -176,34 +182,34 @@ def _group(events: Sequence[Event]) -> list[list[Event]]:
 
 
 def _choose(notes: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Event]:
-    """Returns the events with these notes and kinds or sounds. Raises DataError for an unknown or missing name."""
+    """Return the events with these notes and kinds or sounds. Raise DataError for an unknown or missing name."""
     sounds = {event.sound for event in all_events()}
     for what, given, known in (("note", notes, NOTES), ("kind", kinds, (*KINDS, *sorted(sounds - set(KINDS))))):
         if given is not None and (isinstance(given, str) or not given):
-            raise DataError(f"toy sounds: {what}s is {given!r}, expected a list of at least one {what}")
+            raise DataError(f"toy sounds: {what}s is {given!r}; expected a list of at least one {what}")
         for name in given or ():
             if name not in known:
-                raise DataError(f"toy sounds: unknown {what} {name!r}, expected one of {', '.join(known)}.{did_you_mean(str(name), known)}")
+                raise DataError(f"toy sounds: unknown {what} {name!r}; expected one of {', '.join(known)}.{did_you_mean(str(name), known)}")
     events = all_events(notes=NOTES if notes is None else tuple(dict.fromkeys(notes)))
     return [event for event in events if kinds is None or event.kind in kinds or event.sound in kinds]
 
 
 def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Sequence[int], held_out: str) -> None:
-    """Raises DataError for values out of range."""
+    """Raise DataError for values out of range."""
     choices = ("exclude", "only", "include")
     if held_out not in choices:
         raise DataError(
-            f"toy sounds: held_out is {held_out!r}, expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
+            f"toy sounds: held_out is {held_out!r}; expected one of {', '.join(choices)}.{did_you_mean(str(held_out), choices)}"
         )
     if not 1 <= size <= MAX_SIZE or not 0 <= seed <= LARGEST_SEED:
-        raise DataError(f"toy sounds: size {size} and seed {seed}, expected a size of 1 to {MAX_SIZE:,} and a seed of 0 to {LARGEST_SEED}")
+        raise DataError(f"toy sounds: size {size} and seed {seed}; expected a size of 1 to {MAX_SIZE:,} and a seed of 0 to {LARGEST_SEED}")
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         side = "low" if sample_rate < MIN_SAMPLE_RATE else "high"
         given = f"sample_rate {sample_rate} Hz is too {side}"
-        raise DataError(f"toy sounds: {given}, expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
+        raise DataError(f"toy sounds: {given}; expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
     if len(events) != 2 or not 1 <= events[0] <= events[1] <= max(MIN_SECONDS):
-        raise DataError(f"toy sounds: events is {list(events)}, expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
+        raise DataError(f"toy sounds: events is {list(events)}; expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
     if not seconds <= MAX_SECONDS:
-        raise DataError(f"toy sounds: seconds is {seconds}, expected at most {MAX_SECONDS:g}")
+        raise DataError(f"toy sounds: seconds is {seconds}; expected at most {MAX_SECONDS:g}")
     if seconds < MIN_SECONDS[events[1]]:
-        raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s), expected at least {MIN_SECONDS[events[1]]} s")
+        raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s); expected at least {MIN_SECONDS[events[1]]} s")

@@ -1,8 +1,8 @@
 """Synthesis of toy sounds: a recipe and a random generator make a waveform.
 
-What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the generator, as
-far as `variation` lets it: at 0 a recipe is always the same sound, its noise aside.
-Levels are exact: see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
+What the recipe leaves open (phases, onsets, durations, the exact course of a chirp, the noise itself) is drawn from the
+generator, to the extent of `variation`: at 0 a recipe is always the same sound, except for its noise. Levels are exact:
+see LEVELS. Events are separated by at least MIN_GAP seconds, clicks of one event by at most MAX_CLICK_SPACING.
 
 Shape letters: S samples, N samples of one event.
 """
@@ -17,13 +17,13 @@ import numpy as np
 from soundomni.data.toys.toy_recipe import CLICK_WINDOW, LEVELS, Event, Recipe, note_frequency
 
 MIN_SAMPLE_RATE = 6000
-"""Below, no band is left for high noise."""
+"""Lowest sample rate, in Hz; lower ones leave no band for high noise."""
 MIN_SECONDS = {1: 0.4, 2: 0.8}
 """Shortest clip for a number of events, in seconds."""
 MIN_GAP = 0.18
 MAX_CLICK_SPACING = 0.085
 BANDS = {"white": (0.0, np.inf), "low": (0.0, 700.0), "high": (2000.0, np.inf)}
-"""Frequencies of each colour of noise, in Hz."""
+"""Frequencies of each color of noise, in Hz."""
 CENTS_PER_OCTAVE = 1200.0
 
 _MIN_CLICK_SPACING = 0.065
@@ -34,7 +34,7 @@ _TABLE_SIZE = 8192
 _MAX_HARMONICS = 64
 
 
-def synthesise(
+def synthesize(
     recipe: Recipe,
     *,
     sample_rate: int,
@@ -43,15 +43,15 @@ def synthesise(
     variation: float = 1.0,
     detune: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Makes a clip of one or two events.
+    """Make a clip of one or two events.
 
     Args:
         recipe: events with all attributes of their kind stated.
         sample_rate: in Hz, at least MIN_SAMPLE_RATE.
-        seconds: length, at least MIN_SECONDS of the number of events.
-        rng: draws everything that the recipe leaves open.
-        variation: from 0, nothing but noise is drawn, to 1, all is.
-        detune: for each event, how far a tone is off its note, in cents; None for not at all.
+        seconds: length, at least MIN_SECONDS for the number of events.
+        rng: generator for everything that the recipe leaves open.
+        variation: from 0, where only noise is random, to 1, where everything is.
+        detune: cents by which each event is off its note; None for none.
 
     Returns:
         float32 `[1, S]` in [-1, 1], with S = round(seconds * sample_rate).
@@ -67,7 +67,8 @@ def synthesise(
 
 
 def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Generator, variation: float, cents: float) -> np.ndarray:
-    """Makes one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its note."""
+    """Return one event `[N]` at its level, for the samples `first` to `last` of a clip; a tone is `cents` off its
+    note."""
     num_samples = last - first
     level = 10.0 ** (LEVELS[str(event.loudness)] / 20.0)
     if event.kind == "clicks":
@@ -78,7 +79,7 @@ def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Gener
     elif event.kind == "chirp":
         wave = _chirp(event.direction == "rising", num_samples, rate, rng, variation)
     else:
-        wave = _noise(str(event.colour), num_samples, rate, rng)
+        wave = _noise(str(event.color), num_samples, rate, rng)
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(round(_FADE * rate)) + 0.5) / round(_FADE * rate))
     wave *= level / np.sqrt(np.mean(wave**2))
     wave[: len(ramp)] *= ramp
@@ -87,10 +88,11 @@ def _render(event: Event, first: int, last: int, rate: int, rng: np.random.Gener
 
 
 def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate: int) -> np.ndarray:
-    """A steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above: nothing aliases.
+    """Return a steady tone at `times` in seconds, with every harmonic below the Nyquist frequency and none above:
+    nothing aliases.
 
-    Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip a tone fills, it
-    is the same tone there, so that what is learnt of one place holds at all.
+    Its phase, as a share of the period, is that at the beginning of the clip, not of the event: whatever part of a clip
+    a tone fills, it is the same tone there, so that what is learned about one place holds for all.
     """
     table = _wavetable(waveform, min(_MAX_HARMONICS, int(0.49 * rate / frequency)))
     place = (frequency * times + phase) % 1.0 * _TABLE_SIZE
@@ -100,7 +102,8 @@ def _tone(waveform: str, frequency: float, times: np.ndarray, phase: float, rate
 
 @functools.lru_cache(maxsize=256)
 def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
-    """One period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for interpolation."""
+    """Return one period from its Fourier series `[_TABLE_SIZE + 1]`, the first value repeated at the end for
+    interpolation."""
     order = np.arange(1, num_harmonics + 1)
     odd = order % 2 == 1
     amplitudes = {
@@ -116,7 +119,8 @@ def _wavetable(waveform: str, num_harmonics: int) -> np.ndarray:
 
 
 def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """A sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and 910 Hz."""
+    """Return a sine that sweeps 1 to 1.6 octaves at a constant rate in octaves per second, somewhere between 180 and
+    910 Hz."""
     low, octaves = _between(180.0, 300.0, rng, variation), _between(1.0, 1.6, rng, variation)
     phase = variation * rng.uniform(0.0, 2.0 * np.pi)
     course = np.linspace(0.0, octaves, num_samples)
@@ -124,11 +128,11 @@ def _chirp(rising: bool, num_samples: int, rate: int, rng: np.random.Generator, 
     return np.asarray(np.sin(phase + 2.0 * np.pi / rate * np.cumsum(frequency)))
 
 
-def _noise(colour: str, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of a flat band: independent normal Fourier coefficients within it, none outside."""
+def _noise(color: str, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Return Gaussian noise of a flat band: independent normal Fourier coefficients within it, none outside."""
     size = 1 << (num_samples - 1).bit_length()
     frequency = np.fft.rfftfreq(size, 1.0 / rate)
-    low, high = BANDS[colour]
+    low, high = BANDS[color]
     first, last = np.searchsorted(frequency, [max(low, frequency[1]), high])
     spectrum = np.zeros(len(frequency), dtype=np.complex128)
     spectrum[first:last] = rng.standard_normal((last - first, 2)).view(np.complex128)[:, 0]
@@ -136,7 +140,7 @@ def _noise(colour: str, num_samples: int, rate: int, rng: np.random.Generator) -
 
 
 def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, variation: float) -> np.ndarray:
-    """Equally spaced damped oscillations; each has an RMS of 1 over CLICK_WINDOW."""
+    """Return equally spaced damped oscillations; each has an RMS of 1 over CLICK_WINDOW."""
     spacing = _between(_MIN_CLICK_SPACING, MAX_CLICK_SPACING, rng, variation)
     frequency = _between(1000.0, 2000.0, rng, variation)
     time = np.arange(round(CLICK_WINDOW * rate)) / rate
@@ -150,6 +154,6 @@ def _clicks(count: int, num_samples: int, rate: int, rng: np.random.Generator, v
 
 
 def _between(low: float, high: float, rng: np.random.Generator, variation: float) -> float:
-    """Draws around the middle of an interval, of which `variation` is used."""
+    """Draw around the middle of an interval, of which the share `variation` is used."""
     middle = 0.5 * (low + high)
     return middle + variation * (rng.uniform(low, high) - middle)

@@ -38,12 +38,12 @@ def answer_questions(
 
 def answer_scores(items: Sequence[Item], answered: Sequence[Sequence[str]]) -> Scores:
     """Return "right", the share of questions answered right, and the same for each question that is asked about many clips."""
-    from soundomni.metrics.text import normalise
+    from soundomni.metrics.text import normalize
 
     verdicts: dict[str, list[bool]] = {}
     for item, answers in zip(items, answered, strict=True):
         for (question, truth), given in zip(item.questions, answers, strict=True):
-            verdicts.setdefault(question, []).append(normalise(given) == normalise(truth))
+            verdicts.setdefault(question, []).append(normalize(given) == normalize(truth))
     every = [right for rights in verdicts.values() for right in rights]
     scores = {"right": Score(mean(every), len(every))}
     if len(verdicts) <= MOST_QUESTIONS:

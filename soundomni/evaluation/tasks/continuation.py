@@ -61,9 +61,9 @@ def find_cut(clip: Audio, index: int) -> Cut | None:
 
     In clips of several sounds, first and last sounds are cut in turn, so that a list has joins in both.
     """
-    from soundomni.data.toys.analysis import analyse
+    from soundomni.data.toys.analysis import analyze
 
-    events = [event for event in analyse(clip.waveform, clip.sample_rate).events if event.kind in ("tone", "chirp")]
+    events = [event for event in analyze(clip.waveform, clip.sample_rate).events if event.kind in ("tone", "chirp")]
     if not events:
         return None
     event = events[index % len(events)]

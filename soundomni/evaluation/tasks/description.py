@@ -36,14 +36,14 @@ def description_scores(items: Sequence[Item], texts: Sequence[str]) -> Scores:
     from soundomni.data.toys.toy_language import parse_caption
     from soundomni.data.toys.toy_recipe import Recipe, agreement
     from soundomni.metrics.cider import cider_d
-    from soundomni.metrics.text import cer, normalise, wer
+    from soundomni.metrics.text import cer, normalize, wer
 
     captions = [item.captions for item in items]
     scores: Scores = {}
     if are_toys(items):
         verdicts = [agreement(Recipe.from_json(i.attributes), parse_caption(t)) for i, t in zip(items, texts, strict=True)]
         scores |= attribute_scores(verdicts)
-    scores["exact"] = share([normalise(text) in map(normalise, known) for known, text in zip(captions, texts, strict=True)])
+    scores["exact"] = share([normalize(text) in map(normalize, known) for known, text in zip(captions, texts, strict=True)])
     scores["wer"] = Score(wer(captions, texts), len(texts))
     scores["cer"] = Score(cer(captions, texts), len(texts))
     scores["cider_d"] = Score(cider_d(captions, texts), len(texts))

@@ -1,6 +1,7 @@
-"""A checkpoint of BAGEL (Deng et al. 2025) as a model directory: its language model and its generation expert, for audio.
+"""A checkpoint of BAGEL (Deng et al. 2025) as a model directory: its language model and its generation expert, for
+audio.
 
-What it has for images is listed as unused. What carries audio in and out is that of a spec, and new.
+Its parts for images are listed as unused. The parts that carry audio in and out come from a spec, and are new.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ FREE = tuple(
     f"model.{name}"
     for name in (
         *("codec", "encoder", "connectors", "objective", "latent_positions", "feature_positions", "feature_attend"),
-        *("normalise", "freeze", "tokenizer", "chat"),
+        *("normalize", "freeze", "tokenizer", "chat"),
     )
 )
-"""What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
+"""Keys that layers of a spec may change, in addition to data and run; the rest follows from the checkpoint."""
 
 
 def import_bagel(
@@ -36,15 +37,15 @@ def import_bagel(
     layers: Sequence[Path | str] = (),
     overrides: Sequence[tuple[str, str]] = (),
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Determine where every tensor of a checkpoint goes.
 
     Args:
         source: a directory with ema.safetensors, or else one weight file, or the file itself.
-        llm: the directory with llm_config.json (or config.json) and tokenizer.json; where the weights lie when None.
-        layers, overrides: of a spec, for what carries audio. Without any: MDCT frames at 16 kHz, and nothing that hears.
+        llm: directory with llm_config.json (or config.json) and tokenizer.json; None means that of the weights.
+        layers, overrides: of a spec, for the audio parts. The default is MDCT frames at 16 kHz, and no encoder.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or of another model.
+        CheckpointError: a file is missing or damaged, or belongs to another model.
         SpecError: a layer is wrong, or contradicts the checkpoint.
     """
     weights = _read(Path(source)).without(MODULE)
@@ -52,7 +53,7 @@ def import_bagel(
     directory = beside(source, llm)
     found = find_language_config(directory)
     if found is None:
-        raise CheckpointError(f"no {LLM_CONFIG_FILE} in '{directory}': expected that of the checkpoint; name its directory with --llm")
+        raise CheckpointError(f"no {LLM_CONFIG_FILE} in '{directory}'; name the directory with the checkpoint's one with --llm")
     experts = read_experts(weights, found[0])
     tokenizer = read_tokenizer(directory, rows=experts.config.vocab_size)
     checkpoint = Checkpoint(
@@ -71,12 +72,12 @@ def import_bagel(
 
 
 def _read(source: Path) -> WeightFile:
-    """Opens the averaged weights, beside which the VAE for images lies."""
+    """Open the averaged weights; the VAE for images lies next to them."""
     return read_weights(source / WEIGHTS_FILE if (source / WEIGHTS_FILE).is_file() else source)
 
 
 def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for, with the simplest of what carries audio."""
+    """Return the spec layer that a checkpoint stands for, with the simplest audio parts."""
     model = {
         "backbone": dict(backbone),
         "router": "modality",
@@ -84,6 +85,6 @@ def _base_layer(backbone: Mapping[str, Any]) -> dict[str, Any]:
         "connectors": {"latent": "linear"},
         "objective": "flow-matching",
         "freeze": [UND, "embedding"],
-        "normalise": "global",
+        "normalize": "global",
     }
     return own_names({"model": model, "sampler": "euler"})

@@ -1,6 +1,7 @@
-"""What the config.json of a language model of Qwen2 says, alone or as a part of the config of another model.
+"""The config.json of a Qwen2 language model, on its own or as part of another model's config.
 
-A file says only what differs from the defaults of transformers, which are repeated here. What our parts cannot compute is refused.
+A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot
+compute is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ _DEFAULTS = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """A language model that the backbone `mot` can be.
+    """A language model that the backbone `mot` can represent.
 
     Args:
-        hidden_dim, num_layers, num_heads, num_kv_heads, head_dim, intermediate_dim, rope_theta, norm_eps: as in MoTBackbone.
+        hidden_dim, num_layers, num_heads, num_kv_heads, head_dim, intermediate_dim, rope_theta, norm_eps: as in
+            MoTBackbone.
         vocab_size: rows of its embedding.
-        tied: whether the head may be absent, because it is the embedding.
-        max_tokens: longest sequence.
+        tied: whether the head may be absent, because it shares the embedding's weights.
+        max_tokens: length of the longest sequence.
     """
 
     hidden_dim: int
@@ -43,53 +45,59 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class Node:
-    """A JSON object and where it lies, for errors."""
+    """A JSON object and where it is, for errors."""
 
     values: Mapping[str, Any]
     place: str
 
     def node(self, name: str) -> Node:
-        """Returns the object under a key, empty when there is none. Raises CheckpointError when it is something else."""
+        """Return the object under a key, or an empty one if there is none.
+
+        Raise CheckpointError if it is something else.
+        """
         value = self.values.get(name)
         if value is None:
             return Node({}, f"{self.place}: {name}")
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected an object")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}; expected an object")
         return Node(value, f"{self.place}: {name}")
 
     def size(self, name: str, default: int) -> int:
-        """Returns a whole number above 0. Raises CheckpointError when it is something else."""
+        """Return a whole number above 0. Raise CheckpointError if it is something else."""
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a whole number above 0")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}; expected a whole number above 0")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """Returns a finite number above 0. Raises CheckpointError when it is something else."""
+        """Return a finite number above 0. Raise CheckpointError if it is something else."""
         value = self.values.get(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
-            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, expected a number above 0")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}; expected a number above 0")
         return float(value)
 
     def expect(self, name: str, expected: Any) -> None:
-        """Raises CheckpointError when it says something else; what it does not say is as expected."""
+        """Raise CheckpointError if a key has another value; a missing key is fine."""
         value = self.values.get(name)
         if value is not None and value != expected:
-            raise CheckpointError(f"{self.place}: {name} is {shown(value)}, only {expected!r} can be imported")
+            raise CheckpointError(f"{self.place}: {name} is {shown(value)}; only {expected!r} can be imported")
 
 
 def read_node(file: Path, expected: str) -> Node:
-    """Reads a file with one JSON object. Raises CheckpointError, with what directory was `expected`, when it is missing or damaged."""
+    """Read a file with one JSON object.
+
+    Raise CheckpointError, which says what was `expected`, if it is missing or damaged.
+    """
     if not file.exists():
         raise CheckpointError(f"no {file.name} in '{file.parent}': expected {expected}")
     return Node(read_object(file), f"'{file}'")
 
 
 def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:
-    """Reads the config of a language model, which may lie within that of another model, `outer`.
+    """Read the config of a language model, which may be part of another model's config, `outer`.
 
     Raises:
-        CheckpointError: it is of another kind of model, or says what the backbone cannot compute.
+        CheckpointError: it belongs to another kind of model, or asks for something that the backbone cannot compute.
     """
     _check(text)
     sizes = {name: text.size(name, default) for name, default in _DEFAULTS.items()}
@@ -110,7 +118,7 @@ def read_language(text: Node, *, outer: Node | None = None) -> LanguageConfig:
 
 
 def _or(node: Node, name: str, default: int | None, *, none: int) -> int:
-    """Returns a size that may be null, which stands for `none`."""
+    """Return a size that may be null, which means `none`."""
     if node.values.get(name, default) is None:
         return none
     return node.size(name, default if default is not None else none)
@@ -123,11 +131,14 @@ def _check(text: Node) -> None:
     text.expect("use_mrope", False)
     kinds = text.values.get("layer_types") or []
     if any(kind != "full_attention" for kind in kinds):
-        raise CheckpointError(f"{text.place}: layer_types names {shown(kinds)}, only full_attention can be imported")
+        raise CheckpointError(f"{text.place}: layer_types is {shown(kinds)}; only full_attention can be imported")
 
 
 def _rope_theta(text: Node) -> float:
-    """Returns the base of the rotary frequencies. Raises CheckpointError when they are scaled, or when two spellings differ."""
+    """Return the base of the rotary frequencies.
+
+    Raise CheckpointError if they are scaled, or if two spellings differ.
+    """
     rope = text.node("rope_parameters")
     for node in (rope, text.node("rope_scaling")):
         node.expect("rope_type", "default")
@@ -135,5 +146,6 @@ def _rope_theta(text: Node) -> float:
         node.expect("partial_rotary_factor", 1)
     found = {node.number("rope_theta", 1e4) for node in (rope, text) if "rope_theta" in node.values}
     if len(found) > 1:
-        raise CheckpointError(f"{text.place}: rope_theta is given as {' and '.join(f'{theta:g}' for theta in sorted(found))}")
+        values = " and ".join(f"{theta:g}" for theta in sorted(found))
+        raise CheckpointError(f"{text.place}: rope_theta is both {values}; expected one value")
     return found.pop() if found else 1e4

@@ -1,9 +1,9 @@
-"""A checkpoint around a language model, as a model directory.
+"""A checkpoint built around a language model, as a model directory.
 
-Each kind of checkpoint says, as a `Checkpoint`, what spec it stands for and which of its tensors each parameter is; the rest is the same
-for all: layers of a spec for what is free, a generation stream that starts as a copy where the checkpoint has none, new rows for
-new special tokens, new parts for what the checkpoint has not. Tensors are read, joined and written shard by shard, so that memory
-holds one shard, whatever the size of the model.
+Each kind of checkpoint states, as a `Checkpoint`, which spec it stands for and which of its tensors make up each
+parameter. The rest is shared: layers of a spec for what is free, a generation stream that starts as a copy if the
+checkpoint has none, new rows for new special tokens, and new parts for those that the checkpoint does not have. Tensors
+are read, joined and written shard by shard, so that memory only holds one shard, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from soundomni.core.pretrained.directory import (
     markdown_text,
     origin_of,
     portable,
-    shown_licence,
+    shown_license,
     spec_block,
     write_model,
 )
@@ -50,14 +50,14 @@ FORMAT = 1
 UND, GEN = "und", "gen"
 
 ALWAYS_FREE = ("sampler", "guidance", "data", "train", "model.start", "model.start_fresh")
-"""Parts of a spec that no checkpoint fixes."""
+"""Parts of a spec that no checkpoint determines."""
 
 Sources = Mapping[str, tuple[Rows, ...]]
-"""Parameter here → the tensors that it is made of."""
+"""Parameter here → the tensors that make it up."""
 
 
 class LazyState(Mapping[str, Tensor]):
-    """The tensors of a model by name, each made anew when it is asked for."""
+    """The tensors of a model by name, each created when it is asked for."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
         self._makers = makers
@@ -74,20 +74,20 @@ class LazyState(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What one kind of checkpoint says.
+    """Description of a checkpoint by the importer of its kind.
 
     Args:
         kind: its name on the command line.
         title: what the model is, after "a", for its card and for errors.
-        layout: how its tensors are named, in words.
+        layout: name of the layout of its tensors, in words.
         weights: its tensors.
-        config: of its language model.
-        tokenizer: its text tokens.
-        base: the layer of a spec that it stands for.
+        config: config of its language model.
+        tokenizer: its text tokenizer.
+        base: the spec layer that it stands for.
         free: dotted keys of a spec that layers may change; the rest follows from the checkpoint.
-        sources: shapes of the parameters of the model → where those come from that the checkpoint has.
+        sources: function from the shapes of the model's parameters to the sources of those that the checkpoint has.
         known: prefix of tensors that are not used → why.
-        notes: what was decided, for the report.
+        notes: decisions that were made, for the report.
     """
 
     kind: str
@@ -105,18 +105,18 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A checkpoint that fits its config and a spec; nothing large of it has been read.
+    """A checkpoint that fits its config and a spec; no large part of it has been read yet.
 
     Args:
         checkpoint: where it comes from.
-        spec: of the model directory.
-        state: the tensors of the model.
-        parameters: how many there are.
-        sample_rate: of what will be generated, in Hz.
+        spec: spec of the model directory.
+        state: tensors of the model.
+        parameters: number of parameters.
+        sample_rate: sample rate of generated audio, in Hz.
         used: tensor of the source → parameter here.
-        unused: what else the source holds → why it is not used.
-        notes: what was decided, for the report.
-        codec: where the codec's weights come from; None for a codec without.
+        unused: other entry of the source → why it is not used.
+        notes: decisions that were made, for the report.
+        codec: where the codec's weights come from; None for a codec without weights.
     """
 
     checkpoint: Checkpoint
@@ -131,11 +131,11 @@ class ImportedModel:
 
     @property
     def layout(self) -> str:
-        """How the tensors of the source are named, in words."""
+        """Name of the layout of the source's tensors, in words."""
         return self.checkpoint.layout
 
     def report(self) -> dict[str, Any]:
-        """Returns what import-report.json says, as plain data; reads the source whole for its checksums."""
+        """Return the contents of import-report.json as plain data; reads the whole source for its checksums."""
         weights = self.checkpoint.weights
         return {
             "format": FORMAT,
@@ -150,14 +150,14 @@ class ImportedModel:
 
 
 def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overrides: Sequence[tuple[str, str]] = ()) -> ImportedModel:
-    """Finds out where every tensor of the model comes from.
+    """Determine where every tensor of the model comes from.
 
     Args:
-        checkpoint: what is imported.
+        checkpoint: the checkpoint to import.
         layers, overrides: of a spec, for what is free.
 
     Raises:
-        CheckpointError: a tensor is missing, of another shape, or one that nothing explains.
+        CheckpointError: a tensor is missing, has another shape, or is not explained by anything.
         SpecError: a layer is wrong, or contradicts the checkpoint.
     """
     spec = _spec(checkpoint, layers, overrides)
@@ -182,17 +182,17 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
 
 
 def write_imported(
-    imported: ImportedModel, folder: Path, *, licence: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+    imported: ImportedModel, folder: Path, *, license: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> dict[str, Any]:
-    """Writes the model directory, weights in the precision of the source, and returns the report.
+    """Write the model directory, with weights in the precision of the source, and return the report.
 
     Args:
-        imported: what to write.
+        imported: the model to write.
         folder: an empty folder.
-        licence: of the weights, as their owner names it; None for unknown.
+        license: license of the weights, as their owner names it; None for unknown.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
     """
-    report = imported.report() | {"licence": licence}
+    report = imported.report() | {"license": license}
     write_model(
         folder,
         imported.spec,
@@ -211,21 +211,21 @@ def write_imported(
 
 
 def backbone_slot(config: LanguageConfig, *, vocab_rows: int, tied: bool) -> dict[str, Any]:
-    """Returns the backbone that a language model is, as plain data of a spec."""
+    """Return the backbone for a language model, as plain data of a spec."""
     names = ("hidden_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_dim", "rope_theta", "norm_eps")
     init_args = {name: getattr(config, name) for name in names}
     return {"class_path": "mot", "init_args": init_args | {"tie_embeddings": tied, "vocab_rows": vocab_rows}}
 
 
 def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
-    """Reads the tokenizer.json of a directory and adds the special tokens that it lacks.
+    """Read the tokenizer.json of a directory and add the special tokens that it lacks.
 
     Args:
-        directory: where it lies.
-        rows: of the embedding; a tokenizer with more ids is of another model.
+        directory: folder with the file.
+        rows: rows of the embedding; a tokenizer with more ids belongs to another model.
 
     Raises:
-        CheckpointError: it is missing, damaged or of another model.
+        CheckpointError: it is missing, damaged or belongs to another model.
     """
     if not (directory / TOKENIZER_FILE).is_file():
         advice = f"`AutoTokenizer.from_pretrained('{directory}').save_pretrained('{directory}')` of transformers writes one"
@@ -234,23 +234,23 @@ def read_tokenizer(directory: Path, *, rows: int) -> TextTokenizer:
     size = tokenizer.vocab_size - len(tokenizer.added)
     if size > rows:
         raise CheckpointError(
-            f"'{directory / TOKENIZER_FILE}' has ids up to {size - 1}, the embedding {rows} rows: the tokenizer is of another model"
+            f"'{directory / TOKENIZER_FILE}' has ids up to {size - 1}, but the embedding has {rows} rows; it belongs to another model"
         )
     return tokenizer
 
 
 def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Sequence[tuple[str, str]]) -> Spec:
-    """Returns the spec of base and layers. Raises SpecError when a layer changes what the checkpoint fixes."""
+    """Return the spec made of base and layers. Raise SpecError if a layer changes what the checkpoint determines."""
     spec = load_spec([checkpoint.base, *layers], overrides, base={})
     before, after = (spec_to_dict(resolve(one)) for one in (load_spec([checkpoint.base], base={}), spec))
     changed = changed_keys(before, after, may_change=(*checkpoint.free, *ALWAYS_FREE))
     if changed:
-        raise SpecError(f"a layer changes what follows from the checkpoint: {changed[0]}; leave it out")
+        raise SpecError(f"a layer changes what the checkpoint determines: {changed[0]}; leave it out")
     return spec
 
 
 def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Returns the tensors of the parts that the checkpoint does not have, all of which are small beside the backbone."""
+    """Return the tensors of parts that the checkpoint does not have; all of them are small compared to the backbone."""
     wanted = {name.partition(".")[0] for name in shapes if name not in sources}
     hidden_dim = spec.model.backbone.init_args["hidden_dim"]
     parts: dict[str, nn.Module] = {}
@@ -262,7 +262,7 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
         torch.manual_seed(0)
         codec = cast(Codec, build("codec", spec.model.codec))
         token_dim = codec.spec.token_dim
-        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalise)}
+        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalize)}
         if "latent_connector" in wanted:
             parts["latent_connector"] = connector(spec.model.connectors.latent, token_dim, True)
         if {"encoder", "features_connector"} & wanted and spec.model.encoder is not None:
@@ -275,7 +275,7 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
 def _makers(
     weights: WeightFile, sources: Sources, shapes: Mapping[str, Shape], new: Mapping[str, Tensor]
 ) -> dict[str, Callable[[], Tensor]]:
-    """Returns how each tensor of the model, of `shapes`, is made."""
+    """Return a function for each tensor of the model, by name, that makes it."""
     makers: dict[str, Callable[[], Tensor]] = {}
     for name, shape in shapes.items():
         twin = name.replace(f".experts.{GEN}.", f".experts.{UND}.").replace(f"backbone.norms.{GEN}.", f"backbone.norms.{UND}.")
@@ -288,16 +288,16 @@ def _makers(
         elif name in new:
             makers[name] = partial(new.__getitem__, name)
         else:
-            raise SpecError(f"the spec asks for '{name}', which neither the checkpoint nor a new part has")
+            raise SpecError(f"the spec asks for '{name}', which is neither in the checkpoint nor in a new part")
     return makers
 
 
 def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor:
-    """Reads the rows of a tensor; rows that no part has, of tokens that are new, are the mean of the others (Hewitt 2021)."""
+    """Read the rows of a tensor; rows of new tokens, which no part has, are the mean of the others (Hewitt 2021)."""
     tensors = [weights[part.name] for part in parts]
     for part, tensor in zip(parts, tensors, strict=True):
         if not tensor.is_floating_point():
-            raise CheckpointError(f"'{weights.path}': {part.name} is of {tensor.dtype}; quantised weights cannot be imported")
+            raise CheckpointError(f"'{weights.path}': {part.name} is {tensor.dtype}; quantized weights cannot be imported")
     joined = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
     new = num_rows - len(joined)
     if new:
@@ -306,7 +306,8 @@ def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor
 
 
 def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -> Tensor:
-    """Makes a tensor of the generation stream from the same of the other: the whole, or the channels that SwiGLU.copy_from takes."""
+    """Make a tensor of the generation stream from that of the other: the whole, or the channels that SwiGLU.copy_from
+    takes."""
     whole = _joined(weights, parts, sum(part.shape[0] for part in parts))
     if tuple(whole.shape) == shape:
         return whole
@@ -320,14 +321,14 @@ def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -
 def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str]:
     new = [what for part, what in (("latent_connector", "latent connector"), ("encoder", "encoder")) if _is_new(part, spec, sources)]
     if new:
-        untrained = ", and nothing that generates is trained" if "latent connector" in new else ""
+        untrained = ", and no part that generates is trained" if "latent connector" in new else ""
         yield f"new and untrained: {' and '.join(new)}{untrained}; codec {spec.model.codec.class_path}"
     added, rows = checkpoint.tokenizer.added, checkpoint.config.vocab_size
     if added:
         old = (
-            f"old rows are as they were, rows from {rows} on are their mean"
+            f"old rows are unchanged, rows from {rows} on are their mean"
             if checkpoint.tokenizer.vocab_size > rows
-            else "they take rows to spare"
+            else "they use spare rows"
         )
         yield f"the tokenizer lacked {', '.join(added)}: {old}"
 
@@ -338,7 +339,8 @@ def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
 
 
 def _codec_origin(spec: Spec) -> Origin | None:
-    """Returns where the weights of a codec come from, as the report beside them says; None for a codec without weights."""
+    """Return where the weights of a codec come from, as the report next to them says; None for a codec without
+    weights."""
     given = spec.model.codec.init_args.get("weights")
     if given is None:
         return None
@@ -346,17 +348,17 @@ def _codec_origin(spec: Spec) -> Origin | None:
     if not report.is_file():
         return Origin(source=Path(given).name)
     said = read_node(report, "the report of an import")
-    source, licence = said.node("source").values.get("name"), said.values.get("licence")
-    return origin_of({"licence": licence, "source": source or Path(given).name}, report)
+    source = said.node("source").values.get("name")
+    return origin_of({**said.values, "source": source or Path(given).name}, report)
 
 
 def _origin(report: Mapping[str, Any]) -> Origin:
-    """Returns where all weights come from, the codec's included."""
-    licence, source, codec = report["licence"], report["source"]["name"], report["codec"]
+    """Return where all weights come from, including the codec's."""
+    license, source, codec = report["license"], report["source"]["name"], report["codec"]
     if codec is None:
-        return Origin(licence=licence, source=source)
+        return Origin(license=license, source=source)
     return Origin(
-        licence=f"{licence or 'unknown'}; of the codec: {codec['licence'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
+        license=f"{license or 'unknown'}; of the codec: {codec['license'] or 'unknown'}", source=f"{source}, codec {codec['source']}"
     )
 
 
@@ -369,7 +371,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
     return (
         f"---\n{front_matter(_origin(report))}---\n\n# A {imported.checkpoint.title}\n\n"
         f"{report['parameters']:,} parameters, imported from the layout of {report['layout']} in {source}. "
-        f"Licence of the weights: {shown_licence(_origin(report))}.\n\n"
+        f"License of the weights: {shown_license(_origin(report))}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{notes}\n"
         f"```python\n{_snippet(imported.spec)}```\n\n"
         f"`{REPORT_FILE}` says where every tensor of the source went.\n\n{spec_block(imported.spec)}"
@@ -377,7 +379,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
 
 
 def _snippet(spec: Spec) -> str:
-    """Returns how the model is used, in Python."""
+    """Return an example of how to use the model, in Python."""
     start = 'from soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
     if spec.model.chat != "none":
         content = 'content = [{"type": "audio"}, {"type": "text", "text": "What can be heard?"}]\n'

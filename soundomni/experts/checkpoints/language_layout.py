@@ -1,6 +1,7 @@
-"""Where the tensors of a language model of Qwen2 belong, and what else a checkpoint holds.
+"""Where the tensors of a Qwen2 language model belong, and what else a checkpoint holds.
 
-Several tensors there may be one here: queries, keys and values are rows of `qkv`, in this order, gate and up those of `gate_up`.
+Several tensors there may be one here: queries, keys and values are rows of `qkv`, in this order; gate and up are rows
+of `gate_up`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROTARY = "rotary frequencies, which follow from rope_theta"
 
 @dataclass(frozen=True)
 class Rows:
-    """A tensor of a checkpoint that is some of the rows of a parameter here, or all of them."""
+    """A tensor of a checkpoint that provides some or all rows of a parameter here."""
 
     name: str
     shape: Shape
@@ -26,11 +27,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """How a checkpoint names the language model that one stream of the backbone is.
+    """Names, in a checkpoint, of the language model that becomes one stream of the backbone.
 
     Args:
-        stream: of the backbone.
-        prefix: of its tensors, such as "language_model.model.".
+        stream: name of the stream.
+        prefix: prefix of its tensors, such as "language_model.model.".
         suffix: what follows the names of its modules, such as "_moe_gen".
         intermediate_dim: width of its feed-forward networks.
         qk_norm: whether it has norms of queries and keys.
@@ -44,30 +45,34 @@ class Expert:
 
 
 def shape_of(weights: WeightFile, name: str, dimensions: int) -> Shape:
-    """Returns the shape of a tensor that sizes are read from. Raises CheckpointError when it is missing or has other dimensions."""
+    """Return the shape of a tensor that determines sizes.
+
+    Raise CheckpointError if it is missing or has other dimensions.
+    """
     if name not in weights:
         raise CheckpointError(f"'{weights.path}' lacks {name}")
     shape = weights.shape(name)
     if len(shape) != dimensions:
-        raise CheckpointError(f"'{weights.path}': {name} is {list(shape)}, expected {dimensions} dimensions")
+        raise CheckpointError(f"'{weights.path}': {name} is {list(shape)}; expected {dimensions} dimensions")
     return shape
 
 
 def check_depth(weights: WeightFile, prefix: str, num_layers: int) -> None:
-    """Raises CheckpointError when the part under `prefix` has not just so many layers: a config may say anything."""
+    """Raise CheckpointError if the part under `prefix` does not have this many layers: a config may state anything."""
     found = count_layers(weights, prefix)
     if found != num_layers:
-        raise CheckpointError(f"'{weights.path}' holds {found} layers of {prefix.rstrip('.')}, by its config {num_layers} are expected")
+        raise CheckpointError(f"'{weights.path}' holds {found} layers of {prefix.rstrip('.')}; its config says {num_layers}")
 
 
 def count_layers(weights: WeightFile, prefix: str) -> int:
-    """Counts the layers of the part under `prefix`."""
+    """Count the layers of the part under `prefix`."""
     start = f"{prefix}layers."
     return len({name.removeprefix(start).partition(".")[0] for name in weights if name.startswith(start)})
 
 
 def shared_rows(config: LanguageConfig, *, prefix: str, head: str | None) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields embedding and head with the tensors that they are; without a head, it is the embedding."""
+    """Yield embedding and head with the tensors that they consist of; without a head, the embedding is also the
+    head."""
     shape = (config.vocab_size, config.hidden_dim)
     yield "backbone.embedding.weight", (Rows(f"{prefix}embed_tokens.weight", shape),)
     if head is not None:
@@ -75,7 +80,7 @@ def shared_rows(config: LanguageConfig, *, prefix: str, head: str | None) -> Ite
 
 
 def expert_rows(config: LanguageConfig, expert: Expert) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields each parameter of a stream of the backbone with the tensors that it is made of."""
+    """Yield each parameter of a stream of the backbone with the tensors that it consists of."""
     hidden, inner, end = config.hidden_dim, expert.intermediate_dim, expert.suffix
     width = {"q": config.num_heads * config.head_dim}
     width["k"] = width["v"] = config.num_kv_heads * config.head_dim
@@ -95,7 +100,8 @@ def expert_rows(config: LanguageConfig, expert: Expert) -> Iterator[tuple[str, t
 
 
 def named_rows(prefixes: Mapping[str, str], shapes: Mapping[str, Shape]) -> Iterator[tuple[str, tuple[Rows, ...]]]:
-    """Yields each parameter, of `shapes`, under one of `prefixes` (ours → theirs) with the one tensor that it is."""
+    """Yield each parameter of `shapes` under one of `prefixes` (ours → theirs) with the one tensor that it corresponds
+    to."""
     for name, shape in shapes.items():
         for ours, theirs in prefixes.items():
             if name.startswith(ours):
@@ -103,19 +109,19 @@ def named_rows(prefixes: Mapping[str, str], shapes: Mapping[str, Shape]) -> Iter
 
 
 def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known: Mapping[str, str]) -> dict[str, str]:
-    """Compares names and shapes before anything is read.
+    """Compare names and shapes before anything is read.
 
     Args:
         weights: the checkpoint.
         needed: every tensor that is used.
-        model: what the checkpoint is of, for the error.
+        model: kind of model, for the error.
         known: prefix of other tensors → why they are not used.
 
     Returns:
-        What the checkpoint holds beside what is needed, and why it is not used.
+        The entries of the checkpoint that are not needed, and why they are not used.
 
     Raises:
-        CheckpointError: a tensor is missing, of another shape, or one that nothing explains.
+        CheckpointError: a tensor is missing, has another shape, or is not explained by anything.
     """
     rows = {one.name: one.shape for one in needed}
     missing = sorted(rows.keys() - set(weights))
@@ -123,7 +129,7 @@ def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known
         raise CheckpointError(f"'{weights.path}' lacks {len(missing)} tensors that its config asks for ({some(missing)})")
     for name, shape in rows.items():
         if weights.shape(name) != shape:
-            raise CheckpointError(f"'{weights.path}': {name} is {list(weights.shape(name))}, by its config {list(shape)} is expected")
+            raise CheckpointError(f"'{weights.path}': {name} is {list(weights.shape(name))}; its config says {list(shape)}")
     unused = dict.fromkeys(weights.others, "not a tensor")
     unexpected = []
     for name in weights:
@@ -137,5 +143,5 @@ def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known
         else:
             unused[name] = reason
     if unexpected:
-        raise CheckpointError(f"'{weights.path}' holds {len(unexpected)} tensors that {model} has not ({some(sorted(unexpected))})")
+        raise CheckpointError(f"'{weights.path}' has {len(unexpected)} tensors that do not belong to {model} ({some(sorted(unexpected))})")
     return unused

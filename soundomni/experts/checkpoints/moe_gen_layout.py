@@ -1,11 +1,12 @@
-"""How BAGEL and the original SoundOmni name their two experts: the second has `_moe_gen` after the name of each module.
+"""Names of the two experts in BAGEL and the original SoundOmni: the second has `_moe_gen` after the name of each
+module.
 
     language_model.model.embed_tokens, language_model.lm_head            shared
     language_model.model.layers.N.self_attn.q_proj                       understanding
     language_model.model.layers.N.self_attn.q_proj_moe_gen               generation
     language_model.model.norm, language_model.model.norm_moe_gen
 
-Widths are those of the tensors: configs state widths of the generation expert that were never built.
+Widths are taken from the tensors: configs state widths of the generation expert that were never built.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from soundomni.experts.checkpoints.language_layout import Expert, check_depth, e
 
 LANGUAGE, HEAD, SUFFIX = "language_model.model.", "language_model.lm_head.", "_moe_gen"
 MODULE = "module."
-"""What wrappers of distributed training put before every name."""
+"""Prefix that wrappers of distributed training put before every name."""
 LLM_CONFIG_FILE = "llm_config.json"
 
 
@@ -33,9 +34,9 @@ class Experts:
     """The two experts of a checkpoint.
 
     Args:
-        config: of the language model, with the rows that the embedding has.
-        und, gen: how they are named.
-        tied: whether the head is the embedding.
+        config: config of the language model, with the rows that the embedding has.
+        und, gen: names of each expert.
+        tied: whether head and embedding share their weights.
     """
 
     config: LanguageConfig
@@ -49,33 +50,34 @@ class Experts:
         return "all" if self.und.qk_norm else "gen" if self.gen.qk_norm else "none"
 
     def backbone(self, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """Returns the backbone that they are, with a row for every token, as plain data of a spec."""
+        """Return the backbone for them, with a row for every token, as plain data of a spec."""
         slot = backbone_slot(self.config, vocab_rows=max(self.config.vocab_size, tokenizer.vocab_size), tied=self.tied)
         slot["init_args"] |= {"qk_norm": self.qk_norm, "gen_intermediate_dim": self.gen.intermediate_dim}
         return slot
 
     def rows(self) -> Sources:
-        """Returns each parameter of the backbone with the tensors that it is made of."""
+        """Return each parameter of the backbone with the tensors that it consists of."""
         sources = dict(shared_rows(self.config, prefix=LANGUAGE, head=None if self.tied else HEAD))
         return sources | dict(expert_rows(self.config, self.und)) | dict(expert_rows(self.config, self.gen))
 
 
 def beside(source: str | Path, llm: str | Path | None) -> Path:
-    """Returns the directory of config and tokenizer: `llm`, or where the weights lie when it is None."""
+    """Return the directory of config and tokenizer: `llm`, or that of the weights if it is None."""
     if llm is not None:
         return Path(llm)
     return Path(source) if Path(source).is_dir() else Path(source).parent
 
 
 def check_layout(weights: WeightFile, model: str) -> None:
-    """Raises CheckpointError unless a checkpoint holds a language model with two experts; `model` says of what."""
+    """Raise CheckpointError unless a checkpoint holds a language model with two experts; `model` names the kind of
+    model."""
     for name in (f"{LANGUAGE}embed_tokens.weight", f"{LANGUAGE}norm{SUFFIX}.weight"):
         if name not in weights:
-            raise CheckpointError(f"'{weights.path}' holds no {model}: expected {name}, found {some(sorted(weights)) or 'nothing'}")
+            raise CheckpointError(f"'{weights.path}' does not hold a {model}; expected {name}, found {some(sorted(weights)) or 'nothing'}")
 
 
 def find_language_config(directory: Path) -> tuple[LanguageConfig, Node] | None:
-    """Reads llm_config.json or config.json, in which the language model may be a part; None when there is neither.
+    """Read llm_config.json or config.json, which may hold the language model as a part; None if there is neither.
 
     Returns:
         Its config, and the whole file.
@@ -89,10 +91,10 @@ def find_language_config(directory: Path) -> tuple[LanguageConfig, Node] | None:
 
 
 def read_experts(weights: WeightFile, config: LanguageConfig) -> Experts:
-    """Finds out from the tensors what a config leaves open.
+    """Determine from the tensors what a config leaves open.
 
     Raises:
-        CheckpointError: the checkpoint is of another depth than its config says, or only its understanding expert has q/k norms.
+        CheckpointError: the checkpoint's depth differs from its config, or only its understanding expert has q/k norms.
     """
     check_depth(weights, LANGUAGE, config.num_layers)
     first = f"{LANGUAGE}layers.0."
@@ -103,6 +105,6 @@ def read_experts(weights: WeightFile, config: LanguageConfig) -> Experts:
         qk_norm = f"{first}self_attn.q_norm{suffix}.weight" in weights
         experts[stream] = Expert(stream=stream, prefix=LANGUAGE, suffix=suffix, intermediate_dim=width, qk_norm=qk_norm)
     if experts[UND].qk_norm and not experts[GEN].qk_norm:
-        raise CheckpointError(f"'{weights.path}' has q/k norms in its understanding expert alone, which the backbone mot cannot have")
+        raise CheckpointError(f"'{weights.path}' has q/k norms only in its understanding expert, which the backbone mot does not support")
     config = replace(config, intermediate_dim=experts[UND].intermediate_dim)
     return Experts(config, experts[UND], experts[GEN], tied=config.tied and f"{HEAD}weight" not in weights)

@@ -2,11 +2,11 @@
 
 | name | what it is |
 |---|---|
-| model.safetensors | the weights by the names there; the VAE is exported by itself |
-| config.json | the sizes of the language model and of the audio tower, as transformers has them for Qwen2-Audio |
+| model.safetensors | weights under their original names; the VAE is exported separately |
+| config.json | sizes of the language model and the audio tower, as transformers states them for Qwen2-Audio |
 | tokenizer.json | text tokens |
 
-What that code cannot compute is refused, so that nothing is lost on the way.
+Anything that the original code cannot compute is refused, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ from soundomni.experts.swiglu import SwiGLU
 
 
 def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = torch.float32, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Writes a model into an empty folder.
+    """Write a model into an empty folder.
 
     Args:
-        model: with the backbone `mot`, the router `modality`, the connectors `linear` and no normalisation of latents.
-        folder: where.
-        dtype: what weights are stored as.
+        model: model with the backbone `mot`, the router `modality`, the connectors `linear` and no normalization of
+            latents.
+        folder: the folder.
+        dtype: dtype in which weights are stored.
         max_shard_bytes: beyond this, weights are stored in several files with an index.
 
     Raises:
-        SpecError: the original has no such part.
+        SpecError: the original does not have such a part.
         CheckpointError: a weight is too large for `dtype`.
     """
     _check(model.spec)
@@ -81,7 +82,7 @@ def _rows(tensor: Tensor, first: int, part: Rows) -> Tensor:
 
 
 def _check(spec: Spec) -> None:
-    """Raises SpecError for a part that the original does not have."""
+    """Raise SpecError for a part that the original does not have."""
     model = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).model
     features = model.connectors.features
     latent = model.connectors.latent
@@ -94,15 +95,15 @@ def _check(spec: Spec) -> None:
         "model.encoder": (None if model.encoder is None else model.encoder.class_path, ("qwen2-audio", None)),
         "model.objective": (model.objective.class_path, ("flow-matching",)),
         "model.latent_positions": (model.latent_positions, ("shared",)),
-        "model.normalise": (model.normalise, ("none",)),
+        "model.normalize": (model.normalize, ("none",)),
     }
     for key, (value, possible) in given.items():
         if value not in possible:
-            raise SpecError(f"{key} is {value!r}; the original SoundOmni has {possible[0]!r} alone, so this model cannot be written for it")
+            raise SpecError(f"{key} is {value!r}, but the original SoundOmni only has {possible[0]!r}; this model cannot be written for it")
 
 
 def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Experts:
-    """Describes a backbone as a checkpoint of its own."""
+    """Describe a backbone as if it came from a checkpoint."""
     first = cast(MoTLayer, backbone.blocks[0])
     networks = {name: first.expert(name) for name in (UND, GEN)}
     widths = {name: cast(SwiGLU, expert.mlp).down.in_features for name, expert in networks.items()}
@@ -127,7 +128,7 @@ def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Exper
 
 
 def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
-    """Returns config.json, as plain data."""
+    """Return config.json, as plain data."""
     config = experts.config
     text = {
         "model_type": "qwen2",

@@ -1,6 +1,7 @@
-"""A checkpoint of the original SoundOmni research code as a model directory that computes what that code computes.
+"""A checkpoint of the original SoundOmni research code as a model directory that computes the same.
 
-The VAE is not in such a checkpoint: a layer of a spec names it, as `soundomni import stable-audio-vae` writes one.
+Such a checkpoint does not contain the VAE: a spec layer names it, for example one written by `soundomni import
+stable-audio-vae`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from soundomni.experts.checkpoints.qwen2_audio_config import check_mel, read_tow
 
 KIND = "soundomni"
 FREE = tuple(f"model.{name}" for name in ("codec", "freeze", "tokenizer", "feature_positions", "feature_attend", "chat"))
-"""What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
+"""Keys that layers of a spec may change, in addition to data and run; the rest follows from the checkpoint."""
 
 QWEN2_AUDIO_7B = LanguageConfig(
     hidden_dim=4096,
@@ -52,16 +53,17 @@ def import_soundomni(
     layers: Sequence[Path | str] = (),
     overrides: Sequence[tuple[str, str]] = (),
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Determine where every tensor of a checkpoint goes.
 
     Args:
         source: a weight file, or a directory with one.
-        llm: the directory with config.json (or llm_config.json) and tokenizer.json, such as that of Qwen2-Audio; where the weights
-            lie when None. Without a config, a checkpoint with the sizes of Qwen2-Audio-7B is taken to be of it.
+        llm: directory with config.json (or llm_config.json) and tokenizer.json, such as that of Qwen2-Audio; None means
+            that of the weights. Without a config, a checkpoint with the sizes of Qwen2-Audio-7B is taken to be built on
+            it.
         layers, overrides: of a spec; they name the codec that made the latents.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or of another model.
+        CheckpointError: a file is missing or damaged, or belongs to another model.
         SpecError: a layer is wrong, or contradicts the checkpoint.
     """
     weights = read_weights(source).without(MODULE)
@@ -79,7 +81,7 @@ def import_soundomni(
     reading = {key: said[key] for key in READING if key in said}
     base = _base_layer(experts.backbone(tokenizer), encoder, reading)
     _check_codec(load_spec([base, *layers], overrides, base={}), latent_dim)
-    notes = [] if found is not None else ["there was no config: heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
+    notes = [] if found is not None else ["there is no config; heads and norms are those of Qwen2-Audio-7B, which has these sizes"]
     checkpoint = Checkpoint(
         kind=KIND,
         title="model of the original SoundOmni",
@@ -90,7 +92,7 @@ def import_soundomni(
         base=base,
         free=FREE,
         sources=partial(_sources, experts),
-        known={PLACES: "sines and cosines of the place, which are computed"},
+        known={PLACES: "sines and cosines of places, which are computed"},
         notes=notes,
     )
     return assemble(checkpoint, layers=layers, overrides=overrides)
@@ -101,7 +103,7 @@ def _sources(experts: Experts, shapes: Mapping[str, Shape]) -> Sources:
 
 
 def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
-    """Returns the config of Qwen2-Audio-7B when the tensors have its sizes: how many heads there are, no tensor tells."""
+    """Return the config of Qwen2-Audio-7B if the tensors have its sizes; they do not determine the number of heads."""
     known, layer = QWEN2_AUDIO_7B, f"{LANGUAGE}layers.0."
     expected = {
         f"{layer}self_attn.q_proj.weight": (known.hidden_dim, known.hidden_dim),
@@ -111,7 +113,7 @@ def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
     same = all(name in weights and weights.shape(name) == shape for name, shape in expected.items())
     if not same or count_layers(weights, LANGUAGE) != known.num_layers:
         raise CheckpointError(
-            f"no config.json in '{directory}', and '{weights.path}' has not the sizes of Qwen2-Audio-7B; "
+            f"no config.json in '{directory}', and '{weights.path}' does not have the sizes of Qwen2-Audio-7B; "
             "name the directory of its language model with --llm"
         )
     return known
@@ -120,26 +122,28 @@ def _known(weights: WeightFile, directory: Path) -> LanguageConfig:
 def _latent_dim(weights: WeightFile) -> int:
     name = "audiovae2llm.weight"
     if name not in weights:
-        raise CheckpointError(f"'{weights.path}' lacks {name}: it makes no audio, so it is not of the original SoundOmni")
+        raise CheckpointError(f"'{weights.path}' lacks {name}: it cannot generate audio, so it does not belong to the original SoundOmni")
     return shape_of(weights, name, 2)[1]
 
 
 def _check_codec(spec: Spec, latent_dim: int) -> None:
-    """Raises CheckpointError unless the codec of a spec may be that of the checkpoint: as many dimensions, and trained."""
+    """Raise CheckpointError unless a spec's codec can be the checkpoint's: it has as many dimensions, and is
+    trained."""
     codec = spec.model.codec
     with without_memory():
         given = build("codec", portable(spec).model.codec).spec.token_dim
-    advice = "name the one that made its latents: --config codec.yaml, as `soundomni import stable-audio-vae` writes it"
+    advice = "name the codec that made its latents with --config codec.yaml, as written by `soundomni import stable-audio-vae`"
     if given != latent_dim:
         raise CheckpointError(
-            f"the checkpoint makes latents of {latent_dim} dimensions, the codec {codec.class_path} has {given}; {advice}"
+            f"the checkpoint makes latents of {latent_dim} dimensions, but the codec {codec.class_path} has {given}; {advice}"
         )
     if lasting_name("codec", codec.class_path) == "oobleck" and codec.init_args.get("weights") is None:
-        raise CheckpointError(f"the checkpoint has no VAE, and the codec {codec.class_path} no weights; {advice}")
+        raise CheckpointError(f"the checkpoint has no VAE, and the codec {codec.class_path} has no weights; {advice}")
 
 
 def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int] | None:
-    """Returns the arguments of the audio tower by its tensors, its heads by the config; None when the checkpoint has no tower."""
+    """Return the arguments of the audio tower from its tensors, and its heads from the config; None if there is no
+    tower."""
     if f"{TOWER}conv1.weight" not in weights:
         return None
     width, mel, _ = shape_of(weights, f"{TOWER}conv1.weight", 3)
@@ -148,7 +152,7 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
     heads = said["num_heads"]
     if said["d_model"] != width:
         raise CheckpointError(
-            f"'{weights.path}' has an audio tower {width} wide, by the config in '{directory}' {said['d_model']} is expected; "
+            f"'{weights.path}' has an audio tower of width {width}; the config in '{directory}' says {said['d_model']}; "
             "name the directory of its Qwen2-Audio with --llm"
         )
     check_mel(directory, mel)
@@ -157,7 +161,8 @@ def _encoder(weights: WeightFile, tree: Node, directory: Path) -> dict[str, int]
 
 
 def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for; `reading` says how audio is heard, where an export has said it."""
+    """Return the spec layer that a checkpoint stands for; `reading` says how audio is heard, if an export has stated
+    it."""
     model = {
         "backbone": dict(backbone),
         "router": "modality",
@@ -167,7 +172,7 @@ def _base_layer(backbone: Mapping[str, Any], encoder: Mapping[str, int] | None, 
         "objective": "flow-matching",
         "freeze": [UND, "embedding", *(["encoder"] if encoder is not None else [])],
         "latent_positions": "shared",
-        "normalise": "none",
+        "normalize": "none",
         **reading,
     }
     return own_names({"model": model, "sampler": "euler"})

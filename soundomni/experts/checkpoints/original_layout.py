@@ -1,8 +1,8 @@
-"""What the original SoundOmni research code calls the parts beside its two experts, and what these have to be.
+"""Names in the original SoundOmni research code of the parts other than its two experts, and checks of these parts.
 
 | there | here |
 |---|---|
-| `audiovae2llm`, `llm2audiovae` | the way in and out of the latent connector `linear` |
+| `audiovae2llm`, `llm2audiovae` | the latent connector `linear`, in and out |
 | `time_embedder.mlp.0`, `.2` | its embedding of timesteps |
 | `gen_pos_embed` | its embedding of places, computed here for any place |
 | `audio_encoder` | the tower of the encoder `qwen2-audio` |
@@ -28,25 +28,26 @@ CONNECTOR = {
 TOWER = "audio_encoder."
 HEARING = {"encoder.tower.": TOWER, "features_connector.inward.": "audio_projector."}
 READING = ("feature_positions", "feature_attend", "chat")
-"""Keys of the section model of a spec that say how audio is heard, which no checkpoint of the original says."""
+"""Keys of a spec's section model that say how audio is heard; the original checkpoints do not state this."""
 READING_KEY = "soundomni"
-"""Of config.json, where an export keeps them."""
+"""Key of config.json under which an export stores them."""
 
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""How far a stored sine may be off: by rounding, and by the angle, which float32 knows to 1e-4 at the last place."""
+"""Largest error of a stored sine: from rounding, and from the angle, which is exact to 1e-4 at the last place in
+float32."""
 
 
 def places(hidden_dim: int) -> Tensor:
-    """Returns the table of places of the original, float32 `[2048, hidden_dim]`."""
+    """Return the original's table of places, float32 `[2048, hidden_dim]`."""
     return place_embedding(torch.arange(NUM_PLACES), hidden_dim)
 
 
 def check_places(table: Tensor, path: object) -> None:
-    """Raises CheckpointError unless a table `[P, hidden_dim]` says what the connector computes."""
+    """Raise CheckpointError unless a table `[P, hidden_dim]` holds what the connector computes."""
     tolerance = _TOLERANCE.get(table.dtype, 0.0)
     if table.dim() != 2 or table.shape[1] % 2 or not _close(table, tolerance):
         raise CheckpointError(
-            f"'{path}': {PLACES} {list(table.shape)} is not the table of [sin | cos] that the original has, so places would be heard wrong"
+            f"'{path}': {PLACES} {list(table.shape)} is not the original's table of [sin | cos], so positions would be decoded incorrectly"
         )
 
 

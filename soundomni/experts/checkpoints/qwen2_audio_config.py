@@ -1,6 +1,7 @@
-"""What the config.json of a Qwen2-Audio checkpoint says, in the spellings of transformers 4 and 5.
+"""The config.json of a Qwen2-Audio checkpoint, in the spellings of transformers 4 and 5.
 
-A file says only what differs from the defaults of transformers, which are repeated here. What our parts cannot compute is refused.
+A file only states what differs from the defaults of transformers, which are repeated here. Anything our parts cannot
+compute is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from soundomni.experts.checkpoints.language_config import LanguageConfig, Node, 
 from soundomni.experts.qwen2_audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
 MODEL_TYPE = "qwen2_audio"
-EXPECTED = "a directory of Hugging Face with a Qwen2-Audio model"
+EXPECTED = "a Hugging Face directory with a Qwen2-Audio model"
 
 _AUDIO = {
     "num_mel_bins": 128,
@@ -32,7 +33,7 @@ class SourceConfig:
     """A config that our parts can follow.
 
     Args:
-        language: of the language model.
+        language: config of the language model.
         encoder: arguments of Qwen2AudioEncoder.
     """
 
@@ -41,22 +42,26 @@ class SourceConfig:
 
 
 def read_source_config(directory: Path) -> SourceConfig:
-    """Reads config.json and, where they lie beside it, the files that say how mel frames are computed.
+    """Read config.json and, if they are next to it, the files that say how mel frames are computed.
 
     Raises:
-        CheckpointError: it is missing, damaged, of another model, or says what our parts cannot compute.
+        CheckpointError: it is missing or damaged, belongs to another model, or asks for something that our parts cannot
+            compute.
     """
     tree = read_node(directory / CONFIG_FILE, EXPECTED)
     given = tree.values.get("model_type")
     if given != MODEL_TYPE:
-        raise CheckpointError(f"{tree.place} is of a model of type {given!r}, expected {MODEL_TYPE!r}")
+        raise CheckpointError(f"{tree.place}: model_type is {given!r}; expected {MODEL_TYPE!r}")
     encoder = read_tower(tree.node("audio_config"))
     check_mel(directory, encoder["num_mel_bins"])
     return SourceConfig(language=read_language(tree.node("text_config"), outer=tree), encoder=encoder)
 
 
 def read_tower(audio: Node) -> dict[str, int]:
-    """Reads the config of an audio tower as arguments of Qwen2AudioEncoder. Raises CheckpointError when it is of another kind."""
+    """Read the config of an audio tower as arguments of Qwen2AudioEncoder.
+
+    Raise CheckpointError if it belongs to another kind.
+    """
     audio.expect("model_type", "qwen2_audio_encoder")
     audio.expect("activation_function", "gelu")
     mel, width, layers, heads, inner, positions = (audio.size(name, default) for name, default in _AUDIO.items())
@@ -65,7 +70,7 @@ def read_tower(audio: Node) -> dict[str, int]:
 
 
 def check_mel(directory: Path, num_mel_bins: int) -> None:
-    """Raises CheckpointError when the feature extractor computes other mel frames than Qwen2AudioEncoder."""
+    """Raise CheckpointError if the feature extractor computes other mel frames than Qwen2AudioEncoder."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = directory / name
         if not file.is_file():

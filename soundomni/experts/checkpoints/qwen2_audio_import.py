@@ -1,7 +1,7 @@
-"""A directory of Hugging Face with a Qwen2-Audio model, as a model directory that hears as that model does.
+"""A Hugging Face directory with a Qwen2-Audio model, as a model directory that hears as that model does.
 
-The language model becomes the understanding stream, bit for bit. The generation stream starts as a copy of it, narrower where
-`gen_intermediate_dim` says so; codec, latent connector, objective and sampler are those of a spec.
+The language model becomes the understanding stream, bit for bit. The generation stream starts as a copy of it, narrower
+if `gen_intermediate_dim` says so; codec, latent connector, objective and sampler come from a spec.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from soundomni.experts.checkpoints.qwen2_audio_layout import Layout, find_layout
 
 KIND = "qwen2-audio"
 
-_BACKBONE = ("gen_intermediate_dim", "qk_norm", "copy_initialise")
-_MODEL = ("codec", "connectors.latent", "objective", "latent_positions", "normalise", "freeze", "tokenizer", "chat")
+_BACKBONE = ("gen_intermediate_dim", "qk_norm", "copy_initialize")
+_MODEL = ("codec", "connectors.latent", "objective", "latent_positions", "normalize", "freeze", "tokenizer", "chat")
 FREE = (*(f"model.backbone.init_args.{name}" for name in _BACKBONE), *(f"model.{name}" for name in _MODEL))
-"""What layers of a spec may change beside data and run; the rest follows from the checkpoint."""
+"""Keys that layers of a spec may change, in addition to data and run; the rest follows from the checkpoint."""
 
 
 def import_qwen2_audio(
     source: str | Path, *, layers: Sequence[Path | str] = (), overrides: Sequence[tuple[str, str]] = ()
 ) -> ImportedModel:
-    """Finds out where every tensor of a checkpoint goes.
+    """Determine where every tensor of a checkpoint goes.
 
     Args:
         source: a directory with config.json, tokenizer.json and weights in safetensors or pickles, sharded or not.
-        layers, overrides: of a spec, for what generates: codec, latent connector, objective, sampler, and of the backbone
-            gen_intermediate_dim and qk_norm. Without any: MDCT frames at 16 kHz, and a generation stream as wide as the other.
+        layers, overrides: of a spec, for the parts that generate: codec, latent connector, objective, sampler, and the
+            backbone's gen_intermediate_dim and qk_norm. The default is MDCT frames at 16 kHz, and a generation stream
+            as wide as the other.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or of another model.
+        CheckpointError: a file is missing or damaged, or belongs to another model.
         SpecError: a layer is wrong, or contradicts the checkpoint.
     """
     directory = Path(source)
     if not directory.is_dir():
-        raise CheckpointError(f"'{source}' is not a directory: expected one of Hugging Face with a Qwen2-Audio model")
+        raise CheckpointError(f"'{source}' is not a directory; expected a Hugging Face directory with a Qwen2-Audio model")
     config = read_source_config(directory)
     weights = read_weights(directory)
     layout = find_layout(weights)
@@ -76,7 +77,7 @@ def import_qwen2_audio(
 
 
 def base_layer(config: SourceConfig, *, vocab_rows: int, tied: bool) -> dict[str, Any]:
-    """Returns the layer of a spec that a checkpoint stands for, with the simplest of what generates."""
+    """Return the spec layer that a checkpoint stands for, with the simplest parts that generate."""
     model = {
         "backbone": backbone_slot(config.language, vocab_rows=vocab_rows, tied=tied),
         "router": "modality",
@@ -87,7 +88,7 @@ def base_layer(config: SourceConfig, *, vocab_rows: int, tied: bool) -> dict[str
         "freeze": [UND, "embedding", "encoder"],
         "feature_positions": "advance",
         "feature_attend": "causal",
-        "normalise": "global",
+        "normalize": "global",
         "chat": "qwen2-audio",
     }
     return own_names({"model": model, "sampler": "euler"})
@@ -101,21 +102,21 @@ def _sources(config: LanguageConfig, layout: Layout, tied: bool, shapes: Mapping
 
 
 def _check_generation(spec: Spec, config: LanguageConfig) -> str:
-    """Says what the generation expert is. Raises SpecError when a copy of the language model cannot be that."""
+    """Return what the generation expert is, for the report. Raise SpecError if it cannot copy the language model."""
     chosen = spec.model.backbone.init_args
     if chosen.get("qk_norm") == "all":
-        raise SpecError("model.backbone.qk_norm: 'all' would change what the language model computes; give 'gen' or 'none'")
+        raise SpecError("model.backbone.qk_norm is 'all', which would change the language model's outputs; set it to 'gen' or 'none'")
     narrow, wide = chosen.get("gen_intermediate_dim"), config.intermediate_dim
     if narrow is None or narrow == wide:
         return "the generation expert is a copy of the language model"
     if narrow > wide:
-        raise SpecError(f"model.backbone.gen_intermediate_dim is {narrow}; a copy of the language model has at most {wide}")
+        raise SpecError(f"model.backbone.gen_intermediate_dim is {narrow}; expected at most {wide}, the width of the language model")
     channels = f"channels floor(j * {wide} / {narrow}) of its feed-forward networks"
     return f"the generation expert is a copy of the language model with {channels}"
 
 
 def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
-    """Says which ids end texts by generation_config.json and not here, if any."""
+    """Yield a note on ids that end texts in generation_config.json but not here, if any."""
     file = directory / "generation_config.json"
     if not file.is_file():
         return
@@ -126,8 +127,8 @@ def _ends_note(directory: Path, tokenizer: TextTokenizer) -> Iterator[str]:
         return
     given = ends if isinstance(ends, list) else [] if ends is None else [ends]
     if not all(type(end) is int for end in given):
-        yield "generation_config.json names ends of texts that are not ids, and is not used"
+        yield "generation_config.json has an eos_token_id that is not a token id, and is not used"
         return
     others = [end for end in given if end not in tokenizer.ends]
     if others:
-        yield f"generation_config.json ends texts at the ids {', '.join(map(str, others))} as well, which is not done here"
+        yield f"generation_config.json also ends texts at the ids {', '.join(map(str, others))}; this model does not"

@@ -1,4 +1,4 @@
-"""Where the parts of a Qwen2-Audio checkpoint lie: names of transformers 4 and 5.
+"""Where the parts of a Qwen2-Audio checkpoint are: names in transformers 4 and 5.
 
 | | transformers 4 | transformers 5 |
 |---|---|---|
@@ -34,9 +34,11 @@ LAYOUTS = (
 
 
 def find_layout(weights: WeightFile) -> Layout:
-    """Returns the layout by the name of the embedding. Raises CheckpointError when it is none."""
+    """Return the layout by the name of the embedding. Raise CheckpointError if there is none."""
     for layout in LAYOUTS:
         if f"{layout.language}embed_tokens.weight" in weights:
             return layout
     expected = " or ".join(f"{layout.language}embed_tokens.weight" for layout in LAYOUTS)
-    raise CheckpointError(f"'{weights.path}' holds no Qwen2-Audio model: expected {expected}, found {some(sorted(weights)) or 'nothing'}")
+    raise CheckpointError(
+        f"'{weights.path}' does not hold a Qwen2-Audio model; expected {expected}, found {some(sorted(weights)) or 'nothing'}"
+    )

@@ -1,4 +1,4 @@
-"""The linear connector with places told finely. Shape letters: N tokens, H hidden dimensions."""
+"""The linear connector with finely resolved places. Shape letters: N tokens, H hidden dimensions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from soundomni.experts.sinusoids import fourier_places
 
 
 class FourierConnector(LinearConnector):
-    """`[N, token_dim]` → `[N, H]` and back by one linear layer each, as `linear`; places are Fourier features of the frame index.
+    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each, like `linear`; places are Fourier features of
+    the frame index.
 
-    For tokens whose values turn fast with the frame, such as MDCT coefficients of a steady tone: their course is then a linear function of
-    the place, which the slow sinusoids of `linear` do not give. Places repeat after H frames, so longer clips are refused.
+    Use it for tokens whose values oscillate fast from frame to frame, such as MDCT coefficients of a steady tone: they
+    are then a linear function of the place, which the slow sinusoids of `linear` cannot give. Places repeat after H
+    frames, so longer clips are refused.
 
-    Arguments are those of `linear`.
+    It has the arguments of `linear`.
     """
 
     @staticmethod
     def places(frames: Tensor, dim: int) -> Tensor:
-        """See `fourier_places`."""
+        """Return `fourier_places` of the frames."""
         return fourier_places(frames, dim)
 
     @property
     def max_frames(self) -> int:
-        """H."""
+        """Number of frames with distinct places: H."""
         return self.hidden_dim

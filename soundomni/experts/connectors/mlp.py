@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.connectors.projection import ProjectionConnector, initialise
+from soundomni.experts.connectors.projection import ProjectionConnector, initialize
 from soundomni.experts.sizes import require_positive
 
 
 class MLPConnector(ProjectionConnector):
-    """`[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way out starts at zero.
+    """Maps `[N, token_dim]` → `[N, H]` and back by Linear–GELU–Linear each; the last layer of the way back starts at
+    zero.
 
-    Hidden tokens leave the backbone normalised, so the way out needs no norm of its own.
+    Hidden tokens leave the backbone normalized, so the way back needs no norm of its own.
 
     Args:
         token_dim: numbers per token (runtime).
         hidden_dim: H (runtime).
-        generates: whether tokens are generated: they then carry time and place, and there is a way out (runtime).
+        generates: whether tokens are generated: if so, they carry time and place, and there is a way back (runtime).
         multiple: width of the hidden layers, in multiples of H.
-        time_scale: what timesteps in [0, 1] are multiplied by before their sinusoids; 1 as in the original.
+        time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
     """
 
     def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, multiple: int = 2, time_scale: float = 1.0) -> None:
@@ -33,4 +34,4 @@ class MLPConnector(ProjectionConnector):
 
 def _mlp(inputs: int, width: int, outputs: int, *, last_std: float) -> nn.Sequential:
     first, last = nn.Linear(inputs, width), nn.Linear(width, outputs)
-    return nn.Sequential(initialise(first, std=0.02), nn.GELU(), initialise(last, std=last_std))
+    return nn.Sequential(initialize(first, std=0.02), nn.GELU(), initialize(last, std=last_std))

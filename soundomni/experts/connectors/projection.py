@@ -1,4 +1,4 @@
-"""What connectors share that carry each token by itself: a way in, time and place, and a way out.
+"""Shared parts of connectors that map each token on its own: a way in, time and place, and a way back.
 
 Shape letters: N tokens, H hidden dimensions.
 """
@@ -12,15 +12,16 @@ from soundomni.experts.sinusoids import TimeAndPlace, place_embedding
 
 
 class ProjectionConnector(Connector):
-    """Enters by one network and leaves by another, token by token.
+    """Maps tokens in by one network and back by another, each token on its own.
 
-    Tokens that are generated also carry time and place. A subclass builds the two networks; `outward` ends in a layer of zeros.
+    Generated tokens also carry time and place. A subclass builds the two networks; the last layer of `outward` starts
+    at zero.
 
     Args:
         inward: `[N, token_dim]` → `[N, H]`.
-        outward: `[N, H]` → `[N, token_dim]`; None when nothing is generated.
+        outward: `[N, H]` → `[N, token_dim]`; None if nothing is generated.
         hidden_dim: H.
-        time_scale: what timesteps are multiplied by before their sinusoids.
+        time_scale: factor of timesteps before their sinusoids.
     """
 
     def __init__(self, *, inward: nn.Module, outward: nn.Module | None, hidden_dim: int, time_scale: float) -> None:
@@ -32,13 +33,15 @@ class ProjectionConnector(Connector):
 
     @staticmethod
     def places(frames: Tensor, dim: int) -> Tensor:
-        """Embeds frame indices `[N]`: float32 `[N, dim]`."""
+        """Embed frame indices `[N]`: float32 `[N, dim]`."""
         return place_embedding(frames, dim)
 
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """`[N, token_dim]` → `[N, H]`. A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
+        """Map `[N, token_dim]` to `[N, H]`.
 
-        Raises ValueError when they are missing, or given to a connector that does not generate.
+        A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
+
+        Raise ValueError if they are missing, or given to a connector that does not generate.
         """
         hidden: Tensor = self.inward(tokens)
         if self.time_and_place is None:
@@ -51,15 +54,18 @@ class ProjectionConnector(Connector):
         return out
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, token_dim]`; zero at the start of training. Raises TypeError when the connector does not generate."""
+        """Map `[N, H]` to `[N, token_dim]`; zero at the start of training.
+
+        Raise TypeError if the connector does not generate.
+        """
         if self.outward is None:
-            raise TypeError("this connector was built with generates=False and has no way out")
+            raise TypeError("this connector was built with generates=False and cannot map tokens back")
         out: Tensor = self.outward(hidden)
         return out
 
 
-def initialise(layer: nn.Linear, *, std: float) -> nn.Linear:
-    """Draws the weight from N(0, std²), sets the bias to zero and returns the layer; std 0 makes a layer of zeros."""
+def initialize(layer: nn.Linear, *, std: float) -> nn.Linear:
+    """Draw the weight from N(0, std²), set the bias to zero and return the layer; std 0 makes a layer of zeros."""
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,9 +1,10 @@
-"""Memory of one training step beside parameters, gradients and states: found by running the model on tensors without memory.
+"""Memory of one training step besides parameters, gradients and states, found by running the model on tensors without
+memory.
 
-The forward pass of the model itself runs on fake tensors of the sizes of a real batch; only what depends on values is
-replaced: the codec's latents, and which tokens of text are predicted. So whatever modules a spec assembles, what they keep for the
-backward pass is counted and not guessed. What the backward pass takes beside it is measured in the same way, but with the kernels of the
-CPU, because a backward pass over fake tensors of a GPU needs that GPU.
+The model's own forward pass runs on fake tensors of the sizes of a real batch; only parts that depend on values are
+replaced: the codec's latents, and which text tokens are predicted. So whatever modules a spec assembles, what they keep
+for the backward pass is counted and not guessed. What the backward pass needs in addition is measured in the same way,
+but with the CPU's kernels, because a backward pass over fake GPU tensors needs that GPU.
 
 Shape letters: B clips, D latent dimensions, T frames, N tokens, S samples.
 """
@@ -37,7 +38,8 @@ from soundomni.train.parallel import recompute_in_backward
 Device = Literal["cuda", "cpu"]
 
 GPU = torch.device("cuda", 7)
-"""The fake one. Its index is the last that fakes may have: who keeps constants by device should not meet them on a real one later."""
+"""The fake GPU. Its index is the last one allowed for fakes, so that constants cached by device are not mistaken for a
+real GPU's."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class StepMemory:
 
     Args:
         batch: the batch itself.
-        kept: what the forward pass keeps for the backward pass, parameters left out.
-        passing: most that comes and goes beside it: gradients of activations, logits, a layer that is recomputed.
-        entering: most that is taken before the first layer, as by the encoder.
-        encoding: most that the codec takes before that, while it encodes the clips to make.
+        kept: what the forward pass keeps for the backward pass, without parameters.
+        passing: peak of temporary memory besides: gradients of activations, logits, a layer that is recomputed.
+        entering: peak before the first layer, for example in the encoder.
+        encoding: peak of the codec before that, while it encodes the clips to make.
     """
 
     batch: int
@@ -60,21 +62,22 @@ class StepMemory:
 
     @property
     def working(self) -> int:
-        """Most that is taken at once beside what is kept."""
+        """Peak of what is used at once in addition to what is kept."""
         return self.batch + max(self.passing, self.entering - self.kept, self.encoding - self.kept)
 
 
 def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded: bool, recompute: bool) -> StepMemory:
-    """Measures a forward and a backward pass on a GPU.
+    """Measure a forward and a backward pass on a GPU.
 
     Args:
-        model: on the meta device, where it is again afterwards.
-        sizes: of the batch.
+        model: model on the meta device; it is there again afterwards.
+        sizes: sizes of the batch.
         bf16: whether the model computes under autocast.
-        sharded: whether parameters are gathered in the computing precision, as FSDP does; otherwise autocast makes copies, which count.
-        recompute: whether layers keep their inputs alone.
+        sharded: whether parameters are gathered in the computing precision, as FSDP does; otherwise autocast makes
+            copies, which count.
+        recompute: whether layers only keep their inputs.
 
-    Raises whatever a plugin raises whose computation depends on values.
+    Raise any error of a plugin whose computation depends on values.
     """
     run = MeasuredRun(model, sizes, bf16=bf16, sharded=sharded, num_layers=len(model.backbone.layers))
     with run.staged("cuda"):
@@ -95,9 +98,11 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
 
 
 class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers yes where a codec without memory asks whether something holds, such as whether all clips are equally long: here they are.
+    """Answers yes if a codec without memory asks whether something holds, such as whether all clips are equally long:
+    here they are.
 
-    Where it asks which of many hold, as for frames that need more work, it is all of them: no batch takes more memory.
+    If it asks which of many hold, such as frames that need more work, the answer is all of them: no batch takes more
+    memory.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,7 +114,8 @@ class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Fused(TorchFunctionMode):
-    """Takes the fused attention that a GPU has; without one torch would choose a kernel that holds the whole matrix of weights."""
+    """Uses the fused attention of a GPU; otherwise torch would choose a kernel that holds the whole matrix of
+    weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention:
@@ -138,19 +144,19 @@ def _flash_like(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor]
 
 
 class _Shadow(UnifiedModel):
-    """A model whose modules are those of another, with what depends on values left out."""
+    """A model that shares another model's modules, without the parts that depend on values."""
 
     sizes: BatchSizes
 
     @classmethod
     def of(cls, model: UnifiedModel, sizes: BatchSizes) -> _Shadow:
-        """Returns a shadow of `model` for batches of `sizes`."""
+        """Return a shadow of `model` for batches of `sizes`."""
         shadow = cls.__new__(cls)
         shadow.__dict__.update(model.__dict__, sizes=sizes)
         return shadow
 
     def corrupt(self, clips: Clips) -> Query:
-        """Latents of the right shape."""
+        """Return latents of the right shape."""
         if len(clips) == 0:
             return self._empty_query()
         shape = (len(clips), self.codec.spec.token_dim, int(clips.num_frames.max()))
@@ -159,7 +165,8 @@ class _Shadow(UnifiedModel):
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
-        """Plans for the executor that would be chosen; a kernel that would have to be compiled is stood in for."""
+        """Return a plan for the executor that would be chosen, with a stand-in for a kernel that would have to be
+        compiled."""
         stored, kind = self.stored(table), self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan: AttentionPlan
@@ -170,14 +177,14 @@ class _Shadow(UnifiedModel):
         return self.layout(stored, plan)
 
     def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The same over the first tokens: how many are predicted is known."""
+        """Return the loss over the first tokens: only the number of predicted tokens is known."""
         rows = torch.arange(self.sizes.num_labels, device=hidden.device)
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.ones((), device=total.device)
 
     def enter_features(self, clips: Clips) -> Tensor:
-        """Features of the right shape through their connector; the encoder is measured alone, and once."""
+        """Pass features of the right shape through their connector; the encoder is measured separately, once."""
         if self.encoder is None or self.features_connector is None:
             return super().enter_features(clips)
         trained = any(parameter.requires_grad for parameter in self.encoder.parameters())
@@ -187,7 +194,8 @@ class _Shadow(UnifiedModel):
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a forward pass keeps in all, in one layer that is not the first, and what it takes at most beside all that it keeps."""
+    """What a forward pass keeps in total and in one layer other than the first, and its peak in addition to all
+    that."""
 
     total: int
     layer: int
@@ -206,10 +214,11 @@ class MeasuredRun:
 
     @contextmanager
     def staged(self, device: Device) -> Iterator[None]:
-        """Within this context the modules of the model, but for the codec, are fake ones on `device`, as they are when a step runs.
+        """Within this context, the model's modules, except for the codec, are fake ones on `device`, as when a step
+        runs.
 
-        Layers that are alike are three at most: each but the first keeps the same. On the CPU the encoder stays where it is: it may keep
-        constants by device, and must not keep fake ones for when it really runs.
+        Of identical layers, at most three are used: all but the first keep the same. On the CPU the encoder stays where
+        it is: it may cache constants by device, and must not cache fake ones for when it really runs.
         """
         layers = self.model.backbone.layers
         out = {id(module) for part in self.model.replicated_modules for module in part.modules()}
@@ -223,7 +232,7 @@ class MeasuredRun:
             yield
 
     def kept(self, device: Device, *, recompute: bool) -> _Kept:
-        """Runs the forward pass; within `staged`."""
+        """Run the forward pass; within `staged`."""
         depth, staged = self.num_layers, len(self.model.backbone.layers)
         with _shortened(self.model.backbone.layers, min(2, staged)):
             fewer, passing = self._forward(device, recompute=recompute)
@@ -234,7 +243,8 @@ class MeasuredRun:
         return _Kept(total + (depth - staged) * layer, layer, passing)
 
     def gradients(self) -> int:
-        """Returns what the backward pass takes at most beside what is kept, where nothing is recomputed; on the CPU, within `staged`."""
+        """Return the peak of the backward pass in addition to what is kept, if nothing is recomputed; on the CPU,
+        within `staged`."""
         with self._running("cpu", recompute=False) as (shadow, batch, live):
             for parameter in shadow.parameters():
                 if parameter.requires_grad:
@@ -246,7 +256,7 @@ class MeasuredRun:
             return live.peak - kept
 
     def encoder(self) -> _Kept:
-        """Runs the encoder; within `staged`."""
+        """Run the encoder; within `staged`."""
         encoder, clips = self.model.encoder, self.sizes.features
         if encoder is None:
             return _Kept(0, 0, 0)
@@ -265,7 +275,8 @@ class MeasuredRun:
         return _Kept(kept, 0, live.peak - kept)
 
     def encoding(self) -> int:
-        """Returns the most that the codec takes while it encodes the clips, of which as many are taken as it encodes at once, twice."""
+        """Return the peak of the codec while it encodes the clips, with as many of them as it encodes at once,
+        twice."""
         codec, clips = self.model.codec, self.sizes.latents
         if not clips.samples:
             return 0
@@ -304,7 +315,7 @@ class MeasuredRun:
 
 @contextmanager
 def _placed(modules: Iterable[nn.Module], place: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
-    """Puts fake parameters, of `dtype` when it is given, and fake buffers in the place of those of `modules`."""
+    """Replace the parameters and buffers of `modules` by fake ones; parameters have `dtype` if it is given."""
     made: dict[int, Tensor] = {}
     before: list[tuple[dict[str, Any], str, Tensor]] = []
     for module in modules:
@@ -335,7 +346,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def _alike(layers: nn.ModuleList) -> bool:
-    """Says whether all layers have the same modules and parameters, trained or not."""
+    """Return whether all layers have the same modules and parameters, trained or not."""
 
     def shape(layer: nn.Module) -> list[Any]:
         parameters = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
@@ -346,7 +357,7 @@ def _alike(layers: nn.ModuleList) -> bool:
 
 @contextmanager
 def _shortened(layers: nn.ModuleList, depth: int) -> Iterator[None]:
-    """Leaves out the layers from `depth` on."""
+    """Leave out the layers from `depth` on."""
     rest = list(layers)[depth:]
     del layers[depth:]
     try:
@@ -382,7 +393,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
 
 @contextmanager
 def _young_garbage() -> Iterator[None]:
-    """Within this context all cycles that are made stay young, so that `gc.collect(0)` finds the tensors in them, in no time."""
+    """Within this context, all new cycles stay young, so that `gc.collect(0)` quickly finds the tensors in them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -394,7 +405,7 @@ def _young_garbage() -> Iterator[None]:
 
 @contextmanager
 def _recomputing(model: UnifiedModel) -> Iterator[None]:
-    """Makes layers keep their inputs alone, as training does."""
+    """Make layers keep only their inputs, as training does."""
     for unit in model.units:
         recompute_in_backward(unit)
     try:
@@ -406,7 +417,7 @@ def _recomputing(model: UnifiedModel) -> Iterator[None]:
 
 @contextmanager
 def _autocast(kind: Device) -> Iterator[None]:
-    """torch.autocast to bf16, which refuses devices that are not there."""
+    """Enter torch.autocast to bf16 even for devices that do not exist here, which torch refuses."""
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     torch.set_autocast_enabled(kind, True)
     torch.set_autocast_dtype(kind, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What a spec takes on GPUs of a given size, whether it fits, and what would make it fit."""
+"""What a spec needs on GPUs of a given size, whether it fits, and what would make it fit."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from soundomni.train.memory.typical_batch import TEXT_TOKENS, BatchSizes, typica
 from soundomni.train.parallel import mesh_shape
 
 RESERVE = 1 << 30
-"""Bytes of a GPU that nothing here uses: the context of CUDA, libraries, gaps between blocks of memory."""
+"""Bytes of a GPU that nothing here uses: the CUDA context, libraries, gaps between blocks of memory."""
 MOST_GPUS = 1024
 LEAST_SHARE, TOKEN_STEP = 8, 256
-"""A budget is cut down to this part of it at most, and to a multiple of this."""
+"""A budget is reduced to this share at most, and to a multiple of this number."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What can be changed to make a run fit."""
+    """The settings that can be changed to make a run fit."""
 
     gpus: int
     recompute: bool
@@ -43,14 +43,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on one GPU. `optimizer` and what the step takes are None when they cannot be known, and then count as nothing.
+    """Bytes on one GPU. `optimizer` and the needs of a step are None if they are unknown, and then count as nothing.
 
     Args:
         weights, gradients, optimizer, ema: throughout the run.
         activations: what a forward pass keeps for the backward pass.
-        working: most that comes and goes beside that: the batch, the codec and the encoder at work, gradients of activations.
-        gathered: parameters that FSDP has gathered, and gradients on their way; 0 on one GPU.
-        reserve: left alone.
+        working: peak of temporary memory besides: the batch, the codec and the encoder at work, gradients of
+            activations.
+        gathered: parameters gathered by FSDP, and gradients being reduced; 0 on one GPU.
+        reserve: memory that is left free.
     """
 
     weights: int
@@ -64,23 +65,24 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of them, as if all were at their most at once: gradients are there in a forward pass only of a later micro-batch."""
+        """Sum of all rows, as if all peaks came at once: a forward pass only meets gradients from the second
+        micro-batch on."""
         return sum(size or 0 for size in vars(self).values())
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """Result of a diagnosis.
 
     Args:
-        parts: of the model.
-        setting: what was asked about.
-        footprint: of each GPU.
-        gpu_memory: bytes that it has.
-        batch: what a batch was taken to be.
-        change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None when it fits, or when no
-            change is enough.
-        changed: the footprint then.
+        parts: parts of the model.
+        setting: the setting that was asked about.
+        footprint: memory on each GPU.
+        gpu_memory: bytes of each GPU.
+        batch: the assumed batch.
+        change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None if it
+            already fits, or if no change is enough.
+        changed: the footprint after that change.
         notes: what was assumed, and what cannot be known.
     """
 
@@ -113,13 +115,13 @@ def diagnose(
     text_tokens: int = TEXT_TOKENS,
     trust_class_paths: bool = False,
 ) -> Diagnosis:
-    """Builds the model without memory and measures what a step of its training takes.
+    """Build the model without memory and measure what a training step needs.
 
     Args:
-        spec: with `data` and `train`; neither its data nor its tokenizer are opened.
-        gpus: processes, one per GPU; one alone does not shard.
-        gpu_memory: bytes of each.
-        seconds, text_tokens: of the clips and texts of a batch; see `typical_batch`.
+        spec: spec with `data` and `train`; neither its data nor its tokenizer are opened.
+        gpus: number of processes, one per GPU; a single one does not shard.
+        gpu_memory: bytes of each GPU.
+        seconds, text_tokens: lengths of the clips and texts in a batch; see `typical_batch`.
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
@@ -127,9 +129,9 @@ def diagnose(
     """
     data, train = spec.data, spec.train
     if data is None or train is None:
-        raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, without which nothing is trained")
+        raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, so it trains nothing; add one")
     if train.target != "model":
-        raise SpecError("train.target is 'codec'; only the training of a model is measured")
+        raise SpecError("train.target is 'codec'; doctor only measures the training of a model")
     check_data(data)
     check_train(train)
     mesh_shape(train.parallel, gpus)
@@ -162,7 +164,8 @@ def diagnose(
 
 
 def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
-    """Builds the model as for training, but without memory and without files: those its codec and tokenizer start from are not read."""
+    """Build the model as for training, but without memory and without reading the files that its codec and tokenizer
+    start from."""
     section = portable(spec).model
     try:
         with without_memory():
@@ -172,19 +175,19 @@ def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
             return model
     except SoundOmniError:
         raise
-    except Exception as error:  # whatever a plugin does that needs memory
+    except Exception as error:  # any error of a plugin that needs memory
         raise SpecError(f"the model cannot be built without memory: {named(error)}") from error
 
 
 def _check_optimizer(train: TrainSpec, gpus: int, *, trust_class_paths: bool) -> None:
-    """Raises SpecError when an optimizer that runs in one process alone is given several GPUs."""
+    """Raise SpecError if an optimizer that only runs in one process is given several GPUs."""
     name = train.optimizer.rule.class_path
     if gpus > 1 and not cast(type[Optimizer], load("optimizer", name, trust_class_paths=trust_class_paths)).shards:
-        raise SpecError(f"train.optimizer.rule: '{name}' runs in one process alone, {gpus} GPUs were given; choose adamw")
+        raise SpecError(f"train.optimizer.rule is '{name}', which only runs in one process, but there are {gpus} GPUs; choose adamw")
 
 
 class _Scale:
-    """Weighs one model under different settings."""
+    """Footprints of one model under different settings."""
 
     def __init__(
         self,
@@ -213,7 +216,7 @@ class _Scale:
         self._step = functools.cache(self._measure)
 
     def fits_mesh(self, gpus: int) -> bool:
-        """Says whether train.parallel and the optimizer allow this number of GPUs."""
+        """Return whether train.parallel and the optimizer allow this number of GPUs."""
         try:
             mesh_shape(self.train.parallel, gpus)
             _check_optimizer(self.train, gpus, trust_class_paths=self.trust_class_paths)
@@ -222,7 +225,7 @@ class _Scale:
         return True
 
     def weigh(self, setting: Setting) -> Footprint:
-        """Returns the footprint of a setting."""
+        """Return the footprint of a setting."""
         shard = mesh_shape(self.train.parallel, setting.gpus)[-1]
         resident = resident_bytes(self.model, self.state, shard=shard, ema=self.train.ema_decay > 0)
         step = self._step(setting.gpus > 1, setting.recompute, setting.tokens)
@@ -242,7 +245,7 @@ class _Scale:
         sizes = self.batch(tokens)
         try:
             return measure_step(self.model, sizes, bf16=self.bf16, sharded=sharded, recompute=recompute)
-        except Exception as error:  # whatever a plugin computes that depends on values
+        except Exception as error:  # any error of a plugin whose computation depends on values
             self.unmeasured = f"activations cannot be known: {named(error)[:300]}"
             return None
 
@@ -250,14 +253,15 @@ class _Scale:
 def first_change(
     total: Callable[[Setting], int], setting: Setting, gpu_memory: int, *, counts: Sequence[int], least: int
 ) -> Setting | None:
-    """Returns the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None when none is enough.
+    """Return the first setting that fits: recomputing, more GPUs, both, or smaller batches as well; None if none is
+    enough.
 
     Args:
-        total: bytes on one GPU; no more with more GPUs or fewer tokens.
-        setting: what does not fit.
+        total: function that returns the bytes on one GPU; it never grows with more GPUs or fewer tokens.
+        setting: a setting that does not fit.
         gpu_memory: bytes of a GPU.
         counts: other numbers of GPUs, ascending.
-        least: tokens that a batch must have; it is also no less than a part of what it has, LEAST_SHARE.
+        least: smallest number of tokens in a batch, which is also at least the share LEAST_SHARE of the current number.
     """
 
     def fits(tried: Setting) -> bool:
@@ -276,7 +280,7 @@ def first_change(
         short = _fewest_gpus(fits, short, counts)
     low, high = total(short), total(replace(short, tokens=setting.tokens))
     tokens = short.tokens + int((setting.tokens - short.tokens) * (gpu_memory - low) / max(1, high - low))
-    while tokens > short.tokens:  # it grows evenly with tokens, but for whole samples
+    while tokens > short.tokens:  # memory grows evenly with tokens, apart from whole samples
         if fits(longer := replace(short, tokens=tokens // TOKEN_STEP * TOKEN_STEP)):
             return longer
         tokens -= TOKEN_STEP
@@ -284,30 +288,30 @@ def first_change(
 
 
 def _fewest_gpus(fits: Callable[[Setting], bool], setting: Setting, counts: Sequence[int]) -> Setting:
-    """Returns the setting with the fewest GPUs that fit; the most do."""
+    """Return the setting with the fewest GPUs that fits; the largest number fits."""
     place = bisect_left(counts, True, key=lambda gpus: fits(replace(setting, gpus=gpus)))
     return replace(setting, gpus=counts[place])
 
 
 def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond: Setting | None) -> Iterator[str]:
-    """Yields what was assumed; `beyond` is a setting that fits, but whose GPUs cannot share `batches_per_step`."""
+    """Yield what was assumed; `beyond` is a setting that fits, but whose GPUs cannot share `batches_per_step`."""
     batch = scale.batch(setting.tokens)
     samples = ", ".join(f"{count} x {task}" for task, count in batch.samples.items())
-    yield f"a batch of {batch.num_tokens} tokens is taken to be {samples}, of {batch.seconds:g} s and {batch.text_tokens} tokens per text"
+    yield f"a batch of {batch.num_tokens} tokens consists of {samples}, with {batch.seconds:g} s and {batch.text_tokens} tokens per text"
     yield "no data, tokenizer or weights were read"
     if "vocab_rows" not in spec.model.backbone.init_args:
-        yield f"the tokenizer is taken to have {portable(spec).model.tokenizer.vocab_size} ids"
+        yield f"the tokenizer has {portable(spec).model.tokenizer.vocab_size} ids"
     if setting.gpus == 1:
         yield "one GPU is one process without torchrun: nothing is sharded"
     if train.batches_per_step % setting.gpus:
-        yield f"train.batches_per_step is {train.batches_per_step}: it must be a multiple of {setting.gpus}, the number of GPUs"
+        yield f"train.batches_per_step is {train.batches_per_step}; expected a multiple of {setting.gpus}, the number of GPUs"
     if beyond is not None:
         batches = -(-train.batches_per_step // beyond.gpus) * beyond.gpus
         recompute = ", train.activation_checkpointing=true" if beyond.recompute and not setting.recompute else ""
         tokens = f", data.tokens_per_batch={beyond.tokens}" if beyond.tokens != setting.tokens else ""
         yield f"it would fit on {beyond.gpus} GPUs with train.batches_per_step={batches}{recompute}{tokens}"
     if train.compile:
-        yield "train.compile is left out: compiled layers keep less"
+        yield "train.compile is ignored; compiled layers keep less"
     for unknown in (scale.state.unknown, scale.unmeasured):
         if unknown:
             yield unknown

@@ -1,8 +1,8 @@
-"""What training a spec takes of each GPU: arithmetic over the parameters of a model without memory.
+"""What training a spec needs on each GPU throughout a run: arithmetic over the parameters of a model without memory.
 
-Counted as `parallelise`, the optimizer and EMA keep them: parameters, gradients, states and averages in float32 (states as the optimizer
-makes them), each sharded along its first dimension over the `shard` processes of the mesh, frozen ones as well; only what
-`replicated_modules` names is whole on every process.
+The count follows `parallelize`, the optimizer and EMA: parameters, gradients, states and averages in float32 (states as
+the optimizer makes them), each sharded along its first dimension over the `shard` processes of the mesh, frozen ones as
+well; only modules that `replicated_modules` names are whole on every process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from soundomni.core.spec.culprit import named
 from soundomni.core.spec.schema import OptimizerSpec
 
 GATHERED_UNITS = 3
-"""Layers that FSDP holds whole at once: one that computes, one fetched ahead of it, and the buffer that one arrives in."""
+"""Number of layers that FSDP holds whole at once: one that computes, one fetched ahead, and the buffer that one arrives
+in."""
 
 FEW, MANY = 1 << 14, 1 << 16
-"""Most elements of the two tensors that stand for a large parameter where an optimizer is tried: what takes MANY at most is tried as it is.
+"""Number of elements of the two tensors that stand for a large parameter when an optimizer is tried; smaller parameters
+are tried as is.
 
 Both are above the sizes below which optimizers keep other states, such as the 4096 of bitsandbytes.
 """
@@ -33,7 +35,7 @@ Both are above the sizes below which optimizers keep other states, such as the 4
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters of one part of a model, all and those that are trained."""
+    """Number of parameters in one part of a model, in total and trained."""
 
     name: str
     parameters: int
@@ -42,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes that one process holds throughout a run; `optimizer` is None when it cannot be known."""
+    """Bytes that one process holds throughout a run; `optimizer` is None if it is unknown."""
 
     weights: int
     gradients: int
@@ -52,12 +54,13 @@ class Resident:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What an optimizer keeps.
+    """State of an optimizer.
 
     Args:
-        per_element: parameter → bytes for each of its elements, with its part of a number that a block of elements shares.
-        fixed: parameter → bytes beside these, as for a counter of steps or a table of codes.
-        unknown: why that cannot be told; None when it is told.
+        per_element: parameter → bytes for each of its elements, including its share of a number for a block of
+            elements.
+        fixed: parameter → bytes in addition, such as a counter of steps or a table of codes.
+        unknown: why the state is unknown, or None.
     """
 
     per_element: Mapping[str, float]
@@ -66,7 +69,8 @@ class OptimizerState:
 
 
 def list_parts(model: UnifiedModel) -> list[Part]:
-    """Returns the parts of a model: every expert, what the backbone shares, and the rest; each parameter is in one, none is in two."""
+    """Return the parts of a model: every expert, the shared part of the backbone, and the rest; each parameter is in
+    exactly one."""
     experts = {f"expert {stream}": list(model.backbone.expert_parameters(stream)) for stream in model.router.streams}
     modules = {
         "embedding and head": model.backbone,
@@ -87,14 +91,15 @@ def list_parts(model: UnifiedModel) -> list[Part]:
 
 
 def optimizer_state(model: nn.Module, settings: OptimizerSpec, *, trust_class_paths: bool = False) -> OptimizerState:
-    """Finds out what an optimizer keeps, by steps of it on small tensors of the same names and dimensions.
+    """Determine what an optimizer keeps, by making steps on small tensors of the same names and dimensions.
 
-    A step on tiny tensors tells which parameters it treats alike; one of each kind and shape then stands for all. That one is tried with
-    FEW and with MANY elements: a state that is as large with both is fixed, one that grows as the elements do is per element. What has at
-    most MANY elements is tried as it is, and its states of other shapes are fixed.
+    A step on tiny tensors shows which parameters it treats alike; one of each kind and shape then stands for all. That
+    one is tried with FEW and with MANY elements: a state that has the same size with both is fixed, and one that grows
+    with the elements is per element. Parameters with at most MANY elements are tried as they are, and their states of
+    other shapes are fixed.
 
-    Unknown are one that keeps a tensor that grows otherwise, as numbers for rows and columns do, and one that keeps other tensors for MANY
-    elements than for FEW.
+    The state is unknown if a tensor in it grows in another way, like numbers for rows and columns, or if MANY elements
+    have other tensors than FEW.
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     rule: Optimizer = registry.build("optimizer", settings.rule, trust_class_paths=trust_class_paths)
@@ -112,11 +117,14 @@ def optimizer_state(model: nn.Module, settings: OptimizerSpec, *, trust_class_pa
 
 
 class _UnknownError(Exception):
-    """Why sizes of states cannot be told."""
+    """Raised with the reason if sizes of states are unknown."""
 
 
 def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: OptimizerSpec) -> dict[str, dict[str, Tensor]]:
-    """Makes a step on parameters of these shapes, and returns the tensors that are kept for each. Raises _UnknownError if it cannot."""
+    """Make a step on parameters of these shapes, and return the tensors kept for each.
+
+    Raise _UnknownError if it cannot.
+    """
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
     try:
         optimizer = rule.build(parameters, settings)
@@ -125,18 +133,18 @@ def _step(rule: Optimizer, shapes: Mapping[str, tuple[int, ...]], settings: Opti
         optimizer.step()
     except SoundOmniError:
         raise
-    except Exception as error:  # whatever a plugin does that small tensors do not allow
+    except Exception as error:  # any error of a plugin on small tensors
         raise _UnknownError(f"it cannot make a step on small tensors: {named(error)}") from error
     return {name: {key: t for key, t in optimizer.state[p].items() if isinstance(t, Tensor)} for name, p in parameters.items()}
 
 
 def _keys(state: Mapping[str, Tensor]) -> tuple[tuple[str, torch.dtype], ...]:
-    """Returns the names and the types of what is kept for a parameter."""
+    """Return names and dtypes of what is kept for a parameter."""
     return tuple((key, state[key].dtype) for key in sorted(state))
 
 
 def _shrunk(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """Halves the longest side until there are at most so many elements."""
+    """Halve the longest side until there are at most so many elements."""
     sides = list(shape)
     while math.prod(sides) > most:
         longest = sides.index(max(sides))
@@ -145,7 +153,8 @@ def _shrunk(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, Tensor], many: tuple[int, ...]) -> tuple[float, int]:
-    """Returns bytes per element, and bytes beside these, of a parameter for which `less` is kept with shape `few`, `more` with `many`."""
+    """Return bytes per element, and bytes in addition, of a parameter for which `less` is kept with shape `few`, `more`
+    with `many`."""
     if _keys(less) != _keys(more):
         raise _UnknownError("it keeps others for larger parameters")
     per_element, fixed, elements = 0.0, 0, math.prod(many)
@@ -162,12 +171,12 @@ def _sizes(less: Mapping[str, Tensor], few: tuple[int, ...], more: Mapping[str, 
 
 
 def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, ema: bool) -> Resident:
-    """Adds up what the first process, which never has less than another, holds throughout.
+    """Add up what the first process, which never has less than the others, holds throughout.
 
     Args:
-        model: it may be on the meta device.
-        state: of its optimizer.
-        shard: processes that share each parameter.
+        model: the model; it may be on the meta device.
+        state: state of its optimizer.
+        shard: number of processes that share each parameter.
         ema: whether the run keeps averages.
     """
     whole = {id(p) for module in model.replicated_modules for p in module.parameters() if not p.requires_grad}
@@ -186,7 +195,8 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
 
 
 def shard_numel(parameter: Tensor, shard: int) -> int:
-    """Returns the elements of a parameter that the first of `shard` processes holds: a share of its rows, rounded up."""
+    """Return the number of a parameter's elements on the first of `shard` processes: a share of its rows, rounded
+    up."""
     if shard == 1 or parameter.ndim == 0:
         return parameter.numel()
     rows = parameter.shape[0]
@@ -194,10 +204,11 @@ def shard_numel(parameter: Tensor, shard: int) -> int:
 
 
 def gathered_bytes(model: UnifiedModel, *, bf16: bool) -> int:
-    """Returns what FSDP takes at most for parameters that are gathered and gradients that are on their way.
+    """Return FSDP's peak for gathered parameters and gradients being reduced.
 
-    What is in no layer (embedding, head, connectors, encoder) stays gathered from the forward to the backward pass. Of the layers,
-    GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in float32, wait to be added up.
+    Parameters in no layer (embedding, head, connectors, encoder) stay gathered from the forward to the backward pass.
+    Of the layers, GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in
+    float32, wait to be reduced.
     """
     size = 2 if bf16 else 4
     units = [list(unit.parameters()) for unit in model.units]

@@ -1,6 +1,7 @@
-"""Bytes of tensors that are alive while code runs, told from their storages; works for tensors without memory as well.
+"""Bytes of tensors that are alive while code runs, found from their storages; also works for tensors without memory.
 
-What an allocator rounds up or keeps for later is not counted, nor what a kernel takes and frees again within one operator.
+It does not count what an allocator rounds up or caches, nor memory that a kernel takes and frees again within one
+operator.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within this context, counts the storages that operators make, from when they are made until the last tensor over them is gone.
+    """Within this context, counts the storages that operators make, from their creation until the last tensor over them
+    is gone.
 
     Args:
         ignored: tensors whose storages are counted elsewhere; they must outlive the context.
@@ -27,7 +29,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current = 0
         """Bytes alive now."""
         self.peak = 0
-        """Most bytes alive at once."""
+        """Peak of bytes alive at once."""
         self._known = {tensor.untyped_storage()._cdata: None for tensor in ignored}
         self._watched: dict[int, weakref.ref[Any]] = {}
 

@@ -1,4 +1,5 @@
-"""A packed batch as a spec's data would give it, made up of equal clips and texts, so that nothing has to be read or downloaded."""
+"""A packed batch as a spec's data would give it, made of equal clips and texts, so that nothing has to be read or
+downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from soundomni.data.data_section import check_data
 from soundomni.data.samples import PlannedSample, SampleWriter
 
 SECONDS, TEXT_TOKENS = 10.0, 16
-"""Of a clip for which a spec gives no limit, and of a caption, a question or an answer."""
+"""Length of a clip without a limit in the spec, and of a caption, a question or an answer."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ClipSizes:
 
     @property
     def padded_samples(self) -> int:
-        """Samples of the waveforms of all clips, one channel, padded to the longest."""
+        """Number of samples in all waveforms, one channel, padded to the longest."""
         return len(self.samples) * max(self.samples, default=0)
 
 
@@ -43,11 +44,11 @@ class BatchSizes:
 
     Args:
         table: its segments.
-        num_labels: tokens of text that are predicted.
+        num_labels: number of text tokens that are predicted.
         features, latents: clips to understand, and clips to make or to continue from.
-        samples: of each task.
-        seconds: of the longest clip.
-        text_tokens: of each text.
+        samples: number of samples of each task.
+        seconds: length of the longest clip.
+        text_tokens: tokens of each text.
     """
 
     table: SegmentTable
@@ -60,17 +61,17 @@ class BatchSizes:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all samples."""
+        """Number of tokens of all samples."""
         return self.table.num_tokens
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sample."""
+        """Number of tokens of the longest sample."""
         return int(np.bincount(self.table.document, weights=self.table.length).max())
 
     @classmethod
     def of(cls, samples: Sequence[Sample], *, tasks: dict[str, int], seconds: float, text_tokens: int) -> BatchSizes:
-        """Measures samples whose clips need not have been read."""
+        """Return the sizes of samples whose clips need not have been read."""
         segments = [segment for sample in samples for segment in sample.segments]
         labels = [segment.labels for segment in segments if segment.labels is not None]
 
@@ -93,20 +94,21 @@ class BatchSizes:
 def typical_batch(
     model: UnifiedModel, spec: ModelSpec, data: DataSpec, *, seconds: float | None = None, text_tokens: int = TEXT_TOKENS
 ) -> BatchSizes:
-    """Fills the token budget with samples of all tasks, as often as their weights say.
+    """Fill the token budget with samples of all tasks, in the proportions of their weights.
 
     Args:
-        model: says what becomes of a clip; it may be on the meta device.
-        spec: of the model.
-        data: with the budget, the datasets and their tasks.
-        seconds: of every clip; None for `max_seconds` of its dataset, and SECONDS where that is not given. Shorter where encoder or
-            latent connector take no more, and where a sample would be longer than `max_tokens_per_sample`.
-        text_tokens: of every caption, question and answer.
+        model: determines the tokens of a clip; it may be on the meta device.
+        spec: spec of the model.
+        data: budget, datasets and their tasks.
+        seconds: length of every clip; None means `max_seconds` of its dataset, or SECONDS if that is not given. Clips
+            are shorter if encoder or latent connector accept no more, or if a sample would be longer than
+            `max_tokens_per_sample`.
+        text_tokens: tokens of every caption, question and answer.
 
     Raises:
         SpecError: there is no dataset, or no sample fits.
     """
-    # that of a run, but that it leaves out no conditions and writes bytes for tokens
+    # as in a run, except that it leaves out no conditions and writes bytes as tokens
     no_dropout = DropoutSpec(text=0.0, latent=0.0, features=0.0)
     writer = SampleWriter(segment_writer(model, spec, tokenizer=TextTokenizer.train([], vocab_size=0)), dropout=no_dropout)
     planned: dict[str, tuple[float, Sample, float]] = {}
@@ -136,7 +138,7 @@ def typical_batch(
 
 
 def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
-    """Yields the tasks of all datasets that are drawn at all, with their shares."""
+    """Yield the tasks of all datasets that are ever drawn, with their shares."""
     known = check_data(data)
     for name, entry in data.datasets.items():
         if entry is None or entry.weight <= 0:
@@ -148,7 +150,8 @@ def _uses(data: DataSpec) -> Iterator[tuple[str, MixtureEntry, Task, float]]:
 
 
 def _longest_sample(writer: SampleWriter, rate: int, task: Task, seconds: float, text_tokens: int, limit: int) -> tuple[Sample, float]:
-    """Returns a sample of a clip of `seconds` at `rate`, or of the longest shorter one that `limit` tokens hold, and the clip's length."""
+    """Return a sample with a clip of `seconds` at `rate`, or the longest one that `limit` tokens hold, and the clip's
+    length."""
 
     def written(num_samples: int) -> PlannedSample | Skip:
         # the tokenizer writes a space before a text, and a token for each byte
@@ -166,6 +169,6 @@ def _longest_sample(writer: SampleWriter, rate: int, task: Task, seconds: float,
     if longest.length <= limit:
         return longest.sample, longest.crop.num_samples / rate
     raise SpecError(
-        f"no sample of task '{task.name}' fits into {limit} tokens: one with {text_tokens} tokens per text needs "
+        f"no sample of task '{task.name}' fits into {limit} tokens; one with {text_tokens} tokens per text needs "
         f"{longest.length}; raise data.max_tokens_per_sample or data.tokens_per_batch"
     )

@@ -13,8 +13,8 @@ from soundomni.train.optimizers.parameter_groups import adam_arguments, decaying
 
 
 class AdamW(Optimizer):
-    """torch's AdamW, fused where the device has it; parameters of one dimension do not decay."""
+    """torch's AdamW, fused if the device supports it; one-dimensional parameters do not decay."""
 
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """See `Optimizer.build`."""
+        """Return the optimizer; see `Optimizer.build`."""
         return torch.optim.AdamW(decaying_groups(parameters, settings), **adam_arguments(parameters, settings))

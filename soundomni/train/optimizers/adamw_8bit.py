@@ -1,4 +1,4 @@
-"""AdamW whose moments take 8 bits per number (Dettmers et al. 2022), as the package bitsandbytes computes it."""
+"""AdamW with moments of 8 bits per number (Dettmers et al. 2022), as computed by the package bitsandbytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from soundomni.train.optimizers.parameter_groups import decaying_groups
 
 
 class AdamW8bit(Optimizer):
-    """AdamW with moments in blocks of 256 numbers that share a scale; parameters of one dimension do not decay.
+    """AdamW with moments in blocks of 256 numbers that share a scale; one-dimensional parameters do not decay.
 
-    It runs on CPU and GPU, in one process: a block of a sharded parameter would depend on the number of processes.
+    It runs on CPU and GPU, in one process: the blocks of a sharded parameter would depend on the number of processes.
 
     Args:
-        min_size: numbers in a parameter from which on its moments take 8 bits; those of smaller ones stay float32.
+        min_size: smallest number of elements for which a parameter's moments take 8 bits; smaller ones stay float32.
 
     Raises:
         PluginError: bitsandbytes is not installed.
@@ -32,12 +32,12 @@ class AdamW8bit(Optimizer):
 
     def __init__(self, *, min_size: int = 4096) -> None:
         if min_size < 1:
-            raise SpecError(f"min_size must be at least 1, {min_size} was given")
+            raise SpecError(f"min_size is {min_size}; expected at least 1")
         self.min_size = min_size
         self._rule = _rule()
 
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """See `Optimizer.build`. Raises SpecError when a parameter is sharded."""
+        """Return the optimizer; see `Optimizer.build`. Raise SpecError if a parameter is sharded."""
         if any(isinstance(p, DTensor) for p in parameters.values()):
             raise SpecError("optimizer 'adamw-8bit' runs in one process, not under torchrun; choose train.optimizer.rule: adamw")
         optimizer: torch.optim.Optimizer = self._rule(
@@ -47,14 +47,14 @@ class AdamW8bit(Optimizer):
 
 
 def _rule() -> Any:
-    """Returns bitsandbytes' optimizer with a counter that is a tensor, as checkpoints keep it."""
+    """Return bitsandbytes' optimizer with a counter that is a tensor, as checkpoints need it."""
     try:
         from bitsandbytes.optim import AdamW8bit as Rule
     except ImportError as error:
         raise PluginError("optimizer 'adamw-8bit' needs the package bitsandbytes: pip install soundomni[bitsandbytes]") from error
 
     class Counted(Rule):  # type: ignore[misc]
-        """Its state holds tensors alone."""
+        """An optimizer whose state only holds tensors."""
 
         def init_state(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
             super().init_state(group, p, gindex, pindex)

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before they are added.
+"""Muon (Jordan et al. 2024): momentum whose matrices are orthogonalized before they are added.
 
-Scaled as Liu et al. 2025 ("Muon is scalable for LLM training", section 2.2) do, so that updates are as large as AdamW's and one learning
-rate and one weight decay serve both.
+Updates are scaled as in Liu et al. 2025 ("Muon is scalable for LLM training", section 2.2), so that they are as large
+as AdamW's and one learning rate and one weight decay work for both.
 
 Shape letters: M, N sides of a matrix.
 """
@@ -23,21 +23,23 @@ from soundomni.core.spec.schema import OptimizerSpec
 from soundomni.train.optimizers.parameter_groups import adam_arguments, decaying_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Factors of x, x³ and x⁵ (Jordan et al. 2024): five turns bring singular values from anywhere in [0.01, 1] to within 0.35 of 1."""
+"""Factors of x, x³ and x⁵ (Jordan et al. 2024): five turns bring singular values from anywhere in [0.01, 1] to within
+0.35 of 1."""
 ADAM_RMS = 0.2
-"""About the root mean square of an update of AdamW, in learning rates (section 2.2 of Liu et al. 2025)."""
+"""Approximate root mean square of an update of AdamW, in learning rates (section 2.2 of Liu et al. 2025)."""
 
 _MATRICES = "matrices"
 
 
 class Muon(Optimizer):
-    """Muon for the matrices of layers; AdamW for all else: embeddings, the ways in and out, convolutions, gains and biases.
+    """Muon for the matrices of layers; AdamW for everything else: embeddings, connectors, convolutions, gains and
+    biases.
 
-    A sharded matrix is gathered for its update, and every rank computes the whole of it.
+    A sharded matrix is gathered for its update, and every rank computes the whole update.
 
     Args:
-        momentum: of the matrices' gradients, with Nesterov's look ahead.
-        matrices: patterns of the names of parameters that Muon updates, those of two dimensions.
+        momentum: momentum of the matrices' gradients, with Nesterov's look-ahead.
+        matrices: patterns of the names of two-dimensional parameters that Muon updates.
 
     Raises:
         SpecError: momentum is not in [0, 1).
@@ -45,17 +47,16 @@ class Muon(Optimizer):
 
     def __init__(self, *, momentum: float = 0.95, matrices: Sequence[str] = ("*blocks.*", "*layers.*")) -> None:
         if not 0.0 <= momentum < 1.0:
-            raise SpecError(f"momentum must be at least 0 and below 1, {momentum} was given")
+            raise SpecError(f"momentum is {momentum}; expected at least 0 and below 1")
         self.momentum = momentum
         self.patterns = tuple(matrices)
 
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """See `Optimizer.build`. Raises SpecError when no pattern fits any matrix."""
+        """Return the optimizer; see `Optimizer.build`. Raise SpecError if no pattern matches any matrix."""
         matrices = {n: p for n, p in parameters.items() if p.ndim == 2 and any(fnmatchcase(n, pattern) for pattern in self.patterns)}
         if not matrices:
             raise SpecError(
-                f"muon: no matrix that is trained has a name like {' or '.join(self.patterns)}; name others in matrices, or choose the "
-                "rule adamw"
+                f"muon: no trained matrix has a name like {' or '.join(self.patterns)}; name others in matrices, or choose the rule adamw"
             )
         others = {n: p for n, p in parameters.items() if n not in matrices}
         chosen = {"params": list(matrices.values()), "weight_decay": settings.weight_decay, _MATRICES: True}
@@ -64,12 +65,12 @@ class Muon(Optimizer):
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW whose groups with `matrices: True` are updated by Muon instead; the gradients of these are gone after a step.
+    """AdamW whose groups with `matrices: True` are updated by Muon instead; a step clears the gradients of these.
 
     Args:
         groups: as for torch's AdamW.
-        momentum: of the matrices.
-        adam: what AdamW takes.
+        momentum: momentum of the matrices.
+        adam: other arguments of AdamW.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, **adam: Any) -> None:
@@ -78,7 +79,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates every parameter that has a gradient; returns what `closure`, called first, returns."""
+        """Update every parameter that has a gradient, and return the result of `closure`, which is called first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -89,7 +90,7 @@ class MuonAdamW(torch.optim.AdamW):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     self._update(matrix, rate=group["lr"], decay=group["weight_decay"])
-                    matrix.grad = None  # AdamW passes over a parameter without a gradient
+                    matrix.grad = None  # AdamW skips parameters without a gradient
         super().step()
         return loss
 
@@ -107,7 +108,8 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor, *, turns: int = 5) -> Tensor:
-    """Brings the singular values of `[M, N]` near 1 by Newton–Schulz iteration; its singular vectors stay. Zeros stay zeros."""
+    """Return `[M, N]` with singular values near 1, by Newton–Schulz iteration; singular vectors stay, and zeros stay
+    zeros."""
     first, third, fifth = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -119,7 +121,7 @@ def orthogonal(matrix: Tensor, *, turns: int = 5) -> Tensor:
 
 
 def _whole(matrix: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Applies `change` to a whole matrix, sharded as it was afterwards."""
+    """Apply `change` to a whole matrix, and return the result sharded as it was."""
     if not isinstance(matrix, DTensor):
         return change(matrix)
     changed = DTensor.from_local(change(matrix.full_tensor()), matrix.device_mesh, [Replicate()] * matrix.device_mesh.ndim)

@@ -1,4 +1,4 @@
-"""What optimizers of AdamW's family are built with."""
+"""Arguments that optimizers of AdamW's family are built with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 def decaying_groups(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> list[dict[str, Any]]:
-    """Returns the parameter groups of matrices and larger, which decay, and of the rest, which do not; no empty ones."""
+    """Return the parameter groups of matrices and larger tensors, which decay, and of the rest, which do not; no empty
+    ones."""
     groups = [
         {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
@@ -22,6 +23,6 @@ def decaying_groups(parameters: Mapping[str, nn.Parameter], settings: OptimizerS
 
 
 def adam_arguments(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> dict[str, Any]:
-    """Returns what torch's AdamW is called with beside its groups."""
+    """Return the arguments for torch's AdamW other than its groups."""
     fused = all(p.device.type in FUSED_DEVICES for p in parameters.values())
     return {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps, "fused": fused}

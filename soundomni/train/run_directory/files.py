@@ -1,20 +1,20 @@
-"""What a run directory holds: names, the run's id, and what in it a run wrote, which is all that a new run may remove.
+"""Contents of a run directory: names, the run's id, and which files the run wrote, as a new run may only remove those.
 
 | name | what it is |
 |---|---|
-| run.json | the id of the run, which its checkpoints and the lines of metrics.jsonl carry too |
-| owner.json | host and process of the run that trains here now; gone when it ends |
+| run.json | id of the run, which its checkpoints and the lines of metrics.jsonl also carry |
+| owner.json | host and process of the run that is training here; removed when it ends |
 | spec.yaml | the resolved spec |
 | lock.json | plugin distributions, their versions and the slots that they fill |
 | tokenizer.json | text tokens |
-| start.yaml | of the model that the run started from, if it did: what its spec says, where its weights come from, and their commit |
+| start.yaml | the model that the run started from, if any: its spec, where its weights come from, and their commit |
 | metrics.jsonl | one line per logged step |
 | checkpoints/ | see checkpoint.py |
 | trace.json | what `--profile` recorded, for chrome://tracing or Perfetto |
 | samples/ | what validation makes |
-| codec.safetensors | the finished weights where a codec alone was trained: what its `weights` argument takes |
+| codec.safetensors | finished weights, if only a codec was trained: a file for its `weights` argument |
 | inventory.jsonl | path and SHA-256 of each of these files, so that nothing else is removed |
-| metrics-1.jsonl, samples-1/, … | those of earlier runs whose checkpoints were gone |
+| metrics-1.jsonl, samples-1/, … | files of earlier runs whose checkpoints were gone |
 | checkpoints-1/, … | checkpoints of later steps than the one that `--from-step` went back to |
 """
 
@@ -52,9 +52,9 @@ from soundomni.train.run_directory.inventory import Inventory, digest, is_plain_
 RUN_FILE, SAMPLES, CODEC_FILE = "run.json", "samples", "codec.safetensors"
 TRACE_FILE = "trace.json"
 TENSORBOARD, WANDB_FILE = "tensorboard", "wandb-id"
-"""What the trackers of SoundOmni leave, which would make one log of two runs."""
+"""Files that SoundOmni's trackers leave; they would make one log of two runs."""
 NOTED = (SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE, CODEC_FILE, TRACE_FILE)
-"""Files that are the run's own while they have the content that the inventory names."""
+"""Files that belong to the run as long as they have the content that the inventory names."""
 
 _SAMPLE = re.compile(r"(\d{2}-[a-z0-9-]+\.(wav|png)|prompts\.jsonl|descriptions\.jsonl)")
 _EVENTS = "events.out.tfevents."
@@ -66,9 +66,10 @@ def new_run_id() -> str:
 
 
 def read_run_id(directory: Path) -> str | None:
-    """Return the id of the run in a directory: that of `run.json`, else that of its newest checkpoint.
+    """Return the id of the run in a directory: that in `run.json`, or else that of its newest checkpoint.
 
-    None for a run made before there were ids, or for no run. Raises CheckpointError when `run.json` cannot be read.
+    Return None for a run made before there were ids, or if there is no run. Raise CheckpointError if `run.json` cannot
+    be read.
     """
     file = directory / RUN_FILE
     if not file.exists():
@@ -84,18 +85,18 @@ def read_run_id(directory: Path) -> str | None:
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a run was begun in a directory, or checkpoints of one were put there."""
+    """Return whether a run was begun in a directory, or checkpoints of a run were put there."""
     complete = (all((path / name).is_file() for name in (MANIFEST_FILE, STATE_FILE)) for path in list_checkpoints(directory / CHECKPOINTS))
     return (directory / RUN_FILE).exists() or _is_lock(directory / LOCK_FILE) or any(complete)
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Raise CheckpointError, naming them, if a directory without a run has files that a run would replace."""
+    """Raise CheckpointError, which names them, if a directory without a run has files that a run would replace."""
     files = (*NOTED, METRICS_FILE, INVENTORY_FILE, WANDB_FILE, f"{CHECKPOINTS}/{POINTER_FILE}")
     names = [name for name in files if _exists(directory / name)]
     for folder in (CHECKPOINTS, SAMPLES):
         names += [f"{folder}/{path.name}" for path in _list(directory / folder) if is_step_name(path.name)]
-    # A run would write into the same log, and could not tell later which of it is its own.
+    # A run would write into the same log, and could not tell later which part of it is its own.
     names += [f"{TENSORBOARD}/{path.name}" for path in _list(directory / TENSORBOARD) if path.name.startswith(_EVENTS)]
     if names:
         raise CheckpointError(
@@ -104,7 +105,7 @@ def refuse_foreign(directory: Path) -> None:
 
 
 def refuse_other_runs(directory: Path, run: str) -> None:
-    """Raise CheckpointError, naming it, if a checkpoint belongs to another run."""
+    """Raise CheckpointError, which names it, if a checkpoint belongs to another run."""
     for path in list_checkpoints(directory / CHECKPOINTS):
         if run_of(path) not in (None, run):
             raise CheckpointError(
@@ -114,11 +115,12 @@ def refuse_other_runs(directory: Path, run: str) -> None:
 
 
 def written(directory: Path) -> list[Path]:
-    """Return everything that the run in a directory wrote, in the order to remove it: interrupted at any point, what is left is the same
-    run, or none.
+    """Return everything that the run in a directory wrote, in the order to remove it: at any interruption, the rest is
+    the same run, or none.
 
     Raises:
-        CheckpointError: there is something else where a new run would write, which is named; or something cannot be read.
+        CheckpointError: something else is where a new run would write, and the message names it; or something cannot be
+            read.
     """
     try:
         files = _Written(directory)
@@ -134,7 +136,7 @@ def written(directory: Path) -> list[Path]:
 
 
 def remove(paths: list[Path]) -> None:
-    """Remove files, checkpoints, and folders that are empty by then. Raises CheckpointError."""
+    """Remove files, checkpoints, and folders that are empty by then. Raise CheckpointError."""
     for path in paths:
         try:
             if path.parent.name == CHECKPOINTS and path.is_dir():
@@ -146,7 +148,7 @@ def remove(paths: list[Path]) -> None:
 
 
 class _Written:
-    """Looks through a run directory; what it finds that the run has not written is in `foreign`."""
+    """A search of a run directory; things that the run has not written end up in `foreign`."""
 
     def __init__(self, directory: Path) -> None:
         self.foreign: list[str] = []
@@ -155,7 +157,7 @@ class _Written:
         self._inventory = Inventory(directory)
 
     def checkpoints(self) -> Iterator[Path]:
-        """Oldest first: while the newest is there, nothing has begun anew."""
+        """Yield checkpoints, the oldest first: as long as the newest exists, nothing has started over."""
         folder = self._directory / CHECKPOINTS
         unfinished: list[Path] = []
         steps: list[Path] = []
@@ -171,7 +173,8 @@ class _Written:
             yield from self._checkpoint(path) if path.is_dir() else (path,)
 
     def samples(self) -> Iterator[Path]:
-        """Folders of steps, and the files that were noted; in a folder without one, as after a kill, those that validation names so."""
+        """Yield folders of steps and their recorded files; in a folder without records, as after a kill, files named by
+        validation."""
         for folder in _list(self._directory / SAMPLES):
             if not (folder.is_dir() and not folder.is_symlink() and is_step_name(folder.name)):
                 self._refuse(folder)
@@ -185,7 +188,7 @@ class _Written:
             yield folder
 
     def trackers(self) -> Iterator[Path]:
-        """Only what bears a name that no other program gives; the rest of these folders stays."""
+        """Yield files with names that no other program uses; other files in these folders stay."""
         for path in _list(self._directory / TENSORBOARD):
             if path.name.startswith(_EVENTS) and is_plain_file(path):
                 yield path
@@ -193,7 +196,7 @@ class _Written:
             yield self._directory / WANDB_FILE
 
     def top(self) -> Iterator[Path]:
-        """What lies in the run directory itself; that it is a run, last."""
+        """Yield the files in the run directory itself; the one that makes it a run comes last."""
         for name in NOTED:
             path = self._directory / name
             if not _exists(path):
@@ -215,7 +218,8 @@ class _Written:
         return (self._directory / RUN_FILE).exists()
 
     def _is_older(self, path: Path) -> bool:
-        """Return whether a file is that of a run made before there was an inventory: told by its name, the tokenizer by its content."""
+        """Return whether a file is from a run made before there was an inventory, by its name, or the tokenizer's by
+        its content."""
         checkpoints = list_checkpoints(self._directory / CHECKPOINTS)
         if path.name == TOKENIZER_FILE and checkpoints and (checkpoints[0] / STATE_FILE).exists():
             return is_plain_file(path) and read_state(checkpoints[0]).get("tokenizer") == digest(path)
@@ -236,7 +240,7 @@ class _Written:
 
 
 def _is_lock(path: Path) -> bool:
-    """Return whether a file is the lock of a run's plugins."""
+    """Return whether a file is the plugin lock of a run."""
     try:
         entries: Any = read_json(path)
         return isinstance(entries, list) and all({"distribution", "version"} <= set(entry) for entry in entries)
@@ -249,7 +253,10 @@ def _is_log(path: Path) -> bool:
 
 
 def _list(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; nothing if there is no such folder. Raises OSError when it cannot be read."""
+    """Return the contents of a folder, sorted; nothing if there is no such folder.
+
+    Raise OSError if it cannot be read.
+    """
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

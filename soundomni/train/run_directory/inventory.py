@@ -1,4 +1,5 @@
-"""What a run wrote into its directory: a line for each file, with its SHA-256, so that nothing else is ever removed or replaced."""
+"""The files that a run wrote into its directory, one line each, with SHA-256, so that nothing else is ever removed or
+replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class Inventory:
     """The inventory of a run directory.
 
     Args:
-        directory: exists.
+        directory: an existing directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,7 +29,7 @@ class Inventory:
 
     @cached_property
     def _digests(self) -> dict[str, set[str]]:
-        """POSIX path within the directory → every digest that was written there."""
+        """Every digest that was written to each POSIX path within the directory."""
         digests: dict[str, set[str]] = {}
         if self._path.is_file():
             for record in read_lines(self._path)[0]:
@@ -36,13 +37,16 @@ class Inventory:
         return digests
 
     def write(self, name: str, text: str) -> None:
-        """Write a file in one step, noted beforehand: killed at any point, what is there is known as the run's own. Raises OSError."""
+        """Write a file in one step, recorded beforehand: even after a kill, the file is known as the run's own.
+
+        Raise OSError.
+        """
         content = text.encode()
         self._note({name: hashlib.sha256(content).hexdigest()})
         write_whole(self._directory / name, content, part=f".{name}.part", durable=True)
 
     def record(self, files: Iterable[Path]) -> None:
-        """Note files that are already written. Raises OSError."""
+        """Record files that are already written. Raise OSError."""
         self._note({file.relative_to(self._directory).as_posix(): digest(file) for file in files if file.is_relative_to(self._directory)})
 
     def knows(self, path: Path) -> bool:
@@ -54,7 +58,7 @@ class Inventory:
         return any(name.startswith(f"{self._name(folder)}/") for name in self._digests)
 
     def is_ours(self, path: Path) -> bool:
-        """Return whether `path` is a file with the very content that was written there. Raises OSError."""
+        """Return whether `path` is a file with exactly the content that was written there. Raise OSError."""
         return self.knows(path) and is_plain_file(path) and digest(path) in self._digests[self._name(path)]
 
     def _name(self, path: Path) -> str:
@@ -68,25 +72,28 @@ class Inventory:
 
 
 def is_plain_file(path: Path) -> bool:
-    """Return whether `path` is a regular file, not a link to one."""
+    """Return whether `path` is a regular file, and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file. Raises OSError, for anything else too: a pipe would keep the reader waiting."""
+    """Return the SHA-256 of a regular file.
+
+    Raise OSError, also for anything else: a pipe would keep the reader waiting.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to `stem-N.suffix`, with the first N that is free, and return its new path. Raises OSError."""
+    """Rename a file or folder to `stem-N.suffix`, with the first free N, and return its new path. Raise OSError."""
     aside = free_name(path)
     path.rename(aside)
     return aside
 
 
 def free_name(path: Path) -> Path:
-    """Return `stem-N.suffix` next to `path`, with the first N that is free."""
+    """Return `stem-N.suffix` next to `path`, with the first free N."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
         number += 1

@@ -1,4 +1,7 @@
-"""Opens the directory of a run: for its owner only, and never over what somebody else wrote. What it holds is said in files.py."""
+"""Opens the directory of a run: only for its owner, and never over other people's files.
+
+See files.py for its contents.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ from soundomni.train.run_directory.spec_changes import check_steps, check_unchan
 from soundomni.train.terminal import tell
 
 Existing = Literal["resume", "refuse", "overwrite"]
-"""What to do when the run directory holds a run: go on with it, stop, or remove it first."""
+"""What to do if the run directory holds a run: resume it, refuse, or remove it first."""
 
 _LATER = ("measured", "best")
 """Of the progress: what checkpoints of earlier versions do not have."""
@@ -61,7 +64,7 @@ _NEEDED: dict[str, Any] = {
     "tokenizer": str,
     "spec.train.steps": int,
 }
-"""What the state of a checkpoint must have for a run to go on, and its types."""
+"""Keys that the state of a checkpoint must have for a run to go on, and their types."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +74,9 @@ class OpenRun:
     """A run that may begin or go on.
 
     Args:
-        run: its id.
+        run: id of the run.
         latest: the checkpoint to go on from; None for a fresh start.
-        changed: keys of the spec that differ from those of the checkpoint, as --allow-change allows.
+        changed: keys of the spec that differ from the checkpoint's, as allowed by --allow-change.
         goes_back: whether there may be checkpoints of later steps, see `RunDirectory.go_back`.
     """
 
@@ -87,7 +90,7 @@ class RunDirectory:
     """A run directory while this process trains in it; rank 0 has one.
 
     Args:
-        directory: of the run; made when missing.
+        directory: directory of the run; created if it is missing.
 
     Raises:
         CheckpointError: another process trains in it, or it cannot be written.
@@ -97,21 +100,22 @@ class RunDirectory:
         self.directory = directory
         self.inventory = Inventory(directory)
         self.problem: str | None = None
-        """What became of the directory, if it is no longer where it was, or no longer this process's."""
+        """What happened to the directory, if it has moved or no longer belongs to this process."""
         self._owner = Owner(directory)
         self._was_lost = False
         self._place = directory
         self._kept: dict[str, str] = {}
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Give up the directory."""
         self._owner.release()
 
     def prepare(self, existing: Existing, *, trust_class_paths: bool = False) -> str:
-        """Make the directory ready for what `existing` asks for, and return the id of the run.
+        """Prepare the directory as `existing` asks, and return the id of the run.
 
         Raises:
-            CheckpointError: there is a run and it may not be touched, or there is something that this program has not written.
+            CheckpointError: there is a run and it may not be touched, or there is something that this program has not
+                written.
         """
         directory, checkpoints = self.directory, self.directory / CHECKPOINTS
         if checkpoints.is_symlink() and not checkpoints.exists():
@@ -137,7 +141,7 @@ class RunDirectory:
             raise _not_writable(directory, error) from error
 
     def write_spec(self, spec: Spec) -> None:
-        """Write the spec and the versions of its plugins. Raises CheckpointError."""
+        """Write the spec and the versions of its plugins. Raise CheckpointError."""
         try:
             (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -146,7 +150,10 @@ class RunDirectory:
         self.write(SPEC_FILE, dump_spec(spec))
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run; one of that name that the run has not written so is set aside. Raises CheckpointError."""
+        """Write a file of the run; a file of that name that the run did not write is set aside.
+
+        Raise CheckpointError.
+        """
         try:
             self._set_aside_changed(self.directory / name)
             self.inventory.write(name, text)
@@ -154,7 +161,10 @@ class RunDirectory:
             raise _not_writable(self.directory, error) from error
 
     def adopt(self, part: Path, name: str) -> None:
-        """Give a file that was just written its name in the directory; another of that name is set aside. Raises CheckpointError."""
+        """Give a file that was just written its name in the directory; another file of that name is set aside.
+
+        Raise CheckpointError.
+        """
         path = self.directory / name
         try:
             self._set_aside_changed(path)
@@ -179,22 +189,23 @@ class RunDirectory:
         tell(f"the {len(later)} checkpoints of later steps are kept in '{aside}'")
 
     def record(self, files: Collection[Path]) -> None:
-        """Note files that a run has written. Raises OSError."""
+        """Record files that a run has written. Raise OSError."""
         self.inventory.record(files)
 
     def remember(self) -> None:
-        """Keep what a run that goes on needs besides a checkpoint, to write it again if the directory is deleted."""
+        """Keep what a run needs to go on besides a checkpoint, to write it again if the directory is deleted."""
         names = [name for name in (RUN_FILE, SPEC_FILE, LOCK_FILE, TOKENIZER_FILE, KEPT_FILE) if (self.directory / name).exists()]
         self._kept = {name: (self.directory / name).read_text(encoding="utf-8") for name in names}
 
     def is_lost(self) -> bool:
-        """Return whether the run has to stop, as its directory was moved or deleted, or another process took it."""
+        """Return whether the run has to stop because its directory was moved or deleted, or another process took it."""
         if not self._was_lost and not self._owner.is_held():
             self._was_lost = self._find_again()
         return self._was_lost
 
     def secure(self) -> Path:
-        """Return the directory to save in: where it is now, or, if it was deleted, made again with what the run needs to go on.
+        """Return the directory to save in: its current place or, if it was deleted, a new one with what the run needs
+        to go on.
 
         Raises:
             CheckpointError: another process has taken it.
@@ -216,7 +227,7 @@ class RunDirectory:
         self._owner.release()
         try:
             self._owner = Owner(self.directory)
-            if read_run_id(self.directory) != json.loads(self._kept[RUN_FILE])[RUN]:  # else, what could not be deleted is left
+            if read_run_id(self.directory) != json.loads(self._kept[RUN_FILE])[RUN]:  # otherwise files that could not be deleted remain
                 if is_run(self.directory):
                     raise CheckpointError("another run was started there")
                 refuse_foreign(self.directory)
@@ -227,13 +238,13 @@ class RunDirectory:
             raise CheckpointError(f"'{self.directory}' was deleted during the run, and cannot be created again: {error}") from error
 
     def _find_again(self) -> bool:
-        """Take the directory again if only owner.json was removed; returns whether that was not so."""
+        """Take the directory again if only owner.json was removed; return whether anything else happened."""
         if self._owner.rival is not None or self._owner.find() is not None or self._kept.get(RUN_FILE) != _text(self.directory / RUN_FILE):
             return True
         self._owner.release()
         try:
             self._owner = Owner(self.directory)
-        except CheckpointError:  # which `secure` meets again, where every rank hears of it
+        except CheckpointError:  # `secure` meets the error again, and every rank learns of it there
             return True
         logger.warning("'%s' was removed during the run, and has been written again", self._owner.path)
         return False
@@ -243,7 +254,7 @@ class RunDirectory:
             tell(f"'{path}' was edited after the run wrote it; the edited file is kept as '{set_aside(path).name}'")
 
     def _begin_anew(self) -> str:
-        """Set aside what an earlier run without checkpoints left, and note the id of a new one."""
+        """Set aside what an earlier run without checkpoints left, and record the id of a new one."""
         names = [name for name in (METRICS_FILE, SAMPLES, TENSORBOARD, WANDB_FILE) if (self.directory / name).exists()]
         self._note_older()
         if is_run(self.directory):
@@ -251,40 +262,38 @@ class RunDirectory:
             told = f"; its earlier log and samples are kept as {', '.join(kept.values())}" if kept else ""
             tell(f"'{self.directory}' has a run without checkpoints: it starts over from step 0{told}")
         self._set_aside_changed(self.directory / KEPT_FILE)
-        (self.directory / KEPT_FILE).unlink(missing_ok=True)  # the attempt before may have started from another model
+        (self.directory / KEPT_FILE).unlink(missing_ok=True)  # the earlier attempt may have started from another model
         run = new_run_id()
         self.inventory.write(RUN_FILE, json.dumps({RUN: run}) + "\n")
         return run
 
     def _identify(self, run: str) -> str:
-        """Note the id of a run that goes on."""
+        """Record the id of a run that goes on."""
         self._note_older()
         if not (self.directory / RUN_FILE).exists():
             self.inventory.write(RUN_FILE, json.dumps({RUN: run}) + "\n")
         return run
 
     def _note_older(self) -> None:
-        """Take what a run made before there was an inventory has written."""
+        """Record the files of a run made before there was an inventory."""
         if is_run(self.directory) and not (self.directory / RUN_FILE).exists():
             self.inventory.record([path for name in NOTED if (path := self.directory / name).exists()])
 
 
 def goes_on(directory: Path, existing: Existing) -> bool:
-    """Return whether a run with `existing` goes on from a checkpoint, and so needs nothing that it started from."""
+    """Return whether a run with `existing` goes on from a checkpoint, so that it does not need what it started from."""
     return existing == "resume" and has_checkpoint(directory)
 
 
 def own_run_directory(directory: Path, world: World, *, existing: Existing) -> RunDirectory | None:
-    """Take a run directory for all ranks. Returns it on rank 0, None elsewhere.
+    """Take a run directory for all ranks. Return it on rank 0, and None elsewhere.
 
     Raises:
-        SpecError: `existing` is none of its choices.
-        CheckpointError: on every rank, as RunDirectory.
+        SpecError: `existing` is not one of its choices.
+        CheckpointError: on every rank, see RunDirectory.
     """
     if existing not in get_args(Existing):
-        raise SpecError(
-            f"existing must be resume, refuse or overwrite, '{existing}' was given.{did_you_mean(existing, get_args(Existing))}"
-        )
+        raise SpecError(f"existing is '{existing}'; expected resume, refuse or overwrite.{did_you_mean(existing, get_args(Existing))}")
     return world.on_main(lambda: RunDirectory(directory))
 
 
@@ -304,22 +313,23 @@ def open_run(
     allowed: Collection[str] = (),
     trust_class_paths: bool = False,
 ) -> OpenRun:
-    """Make the directory of a resolved spec ready, and find the checkpoint to go on from. Every rank must call this.
+    """Prepare the directory of a resolved spec, and find the checkpoint to go on from. Every rank must call this.
 
-    Says on stderr which step a run goes on from, and warns where that will not be as before: see `check_steps` and `lock.json`.
+    Say on stderr from which step a run goes on, and warn if it will differ from before: see `check_steps` and
+    `lock.json`.
 
     Args:
         home: on rank 0, the directory that this process owns.
-        spec: of the run.
+        spec: spec of the run.
         world: its ranks.
-        existing: what to do when there is a run.
+        existing: what to do if there is a run.
         from_step: go on from the checkpoint of this step instead of the newest one; see `RunDirectory.go_back`.
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
-        CheckpointError: there is a run and it may not be touched, none of its checkpoints, or not the one of `from_step`, is intact, it
-            was made from another spec, or the directory cannot be written.
+        CheckpointError: there is a run that may not be touched, none of its checkpoints, or not the one of `from_step`, is
+            intact, it was made from another spec, or the directory cannot be written.
     """
     run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     directory = Path(spec.train.run_dir) if spec.train is not None else Path()
@@ -349,7 +359,10 @@ def _tracker_files(directory: Path, trust_class_paths: bool) -> list[Path]:
 
 
 def _read_complete(checkpoint: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint. Raises CheckpointError if it lacks what a run needs to go on, or has it in another form."""
+    """Return the state in a checkpoint.
+
+    Raise CheckpointError if anything that a run needs to go on is missing or malformed.
+    """
     state = read_state(checkpoint)
     try:
         for key, annotation in _NEEDED.items():
@@ -370,7 +383,7 @@ def _read_complete(checkpoint: Path) -> dict[str, Any]:
 
 
 def _inner(tree: Any, key: str) -> Any:
-    """Return what is at a dotted key. Raises KeyError that names the key."""
+    """Return the value at a dotted key. Raise KeyError, which names the key."""
     for name in key.split("."):
         if not isinstance(tree, dict) or name not in tree:
             raise KeyError(key)
@@ -379,7 +392,7 @@ def _inner(tree: Any, key: str) -> Any:
 
 
 def _compare_versions(directory: Path, spec: Spec) -> None:
-    """Warn of each plugin distribution whose version is not the one that the run used last."""
+    """Warn about each plugin distribution whose version differs from the one that the run used last."""
     try:
         before = {entry["distribution"]: entry["version"] for entry in read_json(directory / LOCK_FILE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -399,7 +412,7 @@ def _text(path: Path) -> str | None:
 
 
 def _named(directory: Path, error: OSError) -> str:
-    """Return why something could not be written, with its name if that is not the directory's."""
+    """Return why something could not be written, with its name unless it is the directory."""
     name = str(error.filename2 or error.filename or directory)
     return f"{error.strerror or error}" + (f": '{Path(name).name}'" if name != str(directory) else "")
 

@@ -1,9 +1,9 @@
-"""Who trains in a run directory: one process at a time.
+"""Ownership of a run directory: one process at a time trains in it.
 
-While a run trains, it holds a lock (flock) on `owner.json` in its directory, and that file names its host and process. The lock ends
-with the process, however it ends, so that a file left behind by a process that was killed is taken over. Other hosts may not see the
-lock, as on some network file systems; so the owner also writes to the file every few seconds, and a file that another host left is
-watched for a while before it is taken over. Clocks are not compared.
+While a run trains, it holds a lock (flock) on `owner.json` in its directory, and that file names its host and process.
+The lock ends with the process, however it ends, so that a file left by a killed process can be taken over. Other hosts
+may not see the lock, as on some network file systems; so the owner also writes to the file every few seconds, and a
+file from another host is watched for a while before it is taken over. Clocks are not compared.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from soundomni.core.errors import CheckpointError
 
 FILE_NAME = "owner.json"
 REFRESH_SECONDS = 5.0
-"""How often an owner writes to its file."""
+"""Seconds between an owner's writes to its file."""
 WATCH_SECONDS = 20.0
-"""How long the file of another host must stay unchanged before it is taken over."""
+"""Seconds for which another host's file must stay unchanged before it is taken over."""
 _SETTLING_SECONDS = 2.0  # between locking the file and writing to it, a new owner is not named yet
-_TRIES = 100  # each fails only if another owner ends between opening and locking
+_TRIES = 100  # each one only fails if another owner ends between opening and locking
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Claim:
-    """What `owner.json` says.
+    """Contents of `owner.json`.
 
     Args:
         host, pid: the process that trains.
-        boot: names the time since its machine was started; empty where that is not known.
-        started: when the process began, in clock ticks since then; empty where that is not known.
+        boot: id of the current boot of its machine; empty if unknown.
+        started: when the process began, in clock ticks since boot; empty if unknown.
         beat: counts up while the process lives.
     """
 
@@ -58,7 +58,7 @@ class Claim:
         return self.host == socket.gethostname() or (self.boot != "" and self.boot == _boot())
 
     def is_of(self, other: Claim) -> bool:
-        """Return whether both name one process."""
+        """Return whether both name the same process."""
         return replace(self, beat=0) == replace(other, beat=0)
 
     @property
@@ -76,10 +76,10 @@ class Claim:
 
 
 class Owner:
-    """Owns a run directory from its construction to `release`.
+    """The owner of a run directory, from its construction to `release`.
 
     Args:
-        directory: made when missing.
+        directory: the run directory; created if it is missing.
         refresh_seconds, watch_seconds: see REFRESH_SECONDS and WATCH_SECONDS.
 
     Raises:
@@ -92,7 +92,7 @@ class Owner:
         self._made = not directory.exists()
         self._locks = True
         self.rival: Claim | None = None
-        """Who wrote to the file in spite of the lock, where a file system grants it to everybody."""
+        """A process that wrote to the file in spite of the lock, on a file system that grants locks to everybody."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._lock()
@@ -116,7 +116,10 @@ class Owner:
         self.release()
 
     def is_held(self) -> bool:
-        """Return whether `owner.json` is still where it was made, and nobody else's. Costs one look at the file system."""
+        """Return whether `owner.json` is still in its place and belongs to nobody else.
+
+        Costs one look at the file system.
+        """
         if self.rival is not None:
             return False
         try:
@@ -124,11 +127,12 @@ class Owner:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            return True  # what cannot be looked at now may be again; a checkpoint that cannot be written says so
+            return True  # the file may be readable again later; a checkpoint that cannot be written raises its own error
         return os.path.samestat(found, os.fstat(self._file))
 
     def find(self) -> Path | None:
-        """Return where the directory is now, which may have been moved; None when it was deleted, or `owner.json` was."""
+        """Return the current path of the directory, which may have been moved; None if it or `owner.json` was
+        deleted."""
         for place in (self.path, _path_of(self._file)):
             with contextlib.suppress(OSError):
                 if place is not None and os.path.samestat(place.stat(), os.fstat(self._file)):
@@ -136,7 +140,7 @@ class Owner:
         return None
 
     def release(self) -> None:
-        """Give the directory up. It is removed again if this made it and nothing is in it. May be called twice."""
+        """Give up the directory, and remove it if this object created it and it is empty. May be called twice."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -150,9 +154,12 @@ class Owner:
         os.close(self._file)
 
     def _lock(self) -> int:
-        """Open and lock the file; returns its descriptor. The file may be removed, with its lock, between the two."""
+        """Open and lock the file, and return its descriptor.
+
+        The file may be removed, with its lock, between the two.
+        """
         for _ in range(_TRIES):
-            if self.path.is_symlink():  # what it leads to is not this program's
+            if self.path.is_symlink():  # the file that it leads to is not this program's
                 raise CheckpointError(f"'{self.path}' is a link, which a run does not make; remove it, or choose another train.run_dir")
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
             try:
@@ -179,7 +186,7 @@ class Owner:
             logger.warning("the file system of '%s' has no locks: only the contents of the file say who owns the run directory", self.path)
 
     def _named(self, file: int) -> Claim | None:
-        """Return who holds the lock, once the file says so."""
+        """Return the holder of the lock, as soon as the file names it."""
         deadline = time.monotonic() + _SETTLING_SECONDS
         claim = _read(file)
         while time.monotonic() < deadline and (claim is None or (claim.is_here and not claim.is_alive)):
@@ -188,7 +195,7 @@ class Owner:
         return claim
 
     def _take_over(self) -> None:
-        """Write to the file, unless whoever it names is alive. Raises CheckpointError."""
+        """Write to the file, unless the process that it names is alive. Raise CheckpointError if it is."""
         if not _is_claim(self._file):
             raise CheckpointError(f"'{self.path}' was not written by a run; move it elsewhere, or choose another train.run_dir")
         before = _read(self._file)
@@ -204,7 +211,7 @@ class Owner:
                 raise self._refusal(now)
 
     def _watch(self, before: Claim) -> None:
-        """Wait until the owner on another host has been silent for long enough. Raises CheckpointError when it is not."""
+        """Wait until the owner on another host has been silent for long enough. Raise CheckpointError if it is not."""
         text = "'%s' names process %d on host %s; waiting %g s to see whether it is still training"
         logger.warning(text, self.path, before.pid, before.host, self._watch_seconds)
         deadline = time.monotonic() + self._watch_seconds
@@ -240,7 +247,7 @@ class Owner:
 
 
 def _why(directory: Path, error: OSError) -> str:
-    """Return why a directory cannot be owned; of what is in its place, what that is."""
+    """Return why a directory cannot be owned; if something else is in its place, what that is."""
     if directory.is_symlink() and not directory.exists():
         return f"it is a link to '{directory.readlink()}', which is not there"
     if directory.exists() and not directory.is_dir():
@@ -249,9 +256,9 @@ def _why(directory: Path, error: OSError) -> str:
 
 
 def _read(file: int, path: Path | None = None) -> Claim | None:
-    """Return what an open file says, or None if that is not a claim.
+    """Return the claim in an open file, or None if it does not hold one.
 
-    With a path, it is opened again, which network file systems need to see what others wrote.
+    If a path is given, it is opened again, which network file systems need to show what others wrote.
     """
     try:
         text = os.pread(file, 4096, 0) if path is None else path.read_bytes()
@@ -261,7 +268,7 @@ def _read(file: int, path: Path | None = None) -> Claim | None:
 
 
 def _is_claim(file: int) -> bool:
-    """Return whether an open file is a claim, of this version or another, or what a machine that lost power left of one."""
+    """Return whether an open file is a claim, of this version or another, or the rest of one after a power failure."""
     text = os.pread(file, 4096, 0).strip(b"\0 \n")
     try:
         tree = json.loads(text) if text else {"host": ""}
@@ -271,7 +278,7 @@ def _is_claim(file: int) -> bool:
 
 
 def _write(file: int, claim: Claim) -> None:
-    text = json.dumps(asdict(claim)).ljust(250).encode() + b"\n"  # of one length, so that nobody reads the end of a longer one
+    text = json.dumps(asdict(claim)).ljust(250).encode() + b"\n"  # of fixed length, so that nobody reads the end of a longer one
     os.pwrite(file, text, 0)
     os.ftruncate(file, len(text))
     os.fsync(file)

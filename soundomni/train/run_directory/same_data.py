@@ -1,4 +1,4 @@
-"""Whether all ranks, and the checkpoint that a run goes on from, list the same data."""
+"""Checks that all ranks, and the checkpoint that a run goes on from, have the same data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from soundomni.train.parallel import World
 from soundomni.train.run_directory.spec_changes import is_below
 
 Listings = Mapping[str, Listing]
-"""Dataset → what it lists."""
+"""Dataset → its listing."""
 
 
 def list_data(mixture: Mixture, world: World) -> dict[str, Listing]:
-    """Return what each dataset lists, after a comparison over all ranks. Every rank must call this.
+    """Return the listing of each dataset, after a comparison over all ranks. Every rank must call this.
 
     Raises:
-        DataError: on every rank, naming one that lists something else than rank 0, the dataset, and the first key that differs.
+        DataError: on every rank, if one lists something else than rank 0; it names the rank, the dataset and the first
+            different key.
     """
     own = {name: list_dataset(source.dataset) for name, source in mixture.sources.items()}
     short = {name: (listing.count, listing.sha256) for name, listing in own.items()}
@@ -35,17 +36,17 @@ def list_data(mixture: Mixture, world: World) -> dict[str, Listing]:
 def check_same_data(
     saved: Mapping[str, Any] | None, listings: Listings, mixture: Mixture, checkpoint: object, *, allowed: Collection[str] = ()
 ) -> bool:
-    """Return whether the data are those that a checkpoint was trained on.
+    """Return whether the data is what a checkpoint was trained on.
 
     Args:
-        saved: what the checkpoint says of them; None for one that is older than digests, which is taken at its word.
-        listings: of the data as they are now.
-        mixture: they.
+        saved: the checkpoint's record of the data; None for one from before there were digests, which is trusted.
+        listings: listings of the current data.
+        mixture: the current data.
         checkpoint: named in the error.
         allowed: keys that may change; one at or above `data.datasets.NAME` lets that dataset change.
 
     Raises:
-        DataError: they are not, and may not change.
+        DataError: the data differs, and may not change.
     """
     if saved is None:
         return True
@@ -54,14 +55,14 @@ def check_same_data(
     for name in changed:
         if not is_below(f"data.datasets.{name}", allowed):
             raise DataError(
-                f"the data differ from those that '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
-                f"restore them, or go on with the samples in a new order: --allow-change {shlex.quote(f'data.datasets.{name}')}"
+                f"the data differs from what '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
+                f"restore it, or go on with the samples in a new order: --allow-change {shlex.quote(f'data.datasets.{name}')}"
             )
     return not changed
 
 
 def _difference(mixture: Mixture, own: Listings, first: Listings, names: Collection[str] | None = None) -> str | None:
-    """Say in which dataset, and at which key, listings differ from the first ones; None where they do not."""
+    """Return in which dataset and at which key listings differ from the first ones, in words; None if they do not."""
     for name in names or dict.fromkeys([*first, *own]):
         if name not in own or name not in first:
             return f"dataset '{name}' is {'missing' if name in first else 'new'}"

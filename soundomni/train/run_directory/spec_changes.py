@@ -1,4 +1,4 @@
-"""Whether a run may go on with a spec: which keys differ from those that its checkpoint was made with, and which of them may."""
+"""Whether a run may go on with a spec: which keys differ from those of its checkpoint, and which of them may."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from soundomni.core.errors import CheckpointError, PluginError, SpecError, did_you_mean
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import changed_keys, spec_to_dict
+from soundomni.core.spec.renamed import current_names
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_slots
 from soundomni.core.spec.values import convert
@@ -33,7 +34,8 @@ MAY_CHANGE = (
     "train.parallel",
     "train.activation_checkpointing",
 )
-"""Keys that may differ when a run is resumed: they do not change what is learnt, but for `train.steps` (see check_steps)."""
+"""Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see
+check_steps)."""
 
 ON_REQUEST = (
     "data",
@@ -49,11 +51,14 @@ ON_REQUEST = (
     "train.schedule",
     "train.seed",
 )
-"""Keys that --allow-change may name: rates, paths and data. They change what is learnt from then on, not what has been learnt."""
+"""Keys that --allow-change may name: rates, paths and data.
+
+They change future learning, not what has been learned already.
+"""
 NEVER = ("train.optimizer.rule",)
-"""Of these, keys that decide what a checkpoint holds."""
+"""Keys among these that determine the contents of a checkpoint."""
 ABSENT = "absent"
-"""What `changed_keys` says of a key that one of two specs does not have."""
+"""The text of `changed_keys` for a key that one of two specs does not have."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +67,7 @@ def check_allowed(keys: Collection[str], spec: Spec) -> None:
     """Raise SpecError for a key of --allow-change that no spec has."""
     known = _dotted(spec_to_dict(spec))
     for key in keys:
-        place = key.partition(".init_args.")[0]  # an argument may be one that the plugin no longer has
+        place = key.partition(".init_args.")[0]  # the plugin may have lost the argument since
         if place not in known and not any(is_below(one, [key]) for one in (*known, *ON_REQUEST)):
             raise SpecError(f"--allow-change is {key}; expected a key of the spec, or the start of one.{did_you_mean(key, known)}")
 
@@ -72,18 +77,19 @@ def check_unchanged(
 ) -> list[str]:
     """Return the changed keys that `allowed` names.
 
-    A key that the saved spec does not have, as a later version of a plugin or of SoundOmni brought it, counts as changed only if it is
-    set to something else than its default.
+    A key that the saved spec lacks, because a later version of a plugin or of SoundOmni added it, only counts as
+    changed if it is not set to its default.
 
     Args:
-        saved: the spec that the run was made with, as plain data.
-        spec: the resolved spec that it is to go on with.
+        saved: the run's saved spec, as plain data.
+        spec: the resolved spec to go on with.
         checkpoint: named in the error.
-        allowed: dotted keys that may change, with all that is below them.
+        allowed: dotted keys that may change, including everything below them.
         trust_class_paths: whether the saved spec may name classes by import path.
 
     Raises:
-        CheckpointError: other keys differ in what is learnt; it lists them, and the option that allows each.
+        CheckpointError: other keys that affect learning differ; the message lists them, and the option that allows
+            each.
     """
     before = with_defaults(saved, trust_class_paths=trust_class_paths)
     changes = {line.partition(": ")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
@@ -103,17 +109,19 @@ def check_unchanged(
 
 
 def with_defaults(saved: Mapping[str, Any], *, trust_class_paths: bool) -> Mapping[str, Any]:
-    """Return a saved spec with the present default of each key that it does not have; as it is if it cannot be read any more."""
+    """Return a saved spec under current names, with the current default of each key that it lacks; without them if it
+    cannot be read."""
     try:
+        saved = current_names(saved)
         return spec_to_dict(map_slots(convert(saved, Spec, ""), partial(_with_default_arguments, trust_class_paths)))
     except SpecError:
         return saved
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
-    """Judge a change of `train.steps` at a resumed step, which may move the schedule and thus change what is learnt.
+    """Judge a change of `train.steps` at a resumed step, which may move the schedule and thus change what is learned.
 
-    It moves a cosine, and a warm-up that is a share of the run.
+    A change of steps moves a cosine, and a warm-up that is a share of the run.
 
     More steps are allowed, with a warning that names both learning rates; a run without steps left is not affected.
 
@@ -145,7 +153,7 @@ def is_below(key: str, places: Collection[str]) -> bool:
 
 
 def _with_default_arguments(trust_class_paths: bool, key: str, kind: str, slot: Slot) -> Slot:
-    """Fill in arguments that a plugin has now; those that it does not have any more stay, to be named as changes."""
+    """Fill in arguments that a plugin has now; those that it no longer has stay, to be reported as changes."""
     try:
         known = registry.arguments(kind, registry.load(kind, slot.class_path, trust_class_paths=trust_class_paths))
     except PluginError:

@@ -17,11 +17,13 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files to `run_dir/tensorboard`. Steps that a resumed run makes again are drawn once, and so is a run that begins anew.
+    """Writes event files to `run_dir/tensorboard`.
+
+    Repeated steps of a resumed run are drawn once, and so is a run that starts over.
 
     Args:
-        run_dir, spec: of the run (runtime).
-        flush_seconds: how often events are written to disk.
+        run_dir, spec: those of the run (runtime).
+        flush_seconds: seconds between writes to disk.
 
     Raises:
         PluginError: tensorboard is not installed.
@@ -39,17 +41,17 @@ class TensorBoardTracker(Tracker):
         self._writer: Any = None
 
     def begin(self, step: int) -> None:
-        """Opens an event file that hides the later steps of the ones before it."""
+        """Open an event file that hides the later steps of earlier files."""
         self._writer = self._make(purge_step=step + 1 if step else 0)
         self._writer.add_text("spec", f"```yaml\n{dump_spec(self._spec)}\n```", step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds scalars."""
+        """Add scalars."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Adds WAV files as audio, the first channel of each, and PNG files as images."""
+        """Add WAV files as audio, the first channel of each, and PNG files as images."""
         for path in files:
             if path.suffix == ".wav":
                 waveform, rate = read_audio(path)
@@ -60,6 +62,6 @@ class TensorBoardTracker(Tracker):
                 self._writer.add_image(path.stem, imread(path), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flushes and ends."""
+        """Flush and end."""
         if self._writer is not None:
             self._writer.close()

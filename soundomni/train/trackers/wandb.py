@@ -16,13 +16,14 @@ ID_FILE = "wandb-id"
 
 
 class WandbTracker(Tracker):
-    """Logs to a run of Weights & Biases, the same one whenever the training run is resumed, and a new one when it begins anew.
+    """Logs to a run of Weights & Biases: the same one whenever the training run is resumed, and a new one when it
+    starts over.
 
     Args:
-        run_dir, spec: of the run (runtime).
-        project: of the service.
+        run_dir, spec: those of the run (runtime).
+        project: project in the service.
         entity: user or team; None for the account's own.
-        name: of the run; the run directory's name when None.
+        name: name of the run; None for the run directory's name.
         mode: "online", "offline" (files for `wandb sync`), or "disabled".
 
     Raises:
@@ -58,22 +59,22 @@ class WandbTracker(Tracker):
         self._run: Any = None
 
     def begin(self, step: int) -> None:
-        """Opens the service's run: a new one for a new run, or else the one that was logged to before."""
+        """Open the service's run: a new one for a new run, or else the one used before."""
         if step == 0 or not self._id_file.exists():
             self._id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
         self._run = self._wandb.init(id=self._id_file.read_text(encoding="utf-8"), resume="allow", **self._settings)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs scalars."""
+        """Log scalars."""
         self._run.log(dict(metrics), step=step)
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Logs WAV files as audio and PNG files as images."""
+        """Log WAV files as audio and PNG files as images."""
         make = {".wav": self._wandb.Audio, ".png": self._wandb.Image}
         media = {f"{path.stem}{path.suffix}": make[path.suffix](str(path)) for path in files if path.suffix in make}
         self._run.log(media, step=step)
 
     def close(self) -> None:
-        """Uploads what is left and ends."""
+        """Upload what is left and end."""
         if self._run is not None:
             self._run.finish()

@@ -1,4 +1,4 @@
-"""Weight files of single codecs: safetensors only, nothing is ever unpickled."""
+"""Weight files of single codecs: only safetensors, so that nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from soundomni.core.pretrained.weights import check_finite
 
 
 def load_strict(module: nn.Module, path: str | Path) -> None:
-    """Loads a .safetensors file whose tensors must have just the names and shapes of the module's own.
+    """Load a .safetensors file whose tensors must have exactly the names and shapes of the module's own.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another module; says which tensors differ.
+        CheckpointError: the file is missing or damaged, or belongs to another module; the message says which tensors
+            differ.
 
-    A leading `~` is the home directory.
+    A leading `~` means the home directory.
     """
     if not local_path(path).exists():
         raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file")

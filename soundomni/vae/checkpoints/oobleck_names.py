@@ -1,6 +1,7 @@
-"""What Oobleck's modules are called: here, which is as in stable-audio-tools, and in diffusers.
+"""Names of Oobleck's modules: here, which are those of stable-audio-tools, and in diffusers.
 
-Both have N blocks; here block i is 1..N, between a first convolution (0) and a last activation and convolution (N+1, N+2).
+Both have N blocks; here block i is 1..N, between a first convolution (0) and a last activation and convolution (N+1,
+N+2).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
 
 FOLDED = "weight"
-"""The parameter of a convolution whose weight norm is folded."""
+"""Parameter of a convolution whose weight norm is folded."""
 
 PARAMETERS = {
     "weight_g": MAGNITUDE,
@@ -23,7 +24,7 @@ PARAMETERS = {
     "alpha": "alpha",
     "beta": "beta",
 }
-"""Every spelling of a parameter → the one here; a weight norm has an old one, of g and v, and a new one."""
+"""Every spelling of a parameter → the one here; a weight norm has an old and a new spelling of g and v."""
 
 _OUR_BLOCK = re.compile(r"encoder\.layers\.(\d+)\.layers\.")
 _DIFFUSERS_BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
@@ -31,7 +32,7 @@ _RESIDUAL = ("snake1", "conv1", "snake2", "conv2")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Returns the module and the parameter of a tensor, the latter as it is spelled here; None when it is no parameter of Oobleck."""
+    """Return module and parameter of a tensor, the latter as spelled here; None if it is not a parameter of Oobleck."""
     for spelled, parameter in PARAMETERS.items():
         if name.endswith(f".{spelled}"):
             return name[: -len(spelled) - 1], parameter
@@ -39,28 +40,29 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def is_diffusers(names: Collection[str]) -> bool:
-    """Whether tensors are named as in diffusers."""
+    """Return whether tensors are named as in diffusers."""
     return any(_DIFFUSERS_BLOCK.match(name) for name in names)
 
 
 def num_blocks(names: Collection[str]) -> int:
-    """Counts the blocks of the encoder from the names of its tensors, in either naming; 0 when they are of something else."""
+    """Count the encoder's blocks from the names of its tensors, in either naming; 0 if they belong to something
+    else."""
     counts = [len({match[1] for name in names if (match := block.match(name))}) for block in (_OUR_BLOCK, _DIFFUSERS_BLOCK)]
     return max(counts)
 
 
 def our_modules(blocks: int) -> tuple[str, ...]:
-    """Returns the names of all modules with parameters."""
+    """Return the names of all modules with parameters."""
     return tuple(ours for ours, _ in _pairs(blocks))
 
 
 def from_diffusers(blocks: int) -> Mapping[str, str]:
-    """Returns module in diffusers → module here."""
+    """Return module in diffusers → module here."""
     return {theirs: ours for ours, theirs in _pairs(blocks)}
 
 
 def to_diffusers(blocks: int) -> Mapping[str, str]:
-    """Returns module here → module in diffusers."""
+    """Return module here → module in diffusers."""
     return dict(_pairs(blocks))
 
 

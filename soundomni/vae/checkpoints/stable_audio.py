@@ -1,11 +1,11 @@
-"""Stable Audio's autoencoder from the checkpoint that somebody has to a directory that specs can name.
+"""Stable Audio's autoencoder: from a published checkpoint to a directory that specs can name.
 
 | name | what it is |
 |---|---|
-| model.safetensors | the parameters by the names here, float32, with weight norm: they can be trained on |
-| codec.yaml | a layer of a spec that makes this the codec of a model |
+| model.safetensors | the parameters under their names here, float32, with weight norm, so that training can go on |
+| codec.yaml | spec layer that makes this the codec of a model |
 | import-report.json | where every tensor of the source went, and what was assumed |
-| README.md | a card: source, checksums, sizes, licence |
+| README.md | card: source, checksums, sizes, license |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import CARD_FILE, REPORT_FILE
 from soundomni.core.files.small_files import read_text
-from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_licence
+from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_license
 from soundomni.core.pretrained.foreign_weights import WeightFile, digest, read_weights
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec import yaml_text
@@ -41,13 +41,13 @@ KIND = "stable-audio-vae"
 
 @dataclass(frozen=True)
 class ImportedCodec:
-    """An autoencoder that was read whole and fits.
+    """An autoencoder that was read completely and fits.
 
     Args:
         source: its weight file.
-        config: its config, or what its tensors tell.
-        config_file: where the config was read from; None when tensors told it.
-        found: where its tensors lie in the file.
+        config: its config, or what its tensors imply.
+        config_file: file that the config was read from; None if it comes from the tensors.
+        found: where its tensors are in the file.
         state: the state dict of an OobleckCodec with `config.init_args`.
     """
 
@@ -58,13 +58,13 @@ class ImportedCodec:
     state: Mapping[str, Tensor]
 
     def codec(self) -> OobleckCodec:
-        """Builds the codec."""
+        """Build the codec."""
         codec = OobleckCodec(**self.config.init_args)
         codec.load_state_dict(dict(self.state))
         return codec
 
     def report(self) -> dict[str, Any]:
-        """Returns what import-report.json says, as plain data; reads the source again for its checksums."""
+        """Return the contents of import-report.json as plain data; reads the source again for its checksums."""
         return {
             "format": FORMAT,
             "kind": KIND,
@@ -79,15 +79,15 @@ class ImportedCodec:
 
 
 def import_stable_audio_vae(source: str | Path, *, config: str | Path | None = None) -> ImportedCodec:
-    """Reads the autoencoder of a checkpoint in any of the layouts of `stable_audio_layouts`.
+    """Read the autoencoder of a checkpoint in any of the layouts of `stable_audio_layouts`.
 
     Args:
         source: a weight file, an index of shards, or a directory with one.
-        config: its JSON; None takes the one that lies beside the weights or, without one, the sizes of the tensors.
+        config: its JSON config; None takes the one next to the weights or, if there is none, the sizes of the tensors.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another model or of other sizes.
-        SpecError: the config is wrong, or asks for what the codec cannot do.
+        CheckpointError: the file is missing or damaged, or belongs to another model or other sizes.
+        SpecError: the config is wrong, or asks for something that the codec cannot do.
     """
     weights = read_weights(source)
     found = find_autoencoder(weights)
@@ -104,19 +104,19 @@ def import_stable_audio_vae(source: str | Path, *, config: str | Path | None = N
     return ImportedCodec(weights, known, config_file, found, load_state(weights, found))
 
 
-def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: str | None = None) -> dict[str, Any]:
-    """Writes the four files and returns the report.
+def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, license: str | None = None) -> dict[str, Any]:
+    """Write the four files and return the report.
 
     Args:
-        imported: what to write.
+        imported: the codec to write.
         folder: an empty folder.
-        final: the absolute path at which it will lie. A spec keeps paths as they are written, and a path relative to the working
-            directory would hold for one directory only, so codec.yaml has this one.
-        licence: of the weights, as their owner names it; None for unknown.
+        final: the absolute path where the folder will be. A spec keeps paths as they are written, and a relative path
+            would only be right for one working directory, so codec.yaml contains this one.
+        license: license of the weights, as their owner names it; None for unknown.
     """
-    report = imported.report() | {"licence": licence}
+    report = imported.report() | {"license": license}
     layer = {"class_path": "oobleck", "init_args": {**imported.config.init_args, "weights": str(final / WEIGHTS_FILE)}}
-    comment = "# Imported weights. Their path is absolute: change it when this directory moves.\n"
+    comment = "# Imported weights. Their path is absolute; change it if you move this directory.\n"
     (folder / LAYER_FILE).write_text(comment + yaml_text.render({"model": {"codec": layer}}), encoding="utf-8")
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(_card(report), encoding="utf-8")
@@ -125,24 +125,24 @@ def write_codec(imported: ImportedCodec, folder: Path, *, final: Path, licence: 
 
 
 def read_layer(folder: Path) -> Slot:
-    """Returns the codec that the codec.yaml of a directory names. Raises SpecError when it names none."""
+    """Return the codec that a directory's codec.yaml names. Raise SpecError if it names none."""
     file = folder / LAYER_FILE
     tree = yaml_text.parse(read_text(file), str(file))
     try:
         given = settle_names(tree, {})["model"]["codec"]
     except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"'{file}' names no codec: expected the key model.codec") from error
+        raise SpecError(f"'{file}' does not name a codec; expected the key model.codec") from error
     slot: Slot = convert(given, Slot, "model.codec")
     return slot
 
 
 def _read_beside(config_file: Path) -> CodecConfig:
-    """Reads a config that nobody named, and says that it was taken."""
+    """Read a config that was found next to the weights, and note that it was used."""
     try:
         known = read_config(config_file)
     except SpecError as error:
-        raise SpecError(f"{error} (it lies beside the weights; name another with --config)") from error
-    return replace(known, notes=(*known.notes, f"the config is {config_file.name}, which lies beside the weights"))
+        raise SpecError(f"{error} (this config is next to the weights; name another with --config)") from error
+    return replace(known, notes=(*known.notes, f"the config is {config_file.name}, found next to the weights"))
 
 
 def _card(report: Mapping[str, Any]) -> str:
@@ -151,15 +151,15 @@ def _card(report: Mapping[str, Any]) -> str:
     )
     sizes = "\n".join(f"- {name}: {value}" for name, value in report["codec"]["init_args"].items())
     notes = "".join(f"- {markdown_text(note)}\n" for note in report["notes"])
-    origin = Origin(licence=report["licence"], source=report["source"]["name"])
+    origin = Origin(license=report["license"], source=report["source"]["name"])
     front = front_matter(origin)
     return (
         f"---\n{front}---\n\n# An autoencoder for audio\n\n"
         f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of {markdown_code(report['source']['name'])}. "
-        f"Licence of the weights: {shown_licence(origin)}.\n\n"
+        f"License of the weights: {shown_license(origin)}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{sizes}\n\n"
         f"{notes}{chr(10) if notes else ''}"
         f"Use it as the codec of a model:\n\n```sh\nsoundomni train --config SPEC --config {LAYER_FILE}\n```\n\n"
-        f"`{LAYER_FILE}` names the weights by an absolute path; change it when this directory moves. "
+        f"`{LAYER_FILE}` names the weights by an absolute path; change it if you move this directory. "
         f"`{REPORT_FILE}` says where every tensor of the source went.\n"
     )

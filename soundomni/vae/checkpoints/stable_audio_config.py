@@ -1,8 +1,9 @@
 """Configs of Stable Audio's autoencoder, read as arguments of the codec `oobleck`.
 
-Three kinds are known: stable-audio-tools' config of an autoencoder (`audio_vae.json`), its config of a whole model, whose
-`model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderOobleck. What a config leaves out has the default of
-the package that it is for, which is not always the one here. What our codec cannot do is refused, and so is a key that is not known.
+Three kinds are known: stable-audio-tools' config of an autoencoder (`audio_vae.json`), its config of a whole model,
+whose `model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderOobleck. A key that a config
+omits has the default of the package it belongs to, which is not always the one here. Unknown keys and anything our
+codec cannot do are refused.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from soundomni.core.files.small_files import read_json
 from soundomni.core.spec.values import convert, join, unknown_key
 
 NAMES = ("audio_vae.json", "model_config.json", "config.json")
-"""What configs are called that lie beside their weights."""
+"""Names of configs next to their weights."""
 
 _DIFFUSERS_CLASS = "AutoencoderOobleck"
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """What is known of an autoencoder without its weights.
+    """What is known about an autoencoder without its weights.
 
     Args:
-        init_args: of the codec `oobleck`: everything that its function depends on.
-        unused: keys of the config that have no meaning for it.
+        init_args: arguments of the codec `oobleck` that determine its function.
+        unused: keys of the config that do not matter for it.
         notes: what was assumed, or differs from the original; one sentence each.
     """
 
@@ -79,7 +80,7 @@ _MISSING = object()
 
 
 class _Section:
-    """One mapping of a config: hands out its values, checked, and knows which were not asked for."""
+    """One mapping of a config: returns checked values, and knows which ones nobody asked for."""
 
     def __init__(self, value: Any, key: str) -> None:
         self.key = key
@@ -90,7 +91,10 @@ class _Section:
         return self._values.get(name) is not None
 
     def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
-        """Returns a value; null counts as absent. Raises SpecError when it is of another type, or absent without a default."""
+        """Return a value; null counts as absent.
+
+        Raise SpecError if it has another type, or is absent and has no default.
+        """
         self._left.pop(name, None)
         if name in self:
             return convert(self._values[name], annotation, join(self.key, name))
@@ -99,23 +103,26 @@ class _Section:
         return default
 
     def section(self, name: str) -> _Section:
-        """Returns a mapping within this one; empty when it is absent."""
+        """Return a mapping within this one, or an empty one if it is absent."""
         return _Section(self.take(name, dict[str, Any], {}), join(self.key, name))
 
     def fields(self, of: type) -> Any:
-        """Returns a dataclass of the values; none may be left over."""
+        """Return a dataclass of the values; none may be left over."""
         for name in self._values:
             self._left.pop(name)
         return convert(self._values, of, self.key)
 
     def expect(self, name: str, expected: str) -> None:
-        """Raises SpecError unless a value is the text `expected`."""
+        """Raise SpecError unless a value is the text `expected`."""
         given = self.take(name, str)
         if given != expected:
-            raise SpecError(f"{join(self.key, name)}: given '{given}', expected '{expected}': the codec oobleck has no other")
+            raise SpecError(f"{join(self.key, name)} is '{given}'; expected '{expected}', the only one that the codec oobleck has")
 
     def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
-        """Returns the keys that were not asked for. Raises SpecError for one that is not in `unused`, unless `others` are allowed."""
+        """Return the keys that nobody asked for.
+
+        Raise SpecError for one that is not in `unused`, unless `others` are allowed.
+        """
         for name in self._left:
             if name not in unused and not others:
                 raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
@@ -123,10 +130,11 @@ class _Section:
 
 
 def read_config(path: str | Path) -> CodecConfig:
-    """Reads a config of any of the three kinds.
+    """Read a config of any of the three kinds.
 
     Raises:
-        SpecError: it cannot be read, is of something else, has an unknown key or a wrong value, or asks for what the codec cannot do.
+        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the
+            codec cannot do.
     """
     try:
         tree = read_json(path)
@@ -139,7 +147,10 @@ def read_config(path: str | Path) -> CodecConfig:
 
 
 def find_config(source: Path) -> Path | None:
-    """Returns the config that lies beside a weight file, or in a directory of them; None without one. Raises SpecError for several."""
+    """Return the config next to a weight file, or in a directory of them; None if there is none.
+
+    Raise SpecError for several.
+    """
     folder = source if source.is_dir() else source.parent
     found = [name for name in NAMES if (folder / name).is_file()]
     if len(found) > 1:
@@ -148,14 +159,14 @@ def find_config(source: Path) -> Path | None:
 
 
 def parse_config(tree: Any) -> CodecConfig:
-    """As `read_config`, of JSON that is read already."""
+    """Read a config as `read_config` does, from parsed JSON."""
     if isinstance(tree, Mapping) and not isinstance(tree.get("model"), Mapping):
         known = {"_class_name", *_Diffusers.__dataclass_fields__}
         if known & tree.keys():
             return _parse_diffusers(_Section(tree, ""))
         raise SpecError(
-            f"it is no config of an autoencoder: expected the key 'model', of stable-audio-tools, or '_class_name': '{_DIFFUSERS_CLASS}'; "
-            f"found {', '.join(map(repr, list(tree)[:5])) or 'none'}"
+            "it is not a config of an autoencoder; expected the key 'model', of stable-audio-tools, or "
+            f"'_class_name': '{_DIFFUSERS_CLASS}', found {', '.join(map(repr, list(tree)[:5])) or 'none'}"
         )
     top = _Section(tree, "")
     sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
@@ -163,20 +174,20 @@ def parse_config(tree: Any) -> CodecConfig:
     model = top.section("model")
     if "encoder" in model:
         if kind not in ("", "autoencoder"):
-            raise SpecError(f"model_type: given '{kind}', expected 'autoencoder'")
+            raise SpecError(f"model_type is '{kind}'; expected 'autoencoder'")
         unused = top.close(unused=("sample_size", "training"))
         return _parse_autoencoder(model, sample_rate, audio_channels, unused)
     pretransform = model.section("pretransform")
     pretransform.expect("type", "autoencoder")
     autoencoder = pretransform.section("config")
-    unused = top.close(others=True) + model.close(others=True)  # of the other networks of the model
+    unused = top.close(others=True) + model.close(others=True)  # keys of the model's other networks
     unused += pretransform.close(unused=("scale", "iterate_batch", "chunked", "model_half", "enable_grad"))
     return _parse_autoencoder(autoencoder, sample_rate, audio_channels, unused)
 
 
 def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | None, unused: list[str]) -> CodecConfig:
     if "pretransform" in model:
-        raise SpecError(f"{join(model.key, 'pretransform')}: given, expected none: the codec oobleck takes waveforms")
+        raise SpecError(f"{join(model.key, 'pretransform')} is given; expected none, because the codec oobleck takes waveforms")
     model.take("pretransform", Any, None)
     encoder_section, decoder_section, bottleneck = (model.section(name) for name in ("encoder", "decoder", "bottleneck"))
     for section, kind in ((encoder_section, "oobleck"), (decoder_section, "oobleck"), (bottleneck, "vae")):
@@ -202,7 +213,7 @@ def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | 
     unused += model.close()
     notes = stride_notes(encoder.strides)
     if soft_clip:
-        notes += ("decoder.soft_clip is a tanh at the end of the decoder: it became final_tanh",)
+        notes += ("decoder.soft_clip is a tanh at the end of the decoder; it became final_tanh",)
     init_args = {
         "sample_rate": sample_rate,
         "channels": channels,
@@ -217,16 +228,16 @@ def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | 
 
 
 def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: str) -> None:
-    """Raises SpecError for what the codec cannot do, and for an encoder and a decoder of which one is not the mirror of the other."""
+    """Raise SpecError for anything the codec cannot do, and if encoder and decoder do not mirror each other."""
     for coder, config in (("encoder", encoder), ("decoder", decoder)):
         if config.antialias_activation:
-            raise SpecError(f"{join(key, coder)}.config.antialias_activation: given true, expected false: the codec oobleck has none")
+            raise SpecError(f"{join(key, coder)}.config.antialias_activation is true; expected false, as in the codec oobleck")
     if decoder.use_nearest_upsample:
         raise SpecError(
-            f"{join(key, 'decoder')}.config.use_nearest_upsample: given true, expected false: the codec oobleck has transposed convolutions"
+            f"{join(key, 'decoder')}.config.use_nearest_upsample is true; expected false, as the codec oobleck uses transposed convolutions"
         )
     if soft_clip and decoder.final_tanh:
-        raise SpecError(f"{join(key, 'decoder')}.soft_clip: given beside config.final_tanh, expected one of them: a tanh is applied once")
+        raise SpecError(f"{join(key, 'decoder')} has both soft_clip and config.final_tanh; expected one of them: a tanh is applied once")
     name = join(key, "decoder.config")
     _check_equal(
         {
@@ -266,14 +277,15 @@ def _parse_diffusers(top: _Section) -> CodecConfig:
 
 
 def _check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raises SpecError, naming the key, for a (given, expected) pair of two values; nothing given is no mistake."""
+    """Raise SpecError, which names the key, for a (given, expected) pair of different values; a missing value is
+    fine."""
     for key, (given, expected) in values.items():
         if given is not None and given != expected:
-            raise SpecError(f"{key}: given {given}, expected {expected} to agree with the rest of the config")
+            raise SpecError(f"{key} is {given}; expected {expected}, to agree with the rest of the config")
 
 
 def stride_notes(strides: Collection[int]) -> tuple[str, ...]:
-    """Says in what a codec with odd strides differs from the original; nothing of others."""
+    """Return how a codec with odd strides differs from the original; nothing for even strides."""
     if not any(stride % 2 for stride in strides):
         return ()
-    return ("with odd strides the original makes clips shorter; here they keep their length, so the ends of clips sound otherwise",)
+    return ("with odd strides the original shortens clips; here they keep their length, so the ends of clips sound different",)

@@ -1,11 +1,11 @@
-"""The codec `oobleck` for others: in the layout of stable-audio-tools, or as a directory that diffusers loads.
+"""The codec `oobleck` for other packages: in the layout of stable-audio-tools, or as a directory that diffusers loads.
 
 | layout | files |
 |---|---|
 | stable-audio-vae | model.safetensors and audio_vae.json |
 | diffusers-oobleck | diffusion_pytorch_model.safetensors and config.json |
 
-What the other package cannot compute is refused.
+Anything that the other package cannot compute is refused.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from soundomni.vae.checkpoints.stable_audio_layouts import DIFFUSERS, STABLE_AUD
 from soundomni.vae.oobleck import OobleckCodec
 
 FILES = {STABLE_AUDIO: ("model.safetensors", "audio_vae.json"), DIFFUSERS: ("diffusion_pytorch_model.safetensors", "config.json")}
-"""Layout → the names of weights and config."""
+"""Layout → file names of weights and config."""
 
 SAMPLE_SIZE = 65536
-"""Samples of a training clip, which the config of stable-audio-tools must state; it has no meaning for the weights."""
+"""Samples of a training clip, which stable-audio-tools requires in its config; the weights do not depend on it."""
 
 
 def export_codec(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, layout: str) -> None:
-    """Writes a codec into an empty folder.
+    """Write a codec into an empty folder.
 
     Args:
-        codec: an OobleckCodec with weight norm, as it is built.
+        codec: an OobleckCodec as built, with weight norm.
         init_args: every argument that it was built with.
-        folder: where.
+        folder: the folder.
         layout: "stable-audio-vae" or "diffusers-oobleck".
 
     Raises:
-        SpecError: it is another codec, or one that the package of the layout cannot compute.
+        SpecError: it is another codec, or one that the layout's package cannot compute.
     """
     if not isinstance(codec, OobleckCodec):
         raise SpecError(f"only the codec oobleck can be written as {layout}; this one is a {type(codec).__name__}")
     config = (_diffusers if layout == DIFFUSERS else _stable_audio)(init_args)
-    understood = parse_config(config).init_args  # what is written must mean this codec
+    understood = parse_config(config).init_args  # reading the written config must give this codec
     different = [name for name, value in understood.items() if _plain(value) != _plain(init_args[name])]
     if different:
-        raise SpecError(f"codec.{different[0]} is {init_args[different[0]]}, which {layout} cannot say")
+        raise SpecError(f"codec.{different[0]} is {init_args[different[0]]}, which {layout} cannot express")
     weights_file, config_file = FILES[layout]
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in to_layout(codec.state_dict(), layout).items()}
     write_tensors(state, folder / weights_file)
@@ -84,7 +84,7 @@ def _diffusers(args: Mapping[str, Any]) -> dict[str, Any]:
     lacking["base_channels"] = (args["base_channels"], 2 * args["latent_dim"])
     for name, (given, possible) in lacking.items():
         if given != possible:
-            raise SpecError(f"codec.{name} is {given}; the autoencoder of diffusers has {possible} alone: write it as {STABLE_AUDIO}")
+            raise SpecError(f"codec.{name} is {given}, but diffusers' autoencoder only has {possible}; write it as {STABLE_AUDIO}")
     return {
         "_class_name": "AutoencoderOobleck",
         "encoder_hidden_size": args["base_channels"],

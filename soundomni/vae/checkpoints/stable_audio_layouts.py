@@ -1,13 +1,13 @@
-"""Where the tensors of Stable Audio's autoencoder lie in the checkpoints that people have, and what else lies there.
+"""Where the tensors of Stable Audio's autoencoder are in published checkpoints, and what else is there.
 
 | layout | prefix of the autoencoder |
 |---|---|
-| stable-audio-vae | none, or `state_dict.` of a checkpoint that was unwrapped |
-| full-model | `pretransform.model.`, beside the diffusion model and its conditioners |
-| training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, beside the discriminator and the losses |
+| stable-audio-vae | none, or `state_dict.` for a checkpoint that was unwrapped |
+| full-model | `pretransform.model.`, next to the diffusion model and its conditioners |
+| training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, next to the discriminator and the losses |
 | diffusers-oobleck | none; the modules are those of diffusers' AutoencoderOobleck |
 
-Every tensor of a file is used, unused for a reason that is known, or unexpected, and nothing may be unexpected or missing.
+Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _NOT_TRAINED = {
     "sdstft.": _LOSS,
     "lrstft.": _LOSS,
     "teacher_model.": "the teacher of its training",
-    "autoencoder_ema.online_model.": "the last weights, of which the average is used",
+    "autoencoder_ema.online_model.": "the last weights; their average is used instead",
     "autoencoder_ema.initted": "a counter of the average",
     "autoencoder_ema.step": "a counter of the average",
 }
 _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "training-average": (
         "autoencoder_ema.ema_model.",
-        _NOT_TRAINED | {"autoencoder.": "the last weights, of which the average is used"},
+        _NOT_TRAINED | {"autoencoder.": "the last weights; their average is used instead"},
     ),
     "training": ("autoencoder.", _NOT_TRAINED),
     "full-model": (
@@ -55,19 +55,20 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     STABLE_AUDIO: ("", {}),
 }
-"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first that occurs is taken."""
+"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
+taken."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where the tensors of the autoencoder lie in a file.
+    """Where the tensors of the autoencoder are in a file.
 
     Args:
-        layout: which of those above.
+        layout: one of the layouts above.
         sources: parameter here → tensor of the file; a folded convolution has the parameter `weight`.
-        unused: tensor, or other value, of the file → why it is not used.
+        unused: tensor or other value of the file → why it is not used.
         unexpected: tensors of the file that nothing explains.
     """
 
@@ -77,30 +78,30 @@ class Found:
     unexpected: tuple[str, ...]
 
     def used(self) -> dict[str, list[str]]:
-        """Returns tensor of the file → parameters here."""
+        """Return tensor of the file → parameters here."""
         return {source: _parameters(ours) for ours, source in self.sources.items()}
 
     def source_of(self, parameter: str) -> str:
-        """Returns the tensor of the file that a parameter here comes from."""
+        """Return the tensor of the file that a parameter here comes from."""
         return next(source for ours, source in self.sources.items() if parameter in _parameters(ours))
 
 
 def find_autoencoder(weights: WeightFile) -> Found:
-    """Finds the layout of a file by its prefixes, and where each tensor belongs.
+    """Find the layout of a file by its prefixes, and where each tensor belongs.
 
     Raises:
-        CheckpointError: no tensor is of Oobleck's, or one parameter is there twice.
+        CheckpointError: no tensor belongs to Oobleck, or one parameter occurs twice.
     """
     container = CONTAINER if any(name.startswith(CONTAINER) for name in weights) else ""
     inner = {name.removeprefix(container): name for name in weights if name.startswith(container)}
     unused = dict.fromkeys(weights.others, "not a tensor")
-    unused |= {name: "kept beside the weights by the training" for name in weights if not name.startswith(container)}
+    unused |= {name: "kept next to the weights by the training" for name in weights if not name.startswith(container)}
     layout = next((layout for layout, (prefix, _) in _PREFIXES.items() if num_blocks(_under(prefix, inner))), None)
     if layout is None:
         raise CheckpointError(
-            f"'{weights.path}' holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1.layers.0.layers.1.weight_g "
-            f"under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} or no prefix, "
-            f"found {len(weights)} others ({some(sorted(weights)) or 'none'})"
+            f"'{weights.path}' does not hold Stable Audio's autoencoder; expected tensors such as "
+            f"encoder.layers.1.layers.0.layers.1.weight_g under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} "
+            f"or no prefix, found {len(weights)} others ({some(sorted(weights)) or 'none'})"
         )
     prefix, reasons = _PREFIXES[layout]
     under = _under(prefix, inner)
@@ -117,7 +118,7 @@ def find_autoencoder(weights: WeightFile) -> Found:
 
 
 def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
-    """Returns parameter here → the shape that `load_state` gives it, without reading a tensor."""
+    """Return parameter here → the shape that `load_state` gives it, without reading any tensor."""
     shapes: dict[str, Shape] = {}
     for ours, source in found.sources.items():
         shape = weights.shape(source)
@@ -130,7 +131,8 @@ def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
 
 
 def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) -> None:
-    """Raises CheckpointError unless the file has just the parameters `expected`, name → shape, and no tensor that nothing explains."""
+    """Raise CheckpointError unless the file has exactly the parameters `expected`, name → shape, and no unexplained
+    tensor."""
     given = shapes_of(weights, found)
     told = {
         "missing": sorted(expected.keys() - given.keys()),
@@ -149,18 +151,20 @@ def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) 
 
 
 def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
-    """Reads the parameters as float32, by their names here. A folded convolution is split again into g and v of the same weight.
+    """Read the parameters as float32, under their names here.
+
+    A folded convolution is split into g and v of the same weight.
 
     Raises:
-        CheckpointError: a tensor is not of floats of at most 32 bits, or holds a number that is not finite.
+        CheckpointError: a tensor is not floating point of at most 32 bits, or holds a number that is not finite.
     """
     state: dict[str, Tensor] = {}
     for ours, source in found.sources.items():
         tensor = weights[source]
         if tensor.dtype not in _FLOATS:
-            raise CheckpointError(f"'{weights.path}': '{source}' is {tensor.dtype}, expected one of {', '.join(map(str, _FLOATS))}")
+            raise CheckpointError(f"'{weights.path}': '{source}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
         if not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"'{weights.path}': '{source}' holds numbers that are not finite, as those of a training that diverged")
+            raise CheckpointError(f"'{weights.path}': '{source}' has numbers that are not finite, as if its training had diverged")
         tensor = tensor.to(torch.float32, copy=True).contiguous()
         if ours.endswith(f".{FOLDED}"):
             state |= dict(zip(_parameters(ours), split_weight(tensor), strict=True))
@@ -170,24 +174,25 @@ def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
 
 
 def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Renames the state dict of an OobleckCodec for others: the inverse of what is read.
+    """Rename the state dict of an OobleckCodec for other packages: the inverse of reading.
 
     Args:
-        state: as the codec has it, weight norm kept.
-        layout: "stable-audio-vae", flat, or "diffusers-oobleck", whose snakes have parameters `[1, C, 1]`. Both have weight_g and weight_v.
+        state: the codec's state dict, with weight norm.
+        layout: "stable-audio-vae", flat, or "diffusers-oobleck", whose snakes have parameters `[1, C, 1]`. Both have
+            weight_g, weight_v.
 
     Raises:
-        CheckpointError: the state is of something else, or there is no such layout.
+        CheckpointError: the state belongs to something else, or there is no such layout.
     """
     if layout not in (STABLE_AUDIO, DIFFUSERS):
-        raise CheckpointError(f"unknown layout '{layout}': expected {STABLE_AUDIO} or {DIFFUSERS}")
+        raise CheckpointError(f"unknown layout '{layout}'; expected {STABLE_AUDIO} or {DIFFUSERS}")
     modules = to_diffusers(num_blocks(state)) if layout == DIFFUSERS else {name: name for name in our_modules(num_blocks(state))}
     spelled = {MAGNITUDE: "weight_g", DIRECTION: "weight_v"}
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         module, parameter = split_name(name) or (name, "")
         if module not in modules or parameter == FOLDED:
-            raise CheckpointError(f"'{name}' is no parameter of an OobleckCodec with weight norm")
+            raise CheckpointError(f"'{name}' is not a parameter of an OobleckCodec with weight norm")
         snake = layout == DIFFUSERS and parameter in ("alpha", "beta")
         renamed[f"{modules[module]}.{spelled.get(parameter, parameter)}"] = tensor[None, :, None] if snake else tensor
     return renamed
@@ -198,7 +203,7 @@ def _under(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Gives each tensor, by its name without the prefix, its parameter here; returns these and the tensors that have none."""
+    """Return the parameter here of each tensor, by its name without the prefix, and the tensors that have none."""
     blocks = num_blocks(names)
     modules = from_diffusers(blocks) if is_diffusers(names) else {name: name for name in our_modules(blocks)}
     sources: dict[str, str] = {}
@@ -219,7 +224,7 @@ def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, st
 
 
 def _parameters(ours: str) -> list[str]:
-    """Returns the parameters of the codec that one of Found.sources gives."""
+    """Return the codec's parameters that one entry of Found.sources provides."""
     if not ours.endswith(f".{FOLDED}"):
         return [ours]
     module = ours.removesuffix(FOLDED)
@@ -227,5 +232,5 @@ def _parameters(ours: str) -> list[str]:
 
 
 def _is_snake(ours: str, shape: Shape) -> bool:
-    """Whether it is a parameter `[1, C, 1]` of an activation, which is `[C]` here."""
+    """Return whether it is a parameter `[1, C, 1]` of an activation, which is `[C]` here."""
     return ours.endswith((".alpha", ".beta")) and len(shape) == 3 and shape[0] == shape[2] == 1

@@ -1,4 +1,4 @@
-"""The sizes of Stable Audio's autoencoder from the shapes of its tensors, where there is no config."""
+"""The sizes of Stable Audio's autoencoder from the shapes of its tensors, for checkpoints without a config."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from soundomni.vae.checkpoints.stable_audio_layouts import DIFFUSERS, Shape
 from soundomni.vae.weight_norm import DIRECTION
 
 SAMPLE_RATE = 44100
-"""Of every autoencoder of Stable Audio that was published; tensors do not tell it."""
+"""Sample rate of every published Stable Audio autoencoder; the tensors do not determine it."""
 
 
 def infer_config(shapes: Mapping[str, Shape], layout: str) -> CodecConfig:
-    """Returns the arguments of a codec with these parameters.
+    """Return the arguments of a codec with these parameters.
 
     Args:
-        shapes: parameter of the codec → shape. The first width gives base_channels, those after each block the multiples; a
-            convolution that makes clips shorter by a stride s is 2s wide.
-        layout: of the file; diffusers' has no final tanh.
+        shapes: parameter of the codec → shape. The first width gives base_channels, those after each block the
+            multiples; a convolution that shortens clips by a stride s is 2s wide.
+        layout: layout of the file; diffusers' has no final tanh.
 
     Raises:
-        CheckpointError: a convolution that tells a size is missing or has no such shape.
+        CheckpointError: a convolution that determines a size is missing or has another shape.
     """
     blocks = num_blocks(shapes)
     first = _convolution(shapes, "encoder.layers.0")
@@ -37,9 +37,9 @@ def infer_config(shapes: Mapping[str, Shape], layout: str) -> CodecConfig:
                 f"the convolution at the end of encoder block {i} has {after} channels and a kernel of {kernel}: "
                 f"expected a multiple of {first[0]} channels and an even kernel; give --config"
             )
-    notes = ["sizes are those of the tensors, as no config was given", f"the sample rate is taken to be {SAMPLE_RATE} Hz"]
+    notes = ["sizes are those of the tensors, as no config was given", f"the sample rate is assumed to be {SAMPLE_RATE} Hz"]
     if layout != DIFFUSERS:
-        notes.append("the decoder is taken to end without tanh, as that of Stable Audio 2.0")
+        notes.append("the decoder is assumed to end without tanh, like that of Stable Audio 2.0")
     strides = [kernel // 2 for _, _, kernel in downs]
     init_args = {
         "sample_rate": SAMPLE_RATE,
@@ -57,6 +57,6 @@ def infer_config(shapes: Mapping[str, Shape], layout: str) -> CodecConfig:
 def _convolution(shapes: Mapping[str, Shape], module: str) -> tuple[int, int, int]:
     shape = shapes.get(f"{module}.{DIRECTION}", ())
     if len(shape) != 3:
-        raise CheckpointError(f"the sizes cannot be told without a config: '{module}' is no convolution with a weight norm; give --config")
+        raise CheckpointError(f"'{module}' is not a convolution with weight norm, so the sizes are unknown; give --config")
     outputs, inputs, kernel = shape
     return outputs, inputs, kernel
