@@ -66,9 +66,8 @@ def judge_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[
     import numpy as np
 
     from soundomni.metrics.clap import clap_score
-    from soundomni.metrics.frechet import frechet_distance
-    from soundomni.metrics.kernel import kernel_distance
     from soundomni.metrics.kl import kl_divergence
+    from soundomni.metrics.set_distances import SET_DISTANCES
 
     values: dict[str, float] = {}
     if judges.clap is not None:
@@ -76,15 +75,14 @@ def judge_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[
         generated, real = (np.concatenate([embed([pair]) for pair in _pairs(group, "CLAP", observer)]) for group in (made, clips))
         values["clap_score"] = clap_score(words, generated)
         values["clap_score_of_data"] = clap_score(words, real)
-        values["frechet_clap"] = frechet_distance(generated, real)
-        values["kernel_clap"] = kernel_distance(generated, real)
+        values |= {f"{name}_clap": distance(generated, real) for name, distance in SET_DISTANCES["clap"].items()}
     if judges.classifier is not None:
         hear = judges.classifier.hear
         groups = [[hear([pair]) for pair in _pairs(group, "the classifier", observer)] for group in (made, clips)]
         heard, true = (np.concatenate([one.embeddings for one in group]) for group in groups)
         odds = [np.concatenate([one.probabilities for one in group]) for group in groups]
         values["kl"] = kl_divergence(odds[1], odds[0])
-        values["frechet_classifier"] = frechet_distance(heard, true)
+        values |= {f"{name}_classifier": distance(heard, true) for name, distance in SET_DISTANCES["classifier"].items()}
     return {name: Score(value, len(made)) for name, value in values.items()}
 
 

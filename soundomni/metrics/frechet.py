@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundomni.metrics.features import check_feature_sets
+from soundomni.metrics.feature_sets import check_feature_sets
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.metrics.features import check_feature_sets
+from soundomni.metrics.feature_sets import check_feature_sets
 
 SCALE = 100.0
 """Factor of the discrepancy, as in the paper's results."""

@@ -22,6 +22,7 @@ from soundomni.data.held_out_batches import PlannedBatch, read_in_turn
 from soundomni.data.prefetch import ClipReader
 from soundomni.train.best import CLIPS, LOSS
 from soundomni.train.ema import EMA
+from soundomni.train.loss_weighting import weighted_total
 from soundomni.train.parallel import World, computing_precision, reshard
 from soundomni.train.state import kept_random_state
 from soundomni.train.trainable import as_trainable
@@ -101,7 +102,7 @@ class HeldOut:
         read = clips > 0
         means = {name: _mean(sums[read, i], by_element=name in counted) for i, name in enumerate(names)}
         losses = {name: mean for name, mean in means.items() if mean is not None}
-        measured = {LOSS: sum(self.train.loss_weights.get(name, 1.0) * mean for name, mean in losses.items())}
+        measured = {LOSS: weighted_total(losses, self.train.loss_weights)}
         measured |= {f"{LOSS}/{name}": mean for name, mean in losses.items()}
         for label, rows in self._parts().items():
             chosen = torch.tensor(rows) & read

@@ -31,6 +31,7 @@ from soundomni.train.best import Best
 from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.learning_rate import learning_rate, set_learning_rate
+from soundomni.train.loss_weighting import loss_shares, weighted_loss, weighted_total
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
@@ -220,8 +221,7 @@ def train_step(
             terms = _take_parts(trainable(batch.to(world.device)), parts)
         check_loss_weights(train.loss_weights, terms)
         shares = loss_shares(terms, counts, num_batches)
-        loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
-        torch.autograd.backward(loss * world.size)  # gradients are averaged over ranks: this undoes it
+        torch.autograd.backward(weighted_loss(shares, train.loss_weights) * world.size)  # gradients are averaged over ranks: this undoes it
         for name, share in shares.items():
             means[name] = means.get(name, 0.0) + share.detach()
     names = sorted(means)
@@ -229,8 +229,7 @@ def train_step(
     norm = clip_gradients(model.parameters(), train.optimizer.clip)
     *found, grad_norm = torch.cat([values, norm.reshape(1).to(values)]).tolist()
     losses = dict(zip(names, found, strict=True))
-    total = sum(train.loss_weights.get(name, 1.0) * value for name, value in losses.items())
-    result = StepResult(losses=losses, loss=total, grad_norm=grad_norm, parts=parts)
+    result = StepResult(losses=losses, loss=weighted_total(losses, train.loss_weights), grad_norm=grad_norm, parts=parts)
     if result.is_finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -266,15 +265,6 @@ def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) ->
         for name, count in trainable.count_terms(batch).items():
             local[name] = local.get(name, 0.0) + count
     return world.sum_counts(local), len(batches) * world.size
-
-
-def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int) -> dict[str, Tensor]:
-    """Returns what one batch contributes to the mean of each loss; see Trainable.count_terms for the two rules."""
-    shares = {}
-    for name, (total, count) in terms.items():
-        scale = max(1.0, counts[name]) if name in counts else count.clamp(min=1e-12) * num_batches
-        shares[name] = total.float() / scale
-    return shares
 
 
 def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float], result: StepResult) -> None:

@@ -1,38 +1,15 @@
-"""Shared code for codecs: batches of clips of different lengths.
+"""Checks of what codecs are given.
 
-Shape letters: B clips, C channels (of audio or of a layer), L positions (samples or frames).
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.representation import Representation, RepresentationSpec, length_mask
-
-
-def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
-    """Map `[B, C, L]` to the same values, but zero beyond the `lengths` `[B]`."""
-    within = length_mask(lengths.to(values.device), values.shape[-1])
-    return values.masked_fill(~within[:, None], 0.0)
-
-
-def lapped(samples: Tensor, hop: int, num_frames: int) -> Tensor:
-    """Map `[B, C, S]` to frames `[B, C, T, 2M]` with M = `hop`: frame t spans (t - 1)·M to (t + 1)·M, zeros beyond the
-    samples."""
-    padded = functional.pad(samples, (hop, num_frames * hop - samples.shape[-1]))
-    return padded.unfold(-1, 2 * hop, hop)
-
-
-def overlap_add(frames: Tensor, num_frames: Tensor) -> Tensor:
-    """Map frames `[B, C, T, 2M]`, of clips of `num_frames` `[B]`, to their sum `[B, C, (T - 1)·M]`, zero beyond each
-    clip's frames."""
-    first, second = frames.chunk(2, dim=-1)
-    waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
-    return zero_beyond(waveform, (num_frames - 1).clamp_min(0) * first.shape[-1])
+from soundomni.core.representation import Representation, RepresentationSpec
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -22,10 +22,12 @@ from torch import Tensor
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
-from soundomni.vae.clips import at_least_float32, check_latent, check_waveform, lapped, overlap_add, zero_beyond
+from soundomni.vae.clips import at_least_float32, check_latent, check_waveform
 from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
 from soundomni.vae.level import FLOOR, LOWEST, MARGIN, from_level, to_level
 from soundomni.vae.mdct import MDCTCodec, compand, expand
+from soundomni.vae.overlap import lapped, overlap_add
+from soundomni.vae.padding import zero_beyond
 
 TONAL = 0.7
 """Smallest share of its energy that harmonics must explain for a frame to have a pitch."""

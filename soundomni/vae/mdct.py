@@ -25,7 +25,9 @@ from torch import Tensor
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform, lapped, overlap_add, zero_beyond
+from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform
+from soundomni.vae.overlap import lapped, overlap_add
+from soundomni.vae.padding import zero_beyond
 
 Window = Literal["sine", "kbd"]
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec, draw_noise
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.checkpoints.codec_weights import load_strict
-from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
+from soundomni.vae.clips import check_audio_format, check_latent, check_waveform
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
+from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.receptive_field import input_span
 from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
 
@@ -148,7 +148,7 @@ class OobleckCodec(Codec):
         ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
         frames = self._spec.frame_lengths(lengths)
         num_frames = self._spec.num_frames(waveform.shape[-1])
-        padded = functional.pad(zero_beyond(waveform, lengths), (0, num_frames * ratio - waveform.shape[-1]))
+        padded = pad_to_frames(zero_beyond(waveform, lengths), ratio, num_frames)
         parameters = self.encoder(padded, Extent.of(frames, num_frames))
         return DiagonalGaussian.from_parameters(parameters), frames
 

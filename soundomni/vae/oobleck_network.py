@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from soundomni.vae.clips import zero_beyond
+from soundomni.vae.padding import zero_beyond
 
 DILATIONS = (1, 3, 9)
 

@@ -21,6 +21,7 @@ from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_latent, check_waveform
+from soundomni.vae.padding import pad_to_frames
 
 NEEDED = ("model_type", "sample_rate", "model")
 """Keys that a config must have."""
@@ -82,7 +83,7 @@ class StableAudioToolsCodec(Codec):
         rows = []
         for i, length in enumerate(lengths.tolist()):
             frames = self._spec.num_frames(length)
-            clip = pad(waveform[i : i + 1, :, :length], (0, frames * ratio - length))
+            clip = pad_to_frames(waveform[i : i + 1, :, :length], ratio, frames)
             values = self._bottle(self.network.encode(clip, skip_bottleneck=True), generators[i] if generators else None)
             rows.append(pad(values, (0, most - frames)))
         values = torch.cat(rows) if rows else waveform.new_zeros(0, self._spec.token_dim, most)

@@ -20,7 +20,7 @@ import functools
 
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.core.interfaces import Tracker
-from soundomni.experts.linear_connector import LinearConnector
+from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.log_mel import LogMelEncoder
 from soundomni.experts.modality import ModalityRouter
 from soundomni.experts.mot import MoTBackbone

@@ -26,7 +26,7 @@ from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PositionRule, Segment
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
-from soundomni.experts.linear_connector import LinearConnector
+from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.flow import FlowMatching
 
 SHAPE = (3, 4, 6)

@@ -15,7 +15,7 @@ from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
-from soundomni.core.writing.contexts import ContextWriter
+from soundomni.core.writing.prompts import PromptWriter
 from soundomni.core.writing.segments import SegmentWriter
 from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.samples import SampleWriter
@@ -56,7 +56,7 @@ def assert_same(ours: Segment, theirs: Segment) -> None:
 @given(prompt=TEXTS, num_samples=st.integers(100, 5000))
 def test_a_prompt_and_its_clip_are_written_as_in_training(chat: str, positions: str, prompt: str, num_samples: int) -> None:
     segments = writer(chat, positions)
-    contexts = ContextWriter(segments, max_tokens=None)
+    contexts = PromptWriter(segments, max_tokens=None)
     slot = contexts.slot(num_samples)
     asked = (*contexts.prompt(prompt, slot), slot)
     sample = taught(segments, "generate", num_samples=num_samples, caption=prompt, question="what?", answer="no")
@@ -75,7 +75,7 @@ def test_a_clip_and_its_question_are_written_as_in_training(
     task: str, chat: str, positions: str, said: str, question: str, num_samples: int
 ) -> None:
     segments = writer(chat, positions)
-    contexts = ContextWriter(segments, max_tokens=None)
+    contexts = PromptWriter(segments, max_tokens=None)
     clip = Audio(np.full((1, num_samples), 0.1, np.float32), RATE)
     asked = contexts.clip(clip, question if task == "answer" else None)
     *before, told = taught(segments, task, num_samples=num_samples, caption=said, question=question, answer=said)

@@ -16,7 +16,7 @@ from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae import MDCTCodec, OobleckCodec
-from soundomni.vae.clips import zero_beyond
+from soundomni.vae.padding import zero_beyond
 from soundomni.vae.receptive_field import input_span
 
 STRIDES = [(2, 4), (3, 2), (5, 3), (4,)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
-from soundomni.core.assembly.loss_parts import clip_parts, text_parts
+from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.kv_cache import KVCache

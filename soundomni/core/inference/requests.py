@@ -16,7 +16,7 @@ from soundomni.core.inference.editing import Kept, known_frames
 from soundomni.core.inference.sampling import AudioRequest
 from soundomni.core.limits import check_seed
 from soundomni.core.waveform import Audio, convert, fit_length
-from soundomni.core.writing.contexts import ContextWriter
+from soundomni.core.writing.prompts import PromptWriter
 
 
 class RequestBuilder:
@@ -29,7 +29,7 @@ class RequestBuilder:
         negative_prompt: what to steer away from, or None.
     """
 
-    def __init__(self, model: UnifiedModel, contexts: ContextWriter, *, num_samples: int, negative_prompt: str | None) -> None:
+    def __init__(self, model: UnifiedModel, contexts: PromptWriter, *, num_samples: int, negative_prompt: str | None) -> None:
         self._model = model
         self._contexts = contexts
         self._negative_prompt = negative_prompt

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.bounded_change import most_change
 from soundomni.core.inference.clean_estimate import clean_estimate
 from soundomni.core.inference.sampling import AudioSlots, make_cache
 from soundomni.core.sequence import Segment
@@ -82,7 +83,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     timestep = timestep_of_share(strength**2, lost_shares(errors))
     if errors[-1] == 0.0:  # nothing to measure a change by
         return Beginning(timestep)
-    return Beginning(timestep, strength / (1.0 - strength) * math.sqrt(errors[-1]))
+    return Beginning(timestep, most_change(strength, unknown=math.sqrt(errors[-1])))
 
 
 def timestep_of_share(share: float, lost: Sequence[float]) -> float:

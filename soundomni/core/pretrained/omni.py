@@ -84,7 +84,7 @@ from soundomni.core.spec.schema import GuidanceSpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.chat import Message
-from soundomni.core.writing.contexts import ContextWriter
+from soundomni.core.writing.prompts import PromptWriter
 
 T = TypeVar("T")
 
@@ -248,9 +248,9 @@ class SoundOmni:
         return self.model.codec.spec.sample_rate
 
     @property
-    def contexts(self) -> ContextWriter:
+    def contexts(self) -> PromptWriter:
         """Writes prompts, clips, questions and chats as the model is given them."""
-        return ContextWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
+        return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
         """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""

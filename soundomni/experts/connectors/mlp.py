@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.projection_connector import ProjectionConnector, initialize
+from soundomni.experts.connectors.projection import ProjectionConnector, initialize
 from soundomni.experts.sizes import require_positive
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.projection_connector import ProjectionConnector, initialize
+from soundomni.experts.connectors.projection import ProjectionConnector, initialize
 
 
 class LinearConnector(ProjectionConnector):

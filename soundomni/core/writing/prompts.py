@@ -21,7 +21,7 @@ from soundomni.core.writing.segments import SegmentWriter
 from soundomni.core.writing.tasks import BUILT_IN
 
 
-class ContextWriter:
+class PromptWriter:
     """Writes prompts, clips, questions and chats as a model was trained on them.
 
     Args:

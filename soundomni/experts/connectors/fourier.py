@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from soundomni.experts.linear_connector import LinearConnector
+from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.sinusoids import fourier_places
 
 
