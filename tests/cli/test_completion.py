@@ -106,7 +106,7 @@ def test_a_shell_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]
     assert cli.main(["completion", "fish"]) == 2
     assert "invalid choice: 'fish' (choose from 'bash', 'zsh')" in capsys.readouterr().err
     assert cli.main(["completion", "bash", "--sampler=heun"]) == 2
-    assert "`soundomni completion` reads no spec" in capsys.readouterr().err
+    assert "`soundomni completion` does not read a spec" in capsys.readouterr().err
 
 
 def test_the_script_is_made_without_anything_heavy() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from soundomni.train.optim import build_optimizer
 from tiny_held_out import held_out
 from tiny_training import alone
 
 from soundomni.core.sequence import PackedBatch
 from soundomni.train.loop import part_means, train_step
+from soundomni.train.optimizers.build import build_optimizer
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from soundomni.train.sample_writer import sample_writer
 from tiny_spec import tiny_spec
 
 from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.interfaces import Dataset
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import DropoutSpec, Slot
@@ -17,6 +17,7 @@ from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.held_out_batches import plan_held_out
 from soundomni.data.mixture import Mixture
 from soundomni.data.prefetch import ClipReader
+from soundomni.data.samples import SampleWriter
 from soundomni.train.ema import EMA
 from soundomni.train.held_out import HeldOut
 from soundomni.train.parallel import World, parallelize
@@ -35,7 +36,8 @@ def held_out(world: World, directory: Path) -> HeldOut:
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=3)
     model.normalizer.leave()
     mixture = Mixture.open(spec.data, lambda slot: cast(Dataset, build("dataset", cast(Slot, slot))))
-    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
+    segments = segment_writer(model, spec.model, tokenizer=tokenizer)
+    writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
     batches = plan_held_out(mixture, writer, spec.data, most=-1)
     parallelize(model, world, spec.train)
     ema = EMA(model, decay=0.9)

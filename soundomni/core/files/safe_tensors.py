@@ -38,6 +38,6 @@ def readable(file: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise CheckpointError(f"'{file}' cannot be read as safetensors, it is damaged or incomplete: {message_of(error)}") from error
+        raise CheckpointError(f"'{file}' cannot be read as safetensors; it is damaged or incomplete: {message_of(error)}") from error
     except OSError as error:
         raise CheckpointError(f"'{file}' cannot be read as safetensors: {error.strerror or message_of(error)}") from error
