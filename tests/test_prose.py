@@ -21,7 +21,7 @@ from soundomni.cli.parsing import Parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "soundomni"
 
-MOST_IN_CODE = 596
+MOST_IN_CODE = 528
 """Findings in the strings of soundomni/. Lower it whenever there are fewer; never raise it."""
 MOST_IN_HELP = 22
 """Findings in the texts of `--help`. Lower it whenever there are fewer; never raise it."""

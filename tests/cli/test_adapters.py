@@ -64,7 +64,7 @@ def test_mistakes_are_told(adapter: Path, tiny_run: Path, tiny_model: Path, tmp_
     generate = ["generate", "--model", tiny_model, "--prompt", "x", "--out", tmp_path / "made", "--adapter"]
     assert "name one of its folders: und" in fails(*generate, adapter)
     assert "is not an adapter: it has no adapter_config.json" in fails(*generate, tmp_path / "nowhere")
-    assert "which is no linear layer of this model" in fails(
+    assert "which is not a linear layer of this model" in fails(
         "generate", "--model", "nano", "--prompt", "x", "--adapter", _foreign(adapter, tmp_path)
     )
     assert not (tmp_path / "x").exists() and not (tmp_path / "made").exists()

@@ -158,7 +158,7 @@ def other_widths(folder: Path) -> Path:
     [
         (another_model, "holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1."),
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
-        (truncated, "cannot be read as safetensors, it is damaged or incomplete"),
+        (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
         (other_widths, "instead of ["),
         (lambda folder: folder / "absent.ckpt", "no weights at"),

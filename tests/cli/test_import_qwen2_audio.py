@@ -107,7 +107,7 @@ def quantised(folder: Path) -> None:
     [
         (another_model, "holds no Qwen2-Audio model: expected model.language_model.embed_tokens.weight or language_model.model."),
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
-        (truncated, "cannot be read as safetensors, it is damaged or incomplete"),
+        (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
         (missing_tensor, "lacks 1 tensors that its config asks for (multi_modal_projector.linear.bias)"),
         (other_widths, "layers.1.mlp.up_proj.weight is [35, 32], by its config [36, 32] is expected"),

@@ -235,7 +235,7 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (truncate, "cannot be read as safetensors, it is damaged or incomplete"),
+        (truncate, "cannot be read as safetensors; it is damaged or incomplete"),
         (damaged(lambda tensors: tensors.pop("language_model.model.norm_moe_gen.weight")), "holds no model of the original SoundOmni"),
         (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensors that its config asks for ({DEEP})"),
         (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32], by its config [20, 32] is expected"),

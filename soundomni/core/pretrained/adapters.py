@@ -37,7 +37,8 @@ A, B = "lora_A.weight", "lora_B.weight"
 MOST_RANK = 65_536
 
 INITIALISATIONS = (True, False, "gaussian", "orthogonal")
-"""Values of peft's `init_lora_weights` that leave the base weights alone; others, such as "pissa", change them before training."""
+"""Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", do so before
+training."""
 NO_MATTER = frozenset(
     (
         *("auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform"),
@@ -45,23 +46,24 @@ NO_MATTER = frozenset(
         *("target_modules", "task_type"),
     )
 )
-"""Keys of peft's config that change nothing in what plain matrices A and B compute."""
+"""Keys of peft's config that do not change what plain matrices A and B compute."""
 
 
 def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | None = None) -> list[Path]:
-    """Writes the adapters of each stream as a folder of its own, `directory/<stream>`, in float32.
+    """Write the adapters of each stream as a folder of its own, `directory/<stream>`, in float32.
 
     Args:
-        model: with adapters, whole.
-        directory: missing or empty.
-        base: name or path of the model that they are for; of a path, only the last part is written, as the rest is about this machine.
+        model: the whole model, with adapters.
+        directory: the directory to write; it must not exist or be empty.
+        base: name or path of the model that they are for. Only the last part of a path is written: the rest is about
+            this machine.
 
     Raises:
-        CheckpointError: there are no adapters, something is there already, or it cannot be written.
+        CheckpointError: there are no adapters, or the directory is not empty or cannot be written.
     """
     target, adapted = Path(directory), adapted_layers(model)
     if not adapted:
-        raise CheckpointError("the model has no adapters to write: a spec with train.lora makes them")
+        raise CheckpointError("the model has no adapters to write. Train it with a spec that has train.lora")
     check_free(target)
     name = None if base is None else public_name(base)
     folders = []
@@ -75,17 +77,18 @@ def save_adapters(model: UnifiedModel, directory: str | Path, *, base: str | Non
 
 
 def check_free(directory: str | Path) -> None:
-    """Raises CheckpointError unless `directory` is missing or an empty folder."""
+    """Raise CheckpointError unless `directory` is missing or an empty folder."""
     path = Path(directory)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"'{path}' is not an empty folder, and adapters replace nothing; choose another directory")
+        raise CheckpointError(f"'{path}' is not an empty folder, and adapters never replace files. Choose another directory")
 
 
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
-    """Adds the adapters of a folder that this library or peft wrote to the weights of `model`: all of them, or nothing on an error.
+    """Add the adapters of a folder that this library or peft wrote to the weights of `model`: all of them, or none on
+    an error.
 
     Raises:
-        CheckpointError: the folder is no adapter, is of another kind than plain LoRA, or does not fit the model in names or shapes.
+        CheckpointError: the folder is not an adapter, is not plain LoRA, or does not fit the model in names or shapes.
         SpecError: an adapted layer shares its weight with another.
     """
     path = Path(directory)
@@ -105,7 +108,7 @@ def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Names in the file of A and B of one layer, and the shape `[O, I]` of their product."""
+    """Names of a layer's A and B in the file, and the shape `[O, I]` of their product."""
 
     a: str
     b: str
@@ -145,15 +148,15 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
 
 
 def _read_config(folder: Path) -> tuple[float, int]:
-    """Returns alpha / r and r of a folder. Raises CheckpointError for anything that plain matrices A and B do not say."""
+    """Return alpha / r and r of a folder. Raise CheckpointError for anything but plain LoRA."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        near = f"; name one of its folders: {', '.join(inside)}" if inside else ""
+        near = f". Name one of its folders: {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
     config = read_object(file)
     if config.get("peft_type") != "LORA":
-        raise CheckpointError(f'\'{file}\' is not of LoRA: expected an object with "peft_type": "LORA"')
+        raise CheckpointError(f'\'{file}\' is not a LoRA config; expected an object with "peft_type": "LORA"')
     rest = dict(config)
     rank, alpha = rest.pop("r", None), rest.pop("lora_alpha", None)
     initial, bias = rest.pop("init_lora_weights", True), rest.pop("bias", "none")
@@ -162,8 +165,8 @@ def _read_config(folder: Path) -> tuple[float, int]:
     if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
         raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:g} times r")
     if initial not in INITIALISATIONS or bias != "none":
-        told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
-        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA is supported")
+        given = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
+        raise CheckpointError(f"'{file}': {given}; expected true and \"none\": only plain LoRA is supported")
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
     if others:
         raise CheckpointError(f"'{file}' sets {some(others)}; only plain LoRA is supported")
@@ -175,7 +178,7 @@ def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
 
 
 def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
-    """Returns A and B of each layer of a file by the name of the layer. Raises CheckpointError when it holds anything else."""
+    """Return A and B of each layer of a file by the layer's name. Raise CheckpointError if it holds anything else."""
     names: dict[str, dict[str, str]] = {}
     for key in weights:
         for kind in (A, B):
@@ -183,7 +186,7 @@ def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
                 names.setdefault(key[len(PREFIX) : -len(kind) - 1], {})[kind] = key
                 break
         else:
-            raise CheckpointError(f"'{weights.path}' holds '{key}'; expected {PREFIX}<layer>.{A} and .{B} alone")
+            raise CheckpointError(f"'{weights.path}' holds '{key}'; expected only {PREFIX}<layer>.{A} and .{B}")
     pairs = {}
     for name, found in names.items():
         if len(found) < 2:
@@ -211,9 +214,9 @@ def _check_values(path: Path, name: str, weight: Tensor, a: Tensor, b: Tensor, *
 
 def _check_fit(path: Path, name: str, pair: _Pair, layers: Mapping[str, nn.Linear], rank: int) -> None:
     if name not in layers:
-        raise CheckpointError(f"'{path}' adapts '{name}', which is no linear layer of this model.{did_you_mean(name, layers)}")
+        raise CheckpointError(f"'{path}' adapts '{name}', which is not a linear layer of this model.{did_you_mean(name, layers)}")
     shape = tuple(layers[name].weight.shape)
     if shape != pair.shape:
-        raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; this model has {shape}")
+        raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; expected {shape}, the shape in this model")
     if rank > max(shape):
         raise CheckpointError(f"'{path}' adapts '{name}' of shape {shape} with r = {rank}; expected at most {max(shape)}")

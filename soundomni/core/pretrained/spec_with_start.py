@@ -1,6 +1,6 @@
-"""Specs that name a model to start from: the model's own spec becomes the lowest layer.
+"""`model.start`: the starting model's own spec becomes the lowest layer.
 
-Importing this is light; the model is only looked for when a spec names one.
+Importing this module is light. It only looks for a model if a spec names one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from soundomni.core.spec.schema import Spec
 StartFrom = Literal["kept", "directory", "if-here"]
 """Where the layer of `model.start` comes from.
 
-- "kept": if the run in train.run_dir goes on, what that run keeps of the model; otherwise the model directory.
+- "kept": the copy of the spec that the run in train.run_dir keeps, if that run is resumed; otherwise the
+  model directory.
 - "directory": the model directory in any case.
-- "if-here": as "kept"; but if no such model is here and the layers name a backbone themselves, nowhere, which stderr says.
+- "if-here": as "kept", but without this layer if the model is not here and the layers name a backbone; stderr says so.
 """
 
 
@@ -33,10 +34,10 @@ def load_spec_with_start(
     """Read a spec from layers, and below them the spec of the model that `model.start` names, if it names one.
 
     Args:
-        configs, overrides, trust_class_paths, validate_plugins: as of `load_spec`.
+        configs, overrides, trust_class_paths, validate_plugins: as in `load_spec`.
         start: where the layer of `model.start` comes from.
 
-    Raises SpecError and PluginError as `load_spec`, and CheckpointError when `model.start` does not name a model.
+    Raise SpecError and PluginError as `load_spec`, and CheckpointError if `model.start` does not name a model.
     """
     layers = read_layers(configs, overrides)
     base: dict[str, Any] = {}
