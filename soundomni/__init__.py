@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is used of a model on first use: `import soundomni` alone does not import torch."""
+    """Import a public name on first use, so that `import soundomni` does not import torch."""
     if name in _HOMES:
         return getattr(_import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'soundomni' has no attribute '{name}'")

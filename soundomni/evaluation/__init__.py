@@ -1,15 +1,15 @@
-"""Measuring a model from Python: `evaluate` does all of it in one call, and each step is a function of its own.
+"""Measuring a model from Python: `evaluate` does everything in one call, and each step has its own function.
 
 | step | name |
 |---|---|
-| open what the model is measured on | `open_data`, `open_list`, `shipped_lists` |
+| open the data | `open_data`, `open_list`, `shipped_lists` |
 | let the model do its tasks | `run_model`, with `Settings`, gives an `Outcome` |
 | score what it made and said | `score_outcome`, with `load_judges` for networks that judge |
-| keep it | `save_outcome`, `made_with` |
+| save the outcome | `save_outcome`, `made_with` |
 | show a score | `score_text`, `comparison_text` |
 | compare a clip with what came back through a codec | `compare` |
 
-The library prints nothing. An `Observer` hears what is going on.
+The library prints nothing. An `Observer` receives reports of what is going on.
 
 Names are imported on first use: importing this package imports neither torch nor numpy.
 """

@@ -1,4 +1,4 @@
-"""Checksums of clips and of what is known about them: numbers compare only if they were measured on the same clips."""
+"""Checksums of clips and their metadata: numbers only compare if they were measured on the same clips."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
 
 AUDIO_STEP = 2.0**-10
-"""Samples are rounded to multiples of this first, far more coarsely than other versions of libraries round differently."""
+"""Samples are first rounded to multiples of this, far more than the differences between versions of libraries."""
 
 
 def items_sha256(items: Iterable[Item]) -> str:
-    """Return the SHA-256 of what is known about every item: key, length, rate, captions, questions and attributes."""
+    """Return the SHA-256 of the metadata of all items: key, length, rate, captions, questions and attributes."""
     total = hashlib.sha256()
     for item in items:
         known = [item.key, item.num_samples, item.sample_rate, item.captions, item.questions, dict(item.attributes)]
@@ -26,7 +26,7 @@ def items_sha256(items: Iterable[Item]) -> str:
 
 
 def audio_sha256(clips: Iterable[tuple[np.ndarray, int]]) -> str:
-    """Return the SHA-256 of clips, each a waveform `[C, S]` in steps of AUDIO_STEP and its rate in Hz."""
+    """Return the SHA-256 of clips, each a waveform `[C, S]`, rounded to AUDIO_STEP, and its rate in Hz."""
     import numpy as np
 
     total = hashlib.sha256()

@@ -1,4 +1,6 @@
-"""A whole evaluation in one call: open the data, run the model, score what it made, and say what the numbers were made with."""
+"""A whole evaluation in one call: open the data, run the model, score its output, and record what the numbers depend
+on.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +39,21 @@ def evaluate(
     adapter: str | Path | None = None,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Measure a model, and return what `soundomni evaluate --json` prints. Nothing is printed here.
+    """Measure a model, and return what `soundomni evaluate --json` prints. This function prints nothing.
 
     Args:
-        model: what is measured.
-        data: name of a fixed list or path to its file, or a dataset, built or as a slot; or what `open_data` returns for one of these.
-        tasks: some of TASKS; None for those that the list names, or COMMON_TASKS on a dataset.
+        model: the model to measure.
+        data: name of a fixed list or path to its file, a dataset, the slot of a dataset, or the result of `open_data`.
+        tasks: some of TASKS; None for those of the list, or COMMON_TASKS on a dataset.
         limit: measure on the first `limit` clips; None for all clips of a list, and the first 100 of a dataset.
         seed: seed of the first clip that is generated; later clips use seed + 1, seed + 2, …
         batch_size: clips that the model takes at once.
         num_steps, guidance_scale: settings of the sampler; None for the model's own.
-        judges: networks that judge what is generated, see `load_judges`.
+        judges: networks that judge generated clips, see `load_judges`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
         loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
         adapter: directory of adapters that have been merged into the model; only recorded, with its checksum.
-        observer: hears what is going on.
+        observer: receives reports of what is going on.
 
     Returns:
         the scores and counts that `score_outcome` describes, and "made_with", everything that the numbers depend on.

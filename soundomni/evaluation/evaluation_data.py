@@ -1,4 +1,4 @@
-"""What a model is measured on: a fixed list or a dataset, opened, and what identifies it in a result."""
+"""The data that a model is measured on: a fixed list or a dataset, opened, and its identity in a result."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class EvaluationData:
 
     @property
     def default_limit(self) -> int | None:
-        """How many clips are measured unless a limit is given; None for all."""
+        """Number of clips that are measured without a limit; None for all."""
         return DATASET_LIMIT if self.fixed is None else None
 
     @property
     def plugin(self) -> Slot:
-        """The dataset's plugin; for a dataset that was built in Python, its class by import path without arguments."""
+        """Slot of the dataset's plugin; for a dataset built in Python, its class by import path without arguments."""
         if self.slot is not None:
             return self.slot
         kind = type(self.dataset)
         return Slot(f"{kind.__module__}.{kind.__qualname__}")
 
     def choose_tasks(self, asked: Sequence[str] | None) -> tuple[str, ...]:
-        """Return the tasks to measure: those that are asked for, otherwise those of the list, or the common ones.
+        """Return the tasks to measure: those asked for, or those of the list, or the common ones.
 
         Raise SpecError if a task is unknown, or not one of the list's.
         """
@@ -56,23 +56,23 @@ class EvaluationData:
         missing = [task for task in asked or () if task not in self.fixed.tasks]
         if missing:
             known = ", ".join(self.fixed.tasks)
-            raise SpecError(f"the list '{self.fixed.name}' does not measure {', '.join(missing)}, only {known}")
+            raise SpecError(f"the list '{self.fixed.name}' does not measure {', '.join(missing)}; expected some of {known}")
         return self.fixed.tasks if asked is None else tuple(asked)
 
     def identity(self) -> dict[str, Any]:
-        """Return plain data that says which list or dataset this is."""
+        """Return plain data that identifies the list or dataset."""
         listed = {} if self.fixed is None else {"list": self.fixed.name, "sha256": self.fixed.sha256}
         known = asdict(self.plugin) if self.slot is not None else {"class_path": self.plugin.class_path, "init_args": None}
         return {**listed, "dataset": known}
 
 
 def open_data(data: str | Path | Slot | Dataset, *, trust_class_paths: bool = False, observer: Observer = SILENT) -> EvaluationData:
-    """Open what a model is to be measured on.
+    """Open the data that a model is measured on.
 
     Args:
         data: the name of a fixed list or a path to its file, the slot of a dataset, or a dataset.
         trust_class_paths: let a list or slot name its dataset by import path.
-        observer: hears how many clips of a list have been checked.
+        observer: receives how many clips of a list have been checked.
 
     Raises:
         SpecError: there is no such list, its clips changed, or the arguments of the dataset are wrong.

@@ -1,8 +1,9 @@
 """Fixed lists of clips that a model is measured on, and proof that they have not changed.
 
-A list is a YAML file, shipped in soundomni/lists or the user's own: what it measures (`description`), the `dataset` slot, the `tasks`, and
-two SHA-256 sums, of the items (keys, captions, questions, attributes) and of their audio. All of it is checked whenever a list is opened,
-so that numbers measured on a list of one name are always numbers on the same clips.
+A list is a YAML file, shipped in soundomni/lists or written by the user. It holds a `description` of what it measures,
+the `dataset` slot, the `tasks`, and two SHA-256 checksums: of the items (keys, captions, questions, attributes) and of
+their audio. Both are checked whenever a list is opened, so that numbers measured on a list of one name are always
+numbers on the same clips.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListFile:
-    """What a list's file holds; the fields are the keys of the YAML."""
+    """Contents of a list's file; the fields are the keys of the YAML."""
 
     description: str
     dataset: Slot
@@ -44,9 +45,9 @@ class FixedList:
         name: name of a shipped list, or path of a file.
         sha256: SHA-256 of the file.
         description: what the list measures.
-        slot: the dataset as the file names it.
-        dataset: the dataset, built.
-        tasks: what is measured on it, some of TASKS.
+        slot: the dataset as named in the file.
+        dataset: the dataset itself.
+        tasks: the tasks to measure on it, some of TASKS.
     """
 
     name: str
@@ -64,12 +65,12 @@ def shipped_lists() -> tuple[str, ...]:
 
 
 def open_list(name: str | Path, *, trust_class_paths: bool = False, observer: Observer = SILENT) -> FixedList:
-    """Read a list, build its dataset, and check that items and audio are those it was written for.
+    """Read a list, build its dataset, and check that its items and audio have not changed.
 
     Args:
         name: name of a shipped list, or path to a YAML file.
         trust_class_paths: let the dataset be named by import path.
-        observer: hears how many clips have been checked.
+        observer: receives how many clips have been checked.
 
     Raises:
         SpecError: there is no such list, its file is damaged, or its items or audio do not match the checksums.
@@ -101,12 +102,12 @@ def _check_sums(name: str, given: ListFile, sums: dict[str, str]) -> None:
     for key, found in sums.items():
         expected = getattr(given, key)
         if expected is None:
-            raise SpecError(f"list '{name}' has no {key}, so it could change unnoticed; that of its dataset now is {found}")
+            raise SpecError(f"list '{name}' has no {key}, so it could change unnoticed. Set it: its value now is {found}")
         if expected != found:
             what = key.partition("_")[0]
             raise SpecError(
-                f"list '{name}': its {what} changed since it was written: {key} is {found}, expected {expected}; "
-                "numbers measured on it would not compare with older ones"
+                f"list '{name}': its {what} changed since it was written: {key} is {found}; expected {expected}. "
+                "Numbers measured on it could not be compared with older ones"
             )
 
 

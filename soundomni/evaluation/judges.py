@@ -1,4 +1,4 @@
-"""Networks that judge generated clips, from the user's own directories, and the scores that they give."""
+"""Networks that judge generated clips, loaded from the user's own directories, and their scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Judges:
 
     Args:
         clap, classifier: the networks.
-        clap_directory, classifier_directory: where they were loaded from, so that a result can identify them; None if unknown.
+        clap_directory, classifier_directory: directories that they were loaded from, to identify them in a result; None
+            if unknown.
     """
 
     clap: ClapEmbedder | None = None
@@ -40,7 +41,7 @@ NO_JUDGES = Judges()
 
 
 def load_judges(*, clap: str | None = None, classifier: str | None = None, device: str = "cpu") -> Judges:
-    """Load the directories that are given, in transformers format. Raise CheckpointError if one does not hold such a network."""
+    """Load networks from directories in transformers format. Raise CheckpointError if a directory does not hold one."""
     from soundomni.metrics.clap import ClapEmbedder
     from soundomni.metrics.classifier import AudioClassifier
 
@@ -53,7 +54,7 @@ def load_judges(*, clap: str | None = None, classifier: str | None = None, devic
 
 
 def check_judged_tasks(tasks: Sequence[str]) -> None:
-    """Raise SpecError if none of the tasks makes anything that a network could judge."""
+    """Raise SpecError if no task makes anything that a network could judge."""
     if "generate" not in tasks:
         raise SpecError(
             f"{', '.join(tasks)} does not generate anything that a CLAP network or a classifier could judge. "
@@ -62,7 +63,7 @@ def check_judged_tasks(tasks: Sequence[str]) -> None:
 
 
 def judge_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[Audio], judges: Judges, *, observer: Observer) -> Scores:
-    """Score generated clips by networks: against their prompts, and as a set against the data's own clips."""
+    """Score generated clips with networks: against their prompts, and as a set against the data's own clips."""
     import numpy as np
 
     from soundomni.metrics.clap import clap_score
@@ -87,6 +88,6 @@ def judge_scores(prompts: Sequence[str], clips: Sequence[Audio], made: Sequence[
 
 
 def _pairs(clips: Sequence[Audio], judge: str, observer: Observer) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield waveform and rate of one clip at a time, so that not all of them have to be in memory."""
-    for clip in counted(clips, f"judging clips by {judge}", total=len(clips), observer=observer):
+    """Yield waveform and rate of one clip at a time, so that they need not all be in memory."""
+    for clip in counted(clips, f"judging clips with {judge}", total=len(clips), observer=observer):
         yield clip.waveform, clip.sample_rate

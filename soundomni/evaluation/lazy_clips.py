@@ -1,4 +1,4 @@
-"""The clips that a model is measured on, read when they are needed: memory holds only some of them."""
+"""The clips that a model is measured on, read when needed: memory only holds some of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 KEPT_BYTES = 2**28
-"""Bytes of the most recent clips that stay in memory: each task reads all clips again, but small sets are then read only once."""
+"""Bytes of recent clips that stay in memory: each task reads all clips again, but small sets are only read once."""
 
 
 class Clips(Sequence["Audio"]):
@@ -19,8 +19,8 @@ class Clips(Sequence["Audio"]):
 
     Args:
         dataset: what the clips are read from.
-        indices: index in the dataset of the clip at each place.
-        kept_bytes: how many bytes of waveforms stay in memory.
+        indices: dataset index of the clip at each place.
+        kept_bytes: most bytes of waveforms that stay in memory.
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], *, kept_bytes: int = KEPT_BYTES) -> None:
@@ -46,7 +46,7 @@ class Clips(Sequence["Audio"]):
         return map(self._clip, self._indices)
 
     def at(self, places: Sequence[int]) -> Clips:
-        """Return the clips at some places; what is in memory stays there."""
+        """Return the clips at some places; clips in memory stay there."""
         clips = Clips(self._dataset, [self._indices[place] for place in places], kept_bytes=self._kept_bytes)
         clips._kept, clips._bytes = self._kept, self._bytes
         return clips

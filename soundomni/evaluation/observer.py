@@ -1,4 +1,7 @@
-"""How an evaluation says what it is doing: an observer may show it, log it or ignore it. The library itself prints nothing."""
+"""How an evaluation reports what it is doing: an observer may show it, log it or ignore it.
+
+The library itself prints nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Counts what is done of a piece of work."""
+    """Counts how much of a piece of work is done."""
 
     def advance(self, count: int = 1) -> None:
         """Count `count` more as done."""
@@ -20,13 +23,16 @@ class Progress(Protocol):
 
 
 class Observer(Protocol):
-    """Hears what an evaluation is doing while it runs. Implement both methods, or subclass `Silent` and override one."""
+    """Receives reports of what an evaluation is doing.
+
+    Implement both methods, or subclass `Silent` and override one.
+    """
 
     def begin(self, what: str, *, total: int) -> AbstractContextManager[Progress]:
         """Begin a piece of work, such as "describing clips", of `total` counts; it is over when the context ends."""
 
     def note(self, text: str) -> None:
-        """Say something once that people should know, such as which clip was left out and why; `text` is one line."""
+        """Report something that people should know, such as which clip was left out and why; `text` is one line."""
 
 
 class Silent:

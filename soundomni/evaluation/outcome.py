@@ -1,4 +1,4 @@
-"""What a model made and said when it was measured, before any of it is scored."""
+"""What a model made and said in an evaluation, before it is scored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Outcome:
     """What a model made and said.
 
     Args:
-        items, clips: what it was given; clips that cannot be read are left out and counted as `unreadable`.
+        items, clips: what it got; clips that cannot be read are left out and counted as `unreadable`.
         unmeasurable: how many clips can be read but are left out, because the model or a metric does not take them.
         failures: for each clip that is left out, its key as "file" and what is wrong with it as "error".
         generated: a clip for the first caption of each item, of the item's length.
@@ -27,8 +27,8 @@ class Outcome:
         answered: for each clip, the answer to each of its questions.
         reconstructed: how each clip came back through the codec.
         continued: each clip that could be cut in the middle of a sound, continued.
-        varied: strength → a variant of each clip towards the caption of the next one.
-        not_measured: task → why it was not done.
+        varied: for each strength, a variant of each clip towards the caption of the next one.
+        not_measured: reason for each task that did not run.
     """
 
     items: list[Item]

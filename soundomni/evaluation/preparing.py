@@ -1,4 +1,6 @@
-"""What can be measured, settled before anything is made: the clips that can be read and used, and the tasks that model and clips allow."""
+"""What can be measured, decided before anything is made: the usable clips, and the tasks that the model and the clips
+allow.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 def prepare(
     model: SoundOmni, dataset: Dataset, settings: Settings, *, judges: Judges, observer: Observer
 ) -> tuple[Outcome, tuple[str, ...]]:
-    """Return an outcome that has clips and nothing made yet, and the tasks to do, in the order of TASKS.
+    """Return an outcome with clips but without results, and the tasks to do, in the order of TASKS.
 
-    Clips that cannot be read, or that the model does not take, are left out and named to the observer. Tasks that model or clips do not
-    allow are in the outcome's `not_measured`.
+    Clips that cannot be read, or that the model does not take, are left out and reported to the observer. Tasks that
+    the model or the clips do not allow are in the outcome's `not_measured`.
 
     Raises:
         DataError: the dataset is empty, or none of its clips can be read and measured.
@@ -41,7 +43,7 @@ def prepare(
 
 
 def _read(dataset: Dataset, count: int, observer: Observer) -> Outcome:
-    """Read every clip once, one after the other, to know which can be read."""
+    """Read every clip once, one by one, to find out which can be read."""
     from soundomni.core.errors import UnreadableAudioError
 
     if count == 0:
@@ -62,7 +64,7 @@ def _read(dataset: Dataset, count: int, observer: Observer) -> Outcome:
 
 
 def _listed(dataset: Dataset, observer: Observer) -> list[dict[str, str]]:
-    """Return the files that the dataset found unreadable when it listed them; note which others it leaves out."""
+    """Return the files that the dataset found unreadable when it listed them; report which others it leaves out."""
     from soundomni.data.reports import name_first
 
     others = [skip for skip in dataset.skipped if skip.kind != "unreadable"]
@@ -77,7 +79,7 @@ def _left_out(key: str, reason: str, observer: Observer) -> dict[str, str]:
 
 
 def _leave_out(outcome: Outcome, unfit: Mapping[int, DataError], observer: Observer) -> None:
-    """Take clips that cannot be measured out of an outcome, by place, and name them."""
+    """Remove clips that cannot be measured from an outcome, by place, and report them."""
     if not unfit:
         return
     assert isinstance(outcome.clips, Clips), "as _read made them"
@@ -101,7 +103,7 @@ def _obstacle(task: str, model: SoundOmni, items: Sequence[Item], *, judged: boo
     if task == "answer" and not any(item.questions for item in items):
         return "no clip has a question"
     if task == "generate" and not (judged or toys):
-        return "the clips are not toy sounds, and no CLAP network or classifier was given to judge others"
+        return "the clips are not toy sounds, and there is no CLAP network or classifier to judge others"
     if task in ("continue", "vary") and not toys:
-        return "the clips are not toy sounds, and signal analysis hears only those"
+        return "the clips are not toy sounds, and signal analysis only understands those"
     return None

@@ -38,13 +38,13 @@ def made_with(
     """Return everything that the numbers depend on: model, data, seed, sampler, guidance, judges, resampler, device and versions.
 
     Args:
-        model: what was measured.
-        data: what it was measured on.
+        model: the measured model.
+        data: the data that it was measured on.
         settings: how it was run.
-        outcome: what it made; its items and clips are those that were measured.
-        judges: networks that judged what was generated.
+        outcome: what it made; its items and clips are the measured ones.
+        judges: networks that judged the generated clips.
         loaded_from: the name or directory that the model was loaded from; None if unknown.
-        adapter: the directory of the adapters that were merged into the model, if any.
+        adapter: directory of the adapters that were merged into the model, if any.
 
     Raises:
         CheckpointError: there is no model of the name `loaded_from`, or no adapter.
@@ -79,7 +79,9 @@ def made_with(
 
 
 def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) -> None:
-    """Raise CheckpointError if a file is missing whose checksum `made_with` records, so that nothing is computed in vain."""
+    """Raise CheckpointError if `made_with` would miss a file whose checksum it records, before anything is computed in
+    vain.
+    """
     from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
     from soundomni.core.pretrained.directory import find_model
 
@@ -93,7 +95,8 @@ def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) ->
 
 
 def weights_sha256(name: str) -> str:
-    """Return the SHA-256 of the weights of a model that `from_pretrained` takes; if they are in several files, that of the files' sums.
+    """Return the SHA-256 of the weights of a model that `from_pretrained` takes; for several files, that of their
+    checksums.
 
     Raise CheckpointError if there is no model of that name.
     """
@@ -127,7 +130,7 @@ def _network(folder: str | None) -> dict[str, Any] | None:
 
 
 def _sum(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of a file; of several files, that of their sums."""
+    """Return the SHA-256 of a file; for several files, that of their checksums."""
     from soundomni.core.pretrained.foreign_weights import digest
 
     sums = [str(digest(file)["sha256"]) for file in files]

@@ -33,7 +33,7 @@ def score_text(name: str, value: float) -> str:
 
 
 def comparison_text(found: Comparison) -> str:
-    """Return on one line how a file came back through a codec."""
+    """Return one line that says how a file came back through a codec."""
     here = f"codec at {found.codec_rate} Hz, keeps 0-{found.kept_hz:g} Hz: {_measures_text(rounded(found.at_codec))}"
     if found.codec_rate == found.file_rate:
         return f"{here}; the file has the same rate"

@@ -1,4 +1,4 @@
-"""Running a model on clips: it generates, describes, answers, reconstructs, continues and varies, as far as it is asked to."""
+"""Running a model on clips: it generates, describes, answers, reconstructs, continues and varies, as asked."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 def run_model(
     model: SoundOmni, dataset: Dataset, settings: Settings, *, judges: Judges = NO_JUDGES, observer: Observer = SILENT
 ) -> Outcome:
-    """Let a model do the tasks of the settings, as far as model and clips allow them.
+    """Let a model do the tasks of the settings that the model and the clips allow.
 
-    Generating, continuing and varying need captions, and clips whose attributes signal analysis can hear (those of toy-sounds); judges
-    also judge what is generated from other captions. Describing needs an encoder and captions, answering needs an encoder and questions.
-    Clips that cannot be read, or that the model does not take, are left out and listed in the outcome's `failures`.
+    Generating, continuing and varying need captions, and clips whose attributes signal analysis can find (those of
+    toy-sounds); with judges, clips can also be generated from other captions. Describing needs an encoder and captions,
+    answering needs an encoder and questions. Clips that cannot be read, or that the model does not take, are left out
+    and listed in the outcome's `failures`.
 
     Args:
-        model: what is measured.
+        model: the model to measure.
         dataset: the clips, from the first one up to the limit of the settings.
         settings: how the model is run, and the tasks.
-        judges: networks that will judge what is generated; they are not run here.
-        observer: hears what is going on.
+        judges: networks that will judge the generated clips; they do not run here.
+        observer: receives reports of what is going on.
 
     Raises:
         DataError: the dataset is empty, or none of its clips can be read and measured.

@@ -1,4 +1,4 @@
-"""Saving what a model made and said when it was measured."""
+"""Saving the clips and texts that a model made in an evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS_FILE = "results.jsonl"
 
 
 def empty_folder(path: str | Path) -> Path:
-    """Make a folder that has nothing in it yet. Raise DataError if there is something in it, or it cannot be made."""
+    """Make an empty folder. Raise DataError if it is not empty or cannot be made."""
     folder = local_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,15 +31,16 @@ def empty_folder(path: str | Path) -> Path:
 
 
 def save_outcome(outcome: Outcome, folder: Path, *, observer: Observer = SILENT) -> None:
-    """Write each generated clip as NUMBER.wav, and results.jsonl with a line per clip: what was true, and what was made and said.
+    """Write each generated clip as NUMBER.wav, and results.jsonl with a line per clip: the truth, and what the model
+    made and said.
 
-    Continued and varied clips are NUMBER-continued.wav and NUMBER-varied-STRENGTH.wav. Scores are those of the clips as they were made;
-    a file whose "gain" is below 1 is quieter, because it would be clipped otherwise.
+    Continued and varied clips are NUMBER-continued.wav and NUMBER-varied-STRENGTH.wav. The scores are those of the
+    clips as made; a file with a "gain" below 1 is quieter, because it would clip otherwise.
     """
     from soundomni.evaluation.toy_attributes import are_toys
 
     toys = are_toys(outcome.items)
-    continued = {one.item.key: one for one in outcome.continued}  # clips without a cut are not in it
+    continued = {one.item.key: one for one in outcome.continued}  # without the clips that were not cut
     rows = []
     for i, item in enumerate(outcome.items):
         row: dict[str, Any] = {"key": item.key, "captions": item.captions, "attributes": dict(item.attributes)}

@@ -11,7 +11,7 @@ class Score:
     """A number.
 
     Args:
-        value: a share from 0 to 1, or what the metric of this name gives.
+        value: a share from 0 to 1, or the value of the metric of this name.
         of: how many clips, answers or attributes it sums up.
         low, high: ends of the 95 % Wilson interval of a share of independent verdicts, one per clip. Shares that take several
             verdicts from one clip have no interval, because those depend on each other.
@@ -24,7 +24,7 @@ class Score:
 
 
 Scores = dict[str, Score]
-"""Name of a score → the score."""
+"""Scores by name."""
 
 
 def share(verdicts: Sequence[bool]) -> Score:

@@ -1,4 +1,4 @@
-"""Turning what a model made and said into a result: plain data with a number for each score."""
+"""Scoring what a model made and said: plain data with a number for each score."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ RESULT_KEYS = {
     "continue": "continued",
     "vary": "varied",
 }
-"""Task → its key in a result."""
+"""Keys of the tasks in a result."""
 
 
 def score_outcome(outcome: Outcome, *, judges: Judges = NO_JUDGES, observer: Observer = SILENT) -> dict[str, Any]:
     """Score an outcome.
 
     Returns:
-        plain data: "clips", "unreadable" and "unmeasurable", counts; "failures", a row for each clip that is left out; "rates" of codec
-        and files in Hz, if clips went through the codec; for each task that was done {score: value}, see RESULT_KEYS; "details", a row
-        for each score with its task, how many clips or verdicts it sums up and its interval, see `Score`; "not_measured", lines that say
-        what is missing and why.
+        plain data: "clips", "unreadable" and "unmeasurable", counts; "failures", a row for each clip that is left out;
+        "rates" of codec and files in Hz, if clips went through the codec; for each task that ran {score: value}, see
+        RESULT_KEYS; "details", a row for each score with its task, how many clips or verdicts it sums up and its
+        interval, see `Score`; "not_measured", lines that say what is missing and why.
     """
     found = _scores(outcome, judges, observer)
     return {
@@ -54,7 +54,7 @@ def score_outcome(outcome: Outcome, *, judges: Judges = NO_JUDGES, observer: Obs
 
 
 def _rates(outcome: Outcome) -> dict[str, Any]:
-    """Return at which rates the reconstructions were measured: the codec's, what it keeps, and how many files have which rate."""
+    """Return the rates of the reconstructions: the codec's, what it keeps, and how many files have which rate."""
     if not outcome.reconstructed:
         return {}
     first = outcome.reconstructed[0]
@@ -64,7 +64,7 @@ def _rates(outcome: Outcome) -> dict[str, Any]:
 
 
 def _scores(outcome: Outcome, judges: Judges, observer: Observer) -> dict[str, Scores]:
-    """Return the scores of each task that was done."""
+    """Return the scores of each task that ran."""
     items = outcome.items
     found: dict[str, Scores] = {}
     if outcome.generated:

@@ -1,4 +1,4 @@
-"""What is measured of a model, and how the model is run for it. Importing this module imports nothing heavy."""
+"""What is measured, and how the model is run for it. Importing this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seed
 
 TASKS = ("generate", "describe", "answer", "reconstruct", "continue", "vary")
-"""What can be measured."""
+"""Tasks that can be measured."""
 COMMON_TASKS = TASKS[:4]
-"""What is measured on a dataset unless more is asked for. Editing takes four clips to make for each clip."""
+"""Tasks that are measured on a dataset by default. Editing makes four more clips for each clip."""
 
 DEFAULT_LIST = "new-combinations"
-"""The fixed list that a model is measured on unless other data is given."""
+"""The fixed list that a model is measured on by default."""
 DATASET_LIMIT = 100
-"""How many clips of a dataset are measured unless a limit is given."""
+"""How many clips of a dataset are measured by default."""
 DEFAULT_BATCH_SIZE = 16
 
 
@@ -26,14 +26,14 @@ class Settings:
 
     Args:
         limit: measure on the first `limit` clips; None for all of them.
-        seed: of the first clip that is generated; clip i has the seed `seed` + i.
+        seed: seed of the first generated clip; later clips use seed + 1, seed + 2, …
         batch_size: clips that the model takes at once.
         num_steps: sampling steps; None for the model's own number.
         guidance_scale: None for the model's own.
         tasks: some of TASKS.
 
     Raises:
-        SpecError: a number is out of its range, there is no task, or one is unknown.
+        SpecError: a number is out of its range, there are no tasks, or one is unknown.
     """
 
     limit: int | None = None
@@ -62,7 +62,7 @@ class Settings:
 
 
 def check_tasks(name: str, tasks: Sequence[str]) -> None:
-    """Raise SpecError if there is no task in `tasks` or one is unknown; `name` says where they come from."""
+    """Raise SpecError if `tasks` is empty or has an unknown task; `name` says where the tasks come from."""
     known = ", ".join(TASKS)
     if isinstance(tasks, str):
         raise SpecError(f"{name} is the text '{tasks}'; expected a list of some of {known}. Write ['{tasks}']")

@@ -1,4 +1,4 @@
-"""Attributes of toy sounds: what signal analysis hears in a clip, and how many of the stated attributes are right."""
+"""Attributes of toy sounds: what signal analysis finds in a clip, and how many of the stated attributes are right."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def are_toys(items: Sequence[Item]) -> bool:
-    """Return whether all clips have a recipe, so that their attributes can be heard and read."""
+    """Return whether all clips have a recipe, so that signal analysis can find their attributes."""
     from soundomni.data.toys.toy_recipe import is_recipe
 
     return all(is_recipe(item.attributes) for item in items)
 
 
 def heard_recipe(clip: Audio) -> Recipe:
-    """Return the recipe that signal analysis hears in a clip."""
+    """Return the recipe that signal analysis finds in a clip."""
     from soundomni.data.toys.analysis import analyze
 
     return analyze(clip.waveform, clip.sample_rate).recipe
 
 
 def heard_attributes(item: Item, clip: Audio) -> dict[str, bool]:
-    """Return for each attribute that an item states whether signal analysis hears it in a clip."""
+    """Return for each attribute that an item states whether signal analysis finds it in a clip."""
     from soundomni.data.toys.toy_recipe import Recipe, agreement
 
     return agreement(Recipe.from_json(item.attributes), heard_recipe(clip))

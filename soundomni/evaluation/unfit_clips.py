@@ -1,4 +1,6 @@
-"""Clips and texts that a model or a metric does not take, found before anything is made: each would end a measurement halfway."""
+"""Clips and texts that a model or a metric does not take, found before anything is made: each would stop an evaluation
+halfway.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,11 @@ def find_unfit(
     """Return the places of the clips that cannot be measured in one of the tasks, each with the reason, which names the item.
 
     Args:
-        model: what will be measured.
-        pairs: the items and clips that it will be given, one after the other.
-        tasks: what it will do.
-        judges: the networks that will judge the clips that it generates.
-        count: how many pairs there are.
+        model: the model to measure.
+        pairs: the items and clips that it will get, one by one.
+        tasks: the tasks that it will do.
+        judges: the networks that will judge the generated clips.
+        count: number of pairs.
 
     Raises:
         DataError: no clip is left, or too few for the judges.

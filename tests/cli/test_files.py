@@ -134,7 +134,7 @@ def test_formats_are_checked_before_anything_is_made(tiny_model: Path, wav: Path
     for name, meant in (("WAV", "wav"), (".FLAC", "flac"), ("Wav32f", "wav32f")):
         assert f"Did you mean '{meant}'?" in fails("reconstruct", wav, "--model", tiny_model, "--format", name, "--out", out)
     for chunk in ("nan", "0"):
-        assert "--chunk must be above 0" in fails("reconstruct", wav, "--model", tiny_model, "--chunk", chunk, "--out", out)
+        assert "expected a number above 0" in fails("reconstruct", wav, "--model", tiny_model, "--chunk", chunk, "--out", out)
     for command in (("reconstruct", wav), ("generate", "--prompt", "x")):
         assert "it is a file; expected a directory" in fails(*command, "--model", tiny_model, "--out", wav)
     for rate, name in ((7000, "mp3"), (96000, "mp3"), (300_000, "ogg")):

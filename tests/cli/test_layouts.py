@@ -93,7 +93,7 @@ def test_bagel_is_imported_from_the_command_line(tmp_path: Path, result: Any, fa
     source = write_bagel(tmp_path / "source", bagel())
     made = result("import", "bagel", source, "--out", tmp_path / "out", "--license", "Apache-2.0")
     assert made["keys"]["unused"] == 7 and "codec mdct" in made["notes"][0]
-    assert "latent normalisation has not been fitted" in fails(
+    assert "latent normalizer has not been fitted" in fails(
         "generate", "--model", tmp_path / "out", "--prompt", "x", "--out", tmp_path / "made"
     )
 

@@ -200,9 +200,7 @@ def test_spec_validate(run, spec):
     assert lines[0] == ["ok"] and ["sampler", "sampler", "heun"] in lines and ["model.codec", "codec", "tiny"] in lines
     result = json.loads(run("spec", "validate", "--config", spec, "--json")[1])
     assert result["ok"] is True and {"distribution": "cli-codec", "version": "1.2.3"} in result["lock"]
-    assert error_of(run("spec", "validate", spec, "--model.codec.frame_size=x")).startswith(
-        "model.codec: codec 'tiny': frame_size: given 'x'"
-    )
+    assert error_of(run("spec", "validate", spec, "--model.codec.frame_size=x")).startswith("model.codec: codec 'tiny': frame_size is 'x'")
 
 
 def test_spec_print_resolves_and_reads_back(run, spec, tmp_path):

@@ -91,11 +91,11 @@ def test_clips_stand_where_messages_mention_them() -> None:
         ([], "at least one message"),
         ([{"content": "x"}], "message 0 has the role None"),
         ([{"role": "user", "content": "x"}, {"role": "user"}], "message 1 has the content None"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "message 0 has the part {'type': 'image'}, expected {'type': 'audio'}"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "message 0 has the part {'type': 'image'}; expected {'type': 'audio'}"),
         ([{"role": "user", "content": [{"type": "text"}]}], "message 0 has the part"),
         ([{"role": "user", "content": ["x"]}], "message 0 has the part 'x'"),
-        ([{"role": "user", "content": [AUDIO, AUDIO]}], "the messages mention 2 clips, 1 were given"),
-        ([{"role": "user", "content": "x"}], "the messages mention 0 clips, 1 were given"),
+        ([{"role": "user", "content": [AUDIO, AUDIO]}], "clips has length 1; expected 2, one for each clip that the messages mention"),
+        ([{"role": "user", "content": "x"}], "clips has length 1; expected 0, one for each clip"),
     ],
 )
 def test_malformed_chats_are_refused(messages: list[Any], told: str) -> None:

@@ -78,7 +78,7 @@ def test_ones_own_ambiguous_name_is_asked_for_its_distribution(rival: Callable[[
     with pytest.raises(PluginError) as caught:
         load_spec(["demo"], [(key, text)])
     message = str(caught.value)
-    assert message.startswith(f"{key}") and "is claimed by several distributions; write one of: rival-audio:" in message
+    assert message.startswith(f"{key}") and "is claimed by several distributions. Write one of: rival-audio:" in message
     assert f"{kind} '" in message and ", soundomni:" in message
 
 
@@ -231,7 +231,7 @@ def test_models_without_a_record_mean_soundomnis_own_plugins(rival: Callable[[],
     rival()
     assert load_spec([model / "spec.yaml"]).sampler.class_path == "soundomni:euler"
     (model / "config.json").unlink()  # now it is a file of one's own
-    with pytest.raises(PluginError, match="write one of: rival-audio:mot, soundomni:mot"):
+    with pytest.raises(PluginError, match="Write one of: rival-audio:mot, soundomni:mot"):
         load_spec([model / "spec.yaml"])
 
 

@@ -114,7 +114,7 @@ def test_refuses_what_cannot_be_fitted():
         normalizer.fit([])
     with pytest.raises(DataError, match="not silent"):
         normalizer.fit([Representation(torch.zeros(1, 3, 4), torch.tensor([4]), SPEC)])
-    with pytest.raises(CheckpointError, match="of 3 latent dimensions"):
+    with pytest.raises(CheckpointError, match="expected 3 latent dimensions"):
         normalizer.fit([Representation(torch.zeros(1, 2, 4), torch.tensor([4]), SPEC)])
     with pytest.raises(SpecError, match="codes"):
         normalizer.fit([Representation(torch.zeros(1, 3, 4, dtype=torch.int64), torch.tensor([4]), SPEC)])

@@ -131,7 +131,7 @@ def test_null_where_it_is_refused_comes_with_the_way_to_switch_off(key: str, cur
         layer = {name: layer}
     path = tmp_path / "spec.yaml"
     path.write_text(dump_spec(tiny_spec(tmp_path / "run")))
-    with pytest.raises(SpecError, match=rf"^{key}: given None, expected .*\. To switch it off, {cure}$"):
+    with pytest.raises(SpecError, match=rf"^{key} is None; expected .*\. To switch it off, {cure}$"):
         load_spec([path] if typed else [path, layer], [(key, "null")] if typed else [], validate_plugins=False)  # type: ignore[list-item]
 
 

@@ -359,7 +359,7 @@ def test_an_id_that_is_not_one_is_named(tmp_path: Path, text: str) -> None:
 def test_a_tokenizer_that_is_a_pipe_does_not_hang(run_dir: Path) -> None:
     (run_dir / "tokenizer.json").unlink()
     os.mkfifo(run_dir / "tokenizer.json")
-    with pytest.raises(CheckpointError, match="tokenizer.json' cannot be read: it is a pipe, expected a regular file"):
+    with pytest.raises(CheckpointError, match="tokenizer.json' cannot be read: it is a pipe; expected a regular file"):
         run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
 
 

@@ -256,7 +256,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         return line
 
     assert "Did you mean 'nano'?" in told("--model.start=nan0")
-    assert "model, sampler: missing" in told()
+    assert "model, sampler are missing" in told()
     assert "model.start_fresh names parts of a model" in told("--config", "nano", "--model.start_fresh=[codec]")
     damaged = Path(shutil.copytree(tiny, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])

@@ -236,21 +236,21 @@ def test_too_few_frames_for_a_sample_decode_to_nothing():
 def test_what_cannot_be_cut_is_refused_before_anything_is_read():
     codec, waveform, lengths = MDCTCodec(frame_size=4), torch.randn(2, 1, 30), torch.tensor([30, 10])
     for cut in (iter_encoded, iter_decoded):
-        with pytest.raises(SpecError, match="chunk_frames must be at least 1, 0"):
+        with pytest.raises(SpecError, match="chunk_frames is 0; expected at least 1"):
             cut(codec, [], chunk_frames=0)
         with pytest.raises(SpecError, match="WholeClips declares no receptive_field, .* whole"):
             cut(WholeClips(), [], chunk_frames=1)
-    with pytest.raises(SpecError, match="chunk_frames must be at least 1, -3"):
+    with pytest.raises(SpecError, match="chunk_frames is -3; expected at least 1"):
         encode_in_chunks(codec, waveform, lengths, chunk_frames=-3)
     with pytest.raises(SpecError, match="declares no receptive_field"):
         encode_in_chunks(WholeClips(), waveform, lengths, chunk_frames=1)
-    with pytest.raises(DataError, match=r"lengths must be from 1 to 30, \[30, 0\] were given"):
+    with pytest.raises(DataError, match=r"lengths is \[30, 0\]; expected numbers from 1 to 30"):
         encode_in_chunks(codec, waveform, torch.tensor([30, 0]), chunk_frames=1)
-    with pytest.raises(DataError, match=r"lengths must be \[2\], one per clip"):
+    with pytest.raises(DataError, match=r"expected \[2\], one per clip"):
         encode_in_chunks(codec, waveform, torch.tensor([30]), chunk_frames=1)
     with pytest.raises(DataError, match="there is nothing to encode"):
         list(iter_encoded(codec, [torch.zeros(1, 0)], chunk_frames=1))
-    with pytest.raises(DataError, match=r"lengths must be from 0 to 3, \[4\]"):
+    with pytest.raises(DataError, match=r"lengths is \[4\]; expected numbers from 0 to 3"):
         decode_in_chunks(codec, Representation(torch.zeros(1, 4, 3), torch.tensor([4]), codec.spec), chunk_frames=1)
 
 

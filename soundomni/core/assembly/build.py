@@ -1,4 +1,4 @@
-"""From a spec to a model: builds every plugin through the registry and joins them."""
+"""From a spec to a model: every plugin is built through the registry, then they are joined."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from soundomni.core.spec.schema import ModelSpec, Slot
 def build_model(
     spec: ModelSpec, *, vocab_size: int, trust_class_paths: bool = False, seed: int = 0, drawn: Collection[str] | None = None
 ) -> UnifiedModel:
-    """Builds the model of a spec with random weights that depend on `seed` and `drawn` alone.
+    """Build the model of a spec with random weights that depend only on `seed` and `drawn`.
 
     Args:
-        spec: of the model.
-        vocab_size: of the tokenizer.
+        spec: spec of the model.
+        vocab_size: number of the tokenizer's tokens.
         trust_class_paths: let the spec name classes by import path.
-        seed: of the weights.
-        drawn: parts whose weights are drawn, where all others are about to be loaded (see uninitialized.py): backbone, codec, encoder,
-            latent_connector, features_connector. None draws all.
+        seed: seed of the weights.
+        drawn: parts whose weights are drawn, some of backbone, codec, encoder, latent_connector and features_connector;
+            all others are about to be loaded (see uninitialized.py). None draws all.
 
     Raises:
         PluginError, SpecError: a plugin or an argument of the spec is wrong, or the parts do not fit together.
     """
     if (spec.encoder is None) != (spec.connectors.features is None):
-        raise SpecError("model.encoder and model.connectors.features go together: set both, or neither")
+        raise SpecError("model.encoder and model.connectors.features go together. Set both, or neither")
     with at_most():
         return _build(spec, vocab_size, trust_class_paths, seed, drawn)
 
@@ -87,9 +87,9 @@ def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int,
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
-    """Builds a sampler; `num_steps` overrides the spec's. Raises SpecError for more than MOST_STEPS."""
+    """Build a sampler; `num_steps` overrides the spec's. Raise SpecError for more than MOST_STEPS."""
     if num_steps is not None:
         slot = Slot(slot.class_path, {**slot.init_args, "num_steps": num_steps})
     sampler = cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
-    check_count(f"the steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
+    check_count(f"num_steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
     return sampler

@@ -1,4 +1,4 @@
-"""A bound on how many parts a network has, held while it is built: a spec of one line can ask for a billion layers."""
+"""A bound on the number of parts of a network while it is built: a spec of one line can ask for a billion layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_module_registration_hook, re
 from soundomni.core.errors import SpecError
 
 MOST_TENSORS = 50_000
-"""Parameters of a model, each of any size; one of 7 billion numbers in two streams has about 800."""
+"""Parameters of a model, each of any size; a model of 7 billion numbers in two streams has about 800 of them."""
 MODULES_PER_TENSOR, MODULES_TO_SPARE = 20, 1000
 """Layers without parameters are counted too."""
 
@@ -23,8 +23,8 @@ def at_most(tensors: int = MOST_TENSORS, *, reason: str = "") -> Iterator[None]:
     """Raise SpecError as soon as the networks that this thread builds within the context have more parameters than `tensors`.
 
     Args:
-        tensors: that many, each counted whenever it is put into a layer.
-        reason: why no more are expected, for the error.
+        tensors: the most parameters; each counts whenever it is put into a layer.
+        reason: why more are not expected, for the error.
     """
     thread = threading.get_ident()
     counts = {"parameters": 0, "layers": 0}
@@ -34,7 +34,7 @@ def at_most(tensors: int = MOST_TENSORS, *, reason: str = "") -> Iterator[None]:
         if threading.get_ident() == thread:
             counts[kind] += 1
             if counts[kind] > limits[kind]:
-                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}; use fewer layers and experts")
+                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}. Use fewer layers and experts")
 
     def count_parameter(module: nn.Module, name: str, value: Any) -> None:
         if value is not None:

@@ -1,8 +1,9 @@
-"""Clips of any length through a codec, piece by piece: the same values as of one piece, from memory that does not grow with the clip.
+"""Clips of any length through a codec, piece by piece: the same values as in one piece, in memory that does not grow.
 
-A codec that says how far it looks (`Codec.receptive_field`) can be cut anywhere. Each piece is run with that many frames more on
-either side, and what those give is dropped. At a clip's start and end there is no context: the piece ends where the clip does, so
-that the codec meets the same silence there as in the whole clip. Biases make of silence that is given as samples something else.
+A clip can be cut anywhere if the codec says how far it looks (`Codec.receptive_field`). Each piece runs with that many
+extra frames on either side, and their output is dropped. At a clip's start and end there is no context: the piece ends
+where the clip does, so that the codec pads it as it pads the whole clip. Because of biases, encoding explicit silence
+gives a different result.
 
 With ratio R, E extra frames and a receptive field of c frames, frame t is computed from the samples of the blocks of R from t - E - c
 to t + c, and block t of decoded samples from the frames from t - c to t + E + c.
@@ -25,7 +26,7 @@ from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
 
 CHUNK_SECONDS = 30.0
-"""Seconds of audio that go through a codec at once, unless something else is asked for."""
+"""Seconds of audio that go through a codec at once by default."""
 
 
 def chunk_frames_of(spec: RepresentationSpec, seconds: float = CHUNK_SECONDS) -> int:
@@ -34,13 +35,13 @@ def chunk_frames_of(spec: RepresentationSpec, seconds: float = CHUNK_SECONDS) ->
 
 
 def decode_in_groups(codec: Codec, representation: Representation, *, most_frames: int) -> Tensor:
-    """Decode clips as `codec.decode` does, with the memory that `most_frames` frames take, however many the clips have. No gradients.
+    """Decode clips as `codec.decode` does, in the memory that `most_frames` frames take. No gradients.
 
-    Clips that have at most that many together share a call. Longer ones go through one after the other: in pieces, or whole if the
-    codec declares no `receptive_field`.
+    Clips that have at most that many frames together share a call. Longer ones go through one by one: in pieces, or
+    whole if the codec does not declare a `receptive_field`.
 
     Args:
-        codec: on the device of the values.
+        codec: the codec, on the device of the values.
         representation: values `[B, D, T]`.
         most_frames: frames that go through the codec at once, without the context around a piece.
 
@@ -64,10 +65,11 @@ def decode_in_groups(codec: Codec, representation: Representation, *, most_frame
 
 
 def encode_in_chunks(codec: Codec, waveform: Tensor, lengths: Tensor, *, chunk_frames: int) -> Representation:
-    """Encodes clip after clip as `codec.encode` does without generators, to the mean. No gradients.
+    """Encode clip after clip as `codec.encode` does without generators, to the mean. No gradients.
 
     Args:
-        codec: may be on another device than the clips; one piece at a time goes there, and its frames come back.
+        codec: the codec; it may be on another device than the clips; one piece at a time goes there, and its frames
+            come back.
         waveform: `[B, C, S]`.
         lengths: `[B]`, samples of each clip, from 1 to S.
         chunk_frames: frames of a piece, without the context around it.
@@ -91,10 +93,11 @@ def encode_in_chunks(codec: Codec, waveform: Tensor, lengths: Tensor, *, chunk_f
 
 
 def decode_in_chunks(codec: Codec, representation: Representation, *, chunk_frames: int) -> Tensor:
-    """Decodes clip after clip as `codec.decode` does. No gradients.
+    """Decode clip after clip as `codec.decode` does. No gradients.
 
     Args:
-        codec: may be on another device than the values; one piece at a time goes there, and its samples come back.
+        codec: the codec; it may be on another device than the values; one piece at a time goes there, and its samples
+            come back.
         representation: values `[B, D, T]`.
         chunk_frames: frames of a piece, without the context around it.
 
@@ -116,17 +119,17 @@ def decode_in_chunks(codec: Codec, representation: Representation, *, chunk_fram
 
 
 def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -> Iterator[Tensor]:
-    """Encodes one clip as it comes in, such as from a file, as `codec.encode` does without generators. No gradients.
+    """Encode one clip as it comes in, such as from a file, as `codec.encode` does without generators. No gradients.
 
-    What is held at a time is a piece, its context and a block.
+    Memory holds a piece, its context and a block at a time.
 
     Args:
-        codec: may be on another device than the blocks.
-        blocks: `[C, L]`, of any lengths L, one after the other the clip's samples at `codec.spec.sample_rate`.
+        codec: the codec; it may be on another device than the blocks.
+        blocks: `[C, L]` with any lengths L: consecutive samples of the clip at `codec.spec.sample_rate`.
         chunk_frames: frames of a piece, without the context around it.
 
     Returns:
-        `[D, L]` of `chunk_frames` frames each, the last of what is left, on the blocks' device; `spec.num_frames` in all.
+        `[D, L]` of `chunk_frames` frames each, the last of those left, on the blocks' device; `spec.num_frames` in all.
 
     Raises:
         SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
@@ -137,7 +140,7 @@ def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
 
     def total(num_samples: int) -> int:
         if num_samples < 1:
-            raise DataError("there is nothing to encode: the blocks hold no samples, at least 1 was expected")
+            raise DataError("there is nothing to encode: the blocks are empty; expected at least 1 sample")
         return spec.num_frames(num_samples)
 
     @torch.no_grad()
@@ -150,17 +153,18 @@ def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
 
 
 def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -> Iterator[Tensor]:
-    """Decodes one clip as its frames come in, as `codec.decode` does. No gradients.
+    """Decode one clip as its frames come in, as `codec.decode` does. No gradients.
 
-    What is held at a time is a piece, its context and a block.
+    Memory holds a piece, its context and a block at a time.
 
     Args:
-        codec: may be on another device than the blocks.
-        blocks: `[D, L]`, of any lengths L, one after the other the clip's frames.
+        codec: the codec; it may be on another device than the blocks.
+        blocks: `[D, L]` with any lengths L: consecutive frames of the clip.
         chunk_frames: frames of a piece, without the context around it.
 
     Returns:
-        `[C, L]` of `chunk_frames` frames each, the last of what is left, on the blocks' device; `spec.num_samples` in all.
+        `[C, L]` of `chunk_frames` frames each, the last of those left, on the blocks' device; `spec.num_samples` in
+        all.
 
     Raises:
         SpecError: the codec only takes whole clips, or `chunk_frames` is below 1.
@@ -183,13 +187,13 @@ def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
 
 
 class _Window:
-    """What is still needed of a clip that comes in block by block.
+    """The part of a clip that is still needed, while it comes in block by block.
 
     Input and output are counted in units; output unit t needs the input units from t - before to t + after.
 
     Args:
         unit: positions of an input unit.
-        before, after: units.
+        before, after: how many input units an output unit needs around its own.
     """
 
     def __init__(self, *, unit: int, before: int, after: int) -> None:
@@ -203,19 +207,19 @@ class _Window:
 
     @property
     def end(self) -> int:
-        """Positions that came in so far."""
+        """Number of positions that came in so far."""
         return self._start * self.unit + (0 if self._held is None else self._held.shape[-1])
 
     def push(self, block: Tensor) -> None:
-        """Takes in `[..., L]`."""
+        """Take in `[..., L]`."""
         self._held = block if self._held is None else torch.cat([self._held, block], dim=-1)
 
     def is_enough_for(self, count: int) -> bool:
-        """Whether the next `count` output units need nothing that is still to come."""
+        """Return whether all input that the next `count` output units need has come in."""
         return self.end >= (self.next + count + self.after) * self.unit
 
     def pop(self, count: int) -> tuple[Tensor, int]:
-        """Returns the piece `[..., L]` for the next `count` output units and how many units of its output come before them."""
+        """Return the piece `[..., L]` for the next `count` output units, and how many of its output units come first."""
         assert self._held is not None, "nothing was taken in"
         piece = self._held[..., : (self.next + count + self.after - self._start) * self.unit]
         skip = self.next - self._start
@@ -233,7 +237,7 @@ def _in_pieces(
     total: Callable[[int], int],
     run: Callable[[Tensor, int, int], Tensor],
 ) -> Iterator[Tensor]:
-    """Yields `run(piece, skip, count)` piece by piece; `total` tells the output units of all positions of the input."""
+    """Yield `run(piece, skip, count)` piece by piece; `total` maps the positions of the whole input to output units."""
     for block in blocks:
         window.push(block)
         while window.is_enough_for(chunk):
@@ -245,7 +249,7 @@ def _in_pieces(
 
 
 def _gather(streams: Iterable[Iterator[Tensor]], rows: int, lengths: list[int], like: Tensor) -> Tensor:
-    """Returns `[B, rows, longest]`, clip b being what stream b gives, `[rows, lengths[b]]`, and zeros beyond."""
+    """Return `[B, rows, longest]`, with the output of stream b, `[rows, lengths[b]]`, as clip b, and zeros beyond."""
     out: Tensor | None = None
     shape = (len(lengths), rows, max(lengths, default=0))
     for clip, stream in enumerate(streams):
@@ -260,17 +264,17 @@ def _gather(streams: Iterable[Iterator[Tensor]], rows: int, lengths: list[int], 
 def _receptive_field(codec: Codec, chunk_frames: int) -> ReceptiveField:
     check_count("chunk_frames", chunk_frames)
     if codec.receptive_field is None:
-        raise SpecError(f"{type(codec).__name__} declares no receptive_field, so clips cannot be cut: encode and decode them whole")
+        raise SpecError(f"{type(codec).__name__} declares no receptive_field, so clips cannot be cut. Encode and decode them whole")
     return codec.receptive_field
 
 
 def _check_lengths(lengths: Tensor, values: Tensor, *, least: int) -> None:
     if lengths.shape != values.shape[:1]:
-        raise DataError(f"lengths must be [{len(values)}], one per clip, {list(lengths.shape)} was given")
+        raise DataError(f"lengths has shape {list(lengths.shape)}; expected [{len(values)}], one per clip")
     if any(not least <= length <= values.shape[-1] for length in lengths.tolist()):
-        raise DataError(f"lengths must be from {least} to {values.shape[-1]}, {lengths.tolist()} were given")
+        raise DataError(f"lengths is {lengths.tolist()}; expected numbers from {least} to {values.shape[-1]}")
 
 
 def _device(codec: Codec, otherwise: Tensor) -> torch.device:
-    """Where the codec is; a codec without tensors is wherever its input is."""
+    """Return the device of the codec; for a codec without tensors, that of its input."""
     return next((tensor.device for tensor in chain(codec.parameters(), codec.buffers())), otherwise.device)

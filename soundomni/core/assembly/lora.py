@@ -20,22 +20,23 @@ from soundomni.core.spec.schema import LoRASpec
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with an adapter: `[..., I]` → `[..., O]`. A starts random, B at zero, so that it computes what the layer did.
+    """A linear layer with an adapter: `[..., I]` → `[..., O]`.
 
-    Weight and bias are the layer's own parameters under their names, frozen or not as they were.
+    A starts random and B at zero, so that at first it computes what the layer did. Weight and bias are the layer's own
+    parameters under their own names. Whether they are frozen does not change.
 
     Args:
         linear: the layer.
         rank: r.
-        alpha: the adapter counts alpha / r times.
-        dropout: share of the adapter's inputs that are zeroed wherever gradients are computed.
+        alpha: the adapter is scaled by alpha / r.
+        dropout: share of the adapter's inputs that are zeroed if gradients are computed.
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         like: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, **like)  # drawn as any linear layer, Kaiming-uniform
+        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, **like)  # drawn like any linear layer, Kaiming-uniform
         self.lora_B = nn.Linear(rank, linear.out_features, bias=False, **like)
         nn.init.zeros_(self.lora_B.weight)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
@@ -49,7 +50,7 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Returns a plain layer that computes the same; the weight is changed in place."""
+        """Return a plain layer that computes the same; the weight is changed in place."""
         add_low_rank(self.weight, self.lora_A.weight, self.lora_B.weight, scale=self.alpha / self.rank)
         plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         plain.weight, plain.bias = self.weight, self.bias
@@ -58,25 +59,26 @@ class LoRALinear(nn.Linear):
 
 @torch.no_grad()
 def add_low_rank(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """Adds scale · B A to `weight` `[O, I]` in place, computed in float32 or what is wider."""
+    """Add scale · B A to `weight` `[O, I]` in place, computed in float32 or a wider dtype."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     update = b.to(weight.device, wide) @ a.to(weight.device, wide)
     weight.copy_(weight.to(wide).add_(update, alpha=scale))
 
 
 def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
-    """Freezes the parameters of the chosen expert streams, and gives adapters to those of their linear layers that `targets` names.
+    """Freeze the parameters of the chosen expert streams, and give adapters to the linear layers that `targets` names.
 
-    Layers of any backbone are found: instances of nn.Linear itself within `Backbone.layers` whose weight is one of
-    `Backbone.expert_parameters`. Subclasses are left alone, as their weight may be used in another way.
+    This works for any backbone: the layers are instances of nn.Linear itself within `Backbone.layers` whose weight is
+    one of `Backbone.expert_parameters`. Subclasses do not count, because they may use their weight in another way.
 
     Args:
-        model: whole, not yet sharded; changed in place.
+        model: the whole model, not yet sharded; changed in place.
         spec: streams, sizes and targets.
-        seed: of the adapters' first weights, which depend on nothing else.
+        seed: seed of the adapters' initial weights, which depend on nothing else.
 
     Raises:
-        SpecError: a stream does not exist or has no layer of these names, a target names no layer, or a layer shares its weight.
+        SpecError: a stream does not exist or has none of the target layers, a target names no layer, or a layer shares
+            its weight.
     """
     layers = {stream: _linears(model, stream) for stream in _checked_streams(model, spec.streams)}
     known = {name.rpartition(".")[2] for found in layers.values() for name in found}
@@ -88,7 +90,7 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
             raise SpecError(f"train.lora.targets: no linear layer '{target}'.{near} The layers are {', '.join(sorted(known)) or 'none'}")
     for stream, found in chosen.items():
         if not found:
-            raise SpecError(f"train.lora.streams: the stream '{stream}' has no linear layer of train.lora.targets")
+            raise SpecError(f"train.lora.streams: the stream '{stream}' has none of the layers in train.lora.targets")
     refuse_shared(model, names)
     for stream in chosen:
         for parameter in model.backbone.expert_parameters(stream):
@@ -102,15 +104,15 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Adds every adapter of `model` to the weight of its layer, and puts plain layers back in place."""
+    """Add every adapter of `model` to the weight of its layer, and put plain layers back in place."""
     for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())
 
 
 def check_merged(model: nn.Module) -> None:
-    """Raises CheckpointError when a model has adapters, which a model directory has no place for."""
+    """Raise CheckpointError if a model has adapters, which a model directory cannot hold."""
     if adapted_layers(model):
-        raise CheckpointError("the model has adapters, which a model directory cannot hold: call merge_adapters first, or save_adapters")
+        raise CheckpointError("the model has adapters, which a model directory cannot hold. Call merge_adapters first, or save_adapters")
 
 
 def _checked_streams(model: UnifiedModel, streams: Iterable[str]) -> list[str]:
@@ -123,7 +125,7 @@ def _checked_streams(model: UnifiedModel, streams: Iterable[str]) -> list[str]:
 
 
 def _linears(model: UnifiedModel, stream: str) -> dict[str, nn.Linear]:
-    """Returns the plain linear layers of a stream, by their names in the model."""
+    """Return the plain linear layers of a stream, by their names in the model."""
     own = {id(p) for p in model.backbone.expert_parameters(stream)}
     inside = {id(module) for layer in model.backbone.layers for module in layer.modules()}
     return {
@@ -134,19 +136,19 @@ def _linears(model: UnifiedModel, stream: str) -> dict[str, nn.Linear]:
 
 
 def _is_target(name: str, targets: Iterable[str]) -> bool:
-    """As peft matches a list: the name itself, or its last parts."""
+    """Return whether a name or its last parts are among the targets; peft matches a list of targets in the same way."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
-    """A weight that two layers share would, once merged, change both, though one alone was adapted."""
+    """Raise SpecError if layers share a weight: merging an adapter of one would change the other too."""
     holders: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         holders.setdefault(id(parameter), []).append(name)
     for name in names:
         shared = holders[id(model.get_submodule(name).weight)]
         if len(shared) > 1:
-            raise SpecError(f"'{shared[0]}' and '{shared[1]}' are one weight, which cannot have an adapter")
+            raise SpecError(f"'{shared[0]}' and '{shared[1]}' share one weight; tied weights cannot have adapters")
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -1,4 +1,4 @@
-"""The losses of a batch by group of samples, such as by dataset and task: for the log, from the same forward pass.
+"""The losses of a batch by group of samples, such as by dataset and task, from the same forward pass. They are logged.
 
 Shape letters: N text tokens that predict something, H hidden dimensions, B clips, G groups.
 """
@@ -24,7 +24,10 @@ def text_parts(logits: Tensor, labels: Tensor, breakdown: Breakdown) -> LossTerm
 
 @torch.no_grad()
 def clip_parts(objective: Objective, prediction: Tensor, query: Query, breakdown: Breakdown) -> LossTerms:
-    """Return each loss of the objective by group, as (sum, count): it is asked for the losses of one clip at a time."""
+    """Return each loss of the objective by group, as (sum, count).
+
+    The objective computes the losses of one clip at a time.
+    """
     each: dict[str, list[Tensor]] = {}
     for clip in range(len(prediction)):
         one = Query(**{field.name: getattr(query, field.name)[clip : clip + 1] for field in fields(Query)})
@@ -37,6 +40,6 @@ def clip_parts(objective: Objective, prediction: Tensor, query: Query, breakdown
 
 
 def _by_group(name: str, terms: Tensor, groups: Tensor, names: tuple[str, ...]) -> LossTerms:
-    """Add `terms` `[elements, 2]` up by the group of each element."""
+    """Add up `terms` `[elements, 2]` by the group of each element."""
     sums = torch.zeros(len(names), 2, dtype=torch.float64, device=terms.device).index_add(0, groups, terms.double())
     return {f"{name}/{group}": (sums[i, 0], sums[i, 1]) for i, group in enumerate(names)}

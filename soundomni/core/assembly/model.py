@@ -1,7 +1,7 @@
 """The unified model: plugins joined into one network that makes and understands audio.
 
-A batch enters each room once: codec → normaliser → objective → connectors → backbone → connectors → losses. Nothing here
-depends on `self.training`.
+A batch passes each part once: codec → normalizer → objective → connectors → backbone → connectors → losses. Nothing
+here depends on `self.training`.
 
 Shape letters: B clips, D latent dimensions, T frames, F feature dimensions, N tokens of one role, H hidden dimensions, R cache rows.
 """
@@ -32,17 +32,17 @@ from soundomni.core.sequence import NO_LABEL, Breakdown, Clips, PackedBatch, Rol
 
 GPU_STREAM_MULTIPLE = 128
 CODEC_SAMPLES = 1 << 22
-"""Samples, of all channels, that a codec encodes at once in training: a large one takes over a kilobyte for each, and a batch of the
-original's size holds more than a hundred million."""
+"""Samples, of all channels, that a codec encodes at once in training. A large codec needs over a kilobyte for each, and
+a batch as large as the original's holds more than a hundred million."""
 
 
 class UnifiedModel(nn.Module):
-    """A backbone over expert streams, with what carries audio in and out of it.
+    """A backbone over expert streams, and the parts that carry audio in and out of it.
 
     Args:
         backbone, router, codec, objective: plugins.
         latent_connector, features_connector, encoder: plugins; the last two are None in a model that only generates.
-        normalizer: of the codec's latents.
+        normalizer: normalizer of the codec's latents.
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
@@ -50,7 +50,7 @@ class UnifiedModel(nn.Module):
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
-    """Methods beside `forward` that run sub-modules; sharding registers them."""
+    """Methods besides `forward` that run sub-modules; sharding registers them."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class UnifiedModel(nn.Module):
             parts[stream] = self.backbone.expert_parameters(stream)
         for name in frozen:
             if name not in parts:
-                raise ValueError(f"model.freeze: no part '{name}'; the parts are {', '.join(sorted(parts))}")
+                raise ValueError(f"model.freeze: no part '{name}'. The parts are {', '.join(sorted(parts))}")
             for parameter in parts[name]:
                 parameter.requires_grad_(False)
 
@@ -109,18 +109,18 @@ class UnifiedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """Dtype of the parameters."""
         return next(self.backbone.parameters()).dtype
 
     # Training
 
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
-        """Returns the number of elements of each loss of `batch`, known before anything is computed."""
+        """Return the number of elements of each loss of `batch`, known before anything is computed."""
         clips = batch.latents
         frames = float(sum(int(n) for n, noise in zip(clips.num_frames, clips.noise.tolist(), strict=True) if noise))
         frames -= float((clips.known & clips.noise[:, None]).sum())
@@ -129,9 +129,9 @@ class UnifiedModel(nn.Module):
         return counts | dict.fromkeys(self.router.loss_names, 1.0)
 
     def forward(self, batch: PackedBatch) -> LossTerms:
-        """Returns every loss of a batch as (sum, count), and those of its groups if it is broken down.
+        """Return every loss of a batch as (sum, count), and those of its groups if it is broken down.
 
-        Every rank runs every stream, whatever the batch holds.
+        Every rank runs every stream, whatever is in the batch.
         """
         layout = self.plan(batch.table)
         query = self.corrupt(batch.latents)
@@ -164,13 +164,15 @@ class UnifiedModel(nn.Module):
         return text_parts(logits, batch.labels.index_select(0, batch.predicting), breakdown)
 
     def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of text `[N_text, H]` against `labels` `[N_text]` over the labelled `rows` `[N]`: (nats, count)."""
+        """Return the cross-entropy of text `[N_text, H]` against `labels` `[N_text]` over the labeled `rows` `[N]`:
+        (nats, count).
+        """
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.tensor(float(len(rows)), device=total.device)
 
     def corrupt(self, clips: Clips) -> Query:
-        """Encodes, normalises and corrupts the clips to make; each draws from its own seed."""
+        """Encode, normalize and corrupt the clips to make; each draws from its own seed."""
         if len(clips) == 0:
             return self._empty_query()
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
@@ -181,13 +183,16 @@ class UnifiedModel(nn.Module):
         return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)
 
     def _empty_query(self) -> Query:
-        """No clips: the connectors still run, on nothing, so that every rank computes the same gradients."""
+        """Return a query without clips.
+
+        The connectors still run, on nothing, so that every rank computes the same gradients.
+        """
         values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=self.dtype)
         mask = values[:, 0]
         return Query(inputs=values, timesteps=mask, targets=values, loss_mask=mask.bool())
 
     def fit_latents(self, batches: Iterable[PackedBatch]) -> None:
-        """Fits the latent normalisation on the clips of some batches."""
+        """Fit the latent normalizer on the clips of some batches."""
         with torch.no_grad():
             self.normalizer.fit(
                 self.run_codec(batch.latents.waveform.to(self.device), batch.latents.lengths.to(self.device))
@@ -199,12 +204,17 @@ class UnifiedModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """`[B, C, S]` → normalised representation, in the codec's own precision, as the normalisation was fitted."""
+        """Return the normalized representation of `[B, C, S]`, in the codec's own precision, as in the fit of the
+        normalizer.
+        """
         with torch.autocast(waveform.device.type, enabled=False):
             return self.normalizer.normalize(self.run_codec(waveform, lengths, generators))
 
     def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """`[B, C, S]` → representation as the codec gives it, some clips at a time: each is encoded as if it were alone."""
+        """Return the codec's representation of `[B, C, S]`, some clips at a time.
+
+        No clip's values depend on the others.
+        """
         count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
         groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
         parts = [self.codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]
@@ -215,7 +225,9 @@ class UnifiedModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
-        """Normalised representation → `[B, C, S]`, in the codec's own precision, with the memory of one piece of CHUNK_SECONDS."""
+        """Decode a normalized representation to `[B, C, S]`, in the codec's own precision and the memory of one piece
+        of CHUNK_SECONDS.
+        """
         with torch.autocast(representation.values.device.type, enabled=False):
             latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
@@ -223,13 +235,16 @@ class UnifiedModel(nn.Module):
     # In and out of the hidden space
 
     def stored(self, table: SegmentTable, *, inference: bool = False) -> StoredOrder:
-        """Decide where the tokens of a table live. In inference no expert runs whose stream has no tokens, if the backbone allows it."""
+        """Decide where the tokens of a table are stored.
+
+        In inference the experts of a stream without tokens do not run, if the backbone allows it.
+        """
         multiple = GPU_STREAM_MULTIPLE if self.device.type == "cuda" else 1
         pad_empty = not (inference and self.backbone.takes_empty_streams)
         return store(table, self.router.stream_of, len(self.router.streams), multiple=multiple, pad_empty=pad_empty)
 
     def layout(self, stored: StoredOrder, plan: AttentionPlan, cache: KVCache | None = None) -> Layout:
-        """Lays out tokens with a plan of their attention."""
+        """Lay out tokens with a plan of their attention."""
         return Layout(stored, torch.from_numpy(stored.position_ids).to(self.device), plan, cache)
 
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
@@ -241,12 +256,12 @@ class UnifiedModel(nn.Module):
         return self.layout(stored, plan, cache)
 
     def enter_features(self, clips: Clips) -> Tensor:
-        """Clips to understand → hidden tokens `[N, H]`."""
+        """Return the hidden tokens `[N, H]` of clips to understand."""
         if self.encoder is None or self.features_connector is None:
             if len(clips):
                 raise ValueError("the batch holds audio to understand, but the model has no encoder")
             return torch.zeros(0, self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
-        if len(clips) == 0:  # a silent clip of which nothing is taken: every rank runs the encoder
+        if len(clips) == 0:  # every rank runs the encoder: a silent clip, whose features are dropped
             silence = torch.zeros(1, 1, self.encoder.spec.sample_rate // 10, device=self.device, dtype=self.dtype)
             features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
             return self.features_connector.enter(features.flatten(0, 1)[:0])
@@ -255,7 +270,10 @@ class UnifiedModel(nn.Module):
         return self.features_connector.enter(features.flatten(0, 1).index_select(0, places))
 
     def enter_frames(self, values: Tensor, timesteps: Tensor, places: Tensor) -> Tensor:
-        """Values `[B, D, T]` at timesteps `[B, T]` → hidden tokens `[N, H]` of the frames at `places`. Raises SpecError for too many."""
+        """Return the hidden tokens `[N, H]` of the frames at `places` in values `[B, D, T]` at timesteps `[B, T]`.
+
+        Raise SpecError for more frames than the latent connector tells apart.
+        """
         num_frames = values.shape[-1]
         self.check_frames(num_frames)
         tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
@@ -263,25 +281,26 @@ class UnifiedModel(nn.Module):
         return self.latent_connector.enter(tokens, timesteps=times, frames=places % num_frames)
 
     def check_frames(self, num_frames: int) -> None:
-        """Raises SpecError for a clip of more frames than the latent connector tells apart."""
+        """Raise SpecError for a clip of more frames than the latent connector tells apart."""
         most = self.latent_connector.max_frames
         if most is not None and num_frames > most:
             seconds = self.codec.spec.seconds(most)
             raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector: it takes {most}, {seconds:g} s")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Hidden tokens `[N, H]` → prediction `[B, D, T]`, zero where no frame is."""
+        """Return the prediction `[B, D, T]` of hidden tokens `[N, H]`, zero in the padding."""
         tokens = self.latent_connector.leave(hidden)
         b, _, t = like.shape
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
-    # Generation: the context once, then the slot alone
+    # Generation: the context once, then only the slot
 
     def prefill(self, batch: PackedBatch, cache: KVCache) -> None:
         """Run context documents, one per cache row, and keep their keys and values.
 
-        Only what the documents hold is computed: no encoder runs without audio to understand, no codec without audio to go on from.
+        Only what the documents hold is computed: no encoder runs without audio to understand, no codec without audio to
+        continue.
         """
         if batch.table.num_tokens:
             self._fill(batch, cache)
@@ -295,7 +314,7 @@ class UnifiedModel(nn.Module):
         return self.backbone.head(text.index_select(0, torch.from_numpy(last).to(self.device))).float()
 
     def _fill(self, batch: PackedBatch, cache: KVCache) -> Tensor:
-        """Run context documents and keep their keys and values. Returns the hidden text tokens, `[N, H]`."""
+        """Run context documents and keep their keys and values. Return the hidden text tokens, `[N, H]`."""
         layout = self.plan(batch.table, cache)
         rows = batch.table.document[batch.table.token_segments()]
         cache.begin(layout.stored.order, rows, whole=False)
@@ -312,19 +331,19 @@ class UnifiedModel(nn.Module):
         return layout.take(streams, Role.TEXT)
 
     def predict_frames(self, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
-        """Predicts for the audio slots of all rows at once.
+        """Predict for the audio slots of all rows at once.
 
         Args:
             values: `[R, D, T]`.
             timesteps: `[R, T]`.
             boundary_ids: int64 `[2 R]`, start and end token of each row's slot.
             places: the frames of the slots, from `frame_places`.
-            layout: of the slots, with a cached plan; the cache has been told where they go.
+            layout: layout of the slots, with a cached plan; the cache already knows where they go.
 
         Returns:
             The prediction `[R, D, T]`.
         """
-        # The sampler keeps its own precision, whatever that of the parameters, and timesteps are not rounded to theirs.
+        # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         frames = self.enter_frames(values.to(self.dtype), timesteps, places)
         blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
@@ -332,14 +351,16 @@ class UnifiedModel(nn.Module):
         return self.objective.predicted(output.to(values.dtype), values, timesteps).to(values.dtype)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
-        """One more text token per row, `[R]` → logits of the one after it, `[R, V]`."""
+        """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""
         blocks = {Role.TEXT: self.backbone.embed(token_ids)}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return self.backbone.head(layout.take(streams, Role.TEXT)).float()
 
 
 def frame_places(num_frames: np.ndarray, padded: int, device: torch.device) -> Tensor:
-    """Returns int64 `[N]`: where the valid frames of clips with `num_frames` `[B]` lie in a flattened `[B * padded]` axis."""
+    """Return int64 `[N]`: where the valid frames of clips with `num_frames` `[B]` lie in a flattened `[B * padded]`
+    axis.
+    """
     if len(num_frames) and int(num_frames.max()) > padded:
         raise ValueError(f"a clip was packed as {int(num_frames.max())} frames, but its encoding has {padded}")
     first = np.arange(len(num_frames)) * padded

@@ -1,4 +1,4 @@
-"""Gives latents zero mean and unit variance, so that they match the noise of a flow (Rombach et al. 2022, section 4.3.2).
+"""Latents with zero mean and unit variance, to match the noise of a flow (Rombach et al. 2022, section 4.3.2).
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -17,12 +17,13 @@ from soundomni.core.representation import Representation, length_mask
 Kind = Literal["channel", "half", "global", "none"]
 
 STD_FLOOR = 1e-3
-"""Least standard deviation of a dimension, as a share of the largest. A dimension that is silent in the clips of the fit, such as a
-band above what they were recorded with, would otherwise be divided by almost zero, and explode in the first clip that uses it."""
+"""Least standard deviation of a dimension, as a share of the largest. A dimension that is silent in the clips of the
+fit, such as a band above their recording bandwidth, would otherwise be divided by almost zero, and explode in the first
+clip that uses it."""
 
 
 class LatentNormalizer(nn.Module):
-    """Affine normalisation of latents `[B, D, T]`, stored with the model.
+    """Affine normalization of latents `[B, D, T]`, stored with the model.
 
     Args:
         token_dim: D.
@@ -32,7 +33,7 @@ class LatentNormalizer(nn.Module):
             magnitude; "none" changes nothing and needs no fit.
 
     Raises:
-        SpecError: `kind` is none of these, or `token_dim` is not positive.
+        SpecError: `kind` is not one of these, or `token_dim` is not positive.
     """
 
     mean: Tensor
@@ -42,16 +43,16 @@ class LatentNormalizer(nn.Module):
     def __init__(self, *, token_dim: int, kind: Kind) -> None:
         super().__init__()
         if kind not in get_args(Kind):
-            raise SpecError(f"normalize must be channel, half, global or none, '{kind}' was given.{did_you_mean(kind, get_args(Kind))}")
+            raise SpecError(f"model.normalize is '{kind}'; expected channel, half, global or none.{did_you_mean(kind, get_args(Kind))}")
         if token_dim < 1:
-            raise SpecError(f"token_dim must be at least 1, {token_dim} was given")
+            raise SpecError(f"token_dim is {token_dim}; expected at least 1")
         self.kind = kind
         self.register_buffer("mean", torch.zeros(token_dim))
         self.register_buffer("std", torch.ones(token_dim))
         self.register_buffer("fitted", torch.tensor(kind == "none"))
 
     def fit(self, representations: Iterable[Representation]) -> None:
-        """Measures mean and standard deviation over the valid frames of all clips, in float64, one batch at a time.
+        """Measure mean and standard deviation over the valid frames of all clips, in float64, one batch at a time.
 
         The moments of the batches are merged as in Chan, Golub and LeVeque 1983, eq. 2.1, which does not cancel as a sum of squares
         would. With kind "none", nothing is read.
@@ -73,7 +74,7 @@ class LatentNormalizer(nn.Module):
             mean += delta * (len(frames) / total)
             count = total
         if count == 0:
-            raise DataError("latents cannot be normalised: there is no frame to fit on; give at least one clip")
+            raise DataError("latents cannot be normalized: there is no frame to fit on. Give at least one clip")
         size = (squares / count + mean.square()).sqrt()
         if self.kind == "channel":
             std = (squares / count).sqrt()
@@ -82,32 +83,32 @@ class LatentNormalizer(nn.Module):
             mean = torch.zeros_like(mean)
         largest = float(std.max())
         if not 0 < largest < float("inf"):
-            raise DataError(f"latents cannot be normalised: their standard deviation is {largest:g}; fit on clips that are not silent")
+            raise DataError(f"latents cannot be normalized: their standard deviation is {largest:g}. Fit on clips that are not silent")
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(STD_FLOOR * largest))
         self.fitted.fill_(True)
 
     @property
     def measured(self) -> bool:
-        """Whether nothing is left to fit: not so before a fit, nor after `leave`."""
+        """Whether the latents have been measured, or `kind` "none" needs no fit; False after `leave`."""
         left = bool((self.mean == 0).all() and (self.std == 1).all())
         return self.kind == "none" or (bool(self.fitted) and not left)
 
     def leave(self) -> None:
-        """Settles for changing nothing, in place of a fit: for a model that is trained on no latents at all."""
+        """Change nothing from now on, in place of a fit: for a model that is not trained on latents at all."""
         self.mean.zero_()
         self.std.fill_(1.0)
         self.fitted.fill_(True)
 
     def normalize(self, representation: Representation) -> Representation:
-        """Returns the same clips with (values - mean) / std. Raises CheckpointError before a fit."""
+        """Return the same clips with (values - mean) / std. Raise CheckpointError before a fit."""
         if self.kind == "none":
             return representation
         mean, std = self._affine(representation)
         return representation.with_values((representation.values - mean) / std)
 
     def denormalize(self, representation: Representation) -> Representation:
-        """Undoes `normalize`. Raises CheckpointError before a fit."""
+        """Undo `normalize`. Raise CheckpointError before a fit."""
         if self.kind == "none":
             return representation
         mean, std = self._affine(representation)
@@ -115,13 +116,13 @@ class LatentNormalizer(nn.Module):
 
     def _affine(self, representation: Representation) -> tuple[Tensor, Tensor]:
         if not self.fitted:
-            raise CheckpointError("the latent normalisation has not been fitted: call fit() on encoded clips, or load a trained model")
+            raise CheckpointError("the latent normalizer has not been fitted. Call fit() on encoded clips, or load a trained model")
         values = representation.values
         self._check(values)
         return self.mean[:, None].to(values.dtype), self.std[:, None].to(values.dtype)
 
     def _valid_frames(self, representation: Representation) -> Tensor:
-        """Returns float64 `[frames, D]` on the CPU."""
+        """Return float64 `[frames, D]` on the CPU."""
         self._check(representation.values)
         values = representation.values.detach().cpu().double()
         valid = length_mask(representation.lengths.cpu(), values.shape[-1])
@@ -129,6 +130,8 @@ class LatentNormalizer(nn.Module):
 
     def _check(self, values: Tensor) -> None:
         if not values.is_floating_point():
-            raise SpecError("codes cannot be normalised: set model.normalize to none for a codec of codes")
+            raise SpecError("codes cannot be normalized. Set model.normalize to none for a codec of codes")
         if values.shape[1] != len(self.mean):
-            raise CheckpointError(f"the normalisation is of {len(self.mean)} latent dimensions, latents {list(values.shape)} were given")
+            raise CheckpointError(
+                f"the latents have shape {list(values.shape)}; expected {len(self.mean)} latent dimensions, as in the fit"
+            )

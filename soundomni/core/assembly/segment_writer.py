@@ -1,4 +1,4 @@
-"""The writer of segments that a model's parts and spec call for."""
+"""The writer of segments for a model, from its parts and its spec."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextToken
     """Return the writer for a model.
 
     Args:
-        model: it may be on the meta device.
-        spec: of the model.
+        model: the model; it may be on the meta device.
+        spec: the model's spec.
         tokenizer: writes the texts.
-        codec_only: whether only the codec is trained: its frames then pass no connector, and there may be any number of them.
+        codec_only: whether only the codec is trained. Its frames then pass no connector, and there may be any number of
+            them.
     """
     encoder = model.encoder
     return SegmentWriter(

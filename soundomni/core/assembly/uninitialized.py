@@ -1,4 +1,4 @@
-"""Building a network whose weights are about to be loaded: no time and no memory goes into drawing initial ones."""
+"""Building a network whose weights are about to be loaded, without the time and memory of drawing initial ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torch.overrides import TorchFunctionMode
 DRAWS = frozenset(
     ("add_", "bernoulli_", "clamp_", "copy_", "erfinv_", "exponential_", "fill_", "log_normal_", "mul_", "normal_", "uniform_", "zero_")
 )
-"""Names of the operations in place that initialisers consist of."""
+"""Names of the in-place operations that initializers consist of."""
 _INITIALIZERS = nn.init.__name__
 
 
 class uninitialized(TorchFunctionMode):
-    """Within this context parameters keep whatever was in their memory: what would fill them in place is left out.
+    """Within this context, parameters keep whatever was in their memory: operations that would fill them in place do
+    nothing.
 
-    Memory that nothing has written to is not yet taken from the system, so that a network costs its size once, when it is loaded.
-    Only for networks of which every parameter is then loaded. Buffers are computed as ever.
+    The system does not yet provide memory that nothing has written to, so a network costs its size only once, when it
+    is loaded. Only use this if every parameter is then loaded. Buffers are computed as usual.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Passes on all but what writes to a parameter."""
+        """Pass on every operation except those that fill a parameter."""
         given = kwargs or {}
         target = args[0] if args else given.get("tensor")
         if isinstance(target, nn.Parameter) and (
@@ -39,9 +40,10 @@ class uninitialized(TorchFunctionMode):
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Build what is built within on torch's meta device: it has names, shapes and dtypes, no values and no memory.
+    """Build networks on torch's meta device within this context: they have names, shapes and dtypes, but no values and
+    no memory.
 
-    Nothing is drawn either. Drawing on the meta device takes no memory but much time: it imports torch's compiler.
+    Nothing is drawn either: drawing on the meta device takes no memory but much time: it imports torch's compiler.
     """
     with torch.device("meta"), uninitialized():
         yield

@@ -1,4 +1,4 @@
-"""JSON objects in files that users name, with errors that say what is wrong with the file."""
+"""JSON objects from files that users name, with errors that say what is wrong with the file."""
 
 from __future__ import annotations
 

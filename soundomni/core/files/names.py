@@ -1,4 +1,4 @@
-"""Names of files that several rooms read and write: model directories, run directories and imported checkpoints share them."""
+"""Names of files that model directories, run directories and imported checkpoints share."""
 
 SPEC_FILE = "spec.yaml"
 CONFIG_FILE = "config.json"

@@ -1,4 +1,4 @@
-"""Paths as people write them in specs: a leading `~` is the home directory, and errors say which place was meant."""
+"""Paths as people write them in specs: a leading `~` is the home directory, and errors name the absolute path."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 def local_path(path: str | Path) -> Path:
     """Return `path` with a leading `~` or `~user` expanded.
 
-    A name that only begins with `~`, where there is no such user, stays as it is. Relative paths keep following the working directory.
+    A name that begins with `~` stays as it is if there is no such user. Relative paths still follow the working
+    directory.
     """
-    if not str(path).startswith("~"):  # "./~" is a folder here, which Path would make "~"
+    if not str(path).startswith("~"):  # Path would turn "./~", a folder here, into "~"
         return Path(path)
     try:
         return Path(path).expanduser()
@@ -29,7 +30,7 @@ def at_home(path: str) -> str:
 
 
 def place(path: str | Path) -> str:
-    """Return a path for an error, quoted; if what was given is not absolute, followed by the absolute path it stands for.
+    """Return a path for an error, quoted; a path that is not absolute is followed by the absolute path it stands for.
 
     >>> place("/data/sounds")
     "'/data/sounds'"
@@ -39,7 +40,7 @@ def place(path: str | Path) -> str:
 
 
 def slug(text: str, *, longest: int = 40, default: str = "clip") -> str:
-    """Return a text such as a prompt as part of a file name: `default` if nothing of it can be part of one.
+    """Return a text such as a prompt as part of a file name; `default` if none of it can be in a file name.
 
     >>> slug("Two clicks, then a tone!")
     'two-clicks-then-a-tone'

@@ -1,7 +1,9 @@
-"""How much work a pickle of torch asks for, found out without running it: a few bytes of it can stand for hours and for all memory.
+"""How much work a torch pickle asks for, found out without running it: a few bytes can stand for hours or for all
+memory.
 
-torch reads such files by an unpickler of its own that knows tensors and containers only, one operation after the other. Operations
-are counted here first, by the standard library's disassembler; archives must be as torch writes them, which compresses nothing.
+torch reads such files with its own unpickler, which only knows tensors and containers and runs one operation after the
+other. The operations are first counted here with the standard library's disassembler. Archives must be as torch writes
+them: not compressed.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from pathlib import Path, PurePosixPath
 from soundomni.core.files.small_files import open_regular
 
 MOST_OPERATIONS = 1_000_000
-"""A tensor takes about 25, so that this is enough for 40,000 and what a trainer writes next to them."""
+"""A tensor takes about 25 operations, so this is enough for 40,000 tensors and what a trainer writes next to them."""
 MOST_COPIED = 20_000_000
-"""Values that are copied if each operation that copies a container, such as OrderedDict(pairs), copies all that there are."""
+"""Values that are copied if each operation that copies a container, such as OrderedDict(pairs), copies all values so
+far."""
 MOST_COPIED_BYTES = 500_000_000
-"""Bytes that are copied if each such operation copies the whole pickle, such as a long text."""
+"""Bytes that are copied if each such operation copies the whole pickle, which may be one long text."""
 MOST_BYTES = 1 << 25
 """Bytes of the pickle itself, without the numbers of the tensors."""
 MOST_DIRECTORY_BYTES = 1 << 24
@@ -29,18 +32,20 @@ PARTS = 5
 
 _END, _END_64 = b"PK\x05\x06", b"PK\x06\x06"
 _TAIL = 66_000
-"""Bytes within which the end of an archive lies: its comment has at most 65,535."""
+"""Bytes from the end of a file within which the end record of an archive lies: its comment has at most 65,535."""
 _STORES = frozenset(("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT"))
 _OWN_ARGUMENTS = frozenset(("EMPTY_TUPLE", "TUPLE", "TUPLE3"))
-"""What makes the arguments of a call that copies nothing: none at all, or the parts of a tensor."""
+"""Operations that make the arguments of a call that copies nothing: no arguments, or the parts of a tensor."""
 
 
 class _RefusedError(ValueError):
-    """What is wrong with a pickle, as against what the disassembler fails on."""
+    """A fault that this module found in a pickle, as opposed to a failure of the disassembler."""
 
 
 def check_archive(path: Path) -> None:
-    """Raise OSError, ValueError or zipfile.BadZipFile for an archive that torch does not write so, or whose pickle asks for too much."""
+    """Raise OSError, ValueError or zipfile.BadZipFile for an archive unlike those of torch, or whose pickle asks for
+    too much.
+    """
     with os.fdopen(open_regular(path), "rb") as opened:
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - _TAIL))
         tail = opened.read(_TAIL)
@@ -50,7 +55,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(opened) as archive:
             for info in archive.infolist():
                 packed = info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size
-                if packed and PurePosixPath(info.filename).parts[1:2] != ("code",):  # that of TorchScript, which nothing reads
+                if packed and PurePosixPath(info.filename).parts[1:2] != ("code",):  # TorchScript code, which nothing reads
                     raise ValueError(f"'{info.filename}' in it is compressed, which torch.save never does")
                 if PurePosixPath(info.filename).name == "data.pkl":
                     if info.file_size > MOST_BYTES:
@@ -59,13 +64,13 @@ def check_archive(path: Path) -> None:
 
 
 def check_legacy(path: Path) -> None:
-    """Raise OSError or ValueError for a file of pickles without an archive that ask for too much."""
+    """Raise OSError or ValueError for a file of pickles that is not an archive, if they ask for too much."""
     with os.fdopen(open_regular(path), "rb") as opened:
         _check_pickles(opened.read(MOST_BYTES), PARTS)
 
 
 def _check_pickles(content: bytes, count: int) -> None:
-    """Count operations up to the end of so many pickles, or to where they are damaged, where torch stops as well."""
+    """Count operations up to the end of `count` pickles, or to damaged bytes, at which torch stops as well."""
     file = BytesIO(content)
     operations = copies = 0
     before = ""
@@ -74,7 +79,7 @@ def _check_pickles(content: bytes, count: int) -> None:
             for operation, argument, _ in pickletools.genops(file):
                 operations += 1
                 if operation.name == "GLOBAL" and str(argument).endswith("bytearray"):
-                    raise _RefusedError("its pickle uses bytearray, which can take unlimited memory and which weights never need")
+                    raise _RefusedError("its pickle uses bytearray, which can take unlimited memory and is never needed for weights")
                 copies += operation.name == "BUILD" or (operation.name == "REDUCE" and before not in _OWN_ARGUMENTS)
                 before = before if operation.name in _STORES else operation.name
                 if operations > MOST_OPERATIONS:

@@ -1,4 +1,6 @@
-"""Safetensors files that strangers may have written, opened so that the bytes decide what is taken of memory, not what they declare."""
+"""Safetensors files that strangers may have written, opened so that their size limits the memory they take, not what
+they declare.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,12 @@ from soundomni.core.errors import CheckpointError, message_of
 from soundomni.core.files.small_files import open_regular
 
 MOST_HEADER_BYTES = 1 << 24
-"""Of names, shapes and places; those of 100,000 tensors take half of it. Each byte of it takes several once it is read."""
+"""Bytes of names, shapes and offsets; those of 100,000 tensors take half of it. Each byte takes several once it is
+read."""
 
 
 def open_tensors(file: Path) -> Any:
-    """Return a safetensors file that is open as `safetensors.safe_open` opens it.
+    """Open a safetensors file as `safetensors.safe_open` does.
 
     Raises:
         OSError: it is missing, cannot be read, is not a regular file, or its header has more than MOST_HEADER_BYTES.
@@ -27,7 +30,7 @@ def open_tensors(file: Path) -> Any:
     with os.fdopen(open_regular(file), "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         size = os.fstat(opened.fileno()).st_size
-    if MOST_HEADER_BYTES < length <= size:  # what is longer than the file is refused by the library
+    if MOST_HEADER_BYTES < length <= size:  # the library refuses a header longer than the file
         raise OSError(f"its header has {length:,} bytes; expected at most {MOST_HEADER_BYTES:,}")
     return safe_open(file, framework="pt")
 

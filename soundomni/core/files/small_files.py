@@ -1,7 +1,8 @@
 """Small files that strangers may have written, read whole or refused, whatever lies at their path.
 
-What is read is a regular file of bounded size: a pipe would keep the reader waiting, a device may never end. Links are followed, since the
-Hub's cache consists of them, but what they lead to is looked at once it is open, so that nothing can be put in its place in between.
+Only regular files of bounded size are read: a pipe would keep the reader waiting, a device may never end. Links are
+followed, since the Hub's cache consists of them, but the target is checked after it is open, so that nobody can replace
+it in between.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 1 << 24
-"""Largest file that is read unless a caller says otherwise; the index of a model with 100,000 tensors takes half of it."""
+"""Largest file that is read by default; the index of a model with 100,000 tensors takes half of it."""
 MOST_VALUES = 2_000_000
-"""Values of a JSON document, as many as its brackets and commas allow: each takes up to 200 bytes once it is read."""
+"""Most values of a JSON document, estimated from its brackets and commas: each takes up to 200 bytes once it is read.
+"""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -35,7 +37,7 @@ def open_regular(file: str | Path) -> int:
         return descriptor
     os.close(descriptor)
     kind = next((name for test, name in _KINDS if test(mode)), "something else")
-    raise OSError(f"it is {kind}, expected a regular file")
+    raise OSError(f"it is {kind}; expected a regular file")
 
 
 def read_text(file: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
@@ -50,7 +52,10 @@ def read_text(file: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_piped_text(file: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
-    """Return the text of what a user named on the command line, which may be a pipe of their shell below /dev. Raise as `read_text`."""
+    """Return the text of a file that a user named on the command line; it may be a pipe below /dev.
+
+    Raise as `read_text`.
+    """
     if not str(file).startswith("/dev/"):
         return read_text(file, most_bytes=most_bytes)
     with Path(file).open("rb") as opened:
@@ -79,5 +84,5 @@ def parse_json(text: str, *, most_values: int = MOST_VALUES) -> Any:
 
 def _decode(content: bytes, most_bytes: int) -> str:
     if len(content) > most_bytes:
-        raise OSError(f"it has more than {most_bytes:,} bytes, which is too much for a file of this kind")
+        raise OSError(f"it has more than {most_bytes:,} bytes, too many for a file of this kind")
     return content.decode("utf-8")

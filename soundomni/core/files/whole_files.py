@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whenever a program is killed and whoever reads them meanwhile."""
+"""Files that appear whole or not at all, even if a program is killed or others read them meanwhile."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes | memoryview, *, part: str | None = None, durable: bool = False) -> None:
-    """Write a file next to its place, then give it its name. If that fails, what was there stays and nothing else is left behind.
+    """Write a file under a temporary name, then rename it. If that fails, an older file stays and nothing else is left
+    behind.
 
     Args:
         path: the file.
-        content: text is written as UTF-8; what UTF-8 cannot encode, such as a file name that is not UTF-8, is escaped.
-        part: name of the file while it is written, for a folder in which a part that a killed program left must be known by its name.
-        durable: whether the content is on the disk, not only handed to the system, before the file gets its name.
+        content: bytes, or text to write as UTF-8; what UTF-8 cannot encode, such as a file name that is not UTF-8, is
+            escaped.
+        part: name of the file while it is written; give one if a part that a killed program left must be recognizable.
+        durable: whether the content must be on the disk, not only handed to the system, before the file gets its name.
 
-    Raises OSError.
+    Raise OSError.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     unfinished = path.with_name(part or f".{uuid.uuid4().hex}.part")

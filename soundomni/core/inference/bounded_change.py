@@ -1,4 +1,4 @@
-"""A bound on how far a variation goes from its clip, whatever its prompt.
+"""A bound on how far a variation goes from its clip, with any prompt.
 
 A model with a prompt may take little notice of the clip that it is shown, and predict what the prompt describes even if only a little of
 the clip is hidden. So the clean values that a prediction stands for are kept within a ball around the clip. Samplers end on such an
@@ -49,8 +49,8 @@ def bounded(predict: Predict, objective: Objective, bounds: Sequence[Bound | Non
     Args:
         predict: (values `[B, D, T]`, timesteps `[B]` above 0) → velocity `[B, D, T]`, already guided.
         objective: its path says which clean values a velocity stands for.
-        bounds: one for each clip, None to leave it as it is.
-        made: bool `[B, T]`, the frames that are made; only these are counted and changed.
+        bounds: one for each clip; None leaves the clip unbounded.
+        made: bool `[B, T]`, the frames that are made; only these count and change.
 
     Returns:
         a prediction with the same arguments. No clip's result depends on another.

@@ -1,4 +1,4 @@
-"""What a velocity says of the clean values, on the path of any objective that mixes a clip and noise.
+"""What a velocity says about the clean values, on the path of any objective that mixes a clip and noise.
 
 Shape letters: R rows, D latent dimensions, T frames.
 """
@@ -17,7 +17,7 @@ _DIFFERENCE = 1e-3
 
 @dataclass(frozen=True)
 class PathPoint:
-    """A point of a path: x_t = a·x0 + b·ε, of which the velocity is a'·x0 + b'·ε.
+    """A point of a path: x_t = a·x0 + b·ε, with the velocity a'·x0 + b'·ε.
 
     Args:
         a, b: shares of the clean values and of the noise.
@@ -30,11 +30,13 @@ class PathPoint:
     b_slope: float
 
     def clean(self, values: Tensor, velocity: Tensor) -> Tensor:
-        """Return the clean values that a velocity at `values` stands for, of their shape: two equations give x0."""
+        """Return the clean values, shaped as `values`, that a velocity there stands for: two equations give x0."""
         return (self.b_slope * values - self.b * velocity) / self._determinant
 
     def velocity_change(self, clean_change: Tensor) -> Tensor:
-        """Return by how much the velocity changes, at the same values, when the clean values that it stands for change by this much."""
+        """Return how much the velocity changes, at the same values, if the clean values that it stands for change by
+        `clean_change`.
+        """
         return clean_change * (-self._determinant / self.b)
 
     @property

@@ -1,4 +1,4 @@
-"""Writing text: token by token, each taken or drawn from what the model expects to come next.
+"""Writing text token by token: the likeliest next token, or one drawn from the model's distribution.
 
 Shape letters: R rows, one text each, V vocabulary.
 """
@@ -26,8 +26,8 @@ class TextSampling:
     """How the next token is chosen.
 
     Args:
-        temperature: divides the logits: 1 draws from the model's own distribution, less makes likely tokens likelier. 0 always takes
-            the likeliest token (greedy), and then nothing else matters.
+        temperature: divides the logits: 1 draws from the model's own distribution, lower values make likely tokens
+            likelier. 0 always takes the likeliest token (greedy), and then nothing else matters.
         top_k: draw only from the k likeliest tokens; None from all.
         top_p: draw only from the smallest set of likeliest tokens that together have at least this probability (Holtzman et al.
             2020, section 3.1, the nucleus); it counts after the temperature and among the tokens that `top_k` leaves.
@@ -53,7 +53,7 @@ def next_tokens(logits: Tensor, sampling: TextSampling, generators: Sequence[tor
     Args:
         logits: `[R, V]`, on any device.
         sampling: how to choose.
-        generators: one for each row, on the CPU, each asked for one number; unused by greedy decoding.
+        generators: one for each row, on the CPU. Each draws one number; greedy decoding draws none.
 
     Returns:
         int64 `[R]`.
@@ -72,7 +72,7 @@ def likeliest(logits: Tensor, sampling: TextSampling) -> tuple[Tensor, Tensor]:
     """Return the tokens that can be drawn, likeliest first, with their weights. The temperature must be above 0.
 
     Args:
-        logits: `[R, V]`; of equal ones, the smaller id counts as likelier.
+        logits: `[R, V]`; among equal logits, the smaller id counts as likelier.
         sampling: how to choose.
 
     Returns:
@@ -102,20 +102,20 @@ def iter_tokens(
     sampling: TextSampling = GREEDY,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[list[int | None]]:
-    """Continue each context with text, until a token that ends texts or `max_new_tokens`.
+    """Continue each context with text, up to a token that ends texts or to `max_new_tokens`.
 
     A text depends on its own context and seed only, not on the others.
 
     Args:
-        model, tokenizer: what writes.
-        contexts: what comes before.
-        max_new_tokens: ids of each text at most.
-        opening: ids that every text begins with, which are given and not returned; the start token alone when None.
+        model, tokenizer: the model that writes, and its tokenizer.
+        contexts: what comes before each text.
+        max_new_tokens: most ids of each text.
+        opening: ids that every text begins with, given to the model and not returned; None for only the start token.
         sampling: how tokens are chosen.
-        seeds: one for each context, for what is drawn; 0, 1, 2, … when None.
+        seeds: one for each context, for drawing tokens; None for 0, 1, 2, …
 
     Yields:
-        the next id of each text, None for those that have ended. At least one goes on.
+        the next id of each text, None for texts that have ended. At least one text has not ended.
     """
     begun = [(*context, plain_segment(opening if opening is not None else (tokenizer.bos,))) for context in contexts]
     generators = [torch.Generator().manual_seed(seed) for seed in (range(len(begun)) if seeds is None else seeds)]
@@ -156,7 +156,7 @@ def sample_text(
     sampling: TextSampling = GREEDY,
     seeds: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Return the ids of the text that follows each context. Arguments are those of `iter_tokens`."""
+    """Return the ids of the text that follows each context. The arguments are those of `iter_tokens`."""
     texts: list[list[int]] = [[] for _ in contexts]
     written = iter_tokens(
         model, contexts, tokenizer=tokenizer, max_new_tokens=max_new_tokens, opening=opening, sampling=sampling, seeds=seeds

@@ -1,6 +1,7 @@
-"""What generation does around a model's prediction: classifier-free guidance, and targets of which a part is given.
+"""What generation does around a model's prediction: classifier-free guidance, and targets with some given frames.
 
-Both wrap a prediction into another one, so that samplers know nothing of them. A velocity, a score and a logit are all guided alike.
+Both wrap a prediction into another one, so that samplers need not know about them. Velocities, scores and logits are
+guided alike.
 
 Shape letters: B clips, D latent dimensions, T frames, G guidance branches.
 """
@@ -18,29 +19,29 @@ from soundomni.core.interfaces import Predict
 from soundomni.core.spec.schema import GuidanceSpec
 
 PredictBranches = Callable[[Tensor, Tensor, int], Tensor]
-"""(values `[B, D, T]`, timesteps `[B]`, G) → predictions `[G, B, D, T]`: the conditional one, then, if G is 2, the unconditional one
-or that of a negative prompt."""
+"""(values `[B, D, T]`, timesteps `[B]`, G) → predictions `[G, B, D, T]`: the conditional one, then, if G is 2, the one
+without a prompt or with the negative prompt."""
 
 RENORMALIZATIONS = ("none", "global", "channel")
 
 
 def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None) -> Predict:
-    """Wraps the branches into one guided prediction.
+    """Wrap the branches into one guided prediction.
 
     v = v_uncond + scale * (v_cond - v_uncond) (Ho and Salimans 2022, eq. 6), for clips whose timestep lies within the interval, both
     ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. Then v is scaled by clamp(|v_cond| / |v|, renormalize_min, 1).
-    The unconditional branch is asked for only at steps where some clip is guided, and never when the scale is 1.
+    The unconditional branch only runs at steps at which some clip is guided, and never if the scale is 1.
 
     Args:
-        predict_branches: asked with G = 1 or G = 2.
-        guidance: scale, interval and renormalisation.
-        valid: bool `[B, T]`, the frames that count in the norm of a clip; all when None.
+        predict_branches: called with G = 1 or G = 2.
+        guidance: scale, interval and renormalization.
+        valid: bool `[B, T]`, the frames that count in the norm of a clip; None for all.
 
     Returns:
         (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
 
     Raises:
-        SpecError: the guidance is out of its range.
+        SpecError: a value of the guidance is out of its range.
     """
     check_guidance(guidance)
     low, high = guidance.interval
@@ -60,7 +61,9 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
 
 
 def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid: Tensor | None) -> Tensor:
-    """Returns the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional prediction."""
+    """Return the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional
+    prediction.
+    """
     if guidance.renormalize == "channel":
         norms = [torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
     else:
@@ -73,20 +76,20 @@ def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid:
 
 
 def check_guidance(guidance: GuidanceSpec) -> None:
-    """Raises SpecError, naming the dotted key, when a value is out of its range."""
+    """Raise SpecError, naming the dotted key, if a value is out of its range."""
     low, high = guidance.interval
     if not low <= high:
-        raise SpecError(f"guidance.interval must be (low, high) with low <= high, {(low, high)} was given")
+        raise SpecError(f"guidance.interval is {(low, high)}; expected (low, high) with low <= high")
     if guidance.renormalize not in RENORMALIZATIONS:
         near = did_you_mean(guidance.renormalize, RENORMALIZATIONS)
-        raise SpecError(f"guidance.renormalize must be none, global or channel, '{guidance.renormalize}' was given.{near}")
+        raise SpecError(f"guidance.renormalize is '{guidance.renormalize}'; expected none, global or channel.{near}")
     if not 0.0 <= guidance.renormalize_min <= 1.0:
-        raise SpecError(f"guidance.renormalize_min must lie between 0 and 1, {guidance.renormalize_min} was given")
+        raise SpecError(f"guidance.renormalize_min is {guidance.renormalize_min}; expected a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartialTarget:
-    """A target of which some frames are given: continuation, inpainting.
+    """A target with some given frames: continuation, inpainting.
 
     The model is always shown the given frames clean, at timestep 0, as in training; the sampler moves only the others. Sampling reads
     `target.show(sampler.sample(target.hold(predict), target.show(noise), ...))`.
@@ -100,15 +103,16 @@ class PartialTarget:
     known: Tensor
 
     def show(self, values: Tensor) -> Tensor:
-        """`[B, D, T]` → the same with exactly the given values at known frames."""
+        """Return `[B, D, T]` with exactly the given values at known frames."""
         return torch.where(self.known[:, None], self.values.to(values.dtype), values)
 
     def timesteps(self, timesteps: Tensor) -> Tensor:
-        """`[B]` → `[B, T]`, 0 at known frames."""
+        """Return timesteps `[B, T]` from `[B]`, 0 at known frames."""
         return timesteps[:, None].masked_fill(self.known, 0.0)
 
     def hold(self, predict: Predict) -> Predict:
-        """Wraps a velocity prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip, `[B]`.
+        """Wrap a velocity prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip,
+        `[B]`.
 
         The velocity is zero at known frames, so that a sampler leaves them where they are.
         """

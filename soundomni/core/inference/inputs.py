@@ -1,6 +1,6 @@
-"""Arguments of the class SoundOmni as people pass them: one prompt or many, numbers of numpy, generators.
+"""Arguments of the class SoundOmni as people pass them: one prompt or many, numpy numbers, generators.
 
-What can be meant in only one way is taken; every refusal is one line that says what was given and what to pass instead.
+Whatever has only one meaning is accepted; every error is one line that says what was given and what to pass instead.
 
 Shape letters: C audio channels, S samples.
 """
@@ -29,14 +29,17 @@ _MAKE_IT = "Pass Audio(waveform, sample_rate), with a float32 waveform [C, S]"
 
 
 def shown(value: object) -> str:
-    """Return a value of a wrong kind as an error shows it: on one line, cut short, with its type."""
+    """Return how an error shows a value of a wrong kind: on one line, cut short, with its type."""
     text = " ".join(repr(value).split())
     text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
     return f"{text} ({type(value).__name__})"
 
 
 def as_whole(name: str, value: Any) -> int:
-    """Return an integer, of Python, numpy or torch. Raise SpecError for anything else, floats and truth values among it."""
+    """Return a Python, numpy or torch integer as an int.
+
+    Raise SpecError for anything else, floats and bools included.
+    """
     try:
         if not isinstance(value, bool):
             return operator.index(value)
@@ -46,7 +49,7 @@ def as_whole(name: str, value: Any) -> int:
 
 
 def as_number(name: str, value: Any) -> float:
-    """Return a real number, of Python, numpy or torch, as a float. Raise SpecError for anything else."""
+    """Return a real Python, numpy or torch number as a float. Raise SpecError for anything else."""
     try:
         if not isinstance(value, (bool, np.bool_, str, bytes)) and np.ndim(value) == 0:
             return float(value)
@@ -62,7 +65,7 @@ def as_text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{name} {value!a} is not valid Unicode; write it as UTF-8") from None
+        raise DataError(f"{name} {value!a} is not valid Unicode. Write it as UTF-8") from None
     return str(value)
 
 
@@ -115,7 +118,10 @@ def as_varied(value: Any, count: int) -> list[Audio] | None:
 
 
 def as_known(value: Any, count: int) -> list[Kept | None]:
-    """Return what is kept for each of `count` prompts; one serves them all. Raise DataError or SpecError for anything else."""
+    """Return what to keep for each of `count` prompts; one serves them all.
+
+    Raise DataError or SpecError for anything else.
+    """
     if value is None:
         return [None] * count
     if isinstance(value, (Kept, Audio)):
@@ -125,7 +131,10 @@ def as_known(value: Any, count: int) -> list[Kept | None]:
 
 
 def as_messages(value: Any) -> list[Mapping[str, Any]]:
-    """Return the messages of a chat: a list of mappings, one mapping, or the text of one turn of the user. Raise DataError else."""
+    """Return the messages of a chat: a list of mappings, one mapping, or the text of one user turn.
+
+    Raise DataError for anything else.
+    """
     if isinstance(value, str):
         return [{"role": "user", "content": as_text("messages", value)}]
     if isinstance(value, Mapping):
@@ -138,7 +147,10 @@ def as_messages(value: Any) -> list[Mapping[str, Any]]:
 
 
 def as_overrides(value: Any) -> dict[str, str]:
-    """Return overrides of a spec as text by dotted key. Raise SpecError for what is not a mapping from keys to plain values."""
+    """Return overrides of a spec as text by dotted key.
+
+    Raise SpecError for anything but a mapping of keys to plain values.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -147,7 +159,7 @@ def as_overrides(value: Any) -> dict[str, str]:
 
 
 def as_callback(name: str, value: T) -> T:
-    """Return something that can be called, or None. Raise SpecError for anything else."""
+    """Return a function or None. Raise SpecError for anything else."""
     if value is not None and not callable(value):
         raise SpecError(f"{name} is {shown(value)}; expected a function")
     return value
@@ -163,7 +175,10 @@ def as_directory(name: str, value: Any) -> str | Path:
 
 
 def matching(name: str, values: Sequence[T], count: int, *, of: str = "prompt") -> list[T]:
-    """Return the values as a list. Raise SpecError unless there is one for each of `count` prompts, or whatever they belong to."""
+    """Return the values as a list.
+
+    Raise SpecError unless there is one for each of `count` prompts, or whatever `of` names.
+    """
     if len(values) != count:
         raise SpecError(f"{name} has length {len(values)}; expected {count}, one for each {of}")
     return list(values)
@@ -189,7 +204,7 @@ def _spans(name: str, value: Any) -> list[tuple[float, float]]:
 
 
 def _listed(name: str, value: Any, expected: str) -> list[Any]:
-    """Return the items of anything that has an order. Sets and mappings do not: which item comes first would be left to chance."""
+    """Return the items of anything that has an order. Sets and mappings are refused: their order may be arbitrary."""
     if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
         raise DataError(f"{name} is {shown(value)}; expected {expected}")
     return list(value)

@@ -1,4 +1,4 @@
-"""What a model is asked to make: a prompt, with what is kept or varied of a clip.
+"""What a model is asked to make: a prompt, and a clip to vary or parts of a clip to keep.
 
 Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 """
@@ -24,7 +24,7 @@ class RequestBuilder:
 
     Args:
         model: the network.
-        contexts: writes its prompts.
+        contexts: writes the model's prompts.
         num_samples: S of each clip, at the codec's rate.
         negative_prompt: what to steer away from, or None.
     """
@@ -40,13 +40,13 @@ class RequestBuilder:
 
         Args:
             prompt: what to make.
-            seed: of its noise.
-            kept: what is kept of a clip, or None to make all of it.
+            seed: seed of the noise.
+            kept: the parts of a clip to keep, or None to make all of it.
             varied: the clip to start from, or None to start from noise.
 
         Raises:
-            SpecError: the seed is out of its range, or nothing whole is kept.
-            DataError: the prompt and the clip are longer than what the model was trained with.
+            SpecError: the seed is out of its range, or the kept spans do not hold a whole frame.
+            DataError: the prompt and the clip are longer than the samples that the model was trained with.
         """
         check_seed(seed)
         slot = self._contexts.slot(self.num_samples)
@@ -59,7 +59,7 @@ class RequestBuilder:
         return request if kept is None else self._keep(request, kept)
 
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
-        """Add the normalized values `[D, T]` of what is kept."""
+        """Add the normalized values `[D, T]` of the kept parts."""
         waveform, num_samples = self._to_codec(kept.clip), self.num_samples
         mask = known_frames(kept.spans, self._model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
@@ -68,10 +68,10 @@ class RequestBuilder:
 
     @torch.no_grad()
     def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
-        """`[C, S]` at the codec's rate, cut or lengthened to `num_samples` → normalized values `[D, T]`."""
+        """Return normalized values `[D, T]` of `[C, S]` at the codec's rate, cut or padded to `num_samples`."""
         batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self._model.device)
         return self._model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
 
     def _to_codec(self, clip: Audio) -> np.ndarray:
-        """Return `[C, S]` with the rate and the channels of the codec."""
+        """Return `[C, S]` with the codec's rate and channels."""
         return convert(clip, channels=self._model.codec.spec.channels, sample_rate=self._model.codec.spec.sample_rate)

@@ -1,7 +1,7 @@
 """Generation with a key-value cache: the context is computed once, then only the slot that is being made.
 
-Sampling audio: each row of the cache holds one guidance branch of one sample; the sampler rewrites the audio slot behind it at every
-step, all rows in one batch. Text is written in decoding.py.
+Each row of the cache holds one guidance branch of one sample. At every step, the sampler rewrites the audio slots
+behind the rows, in one batch. Text is written in decoding.py.
 
 Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames.
 """
@@ -36,7 +36,9 @@ from soundomni.core.spec.schema import GuidanceSpec
 
 
 def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
-    """Allocates a cache with one row per context and room for `room` more tokens in each, and computes the contexts into it."""
+    """Allocate a cache with one row per context and room for `room` more tokens in each, and compute the contexts into
+    it.
+    """
     cache = empty_cache(model, contexts, room)
     model.prefill(packed(model, contexts), cache)
     return cache
@@ -65,12 +67,12 @@ def empty_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> 
 
 
 class AudioSlots:
-    """The audio slots behind the contexts of some rows: everything of a sampling step that does not change between steps.
+    """The audio slots behind the contexts of some rows, with everything that does not change between sampling steps.
 
     Args:
         model: the model.
         cache: holds the contexts; rows 0 to len(slots) - 1 are used.
-        slots: the clip that is made in each row, as the writer of segments writes a target.
+        slots: the clip to make in each row, as the writer of segments writes a target.
         positions: position id of each slot.
     """
 
@@ -93,7 +95,7 @@ class AudioSlots:
         self._frames = np.asarray([slot.num_frames for slot in slots])
 
     def predict(self, values: Tensor, timesteps: Tensor) -> Tensor:
-        """`[R, D, T]` at timesteps `[R, T]` → prediction `[R, D, T]`."""
+        """Return the prediction `[R, D, T]` for values `[R, D, T]` at timesteps `[R, T]`."""
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._frames, values.shape[-1], self._model.device)
         return self._model.predict_frames(values, timesteps, self._boundary, places, self._layout)
@@ -104,13 +106,14 @@ class AudioRequest:
     """One clip to make.
 
     Args:
-        context: segments before it.
+        context: segments before the clip.
         negative: segments of the guidance branch; empty for the unconditional one.
         slot: the segment of the clip itself, as a target is written.
-        seed: of its noise.
-        known: normalised values `[D, T]` of which the frames in `known_mask` `[T]` are given; None when all are made.
+        seed: seed of the noise.
+        known: normalized values `[D, T]`, given in the frames that `known_mask` marks; None to make all frames.
         known_mask: bool `[T]`.
-        varied: normalised values `[D, T]` of a clip to start from, in part, in place of noise alone; None for noise alone.
+        varied: normalized values `[D, T]` of a clip to mix with the noise that sampling starts from; None to start from
+            only noise.
         most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
     """
 
@@ -125,17 +128,19 @@ class AudioRequest:
 
     @property
     def num_frames(self) -> int:
-        """Frames to make."""
+        """Number of frames to make."""
         return self.slot.num_frames
 
 
 def sampler_seed(seed: int) -> int:
-    """Returns the seed of what a stochastic sampler draws: another stream than that of any clip's noise nearby."""
-    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators read the low 32 bits alone
+    """Return the seed for what a stochastic sampler draws, a stream different from those of the noise of nearby clip
+    seeds.
+    """
+    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
 
 
 def start_noise(requests: Sequence[AudioRequest], dim: int) -> Tensor:
-    """Noise `[B, D, T]`, each clip from its own seed and independent of the batch around it."""
+    """Return noise `[B, D, T]`, each clip from its own seed, independent of the batch around it."""
     longest = max(request.num_frames for request in requests)
     noise = torch.zeros(len(requests), dim, longest)
     for i, request in enumerate(requests):
@@ -154,12 +159,13 @@ def sample_audio(
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Representation:
-    """Makes one batch of clips. What a clip becomes does not depend on the others in the batch.
+    """Make one batch of clips. No clip's result depends on the others in the batch.
 
-    Below 1, `begin` is the timestep to start from: that of the clips to vary, noised so far (Meng et al. 2022, SDEdit, algorithm 1).
+    Below 1, `begin` is the timestep to start from, with noise added to the clips to vary up to there (Meng et al. 2022,
+    SDEdit, algorithm 1).
 
     Returns:
-        The normalised representation, `[B, D, T]`.
+        the normalized representation, `[B, D, T]`.
     """
     frames = [request.num_frames for request in requests]
     branches = 2 if guidance.scale != 1.0 else 1
@@ -181,7 +187,7 @@ def sample_audio(
     start = _varied(model, requests, start, begin)
 
     def predict_branches(values: Tensor, timesteps: Tensor, count: int) -> Tensor:
-        # Conditional rows come first in the cache, so that outside the guidance interval they run alone.
+        # Conditional rows come first in the cache, so that only they run outside the guidance interval.
         out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
         return out.reshape(count, *values.shape)
 
@@ -194,7 +200,7 @@ def sample_audio(
 
 
 def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor, begin: float) -> Tensor:
-    """Returns what sampling starts from `[B, D, T]`: noise, in part where a clip is varied."""
+    """Return what sampling starts from, `[B, D, T]`: noise, mixed with the clip if one is varied."""
     start = noise.clone()
     for i, request in enumerate(requests):
         if request.varied is not None:

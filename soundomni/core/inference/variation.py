@@ -1,9 +1,10 @@
 """What a strength of variation means for one model and one clip: the timestep to start from, and the most that may change.
 
-The same timestep hides little of a clip in one latent space and nearly all of it in another. So strength is measured on the model
-itself: with no prompt, how far is its estimate of a clip from the clip, when it is shown the clip noised to a timestep? At timestep 1 it
-knows nothing of the clip, and that distance (the root of the mean squared error) counts as 1. A strength of 0.2 starts where the distance
-is 0.2, a slight change, and one of 0.8 where little but the prompt says what to make.
+The same timestep hides little of a clip in one latent space and nearly all of it in another. So strength is measured on
+the model itself: with no prompt, how far is its estimate of a clip from the clip, when it is shown the clip with noise
+added up to a timestep? At timestep 1 it knows nothing about the clip, and that distance (the root of the mean squared
+error) counts as 1. A strength of 0.2 starts where the distance is 0.2, a slight change, and one of 0.8 where little but
+the prompt says what to make.
 
 A prompt that contradicts the clip pulls the estimate further away. Some models still follow the clip if little of it is hidden; others
 follow the prompt from any timestep. So the distance is bounded too, on the same scale and with any prompt: what may change is to what
@@ -30,9 +31,9 @@ from soundomni.core.inference.sampling import AudioSlots, make_cache
 from soundomni.core.sequence import Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
-"""Where the loss of a clip is measured; between them it is interpolated."""
+"""Timesteps at which the loss of a clip is measured; it is interpolated between them."""
 NUM_DRAWS = 1
-"""Draws of noise, each used with both signs, over which the loss is averaged."""
+"""Draws of noise that the loss is averaged over; each is used with both signs."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Beginning:
 
 
 def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_size: int = 16) -> Callable[[Tensor | None], Beginning]:
-    """Return a function from a clip's values `[D, T]` to its `beginning`; None begins with noise. A clip is measured only once."""
+    """Return a function from a clip's values `[D, T]` to its `beginning`; None begins with noise.
+
+    Each clip is measured only once.
+    """
     measured: list[tuple[Tensor, Beginning]] = []
 
     def begin(clip: Tensor | None) -> Beginning:
@@ -66,9 +70,10 @@ def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_siz
 
 
 def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, batch_size: int = 16) -> Beginning:
-    """Return the timestep at which a clip is lost to the model as far as `strength` says, and how far a variation may go from the clip.
+    """Return the timestep at which the model has lost as much of a clip as `strength` says, and how far a variation may
+    go from it.
 
-    Both depend on the model and the clip only, never on the prompt or the seed. At a strength of 1 nothing is bounded.
+    Both only depend on the model and the clip, never on the prompt or the seed. At a strength of 1 there is no bound.
 
     Args:
         model: the model.
@@ -87,7 +92,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
 
 
 def timestep_of_share(share: float, lost: Sequence[float]) -> float:
-    """Return the timestep at which `share` is lost, given the rising `lost` at each of TIMESTEPS.
+    """Return the timestep at which `share` is lost, given the rising shares `lost` at each of TIMESTEPS.
 
     >>> lost = [timestep**2 for timestep in TIMESTEPS]
     >>> round(timestep_of_share(0.25, lost), 6), round(timestep_of_share(1.0, lost), 6)
@@ -101,8 +106,10 @@ def timestep_of_share(share: float, lost: Sequence[float]) -> float:
 
 
 def lost_shares(errors: Sequence[float]) -> list[float]:
-    """Return the share of a clip's power that is lost at each of TIMESTEPS, never falling, 1 at the last, given `estimate_errors`."""
-    if errors[-1] == 0.0:  # the clip is just what the model expects without any
+    """Return the share of a clip's power that is lost at each of TIMESTEPS, given `estimate_errors`: never falling, 1
+    at the last.
+    """
+    if errors[-1] == 0.0:  # the model expects exactly this clip without seeing it
         return list(TIMESTEPS)
     shares = torch.tensor(errors, dtype=torch.float64) / errors[-1]
     rising: list[float] = shares.clamp_max(1.0).cummax(0).values.tolist()

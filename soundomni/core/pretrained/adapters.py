@@ -80,7 +80,7 @@ def check_free(directory: str | Path) -> None:
     """Raise CheckpointError unless `directory` is missing or an empty folder."""
     path = Path(directory)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"'{path}' is not an empty folder, and adapters replace nothing; choose another directory")
+        raise CheckpointError(f"'{path}' is not an empty folder, and adapters never replace files. Choose another directory")
 
 
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
@@ -108,7 +108,7 @@ def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Names in the file of A and B of one layer, and the shape `[O, I]` of their product."""
+    """Names of a layer's A and B in the file, and the shape `[O, I]` of their product."""
 
     a: str
     b: str
@@ -155,7 +155,7 @@ def _read_config(folder: Path) -> tuple[float, int]:
     file = folder / CONFIG_FILE
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        near = f"; name one of its folders: {', '.join(inside)}" if inside else ""
+        near = f". Name one of its folders: {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
     config = read_object(file)
     if config.get("peft_type") != "LORA":
@@ -221,6 +221,6 @@ def _check_fit(path: Path, name: str, pair: _Pair, layers: Mapping[str, nn.Linea
         raise CheckpointError(f"'{path}' adapts '{name}', which is not a linear layer of this model.{did_you_mean(name, layers)}")
     shape = tuple(layers[name].weight.shape)
     if shape != pair.shape:
-        raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; this model has {shape}")
+        raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; expected {shape}, the shape in this model")
     if rank > max(shape):
         raise CheckpointError(f"'{path}' adapts '{name}' of shape {shape} with r = {rank}; expected at most {max(shape)}")

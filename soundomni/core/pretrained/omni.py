@@ -90,7 +90,7 @@ T = TypeVar("T")
 
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DEFAULT_STRENGTH = 0.5
-"""How much a variation changes its clip unless something else is asked for."""
+"""How much a variation changes its clip by default."""
 
 
 class SoundOmni:
@@ -98,9 +98,9 @@ class SoundOmni:
 
     Args:
         model: the network.
-        spec: what it was built from.
-        tokenizer: its text tokens.
-        max_tokens: the longest sample it was trained with; longer ones are refused. None for no limit.
+        spec: the spec that it was built from.
+        tokenizer: the tokenizer of its texts.
+        max_tokens: the longest sample that it was trained with; longer ones are refused. None for no limit.
         origin: where its weights come from.
         trust_class_paths: let the spec's sampler be named by import path.
     """
@@ -133,23 +133,26 @@ class SoundOmni:
         cache_dir: str | Path | None = None,
         offline: bool = False,
     ) -> SoundOmni:
-        """Loads a model directory. The weights must fit the spec exactly, in names and shapes; they are computed with in fp32.
+        """Load a model directory. The weights must fit the spec exactly, in names and shapes; the model computes in
+        fp32.
 
-        Memory holds the model and little more: weights are read tensor by tensor to where they belong.
+        Memory holds the model and little more: weights are read tensor by tensor into their place.
 
         Args:
-            directory: a model directory; where none is, the name of a model that comes with the package, such as "nano", or
-                owner/name or owner/name@revision of a model of the Hugging Face Hub, of which only the files of a model directory
-                are fetched.
+            directory: a model directory. If there is none, the name of a model that comes with the package, such as
+                "nano", or the owner/name or owner/name@revision of a model on the Hugging Face Hub; only the files of a
+                model directory are fetched.
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
-            device: where to put it, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is there.
-            revision: branch, tag or commit of the Hub.
-            cache_dir: where files of the Hub are kept; None leaves that to HF_HUB_CACHE and HF_HOME.
-            offline: look for a model of the Hub in the cache only, as with HF_HUB_OFFLINE=1.
+            device: device of the model, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is
+                there.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: directory of the Hub's cache; None leaves it to HF_HUB_CACHE and HF_HOME.
+            offline: only look for a Hub model in the cache, as with HF_HUB_OFFLINE=1.
 
         Raises:
-            CheckpointError: a file is missing or damaged, the weights are of another model, or the Hub does not give it.
-            PluginError: the spec names something that is not a registered plugin.
+            CheckpointError: a file is missing or damaged, the weights belong to another model, or the Hub does not
+                provide it.
+            PluginError: the spec names an unregistered plugin.
             SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
         """
         device = resolve_device(str(device))
@@ -175,18 +178,19 @@ class SoundOmni:
         dtype: torch.dtype | str = torch.float32,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Path:
-        """Writes a model directory, whole or not at all; an older one is replaced.
+        """Write a model directory, whole or not at all; an older one is replaced.
 
         Args:
-            directory: where.
-            card: text of the model card; None for one with the spec, and with the license and source of what was imported.
-            license: of the weights; None leaves that of what they come from.
-            dtype: what weights are stored as; torch.float16, or its name, halves the file.
-            max_shard_bytes: beyond this, weights are stored in several files with an index.
+            directory: the directory to write.
+            card: text of the model card; None for a card with the spec, and with the license and source of imported
+                weights.
+            license: license of the weights; None keeps that of their origin.
+            dtype: dtype of the stored weights; torch.float16, or its name, halves the file.
+            max_shard_bytes: weights beyond this size are stored in several files with an index.
 
         Raises:
-            CheckpointError: it cannot be written, something other than an older model is there, a weight is too large for `dtype`, or
-                there are adapters that are not merged.
+            CheckpointError: the directory cannot be written or holds something other than an older model, a weight is
+                too large for `dtype`, or there are adapters that are not merged.
             SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
             DataError: a path or a text is of a wrong kind.
         """
@@ -224,17 +228,18 @@ class SoundOmni:
         license: str | None = None,
         dtype: torch.dtype | str = torch.float32,
     ) -> str:
-        """Makes the model directory a commit of a repository of the Hugging Face Hub, and returns the commit's address.
+        """Push the model directory as a commit to a Hugging Face Hub repository, and return the commit's address.
 
         Args:
-            repository: owner/name; it is created where there is none.
-            private: whether a new repository is for its owner alone.
-            token: of the account; None leaves that to HF_TOKEN or the stored login.
-            commit_message: of the commit.
-            card, license, dtype: as of `save_pretrained`.
+            repository: owner/name; it is created if it does not exist.
+            private: whether only its owner can see a new repository.
+            token: token of the account; None leaves it to HF_TOKEN or the stored login.
+            commit_message: message of the commit.
+            card, dtype, license: as in `save_pretrained`.
 
         Raises:
-            CheckpointError: the name is none of a repository, the Hub cannot be reached or refuses, or the directory cannot be written.
+            CheckpointError: the repository name is not valid, the Hub cannot be reached or refuses, or the directory
+                cannot be written.
         """
         repository = as_text("the repository", repository)
         check_pushable(repository)
@@ -244,16 +249,16 @@ class SoundOmni:
 
     @property
     def sample_rate(self) -> int:
-        """Of what is generated, in Hz."""
+        """Sample rate of generated clips in Hz."""
         return self.model.codec.spec.sample_rate
 
     @property
     def contexts(self) -> PromptWriter:
-        """Writes prompts, clips, questions and chats as the model is given them."""
+        """Writer of prompts, clips, questions and chats in the form that the model takes."""
         return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
-        """Writes prompts as the model is asked for clips of `seconds`, steered away from the negative prompt."""
+        """Return the builder of requests for clips of `seconds`, steered away from the negative prompt."""
         seconds = as_number("seconds", seconds)
         check_seconds(seconds)
         return RequestBuilder(
@@ -278,26 +283,29 @@ class SoundOmni:
         batch_size: int = 16,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Audio]:
-        """Makes a clip of `seconds` for each prompt.
+        """Make a clip of `seconds` for each prompt.
 
         Args:
             prompts: what to make; a single text makes one clip.
-            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None leaves them to the spec.
-            negative_prompt: what to steer away from; without it, guidance steers away from no prompt at all.
-            known: for each prompt, what is kept of a clip (continuation, inpainting), or None to make all of it. A single
-                `Kept` holds for every prompt.
+            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None for the spec's.
+            negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
+                a prompt.
+            known: for each prompt, the parts of a clip to keep (continuation, inpainting), or None to make all of it. A
+                single `Kept` applies to every prompt.
             vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
-                noise added, not from noise only.
+                noise added, not from only noise.
             strength: how much of the clip the noise hides from the model, and how far the variant may go from it, above 0 and at most
                 1: 0.2 is a slight change with any prompt, 0.8 a strong one, and at 1 nothing is left of the clip (see
                 `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary, it must be None.
-            seeds: one per prompt, or the first of consecutive ones. What a clip becomes depends on its seed and prompt alone.
+            seeds: one per prompt, or the first of consecutive ones. What a clip becomes only depends on its seed and
+                prompt.
             batch_size: clips made at once.
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, or nothing whole is kept.
-            DataError: a prompt and its clip are longer than what the model was trained with, or are of a wrong kind.
+            SpecError: a number is out of its range or of a wrong kind, or the kept spans do not hold a whole frame.
+            DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
+                wrong kind.
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
@@ -321,17 +329,23 @@ class SoundOmni:
         return clips
 
     def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
-        """Returns the spec's guidance with another scale, if one is given. Raises SpecError for a scale out of its range."""
+        """Return the spec's guidance with another scale, if one is given.
+
+        Raise SpecError for a scale out of its range.
+        """
         guidance = self.spec.guidance if scale is None else replace(self.spec.guidance, scale=as_number("guidance scale", scale))
         check_scale(guidance.scale)
         check_negative(negative_prompt, guidance.scale)
         return guidance
 
     def _sampler(self, num_steps: int | None) -> Sampler:
-        """Returns the spec's sampler with other steps, if any are given. Raises SpecError for a number of steps out of its range."""
-        steps = None if num_steps is None else as_whole("steps", num_steps)
+        """Return the spec's sampler with another number of steps, if one is given.
+
+        Raise SpecError for a number out of its range.
+        """
+        steps = None if num_steps is None else as_whole("num_steps", num_steps)
         if steps is not None:
-            check_count("steps", steps, most=MOST_STEPS)
+            check_count("num_steps", steps, most=MOST_STEPS)
         return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
 
     def describe(
@@ -351,16 +365,18 @@ class SoundOmni:
         Args:
             clips: what to hear, one or several.
             question: what to answer; None asks for a description.
-            max_new_tokens: longest text; it ends earlier where the sample reaches the length that the model was trained with.
+            max_new_tokens: most tokens of a text; it ends earlier if the sample reaches the length that the model was
+                trained with.
             batch_size: clips heard at once.
             temperature, top_k, top_p: draw each token instead of taking the likeliest one: see `TextSampling` in
                 core/inference/decoding.py. Without a temperature the likeliest token is always taken.
-            seeds: of what is drawn: one per clip, or the first of consecutive ones. A text depends on its seed and clip only.
+            seeds: seeds for drawing tokens: one per clip, or the first of consecutive ones. A text only depends on its
+                seed and clip.
 
         Raises:
             SpecError: the model cannot describe, or a number is out of its range.
-            DataError: a clip is too long for the encoder, or with its question for what the model was trained with, or something else
-                than a clip was given.
+            DataError: a clip is too long for the encoder, or with its question longer than the samples that the model
+                was trained with, or an argument is not a clip.
         """
         longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
         sampling, given = _text_sampling(temperature, top_k, top_p), as_clips("clips", clips)
@@ -409,14 +425,15 @@ class SoundOmni:
             messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
                 "text": "What is heard?"}]}`; content may be plain text, and a system message may come first. A single message or text
                 is a chat of one turn.
-            clips: what the messages mention, in that order, one or several. Any rate and channel count.
-            max_new_tokens: longest answer; it ends earlier where the chat reaches the length that the model was trained with.
+            clips: the clips that the messages mention, in that order, one or several. Any rate and channel count.
+            max_new_tokens: most tokens of the answer; it ends earlier if the chat reaches the length that the model was
+                trained with.
             temperature, top_k, top_p, seed: as in `describe`.
 
         Raises:
             SpecError: the model was not trained on chats, or a number is out of its range.
-            DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
-                what the model was trained with.
+            DataError: a message is malformed, the clips do not match the messages, a clip is too long for the encoder,
+                or the chat is longer than the samples that the model was trained with.
         """
         longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
         return self._write([(self._asked(messages, clips), _text_seed(seed))], longest, sampling)[0]
@@ -444,7 +461,7 @@ class SoundOmni:
 
     def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
         if self.spec.model.chat == "none":
-            raise SpecError("this model was not trained on chats: its spec has model.chat: none; describe() asks it about a clip")
+            raise SpecError("this model was not trained on chats: its spec has model.chat: none. Use describe() to ask it about a clip")
         return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
 
     def _write(self, numbered: Sequence[tuple[Context, int]], max_new_tokens: int, sampling: TextSampling) -> list[str]:
@@ -476,23 +493,24 @@ class SoundOmni:
         return self.tokenizer.pieces(token for (token,) in tokens if token is not None)
 
     def _room(self, context: Context, max_new_tokens: int) -> int:
-        """Return how many tokens a text can have before the sample is as long as those that the model was trained with."""
+        """Return how many tokens a text can have before the sample is as long as the longest in training."""
         if self.max_tokens is None:
             return max_new_tokens
         return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
 
     @torch.no_grad()
     def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
-        """Encodes and decodes a clip with the codec; the result has the codec's rate and channels and the clip's length.
+        """Encode and decode a clip with the codec; the result has the codec's rate and channels and the clip's length.
 
         Args:
-            clip: of any length from one sample.
-            chunk_seconds: a longer clip goes through the codec in pieces of this length, which gives the same audio and takes the
-                device's memory for one piece. None takes pieces of 30 s, or the whole clip with a codec that cannot be cut.
+            clip: a clip of at least one sample.
+            chunk_seconds: a longer clip goes through the codec in pieces of this length. The audio is the same, and the
+                device only needs memory for one piece. None means pieces of 30 s, or the whole clip if the codec cannot
+                work in pieces.
 
         Raises:
-            SpecError: `chunk_seconds` is out of its range, or given for a codec that cannot be cut.
-            DataError: something else than one clip was given.
+            SpecError: `chunk_seconds` is out of its range, or the codec cannot work in pieces.
+            DataError: `clip` is not a clip.
         """
         clip = as_clip("the clip", clip)
         codec = self.model.codec
@@ -510,17 +528,19 @@ class SoundOmni:
         return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
 
     def load_adapter(self, directory: str | Path) -> None:
-        """Merges LoRA adapters into the weights: a folder in peft's format, as `soundomni export --format peft-adapter` or peft writes it.
+        """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft
+        wrote.
 
         Raises:
-            CheckpointError: it is damaged, is of another kind than plain LoRA, or has a layer or a shape that this model has not.
-            SpecError: a layer shares its weight with another, which the adapter would change too.
+            CheckpointError: the folder is damaged, is not plain LoRA, or has a layer or a shape that this model does
+                not have.
+            SpecError: a layer shares its weight with another one, which the adapter would change too.
         """
         merge_adapter_file(self.model, as_directory("the adapter", directory))
 
 
 def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
-    """Returns the dtype that a name stands for. Raises SpecError for what is not one that weights can be stored as."""
+    """Return the dtype that a name stands for. Raise SpecError for one that weights cannot be stored as."""
     dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
     if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
         return dtype
@@ -528,19 +548,19 @@ def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
 
 
 def _strength(strength: float | None, vary: object) -> float:
-    """Return the strength of a variation. Raises SpecError for one out of its range, or without a clip to vary."""
+    """Return the strength of a variation. Raise SpecError for one out of its range, or without a clip to vary."""
     if strength is None:
         return DEFAULT_STRENGTH
     share = as_number("strength", strength)
     check_strength(share)
     if vary is None:
-        raise SpecError(f"strength is {share:g}, but there is no clip to vary; pass the clip as vary, or leave strength out")
+        raise SpecError(f"strength is {share:g}, but there is no clip to vary. Pass the clip as vary, or leave strength out")
     return share
 
 
 def _batch_size(value: int) -> int:
-    size = as_whole("batch size", value)
-    check_count("batch size", size)
+    size = as_whole("batch_size", value)
+    check_count("batch_size", size)
     return size
 
 
@@ -551,7 +571,10 @@ def _most_new_tokens(value: int) -> int:
 
 
 def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TextSampling:
-    """Return how tokens are chosen. Raise SpecError for a number out of its range or of a wrong kind, or one that does nothing."""
+    """Return how tokens are chosen.
+
+    Raise SpecError for a number that is out of its range, of a wrong kind or without effect.
+    """
     heat = None if temperature is None else as_number("temperature", temperature)
     most = None if top_k is None else as_whole("top_k", top_k)
     share = None if top_p is None else as_number("top_p", top_p)

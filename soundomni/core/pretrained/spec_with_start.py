@@ -1,4 +1,4 @@
-"""Specs that name a model to start from: the model's own spec becomes the lowest layer.
+"""`model.start`: the starting model's own spec becomes the lowest layer.
 
 Importing this module is light; the model is only looked for if a spec names one.
 """

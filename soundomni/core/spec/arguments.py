@@ -1,4 +1,4 @@
-"""What a plugin's constructor asks for, and the clauses of the contract that it must keep to be set from a spec."""
+"""The arguments of a plugin's constructor, and the clauses of the contract that let a spec set them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from soundomni.core.errors import SpecError
 from soundomni.core.spec.values import convert, not_data, plain
 
 REQUIRED = inspect.Parameter.empty
-"""The default of an argument that has none."""
+"""Stands for the default of an argument that does not have one."""
 
 _DESCRIBED = re.compile(r"^ {4}(\w[\w, ]*): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 
 class ClauseError(Exception):
-    """A constructor breaks a clause of the contract. Plugin errors add whose constructor it is."""
+    """A constructor breaks a clause of the contract. Plugin errors say whose constructor it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Argument:
     Args:
         name: keyword.
         annotation: its type, resolved.
-        default: as plain data; REQUIRED when there is none.
+        default: its default as plain data; REQUIRED without one.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Argument:
 
 
 def spec_arguments(cls: type, contract: type, runtime: Collection[str]) -> tuple[Argument, ...]:
-    """Returns the arguments of a plugin's constructor that a spec may set, in the order of its signature.
+    """Return the arguments of a plugin's constructor that a spec may set, in the order of its signature.
 
     Args:
         cls: the plugin.
-        contract: the abstract class of its kind; a constructor inherited from there or beyond takes nothing.
+        contract: the abstract class of its kind; a constructor inherited from it or its bases does not take arguments.
         runtime: names of the arguments that the assembly passes.
 
-    Raises ClauseError when the constructor takes *args or **kwargs, an argument without an annotation, an argument that no YAML
-    value can be, a default that is not of its type, or lacks a runtime argument.
+    Raise ClauseError if the constructor takes *args or **kwargs, if an argument has no annotation, a type that YAML
+    cannot express or a default of another type, or if a runtime argument is missing.
     """
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
     init: Any = vars(owner)["__init__"]
@@ -69,7 +69,7 @@ def spec_arguments(cls: type, contract: type, runtime: Collection[str]) -> tuple
 
 
 def argument_texts(cls: type) -> dict[str, str]:
-    """Returns what the Args section of a class's docstring says of each name; names that share a line share its text.
+    """Return what the Args section of a class's docstring says about each name; names that share a line share its text.
 
     Names that its own docstring does not mention are described by the nearest base that does.
     """
@@ -83,7 +83,7 @@ def argument_texts(cls: type) -> dict[str, str]:
 
 def _argument(parameter: inspect.Parameter, owner: type) -> Argument:
     name = parameter.name
-    # The hints are resolved one by one: those of runtime arguments may be importable to type checkers alone.
+    # The hints are resolved one by one: only type checkers may be able to import those of runtime arguments.
     holder = type("Hints", (), {"__annotations__": {name: parameter.annotation}})
     try:
         init: Any = vars(owner)["__init__"]
@@ -92,7 +92,7 @@ def _argument(parameter: inspect.Parameter, owner: type) -> Argument:
         raise ClauseError(f"the type of its argument '{name}' cannot be resolved: {error}") from error
     bad = not_data(annotation)
     if bad is not None:
-        raise ClauseError(f"its argument '{name}' asks for {bad}, which no YAML value can be; plugins are configured by plain data")
+        raise ClauseError(f"its argument '{name}' has the type {bad}; expected plain data that YAML can hold")
     if parameter.default is parameter.empty:
         return Argument(name, annotation)
     default = plain(_default(parameter, owner))

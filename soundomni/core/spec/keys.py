@@ -1,4 +1,4 @@
-"""The dotted keys of a spec, as options and their completion name them. No plugin is imported."""
+"""The dotted keys of a spec, as options and their completion name them, without importing plugins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Key:
     """A key that an override may set.
 
     Args:
-        name: dotted, such as `model.codec`.
-        annotation: its type.
-        kind: the kind of plugin in it, if it is a slot or a list of slots.
+        name: the dotted name, such as `model.codec`.
+        annotation: type of the value.
+        kind: kind of its plugins, if the value is a slot or a list of slots.
     """
 
     name: str
@@ -31,7 +31,9 @@ class Key:
 
 
 def spec_keys() -> Iterator[Key]:
-    """Yield every key of a spec, sections before what is in them; entries of mappings, which may have any name, are left out."""
+    """Yield every key of a spec, sections before their contents; entries of mappings, which may have any name, are left
+    out.
+    """
     yield from _keys(Spec, "")
 
 

@@ -1,7 +1,8 @@
 """Specs: read in layers, checked, resolved, written.
 
-A spec is YAML files laid over each other, then dotted overrides. Its shape is `core.schema`, its plugin slots are short names or
-{class_path, init_args}. Checking plugins imports them; reading and merging import nothing heavy.
+A spec consists of YAML files laid over each other, then dotted overrides. `core.spec.schema` defines its shape; its
+plugin slots are short names or {class_path, init_args}. Checking plugins imports them; reading and merging import
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class SpecLayers:
-    """Layers of a spec as they were read, before they are laid over each other.
+    """The layers of a spec as read, before they are laid over each other.
 
     Args:
         trees: plain data, the lowest layer first.
-        recorded: where the plugins that the layers name came from, as records next to their files say.
+        recorded: which distributions the plugins of the layers came from, according to records next to their files.
     """
 
     trees: tuple[dict[str, Any], ...]
@@ -56,34 +57,39 @@ def load_spec(
 ) -> Spec:
     """Read a spec from layers.
 
-    A spec with `model.start` is completed by the spec of the model that it starts from; `load_spec_with_start` of
-    core.pretrained.spec_with_start reads that model. This function only takes what it is given.
+    If a spec has `model.start`, the spec of that model completes it:
+    `core.pretrained.spec_with_start.load_spec_with_start` reads the model. This function only takes its arguments.
 
     Args:
-        configs: YAML files, names of shipped specs (`nano`, `nano.yaml`), or plain data as a file would have it; later ones are laid
-            over earlier ones.
-        overrides: (dotted key, text) pairs, laid over the files in order. `model.codec=mdct` chooses a plugin and, when it is another
-            one, drops the arguments of the one before; `model.codec.frame_size=64` sets one argument of the chosen plugin.
-        base: the lowest layer, as plain data. Give `{}` for a spec that names `model.start` and still says everything itself, as the
-            spec of a run does.
+        configs: YAML files, names of shipped specs (`nano`, `nano.yaml`), or plain data as in a file; later ones are
+            laid over earlier ones.
+        overrides: (dotted key, text) pairs, laid over the files in order. `model.codec=mdct` chooses a plugin and, if
+            it is another one, drops the arguments of the one before; `model.codec.frame_size=64` sets one argument of
+            the chosen plugin.
+        base: the lowest layer, as plain data. Give `{}` for a spec that names `model.start` but is complete, such as
+            the spec of a run.
         trust_class_paths: whether slots may name classes by import path.
         validate_plugins: whether to import the plugins and check their arguments.
 
-    Raises SpecError, in one line with the dotted key, when a file, a key, a value or an argument is wrong, or when `model.start` is
-    named and no base is given; PluginError when a plugin is unknown, ambiguous, not trusted or broken. Paths within the spec stay as
-    they are written, but for a leading `~` of `model.start`, `model.tokenizer.path` and `train.run_dir`; plugins expand it in theirs.
+    Raise SpecError, in one line with the dotted key, if a file, a key, a value or an argument is wrong, or if
+    `model.start` is named and no base is given; PluginError if a plugin is unknown, ambiguous, not trusted or broken.
+    Paths within the spec stay as written, except for a leading `~` of `model.start`, `model.tokenizer.path` and
+    `train.run_dir`; plugins expand it in their own.
     """
     layers = read_layers(configs, overrides)
     if base is None and isinstance(name := layers.last("model", "start"), str):
-        alternatives = "use load_spec_with_start, or give base={} if the spec says everything itself"
-        raise SpecError(f"model.start is '{name}', whose spec load_spec does not read; {alternatives}")
+        alternatives = "Use load_spec_with_start, or give base={} if the spec is complete"
+        raise SpecError(f"model.start is '{name}', whose spec load_spec does not read. {alternatives}")
     return join_layers(layers, base=base or {}, trust_class_paths=trust_class_paths, validate_plugins=validate_plugins)
 
 
 def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Sequence[tuple[str, str]] = ()) -> SpecLayers:
-    """Read the layers of a spec, with the arguments of `load_spec`. Raises SpecError when a file or an override is wrong."""
+    """Read the layers of a spec, with the arguments of `load_spec`.
+
+    Raise SpecError if a file or an override is wrong.
+    """
     if not configs and not overrides:
-        raise SpecError(f"no spec is given: name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
+        raise SpecError(f"no spec is given. Name a YAML file or a shipped spec ({', '.join(shipped_specs()) or 'none is shipped'})")
     known: dict[str, Source] = {}
     trees: list[dict[str, Any]] = []
     for config in configs:
@@ -95,7 +101,7 @@ def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Se
 
 
 def join_layers(layers: SpecLayers, *, base: Mapping[str, Any], trust_class_paths: bool = False, validate_plugins: bool = True) -> Spec:
-    """Lay the layers of a spec over each other and over `base`, and check the result. Raises as `load_spec`."""
+    """Lay the layers of a spec over each other and over `base`, and check the result. Raise as `load_spec`."""
     tree: dict[str, Any] = {}
     for layer in (current_names(base), *layers.trees):
         tree = merge(tree, layer, Spec)
@@ -105,41 +111,47 @@ def join_layers(layers: SpecLayers, *, base: Mapping[str, Any], trust_class_path
 
 
 def parse_slot(kind: str, text: str) -> Slot:
-    """Reads a plugin slot from the text of an option: a name, or YAML with class_path and init_args. Raises SpecError."""
+    """Read a plugin slot from the text of an option: a name, or YAML with class_path and init_args. Raise SpecError."""
     value = yaml_text.parse(text, kind)
     slot: Slot = convert(value if isinstance(value, dict) else text, Slot, kind)
     return slot
 
 
 def resolve(spec: Spec, *, trust_class_paths: bool = False) -> Spec:
-    """Returns the spec with every argument of every plugin filled in and every plugin under its portable name. Raises as `load_spec`."""
+    """Return the spec with all arguments of all plugins filled in, and with portable plugin names.
+
+    Raise as `load_spec`.
+    """
     return map_slots(spec, _checker(_resolved, trust_class_paths, {}))
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:
-    """Returns the spec as plain data: every slot as {class_path, init_args}, nulls included."""
+    """Return the spec as plain data: every slot as {class_path, init_args}, nulls included."""
     tree: dict[str, Any] = plain(spec)
     return tree
 
 
 def dump_spec(spec: Spec) -> str:
-    """Returns the spec as YAML that `load_spec` reads back as the same spec."""
+    """Return the spec as YAML that `load_spec` reads back as the same spec."""
     return yaml_text.render(spec_to_dict(spec))
 
 
 def spec_schema() -> dict[str, Any]:
-    """Returns the JSON schema (draft 2020-12) of a spec with the arguments of the installed plugins. Imports every plugin."""
+    """Return the JSON schema (draft 2020-12) of a spec with the arguments of the installed plugins.
+
+    Import every plugin.
+    """
     from soundomni.core.spec import json_schema
 
     return json_schema.spec_schema()
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, may_change: Collection[str] = ()) -> list[str]:
-    """Returns "key: old -> new" for each dotted key in which two specs, as plain data, differ.
+    """Return "key: old -> new" for each dotted key in which two specs, as plain data, differ.
 
     Args:
-        old, new: results of `spec_to_dict`, best of resolved specs.
-        may_change: dotted keys left out, with all that is below them, such as "train.steps" or "train.validation".
+        old, new: results of `spec_to_dict`, preferably of resolved specs.
+        may_change: dotted keys to leave out, with everything below them, such as "train.steps" or "train.validation".
     """
     allowed = [(key, f"{key}.") for key in may_change]
     lines = []
@@ -150,14 +162,14 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, may_change: 
 
 
 def shipped_specs() -> tuple[str, ...]:
-    """Returns the names of the specs that come with the library."""
+    """Return the names of the specs that come with the library."""
     folder = resources.files("soundomni") / "specs"
     files = [Path(file.name) for file in folder.iterdir()] if folder.is_dir() else []
     return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
 
 
 def _with_home(spec: Spec) -> Spec:
-    """Return a spec in which the paths of its own sections do not begin with `~`."""
+    """Return the spec with `~` expanded in the paths of its own sections."""
     model, train = spec.model, spec.train
     tokenizer = model.tokenizer
     if tokenizer.path is not None:
@@ -167,7 +179,9 @@ def _with_home(spec: Spec) -> Spec:
 
 
 def _default_names(tree: Mapping[str, Any]) -> Callable[[str, str, Slot], Slot]:
-    """Lets the schema's defaults mean soundomni's own plugins, whoever else uses their names."""
+    """Return a change of slots that lets the schema's defaults mean soundomni's own plugins, even if others use their
+    names.
+    """
     given: set[str] = set()
 
     def note(key: str, kind: str, name: str) -> str:
@@ -182,10 +196,10 @@ def _default_names(tree: Mapping[str, Any]) -> Callable[[str, str, Slot], Slot]:
 
 
 def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
-    """Returns a layer, in which names of shipped specs, runs and model directories mean what they did there, and the record of these."""
+    """Return a layer and its record. Names in shipped specs, runs and model directories mean what they meant there."""
     path = Path(config)
     if path.is_dir() and str(config) not in shipped_specs():
-        raise SpecError(f"'{config}' is a directory, not a spec; give the YAML file in it")
+        raise SpecError(f"'{config}' is a directory, not a spec. Give the YAML file in it")
     name = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
     if path.exists() and not path.is_dir():
         source: Any = path
@@ -200,7 +214,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
         raise SpecError(f"'{config}' cannot be read: {message_of(error)}") from error
     tree = yaml_text.parse(text, str(config))
     if tree is not None and not isinstance(tree, dict):
-        raise SpecError(f"{config}: given {type(tree).__name__}, expected a mapping with keys such as model, sampler, data and train")
+        raise SpecError(f"{config} holds a {type(tree).__name__}; expected a mapping with keys such as model, sampler, data and train")
     if source is not path:
         return own_names(tree or {}), {}
     recorded = record_beside(path)
@@ -208,7 +222,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
 
 
 def _checker(check: Callable[[str, Slot, bool], Slot], trust: bool, known: Record) -> Callable[[str, str, Slot], Slot]:
-    """Names the key in errors: the same plugin may be in several slots."""
+    """Return a change of slots whose errors name the key: the same plugin may be in several slots."""
 
     def checked(key: str, kind: str, slot: Slot) -> Slot:
         try:
@@ -225,7 +239,7 @@ def _at(key: str, error: SoundOmniError) -> SoundOmniError:
 
 
 def _given(kind: str, slot: Slot, trust: bool) -> Slot:
-    """Keeps what the spec says and no more: defaults belong to the plugin until the spec is resolved."""
+    """Return a slot with only the spec's own arguments: defaults belong to the plugin until the spec is resolved."""
     full = registry.validate_init_args(kind, slot, trust_class_paths=trust)
     return Slot(slot.class_path, {name: full[name] for name in slot.init_args})
 
@@ -247,9 +261,9 @@ def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = list(dict.fromkeys([*old, *new]))
         return [d for n in names for d in _differences(old.get(n, _ABSENT), new.get(n, _ABSENT), join(key, str(n)))]
-    if all(value is None or value is _ABSENT for value in (old, new)):  # a key that a later version brought, and that is not set
+    if all(value is None or value is _ABSENT for value in (old, new)):  # a key that a later version added, and that is not set
         return []
-    # Not `!=`, for which 1 is True and nan is another number each time.
+    # Not `!=`: it takes 1 for True, and nan differs from itself.
     return [] if _shown(old) == _shown(new) else [(key, old, new)]
 
 

@@ -1,8 +1,9 @@
-"""Layers of a spec: files, then overrides, each laid over what came before.
+"""Layers of a spec: files, then overrides, each laid over the layers before it.
 
-Mappings merge key by key; lists and values are replaced, and so are mappings whose field says so (`schema.replaced`), unless a dotted
-override reaches into them. A plugin slot is special: a layer that names another plugin replaces the
-whole slot, so that arguments of one class never leak into another; a layer that names the same plugin, or only arguments, merges them.
+Mappings merge key by key. Lists and values are replaced, and so are mappings whose field says so (`schema.replaced`),
+unless a dotted override reaches into them. A layer that names another plugin replaces the whole plugin slot, so that
+arguments of one class never leak into another; a layer that names the same plugin, or only arguments, merges its
+arguments.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from soundomni.core.spec.values import DICTS, Text, field_types, join, type_name
 
 
 class Entries(dict[str, Any]):
-    """Entries of a mapping that a dotted override names one by one: they merge even where a whole mapping would replace."""
+    """Entries of a mapping that dotted overrides name one by one: they merge even if a whole mapping would replace."""
 
 
 def merge(base: Any, layer: Any, annotation: Any, key: str = "") -> Any:
-    """Lays `layer` over `base` (None when there is nothing below). Keys that the annotation lacks are kept, to be reported later."""
+    """Lay `layer` over `base` (None if there is nothing below). Unknown keys are kept, to be reported later."""
     of = without_none(annotation)
     if of is Slot:
         return _merge_slot(base, layer, key)
@@ -40,7 +41,9 @@ def merge(base: Any, layer: Any, annotation: Any, key: str = "") -> Any:
 
 
 def _below(base: Any, layer: dict[str, Any], of: Any) -> dict[str, Any]:
-    """Returns what the layer merges with: not a mapping that it replaces whole, but its default where one entry of that is set."""
+    """Return `base` without mappings that the layer replaces whole; those whose entries it sets start from their
+    default.
+    """
     below = dict(base) if isinstance(base, dict) else {}
     for field in dataclasses.fields(of) if dataclasses.is_dataclass(of) else ():
         if field.metadata.get("replace") and field.name in layer:
@@ -59,14 +62,14 @@ def _merge_slot(base: Any, layer: Any, key: str) -> Any:
     below = base if isinstance(base, dict) else {}
     name = layer.get("class_path", below.get("class_path"))
     if name is None:
-        raise SpecError(f"{key}: arguments are given, but no plugin yet; name it first with {key}=NAME")
+        raise SpecError(f"{key}: arguments are given, but no plugin. Name it first with {key}=NAME")
     if name != below.get("class_path"):
         return layer
     return {"class_path": name, "init_args": merge(below.get("init_args") or {}, layer.get("init_args") or {}, Any)}
 
 
 def override_layer(key: str, text: str, annotation: Any) -> dict[str, Any]:
-    """Returns the layer that `--key=text` stands for. Raises SpecError when the spec has no such key."""
+    """Return the layer that `--key=text` stands for. Raise SpecError if the spec has no such key."""
     layer: dict[str, Any] = _nest(annotation, key.split("."), text, "")
     return layer
 
@@ -108,4 +111,4 @@ def _structure(text: str, key: str) -> Any:
     try:
         return yaml_text.parse(text, key)
     except SpecError as error:
-        raise SpecError(f"{key}: given {text!r}, which is not valid YAML") from error
+        raise SpecError(f"{key} is {text!r}; expected valid YAML") from error

@@ -1,6 +1,6 @@
-"""Registered plugin names in jsonargparse parsers that others write.
+"""Registered plugin names in other people's jsonargparse parsers.
 
-jsonargparse finds a class by a name without dots among the classes that are already imported. It has no public way to
+jsonargparse looks up a class name without dots among the classes that are already imported. It has no public way to
 add other names, and it refuses names with a dash, so `extend_jsonargparse` wraps the one function that resolves names.
 """
 
@@ -19,13 +19,13 @@ _FUNCTION = "resolve_class_path_by_name"
 def extend_jsonargparse() -> None:
     """Let every jsonargparse parser of this process take registered plugin names wherever it expects a plugin.
 
-    An argument typed `Codec`, `Sampler` or another contract of `soundomni.core.interfaces` then takes `mdct` or `dist:name`
-    as its `class_path`, on the command line, in files, in defaults and in the environment, next to the import paths and
-    class names that jsonargparse takes by itself. A registered name comes before a class of that name. The parsed config
-    holds the import path, so any jsonargparse parser can read it. A wrong name becomes an error of the parser that says
-    which plugin is nearest.
+    An argument typed `Codec`, `Sampler` or another contract of `soundomni.core.interfaces` then takes `mdct` or
+    `dist:name` as its `class_path`, on the command line, in files, in defaults and in the environment, next to the
+    import paths and class names that jsonargparse takes by itself. A registered name comes before a class of that name.
+    The parsed config holds the import path, so any jsonargparse parser can read it. For a wrong name, the parser's
+    error says which plugin is nearest.
 
-    A second call changes nothing. Raises PluginError if the installed jsonargparse resolves names in another way.
+    A second call changes nothing. Raise PluginError if the installed jsonargparse resolves names differently.
     """
     import jsonargparse
     from jsonargparse import _typehints
@@ -35,14 +35,14 @@ def extend_jsonargparse() -> None:
         return
     if resolve is None or list(inspect.signature(resolve).parameters) != ["cls", "name"]:
         raise PluginError(
-            f"jsonargparse {jsonargparse.__version__} resolves class names in another way than 4.53, which is expected. "
+            f"jsonargparse {jsonargparse.__version__} resolves class names differently; expected 4.53. "
             "Install jsonargparse 4.53, or give import paths instead of registered names"
         )
     setattr(_typehints, _FUNCTION, _Resolver(resolve))
 
 
 class _Resolver:
-    """Return the import path of what a name means: a registered plugin, or else the class that jsonargparse finds."""
+    """Turns a name into an import path: that of a registered plugin, or else of the class that jsonargparse finds."""
 
     def __init__(self, original: Callable[[Any, str], str]) -> None:
         self._original = original
@@ -60,7 +60,7 @@ class _Resolver:
         try:
             plugin = registry.load(kind, name)
         except PluginError as error:
-            raise ImportError(str(error)) from error  # jsonargparse makes an error of the argument of it
+            raise ImportError(str(error)) from error  # jsonargparse turns it into an error of the argument
         return f"{plugin.__module__}.{plugin.__qualname__}"
 
     def _of_union(self, classes: tuple[Any, ...], name: str) -> str:

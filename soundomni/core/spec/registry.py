@@ -1,7 +1,7 @@
 """Plugins by name: found through entry points, imported when used, built from a spec.
 
 Discovery reads the metadata of installed distributions and imports nothing. The built-in plugins register in the same way as those
-of other distributions. A name claimed by two distributions is an error that asks for `dist:name`.
+of other distributions. If two distributions claim a name, an error asks for `dist:name`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,29 @@ _foreign: dict[type, PluginEntry] = {}
 
 
 def entries(kind: str) -> tuple[PluginEntry, ...]:
-    """Returns the registered plugins of a kind, sorted by name; reads metadata and imports none. Raises PluginError for an unknown kind."""
+    """Return the registered plugins of a kind, sorted by name, without importing them.
+
+    Raise PluginError for an unknown kind.
+    """
     if kind not in KINDS:
         raise PluginError(f"unknown kind of plugin '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}")
     return scan(tuple(sys.path)).entries[kind]
 
 
 def faults() -> tuple[Fault, ...]:
-    """Returns what is wrong with the metadata of installed distributions."""
+    """Return what is wrong with the metadata of installed distributions."""
     return scan(tuple(sys.path)).faults
 
 
 def loaded() -> Mapping[type, PluginEntry]:
-    """Returns the classes of the third-party plugins that this process has loaded, in that order."""
+    """Return the classes of the third-party plugins that this process has loaded, in the order of loading."""
     return MappingProxyType(_foreign)
 
 
 def find(kind: str, name: str) -> PluginEntry:
-    """Returns the plugin registered as `name` or `dist:name`.
+    """Return the plugin registered as `name` or `dist:name`.
 
-    Raises PluginError when there is none, with what is installed, and when several distributions claim the name.
+    Raise PluginError if there is none, with what is installed, or if several distributions claim the name.
     """
     distribution, short = split_name(kind, name)
     hits = [e for e in entries(kind) if e.name == short and normalized(distribution) in ("", normalized(e.distribution))]
@@ -54,10 +57,10 @@ def find(kind: str, name: str) -> PluginEntry:
         return hits[0]
     if hits:
         choices = ", ".join(entry.qualified_name for entry in hits)
-        raise PluginError(f"{kind} '{name}' is claimed by several distributions; write one of: {choices}")
+        raise PluginError(f"{kind} '{name}' is claimed by several distributions. Write one of: {choices}")
     if distribution and installed_version(distribution) is None:
         raise PluginError(
-            f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here; install it, or choose another {kind}"
+            f"unknown {kind} '{name}': no plugins of '{distribution}' are installed here. Install it, or choose another {kind}"
         )
     known = [entry.name for entry in entries(kind)]
     near = did_you_mean(name, [*known, *(entry.qualified_name for entry in entries(kind))] if distribution else known)
@@ -65,7 +68,7 @@ def find(kind: str, name: str) -> PluginEntry:
 
 
 def split_name(kind: str, name: str) -> tuple[str, str]:
-    """Returns distribution and short name of `dist:name`; the distribution is empty for a name without one."""
+    """Return distribution and short name of `dist:name`; the distribution is empty for a name without one."""
     if any(entry.name == name for entry in entries(kind)):  # a short name may have a colon
         return "", name
     distribution, colon, short = name.partition(":")
@@ -73,27 +76,27 @@ def split_name(kind: str, name: str) -> tuple[str, str]:
 
 
 def is_registered(kind: str, name: str) -> bool:
-    """Says whether `name` or `dist:name` is that of a registered plugin, be it ambiguous or not."""
+    """Return whether `name` or `dist:name` names a registered plugin, even if it is ambiguous."""
     distribution, short = split_name(kind, name)
     return any(e.name == short and normalized(distribution) in ("", normalized(e.distribution)) for e in entries(kind))
 
 
 def installed_version(distribution: str) -> str | None:
-    """Returns the version of a distribution that has plugins, None when none of them is here."""
+    """Return the version of a distribution with plugins; None if none of its plugins are installed."""
     found = (entry for kind in KINDS for entry in entries(kind) if normalized(entry.distribution) == normalized(distribution))
     return next((entry.version for entry in found), None)
 
 
 def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
-    """Imports a plugin and checks that it keeps the contract of its kind.
+    """Import a plugin and check that it keeps the contract of its kind.
 
     Args:
         kind: one of KINDS.
-        name: `name`, `dist:name`, or with trust a dotted import path "package.module.Class".
-        trust_class_paths: whether a dotted path may be imported, which runs whatever code it names.
+        name: `name`, `dist:name`, or, if trusted, a dotted import path "package.module.Class".
+        trust_class_paths: whether a dotted path may be imported, which runs the code that it names.
 
-    Raises PluginError, in one line that names the plugin and its distribution, when it is unknown, ambiguous, not trusted, does not
-    import, or breaks a clause of the contract.
+    Raise PluginError, in one line that names the plugin and its distribution, if it is unknown, ambiguous, not trusted,
+    does not import, or breaks a clause of the contract.
     """
     entry = _locate(kind, name, trust_class_paths=trust_class_paths)
     cls = _import(entry)
@@ -109,9 +112,9 @@ def load(kind: str, name: str, *, trust_class_paths: bool = False) -> type:
 
 
 def arguments(kind: str, cls: type, *, label: str | None = None) -> tuple[Argument, ...]:
-    """Returns the arguments of a plugin's constructor that a spec may set.
+    """Return the arguments of a plugin's constructor that a spec may set.
 
-    Raises PluginError when the constructor breaks a clause of the contract; `label` says whose it is.
+    Raise PluginError if the constructor breaks a clause of the contract; `label` says whose it is.
     """
     from soundomni.core import interfaces
 
@@ -126,15 +129,15 @@ def arguments(kind: str, cls: type, *, label: str | None = None) -> tuple[Argume
 
 
 def runtime_arguments(kind: str) -> tuple[str, ...]:
-    """Returns the names of the arguments that the assembly passes to plugins of a kind, and a spec may not set."""
+    """Return the names of the arguments that the assembly passes to plugins of a kind; a spec may not set them."""
     from soundomni.core import interfaces
 
     return tuple(interfaces.Runtime.ARGUMENTS.get(kind, ()))
 
 
 def name_of(kind: str, cls: type) -> str:
-    """Returns the portable name of a plugin class: its short name, `dist:name` when others claim that, else its import path."""
-    # A class of soundomni keeps its name, also when another distribution registers it once more.
+    """Return the portable name of a plugin class: short name, `dist:name` if others claim that, or import path."""
+    # A class of soundomni keeps its name, even if another distribution registers it again.
     hits = sorted((entry for entry in entries(kind) if _is_target(entry, cls)), key=lambda entry: entry.distribution != OWN)
     if not hits:
         return _path(cls)
@@ -143,7 +146,9 @@ def name_of(kind: str, cls: type) -> str:
 
 
 def portable_name(kind: str, name: str, cls: type) -> str:
-    """Returns the portable name of a plugin that a spec calls `name`: see `name_of`, which a registered name needs no class for."""
+    """Return the portable name of a plugin that a spec calls `name`, as `name_of` does; a registered name needs no
+    class.
+    """
     if not is_registered(kind, name):
         return name_of(kind, cls)
     entry = find(kind, name)
@@ -151,16 +156,16 @@ def portable_name(kind: str, name: str, cls: type) -> str:
 
 
 def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: Any) -> Any:
-    """Makes the plugin that a slot describes, an instance of the kind's contract.
+    """Build the plugin that a slot describes, an instance of the kind's contract.
 
     Args:
         kind: one of KINDS.
-        slot: name and arguments, as a spec gives them.
+        slot: name and arguments, as in a spec.
         trust_class_paths: see `load`.
         runtime: what the assembly passes; the names are `interfaces.Runtime.ARGUMENTS[kind]`.
 
-    Raises PluginError as `load` does, SpecError, in one line, when an argument is unknown, missing or of a wrong type, or when the
-    constructor refuses a value with ValueError, and ConstructionError when it fails otherwise.
+    Raise PluginError as `load` does; SpecError, in one line, if an argument is unknown, missing or of a wrong type, or
+    if the constructor refuses a value with ValueError; and ConstructionError if it fails otherwise.
     """
     assert set(runtime) == set(runtime_arguments(kind)), f"a {kind} takes {runtime_arguments(kind)} at run time, not {tuple(runtime)}"
     cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
@@ -177,9 +182,9 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
 
 
 def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False) -> dict[str, Any]:
-    """Checks a slot's arguments without building anything; returns all arguments, defaults filled in, as plain data.
+    """Check a slot's arguments without building anything; return all arguments, defaults filled in, as plain data.
 
-    Raises what `build` raises before it calls the constructor.
+    Raise as `build` does before it calls the constructor.
     """
     cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
     given = plain(_convert_arguments(kind, slot, cls))
@@ -187,14 +192,15 @@ def validate_init_args(kind: str, slot: Slot, *, trust_class_paths: bool = False
 
 
 def lock(spec: Spec) -> list[dict[str, str]]:
-    """Returns {distribution, version} of what a spec's plugins come from, see `distributions`."""
+    """Return {distribution, version} for the origin of a spec's plugins, see `distributions`."""
     return distributions((kind, slot) for _, kind, slot in slots(spec))
 
 
 def distributions(used_slots: Iterable[tuple[str, Slot]]) -> list[dict[str, str]]:
-    """Returns {distribution, version} of what the plugins in slots of (kind, slot) come from, sorted; imports nothing.
+    """Return {distribution, version} for the origin of the plugins in (kind, slot) pairs, sorted; import nothing.
 
-    A class named by its import path is looked up by its top-level package; its version is "unknown" when that is not installed.
+    A class named by its import path is looked up by its top-level package; its version is "unknown" if that is not
+    installed.
     """
     used: dict[str, str] = {}
     for kind, slot in used_slots:
@@ -213,8 +219,8 @@ def _locate(kind: str, name: str, *, trust_class_paths: bool) -> PluginEntry:
         return find(kind, name)
     if not trust_class_paths:
         raise PluginError(
-            f"{kind} '{name}' is an import path, not the name of a plugin: --trust-class-paths lets a spec of one's own run code by its "
-            "path, a model directory never does"
+            f"{kind} '{name}' is an import path, not a plugin name. Use --trust-class-paths to allow import paths in your own specs; "
+            "model directories can never use them"
         )
     module, _, cls = name.rpartition(".")
     return PluginEntry(kind, name, "", "", f"{module}:{cls}")
@@ -225,7 +231,7 @@ def _import(entry: PluginEntry) -> Any:
     try:
         module, path = point.module, point.attr
     except AttributeError as error:
-        raise PluginError(f"{entry.label} is registered as '{entry.target}'; expected 'package.module:Class'; ask its author") from error
+        raise PluginError(f"{entry.label} is registered as '{entry.target}'; expected 'package.module:Class'. Ask its author") from error
     try:
         found: Any = importlib.import_module(module)
         for name in path.split(".") if path else ():
@@ -243,13 +249,13 @@ def _convert_arguments(kind: str, slot: Slot, cls: type) -> dict[str, Any]:
     known = {argument.name: argument for argument in arguments(kind, cls)}
     for name in slot.init_args:
         if name in runtime:
-            raise SpecError(f"{label}: '{name}' is set by the assembly, not by a spec; remove it")
+            raise SpecError(f"{label}: '{name}' is set by the assembly, not by a spec. Remove it")
         if name not in known:
             takes = f"It takes: {', '.join(known)}" if known else "It takes no arguments"
             raise SpecError(f"{label} has no argument '{name}'.{did_you_mean(name, known)} {takes}")
     missing = [name for name, argument in known.items() if argument.required and name not in slot.init_args]
     if missing:
-        raise SpecError(f"{label}: missing {_list('argument', missing)}")
+        raise SpecError(f"{label}: missing {_list('argument', missing)}. Add {'it' if len(missing) == 1 else 'them'} to the spec")
     return {name: convert(value, known[name].annotation, f"{label}: {name}") for name, value in slot.init_args.items()}
 
 
@@ -257,7 +263,7 @@ def _is_target(entry: PluginEntry, cls: type) -> bool:
     module, _, path = entry.target.partition(":")
     if (module, path) == (cls.__module__, cls.__qualname__):
         return True
-    # Registered under a module that re-exports it. The module is not asked, whose __getattr__ may fail in any way.
+    # Registered under a module that re-exports it. The module is not used: its __getattr__ may fail in any way.
     return getattr(sys.modules.get(module), "__dict__", {}).get(path) is cls
 
 

@@ -15,7 +15,7 @@ Change = Callable[[str, str, Slot], Slot]
 
 
 def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
-    """Returns a spec, or a part of one at `key`, with every slot replaced by `change(key, kind, slot)`."""
+    """Return a spec, or a part of one at `key`, with every slot replaced by `change(key, kind, slot)`."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(node):  # type: ignore[arg-type]
         value, place = getattr(node, field.name), join(key, field.name)
@@ -34,9 +34,10 @@ def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
 
 
 def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], of: type = Spec, key: str = "") -> dict[str, Any]:
-    """Returns plain data of a spec, or of a layer of one, with the name of each plugin replaced by `change(key, kind, name)`.
+    """Return plain data of a spec, or of a layer of one, with the name of each plugin replaced by `change(key, kind,
+    name)`.
 
-    What does not have the shape of a spec is kept as it is, to be reported when it is converted.
+    Anything that does not have the shape of a spec is kept as it is, to be reported by the conversion.
     """
     changed, types = dict(tree), field_types(of)
     for field in dataclasses.fields(of):
@@ -66,7 +67,7 @@ def _renamed(value: Any, change: Callable[[str, str, str], str], key: str, kind:
 
 
 def slots(spec: Spec) -> tuple[tuple[str, str, Slot], ...]:
-    """Returns (dotted key, kind, slot) of every plugin that a spec chooses, in the order of the schema."""
+    """Return (dotted key, kind, slot) of every plugin that a spec chooses, in the order of the schema."""
     found: list[tuple[str, str, Slot]] = []
 
     def note(key: str, kind: str, slot: Slot) -> Slot:

@@ -1,9 +1,10 @@
 """Values of a spec, checked against the annotations of dataclasses and constructors.
 
-Containers, choices, paths, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is read
-twice. jsonargparse would read text again as YAML; tests/core/test_jsonargparse.py shows each difference. Other scalars, among
-them the restricted numbers of `jsonargparse.typing`, go through jsonargparse. Only data can be asked for: an annotation that
-would need a class or a function to be imported is refused (`not_data`), so a spec can name code only in a plugin slot.
+Containers, choices, paths, text, None and Any are converted here, exactly: a quoted "null" stays text, and nothing is
+read twice. jsonargparse would read text again as YAML; tests/core/test_jsonargparse.py shows each difference. Other
+scalars, including the restricted numbers of `jsonargparse.typing`, go through jsonargparse. Values can only be data: an
+annotation that needs an imported class or function is refused (`not_data`), so only a plugin slot of a spec can name
+code.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ if TYPE_CHECKING:
 
 LISTS = (list, collections.abc.Sequence)
 DICTS = (dict, collections.abc.Mapping)
-"""Annotations that YAML lists and mappings convert to; tuples apart."""
+"""Annotations that YAML lists and mappings convert to, apart from tuples."""
 
 _SHOWN = 80
 _NULLS = ("null", "~", "Null", "NULL", "")
 _EMPTY: Mapping[Any, str] = {list: "it to []", dict: "it to {}"}
-"""What switches off a key that holds a list or a mapping, and is empty by default."""
+"""How to switch off a key that holds a list or a mapping and is empty by default."""
 
 
 class Text(str):
-    """What was typed after `--key=`. Its type is decided where the annotation is known: `7` may be a number, or a name."""
+    """Text that was typed after `--key=`. The annotation decides its type later: `7` may be a number, or a name."""
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:
-    """Returns `value` as the annotation says; mappings become dataclasses. Raises SpecError that names the dotted `key`."""
+    """Return `value` as the annotation says; mappings become dataclasses.
+
+    Raise a SpecError that names the dotted `key`.
+    """
     if isinstance(value, Text):
         return _convert_text(value, annotation, key)
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -60,7 +64,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     if annotation in DICTS or origin in DICTS:
         of_key, of_value = inner or (str, Any)
         pairs = _expect(value, dict, annotation, key).items()
-        return {convert(k, of_key, f"{key}, key {k!r}"): convert(v, of_value, join(key, str(k))) for k, v in pairs}
+        return {convert(k, of_key, f"a key of {key}"): convert(v, of_value, join(key, str(k))) for k, v in pairs}
     if annotation is None or annotation is type(None):
         return _expect(value, type(None), annotation, key)
     return str(_expect(value, str, annotation, key)) if annotation is str else _convert_scalar(value, annotation, key)
@@ -104,7 +108,9 @@ def _convert_choice(value: Any, choices: tuple[Any, ...], annotation: Any, key: 
 
 
 def _convert_slot(value: Any, key: str) -> Slot:
-    """Takes a short name or {class_path, init_args}; the arguments stay as they are until their plugin is known."""
+    """Return the slot of a short name or {class_path, init_args}; the arguments stay as they are until their plugin is
+    known.
+    """
     if isinstance(value, str):
         value = {"class_path": value}
     tree = _expect(value, dict, Slot, key)
@@ -112,7 +118,7 @@ def _convert_slot(value: Any, key: str) -> Slot:
     arguments = tree.get("init_args")
     names = _expect({} if arguments is None else arguments, dict, dict[str, Any], join(key, "init_args"))
     for name in names:
-        _expect(name, str, str, f"{key}.init_args, key {name!r}")
+        _expect(name, str, str, f"a key of {key}.init_args")
     return Slot(convert(tree["class_path"], str, join(key, "class_path")), dict(names))
 
 
@@ -125,7 +131,7 @@ def _convert_fields(value: Any, of: type, key: str) -> Any:
 
 
 def _convert_field(value: Any, annotation: Any, key: str, field: dataclasses.Field[Any]) -> Any:
-    """Converts a value; if null is refused, the error says what switches the key off instead."""
+    """Convert a value; if null is refused, the error says what switches the key off instead."""
     try:
         return convert(value, annotation, key)
     except SpecError as error:
@@ -145,7 +151,8 @@ def _check_keys(tree: Mapping[Any, Any], of: type, key: str) -> None:
     required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     missing = [join(key, name) for name in required if name not in tree]
     if missing:
-        raise SpecError(f"{', '.join(missing)}: missing; a spec must give {'it' if len(missing) == 1 else 'them'}")
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise SpecError(f"{', '.join(missing)} {verb} missing. Add {them} to the spec")
 
 
 def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str) -> tuple[Any, ...]:
@@ -160,7 +167,7 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str
 
 def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
     if annotation in (bool, int, float) and type(value) is annotation:
-        return value  # a list may hold a hundred thousand of them, and each would take a parser
+        return value  # a list may hold a hundred thousand of them, and each would need a parser
 
     from jsonargparse import ArgumentError
 
@@ -185,7 +192,7 @@ def _scalar_parser(annotation: Any) -> ArgumentParser:
 
 
 def settle(value: Any) -> Any:
-    """Reads typed text within plain data as YAML: what is done where no annotation says otherwise."""
+    """Read typed text within plain data as YAML, as is done without an annotation."""
     if isinstance(value, Text):
         try:
             read = yaml_text.parse(value, "value")
@@ -198,7 +205,9 @@ def settle(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Returns a converted value as dicts, lists, text, numbers and None, such that `convert` makes the same value of it again."""
+    """Return a converted value as dicts, lists, text, numbers and None, from which `convert` makes the same value
+    again.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -216,7 +225,7 @@ def plain(value: Any) -> Any:
 
 
 def not_data(annotation: Any) -> str | None:
-    """Returns the part of an annotation that no YAML value can be, or None when all of it is data."""
+    """Return the part of an annotation that no YAML value can be, or None if all of it is data."""
     inner = [a for a in get_args(annotation) if a is not ...]
     origin = get_origin(annotation)
     if annotation in (Any, None) or origin is Literal:
@@ -233,29 +242,29 @@ def not_data(annotation: Any) -> str | None:
 
 @functools.cache
 def field_types(of: type) -> dict[str, Any]:
-    """Returns field name → annotation of a dataclass."""
+    """Return the annotations of a dataclass by field name."""
     hints = get_type_hints(of)
     return {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, of))}
 
 
 def is_union(annotation: Any) -> bool:
-    """Whether the annotation is `A | B` or Union[A, B]."""
+    """Return whether the annotation is `A | B` or Union[A, B]."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
 def without_none(annotation: Any) -> Any:
-    """Returns T of `T | None`; other annotations as they are."""
+    """Return T of `T | None`; other annotations as they are."""
     rest = [a for a in get_args(annotation) if a is not type(None)]
     return rest[0] if is_union(annotation) and len(rest) == 1 else annotation
 
 
 def join(key: str, name: str) -> str:
-    """Appends a name to a dotted key."""
+    """Append a name to a dotted key."""
     return f"{key}.{name}" if key else name
 
 
 def type_name(annotation: Any) -> str:
-    """Writes an annotation in words a user of YAML knows."""
+    """Return an annotation in words that a user of YAML knows."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if is_union(annotation):
         return " or ".join(type_name(a) for a in inner)
@@ -279,15 +288,15 @@ def type_name(annotation: Any) -> str:
 
 
 def wrong(value: Any, annotation: Any, key: str) -> SpecError:
-    """Says in one line what was given and what was expected."""
+    """Return an error that says what was given and what was expected."""
     given = repr(plain(value))
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
     near = did_you_mean(value, map(str, get_args(annotation))) if isinstance(value, str) and get_origin(annotation) is Literal else ""
-    return SpecError(f"{key or 'spec'}: given {given}, expected {type_name(annotation)}{'.' + near if near else ''}")
+    return SpecError(f"{key or 'the spec'} is {given}; expected {type_name(annotation)}{'.' + near if near else ''}")
 
 
 def unknown_key(name: str, known: Sequence[str] | Mapping[str, Any], key: str) -> SpecError:
-    """Says in one line that a key does not exist, and which do."""
+    """Return an error that says that a key does not exist, and which keys do."""
     near = did_you_mean(name, known)
     return SpecError(f"unknown key '{join(key, name)}'.{near} {f'In {key!r} there are' if key else 'There are'}: {', '.join(known)}")
 

@@ -4,7 +4,8 @@
     <|im_start|>user\\nAudio 1: <|audio_bos|>…<|audio_eos|>\\nWhat is heard?<|im_end|>\\n
     <|im_start|>assistant\\n
 
-Messages are those that the processor of transformers takes. Text is text: a message that spells `<|im_end|>` ends nothing.
+Messages have the form that the processor of transformers takes. A message that spells out `<|im_end|>` is plain text
+and ends nothing.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ Message = Mapping[str, Any]
 """{"role": ..., "content": text, or a list of {"type": "audio"} and {"type": "text", "text": ...}}."""
 
 SYSTEM = "You are a helpful assistant."
-"""Said first where a chat does not begin with a system message."""
+"""Comes first if a chat does not begin with a system message."""
 DESCRIBE = "What can be heard?"
-"""Asked of a clip when no question is given."""
+"""Question about a clip if none is given."""
 
 
 def chat_context(tokenizer: TextTokenizer, messages: Sequence[Message], clips: Sequence[Segment]) -> Context:
-    """Writes a chat up to the turn that answers it, of which `answer_opening` is the beginning.
+    """Write a chat up to the turn that answers it, which begins with `answer_opening`.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         messages: at least one.
-        clips: the segments of its clips to understand, in the order in which messages mention them.
+        clips: segments of the clips to understand, in the order in which the messages mention them.
 
     Raises:
-        DataError: a message is not of the form above, or there are more or fewer clips than messages mention.
+        DataError: a message is malformed, or there are more or fewer clips than the messages mention.
     """
     turns = [_turn(i, message) for i, message in enumerate(messages)]
     if not turns:
-        raise DataError("a chat needs at least one message")
+        raise DataError("the chat is empty; expected at least one message")
     mentioned = sum(part is None for _, parts in turns for part in parts)
     if mentioned != len(clips):
-        raise DataError(f"the messages mention {mentioned} clips, {len(clips)} were given")
+        raise DataError(f"clips has length {len(clips)}; expected {mentioned}, one for each clip that the messages mention")
     if turns[0][0] != "system":
         turns.insert(0, ("system", [SYSTEM]))
     writer = _Writer(tokenizer)
@@ -59,16 +60,17 @@ def chat_context(tokenizer: TextTokenizer, messages: Sequence[Message], clips: S
 
 @dataclass(frozen=True)
 class Answer:
-    """What the assistant says in a chat that is learnt from."""
+    """What the assistant says in a chat to learn from."""
 
     text: str
 
 
 def taught_chat(tokenizer: TextTokenizer, parts: Sequence[str | Segment | Answer]) -> Context:
-    """Writes a chat to learn from, or such a chat up to its answer: texts and clips before an answer are one turn of the user.
+    """Write a chat to learn from, or such a chat up to its answer. Texts and clips before an answer form one turn of
+    the user.
 
-    Clips without a text are asked `DESCRIBE`. Each answer predicts itself and the token that ends it. What comes before it is what
-    `chat_context` writes of the same messages, and `answer_opening` is how it begins.
+    Clips without a text get the question `DESCRIBE`. Each answer predicts itself and the token that ends it. It begins
+    with `answer_opening`, and what comes before it is what `chat_context` writes for the same messages.
     """
     writer = _Writer(tokenizer)
     writer.begin("system")
@@ -98,19 +100,19 @@ def _ask(writer: _Writer, parts: Sequence[str | Segment]) -> None:
 
 
 def answer_opening(tokenizer: TextTokenizer) -> list[int]:
-    """Returns the ids that an answer begins with."""
+    """Return the ids that an answer begins with."""
     return [tokenizer.bos, *tokenizer.encode("assistant\n")]
 
 
 def _turn(index: int, message: Message) -> tuple[str, list[str | None]]:
-    """Returns the role and the parts of a message: texts, and None for a clip."""
+    """Return the role and the parts of a message: texts, and None for a clip."""
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
-        raise DataError(f"message {index} has the role {role!r}, expected a name such as 'user'")
+        raise DataError(f"message {index} has the role {role!r}; expected a name such as 'user'")
     if isinstance(content, str):
         return role, [content]
     if not isinstance(content, Sequence):
-        raise DataError(f"message {index} has the content {content!r}, expected text or a list of parts")
+        raise DataError(f"message {index} has the content {content!r}; expected text or a list of parts")
     return role, [_part(index, part) for part in content]
 
 
@@ -121,7 +123,7 @@ def _part(index: int, part: Any) -> str | None:
         if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
             text: str = part["text"]
             return text
-    raise DataError(f"message {index} has the part {part!r}, expected {{'type': 'audio'}} or {{'type': 'text', 'text': ...}}")
+    raise DataError(f"message {index} has the part {part!r}; expected {{'type': 'audio'}} or {{'type': 'text', 'text': ...}}")
 
 
 class _Writer:
@@ -136,14 +138,14 @@ class _Writer:
         self._answered = False
 
     def begin(self, role: str) -> None:
-        """Opens a turn."""
+        """Open a turn."""
         if self._answered:  # the answer before it predicts this token and has not written it
             self.end()
         self._special(self._tokenizer.bos)
         self._text += f"{role}\n"
 
     def add(self, part: str | Segment) -> None:
-        """Adds text or the next clip to the turn."""
+        """Add text or the next clip to the turn."""
         if isinstance(part, str):
             self._text += part
             return
@@ -154,13 +156,13 @@ class _Writer:
         self._text += "\n"
 
     def end(self) -> None:
-        """Closes the turn."""
+        """Close the turn."""
         self._special(self._tokenizer.eos)
         self._text += "\n"
         self._answered = False
 
     def answer(self, text: str) -> None:
-        """Adds a turn of the assistant that is learnt, up to the token that ends it."""
+        """Add a turn of the assistant to learn, up to the token that ends it."""
         if self._answered:
             self.end()
         self._flush()
@@ -178,7 +180,7 @@ class _Writer:
         self._answered = True
 
     def finish(self) -> Context:
-        """Returns all segments."""
+        """Return all segments."""
         self._flush()
         return tuple(self._segments)
 

@@ -1,4 +1,5 @@
-"""What a model is given before it makes audio or writes text: the segments of a task up to those that it learned to produce.
+"""What a model gets before it makes audio or writes text: the segments of a task up to those that it learned to
+produce.
 
 Shape letters: S samples.
 """
@@ -25,7 +26,7 @@ class PromptWriter:
     """Writes prompts, clips, questions and chats as a model was trained on them.
 
     Args:
-        writer: of the model's segments.
+        writer: writer of the model's segments.
         max_tokens: the longest sample that the model was trained with; None for no limit.
     """
 
@@ -47,10 +48,10 @@ class PromptWriter:
 
         Args:
             text: what to make.
-            slot: of the clip.
-            name: of the text in errors.
+            slot: segment of the clip.
+            name: what errors call the text.
 
-        Raises DataError when prompt and clip are longer than what the model was trained with.
+        Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
         context = self._before_target("generate", {"caption": text})
         num_text, total = context_length(context), context_length(context) + slot.length
@@ -59,8 +60,8 @@ class PromptWriter:
             fits = spec.num_samples(self._max_tokens - num_text - AUDIO_BOUNDARIES) / spec.sample_rate
             raise DataError(
                 f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
-                f"tokens; the model was trained with at most {self._max_tokens}: "
-                + (f"at most {fits:g} s fit with this {name}" if fits > 0 else f"shorten the {name}")
+                f"tokens; the model was trained with at most {self._max_tokens}. "
+                + (f"Ask for at most {fits:g} s with this {name}" if fits > 0 else f"Shorten the {name}")
             )
         return context
 
@@ -69,8 +70,8 @@ class PromptWriter:
 
         Raises:
             SpecError: the model has no encoder.
-            DataError: a message is malformed, clips do not match the messages, a clip is too long for the encoder, or the whole for
-                what the model was trained with.
+            DataError: a message is malformed, the clips do not match the messages, a clip is too long for the encoder,
+                or the chat is longer than the samples that the model was trained with.
         """
         heard = [self._hear(self._to_encoder(clip)) for clip in clips]
         return self._checked_chat(chat_context(self._writer.tokenizer, messages, heard), heard)
@@ -80,7 +81,8 @@ class PromptWriter:
 
         Raises:
             SpecError: the model has no encoder.
-            DataError: the clip is too long for the encoder, or with its question for what the model was trained with.
+            DataError: the clip is too long for the encoder, or with its question longer than the samples that the model
+                was trained with.
         """
         waveform = self._to_encoder(clip)
         if self._writer.chat != "none":
@@ -108,36 +110,36 @@ class PromptWriter:
 
     @property
     def _encoder_spec(self) -> FeatureSpec:
-        """Spec of the encoder. Raises SpecError when the model has none."""
+        """Spec of the encoder. Raise SpecError if the model has none."""
         if self._writer.encoder_spec is None:
-            raise SpecError("this model only generates: its spec has no encoder, so it cannot describe")
+            raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
         return self._writer.encoder_spec
 
     def _to_encoder(self, clip: Audio) -> np.ndarray:
-        """Return `[1, S]` at the rate of the encoder. Raises DataError when the clip is longer than the encoder takes."""
+        """Return `[1, S]` at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
         spec = self._encoder_spec
         waveform = convert(clip, channels=1, sample_rate=spec.sample_rate)
         if spec.max_seconds is not None and waveform.shape[1] > spec.max_seconds * spec.sample_rate:
             seconds = waveform.shape[1] / spec.sample_rate
-            raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {spec.max_seconds:g} s: cut it first")
+            raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {spec.max_seconds:g} s. Cut it first")
         return waveform
 
     def _hear(self, waveform: np.ndarray) -> Segment:
-        """Write a clip `[1, S]` at the rate of the encoder as something to understand."""
+        """Write a clip `[1, S]` to understand, at the encoder's rate."""
         return self._writer.features(waveform.shape[1]).with_waveform(waveform)
 
     def _checked_chat(self, context: Context, heard: Sequence[Segment]) -> Context:
-        """Return a chat. Raises DataError when it and the start of the answer are too long."""
+        """Return a chat. Raise DataError if it and the start of the answer are too long."""
         total = context_length(context) + len(self.opening())
         if self._max_tokens is not None and total > self._max_tokens:
             raise DataError(
                 f"the chat and the start of the answer take {total} tokens, {sum(segment.length for segment in heard)} of them clips; "
-                f"the model was trained with at most {self._max_tokens}: shorten the clips or the messages"
+                f"the model was trained with at most {self._max_tokens}. Shorten the clips or the messages"
             )
         return context
 
     def _check_heard(self, num_samples: int, context: Context) -> None:
-        """Raise DataError when a clip of S samples, a question about it and the start of an answer are too long."""
+        """Raise DataError if a clip of S samples, a question about it and the start of an answer are too long."""
         opening = len(self.opening())
         total = context_length(context) + opening
         if self._max_tokens is None or total <= self._max_tokens:
@@ -149,6 +151,6 @@ class PromptWriter:
         question = f", a question of {asked} tokens" if asked else ""
         raise DataError(
             f"a clip of {num_samples / rate:g} s{question} and the start of the text take {total} tokens; "
-            f"the model was trained with at most {self._max_tokens}: "
-            + (f"at most {fits:g} s fit, so cut the clip" if fits > 0 else "shorten the question")
+            f"the model was trained with at most {self._max_tokens}. "
+            + (f"Cut the clip to at most {fits:g} s" if fits > 0 else "Shorten the question")
         )

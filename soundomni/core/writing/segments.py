@@ -1,4 +1,5 @@
-"""The writer of segments: one for training and for use, so that a model is asked in the form in which it was taught.
+"""The writer of segments, the same one for training and for inference, so that a model gets its inputs in the form that
+it learned.
 
 Shape letters: S samples, T frames.
 """
@@ -19,13 +20,13 @@ Positions = Literal["shared", "advance"]
 
 
 class SegmentWriter:
-    """Writes the segments of one model, from what its spec says and without its weights.
+    """Writes the segments of one model. It only needs the spec, not the weights.
 
     Args:
-        tokenizer: of the model.
-        codec_spec: of the codec whose representation is made.
-        encoder_spec, encoder_tokens: of the understanding encoder: its spec, and its `num_tokens`; None without an encoder.
-        max_frames: how many frames of the codec the latent connector can tell apart; None for any number.
+        tokenizer: the model's tokenizer.
+        codec_spec: spec of the codec whose representation the model makes.
+        encoder_spec, encoder_tokens: spec and `num_tokens` of the understanding encoder; None without an encoder.
+        max_frames: how many codec frames the latent connector can tell apart; None for any number.
         latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
     """
 
@@ -66,11 +67,11 @@ class SegmentWriter:
         """Write one segment of a task.
 
         Args:
-            template: of the segment.
-            texts: what stands for its placeholders.
+            template: template of the segment.
+            texts: values of its placeholders.
             num_heard: S of a clip to understand, at the encoder's rate.
             num_made: S of a clip to make or to give as context, at the codec's rate.
-            made: the frames of a clip that are to be made, (first, end); None for all of them.
+            made: the frames of a clip to make, (first, end); None for all of them.
         """
         if template.text is not None:
             return self.text(template.text.format(**texts), loss=template.loss)
@@ -79,12 +80,12 @@ class SegmentWriter:
         return self.context(num_made) if template.audio == "context" else self.target(num_made, made=made)
 
     def text(self, text: str, *, loss: bool = False) -> Segment:
-        """Write text as a causal segment; with loss, as one that is predicted."""
+        """Write text as a causal segment; with loss, as one to predict."""
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
     def num_features(self, num_samples: int) -> int:
-        """Return into how many features the encoder turns S samples at its rate. The model must have an encoder."""
-        assert self._encoder_tokens is not None, "only asked of models with an encoder"
+        """Return how many features the encoder makes from S samples at its rate. The model must have an encoder."""
+        assert self._encoder_tokens is not None, "the model has no encoder"
         return self._encoder_tokens(num_samples)
 
     def features(self, num_samples: int) -> Segment:
@@ -99,7 +100,9 @@ class SegmentWriter:
         )
 
     def target(self, num_samples: int, *, made: tuple[int, int] | None = None) -> Segment:
-        """Write a clip to make, of S samples at the codec's rate; of its T frames all outside `made`, (first, end), are given."""
+        """Write a clip to make, of S samples at the codec's rate; of its T frames, those outside `made`, (first, end),
+        are given.
+        """
         frames = self.codec_spec.num_frames(num_samples)
         first, end = made or (0, frames)
         index = np.arange(frames)

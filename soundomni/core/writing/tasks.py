@@ -1,4 +1,4 @@
-"""Tasks: every one is a list of segments to write for a clip."""
+"""Tasks: each is a list of segments to write for a clip."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Task:
 
     @cached_property
     def placeholders(self) -> frozenset[str]:
-        """What its texts ask of an item."""
+        """Fields of an item that its texts need."""
         return frozenset(name for template in self.templates for name in _placeholders(template.text or ""))
 
     def uses(self, audio: str) -> bool:
-        """Returns whether it has a segment of this audio: "features", "target" or "context"."""
+        """Return whether it has a segment of this kind of audio: "features", "target" or "context"."""
         return any(template.audio == audio for template in self.templates)
 
     def lacks(self, item: Item) -> str | None:
-        """Returns what `item` would need for this task, "caption" or "question", or None when it is eligible."""
+        """Return what `item` would need for this task, "caption" or "question", or None if it has all of it."""
         if "caption" in self.placeholders and not item.captions:
             return "caption"
         if self.placeholders & {"question", "answer"} and not item.questions:
@@ -52,11 +52,11 @@ class Task:
 
 
 def build_tasks(custom: Mapping[str, Sequence[SegmentTemplate]] | None = None) -> dict[str, Task]:
-    """Returns the built-in tasks and the `custom` ones by name. Raises SpecError when one of those cannot be written."""
+    """Return the built-in tasks and the `custom` ones by name. Raise SpecError if a custom one is wrong."""
     custom = custom or {}
     taken = sorted(set(custom) & set(BUILT_IN))
     if taken:
-        raise SpecError(f"data.tasks.{taken[0]}: '{taken[0]}' is a built-in task; choose another name")
+        raise SpecError(f"data.tasks.{taken[0]}: '{taken[0]}' is a built-in task. Choose another name")
     tasks = {name: Task(name, templates) for name, templates in BUILT_IN.items()}
     for name, templates in custom.items():
         for i, template in enumerate(templates):
@@ -71,9 +71,9 @@ def build_tasks(custom: Mapping[str, Sequence[SegmentTemplate]] | None = None) -
 
 
 def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
-    """Returns the task of this name. Raises SpecError with the nearest known name."""
+    """Return the task of this name. Raise SpecError with the nearest known name."""
     if name not in tasks:
-        raise SpecError(f"unknown task '{name}'; known: {', '.join(sorted(tasks))}.{did_you_mean(name, tasks)}")
+        raise SpecError(f"unknown task '{name}'; expected one of {', '.join(sorted(tasks))}.{did_you_mean(name, tasks)}")
     return tasks[name]
 
 
@@ -82,7 +82,7 @@ def _placeholders(pattern: str) -> list[str]:
 
 
 def _problem(template: SegmentTemplate) -> str | None:
-    """Returns what is wrong with a template, or None."""
+    """Return what is wrong with a template, or None."""
     if (template.text is None) == (template.audio is None):
         return "needs exactly one of text and audio"
     if template.audio is not None and template.loss:
@@ -93,7 +93,7 @@ def _problem(template: SegmentTemplate) -> str | None:
         if shares is None:
             continue
         if template.audio != "target":
-            return f"sets {name}, which only an audio 'target' takes"
+            return f"sets {name}, which only applies to an audio 'target'"
         least, most = shares
         if not 0.0 <= least <= most < 1.0:
             return f"sets {name} to ({least}, {most}); expected 0 <= least <= most < 1"
@@ -104,7 +104,7 @@ def _text_problem(pattern: str) -> str | None:
     try:
         fields = list(string.Formatter().parse(pattern))
     except ValueError as error:
-        return f"has the text {pattern!r}, which is no pattern: {error}"
+        return f"has the text {pattern!r}, which is not a valid pattern: {error}"
     for _, name, format_spec, conversion in fields:
         if name is None:
             continue
@@ -112,5 +112,5 @@ def _text_problem(pattern: str) -> str | None:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
             return f"has an unknown placeholder '{{{name}}}'; expected {known}.{did_you_mean(name, PLACEHOLDERS)}"
         if format_spec or conversion:
-            return f"formats the placeholder '{{{name}}}'; write it plainly"
+            return f"formats the placeholder '{{{name}}}'; write it without a format"
     return None

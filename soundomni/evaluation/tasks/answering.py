@@ -1,4 +1,4 @@
-"""The task "answer": every question of every clip, right if the answer is the known one."""
+"""The task "answer": all questions of all clips; an answer is right if it is the known one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 MOST_QUESTIONS = 20
-"""If there are more different questions than this, they have no scores of their own."""
+"""With more different questions than this, single questions do not get scores."""
 
 
 def answer_questions(
@@ -37,7 +37,7 @@ def answer_questions(
 
 
 def answer_scores(items: Sequence[Item], answered: Sequence[Sequence[str]]) -> Scores:
-    """Return "right", the share of questions answered right, and the same for each question that is asked about many clips."""
+    """Return "right", the share of questions answered right, and the same for each question asked about many clips."""
     from soundomni.metrics.text import normalize
 
     verdicts: dict[str, list[bool]] = {}

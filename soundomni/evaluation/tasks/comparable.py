@@ -1,4 +1,4 @@
-"""A clip and what was made of it, in one form, so that their samples can be compared."""
+"""A clip and the model's version of it in the same form, so that their samples can be compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def comparable(clip: Audio, made: Audio) -> tuple[np.ndarray, np.ndarray]:
-    """Return both waveforms `[S]`, mono, at the rate of what was made, the clip cut or padded to its length."""
+    """Return both waveforms `[S]`, mono, at the rate of `made`, with the clip cut or padded to its length."""
     from soundomni.core.waveform import convert, fit_length
 
     reference = convert(clip, channels=1, sample_rate=made.sample_rate)

@@ -1,6 +1,7 @@
-"""The task "continue": a clip is cut in the middle of a sound, and the model's continuation has to go on as the clip did.
+"""The task "continue": a clip is cut in the middle of a sound, and the model's continuation should match the original.
 
-Clips are toy sounds, in which signal analysis hears where a sound begins and ends, its pitch, its direction and its level.
+Clips are toy sounds, in which signal analysis finds where a sound begins and ends, its pitch, its direction and its
+level.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _SEMITONE = 1.0
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a clip is cut to be continued: in the middle of a tone or a chirp.
+    """The place where a clip is cut to be continued: in the middle of a tone or a chirp.
 
     Args:
-        join: how much of the clip is kept, in seconds.
-        end: where the sound that is cut ends, without its fade, in seconds.
+        join: length of the kept part of the clip in seconds.
+        end: end of the cut sound in seconds, without its fade.
         direction: "rising" or "falling" for a chirp, None for a tone.
     """
 
@@ -57,9 +58,9 @@ class Continuation:
 
 
 def find_cut(clip: Audio, index: int) -> Cut | None:
-    """Return where clip number `index` of a list is cut; None if analysis hears no tone or chirp in it.
+    """Return where clip number `index` of a list is cut; None if analysis finds no tone or chirp in it.
 
-    In clips of several sounds, first and last sounds are cut in turn, so that a list has joins in both.
+    In clips of several sounds, the first and the last sound are cut in turn, so that a list has joins in both.
     """
     from soundomni.data.toys.analysis import analyze
 
@@ -74,7 +75,10 @@ def find_cut(clip: Audio, index: int) -> Cut | None:
 def continue_clips(
     model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], settings: Settings, *, observer: Observer
 ) -> list[Continuation]:
-    """Cut every clip in the middle of a sound, and let the model continue it under its own caption. Leave out clips without a cut."""
+    """Cut every clip in the middle of a sound, and let the model continue it under its own caption.
+
+    Leave out clips that cannot be cut.
+    """
     from soundomni.core.inference.editing import Kept
 
     made = []
@@ -99,9 +103,9 @@ def continuation_scores(continuations: Sequence[Continuation]) -> Scores:
     """Compare continuations with the clips that they continue.
 
     Returns:
-        "direction", the share of chirps that go on in their direction; "pitch", the share of sounds whose pitch right after the join is
-        within a semitone of the clip's own there; "level_step", the median step in level across the join, in dB; "right" and
-        "attributes", what the captions state of the whole clip.
+        "direction", the share of chirps that keep their direction; "pitch", the share of sounds whose pitch right after
+        the join is within a semitone of the clip's own there; "level_step", the median step in level across the join,
+        in dB; "right" and "attributes", the scores of the whole clip against its caption.
     """
     import numpy as np
 
@@ -148,7 +152,7 @@ def _pitch(waveform: np.ndarray, start: float, end: float, rate: int) -> float |
 
 
 def _level_step(before: np.ndarray, after: np.ndarray, cut: Cut, rate: int) -> float:
-    """Return by how many dB the level right after the join differs from the level of the clip right before it."""
+    """Return the difference in dB between the level right after the join and that of the clip right before it."""
     import numpy as np
 
     join, width = round(cut.join * rate), round(WINDOW * rate)

@@ -30,8 +30,9 @@ def description_scores(items: Sequence[Item], texts: Sequence[str]) -> Scores:
     """Compare texts with the captions of their clips.
 
     Returns:
-        "exact", the share of texts that equal a caption; "wer" and "cer", error rates against the nearest caption; "cider_d", the
-        consensus with all captions. For toy sounds also the attributes that the texts name right; see `attribute_scores`.
+        "exact", the share of texts that equal a caption; "wer" and "cer", error rates against the nearest caption;
+        "cider_d", the consensus with all captions. For toy sounds, also the attributes that the texts name correctly;
+        see `attribute_scores`.
     """
     from soundomni.data.toys.toy_language import parse_caption
     from soundomni.data.toys.toy_recipe import Recipe, agreement

@@ -41,7 +41,8 @@ def generate_clips(model: SoundOmni, items: Sequence[Item], settings: Settings, 
 
 
 def generation_scores(items: Sequence[Item], made: Sequence[Audio], *, observer: Observer) -> Scores:
-    """Score the attributes that signal analysis hears in the clips made from the captions of toy sounds; see `attribute_scores`.
+    """Score the attributes that signal analysis finds in the clips made from the captions of toy sounds; see
+    `attribute_scores`.
 
     The spectrum is judged as the "waveform" of tones and as "noise", the color of noise.
     """

@@ -1,4 +1,4 @@
-"""The task "reconstruct": how close a clip comes back through the codec, in numbers that are the same wherever they are reported."""
+"""The task "reconstruct": how close a clip comes back through the codec, measured in the same way everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from soundomni.core.waveform import Audio
 
 MOST_DECIBELS = 100.0
-"""Beyond the range of 16 bits, 98 dB."""
+"""Limit of SI-SDR, beyond the range of 16 bits, 98 dB."""
 
 Measures = dict[str, float | None]
 
@@ -26,9 +26,9 @@ class Comparison:
     """How a file came back through a codec.
 
     Args:
-        codec_rate, file_rate: in Hz.
-        at_codec: measures of what came back against what the codec was given, at the codec's rate.
-        at_file: the same against the file at its own rate, so that what the codec's rate leaves out counts.
+        codec_rate, file_rate: rates of the codec and the file in Hz.
+        at_codec: measures of the codec's output against its input, at the codec's rate.
+        at_file: measures against the file at its own rate, so that frequencies beyond the codec's rate count.
         energy_above: share of the file's energy, from 0 to 1, above what the codec's rate can keep.
     """
 
@@ -56,15 +56,15 @@ class Comparison:
 
 
 def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, observer: Observer) -> list[Comparison]:
-    """Send every clip through the model's codec and back, and compare it with what comes out."""
+    """Send every clip through the model's codec and back, and compare it with the result."""
     return [compare(clip, model.reconstruct(clip)) for clip in counted(clips, "reconstructing", total=len(clips), observer=observer)]
 
 
 def compare(clip: Audio, made: Audio) -> Comparison:
     """Measure what came back through a codec, `made`, against the clip that went in.
 
-    Both are compared with the codec's channels, twice: at the codec's rate, to which the clip is resampled, and at the clip's own rate,
-    to which `made` is resampled.
+    Both get the codec's channels and are compared twice: at the codec's rate, to which the clip is resampled, and at
+    the clip's own rate, to which `made` is resampled.
     """
     from soundomni.core.waveform import convert, fit_length, match_channels, resample
     from soundomni.metrics.bandwidth import energy_above
@@ -89,8 +89,9 @@ def compare(clip: Audio, made: Audio) -> Comparison:
 def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:
     """Return SI-SDR in dB, multi-resolution STFT distance and mel distance in dB of `[C, S]` at one rate.
 
-    SI-SDR is limited to ±MOST_DECIBELS, because one clip that comes back exactly, or as silence, would decide a mean otherwise. What
-    would be relative to silence is None: SI-SDR with a silent channel, and the STFT distance of a silent clip.
+    SI-SDR is limited to ±MOST_DECIBELS, because one clip that comes back exactly, or as silence, would dominate a mean
+    otherwise. Measures relative to silence are None: SI-SDR with a silent channel, and the STFT distance of a silent
+    clip.
     """
     from soundomni.metrics.waveform_distances import mel_distance, multi_resolution_stft_distance, si_sdr
 
@@ -103,7 +104,7 @@ def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> 
 
 
 def rounded(measures: Measures) -> Measures:
-    """Return the measures with the digits that are shown for one file."""
+    """Return the measures rounded to the digits that are shown for one file."""
     digits = {"si_sdr": 2, "stft_distance": 4, "mel_distance": 4}
     return {name: None if value is None else round(value, digits[name]) for name, value in measures.items()}
 
@@ -112,9 +113,9 @@ def reconstruction_scores(compared: Sequence[Comparison]) -> Scores:
     """Average measures over clips.
 
     Returns:
-        the means of SI-SDR in dB, multi-resolution STFT distance and mel distance in dB, each over the clips for which it is defined. If
-        a file has another rate than the codec, also the same against the files at their own rate, as names that end in "_file", and the
-        mean share of their energy that lies above what the codec's rate keeps.
+        the means of SI-SDR in dB, multi-resolution STFT distance and mel distance in dB, each over the clips for which
+        it is defined. If a file has another rate than the codec, also the same measures against the files at their own
+        rate, under names that end in "_file", and the mean share of their energy above what the codec's rate keeps.
     """
     rates_differ = any(one.file_rate != one.codec_rate for one in compared)
     rows = [one.scores() if rates_differ else one.at_codec for one in compared]

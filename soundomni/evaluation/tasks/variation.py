@@ -1,6 +1,6 @@
 """The task "vary": how far variants of a clip go from it, and whether they become what the prompt asks for.
 
-Clips are toy sounds, in which signal analysis hears the attributes.
+Clips are toy sounds, in which signal analysis finds the attributes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from soundomni.evaluation.settings import Settings
 
 STRENGTHS = (0.2, 0.5, 0.8)
-"""Strengths of the variants that are measured."""
+"""Strengths of the measured variants."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def vary_clips(
 
 
 def variation_scores(variants: Mapping[float, Sequence[Variant]]) -> Scores:
-    """Compare variants with the clips that they were made of, and with what their prompts ask for.
+    """Compare variants with their original clips, and with what their prompts ask for.
 
     Returns:
         for each strength "distance at …", the median spectral convergence against the clip (0 for the same spectrum), "right at …", the
