@@ -45,7 +45,7 @@ def run(capsys):
         (["spec", "print", "nano", "--model.connectors.latent.help", "mlp"], ["--model.connectors.latent.multiple"]),
         (["doctor", "--train.optimizer.rule.help", "muon"], ["arguments of optimizer 'muon'"]),
         (["train", "--data.datasets.mine.source.help", "audio-folder"], ["--data.datasets.mine.source.path VALUE"]),
-        (["train", "--model.router.help", "dense"], ["usage: soundomni train ... --model.router=dense Sends", "It takes none."]),
+        (["train", "--model.router.help", "dense"], ["usage: soundomni train ... --model.router=dense Sends", "It does not have any."]),
         (["train", "--sampler=heun", "--sampler", "euler", "--sampler.help"], ["arguments of sampler 'euler'"]),
         (["train", "--sampler={class_path: heun, init_args: {num_steps: 2}}", "--sampler.help"], ["arguments of sampler 'heun'"]),
         (["train", "--sampler.class_path=heun", "--sampler.help"], ["arguments of sampler 'heun'"]),
