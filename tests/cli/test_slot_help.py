@@ -81,9 +81,12 @@ def test_help_is_data_with_json(run):
     ("arguments", "expected"),
     [
         (["train", "--model.codec.help", "mdtc"], "unknown codec 'mdtc'. Did you mean 'mdct'?"),
-        (["train", "--model.codek.help", "mdct"], "--model.codek.help: 'model.codek' does not hold a plugin. Did you mean 'model.codec'?"),
-        (["train", "--train.optimizer.help"], "'train.optimizer' does not hold a plugin. Did you mean 'train.optimizer.rule'?"),
-        (["train", "--data.datasets.help", "x"], "'data.datasets' does not hold a plugin."),
+        (
+            ["train", "--model.codek.help", "mdct"],
+            "--model.codek.help: 'model.codek' does not take a plugin; expected one of model.backbone, ",
+        ),
+        (["train", "--train.optimizer.help"], "data.datasets.NAME.source. Did you mean 'train.optimizer.rule'?"),
+        (["train", "--data.datasets.help", "x"], "'data.datasets' does not take a plugin; expected one of"),
         (["spec", "print", "nano", "--sampler.init_args.help=3"], "sampler: sampler 'euler' has no argument 'help'."),
         (["train", "--config", "absent.yaml", "--sampler.help"], "no spec 'absent.yaml': not a file."),
         (["plugins", "list", "--modle.codec.help"], "unknown option '--modle.codec.help'."),

@@ -19,7 +19,7 @@ from soundomni.train.parallel import open_world
 WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 WRONG = [
-    ({"RANK": "0"}, "RANK is set, but WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not; start the processes with torchrun"),
+    ({"RANK": "0"}, "RANK is set, but WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not. Start the processes with torchrun"),
     ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK is set, but MASTER_ADDR is not"),
     (WHOLE | {"MASTER_PORT": ""}, "RANK is set, but MASTER_PORT is not"),
     (WHOLE | {"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'; expected a whole number of at least 0"),
@@ -36,7 +36,7 @@ WRONG = [
     ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but RANK is not set"),
     (WHOLE | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'; expected a whole number of at least 1"),
     (WHOLE | {"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; expected 1 to 65535"),
-    ({"SLURM_NTASKS": "2"}, "SLURM_NTASKS is 2, but RANK is not set, so each of these processes would train the same run; let srun"),
+    ({"SLURM_NTASKS": "2"}, "SLURM_NTASKS is 2, but RANK is not set, so each of these processes would train the same run. Let srun"),
     ({"OMPI_COMM_WORLD_SIZE": "8"}, "OMPI_COMM_WORLD_SIZE is 8, but RANK is not set"),
 ]
 

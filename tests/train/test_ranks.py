@@ -171,7 +171,7 @@ def test_validation_that_fails_on_one_rank_or_on_all_leaves_training_as_it_is(se
 
 def test_a_rank_that_fails_while_the_others_compute_ends_instead_of_waiting(seen: list[dict[str, Any]]) -> None:
     assert seen[0]["left_alone"] == {"failure": "left alone (on rank 1)"}
-    assert "this rank failed, and the others cannot go on without it: MemoryError; resume from" in seen[1]["left_alone"]["error"]
+    assert "this rank failed, and the others cannot continue without it: MemoryError. Resume from" in seen[1]["left_alone"]["error"]
     assert seen[1]["left_alone"]["notes"] == ["on rank 1"]
 
 

@@ -193,7 +193,7 @@ def test_a_run_outlives_its_tracker(where: str, what: str, rough: None, tmp_path
 def test_a_tracker_that_cannot_begin_is_refused_before_the_first_step(rough: None, tmp_path: Path) -> None:
     tracker = "train.trackers=[{class_path: rough, init_args: {where: begin, what: exit}}]"
     with pytest.raises(
-        PluginError, match=r"^tracker 'rough' \(train.trackers\[0\]\) cannot start: sys\.exit\(3\) was called; fix it, or remove it"
+        PluginError, match=r"^tracker 'rough' \(train.trackers\[0\]\) cannot start: sys\.exit\(3\) was called. Fix it, or remove it"
     ):
         run_training(tiny_spec(tmp_path / "run", tracker))
 
