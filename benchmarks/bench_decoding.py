@@ -1,7 +1,7 @@
-"""Describing eight clips with nano, and the same where every stream is padded: `OMP_NUM_THREADS=1 pytest benchmarks/bench_decoding.py`.
+"""Describing eight clips with nano, with and without padding every stream.
 
-With padding, each token that is written also runs the expert that generates, on a row of zeros. Both must write the same texts before
-a timing counts.
+With padding, each new token also runs the generation expert, on a row of zeros. Both must write the same texts before a
+timing counts. Run on one thread: `OMP_NUM_THREADS=1 pytest benchmarks/bench_decoding.py`.
 """
 
 from __future__ import annotations

@@ -310,5 +310,5 @@ def test_help_holds_no_more_of_the_phrases_than_before() -> None:
 
 def test_help_is_read_option_by_option() -> None:
     texts = {text for name, text in help_texts() if name == "soundomni evaluate"}
-    assert any(text.startswith("measure on the first so many clips") or "limit" in text.lower() for text in texts)
+    assert any(text.startswith("measure only the first LIMIT clips") for text in texts)
     assert not any(text.startswith("--") and "  " in text for text in texts)

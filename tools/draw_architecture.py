@@ -11,13 +11,13 @@ INK, FAINT, PAPER = "#1f2933", "#7b8794", "#ffffff"
 TEXT, FEATURES, LATENT = "#3b5bdb", "#0c8599", "#e8590c"
 PALE = {TEXT: "#e7ecfd", FEATURES: "#dff3f6", LATENT: "#fdeadf", FAINT: "#f1f3f5"}
 CELL = 25
-"""Width of a token."""
+"""Width of a token in the picture."""
 
 DOCUMENTS = (
     ((TEXT, 1), (FEATURES, 7), (TEXT, 6)),
     ((TEXT, 4), (LATENT, 8)),
 )
-"""Runs of tokens as (role, number) of two documents: a clip that is described, and a prompt with the clip to make."""
+"""Runs of tokens of two documents, as (role, number): a clip to describe, and a prompt with the clip to make."""
 CAPTIONS = ("understand: a clip, then its caption", "generate: a prompt, then a clip")
 
 
@@ -86,7 +86,7 @@ def layer() -> list[str]:
 
 
 def hearing() -> list[str]:
-    """Draw the left side: how a clip is heard."""
+    """Draw the left side: how a clip is encoded to be understood."""
     return [
         wave(135, 60, FEATURES),
         label(135, 112, "a clip to understand", size=13),
@@ -102,7 +102,7 @@ def hearing() -> list[str]:
 
 
 def making() -> list[str]:
-    """Draw the right side: how a clip becomes a noisy target in training, and what stands in its place when sampling."""
+    """Draw the right side: how a clip becomes a noisy target in training, and what replaces it in sampling."""
     return [
         wave(1105, 60, LATENT),
         label(1105, 112, "a clip to learn from", size=13),
@@ -125,7 +125,7 @@ def making() -> list[str]:
 
 
 def outputs() -> list[str]:
-    """Draw what comes out of the experts, and the two losses."""
+    """Draw the outputs of the experts, and the two losses."""
     return [
         arrow(455, 630, 455, 662),
         box(310, 664, 290, 44, ["text head: the next token"], TEXT),
@@ -151,7 +151,7 @@ def token(x: float, y: float, color: str, *, size: int = 22) -> str:
 
 
 def box(x: float, y: float, width: float, height: float, lines: list[str], color: str) -> str:
-    """Draw a box with a title and perhaps a line of small print."""
+    """Draw a box with a title and, optionally, a line of small print."""
     middle = y + height / 2
     shape = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="9" fill="{PALE[color]}" stroke="{color}" stroke-width="1.4"/>'
     if len(lines) == 1:
@@ -169,7 +169,7 @@ def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def wave(x: float, y: float, color: str) -> str:
-    """Draw a waveform: bars around a line with its center at x."""
+    """Draw a waveform: bars around a line that is centered at x."""
     heights = (4, 9, 16, 26, 34, 22, 30, 38, 24, 14, 22, 30, 20, 12, 18, 10, 6)
     left = x - len(heights) * 8 / 2
     bars = (f'<rect x="{left + 8 * i}" y="{y + 12 - h / 2}" width="4" height="{h}" rx="2" fill="{color}"/>' for i, h in enumerate(heights))

@@ -1,6 +1,7 @@
-"""Measure what some changes of one line do, and write the table into the README: `python tools/measure_swaps.py`.
+"""Measure the effect of some one-line changes, and write the table into the README: `python tools/measure_swaps.py`.
 
-Samplers and guidance are measured on clips that `nano` was never trained on, the rest by `soundomni doctor`. It takes a few minutes.
+Samplers and guidance are measured on clips that `nano` was never trained on, the rest with `soundomni doctor`. It takes
+a few minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GENERATING = (
     ("`--sampler=dpmpp --steps 8`", "a multistep solver", ["--sampler=dpmpp", "--steps", "8"]),
     ("`--guidance 1`", "no guidance: one prediction per step, not two", ["--guidance", "1"]),
 )
-"""Changes to how `nano` generates: the line, what it does, and the options of `soundomni evaluate`."""
+"""Changes to how `nano` generates: the line, its meaning, and the options of `soundomni evaluate`."""
 
 
 def main() -> None:
@@ -43,12 +44,12 @@ def around() -> tuple[str, str]:
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     if not after:
-        raise SystemExit(f"README.md does not have the lines '{BEGIN}' and '{END}'; put them where the table goes")
+        raise SystemExit(f"README.md does not have the lines '{BEGIN}' and '{END}'. Put them where the table goes")
     return before, after
 
 
 def generating() -> list[str]:
-    """Return the rows of GENERATING, each compared with nano as it is."""
+    """Return the rows of GENERATING, each compared with nano without the change."""
     plain = measured([])
     rows = []
     for line, meaning, options in GENERATING:
@@ -59,7 +60,7 @@ def generating() -> list[str]:
 
 
 def measured(options: list[str]) -> tuple[int, float]:
-    """Return the predictions that a clip takes and the share of prompts with every attribute right."""
+    """Return the number of predictions per clip, and the share of prompts with every attribute right."""
     common = ["--model", "nano", "--list", "new-combinations", "--tasks", "generate", "--limit", str(CLIPS)]
     result = printed(["evaluate", *common, *options])
     made = result["made_with"]
@@ -69,7 +70,7 @@ def measured(options: list[str]) -> tuple[int, float]:
 
 
 def sizes() -> list[str]:
-    """Return the rows that `soundomni doctor` answers."""
+    """Return the rows that `soundomni doctor` measures."""
     frozen = "--model.freeze=[gen, embedding, encoder, connectors]"
     cases: tuple[tuple[str, str, str, Callable[[dict[str, Any]], str], list[str]], ...] = (
         ("`--model.router=dense`", "demo", "one expert for all tokens: parameters of the experts", experts, ["--model.router=dense"]),
@@ -104,7 +105,7 @@ def sizes() -> list[str]:
 
 
 def printed(command: list[str]) -> dict[str, Any]:
-    """Return what `soundomni` prints as JSON."""
+    """Return the JSON that `soundomni` prints."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         status = soundomni(["--json", *command])

@@ -1,4 +1,4 @@
-"""`soundomni completion`: a script with which a shell completes commands, options, spec keys and plugin names."""
+"""`soundomni completion`: print a script that completes commands, options, spec keys and plugin names in a shell."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ SHELLS = {
 """Shell → the lines that register the function there; zsh does not have `compopt`."""
 
 _WORD = re.compile(r"[\w.+-]+")
-"""Names of plugins that a shell takes as they are; others are not offered."""
+"""Plugin names that a shell accepts without quotes; others are not offered."""
 
 _Named = tuple[str, argparse.ArgumentParser]
 
 PLAIN = ("plugins", "export", "import", "completion")
-"""Commands that read no spec, so they do not take its keys."""
+"""Commands that do not read a spec, so they do not accept its keys."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("shell", metavar="SHELL", choices=tuple(SHELLS), help="bash or zsh")
+    parser.add_argument(
+        "shell",
+        metavar="SHELL",
+        choices=tuple(SHELLS),
+        help="shell to write the script for: bash or zsh",
+    )
     parser.epilog = (
         "For bash, add `source <(soundomni completion bash)` to ~/.bashrc; for zsh, add `source <(soundomni completion zsh)` to ~/.zshrc."
     )
@@ -71,7 +76,7 @@ def script(shell: str) -> str:
 
 
 def _with_actions(parsers: Iterable[_Named]) -> Iterator[_Named]:
-    """Yield parsers by their commands, and those of their actions as "command action"."""
+    """Yield the parsers of commands by name, and those of their actions by "command action"."""
     for name, parser in parsers:
         yield name, parser
         for action in parser._actions:  # argparse has no public list of a parser's options
@@ -87,7 +92,7 @@ def _options(parser: argparse.ArgumentParser, *, flags: bool = False, without: C
 
 
 def _keys() -> Iterator[str]:
-    """Yield the keys of a spec as options; a slot also by its help."""
+    """Yield the keys of a spec as options, and the help of each slot."""
     from soundomni.core.spec.keys import spec_keys
 
     keys = list(spec_keys())
@@ -120,7 +125,7 @@ def _values_of_keys() -> Iterator[tuple[str, list[str]]]:
 
 
 def _values_of_parsers(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the words that may follow options and commands, as far as they are known."""
+    """Yield the known words that may follow options and commands."""
     for name, parser in parsers.items():
         positionals = [action for action in parser._actions if not action.option_strings]
         for place, action in enumerate(positionals):
@@ -131,7 +136,7 @@ def _values_of_parsers(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[
 
 
 def _choices(action: argparse.Action) -> list[str]:
-    """Return what an argument may be: its choices, or what its metavar stands for."""
+    """Return the possible values of an argument: its choices, or those that its metavar stands for."""
     from soundomni.core.spec import registry
     from soundomni.core.spec.load import shipped_specs
 
@@ -145,6 +150,6 @@ def _choices(action: argparse.Action) -> list[str]:
 
 
 def _cases(words: Iterable[tuple[str, list[str]]]) -> str:
-    """Return a line of a shell's `case` for each name with words."""
+    """Return a line of a shell's `case` for each name that has words."""
     lines = ((shlex.quote(name), shlex.quote(" ".join(of_name))) for name, of_name in words if of_name)
     return "\n".join(f"    {name}) echo {of_name} ;;" for name, of_name in lines)

@@ -1,4 +1,4 @@
-"""`soundomni evaluate`: what a model's audio and words are worth, measured."""
+"""`soundomni evaluate`: measure the quality of a model's audio and text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ HELP = "measure what a model generates, describes and reconstructs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.epilog = "The error rates wer and cer count extra words and characters as errors too, so they may exceed 100 %."
+    """Add the options."""
+    parser.epilog = "The error rates wer and cer also count extra words and characters, so they can exceed 100 %."
     add_model(parser)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group()
@@ -25,43 +25,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--list",
         type=expanded,
         metavar="NAME",
-        help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})",
+        help=f"fixed list of clips: a shipped list, or a YAML file like those (default: {DEFAULT_LIST})",
     )
-    what.add_argument("--dataset", metavar="SLOT", help="dataset instead of a list: a name, or YAML with class_path and init_args")
+    what.add_argument(
+        "--dataset",
+        metavar="SLOT",
+        help="dataset to measure on instead of a list: a name, or YAML with class_path and init_args",
+    )
     parser.add_argument(
         "--tasks",
         nargs="+",
         choices=TASKS,
         metavar="TASK",
-        help=f"what to measure: {', '.join(TASKS)} (default: what the list names; {', '.join(COMMON_TASKS)} of a dataset)",
+        help=f"what to measure: {', '.join(TASKS)} (default: those of the list; {', '.join(COMMON_TASKS)} for a dataset)",
     )
     parser.add_argument(
-        "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a dataset)"
+        "--limit",
+        type=int,
+        help=f"measure only the first LIMIT clips (default: all of a list, {DATASET_LIMIT} of a dataset)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip that is generated; each next one counts up (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the first generated clip; later clips use seed+1, seed+2, … (default: 0)",
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH_SIZE, help=f"clips at once (default: {DEFAULT_BATCH_SIZE})")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=DEFAULT_BATCH_SIZE,
+        help=f"number of clips to process at once (default: {DEFAULT_BATCH_SIZE})",
+    )
     add_device(parser)
     parser.add_argument(
         "--clap",
         type=expanded,
         metavar="DIR",
-        help="CLAP network in transformers format: adds the CLAP score, Fréchet distance and kernel distance",
+        help="CLAP network in transformers format, to add the CLAP score, Fréchet distance and kernel distance",
     )
     parser.add_argument(
         "--classifier",
         type=expanded,
         metavar="DIR",
-        help="audio classifier in transformers format: adds KL divergence and Fréchet distance",
+        help="audio classifier in transformers format, to add KL divergence and Fréchet distance",
     )
     parser.add_argument(
-        "--save", type=expanded, metavar="DIR", help="save the generated audio as WAV files, and the generated text in results.jsonl"
+        "--save",
+        type=expanded,
+        metavar="DIR",
+        help="save the generated audio as WAV files, and the generated text in results.jsonl",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints every measured number, and with --json what it was made with."""
+    """Print every measured number, and with --json also the settings."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import empty_directory
     from soundomni.cli.result_lines import result_lines
@@ -98,14 +117,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises SpecError for a number out of its range."""
+    """Raise SpecError for a number out of its range."""
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seed
 
     if args.limit is not None:
         check_count("--limit", args.limit)
         if args.limit == 1 and (args.clap or args.classifier):
-            raise SpecError("--limit 1 leaves no set of clips to compare: --clap and --classifier need at least 2")
+            raise SpecError("--limit is 1; expected at least 2 with --clap or --classifier, which compare sets of clips")
     if args.steps is not None:
         check_count("--steps", args.steps, most=MOST_STEPS)
     if args.guidance is not None:

@@ -1,4 +1,4 @@
-"""The result of an evaluation as `soundomni evaluate` and the demo print it."""
+"""The result of an evaluation as text, for `soundomni evaluate` and the demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def result_lines(result: Mapping[str, Any]) -> list[str]:
-    """Return a result as lines of text: a table with a row for each score, and what was not measured."""
+    """Return a result as lines of text: a table with a row per score, and what was not measured."""
     from soundomni.cli.console import table
     from soundomni.evaluation import score_text
 
@@ -20,7 +20,7 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _rates_line(rates: Mapping[str, Any]) -> str:
-    """Return the rates of codec and files as a line, and what scores that end in "_file" are measured against."""
+    """Return a line about the rates of codec and files; if they differ, it also explains scores that end in "_file"."""
     files = ", ".join(f"{count} at {rate} Hz" for rate, count in rates["files"].items())
     line = f"reconstructed: the codec is at {rates['codec']} Hz and keeps 0-{rates['codec_keeps_hz'][1]:g} Hz; files: {files}"
     if list(rates["files"]) == [str(rates["codec"])]:

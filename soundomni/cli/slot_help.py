@@ -1,4 +1,4 @@
-"""`--KEY.help [NAME]`: the arguments of a plugin, as the options that set them."""
+"""`--KEY.help [NAME]`: show the arguments of a plugin as the options that set them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlotHelp:
-    """What a user asks for.
+    """A request for help about a slot.
 
     Args:
         slot: the slot of the spec.
-        name: the plugin; None asks which there are.
+        name: name of the plugin; None for a list of all of its kind.
     """
 
     slot: Key
@@ -28,10 +28,11 @@ class SlotHelp:
 
 
 def find_request(arguments: Sequence[str]) -> SlotHelp | None:
-    """Return what the first `--KEY.help [NAME]` among the arguments of a command asks for, or None if there is none.
+    """Return the request of the first `--KEY.help [NAME]` among the arguments of a command; None if there is none.
 
     Without NAME, it is the plugin that the same line chooses for the slot, by `--KEY=NAME` or else by the specs after
-    `--config`, if any. Raises UsageError for a key of the spec that holds no plugin, and SpecError if a spec cannot be read.
+    `--config`, if any. Raise UsageError for a spec key that does not take a plugin, and SpecError if a spec cannot be
+    read.
     """
     given = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     for place, token in enumerate(given):
@@ -46,7 +47,7 @@ def find_request(arguments: Sequence[str]) -> SlotHelp | None:
 
 
 def _slot(key: str) -> Key | None:
-    """Return the slot that a key names, or None for what is below a slot or no key of a spec."""
+    """Return the slot of a key; None for a key below a slot, or one that is not a spec key."""
     from soundomni.core.spec.keys import slot_at, spec_keys
 
     slots = [of_spec.name for of_spec in spec_keys() if of_spec.kind is not None]
@@ -57,18 +58,18 @@ def _slot(key: str) -> Key | None:
     slot = slot_at(key)
     if slot is None:
         near, every = did_you_mean(key, slots), ", ".join([*slots, "data.datasets.NAME.source"])
-        raise UsageError(f"--{key}.help: '{key}' does not hold a plugin.{near} These do: {every}")
+        raise UsageError(f"--{key}.help: '{key}' does not take a plugin; expected one of {every}.{near}")
     return slot
 
 
 def show(request: SlotHelp, args: argparse.Namespace, *, prog: str) -> int:
-    """Print the help. Raises PluginError if there is no such plugin, or if it is broken."""
+    """Print the help. Raise PluginError if there is no such plugin, or if it is broken."""
     from soundomni.cli.console import emit
     from soundomni.cli.plugins import description
     from soundomni.core.spec import registry
 
     kind = request.slot.kind
-    assert kind is not None, "a slot holds a kind of plugin"
+    assert kind is not None, "a slot has a kind of plugin"
     if request.name is None:
         names = list(dict.fromkeys(entry.name for entry in registry.entries(kind)))
         text = f"`--{request.slot.name}.help NAME` shows the arguments of a {kind}. Installed: {', '.join(names)}"
@@ -87,7 +88,8 @@ def _text(request: SlotHelp, described: dict[str, Any], prog: str) -> str:
         usage = f"{prog} ... --{key}={name}{f' [--{key}.ARGUMENT=VALUE ...]' if takes else ''}"
     usage = usage.replace("%", "%%")
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=described["summary"], add_help=False)
-    group = parser.add_argument_group(f"arguments of {described['kind']} '{name}'", None if takes else "It takes none.")
+    nothing = None if takes else "It does not have any."
+    group = parser.add_argument_group(f"arguments of {described['kind']} '{name}'", nothing)
     for argument in takes:
         default = "required" if argument["required"] else f"default: {argument['default']!r}"
         text = f"{argument['description']} ({argument['type']}; {default})".strip().replace("%", "%%")
@@ -104,7 +106,7 @@ def _value_after(given: Sequence[str], place: int) -> str | None:
 
 
 def _values(given: Sequence[str], *options: str) -> Iterator[str]:
-    """Yield the values that the line gives to any of some options, in order."""
+    """Yield the values that the line gives to these options, in order."""
     for place, token in enumerate(given):
         option, equals, value = token.partition("=")
         if option in options and (value := value if equals else _value_after(given, place) or ""):
@@ -112,16 +114,16 @@ def _values(given: Sequence[str], *options: str) -> Iterator[str]:
 
 
 def _chosen(given: Sequence[str], slot: Key) -> str | None:
-    """Return the plugin that the line itself chooses for a slot: the last one, as overrides count."""
+    """Return the plugin that the line itself chooses for a slot: the last one, because later overrides win."""
     from soundomni.core.spec.load import parse_slot
 
-    assert slot.kind is not None, "a slot holds a kind of plugin"
+    assert slot.kind is not None, "a slot has a kind of plugin"
     values = [] if slot.many else list(_values(given, f"--{slot.name}", f"--{slot.name}.class_path"))
     return parse_slot(slot.kind, values[-1]).class_path if values else None
 
 
 def _chosen_by_specs(given: Sequence[str], slot: Key) -> str | None:
-    """Return the plugin that the specs of the line choose for a slot. Only the files are read, no starting model."""
+    """Return the plugin that the specs of the line choose for a slot. Only the files are read, not a starting model."""
     from soundomni.core.spec.load import read_layers
 
     configs = list(_values(given, "--config"))

@@ -1,4 +1,4 @@
-"""What an evaluation says of itself, on stderr: progress as every command shows it, and notes as lines."""
+"""Reports an evaluation on stderr: progress like that of every command, and notes as lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class StderrObserver:
     """An observer of `soundomni.evaluation` that writes to stderr."""
 
     def begin(self, what: str, *, total: int) -> Progress:
-        """Return progress to enter."""
+        """Return a progress display to enter as a context."""
         return Progress(what, total=total)
 
     def note(self, text: str) -> None:

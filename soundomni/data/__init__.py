@@ -1,6 +1,6 @@
 """Audio files, datasets, packing and resumable loading.
 
-Names are imported on first use: the modules that measure sounds or read files must not wait for torch.
+Names are imported on first use, so modules that measure sounds or read files do not wait for torch.
 """
 
 from importlib import import_module

@@ -1,9 +1,10 @@
 """Exact best-fit-decreasing packing of a known list of lengths, fast.
 
-Best-fit decreasing (Johnson 1973): longest first, each into the bin with the least space that still holds it. Two facts make whole
-runs of equal lengths one step. A bin of space r that takes one sample of length x is at once the best bin for the next, as long
-as x fits, so it takes floor(r / x) of them; and all bins of equal space do the same. Each step at least halves the space of the
-bins it touches, so there are O(U log L) steps for U distinct lengths and a budget of L, however many samples there are.
+Best-fit decreasing (Johnson 1973): longest first, each into the bin with the least space that still fits it. Two facts
+let one step place a whole run of equal lengths. A bin of space r that takes one sample of length x is then the best bin
+for the next, as long as x fits, so it takes floor(r / x) of them; and all bins of equal space do the same. Each step at
+least halves the space of the bins that it changes, so there are O(U log L) steps for U distinct lengths and a budget of
+L, however many samples there are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 
 class _Bins:
-    """Open bins grouped by the space left in them."""
+    """Open bins, grouped by their remaining space."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -23,7 +24,7 @@ class _Bins:
         self._bins: dict[int, list[np.ndarray]] = {}
 
     def put(self, space: int, bins: np.ndarray) -> None:
-        """Adds bins with `space` left; full ones are forgotten."""
+        """Add bins with `space` left, or drop them if they are full."""
         if space == 0 or not len(bins):
             return
         if space not in self._bins:
@@ -32,7 +33,7 @@ class _Bins:
         self._bins[space].append(bins)
 
     def take(self, length: int, num_samples: int) -> tuple[int, np.ndarray]:
-        """Removes and returns the bins of the least space that holds `length`; opens enough for `num_samples` if there are none."""
+        """Remove and return the bins of least space that fits `length`; if none fits, open enough for `num_samples`."""
         place = bisect_left(self._spaces, length)
         if place == len(self._spaces):
             opened = -(-num_samples // (self.budget // length))
@@ -43,16 +44,16 @@ class _Bins:
 
 
 def pack_offline(lengths: np.ndarray, budget: int) -> np.ndarray:
-    """Packs samples of `lengths` int `[n]` and returns the bin of each, int64 `[n]`, numbered from 0 in the order they are opened.
+    """Pack samples of `lengths`, int `[n]`, and return the bin of each, int64 `[n]`, numbered from 0 as opened.
 
-    Raises ValueError when a length is below 1 or above `budget`.
+    Raise ValueError if a length is below 1 or above `budget`.
     """
     lengths = np.asarray(lengths)
     bin_of = np.empty(len(lengths), dtype=np.int64)
     if not len(lengths):
         return bin_of
     if lengths.min() < 1 or lengths.max() > budget:
-        raise ValueError(f"lengths must be within 1 and the budget {budget}, got {lengths.min()} to {lengths.max()}")
+        raise ValueError(f"lengths are {lengths.min()} to {lengths.max()}; expected 1 to the budget, {budget}")
     # 16-bit keys are sorted by radix
     order = np.argsort((budget - lengths).astype(np.uint16 if budget < 2**16 else np.int64), kind="stable")
     counts = np.bincount(lengths)

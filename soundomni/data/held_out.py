@@ -1,7 +1,7 @@
-"""Which items of a dataset training never draws: those whose keys have the smallest digests.
+"""Held-out items of a dataset, which training never draws: those whose keys have the smallest digests.
 
 Only the key decides, so the split is the same in every run and on any number of processes, and an item stays on its side
-when the dataset gains others.
+if others are added to the dataset.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from soundomni.core.interfaces import Dataset
 
 
 def held_out_indices(name: str, dataset: Dataset, share: float) -> np.ndarray:
-    """Return the indices of the held-out items of a dataset, as integers `[N]`, the smallest digest of a key first.
+    """Return the indices of the held-out items of a dataset, integers `[N]`, smallest key digest first.
 
     Args:
-        name: of the dataset, for errors.
-        dataset: it.
-        share: in [0, 1]; about this share of the items is held out, and all of them for 1.
+        name: name of the dataset, for errors.
+        dataset: the dataset.
+        share: share of the items to hold out, approximately, in [0, 1]; 1 holds out all of them.
 
     Raises:
         DataError: a share between 0 and 1 holds out none of the items, or all of them.
@@ -36,7 +36,7 @@ def held_out_indices(name: str, dataset: Dataset, share: float) -> np.ndarray:
         least, most = float(places[order[0]]), float(places[order[-1]])
         found, cure = ("none", f"above {least:.2g}") if count == 0 else ("all", f"below {most:.2g}, or to 1 to only measure it")
         what = f"which holds out {found} of its {len(places)} items"
-        raise DataError(f"data.datasets.{name}.held_out is {share:g}, {what}; set it {cure}")
+        raise DataError(f"data.datasets.{name}.held_out is {share:g}, {what}. Set it {cure}")
     return order[:count]
 
 

@@ -1,8 +1,8 @@
 """The held-out items as packed batches that are the same every time: the same tasks, cuts, noise and timesteps.
 
-A batch holds samples of one dataset and one task, so that its losses are theirs. Item i of n takes the timestep at
-(i + 1/2) / n of the objective's distribution, and its task at the fractional part of i times the golden ratio: both are
-spread evenly, together too.
+A batch has samples of one dataset and one task, so its losses belong to them. Item i of n takes the timestep at
+(i + 1/2) / n of the objective's distribution, and its task at the fractional part of i times the golden ratio: each is
+spread evenly, and so are their pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("soundomni.data")
 
 
 class Group(NamedTuple):
-    """What the samples of a batch have in common."""
+    """The dataset and task that all samples of a batch share."""
 
     dataset: str
     task: str
@@ -44,13 +44,13 @@ class PlannedBatch:
 def plan_held_out(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, most: int) -> list[PlannedBatch]:
     """Return the batches of the held-out items of all datasets; empty if nothing is held out.
 
-    An item that no task suits, or that is longer than the spec allows, is left out; how many there are is said in the log.
+    An item that no task suits, or that is longer than the spec allows, is left out; a warning gives their number.
 
     Args:
-        mixture: with the items.
-        writer: should leave out no conditions: it measures, it does not train.
-        spec: limits the tokens of a batch.
-        most: items of each dataset at most; -1 for all.
+        mixture: the datasets.
+        writer: writes the samples; it should not drop conditions, because nothing is trained.
+        spec: the data section, which limits the tokens of a batch.
+        most: largest number of items from each dataset; -1 for all.
     """
     fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
     batches: list[PlannedBatch] = []
@@ -79,7 +79,7 @@ def plan_held_out(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, mos
 
 
 def read_in_turn(batches: Sequence[PlannedBatch], reader: ClipReader) -> Iterator[PackedBatch]:
-    """Read and pack batches, one ahead. A clip that cannot be read is missing from its batch; the reader names it."""
+    """Read and pack batches, one ahead. A clip that cannot be read is missing from its batch; the reader reports it."""
     pending = reader.start(batches[0].samples) if batches else []
     for number in range(len(batches)):
         current = pending
@@ -103,13 +103,13 @@ def _plan(mixture: Mixture, fitting: Fitting, name: str, index: int, *, number: 
 
 
 def _seed(key: str) -> int:
-    """Return the seed of an item, which does not depend on the others."""
+    """Return the seed of an item, which does not depend on other items."""
     digest = hashlib.sha256(f"held out: {key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big")
 
 
 def _packed(samples: Sequence[Planned], budget: int) -> Iterator[tuple[Planned, ...]]:
-    """Yield the samples in order, as many at a time as fit."""
+    """Yield the samples in order, as many per batch as fit."""
     part: list[Planned] = []
     for sample in samples:
         if part and sum(one.length for one in part) + sample.length > budget:

@@ -1,6 +1,6 @@
-"""Writes clips as samples, in two moments: `plan` from what the listing knows, `fill` once the clip has been read.
+"""Writes clips as samples, in two steps: `plan` from the listing, `fill` once the clip has been read.
 
-Token counts follow from the specs of codec and encoder alone, so that every rank packs the whole stream without reading any audio.
+Token counts only depend on the specs of codec and encoder, so every rank packs the whole stream without reading audio.
 
 Shape letters: C audio channels, S samples.
 """
@@ -24,7 +24,7 @@ from soundomni.data.data_section import check_dropout
 
 @dataclass(frozen=True)
 class Crop:
-    """The part of a clip that is used: samples `[offset, offset + num_samples)` of the `total` at the file's own `rate`."""
+    """The part of a clip that is used: samples `[offset, offset + num_samples)` of `total`, at the file's `rate`."""
 
     offset: int
     num_samples: int
@@ -37,9 +37,10 @@ class PlannedSample:
     """A sample without its waveforms.
 
     Args:
-        sample: its segments, conditions that dropped out left out.
+        sample: the sample, without the conditions that dropout removed.
         crop: the part of the clip that the waveforms will come from.
-        full_length: tokens with all conditions. Limits look at this, so that whether an item is used does not depend on dropout.
+        full_length: number of tokens with all conditions. Limits use it, so dropout does not decide whether an item is
+            used.
     """
 
     sample: Sample
@@ -48,7 +49,7 @@ class PlannedSample:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return self.sample.length
 
 
@@ -56,8 +57,8 @@ class SampleWriter:
     """Writes the samples of one model.
 
     Args:
-        writer: of the model's segments.
-        dropout: how often conditions of a target are left out.
+        writer: writes the model's segments.
+        dropout: how often conditions of a target are dropped.
     """
 
     def __init__(self, writer: SegmentWriter, *, dropout: DropoutSpec | None = None) -> None:
@@ -66,19 +67,21 @@ class SampleWriter:
         check_dropout(self._dropout)
 
     def check(self, task: Task) -> None:
-        """Raises SpecError when the model cannot do this task."""
+        """Raise SpecError if the model cannot do this task."""
         if self._writer.encoder_spec is None and task.uses("features"):
-            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder; set model.encoder or drop the task")
+            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
         if self._in_chat(task) and task.uses("context"):
             raise SpecError(
-                f"task '{task.name}' gives clean latents in a chat, which model.chat '{self._writer.chat}' has no place for; drop the task"
+                f"task '{task.name}' puts clean latents into a chat, but model.chat '{self._writer.chat}' does not "
+                "support them. Leave out the task"
             )
 
     def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
-        """Writes `item` for a task it is eligible for, without its waveforms.
+        """Write `item` for a suitable task, without its waveforms.
 
-        The choice of a caption or question, the cut of a clip longer than `max_seconds`, what is given of a target and the dropout of
-        conditions come from `seed` alone. Returns a Skip when the clip is longer than may be understood or its frames told apart.
+        Only `seed` decides the caption or question, the cut of a clip longer than `max_seconds`, the part of a target
+        to keep, and the dropout of conditions. Return a Skip if the clip is too long to be understood, or has too many
+        frames.
         """
         draws = np.random.default_rng(seed)
         caption_draw, question_draw, crop_draw = draws.random(3)
@@ -95,7 +98,7 @@ class SampleWriter:
         segments: list[Segment] = []
         full_length = 0
         for i, template in enumerate(task.templates):
-            share_draw, place_draw, dropout_draw = draws.random(3)  # drawn for every segment: one choice never shifts another
+            share_draw, place_draw, dropout_draw = draws.random(3)  # for every segment: no choice shifts another
             segment = self._segment(template, crop, texts, share_draw, place_draw)
             full_length += segment.length
             is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
@@ -104,16 +107,16 @@ class SampleWriter:
         return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
     def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int, *, cut: bool = False) -> Sample:
-        """Attaches the clip, float32 `[C, S]` at `rate`, cut, resampled and with the channels that each segment needs.
+        """Attach the clip, float32 `[C, S]` at `rate`: cut, resampled and with the channels that each segment needs.
 
-        With `cut`, `waveform` is only the part of the clip that `planned.crop` names.
+        With `cut`, `waveform` is only the part of the clip given by `planned.crop`.
 
-        Raises UnreadableAudioError when the clip is not what was planned: another rate, another length (see `fit_announced`), or
-        channels that neither match nor reduce.
+        Raise UnreadableAudioError if the clip has another rate or length (see `fit_announced`) than planned, or
+        channels that cannot be converted.
         """
         crop, key = planned.crop, planned.sample.key
         if rate != crop.rate:
-            raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz where {crop.rate} Hz were announced")
+            raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz, but {crop.rate} Hz were announced")
         part = fit_announced(waveform, crop.num_samples if cut else crop.total, rate, name=key)
         if not cut and crop.num_samples < crop.total:
             part = part[:, crop.offset : crop.offset + crop.num_samples].copy()  # a view would keep the whole file in memory
@@ -130,7 +133,7 @@ class SampleWriter:
         return replace(planned.sample, segments=tuple(segments))
 
     def _needs(self, role: Role) -> tuple[int, int]:
-        """Returns (rate, channels) of the waveform that a segment of this role takes."""
+        """Return (rate, channels) of the waveform that a segment of this role needs."""
         if role == Role.FEATURES:
             assert self._writer.encoder_spec is not None, "checked by check()"
             return self._writer.encoder_spec.sample_rate, 1
@@ -142,14 +145,15 @@ class SampleWriter:
             limits.append(self._writer.encoder_spec.max_seconds)
         seconds = min((limit for limit in limits if limit is not None), default=None)
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
-        if item.num_samples > longest and not task.uses("target"):  # a caption of the whole clip need not be true of a part of it
+        # a caption of the whole clip may not fit a part of it
+        if item.num_samples > longest and not task.uses("target"):
             length = item.num_samples / item.sample_rate
-            way_out = "cut the file into shorter ones, each with its own caption"
+            way_out = "Cut the file into shorter ones, each with its own caption"
             if seconds == max_seconds:
                 way_out += (
                     f", raise max_seconds of its dataset, or add the folder as a second dataset for '{task.name}' with a higher max_seconds"
                 )
-            reason = f"it lasts {length:.2f} s, but task '{task.name}' accepts at most {seconds:g} s: {way_out}"
+            reason = f"it lasts {length:.2f} s, but task '{task.name}' accepts at most {seconds:g} s. {way_out}"
             return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
@@ -158,14 +162,14 @@ class SampleWriter:
         if (task.uses("target") or task.uses("context")) and most is not None and frames > most:
             reason = (
                 f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
-                f"{codec.seconds(most):g} s; set max_seconds of its dataset, which cuts longer clips for generation"
+                f"{codec.seconds(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
             )
             group = f"longer than the {codec.seconds(most):g} s of the latent connector, for {task.name}"
             return Skip(item.key, reason, "unsuitable", group)
         return crop
 
     def _in_chat(self, task: Task) -> bool:
-        """Says whether a task is written in the chat template: where nothing but text is made, as `describe` and `chat` ask for it."""
+        """Return whether a task uses the chat template: it only makes text, as `describe` and `chat` do."""
         return self._writer.chat != "none" and not task.uses("target")
 
     def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
@@ -175,7 +179,7 @@ class SampleWriter:
         return Answer(text) if template.loss else text
 
     def _num_heard(self, crop: Crop) -> int:
-        """Returns the samples of a clip at the encoder's rate, 0 without an encoder."""
+        """Return the number of samples of a clip at the encoder's rate; 0 without an encoder."""
         spec = self._writer.encoder_spec
         return resampled_length(crop.num_samples, crop.rate, spec.sample_rate) if spec is not None else 0
 
@@ -191,7 +195,7 @@ class SampleWriter:
 
 
 def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:
-    """Returns the frames of a target that are made, (first, end)."""
+    """Return the frames of a target to generate, (first, end)."""
     least, most = template.gap or template.known or (0.0, 0.0)
     count = int((least + (most - least) * share_draw) * frames)
     if template.gap is None:
@@ -206,7 +210,7 @@ def _choose(texts: tuple[str, ...], draw: float) -> str:
 
 
 def _convert(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
-    """Returns `[channels, S]` at `to_rate`; resamples as few channels as possible."""
+    """Return `[channels, S]` at `to_rate`, resampling as few channels as possible."""
     try:
         if channels < part.shape[0]:
             return resample(match_channels(part, channels), from_rate, to_rate)

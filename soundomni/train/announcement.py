@@ -1,4 +1,4 @@
-"""What a run says about its data and its machine before the first step."""
+"""What a run reports about its data and its machine before the first step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from soundomni.train.terminal import tell
 
 
 def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_rate: int) -> set[str]:
-    """Say on stderr how many clips of how many are used and why others are not, what the codec keeps of them, and if cores are short.
+    """Report on stderr which clips are used, how the codec changes their rates, and whether processor cores are short.
 
-    Returns the groups of clips that were named.
+    Return the groups of left-out clips that were named.
 
     Args:
-        mixture, writer, spec: of the run.
-        codec_rate: in Hz.
+        mixture, writer, spec: those of the run.
+        codec_rate: sample rate of the codec, in Hz.
     """
     told: set[str] = set()
     for usage in survey(mixture, writer, spec):

@@ -1,4 +1,4 @@
-"""Which step is the best one by a measured number, and when a run has waited for a better one long enough."""
+"""Which step is the best by a measured number, and when a run has waited long enough for a better one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.spec.schema import ValidationSpec
 
 LOSS, CLIPS = "validation/loss", "validation/clips"
-"""Names of the weighted sum of all held-out losses, with which the names of its parts begin, and of the number of clips."""
+"""Names of two numbers: the weighted sum of all held-out losses, whose name starts those of its parts; the clips."""
 
 
 @dataclass
 class Best:
-    """The best step so far; a checkpoint stores it, so that a resumed run judges as if it had never stopped.
+    """The best step so far; a checkpoint stores it, so a resumed run judges as if it had never stopped.
 
     Args:
         judged_by: how steps are compared, such as "lower validation/loss"; None if they are not.
         value: the number at the best step; None before the first one.
         step: the best step; None before the first one. Step 0 is not judged, as it has no checkpoint.
-        waited: validations since then, none of which was better.
+        waited: number of validations since then; none was better.
     """
 
     judged_by: str | None = None
@@ -30,9 +30,9 @@ class Best:
     waited: int = 0
 
     def judge(self, step: int, measured: Mapping[str, float], spec: ValidationSpec) -> bool:
-        """Take in what was measured at a step, and return whether it is the best one so far.
+        """Record what was measured at a step, and return whether it is the best one so far.
 
-        A number that is not finite never is.
+        A step whose number is not finite is never the best.
 
         Raises:
             SpecError: `validation.best` is not among the numbers that are measured.
@@ -53,7 +53,7 @@ class Best:
         return True
 
     def start_over_if_changed(self, spec: ValidationSpec) -> bool:
-        """Forget the best step if it was judged in another way than the spec says, and return whether that was so."""
+        """Forget the best step if the spec now compares steps differently, and return whether it does."""
         judged_by = criterion(spec)
         if judged_by == self.judged_by:
             return False
@@ -61,11 +61,11 @@ class Best:
         return True
 
     def is_over(self, spec: ValidationSpec) -> bool:
-        """Return whether the run is to end early: `validation.patience` validations in a row were not better."""
+        """Return whether the run should end early: `validation.patience` validations in a row were not better."""
         return 0 < spec.patience <= self.waited and self.judged_by == criterion(spec)
 
     def describe_end(self, step: int, spec: ValidationSpec) -> str:
-        """Return in one line why a run that is over ended."""
+        """Return one line that says why the run ended early."""
         return (
             f"stopped early after step {step}: {spec.best} has not been {spec.better} than {self.value:.6g} "
             f"since step {self.step}, for {self.waited} validations (train.validation.patience)"
@@ -73,9 +73,9 @@ class Best:
 
 
 def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:
-    """Raise SpecError if `validation.best` is a number that no run of a model with these losses measures.
+    """Raise SpecError if no run of a model with these losses measures `validation.best`.
 
-    Whether this run does depends on what is held out, and shows when that is measured first.
+    Whether this run measures it depends on what is held out; that shows at the first measurement.
     """
     named = [f"{LOSS}/{name}" for name in losses]
     known = [LOSS, *named, CLIPS]
@@ -88,5 +88,5 @@ def _unknown(best: str, known: Collection[str]) -> SpecError:
 
 
 def criterion(spec: ValidationSpec) -> str | None:
-    """Return how steps are compared, in words; None if they are not."""
+    """Return in words how steps are compared; None if they are not."""
     return None if spec.best is None else f"{spec.better} {spec.best}"

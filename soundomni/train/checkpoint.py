@@ -1,15 +1,15 @@
-"""Checkpoints that are either complete or not there.
+"""Checkpoints that are either complete or absent.
 
     checkpoints/
       latest                     name of the newest complete checkpoint, for people and tools
       step-00001000/
         manifest.json            SHA-256 and size of every other file
-        state.json               progress, what the run is
+        state.json               progress and identity of the run
         rank-00000.safetensors   tensors, see shards.py
         rank-00000.json
 
-A checkpoint is written under another name, flushed to disk, given its manifest and then renamed. Writing happens in a thread from
-a copy in host memory. On several nodes the directory must be on a file system that all of them see.
+A checkpoint is written under another name, flushed to disk, given its manifest and then renamed. A thread writes it
+from a copy in host memory. On several nodes, the directory must be on a file system that all of them see.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from soundomni.train.shards import MOST_INDEX_BYTES, Slice, stage, write_rank
 
 STATE_FILE, MANIFEST_FILE, POINTER_FILE = "state.json", "manifest.json", "latest"
 UNFINISHED, REMOVED = ".writing-", ".removed-"
-"""What the names of checkpoints begin with that are being written or removed."""
+"""Prefixes of the names of checkpoints that are being written or removed."""
 FILE_NAMES = re.compile(r"manifest\.json|state\.json|rank-\d{5,}\.(safetensors|json)")
 """Names of the files in a checkpoint."""
 MOST_RANKS = 1_000_000
@@ -51,11 +51,11 @@ class Checkpointer:
     """Writes the checkpoints of a run, one at a time, in the background.
 
     Args:
-        directory: made when missing.
+        directory: created if it is missing.
         world: its ranks write together.
-        keep: newest complete checkpoints to keep, at least 1.
-        keep_every: checkpoints of steps that are multiples of this are kept too; 0 for none.
-        run: id of the run; checkpoints of another one are neither replaced nor removed. None for a run without one.
+        keep: number of newest complete checkpoints to keep, at least 1.
+        keep_every: also keep the checkpoints of steps that are multiples of this; 0 for none.
+        run: id of the run; checkpoints of other runs are neither replaced nor removed. None for a run without an id.
     """
 
     def __init__(self, directory: Path, world: World, *, keep: int, keep_every: int = 0, run: str | None = None) -> None:
@@ -81,19 +81,20 @@ class Checkpointer:
         state: Mapping[str, Any],
         best: int | None = None,
     ) -> None:
-        """Copies the tensors and starts writing them as the checkpoint of `step`. Waits for the one before.
+        """Copy the tensors and start to write them as the checkpoint of `step`, after the previous one is complete.
 
         Args:
-            tensors: as every rank holds them; sharded ones in their slices.
+            tensors: those of this rank; of sharded ones, its slices.
             rank_state: plain JSON data of this rank.
             state: plain JSON data of the run; rank 0's is written.
-            best: step whose checkpoint is kept as well.
+            best: a step whose checkpoint is also kept.
 
         Raises:
-            CheckpointError: the checkpoint before this one could not be written, on any rank.
+            CheckpointError: a rank could not write the previous checkpoint.
         """
         self.wait()
-        with contextlib.suppress(OSError):  # the writer meets it again; it makes nothing above its own folder, which may have been moved
+        # the writer reports the error, and does not create the parents, which may have been moved
+        with contextlib.suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
         staged = stage(tensors, rank=self._world.rank)
         arguments = (step, staged, json.loads(json.dumps(dict(rank_state))), json.loads(json.dumps(dict(state))), best)
@@ -101,7 +102,7 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits until what was saved is complete. Raises CheckpointError when it could not be written."""
+        """Wait until the last checkpoint is complete. Raise CheckpointError if it could not be written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -125,7 +126,7 @@ class Checkpointer:
             if self._world.is_main:
                 shutil.rmtree(unfinished, ignore_errors=True)
             self._error = error
-        except Exception as error:  # a thread has no caller: whatever went wrong surfaces at the next save
+        except Exception as error:  # a thread has no caller: any error surfaces at the next save
             self._error = CheckpointError(f"the checkpoint of step {step} could not be written: {error}")
 
     def _write_files(
@@ -138,11 +139,11 @@ class Checkpointer:
                 files.append(directory / STATE_FILE)
                 files[-1].write_text(json.dumps({**state, "num_ranks": self._world.size}, indent=2), encoding="utf-8")
             return {"files": {path.name: _flush(path) for path in files}}
-        except Exception as error:  # whatever it is, the other ranks are waiting to hear of it
+        except Exception as error:  # the other ranks are waiting to hear of any error
             return {"error": f"the checkpoint in '{self.directory}' could not be written: {error}"}
 
     def _publish(self, unfinished: Path, step: int, files: Mapping[str, Any], best: int | None) -> str | None:
-        """Makes the checkpoint visible and removes old ones; returns what went wrong."""
+        """Make the checkpoint visible and remove old ones; return what went wrong, if anything."""
         final = self.directory / step_name(step)
         try:
             manifest = unfinished / MANIFEST_FILE
@@ -150,8 +151,8 @@ class Checkpointer:
             _flush(manifest)
             _flush_directory(unfinished)
             if not self._is_own(final):
-                return f"the checkpoint '{final}' belongs to run {run_of(final)}, not to this one; move it elsewhere"
-            if final.exists():  # of an attempt that was found damaged, or of an earlier run of the same steps
+                return f"the checkpoint '{final}' belongs to run {run_of(final)}, not to this one. Move it elsewhere"
+            if final.exists():  # left by a damaged attempt, or by an earlier run of the same steps
                 remove_checkpoint(final)
             unfinished.rename(final)
             _flush_directory(self.directory)
@@ -184,12 +185,12 @@ class Checkpointer:
 
 
 def step_name(step: int) -> str:
-    """Returns the directory's name of a step's checkpoint."""
+    """Return the name of the directory of a step's checkpoint."""
     return f"{STEP}{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """Returns the step of a checkpoint's directory."""
+    """Return the step of a checkpoint's directory."""
     return int(path.name.removeprefix(STEP))
 
 
@@ -208,33 +209,33 @@ def run_of(path: Path) -> str | None:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Returns the checkpoints in `directory`, newest first, whether they are intact or not."""
+    """Return the checkpoints in `directory`, newest first, whether or not they are intact."""
     found = [p for p in directory.glob(f"{STEP}*") if p.is_dir() and is_step_name(p.name)]
     return sorted(found, key=step_of, reverse=True)
 
 
 def find_step(directory: Path, step: int, world: World | None = None, *, run: str | None = None) -> Path:
-    """Return the checkpoint of a step. With a world, every rank must call this; each checks its share of the files.
+    """Return the checkpoint of a step. With a world, every rank must call this, and checks its share of the files.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it belongs to another run than `run`.
+        CheckpointError: there is none, it is damaged, or it belongs to a run other than `run`.
     """
     steps = {step_of(found): found for found in reversed(list_checkpoints(directory))}
     if step not in steps:
-        known = f"expected one of {', '.join(map(str, steps))}" if steps else "it has none at all"
+        known = f"expected one of {', '.join(map(str, steps))}" if steps else "it does not have any"
         raise CheckpointError(f"'{directory}' has no checkpoint of step {step}; {known}")
     path = steps[step]
     problem = _problem(path, world, run)
     if problem is not None:
-        raise CheckpointError(f"the checkpoint '{path}' {problem}; choose another step")
+        raise CheckpointError(f"the checkpoint '{path}' {problem}. Choose another step")
     return path
 
 
 def find_latest(directory: Path, world: World | None = None, *, run: str | None = None) -> Path | None:
-    """Returns the newest intact checkpoint, or None when there is none at all. Damaged ones are named in a warning.
+    """Return the newest intact checkpoint, or None if there are no checkpoints. A warning names each damaged one.
 
-    With a world, every rank must call this; each checks its share of the files. With a run id, checkpoints of another run are passed
-    over and named in a warning as well; those that name no run are older than ids, and are taken.
+    With a world, every rank must call this, and checks its share of the files. With a run id, checkpoints of other runs
+    are skipped, with a warning for each; those without an id are older than ids, and are accepted.
 
     Raises:
         CheckpointError: there are checkpoints, but none is intact, or none belongs to the run.
@@ -261,7 +262,10 @@ def _problem(path: Path, world: World | None, run: str | None) -> str | None:
 
 
 def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
-    """Returns what is wrong with a checkpoint's files, or None. Checks files `part[0]`, `part[0] + part[1]`, … of its manifest."""
+    """Return what is wrong with a checkpoint's files, or None.
+
+    Only files `part[0]`, `part[0] + part[1]`, … of its manifest are checked.
+    """
     try:
         files = read_json(path / MANIFEST_FILE)["files"]
         entries = sorted((name, entry["sha256"]) for name, entry in files.items())
@@ -275,20 +279,20 @@ def damage(path: Path, *, part: tuple[int, int] = (0, 1)) -> str | None:
     for name, expected in entries[part[0] :: part[1]]:
         try:
             if digest(path / name) != expected:
-                return f"{name} is not what was written: its SHA-256 differs"
+                return f"{name} has changed since it was written: its SHA-256 differs"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
 def point_at(directory: Path, name: str) -> None:
-    """Writes the pointer file in one step."""
+    """Write the pointer file in one step."""
     write_whole(directory / POINTER_FILE, f"{name}\n", part=f"{POINTER_FILE}.part", durable=True)
     _flush_directory(directory)
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, or what is left of one; it stops being one before the first file goes. Raises OSError."""
+    """Remove a checkpoint, or its remains; it is renamed before the first file goes. Raise OSError on failure."""
     doomed = path
     if is_step_name(path.name):
         doomed = path.with_name(f"{REMOVED}{path.name}")
@@ -298,16 +302,16 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint's run state. Raises CheckpointError."""
+    """Read a checkpoint's run state. Raise CheckpointError on failure."""
     state = read_object(path / STATE_FILE, most_bytes=MOST_INDEX_BYTES)
     ranks = state.get("num_ranks")
     if type(ranks) is not int or not 1 <= ranks <= MOST_RANKS:
-        raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number, at least 1")
+        raise CheckpointError(f"'{path / STATE_FILE}' says that {shown(ranks)} ranks wrote it; expected a whole number of at least 1")
     return state
 
 
 def _flush(path: Path) -> dict[str, Any]:
-    """Forces a file to disk and returns its manifest entry, of what is read back."""
+    """Flush a file to disk and return its manifest entry, computed from what is read back."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {"sha256": digest(path), "bytes": path.stat().st_size}

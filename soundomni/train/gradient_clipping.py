@@ -1,4 +1,4 @@
-"""Clipping of gradients by their global norm, whole or sharded."""
+"""Clipping of whole or sharded gradients by their global norm."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch.distributed.tensor import DTensor
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scales all gradients so that their global L2 norm is at most `limit`; 0 only measures. Returns the norm before, 0-dim.
+    """Scale all gradients so that their global L2 norm is at most `limit`, and return the norm before, 0-dim.
 
-    The norm is over whole tensors, whatever the sharding, so every rank gets the same number.
+    A limit of 0 only measures. The norm is over whole tensors, however they are sharded, so all ranks get the same
+    number.
     """
     with_gradient = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])

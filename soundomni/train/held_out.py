@@ -1,7 +1,7 @@
-"""The losses on data that training never draws, the same on any number of ranks.
+"""Losses on data that training never draws, the same on any number of ranks.
 
 Each rank computes some of the batches; the sums and counts of all batches are then added up in one order. The model is
-in evaluation mode, with the averaged weights if the run keeps them. The random state of training is left as it was.
+in evaluation mode, with the averaged weights if the run keeps them. The random state of training does not change.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Called at a step, returns the held-out losses by the names that metrics.jsonl has.
+    """Measures the held-out losses at a step, by their names in metrics.jsonl.
 
-    `validation/loss` is the sum of the losses with their weights; `validation/loss/NAME` is one of them. If batches are
-    of several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
-    `validation/clips` counts what was read. A failure is a warning, and gives no numbers.
+    `validation/loss` is the weighted sum of the losses; `validation/loss/NAME` is one of them. If the batches come from
+    several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
+    `validation/clips` counts the clips that were read. A failure gives a warning instead of numbers.
 
     Args:
         batches: not empty, the same on every rank.
         reader: reads their clips.
         module: a Trainable, after `parallelize`.
         ema: the averages, or None.
-        world, train: of the run.
-        explain: makes one line of an error, with the plugin that raised it if it can be told.
+        world, train: those of the run.
+        explain: returns an error as one line, with the plugin that raised it if that is known.
     """
 
     batches: Sequence[PlannedBatch]
@@ -57,7 +57,7 @@ class HeldOut:
     told: set[str] = field(default_factory=set)
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Measure. Every rank must call this at the same step, and gets the same numbers."""
+        """Return the measured numbers. Every rank must call this at the same step, and gets the same numbers."""
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
         with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
             found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
@@ -68,16 +68,16 @@ class HeldOut:
             if failure not in self.told:
                 self.told.add(failure)
                 what = f"the held-out losses could not be measured at step {step}"
-                logger.warning("%s; training goes on, and this warning is not repeated: %s", what, failure)
+                logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
         return self._named(*found) if found is not None else {}
 
     def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
-        """Read some of the batches, in their order."""
+        """Read some of the batches, in order."""
         return read_in_turn(batches, self.reader)
 
     def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor]:
-        """Return the names of the losses, the names of those that are counted by element, and in float64 the losses
-        `[batches, losses, (sum, count)]` and the number of clips of each batch."""
+        """Return the names of the losses, the names of those counted by element, and two float64 tensors: the losses
+        `[batches, losses, (sum, count)]` and the number of clips in each batch."""
         size, rank, count = self.world.size, self.world.rank, len(self.batches)
         mine = range(rank, count, size)
         rounds = -(-count // size)
@@ -113,7 +113,7 @@ class HeldOut:
         return measured | {CLIPS: float(clips.sum())}
 
     def _parts(self) -> Mapping[str, list[bool]]:
-        """Return which batches are of each dataset, and of each dataset and task, unless all of them are."""
+        """Return which batches belong to each dataset, and to each dataset and task, unless all of them do."""
         groups = [batch.group for batch in self.batches]
         datasets = dict.fromkeys(group.dataset for group in groups)
         parts = {dataset: [group.dataset == dataset for group in groups] for dataset in datasets}
@@ -131,7 +131,7 @@ def _mean(rows: Tensor, *, by_element: bool) -> float | None:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the context, every part of a module is in evaluation mode; then each is in its own again."""
+    """Put every part of a module into evaluation mode in this context, and restore the mode of each at the end."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""The clips that the latent normalization of a new run is fitted on: the first that it trains on."""
+"""Fitting the latent normalization of a new run, on the first clips that it trains on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from soundomni.data.mixture import Mixture
 from soundomni.data.reports import name_first
 
 FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
-"""Clips that the latent normalization is best fitted on, and numbers of packed batches among which they are looked for."""
+"""How many clips are enough to fit the latent normalization, and how many packed batches are searched for them."""
 
 
 def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fit the latent normalization on the first clips of the data, or leave it as it is if no task ever uses latents.
+    """Fit the latent normalization on the first clips of the data, or leave it as it is if no task uses latents.
 
-    One that comes with the model to start from is kept.
+    A normalization that comes with the starting model is kept.
 
     Raises:
-        DataError: the first batches hold no clip to make.
+        DataError: the first batches have no clip to generate.
     """
     if model.normalizer.measured:
         return
@@ -33,5 +33,5 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
             break
     if num_clips == 0:
         reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
-        raise DataError(f"latents cannot be normalised: the first {len(batches)} packed batches hold no clip to make; {reason}")
+        raise DataError(f"latents cannot be normalized: the first {len(batches)} packed batches have no clip to generate; {reason}")
     model.fit_latents(batches)

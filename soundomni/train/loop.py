@@ -3,10 +3,10 @@
 step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
 
 Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that
-whatever goes wrong there costs no training.
+an error there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
-batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
+batches on many ranks is the step over one large batch. Counts follow from the batches and cost one small reduction.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a run is: what a checkpoint stores beside tensors.
+    """Progress of a run: the part of a checkpoint that is not tensors.
 
     Args:
-        step: finished steps.
-        data: the loader's state after the last one; None before the first.
-        totals: what was trained on so far, added up over steps: tokens, samples.
-        skipped_steps: steps of all whose loss or gradient was not finite.
-        skipped_in_a_row: of these, the last ones without a finite one between.
-        seconds: that it took, those before it was resumed included.
+        step: number of finished steps.
+        data: state of the loader after the last step; None before the first.
+        totals: what the run has trained on, summed over steps: tokens, samples.
+        skipped_steps: number of steps whose loss or gradient was not finite.
+        skipped_in_a_row: number of consecutive skipped steps up to now.
+        seconds: seconds that the run has taken, including those before it was resumed.
         measured: the last step at which held-out losses were measured; -1 for none.
-        best: the best step by these.
+        best: the best step by these losses.
     """
 
     step: int = 0
@@ -70,9 +70,9 @@ class StepResult:
     """What one step measured.
 
     Args:
-        losses: mean of each over its elements.
-        loss: their weighted sum.
-        grad_norm: before clipping.
+        losses: mean of each loss over its elements.
+        loss: weighted sum of the losses.
+        grad_norm: gradient norm before clipping.
         parts: sum and count of each part of a loss, on this rank.
     """
 
@@ -92,11 +92,11 @@ class Hooks:
     """What happens around the steps. Each is called on every rank at the same step.
 
     Args:
-        measure: returns the held-out losses at a step, the same on every rank: before the first step, every `validation.every` steps,
-            and at the end; not when stopping. None if nothing is held out.
-        usage: returns what more there is to say of the machine at a logged step, from its metrics.
-        log: receives the step and its metrics: every `log_every` steps, and what was measured whenever it was.
-        should_stop: asked after every step; must answer the same on every rank.
+        measure: returns the held-out losses at a step, the same on every rank: before the first step, every
+            `validation.every` steps, and at the end; not when stopping. None if nothing is held out.
+        usage: returns further metrics about the machine at a logged step, from the step's metrics.
+        log: receives the step and its metrics every `log_every` steps, and held-out losses after every measurement.
+        should_stop: called after every step; must return the same on every rank.
         save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
         validate: every `validation.every` steps, after saving; not when stopping.
     """
@@ -120,7 +120,7 @@ def fit(
     progress: Progress,
     hooks: Hooks,
 ) -> bool:
-    """Trains until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
+    """Train until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
 
     `progress` is kept up to date in place.
 
@@ -129,7 +129,7 @@ def fit(
         loader: steps that follow `progress.data`.
 
     Returns:
-        True when the run is finished, False when it was asked to stop before; it has saved in both cases.
+        True if the run is finished, False if it was asked to stop before; it has saved in both cases.
 
     Raises:
         SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
@@ -170,7 +170,7 @@ def fit(
 
 
 def is_log_step(step: int, train: TrainSpec) -> bool:
-    """Return whether the metrics of a step are logged, and so the losses by group are computed."""
+    """Return whether the metrics of a step are logged; only then are losses computed by group."""
     return step % train.log_every == 0 or step >= train.steps
 
 
@@ -179,7 +179,7 @@ def _is_due(progress: Progress, every: int) -> bool:
 
 
 def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> tuple[Mapping[str, float], bool]:
-    """Return what is measured at this step, if that is due and not yet done, and whether the step is the best so far."""
+    """Return the measured numbers of this step, if it needs measuring, and whether the step is the best so far."""
     due = _is_due(progress, train.validating.every) or (train.validating.every > 0 and progress.step >= train.steps)
     changed = progress.best.start_over_if_changed(train.validating)
     if hooks.measure is None or not ((due and progress.measured < progress.step) or changed):
@@ -191,7 +191,7 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
 
 
 def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> None:
-    """Measure before the first step, or at the step at which the run stopped before it could, and save that again."""
+    """Measure before the first step, or at the step where the run stopped before measuring; save that step again."""
     measured, _ = _measure(train, progress, hooks, clock)
     if measured:
         hooks.log(progress.step, measured)
@@ -207,9 +207,9 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
-    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite.
+    """Make one optimizer step over `batches`; if anything is not finite, no rank changes its weights.
 
-    It waits for the device once: the host must know whether to step, as an optimizer, whatever its kind, is run or not.
+    It waits for the device once: the host must know whether to run the optimizer.
     """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
@@ -237,7 +237,7 @@ def train_step(
 
 
 def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
-    """Return the losses that are trained on; those that are parts of one are added to `parts`."""
+    """Return the losses to train on; losses that are parts of another are added to `parts`."""
     for name in [name for name in terms if "/" in name]:
         total, count = terms.pop(name)
         before = parts.get(name, (0.0, 0.0))
@@ -246,7 +246,7 @@ def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
 
 
 def part_means(parts: LossTerms, world: World) -> dict[str, float]:
-    """Return the mean of each part of a loss over all ranks, by the name that the log has. Every rank must call this."""
+    """Return the mean of each part of a loss over all ranks, by its name in the log. Every rank must call this."""
     names = list(parts)
     pairs = torch.stack([torch.stack(parts[name]) for name in names]).tolist() if names else []
     sums: dict[str, list[float]] = {}
@@ -259,7 +259,7 @@ def part_means(parts: LossTerms, world: World) -> dict[str, float]:
 
 
 def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) -> tuple[dict[str, float], int]:
-    """Returns the count of each loss, and the number of batches, over all ranks and micro-batches of a step."""
+    """Return the count of each loss, and the number of batches, over all ranks and micro-batches of a step."""
     local: dict[str, float] = {}
     for batch in batches:
         for name, count in trainable.count_terms(batch).items():
@@ -281,7 +281,8 @@ def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, f
     logger.warning("step %d was skipped: not finite (%s)", progress.step, found)
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise SoundOmniError(
-            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}); resume from the last "
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}). "
+            "Resume from the last "
             "checkpoint with a lower train.optimizer.lr or train.optimizer.clip, or train.precision: fp32"
         )
 
@@ -293,7 +294,7 @@ def _metrics(result: StepResult, rate: float, progress: Progress) -> dict[str, f
 
 
 class _Clock:
-    """Rates since the last time they were asked for."""
+    """Measures rates since the previous call."""
 
     def __init__(self, progress: Progress) -> None:
         self._start = self._last = time.perf_counter()
@@ -301,18 +302,18 @@ class _Clock:
         self._before = progress.seconds
 
     def seconds(self) -> float:
-        """Returns the seconds of the whole run, those before it was resumed included."""
+        """Return the seconds of the whole run, including those before it was resumed."""
         return self._before + time.perf_counter() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within does not slow the rates."""
+        """Keep the time spent in this context out of the rates."""
         begun = time.perf_counter()
         yield
         self._last += time.perf_counter() - begun
 
     def rates(self, progress: Progress) -> dict[str, float]:
-        """Returns tokens and steps per second since the last call, and the seconds of the whole run."""
+        """Return tokens and steps per second since the last call, and the seconds of the whole run."""
         now, tokens = time.perf_counter(), progress.totals.get("tokens", 0.0)
         passed = max(now - self._last, 1e-9)
         rates = {

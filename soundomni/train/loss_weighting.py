@@ -11,7 +11,7 @@ from soundomni.core.interfaces import LossTerms
 
 
 def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int) -> dict[str, Tensor]:
-    """Returns what one batch contributes to the mean of each loss; see Trainable.count_terms for the two rules."""
+    """Return what one batch contributes to the mean of each loss; see Trainable.count_terms for the two rules."""
     shares = {}
     for name, (total, count) in terms.items():
         scale = max(1.0, counts[name]) if name in counts else count.clamp(min=1e-12) * num_batches

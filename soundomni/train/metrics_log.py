@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per logged step, appended. A log never stops training."""
+"""metrics.jsonl: one JSON object per logged step, appended. A log that fails never stops training."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 class MetricsLog:
     """Appends to `run_dir/metrics.jsonl`.
 
-    Lines of later steps than the one that a run goes on from are removed; so is a line that was cut short. A log with
-    other broken lines, or with lines of another run, is set aside first, as `metrics-1.jsonl`. What cannot be read or
-    written is named in one warning.
+    Lines of steps after the one that a run resumes from are removed; so is a line that was cut short. A log with
+    other broken lines, or with lines of another run, is first set aside as `metrics-1.jsonl`. If the log cannot be read
+    or written, one warning says so.
 
     Args:
-        run_dir: exists.
-        resumed_step: the step of the checkpoint that the run goes on from, or 0.
-        run: its id; None to write none.
+        run_dir: directory of the run; it must exist.
+        resumed_step: step of the checkpoint that the run resumes from, or 0.
+        run: id of the run; None to leave it out of the lines.
     """
 
     def __init__(self, run_dir: Path, *, resumed_step: int, run: str | None = None) -> None:
@@ -42,7 +42,7 @@ class MetricsLog:
             self._warn(error)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line. JSON has no word for what is not finite: it becomes null."""
+        """Write one line. JSON cannot express a number that is not finite: it becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         run = {} if self._run is None else {RUN: self._run}
         try:
@@ -65,12 +65,12 @@ class MetricsLog:
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:
-            logger.warning("'%s' cannot be written; training goes on: %s", self._path, error.strerror or error)
+            logger.warning("'%s' cannot be written; training continues: %s", self._path, error.strerror or error)
         self._has_warned = True
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a metrics.jsonl; broken ones are left out. Raises OSError."""
+    """Yield the lines of a metrics.jsonl without the broken ones. Raise OSError on failure."""
     yield from _entries(path)[0]
 
 

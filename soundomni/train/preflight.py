@@ -1,4 +1,4 @@
-"""Whether a spec can be trained, before a run directory is opened, data are listed or memory is taken."""
+"""Checks that a spec can be trained, before a run directory is opened, data is listed or memory is allocated."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
-    """Checks the numbers of every section, and that the parts of the model can be built and fit together.
+    """Check the numbers of every section, and that the parts of the model can be built and fit together.
 
-    The model is built without memory, on torch's meta device, and no weights are drawn. Where a plugin cannot be built so, a warning
-    says so, and its sizes are found wrong only when it is built for training.
+    The model is built without memory, on torch's meta device, and no weights are drawn. If a plugin cannot be built
+    like that, a warning says so, and wrong sizes only show when it is built for training.
 
     Returns:
-        a line for each setting that works but can hardly be meant; see doubts.py.
+        A line for each setting that works but is probably a mistake; see doubts.py.
 
     Raises:
-        SoundOmniError: naming what is wrong.
+        SoundOmniError: something is wrong; the message names it.
     """
     check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
     check_guidance(spec.guidance)
@@ -66,7 +66,7 @@ def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
 
 
 def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
-    """Builds the model of a spec on torch's meta device; None, with a warning, where that fails: a plugin may need memory."""
+    """Return the model of a spec, built on torch's meta device; None, with a warning, if that fails."""
     section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
     try:
         with without_memory():
@@ -75,7 +75,7 @@ def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel
         if not isinstance(error, ConstructionError):
             raise
         reason = str(error)
-    except Exception as error:  # whatever else a plugin does that needs memory
+    except Exception as error:  # a plugin may do anything that needs memory
         reason = named(error)
-    logger.warning("sizes are not checked beforehand, as the model cannot be built without memory: %s", reason)
+    logger.warning("sizes are not checked beforehand, because the model cannot be built without memory: %s", reason)
     return None

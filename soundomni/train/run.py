@@ -1,6 +1,6 @@
 """A whole training run from a spec: data, model, loop, checkpoints, validation.
 
-The same call trains in one process or in each of torchrun's, and goes on where an earlier call stopped.
+The same call trains in one process or in each of torchrun's, and resumes where an earlier call stopped.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from soundomni.train.usage import Usage, peak_memory, summary
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
 CLIP_TASK = "codec-clip"
-"""The task of a run that trains a codec: the clip alone."""
+"""Task of a run that trains a codec: only the clip."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ class RunResult:
     Args:
         run_dir: the run directory.
         finished: whether all steps are done; otherwise it saved and stopped on request.
-        step: finished steps.
-        checkpoint: the newest one.
-        metrics: of the last logged step of this call.
+        step: number of finished steps.
+        checkpoint: the newest checkpoint.
+        metrics: metrics of the last step that this call logged.
     """
 
     run_dir: Path
@@ -94,13 +94,13 @@ class RunResult:
 
     @property
     def exit_status(self) -> int:
-        """0, or STOPPED_STATUS, which asks to run the same command again."""
+        """Exit status: 0, or STOPPED_STATUS, which asks to run the same command again."""
         return 0 if self.finished else STOPPED_STATUS
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What a run is made of, before anything is sharded."""
+    """The parts of a run, before anything is sharded."""
 
     spec: Spec
     data: DataSpec
@@ -135,27 +135,29 @@ def run_training(
     profile_steps: int = 0,
     allow_change: Collection[str] = (),
 ) -> RunResult:
-    """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
+    """Train what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
 
     Args:
-        spec: with `data` and `train`.
-        trust_class_paths: whether its plugins may be named by import path.
-        existing: what to do when the run directory holds a run.
-        from_step: resume from the checkpoint of this step instead of the newest one; those of later steps are moved out of the way.
-        profile_steps: steps to record in `trace.json` of the run directory, once the first few are done; 0 for none.
-        allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
+        spec: the spec, with `data` and `train`.
+        trust_class_paths: whether the spec may name plugins by import path.
+        existing: what to do if the run directory already has a run.
+        from_step: resume from the checkpoint of this step instead of the newest one; later ones are moved out of the
+            way.
+        profile_steps: number of steps to record in `trace.json` of the run directory, after the first few; 0 for none.
+        allow_change: dotted keys that may differ from those that the run was made with, including all keys below them;
+            see spec_changes.py.
 
     Raises:
-        SoundOmniError: the spec, the data or the run directory cannot be used, another process trains in the run directory, or the loss is
-            not finite for ten steps in a row.
+        SoundOmniError: the spec, the data or the run directory cannot be used, another process trains in the run
+            directory, or the loss is not finite for ten steps in a row.
     """
     data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     check_allowed(allow_change, resolved)
     if from_step is not None and existing != "resume":
-        raise SpecError(f"a run can only go back to step {from_step} if it is resumed; leave out --existing {existing} or --from-step")
+        raise SpecError(f"a run can only go back to step {from_step} if it is resumed. Leave out --existing {existing} or --from-step")
     if profile_steps < 0:
-        raise SpecError(f"--profile is {profile_steps}; expected a number of steps, at least 0")
+        raise SpecError(f"--profile is {profile_steps}; expected a number of steps of at least 0")
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
@@ -185,7 +187,7 @@ def run_training(
 
 
 def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start | None:
-    """Opens the model to start from on the first rank, which fetches what is of the Hub, then on the others, in the same commit."""
+    """Open the starting model on rank 0, which downloads from the Hub, then on the others, at the same commit."""
     first = world.on_main(lambda: open_start(spec, trust_class_paths=trust_class_paths))
     commit = world.gather(first.model.commit if first is not None else None)[0]
     if world.is_main:
@@ -195,7 +197,7 @@ def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start |
 
 
 def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec, list[str]]:
-    """Refuses what cannot work, validation included, before anything is built; settles what a codec is trained on; returns doubts."""
+    """Check the spec before anything is built; return its sections, with a codec's own task, and its doubts."""
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
@@ -225,7 +227,7 @@ def _build(
         return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
     torch.manual_seed(train.seed)
-    np.random.seed(train.seed)  # which a checkpoint keeps as well
+    np.random.seed(train.seed)  # a checkpoint keeps this state too
     random.seed(train.seed)
     mixture = world.on_every(lambda: Mixture.open(data, dataset))
     listings = list_data(mixture, world)
@@ -245,7 +247,7 @@ def _build(
         state=position,
         told=told,
     )
-    if train.lora is not None:  # after whatever gives the model its first weights
+    if train.lora is not None:  # after the model has its first weights
         add_adapters(model, train.lora, seed=train.seed)
     module = CodecTraining(model.codec) if train.target == "codec" else model
     if module is model:
@@ -272,7 +274,10 @@ def _build(
 def _model(
     spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
 ) -> UnifiedModel:
-    """Returns the model before anything is sharded. One that a checkpoint holds needs no other file for its weights."""
+    """Return the model before anything is sharded.
+
+    If a checkpoint has its weights, no other file is needed for them.
+    """
     section = spec.model
     if opened.latest is not None:
         section = dataclasses.replace(section, codec=without_weights(section.codec))
@@ -290,7 +295,7 @@ def _model(
 
 
 def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: World, *, allowed: Collection[str]) -> Any:
-    """Returns the state of the loader to go on from: that of the checkpoint, or what is left of it where other data are allowed."""
+    """Return the loader state to resume from: that of the checkpoint, or what still applies if the data changed."""
     if opened.latest is None:
         return None
     saved = read_state(opened.latest)
@@ -300,7 +305,7 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
     if is_same and not order:
         return state
     if world.is_main:
-        tell("the data have changed: the run goes on with its samples in a new order, and clips of this epoch may come again")
+        tell("the data has changed: the run resumes with its samples in a new order, and clips of this epoch may be repeated")
     return state_for_other_data(state, mixture)
 
 
@@ -347,7 +352,10 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     _finish_saving(checkpointer, hooks, state.progress, home, world)
     _tell_end(parts, state.progress, usage, world)
     if not finished:
-        logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
+        logger.warning(
+            "stopped on request after step %d and saved. Run the same command to resume",
+            state.progress.step,
+        )
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
@@ -355,7 +363,7 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
 
 
 def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> None:
-    """Says on stderr why a run ended early, if it did, and what it has done."""
+    """Print on stderr why a run ended early, if it did, and what it has done."""
     memory = max(world.gather(peak_memory(world.device)))
     if not world.is_main:
         return
@@ -365,16 +373,19 @@ def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> 
 
 
 def _write_trace(parts: _Parts, profiler: profile) -> None:
-    """Writes a trace into the run directory. A failure is a warning: the other ranks know nothing of it."""
+    """Write a trace into the run directory.
+
+    A failure is only a warning, because the other ranks do not know about it.
+    """
     home = held(parts.home)
     part = home.directory / f".{TRACE_FILE}.part"
     try:
         profiler.export_chrome_trace(str(part))
         home.adopt(part, TRACE_FILE)
     except (OSError, RuntimeError, CheckpointError) as error:
-        logger.warning("the trace could not be written; training goes on: %s", named(error))
+        logger.warning("the trace could not be written; training continues: %s", named(error))
         return
-    tell(f"the trace is '{home.directory / TRACE_FILE}'; open it in chrome://tracing or ui.perfetto.dev")
+    tell(f"the trace is '{home.directory / TRACE_FILE}'. Open it in chrome://tracing or ui.perfetto.dev")
 
 
 def _hooks(
@@ -387,7 +398,7 @@ def _hooks(
     stop: StopRequest,
     trust_class_paths: bool,
 ) -> Hooks:
-    """Returns what happens around the steps. A run directory that is no longer there stops the run like a signal."""
+    """Return the hooks of the loop. If the run directory disappears, the run stops as it does on a signal."""
     home, identity = parts.home, _identity(parts, world)
 
     late: dict[int, Mapping[str, float]] = {}
@@ -404,11 +415,11 @@ def _hooks(
 
     def save(progress: Progress) -> None:
         if _is_lost(home, world):
-            with suppress(CheckpointError):  # what was being written went with the directory
+            with suppress(CheckpointError):  # what was being written disappeared with the directory
                 checkpointer.wait()
         place = world.gather(world.on_main(lambda: held(home).secure()))[0]
         checkpointer.directory = place / CHECKPOINTS
-        while late:  # measured since the directory went
+        while late:  # measured since the directory disappeared
             step, metrics = late.popitem()
             MetricsLog(place, resumed_step=step - 1, run=parts.opened.run).log(step, metrics)
         state.save(checkpointer, world, identity=identity)
@@ -427,7 +438,7 @@ def _hooks(
 
 
 def _identity(parts: _Parts, world: World) -> dict[str, Any]:
-    """Returns what says in a checkpoint which run it belongs to, and from now on has the run directory written again if it is deleted."""
+    """Return what identifies the run in a checkpoint; from now on, a deleted run directory is restored."""
     world.on_main(lambda: held(parts.home).remember())
     return {
         "run": parts.opened.run,
@@ -442,10 +453,10 @@ def _is_lost(home: RunDirectory | None, world: World) -> bool:
 
 
 def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, home: RunDirectory | None, world: World) -> None:
-    """Waits for the last checkpoint, and saves once more if the directory went meanwhile.
+    """Wait for the last checkpoint, and save again if the directory disappeared meanwhile.
 
     Raises:
-        CheckpointError: it could not be written, or the run directory is not where it was.
+        CheckpointError: it could not be written, or the run directory is no longer in its place.
     """
 
     def check_place() -> None:
@@ -463,7 +474,7 @@ def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress,
 
 
 def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
-    """Writes the codec of a finished run, as its own from the first byte."""
+    """Write the codec of a finished run, in a file that belongs to the run from the start."""
     home = held(parts.home)
     slot = without_weights(parts.spec.model.codec)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
@@ -473,12 +484,12 @@ def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) ->
 
 
 def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankStep]:
-    """Gives the loader's steps counts that add up over ranks: what planning left out is the same on all, and counts once.
+    """Yield the loader's steps with counts that can be summed over ranks: what planning left out counts once.
 
-    The loop adds a step's counts up over all ranks and steps before it asks for the next one; then the totals are judged.
+    The loop sums a step's counts over all ranks and steps before it asks for the next one; then the totals are checked.
 
     Raises:
-        DataError: more clips than `data.skip_limit` allows could not be read, on all ranks together.
+        DataError: all ranks together could not read more clips than `data.skip_limit` allows.
     """
     while True:
         with world.own_errors():
@@ -488,18 +499,18 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
         lost = progress.totals.get("unreadable", 0.0)
         is_logged = is_log_step(progress.step + 1, parts.train)
         yield _RankStep([batch.broken_down() if is_logged else batch for batch in step.batches], step.state, own | shared)
-        if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never go on
+        if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never resume
             _check_unreadable(parts, progress.totals, world)
 
 
 def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) -> None:
-    """Raises the same DataError on every rank."""
+    """Raise the same DataError on every rank."""
     skips = [skip for found in world.gather(parts.loader.unreadable) for skip in found]
     check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
 
 
 def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) -> HeldOut | None:
-    """Return what measures the losses on held-out items; None if there is nothing to measure, or it is switched off."""
+    """Return a measurement of the losses on held-out items; None if nothing is held out, or it is switched off."""
     train, validating = parts.train, parts.train.validating
     if not validating.every or not validating.num_held_out:
         return None

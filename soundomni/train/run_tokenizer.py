@@ -1,4 +1,8 @@
-"""The tokenizer of a run: read where the run goes on, else that of the model to start from, that of a path, or one learnt from the data."""
+"""The tokenizer of a run.
+
+A resumed run has one. A new run takes that of its starting model, that of `model.tokenizer.path`, or learns one from
+the data.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,18 @@ from soundomni.train.run_directory.opening import RunDirectory, held
 from soundomni.train.start_weights import Start
 
 TOKENIZER_TEXTS = 20_000
-"""Items of each dataset whose texts a tokenizer is learnt from."""
+"""Number of items of each dataset whose texts a tokenizer is learned from."""
 
 
 def run_tokenizer(
     spec: Spec, mixture: Mixture, world: World, home: RunDirectory | None, *, latest: Path | None, start: Start | None
 ) -> TextTokenizer:
-    """Return the tokenizer of the run, the same on every rank: rank 0 finds it, and writes it into the run directory if the run is new.
+    """Return the tokenizer of the run, the same on every rank.
+
+    Rank 0 finds it, and writes it into the run directory if the run is new.
 
     Raises:
-        CheckpointError: the one in the run directory is not the one that the checkpoint `latest` was trained with.
+        CheckpointError: the checkpoint `latest` was trained with another tokenizer than that of the run directory.
     """
 
     def text() -> str:
@@ -52,7 +58,7 @@ def run_tokenizer(
 
 
 def tokenizer_digest(run_dir: Path) -> str:
-    """Return the SHA-256 of the tokenizer in a run directory. Raises CheckpointError."""
+    """Return the SHA-256 of the tokenizer in a run directory. Raise CheckpointError on failure."""
     try:
         return digest(run_dir / TOKENIZER_FILE)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Starting from a model that exists: what is taken of it, and how its weights come into a run, each rank reading its own part.
+"""Starting from an existing model: which weights are loaded from it, each rank reading its own part.
 
-It is looked at before the first step alone. A run that goes on has everything in its checkpoint, and in its directory the layer of the
-spec that the model stood for (core/pretrained/start.py).
+The model is only read before the first step. A resumed run has everything in its checkpoint, and its directory keeps
+the spec layer of the model (core/pretrained/start.py).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from soundomni.train.preflight import build_without_memory
 from soundomni.train.shards import local_slice
 
 WHOLE = ("codec", "normalizer")
-"""Parts that every rank holds whole, and that are needed before anything is sharded, to measure latents."""
+"""Parts that every rank keeps whole. They are needed before anything is sharded, to measure latents."""
 ADAPTERS = ".lora_"
-"""In the names of what train.lora adds to the model, all of which is new."""
+"""Part of the names of all tensors that train.lora adds to the model; they are always new."""
 CHOICES = ("start", "start_fresh", "freeze")
-"""Keys of the section model that are no part of what a model is."""
+"""Keys of the section `model` that do not describe the model."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Start:
     """A model directory whose weights fit a spec.
 
     Args:
-        name: what the spec calls it.
-        directory: where it is.
-        model: what its spec says, and where its weights come from.
-        fresh: parts of the model that are not taken from it.
-        changed: "key: old -> new" for each key of the model that the spec says otherwise.
+        name: its name in the spec.
+        directory: the directory itself.
+        model: its spec, and the source of its weights.
+        fresh: parts of the model that are not loaded from it.
+        changed: "key: old -> new" for each key of the model that the spec changes.
     """
 
     name: str
@@ -52,26 +52,26 @@ class Start:
     changed: tuple[str, ...]
 
     def tokenizer(self) -> TextTokenizer:
-        """Reads its tokenizer, whose ids are those of its embedding."""
+        """Read its tokenizer, which fits its embedding."""
         return TextTokenizer.load(self.directory)
 
     def load_whole(self, model: UnifiedModel) -> None:
-        """Loads codec and latent normalisation, before anything is sharded. Raises CheckpointError."""
+        """Load codec and latent normalization, before anything is sharded. Raise CheckpointError on failure."""
         load_weights(model, self.directory, wanted=self.wanted(lambda part: part in WHOLE))
 
     def load(self, model: nn.Module) -> None:
-        """Loads all else, on each rank the rows that it holds. Raises CheckpointError."""
+        """Load everything else; each rank reads only its own rows. Raise CheckpointError on failure."""
         load_weights(model, self.directory, wanted=self.wanted(lambda part: part not in WHOLE), part=_rows)
 
     def describe(self) -> str:
-        """Says in one line what is taken."""
+        """Return one line that says what is loaded."""
         parts = [f"starting from the weights of '{self.name}'"]
         parts += [f"new: {', '.join(self.fresh)}"] if self.fresh else []
         parts += [f"the spec changes {', '.join(self.changed)}"] if self.changed else []
         return "; ".join(parts)
 
     def wanted(self, choose: Callable[[str], bool] = lambda part: True) -> Callable[[str], bool]:
-        """Returns what says of a tensor's name whether it is taken, and of a part to `choose`."""
+        """Return a predicate: is the tensor of this name loaded from the start model, and is its part chosen?"""
 
         def wanted(name: str) -> bool:
             part = name.partition(".")[0]
@@ -81,24 +81,25 @@ class Start:
 
 
 def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, trust_class_paths: bool = False) -> Start | None:
-    """Finds the model that a resolved spec starts from, and checks that its weights fit; None for a spec that starts from none.
+    """Find the model that a resolved spec starts from, and check that its weights fit; None if there is no such model.
 
-    Latents are measured anew where the codec, or how latents are normalised, is not that of the model.
+    If the spec changes the codec or the latent normalization, latents are measured again.
 
     Args:
-        spec: it.
-        commit: of the Hub that is meant; None for that of the name. It is not used for a model that is not from there.
-        weights: whether they are fetched from the Hub, and their shapes compared.
+        spec: the spec.
+        commit: commit in the Hub repository; None for the one that the name gives. Only used for models on the Hub.
+        weights: download the weights from the Hub if needed, and compare their shapes.
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        SpecError: the spec changes names or shapes of what is to be taken, the tokenizer, or the weights of a codec that is taken.
+        SpecError: the spec changes the tokenizer, the names or shapes of weights to load, or the weights of a loaded
+            codec.
     """
     name = spec.model.start
     if name is None:
         if spec.model.start_fresh:
-            raise SpecError("model.start_fresh names parts of a model to start from, but model.start names none")
+            raise SpecError("model.start_fresh is set, but model.start is not. Set model.start, or leave model.start_fresh out")
         return None
     repository = hub_name(name)
     directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
@@ -122,38 +123,39 @@ def _model_keys(spec: Spec) -> dict[str, Any]:
 
 
 def _resolved_like(spec: Spec, layer: Mapping[str, Any], *, trust_class_paths: bool) -> Spec:
-    """Returns the resolved spec of the model itself."""
+    """Return the resolved spec of the model itself."""
     return resolve(convert({**spec_to_dict(spec), **layer}, Spec, ""), trust_class_paths=trust_class_paths)
 
 
 def _check_given(spec: Spec, codec_weights: object, tokenizer: list[str], name: str) -> None:
     if tokenizer:
         raise SpecError(
-            f"model.tokenizer.{tokenizer[0]}: the tokenizer is that of model.start, '{name}', so that ids mean what they did; leave it out"
+            f"model.tokenizer.{tokenizer[0]}: the tokenizer comes from model.start, '{name}', so that ids keep their meaning. Leave it out"
         )
     if codec_weights is not None and "codec" not in (spec.model.start_fresh or ()):
         raise SpecError(
-            f"model.codec.weights: '{codec_weights}' was given, but the codec's weights are those of model.start, '{name}'; "
-            "leave it out, or name codec in model.start_fresh"
+            f"model.codec.weights: '{codec_weights}' was given, but the codec's weights come from model.start, "
+            f"'{name}'. "
+            "Leave it out, or name codec in model.start_fresh"
         )
 
 
 def _check_shapes(start: Start, spec: Spec, *, trust_class_paths: bool) -> None:
-    """Raises SpecError, naming the keys that the spec changes, when tensors that are to be taken do not fit."""
+    """Raise SpecError, which names the keys that the spec changes, if tensors to load do not fit."""
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is None:
-        return  # which has been logged; load compares them again
+        return  # a warning said so; loading compares the shapes again
     wanted = start.wanted()
     expected = {name: tensor for name, tensor in model.state_dict().items() if wanted(name)}
     differing = differing_names(expected, {name: shape for name, shape in weight_shapes(start.directory).items() if wanted(name)})
     if not any(differing):
         return
     if not start.changed:
-        raise CheckpointError(f"'{start.directory}' holds the weights of another model: {differing}")
+        raise CheckpointError(f"'{start.directory}' has the weights of another model: {differing}")
     parts = sorted({name.partition(".")[0] for names in differing for name in names})
     raise SpecError(
-        f"model.start: the weights of '{start.name}' do not fit {'; '.join(start.changed)}: {differing}; leave these keys out"
-        + ("" if "backbone" in parts else f", or name {', '.join(parts)} in model.start_fresh")
+        f"model.start: the weights of '{start.name}' do not fit {'; '.join(start.changed)}: {differing}. Leave these "
+        "keys out" + ("" if "backbone" in parts else f", or name {', '.join(parts)} in model.start_fresh")
     )
 
 

@@ -11,15 +11,15 @@ from torch.profiler import ProfilerActivity, profile
 T = TypeVar("T")
 
 WARMUP_STEPS = 3
-"""Steps before the trace begins: the first ones allocate memory, and compile."""
+"""Number of steps before the trace begins: the first ones allocate memory and compile."""
 
 
 def traced(steps: Iterable[T], count: int, save: Callable[[profile], None]) -> Generator[T, None, None]:
-    """Yield `steps`, and trace `count` of them after WARMUP_STEPS, with all that is done until the next one is asked for.
+    """Yield `steps`, and trace `count` of them after WARMUP_STEPS, with all that happens until the next is requested.
 
     Args:
-        steps: of a run.
-        count: steps to trace; a run that ends sooner is traced until then, once this is closed.
+        steps: the steps of a run.
+        count: number of steps to trace; if the run ends sooner, closing this generator ends the trace.
         save: receives the profiler when it has stopped; not called if no step was traced.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]

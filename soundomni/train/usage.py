@@ -1,4 +1,4 @@
-"""How much of the machine a run uses: memory, and the share of the speed that its GPUs could reach."""
+"""How much of the machine a run uses: memory, and the share of the peak speed of its GPUs."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _PEAKS: Mapping[str, tuple[float, float]] = {
     "L40S": (362 * _TERA, 91.6 * _TERA),
     "RTX 4090": (165 * _TERA, 82.6 * _TERA),
 }
-"""Part of a GPU's name → dense operations per second in bf16 and in fp32, by data sheets. The first that fits counts."""
+"""Part of a GPU's name → dense operations per second in bf16 and in fp32, from data sheets. The first match counts."""
 OPERATIONS_PER_WEIGHT = 6.0
-"""For each token: 2 in the forward pass and 4 in the backward pass (Kaplan et al. 2020, section 2.1)."""
+"""Operations per token: 2 in the forward pass and 4 in the backward pass (Kaplan et al. 2020, section 2.1)."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Measures one run.
+    """Measures how much of the machine a run uses.
 
     Args:
         world: its processes.
-        weights: numbers in the matrices that one token passes; None if that is not known.
-        peak: operations per second that one process could reach; None if that is not known.
+        weights: number of weights in the matrices that one token passes; None if unknown.
+        peak: operations per second that one process could reach; None if unknown.
     """
 
     world: World
@@ -45,13 +45,13 @@ class Usage:
 
     @classmethod
     def of(cls, module: nn.Module, world: World, *, precision: str) -> Usage:
-        """Return what measures a run that trains `module`, before it is sharded, in `precision`."""
+        """Return the measurement for a run that trains `module`, not yet sharded, in `precision`."""
         name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
         weights = token_weights(module) if isinstance(module, UnifiedModel) else None
         return cls(world, weights, peak_speed(name, precision=precision))
 
     def __call__(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return `peak_memory` in bytes, of the process that has used most, and `mfu`, a share of the peak speed, if known.
+        """Return `peak_memory`, the most bytes that a process has used, and `mfu`, the share of peak speed, if known.
 
         Every rank must call this.
         """
@@ -63,9 +63,10 @@ class Usage:
 
 
 def token_weights(model: UnifiedModel) -> float:
-    """Return how many weights of the backbone one token passes: those of one expert stream, on average over the streams.
+    """Return how many weights of the backbone one token passes: those of an expert stream, averaged over the streams.
 
-    Attention, the text head, the codec, the encoder and the connectors are left out, so a share computed from this is low.
+    Attention, the text head, the codec, the encoder and the connectors are left out, so a share computed from it is too
+    low.
     """
     streams = model.router.streams
     weights = [p for stream in streams for p in model.backbone.expert_parameters(stream) if p.ndim > 1]
@@ -73,18 +74,18 @@ def token_weights(model: UnifiedModel) -> float:
 
 
 def peak_speed(name: str, *, precision: str) -> float | None:
-    """Return the operations per second that a GPU of this name can reach in "bf16" or "fp32"; None if that is not known."""
+    """Return the operations per second that a GPU of this name can reach in "bf16" or "fp32"; None if unknown."""
     return next((bf16 if precision == "bf16" else fp32 for part, (bf16, fp32) in _PEAKS.items() if part in name), None)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most bytes that this process has used so far: of the GPU by tensors, or of the host's memory."""
+    """Return the peak memory of this process so far, in bytes: of its tensors on a GPU, otherwise of the host."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
 def summary(step: int, totals: Mapping[str, float], *, seconds: float, memory: float) -> str:
-    """Return what a run has done in one line, from its steps, tokens and seconds, and its peak memory in bytes."""
+    """Return one line about a run: its steps, tokens and seconds, and its peak memory in bytes."""
     rate, time = totals.get("tokens", 0.0) / max(seconds, 1e-9), timedelta(seconds=round(seconds))
     return f"{step} steps in {time}, {rate:,.0f} tokens/s, peak memory {memory / 1e9:.2f} GB"

@@ -1,6 +1,6 @@
-"""What a run makes on its way, to hear, see and read how far it is: clips from prompts, descriptions, reconstructions.
+"""What a run makes while it trains, to hear, see and read its progress: clips, descriptions and reconstructions.
 
-Every rank computes in lockstep, as weights are sharded; rank 0 writes. The random state of training is left as it was.
+All ranks compute in lockstep, because weights are sharded; rank 0 writes. The random state of training does not change.
 
 Shape letters: B clips, C audio channels, S samples.
 """
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownClip:
-    """A clip of the data, and what is said of it there."""
+    """A clip of the data, and its captions."""
 
     key: str
     audio: Audio
@@ -58,10 +58,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that validation makes; it may fail while the others are made.
+    """One of the things that validation makes; if it fails, the others are still made.
 
     Args:
-        name: what a warning calls it.
+        name: its name in warnings.
         make: computes it, on every rank.
     """
 
@@ -71,16 +71,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Called at a step, writes `samples_dir/step-N/` and reports its files. Nothing that goes wrong in it ends a run.
+    """Writes `samples_dir/step-N/` at a step, and reports its files. An error in it never ends a run.
 
     Args:
         parts: what to make, the same on every rank.
-        module: computes; with the averaged weights when there are any.
+        module: the module that computes, with the averaged weights if there are any.
         ema: the averages, or None.
-        samples_dir: `samples` of the run directory.
-        world, train: of the run.
+        samples_dir: the folder `samples` of the run directory.
+        world, train: those of the run.
         report: receives the step and the files, on rank 0.
-        explain: makes one line of an error, with the plugin that raised it if it can be told.
+        explain: returns an error as one line, with the plugin that raised it if that is known.
     """
 
     parts: Sequence[Part]
@@ -94,7 +94,7 @@ class Validation:
     told: set[str] = field(default_factory=set)
 
     def __call__(self, step: int) -> None:
-        """Make and write. Whatever fails is named in a warning, once as long as the reason is the same, and the run goes on."""
+        """Make and write everything. A warning names each failure, once per reason, and the run continues."""
         made = Made()
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
         with kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
@@ -113,7 +113,7 @@ class Validation:
         found, failure = self.world.attempt(part.make, module=self.module, explain=self.explain)
         if failure is not None:
             if self.world.device.type == "cuda":
-                torch.cuda.empty_cache()  # it may have been out of memory, and the next training step is not to be
+                torch.cuda.empty_cache()  # it may have run out of memory, which must not hit the next training step
             self._warn(f"{part.name} at step {step} failed", failure)
         if found is not None:
             made.clips.update(found.clips)
@@ -121,7 +121,7 @@ class Validation:
                 made.lines.setdefault(name, []).extend(lines)
 
     def _write(self, made: Made, step: int) -> list[str]:
-        """Write what there is and report it; return what failed."""
+        """Write what was made and report it; return what failed."""
         if not made.clips and not made.lines:
             return []
         files, failures = write_made(made, self.samples_dir / f"step-{step:08d}")
@@ -131,11 +131,11 @@ class Validation:
     def _warn(self, what: str, failure: str, more: str = "") -> None:
         if failure not in self.told:
             self.told.add(failure)
-            logger.warning("%s; training goes on, and this warning is not repeated: %s%s", what, failure, more)
+            logger.warning("%s; training continues, and this warning is not repeated: %s%s", what, failure, more)
 
 
 def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
-    """Return the first `count` readable clips of the datasets, in their order; one that a dataset fails on is named and left out."""
+    """Return the first `count` readable clips of the datasets; a warning names the first that fails in each."""
     clips: list[KnownClip] = []
     failing: set[str] = set()
     for name, source in mixture.sources.items():
@@ -147,7 +147,7 @@ def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
                 waveform, rate = source.dataset.load(index)
                 clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
             except UnreadableAudioError:
-                continue  # the loader names and counts it when its turn comes
+                continue  # the loader reports it when its turn comes
             except Exception as error:
                 if name not in failing:
                     logger.warning("clip %d of dataset '%s' is left out of validation: %s", index, name, reason(error))
@@ -180,7 +180,7 @@ def _describe(omni: SoundOmni, clip: KnownClip) -> Made:
 
 
 def reconstruct(codec: CodecTraining, clips: Sequence[KnownClip], device: torch.device) -> list[Part]:
-    """Return the parts that send `clips` through the codec and back; each is made next to what it should be."""
+    """Return the parts that send `clips` through the codec and back; each is written next to its original."""
     return [
         Part(f"reconstructing clip '{printable(clip.key)}'", partial(_reconstruct, codec, clip, f"{i:02d}", device))
         for i, clip in enumerate(clips)
@@ -198,9 +198,9 @@ def _reconstruct(codec: CodecTraining, clip: KnownClip, stem: str, device: torch
 
 
 def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
-    """Write each clip as WAV and PNG, and the lines as JSON lines; return the files, and what could not be written and why.
+    """Write each clip as WAV and PNG, and the lines as JSON lines; return the files and the failures.
 
-    Each file is written or not, whatever happens to the others.
+    A file that fails does not stop the others.
     """
     files: list[Path] = []
     failures: list[str] = []
@@ -208,7 +208,7 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
     def attempt(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(path)
-        except Exception as error:  # a full disk, a picture that cannot be drawn: the others may do
+        except Exception as error:  # a full disk, a picture that cannot be drawn: the others may work
             failures.append(f"'{path.name}': {reason(error)}")
         else:
             files.append(path)
@@ -232,7 +232,7 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
 
 
 def _write_lines(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write JSON lines. A file name that is not UTF-8 comes as surrogates, which are escaped as JSON does."""
+    """Write JSON lines. A file name that is not UTF-8 has surrogates, which are escaped as in JSON."""
     write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 

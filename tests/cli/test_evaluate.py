@@ -212,7 +212,7 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
         (tmp_path / option / "model.safetensors").unlink()
         assert "it has no *.safetensors" in fails(*command, option, tmp_path / option)
     assert "of type 'audio-spectrogram-transformer'; expected 'clap'" in fails(*command, "--clap", networks[1])
-    assert "need at least 2" in fails("evaluate", "--model", "x", "--limit", "1", "--clap", networks[0])
+    assert "--limit is 1; expected at least 2" in fails("evaluate", "--model", "x", "--limit", "1", "--clap", networks[0])
 
 
 @pytest.mark.parametrize(

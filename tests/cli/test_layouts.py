@@ -111,8 +111,10 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, v
     (tmp_path / "tanh" / "codec.yaml").write_text(with_tanh)
     told = fails("export", tmp_path / "tanh", "--format", "diffusers-oobleck", "--out", out)
     assert "codec.final_tanh is True, but diffusers' autoencoder only has False; write it as stable-audio-vae" in told
-    assert "--dtype float16 is of models" in fails("export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out)
+    assert "--dtype float16 only applies to models" in fails(
+        "export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out
+    )
     assert "not a run directory" in fails("export", vae, "--format", "soundomni", "--out", out)
-    assert "--last is of runs" in fails("export", "nano", "--last", "--out", out)
+    assert "--last only applies to run directories" in fails("export", "nano", "--last", "--out", out)
     assert "already exists" in fails("export", vae, "--format", "stable-audio-vae", "--out", vae)
     assert not out.exists()

@@ -172,7 +172,7 @@ def test_what_stands_around_the_audio_of_a_wav_does_not_matter(tmp_path, data):
         (wav_of(FMT, chunk(b"data", PCM)) + np.random.default_rng(0).bytes(10_000), "10000 bytes follow the audio"),
         (wav_of(FMT), "no audio|truncated before its audio"),
         (wav_of(chunk(b"data", PCM)), "no fmt chunk"),
-        (wav_of(FMT, chunk(b"data", b""), chunk(b"LIST", b"INFO")), "it holds no samples"),
+        (wav_of(FMT, chunk(b"data", b""), chunk(b"LIST", b"INFO")), "it has no samples"),
         (b"RIFF\x24\0\0\0AVI ", "type 'AVI '; expected 'WAVE'"),
         (wav_of(FMT, *[chunk(b"JUNK", b"")] * 11_000, chunk(b"data", PCM)), "no audio"),
     ],

@@ -63,8 +63,8 @@ def test_a_dataset_that_is_only_measured_is_never_drawn(ramps):
 @pytest.mark.parametrize(
     ("share", "size", "told"),
     [
-        (0.001, 20, "which holds out none of its 20 items; set it above 0.0"),
-        (0.999, 20, "which holds out all of its 20 items; set it below 0.9"),
+        (0.001, 20, "which holds out none of its 20 items. Set it above 0.0"),
+        (0.999, 20, "which holds out all of its 20 items. Set it below 0.9"),
         (1.0, 20, "every item of the data is held out"),
     ],
 )

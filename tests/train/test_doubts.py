@@ -29,7 +29,7 @@ DOUBTFUL = [
     ),
     (("train.loss_weights={ce: 0, velocity: 0}",), "train.loss_weights is 0 for every loss (ce, velocity): the model learns nothing"),
     (("train.trackers=[tensorboard, tensorboard]",), "train.trackers names 'tensorboard' 2 times"),
-    (("train.validation={every: 2, num_describe: 0}",), "train.validation makes nothing: it has no prompts"),
+    (("train.validation={every: 2, num_describe: 0}",), "train.validation does nothing: it has no prompts"),
     (("train.validation={every: 2, prompts: [a], seconds: 0.001}",), "train.validation.seconds is 0.001, shorter than one frame"),
     (("data.condition_dropout={text: 1.0}",), "data.condition_dropout.text is 1: the model never sees a caption"),
     ((UNPROMPTED, "guidance.scale=2"), "guidance.scale is 2, but data.condition_dropout.text is 0"),
@@ -60,7 +60,7 @@ FINE = [
 def test_a_setting_that_can_hardly_be_meant_is_one_line(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     (line,) = check_spec(tiny_spec(tmp_path / "run", *overrides))
     assert line.startswith(message) and "\n" not in line
-    assert "; set" in line or "; name it once" in line, "what to do comes last"
+    assert ". Set" in line or ". Name it once" in line, "what to do comes last"
 
 
 @pytest.mark.parametrize("overrides", FINE, ids=" ".join)

@@ -101,7 +101,7 @@ def test_a_run_is_exported_merged_and_as_adapters(whole: Path, tmp_path: Path) -
 def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
     run_training(tiny_spec(tmp_path / "run", *LORA, "train.steps=1"))
     with pytest.raises(
-        CheckpointError, match=r"trained \d+ parameters beside its adapters, such as 'backbone.embedding.weight'; export it"
+        CheckpointError, match=r"trained \d+ parameters besides its adapters, such as 'backbone.embedding.weight'. Export it"
     ):
         save_run_adapters(tmp_path / "run", tmp_path / "out")
     run_training(tiny_spec(tmp_path / "plain", "train.steps=1"))

@@ -266,7 +266,7 @@ def test_a_log_that_cannot_grow_never_stops_training(what: str, tmp_path: Path, 
         log.symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(run_dir, "train.steps=4")).finished
-    assert len([record for record in caplog.records if "cannot be written; training goes on" in record.message]) == 1
+    assert len([record for record in caplog.records if "cannot be written; training continues" in record.message]) == 1
 
 
 def test_a_line_that_was_cut_short_is_ended_before_the_next(tmp_path: Path) -> None:

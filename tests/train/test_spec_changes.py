@@ -220,7 +220,7 @@ def test_other_data_are_named_and_gone_on_with_on_request(change: Any, base: Pat
         go_on(base)
     assert len(measured(base / "run")) == 2
     go_on(base, "data")
-    assert "the data have changed: the run goes on with its samples in a new order" in capsys.readouterr().err
+    assert "the data has changed: the run resumes with its samples in a new order" in capsys.readouterr().err
     go_on(base, steps=5)
     assert "the data changed" not in capsys.readouterr().err, "the checkpoint knows them now"
     assert [line["step"] for line in measured(base / "run")] == [1, 2, 3, 4, 5]

@@ -228,12 +228,12 @@ def test_latents_that_were_never_measured_are_measured(tmp_path: Path) -> None:
     [
         (
             "model.backbone.hidden_dim=32",
-            r"do not fit model.backbone.init_args.hidden_dim: 16 -> 32: 0 tensors missing.*leave these keys out$",
+            r"do not fit model.backbone.init_args.hidden_dim: 16 -> 32: 0 tensors missing.*Leave these keys out$",
         ),
         ("model.connectors.latent=mlp", r"connectors.latent.class_path: 'linear' -> 'mlp'.*or name latent_connector in model.start_fresh"),
         ("model.codec.frame_size=32", r"model.codec.init_args.frame_size: 64 -> 32: .* or name latent_connector in model.start_fresh"),
-        ("model.tokenizer.vocab_size=999", r"model.tokenizer.vocab_size: \d+ -> 999: the tokenizer is that of model.start"),
-        ("model.tokenizer.path=tokenizer.json", "model.tokenizer.path: None -> 'tokenizer.json': the tokenizer is that of model.start"),
+        ("model.tokenizer.vocab_size=999", r"model.tokenizer.vocab_size: \d+ -> 999: the tokenizer comes from model.start"),
+        ("model.tokenizer.path=tokenizer.json", "model.tokenizer.path: None -> 'tokenizer.json': the tokenizer comes from model.start"),
         ("model.start_fresh=[codce]", "Did you mean 'codec'"),
     ],
 )
@@ -257,7 +257,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
 
     assert "Did you mean 'nano'?" in told("--model.start=nan0")
     assert "model, sampler are missing" in told()
-    assert "model.start_fresh names parts of a model" in told("--config", "nano", "--model.start_fresh=[codec]")
+    assert "model.start_fresh is set, but model.start is not" in told("--config", "nano", "--model.start_fresh=[codec]")
     damaged = Path(shutil.copytree(tiny, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])
     assert "cannot be read as safetensors" in told(f"--model.start={damaged}")
@@ -278,7 +278,7 @@ def test_weights_of_a_codec_are_either_of_the_model_or_given(tmp_path: Path) -> 
     given = tmp_path / "codec.safetensors"
     save_file({name: torch.full_like(tensor, 0.5) for name, tensor in omni.model.codec.state_dict().items()}, given)
     weights, steps = f"model.codec.weights={given}", ("train.steps=1", "data.tokens_per_batch=1024")
-    with pytest.raises(SpecError, match=r"the codec's weights are those of model.start, .*or name codec in model.start_fresh"):
+    with pytest.raises(SpecError, match=r"the codec's weights come from model.start, .*or name codec in model.start_fresh"):
         run_training(spec_from(start, tmp_path / "both", weights, *steps))
     run_training(spec_from(start, tmp_path / "kept", *steps))
     run_training(spec_from(start, tmp_path / "new", weights, "model.start_fresh=[codec]", *steps))

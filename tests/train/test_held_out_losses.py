@@ -70,7 +70,7 @@ def test_a_failure_is_told_once_and_gives_no_numbers(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert measure(5) == measure(7) == {}
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("the held-out losses could not be measured at step 5; training goes on") and line.endswith("MemoryError")
+    assert line.startswith("the held-out losses could not be measured at step 5; training continues") and line.endswith("MemoryError")
 
 
 RUN = (
