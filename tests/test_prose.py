@@ -21,9 +21,9 @@ from soundomni.cli.parsing import Parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "soundomni"
 
-MOST_IN_CODE = 221
+MOST_IN_CODE = 0
 """Findings in the strings of soundomni/. Lower it whenever there are fewer; never raise it."""
-MOST_IN_HELP = 9
+MOST_IN_HELP = 0
 """Findings in the texts of `--help`. Lower it whenever there are fewer; never raise it."""
 
 

@@ -43,7 +43,7 @@ def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:
 
 
 class Failures:
-    """Files that could not be used: stderr names each at once, and the command goes on with the others.
+    """Files that could not be used: stderr names each at once, and the command continues with the others.
 
     Args:
         given: how many files there are in all.

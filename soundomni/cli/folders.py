@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path that a user gave with "~" expanded, which the shell leaves alone in --out=~/x.
+    """Return a path that a user gave with "~" expanded, which the shell does not expand in --out=~/x.
 
     Raise DataError if there is no such user.
     """

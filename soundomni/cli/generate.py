@@ -73,7 +73,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FROM:TO",
         help="seconds of the --keep file to keep; may be repeated (default: the whole file)",
     )
-    parser.add_argument("--vary", type=expanded, metavar="FILE", help="audio file to vary: partly noised, then regenerated from the prompt")
+    parser.add_argument(
+        "--vary", type=expanded, metavar="FILE", help="audio file to vary: noise is added to it, then it is regenerated from the prompt"
+    )
     parser.add_argument("--strength", type=float, help="how much --vary changes: 0.2 slightly, 0.8 strongly, 1 completely (default: 0.5)")
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)

@@ -39,7 +39,7 @@ class ReceptiveField:
 
     A frame stands for its own `downsampling_ratio` samples; with E extra frames in the spec, also for the samples of
     the E frames before it, so that decoded samples depend on their own frame and the E frames after it. The counts here
-    are frames beyond those, on the side where there are more.
+    are frames beyond those, on the side with more of them.
 
     Args:
         encode: frames whose samples affect a frame that `encode` returns.
@@ -237,8 +237,8 @@ class Objective(nn.Module, ABC):
     Objectives keep no state between calls. `loss_names` names what `loss` returns; each loss counts the frames of noise
     segments that are not known, so that ranks can weight them before anything is computed.
 
-    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised /
-    dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
+    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d`noised`/dt:
+    `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
     """
 
     loss_names: ClassVar[tuple[str, ...]]

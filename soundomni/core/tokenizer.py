@@ -28,7 +28,7 @@ WORD = r" ?[\w#'+-]+| ?[^\s\w#'+-]+|\s+"
 """Text that may become one token: a word with the space before it. Names such as "A#3" and "8-bit" are words."""
 SPECIAL_TOKENS = (PAD, BOS, EOS, AUDIO_BOS, AUDIO_EOS)
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""What bytes are decoded to that are no whole character."""
+"""The character that stands for bytes that do not form a whole one."""
 FILE_NAME = "tokenizer.json"
 MOST_BYTES, MOST_VALUES = 50_000_000, 4_000_000
 """Limits for a tokenizer.json; a vocabulary of 262,144 tokens with its merges takes 33 MB and 1.8 million values."""

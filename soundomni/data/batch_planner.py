@@ -23,9 +23,9 @@ _PATIENCE = (100, 10_000)  # refusals in a row before giving up: twice the numbe
 
 
 def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str, Any]:
-    """Return the state of a planner that goes on with other data, in another order of samples.
+    """Return the state of a planner that continues with other data, in another order of samples.
 
-    The count of draws of each dataset goes on, so that random choices do not start over. Samples held by the packer are
+    The count of draws of each dataset continues, so that random choices do not start over. Samples held by the packer are
     dropped.
     """
     before = state["mixture"]

@@ -29,7 +29,7 @@ class Step:
         batches: this rank's packed batches; one may be empty if none of its clips could be read.
         state: state of the data after this step, for JSON; the same on all ranks.
         counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
-            fit), `seen` (clips tried) and `unreadable` (of those) count this rank's batches, to be added up over ranks
+            fit), `seen` (clips tried) and `unreadable` (clips that could not be read) count this rank's batches, to be added up over ranks
             too. `unlisted` counts files that the listing found unreadable, so that they are never tried: rank 0 gives
             them with the first step of a fresh run, and otherwise it is 0, so it also adds up over ranks. `refused` and
             `ineligible` count samples that planning left out, the same on all ranks.
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Scheduled:
-    """A planned step whose clips are being read: the batches of this rank, and those of others that were asked for as well."""
+    """A planned step whose clips are being read: the batches of this rank, and those of other ranks that were asked for as well."""
 
     pending: dict[int, list[tuple[Planned, PendingSample]]]
     plans: Sequence[Sequence[Planned]]

@@ -248,7 +248,7 @@ class MixtureStream:
             return
         for what, given, expected in (("seed", mixture.seed, state["seed"]), ("sizes", mixture.sizes, dict(state["sizes"]))):
             if given != expected:
-                raise DataError(f"the run cannot go on with other data: {what} {given}, but its checkpoint was made with {expected}")
+                raise DataError(f"the run cannot be resumed with other data: {what} {given}, but its checkpoint was made with {expected}")
         self._draws = int(state["draws"])
         self._cursors = {name: int(state["cursors"][name]) for name in mixture.sources}
 

@@ -63,7 +63,7 @@ class Reports:
 
 
 def name_first(skips: Sequence[Skip]) -> str:
-    """Return the first three with their reasons, and the number of others, in one line."""
+    """Return the first three with their reasons, and how many others there are, in one line."""
     more = len(skips) - _NAMED
     return "; ".join(f"{skip.key}: {skip.reason}" for skip in skips[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 

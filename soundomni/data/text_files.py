@@ -68,7 +68,7 @@ def kind_of(value: object) -> str:
 
 
 def few(values: Sequence[object], show: Callable[[object], str] = repr, *, most: int = 3, longest: int = 60) -> str:
-    """Return the first values, each shortened, and the number of others: values from a file may be long.
+    """Return the first values, each shortened, and how many others there are: values from a file may be long.
 
     >>> few(("a", "b", "c", "d", "e"))
     "'a', 'b', 'c' and 2 more"

@@ -69,7 +69,7 @@ class FlowMatching(Objective):
     ) -> Query:
         """Mixes as `corrupt` does, with the timestep of clip b at `quantiles[b]` of the distribution; only ε is drawn.
 
-        A subclass with a `corrupt` of its own gets what the contract says of an objective without quantiles.
+        A subclass with a `corrupt` of its own gets what the contract says about an objective without quantiles.
         """
         if type(self).corrupt is not FlowMatching.corrupt:
             return super().corrupt_at(clean, known=known, noise=noise, generators=generators, quantiles=quantiles)

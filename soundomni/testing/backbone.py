@@ -158,7 +158,7 @@ class BackboneSuite(ModuleSuite):
             apart = [self.run(backbone, [document])[0] for document in documents]
         for index, name in enumerate(("text", "latents")):
             expected = torch.cat([parts[index] for parts in apart])
-            message = f"hidden {name} of two packed documents differ from those of each alone"
+            message = f"hidden {name} of two packed documents differ from those of each one on its own"
             self.require_close(together[index], expected, self.tolerance, "packing", message)
 
     def test_causal(self) -> None:
@@ -168,7 +168,7 @@ class BackboneSuite(ModuleSuite):
             (short, _), _ = self.run(backbone, [_silent(4)])
             (long, _), _ = self.run(backbone, [_silent(9)])
         count = len(short) - 1  # the last token closes the text
-        message = f"the first {count} text tokens change when the text goes on"
+        message = f"the first {count} text tokens change when the text continues"
         self.require_close(long[:count], short[:count], self.tolerance, "causal", message)
 
     def test_context(self) -> None:
@@ -208,7 +208,7 @@ class BackboneSuite(ModuleSuite):
         self.require_close(layout.take(streams, Role.LATENT), expected, self.tolerance, "cache", message)
 
     def test_empty_streams(self) -> None:
-        """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as beside padding."""
+        """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as next to padding."""
         backbone = self.built()
         if not backbone.takes_empty_streams:
             return
@@ -221,7 +221,7 @@ class BackboneSuite(ModuleSuite):
                 found = [list(stream.shape) for stream in streams]
                 wanted = [[length, backbone.hidden_dim] for length in layout.stored.stream_lengths]
                 self.require(found == wanted, "empty_streams", f"streams came out as {found}, expected {wanted}")
-                message = "hidden text differs from that beside padding"
+                message = "hidden text differs from that next to padding"
                 self.require_close(layout.take(streams, Role.TEXT), expected, self.tolerance, "empty_streams", message)
 
     def test_expert_parameters(self) -> None:

@@ -153,7 +153,7 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(same, "noised", "the values given were changed in place; expected them to be left as they were")
 
     def test_velocity(self) -> None:
-        """`corrupt` gives what `noised` gives for some noise, and `loss` is lowest for the velocity there, d noised /
+        """`corrupt` gives what `noised` gives for some noise, and `loss` is lowest for the velocity there, d`noised`/
         dt.
 
         Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end up elsewhere.
@@ -167,10 +167,10 @@ class ObjectiveSuite(ConformanceSuite):
         query = self._whole(objective, clean)
         start = self.start(objective, query, clean.values)
         other = self.start(objective, self._whole(objective, silent), silent.values)
-        message = "corrupt did not mix clean values and noise as noised does at its timesteps"
+        message = "corrupt did not mix clean values and noise as `noised` does at its timesteps"
         self.require_close(start, other, 1e-3, "velocity", message)
         for clip, spread in enumerate(start.std(dim=(1, 2)).tolist()):
-            message = f"corrupt used noise with standard deviation {spread:.3g} for clip {clip}, as measured by noised; expected 1"
+            message = f"corrupt used noise with standard deviation {spread:.3g} for clip {clip}, as measured by `noised`; expected 1"
             self.require(abs(spread - 1.0) < SPREAD, "velocity", message)
         velocity = _velocity(objective, clean.values, start, query.timesteps)
         self._require_rewarded(objective, query, velocity)
@@ -213,7 +213,7 @@ class ObjectiveSuite(ConformanceSuite):
         step = STEP * velocity.square().mean().sqrt() * slope / unit.clamp_min(1e-30)
         lower = float(losses((velocity - step).detach()))
         message = (
-            f"loss is {number(loss):.4g} for the velocity of noised, d noised / dt, and {lower:.4g} slightly next to it; "
+            f"loss is {number(loss):.4g} for the velocity of `noised`, d`noised`/dt, and {lower:.4g} slightly next to it; "
             "expected the loss to be lowest for the velocity"
         )
         self.require(lower >= number(loss), "velocity", message)

@@ -152,7 +152,7 @@ class HarmonicCodec(Codec):
         """Continue frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` like the nearest frame that
         does not.
 
-        Otherwise the silence there would end or begin a tone that goes on, and a continued clip would have a seam. A
+        Otherwise the silence there would end or begin a tone that continues, and a continued clip would have a seam. A
         clip without a frame of its own, shorter than 2M samples, stays as it is.
         """
         last = lengths.to(tonal.device)[:, None] // self.frame_size - 1

@@ -29,7 +29,7 @@ from soundomni.core.spec.schema import OptimizerSpec
 from soundomni.core.spec.values import convert, plain
 from soundomni.vae import MDCTCodec, ShapeGainCodec
 
-REFUSED = object()
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)

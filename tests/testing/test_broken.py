@@ -335,21 +335,21 @@ class Cosine(FlowMatching):
         return angle.cos() * clean + angle.sin() * start
 
 
-@broken(testing.ObjectiveSuite, "velocity", r"loss is \S+ for the velocity of noised, d noised / dt, and \S+ slightly next to it")
+@broken(testing.ObjectiveSuite, "velocity", r"loss is \S+ for the velocity of `noised`, d`noised`/dt, and \S+ slightly next to it")
 class TextbookVelocity(Cosine):
     """v = α·ε - σ·x0 (Salimans and Ho 2022), which is not d x_t / dt but 2 / π of it."""
 
     scale = 1.0
 
 
-@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of `noised`")
 class Negated(FlowMatching):
     def corrupt(self, clean, *, known, noise, generators):
         query = super().corrupt(clean, known=known, noise=noise, generators=generators)
         return replace(query, targets=-query.targets)
 
 
-@broken(testing.ObjectiveSuite, "velocity", "corrupt did not mix clean values and noise as noised does at its timesteps")
+@broken(testing.ObjectiveSuite, "velocity", "corrupt did not mix clean values and noise as `noised` does at its timesteps")
 class StraightNoised(Cosine):
     def noised(self, clean, start, timestep):
         return FlowMatching.noised(self, clean, start, timestep)
@@ -364,14 +364,14 @@ class LoudNoise(FlowMatching):
         return replace(query, inputs=torch.where(query.loss_mask[:, None], query.inputs + timesteps * epsilon, query.inputs))
 
 
-@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of `noised`")
 class PredictsNoise(FlowMatching):
     def corrupt(self, clean, *, known, noise, generators):
         query = super().corrupt(clean, known=known, noise=noise, generators=generators)
         return replace(query, targets=query.targets + clean.values.masked_fill(~query.loss_mask[:, None], 0.0))
 
 
-@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of noised")
+@broken(testing.ObjectiveSuite, "velocity", "loss is .* for the velocity of `noised`")
 class HuberOfClean(FlowMatching):
     """A network that predicts the clean values, whose output nothing turns into a velocity."""
 

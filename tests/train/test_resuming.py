@@ -57,7 +57,7 @@ def test_another_version_of_a_distribution_is_told(tmp_path: Path, caplog: pytes
     (run_dir / "lock.json").write_text(json.dumps([{**entry, "version": "0.0.7"} for entry in lock]))
     with caplog.at_level(logging.WARNING, "soundomni"):
         run_training(tiny_spec(run_dir, "train.steps=2"))
-    assert f"the run used soundomni 0.0.7 so far and goes on with {version}" in caplog.text
+    assert f"the run used soundomni 0.0.7 so far and continues with {version}" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "soundomni"):
         run_training(tiny_spec(run_dir, "train.steps=3"))

@@ -338,7 +338,7 @@ STATES: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("key", "value"), STATES)
 def test_a_state_of_another_form_is_an_error_of_one_line(run_dir: Path, key: str, value: object) -> None:
     change_state(newest(run_dir), **{key: value})
-    with pytest.raises(CheckpointError, match=r"does not say which step its run has .*; remove it to go on from the previous"):
+    with pytest.raises(CheckpointError, match=r"does not say which step its run has .*; remove it to resume from the previous"):
         run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from soundomni.core.sequence import Role, SegmentTable
 
 PADDING = -1
-"""Entry of a stored order where there is no token."""
+"""Entry of a stored order that stands for no token."""
 
 
 @dataclass(frozen=True)

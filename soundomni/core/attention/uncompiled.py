@@ -25,7 +25,7 @@ def uncompiled(executor: Executor) -> Executor:
 
 
 def exempt_executors() -> None:
-    """Make the compiler leave all marked classes alone.
+    """Make the compiler skip all marked classes.
 
     Call this before a model is compiled; calling it again does no harm.
     """

@@ -280,5 +280,5 @@ def _join(path: Path, shards: list[Path]) -> WeightFile:
 
 
 def _first_sentence(error: Exception) -> str:
-    """Return the first sentence of an error's text: torch's goes on with advice on how to run the code in the file."""
+    """Return the first sentence of an error's text: torch's continues with advice on how to run the code in the file."""
     return message_of(error).split(". ")[0].rstrip(".")

@@ -16,7 +16,7 @@ from soundomni.core.spec.schema import Spec
 StartFrom = Literal["kept", "directory", "if-here"]
 """Where the layer of `model.start` comes from.
 
-- "kept": if the run in train.run_dir goes on, what that run keeps of the model; otherwise the model directory.
+- "kept": if the run in train.run_dir is resumed, what that run keeps of the model; otherwise the model directory.
 - "directory": always the model directory.
 - "if-here": like "kept"; but if there is no such model here and the layers name a backbone themselves, nowhere, which
   stderr says.

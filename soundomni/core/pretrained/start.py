@@ -93,7 +93,7 @@ def _find(name: str) -> Path:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Return whether a run has a checkpoint to go on from, intact or not."""
+    """Return whether a run has a checkpoint to resume from, intact or not."""
     return any(path.is_dir() and is_step(path.name) for path in (run_dir / CHECKPOINTS).glob(f"{STEP}*"))
 
 

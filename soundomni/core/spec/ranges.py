@@ -31,7 +31,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ),
     ("at least 0, or -1 for all", lambda x: x >= -1, ("validation.num_held_out",)),
     ("at least 1, or -1 for all processes that are left", lambda x: x == -1 or x >= 1, ("parallel.shard",)),
-    ("at least 0, which is none, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
+    ("at least 0, which turns it off, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
     ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
     ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
     ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps",)),

@@ -52,7 +52,7 @@ Existing = Literal["resume", "refuse", "overwrite"]
 """What to do if the run directory holds a run: resume it, refuse, or remove it first."""
 
 _LATER = ("measured", "best")
-"""Of the progress: what checkpoints of earlier versions do not have."""
+"""Entries of the progress: what checkpoints of earlier versions do not have."""
 _NEEDED: dict[str, Any] = {
     **{f"progress.{item.name}": field_types(Progress)[item.name] for item in fields(Progress) if item.name not in _LATER},
     "progress.data.mixture.seed": int,
@@ -75,7 +75,7 @@ class OpenRun:
 
     Args:
         run: id of the run.
-        latest: the checkpoint to go on from; None for a fresh start.
+        latest: the checkpoint to resume from; None for a fresh start.
         changed: keys of the spec that differ from the checkpoint's, as allowed by --allow-change.
         goes_back: whether there may be checkpoints of later steps, see `RunDirectory.go_back`.
     """
@@ -174,7 +174,7 @@ class RunDirectory:
             raise _not_writable(self.directory, error) from error
 
     def go_back(self, step: int) -> None:
-        """Move the checkpoints of later steps into a folder of their own, as the run goes on from `step`. Raises CheckpointError."""
+        """Move the checkpoints of later steps into a folder of their own, as the run resumes from `step`. Raises CheckpointError."""
         later = [path for path in list_checkpoints(self.directory / CHECKPOINTS) if step_of(path) > step]
         if not later:
             return
@@ -220,7 +220,7 @@ class RunDirectory:
             self.problem = f"'{self.directory}' was deleted during the run; use the same command to go on"
         else:
             self._place = place
-            self.problem = f"'{self.directory}' was moved to '{place}' during the run; go on with --train.run_dir={place}"
+            self.problem = f"'{self.directory}' was moved to '{place}' during the run; resume with --train.run_dir={place}"
         return self._place
 
     def _make_again(self) -> None:
@@ -268,7 +268,7 @@ class RunDirectory:
         return run
 
     def _identify(self, run: str) -> str:
-        """Record the id of a run that goes on."""
+        """Record the id of a run that is resumed."""
         self._note_older()
         if not (self.directory / RUN_FILE).exists():
             self.inventory.write(RUN_FILE, json.dumps({RUN: run}) + "\n")
@@ -281,7 +281,7 @@ class RunDirectory:
 
 
 def goes_on(directory: Path, existing: Existing) -> bool:
-    """Return whether a run with `existing` goes on from a checkpoint, so that it does not need what it started from."""
+    """Return whether a run with `existing` resumes from a checkpoint, so that it does not need what it started from."""
     return existing == "resume" and has_checkpoint(directory)
 
 
@@ -313,9 +313,9 @@ def open_run(
     allowed: Collection[str] = (),
     trust_class_paths: bool = False,
 ) -> OpenRun:
-    """Prepare the directory of a resolved spec, and find the checkpoint to go on from. Every rank must call this.
+    """Prepare the directory of a resolved spec, and find the checkpoint to resume from. Every rank must call this.
 
-    Say on stderr from which step a run goes on, and warn if it will differ from before: see `check_steps` and
+    Say on stderr from which step a run resumes, and warn if it will differ from before: see `check_steps` and
     `lock.json`.
 
     Args:
@@ -323,7 +323,7 @@ def open_run(
         spec: spec of the run.
         world: its ranks.
         existing: what to do if there is a run.
-        from_step: go on from the checkpoint of this step instead of the newest one; see `RunDirectory.go_back`.
+        from_step: resume from the checkpoint of this step instead of the newest one; see `RunDirectory.go_back`.
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
 
@@ -376,8 +376,8 @@ def _read_complete(checkpoint: Path) -> dict[str, Any]:
     except (KeyError, ValueError, SpecError) as error:
         problem = f"it has no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"'{checkpoint}' does not say which step its run has reached or which spec it has, so the run cannot go on from it: "
-            f"{problem}; remove it to go on from the previous checkpoint"
+            f"'{checkpoint}' does not say which step its run has reached or which spec it has, so the run cannot resume from it: "
+            f"{problem}; remove it to resume from the previous checkpoint"
         ) from error
     return state
 
@@ -401,7 +401,7 @@ def _compare_versions(directory: Path, spec: Spec) -> None:
     for entry in registry.lock(spec):
         name, version = entry["distribution"], entry["version"]
         if before.get(name, version) != version:
-            logger.warning("the run used %s %s so far and goes on with %s: results may differ", name, before[name], version)
+            logger.warning("the run used %s %s so far and continues with %s: results may differ", name, before[name], version)
 
 
 def _text(path: Path) -> str | None:

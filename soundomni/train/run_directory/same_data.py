@@ -1,4 +1,4 @@
-"""Checks that all ranks, and the checkpoint that a run goes on from, have the same data."""
+"""Checks that all ranks, and the checkpoint that a run resumes from, have the same data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_same_data(
         if not is_below(f"data.datasets.{name}", allowed):
             raise DataError(
                 f"the data differs from what '{checkpoint}' was trained on: {_difference(mixture, listings, before, [name])}; "
-                f"restore it, or go on with the samples in a new order: --allow-change {shlex.quote(f'data.datasets.{name}')}"
+                f"restore it, or resume with the samples in a new order: --allow-change {shlex.quote(f'data.datasets.{name}')}"
             )
     return not changed
 

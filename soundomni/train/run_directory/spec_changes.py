@@ -1,4 +1,4 @@
-"""Whether a run may go on with a spec: which keys differ from those of its checkpoint, and which of them may."""
+"""Whether a run may be resumed with a spec: which keys differ from those of its checkpoint, and which of them may."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check_unchanged(
 
     Args:
         saved: the run's saved spec, as plain data.
-        spec: the resolved spec to go on with.
+        spec: the resolved spec to resume with.
         checkpoint: named in the error.
         allowed: dotted keys that may change, including everything below them.
         trust_class_paths: whether the saved spec may name classes by import path.
