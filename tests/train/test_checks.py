@@ -110,9 +110,9 @@ def test_a_model_is_checked_without_drawing_its_weights(name: str) -> None:
     assert drawn.count == 0
 
 
-def test_drawing_is_noticed() -> None:
+def test_drawing_is_noticed(tmp_path: Path) -> None:
     with Drawn() as drawn:
-        build_model(tiny_spec(Path("unused")).model, vocab_size=300)
+        build_model(tiny_spec(tmp_path / "unused").model, vocab_size=300)
     assert drawn.count > 0
 
 
