@@ -148,8 +148,8 @@ def fit(
         progress.seconds = clock.seconds()
         logs = is_log_step(progress.step, train)
         parts = part_means(result.parts, world) if logs else {}
-        done, stop = progress.step >= train.steps, hooks.should_stop()
-        measured, is_best = _measure(train, progress, hooks, clock) if not stop else ({}, False)
+        done = progress.step >= train.steps
+        measured, is_best = _measure(train, progress, hooks, clock)
         over = progress.best.is_over(train.validating)
         if logs or over:
             ended = {"stopped_early": 1.0} if over and not done else {}
@@ -157,6 +157,7 @@ def fit(
             hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
         elif measured:
             hooks.log(progress.step, measured)
+        stop = hooks.should_stop()
         if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
             hooks.save(progress)
         if stop:
@@ -183,6 +184,8 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
     due = _is_due(progress, train.validating.every) or (train.validating.every > 0 and progress.step >= train.steps)
     changed = progress.best.start_over_if_changed(train.validating)
     if hooks.measure is None or not ((due and progress.measured < progress.step) or changed):
+        return {}, False
+    if hooks.should_stop():  # a run that resumes measures first
         return {}, False
     with clock.paused():
         measured = hooks.measure(progress.step)

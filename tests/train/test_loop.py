@@ -217,5 +217,5 @@ def test_a_finished_run_does_nothing_more() -> None:
 
 
 def test_what_cannot_be_trained_says_what_it_lacks() -> None:
-    with pytest.raises(TypeError, match="Linear cannot be trained: it lacks units, count_terms"):
+    with pytest.raises(TypeError, match="Linear cannot be trained: it does not have units, count_terms"):
         as_trainable(nn.Linear(1, 1))
