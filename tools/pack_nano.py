@@ -1,7 +1,9 @@
-"""Put a finished run of the spec nano into the package, measure it, and write its model card and the README's line about it.
+"""Put a finished run of tools/nano_editing.yaml into the package, measure it, and write its model card and the README's line about it.
 
     soundomni train --config nano
-    python tools/pack_nano.py runs/nano
+    soundomni export runs/nano --out nano-first
+    soundomni train --config tools/nano_editing.yaml --model.start=nano-first
+    python tools/pack_nano.py runs/nano-editing
 
 It needs no network; measuring takes about ten minutes on one core.
 """
@@ -26,7 +28,8 @@ from soundomni.evaluation import evaluate, score_text
 from soundomni.train.export import load_run
 
 NAME = "nano"
-MAY_CHANGE = ("train.run_dir", "train.threads", "sampler", "guidance")
+EDITING = Path(__file__).with_name("nano_editing.yaml")
+MAY_CHANGE = ("model.start", "model.tokenizer.vocab_size", "train.run_dir", "train.threads", "sampler", "guidance")
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- scores of nano, written by tools/pack_nano.py -->", "<!-- end of scores -->"
 SCORES = SHIPPED / f"{NAME}-scores.json"
@@ -52,12 +55,12 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory of the spec nano")
+    parser.add_argument("run", type=Path, help="run directory of tools/nano_editing.yaml")
     run = parser.parse_args().run
-    then, now = (spec_to_dict(resolve(load_spec(layers, base={}))) for layers in ([run / "spec.yaml"], [NAME]))
+    then, now = (spec_to_dict(resolve(load_spec(layers, base={}))) for layers in ([run / "spec.yaml"], [NAME, EDITING]))
     differences = changed_keys(then, now, may_change=MAY_CHANGE)
     if differences:
-        raise SystemExit(f"'{run}' is not a run of the spec {NAME}: {'; '.join(differences)}")
+        raise SystemExit(f"'{run}' is not a run of {EDITING.name}: {'; '.join(differences)}")
     model, step = load_run(run)
     shipped = resolve(load_spec([NAME]))
     model.spec = replace(model.spec, sampler=shipped.sampler, guidance=shipped.guidance)
@@ -81,6 +84,13 @@ def measure(model: SoundOmni, name: str, num_steps: int | None) -> dict[str, Any
     if result["failures"]:
         raise SystemExit(f"some clips of {name} could not be measured: {result['failures']}")
     return result
+
+
+def first_steps() -> int:
+    """Return the steps of the first part."""
+    train = resolve(load_spec([NAME])).train
+    assert train is not None, "the shipped spec trains"
+    return train.steps
 
 
 def summary(scores: dict[str, dict[str, Any]]) -> str:
@@ -119,6 +129,7 @@ def card(run: Path, train: TrainSpec, scores: dict[str, dict[str, Any]]) -> str:
     return CARD.format(
         parameters=f"{parameters:,}",
         size=f"{size:.1f}",
+        first=f"{first_steps():,}",
         step=f"{train.steps:,}",
         minutes=f"{metrics[-1]['seconds'] / 60:.0f}",
         samples=f"{metrics[-1]['samples']:,.0f}",
@@ -153,9 +164,9 @@ soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks
 
 ## What it was trained on
 
-The synthetic dataset `toy-sounds`: {step} steps of the spec `nano` ({samples} samples, {minutes} minutes on one CPU core).
-`soundomni train --config nano` trains it again, with the same data in the same order; `python tools/pack_nano.py runs/nano` packs and
-measures it.
+The synthetic dataset `toy-sounds`, in two parts: {first} steps of the spec `nano`, then {step} steps of `tools/nano_editing.yaml`,
+which has more clips to continue, to fill and to vary ({samples} samples, {minutes} minutes on a CPU). The commands at the top of that file
+train it again, with the same data in the same order; `python tools/pack_nano.py runs/nano-editing` packs and measures it.
 
 - It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
   and white, low and high noise; each quiet or loud; one sound or two in a row, in clips of one second at 8 kHz, mono.
