@@ -20,7 +20,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="wav",
         metavar="FORMAT",
-        help=f"format of the audio files: {FORMATS}; mp3 only allows some rates from 8000 to 48000 Hz, and nothing is "
+        help=f"format of the audio files: {FORMATS}; mp3 only allows some sample rates from 8000 to 48000 Hz, and nothing is "
         "resampled to fit (default: wav)",
     )
 

@@ -37,7 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for all results (default: demo)")
     parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train; it must use toy-sounds (default: demo)")
     parser.add_argument(
-        "--measure", type=int, default=100, metavar="N", help="clips to measure on, from a seed not used in training (default: 100)"
+        "--measure",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of clips to measure on, from a seed not used in training (default: 100)",
     )
     parser.add_argument(
         "--compare",

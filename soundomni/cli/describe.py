@@ -24,12 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_adapter(parser)
     parser.add_argument("--question", metavar="TEXT", help="question to answer instead of describing the file")
-    parser.add_argument("--max-tokens", type=int, default=64, help="largest number of tokens to write (default: 64)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="maximum number of tokens to write (default: 64)")
     parser.add_argument("--batch", type=int, default=8, help="number of files to process at once (default: 8)")
     parser.add_argument(
         "--temperature",
         type=float,
-        help="sample each token: 1 samples as the model predicts, less gives likelier texts (default: always the likeliest token)",
+        help="sample each token: 1 samples as the model predicts, lower values give likelier texts (default: always the likeliest token)",
     )
     parser.add_argument("--top-k", type=int, metavar="K", help="sample only from the K likeliest tokens")
     parser.add_argument(

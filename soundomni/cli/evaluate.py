@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--list",
         type=expanded,
         metavar="NAME",
-        help=f"fixed list of clips: a shipped list, or a YAML file like those (default: {DEFAULT_LIST})",
+        help=f"fixed list of clips: a shipped list, or a YAML file in the same form (default: {DEFAULT_LIST})",
     )
     what.add_argument(
         "--dataset",

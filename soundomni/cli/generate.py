@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "omits falls back to the command-line options",
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the --vary file, or 1)")
+    parser.add_argument("--seconds", type=float, help="length of each clip in seconds (default: that of the --vary file, or 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip; later clips use seed+1, seed+2, … (default: 0)")

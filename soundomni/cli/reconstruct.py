@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--chunk",
         type=float,
         metavar="SECONDS",
-        help="seconds of a file to process at once; less takes less memory and gives the same result (default: 30, "
+        help="seconds of a file to process at once; smaller values use less memory and give the same result (default: 30, "
         "or the whole file if the codec does not support chunks)",
     )
     add_device(parser)

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="validate|print|schema")
     texts = {
-        "validate": "check the keys, numbers and plugins of a spec, that its parts fit together, and that its data is there",
+        "validate": "check that the keys, numbers and plugins of a spec are valid, that its parts fit together, and that its data is there",
         "print": "print a spec as YAML, with all defaults filled in",
     }
     for name, text in texts.items():

@@ -84,7 +84,7 @@ def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:
 
 
 def _unknown(best: str, known: Collection[str]) -> SpecError:
-    return SpecError(f"train.validation.best is {best}; expected one of {', '.join(known)}.{did_you_mean(best, known)}")
+    return SpecError(f"train.validation.best is '{best}'; expected one of {', '.join(known)}.{did_you_mean(best, known)}")
 
 
 def criterion(spec: ValidationSpec) -> str | None:

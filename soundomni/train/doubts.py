@@ -107,7 +107,7 @@ def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) ->
     measures = bool(held_out) and validation.num_held_out != 0
     if validation.best is not None and not measures:
         yield (
-            f"train.validation.best is {validation.best}, but nothing is held out to measure it on. Set held_out of a "
+            f"train.validation.best is '{validation.best}', but nothing is held out to measure it on. Set held_out of a "
             "dataset in "
             "data.datasets, or set train.validation.best to null"
         )

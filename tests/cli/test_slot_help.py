@@ -88,7 +88,10 @@ def test_help_is_data_with_json(run):
         (["train", "--train.optimizer.help"], "data.datasets.NAME.source. Did you mean 'train.optimizer.rule'?"),
         (["train", "--data.datasets.help", "x"], "'data.datasets' does not take a plugin; expected one of"),
         (["spec", "print", "nano", "--sampler.init_args.help=3"], "sampler: sampler 'euler' has no argument 'help'."),
-        (["train", "--config", "absent.yaml", "--sampler.help"], "no spec 'absent.yaml': not a file."),
+        (
+            ["train", "--config", "absent.yaml", "--sampler.help"],
+            "there is no spec 'absent.yaml': it is neither a file nor a shipped spec.",
+        ),
         (["plugins", "list", "--modle.codec.help"], "unknown option '--modle.codec.help'."),
         (
             ["generate", "--print_config"],

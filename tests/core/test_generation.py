@@ -209,7 +209,7 @@ def test_a_variant_keeps_what_is_kept() -> None:
         ({"known": []}, "known has length 0; expected 1, one for each prompt"),
         (
             {"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]},
-            "a span to keep is (0.0, 0.2); expected (from, to) with 0 <= from < to <= 0.1 s",
+            "the span to keep is (0.0, 0.2); expected (from, to) with 0 <= from < to <= 0.1 s",
         ),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.05, 0.05)])]}, "0 <= from < to <= 0.1 s"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, float("nan"))])]}, "0 <= from < to <= 0.1 s"),

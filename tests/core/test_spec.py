@@ -225,8 +225,8 @@ def test_overrides_take_the_type_of_their_key(write, key, text, read):
         ("train: {loss_weights: {ce: x}}", "train.loss_weights.ce is 'x'; expected float"),
         ("train: {validation: {prompts: [1]}}", "train.validation.prompts[0] is 1; expected str"),
         ("train: {trackers: tensorboard}", "train.trackers is 'tensorboard'; expected a list of the name of a plugin"),
-        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? In 'train' there are: run_dir, target"),
-        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? There are: model, sampler, guidance, data, train"),
+        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? Keys of 'train': run_dir, target"),
+        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, sampler, guidance, data, train"),
         ("model: {codec: {class_path: small, args: {}}}", "unknown key 'model.codec.args'. Did you mean 'init_args'?"),
         ("model: {codec: 3}", "model.codec is 3; expected the name of a plugin, or class_path and init_args"),
         ("model: 3", "model is 3; expected a mapping with backbone, router"),
@@ -284,7 +284,7 @@ MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         (LAUGHS, "not valid YAML: it has more than 100,000 values, references counted"),
         (MERGES, "not valid YAML: it has more than 100,000 values, references counted"),
         ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it has values within more than 100 others"),
-        ("- a", "layer0.yaml holds a list; expected a mapping"),
+        ("- a", "layer0.yaml is a list; expected a mapping"),
         (
             "sampler: {class_path: euler, init_args: &m {a: *m}}",
             "layer0.yaml:1:48: not valid YAML: '*m' refers to a value that contains it",
@@ -298,8 +298,10 @@ def test_malformed_yaml_names_file_and_line(write, text, expected):
 
 
 def test_files_that_are_not_specs(tmp_path):
-    assert refusal(["no-such-spec"]).startswith("no spec 'no-such-spec': not a file.")
-    assert refusal([tmp_path / "absent.yaml"]).startswith(f"no spec '{tmp_path / 'absent.yaml'}': not a file.")
+    assert refusal(["no-such-spec"]).startswith("there is no spec 'no-such-spec': it is neither a file nor a shipped spec.")
+    assert refusal([tmp_path / "absent.yaml"]).startswith(
+        f"there is no spec '{tmp_path / 'absent.yaml'}': it is neither a file nor a shipped spec."
+    )
     assert refusal([tmp_path]).endswith("is a directory, not a spec. Give the YAML file in it")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
     assert "cannot be read" in refusal([tmp_path / "latin.yaml"])

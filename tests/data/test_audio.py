@@ -72,7 +72,7 @@ def _broken(path, kind):
     [
         ("missing", "no such file"),
         ("empty", "the file is empty"),
-        ("text", "it is not audio, or of a kind that cannot be read. Convert it to WAV or FLAC"),
+        ("text", "it is not audio, or its format is not supported. Convert it to WAV or FLAC"),
         ("zero-length", "no samples"),
         ("nan", "not finite"),
         ("infinite", "not finite"),

@@ -154,5 +154,5 @@ def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])
 def test_a_number_that_is_not_measured_is_refused_before_the_first_step(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=rf"train.validation.best is {name}; expected one of validation/loss, validation/loss/ce, "):
+    with pytest.raises(SpecError, match=rf"train.validation.best is '{name}'; expected one of validation/loss, validation/loss/ce, "):
         run_training(tiny_spec(tmp_path / "run", *RUN, f"train.validation.best={name}"))

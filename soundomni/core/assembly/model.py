@@ -285,7 +285,7 @@ class UnifiedModel(nn.Module):
         most = self.latent_connector.max_frames
         if most is not None and num_frames > most:
             seconds = self.codec.spec.seconds(most)
-            raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector: it takes {most}, {seconds:g} s")
+            raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector; expected at most {most} ({seconds:g} s)")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
         """Return the prediction `[B, D, T]` of hidden tokens `[N, H]`, zero in the padding."""

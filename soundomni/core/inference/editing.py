@@ -51,7 +51,7 @@ def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec,
     for start, end in spans:
         if not 0 <= start < end or end * spec.sample_rate >= longest + 0.5:
             seconds = longest / spec.sample_rate
-            raise SpecError(f"a span to keep is ({start}, {end}); expected (from, to) with 0 <= from < to <= {seconds:g} s")
+            raise SpecError(f"the span to keep is ({start}, {end}); expected (from, to) with 0 <= from < to <= {seconds:g} s")
         covered[round(start * spec.sample_rate) : round(end * spec.sample_rate)] = True
     frames = np.arange(spec.num_frames(num_samples))
     first = np.maximum((frames - spec.extra_frames) * spec.downsampling_ratio, 0)

@@ -73,7 +73,7 @@ def start_layer(name: str, run_dir: str | Path | None = None, *, may_be_absent: 
     if kept is not None and kept.layer["model"]["start"] == name:
         return dict(kept.layer)
     if may_be_absent and is_absent(name):
-        tell_once(f"model.start: '{name}' is not here; the spec is used without it")
+        tell_once(f"model.start: '{name}' does not exist here, so the spec is used without it")
         return {}
     return dict(read_start(name, _find(name)).layer)
 

@@ -207,14 +207,15 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
         source = resources.files("soundomni") / "specs" / f"{name}.yaml"
     else:
         shipped = shipped_specs()
-        raise SpecError(f"no spec '{config}': not a file.{did_you_mean(name, shipped)} Shipped specs: {', '.join(shipped) or 'none'}")
+        hint = f"{did_you_mean(name, shipped)} Shipped specs: {', '.join(shipped) or 'none'}"
+        raise SpecError(f"there is no spec '{config}': it is neither a file nor a shipped spec.{hint}")
     try:
         text = read_piped_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"'{config}' cannot be read: {message_of(error)}") from error
     tree = yaml_text.parse(text, str(config))
     if tree is not None and not isinstance(tree, dict):
-        raise SpecError(f"{config} holds a {type(tree).__name__}; expected a mapping with keys such as model, sampler, data and train")
+        raise SpecError(f"{config} is a {type(tree).__name__}; expected a mapping with keys such as model, sampler, data and train")
     if source is not path:
         return own_names(tree or {}), {}
     recorded = record_beside(path)

@@ -298,7 +298,7 @@ def wrong(value: Any, annotation: Any, key: str) -> SpecError:
 def unknown_key(name: str, known: Sequence[str] | Mapping[str, Any], key: str) -> SpecError:
     """Return an error that says that a key does not exist, and which keys do."""
     near = did_you_mean(name, known)
-    return SpecError(f"unknown key '{join(key, name)}'.{near} {f'In {key!r} there are' if key else 'There are'}: {', '.join(known)}")
+    return SpecError(f"unknown key '{join(key, name)}'.{near} {f'Keys of {key!r}' if key else 'Keys'}: {', '.join(known)}")
 
 
 def _expect(value: Any, of: type | tuple[type, ...], annotation: Any, key: str) -> Any:

@@ -35,4 +35,4 @@ def foreign_kind(head: bytes) -> str:
     for pattern, kind, action in _KINDS:
         if re.match(pattern, head[:HEAD], re.DOTALL):
             return f"it is {kind}, {action}"
-    return "it is not audio, or of a kind that cannot be read. Convert it to WAV or FLAC"
+    return "it is not audio, or its format is not supported. Convert it to WAV or FLAC"
