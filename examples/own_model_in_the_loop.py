@@ -1,8 +1,7 @@
 """The training loop with your own module and batches: a run that stops half-way, and another that resumes it from its
 checkpoint.
 
-A module is trainable if it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is
-required.
+A module is trainable if it has `units` and `count_terms` and returns each loss as (sum, count).
 """
 
 import tempfile

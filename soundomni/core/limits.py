@@ -74,7 +74,7 @@ def check_text_sampling(temperature: float | None, top_k: int | None, top_p: flo
         raise SpecError(f"{names[2]} is {top_p:g}; expected a share of the probability, above 0 and at most 1")
     for name, value in zip(names[1:], (top_k, top_p), strict=True):
         if value is not None and temperature is None:
-            raise SpecError(f"{name} is {value:g}, but without a temperature no token is drawn. Set {names[0]} too, such as 1")
+            raise SpecError(f"{name} is {value:g}, but without a temperature no token is sampled. Set {names[0]} too, such as 1")
 
 
 AUTO = "auto"

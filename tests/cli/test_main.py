@@ -85,7 +85,7 @@ def test_help_lists_every_command(run):
 
 
 def test_help_of_an_action_keeps_its_capitals(run):
-    assert "Print a spec as YAML with every default filled in. Overrides:" in " ".join(run("spec", "print", "--help")[1].split())
+    assert "Print a spec as YAML, with all defaults filled in. Overrides:" in " ".join(run("spec", "print", "--help")[1].split())
 
 
 def test_version(run):
@@ -228,7 +228,7 @@ def test_spec_schema(run):
 
 def test_class_paths_need_trust(run, spec):
     override = "--model.codec={class_path: cli_codec.Tiny, init_args: {frame_size: 1}}"
-    assert "--trust-class-paths lets" in error_of(run("spec", "validate", spec, override))
+    assert "Use --trust-class-paths to allow import paths" in error_of(run("spec", "validate", spec, override))
     assert run("--trust-class-paths", "spec", "validate", spec, override)[0] == 0
 
 

@@ -302,7 +302,10 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
             ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"],
             "lasts 0.5 s and would be kept whole, but the clip to make lasts 0.3 s",
         ),
-        (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was"),
+        (
+            ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"],
+            "the span to keep is (0.0, 0.5); expected (from, to) with 0 <= from < to <= 0.3 s",
+        ),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "the span to keep is (0.0, 1.0); expected"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "nan:1"], "0 <= from < to <= 0.5 s"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),

@@ -240,7 +240,7 @@ def test_mistakes_are_told_before_the_first_piece() -> None:
         ({"temperature": 1, "top_p": 0}, "top_p is 0; expected a share of the probability, above 0 and at most 1"),
         ({"temperature": 1, "top_p": 1.01}, "top_p is 1.01"),
         ({"temperature": 1, "top_p": math.nan}, "top_p is nan"),
-        ({"top_k": 5}, "top_k is 5, but without a temperature no token is drawn. Set temperature too"),
+        ({"top_k": 5}, "top_k is 5, but without a temperature no token is sampled. Set temperature too"),
         ({"top_p": 0.9}, "top_p is 0.9, but without a temperature"),
         ({"temperature": 1, "seeds": -1}, "the seed is -1; expected a whole number from 0"),
         ({"temperature": 1, "seeds": [1, 2]}, "seeds has length 2; expected 1, one for each clip"),

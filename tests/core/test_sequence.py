@@ -133,7 +133,7 @@ def test_an_unread_clip_cannot_be_packed() -> None:
     bare = audio_segment(
         role=Role.LATENT, attend=Attend.NOISE, num_frames=2, num_samples=8, boundary_ids=(3, 4), positions=PositionRule.SHARED
     )
-    with pytest.raises(ValueError, match="read the clip first"):
+    with pytest.raises(ValueError, match="Read the clip first"):
         PackedBatch.from_samples([Sample(key="a", segments=(bare,))])
 
 

@@ -139,7 +139,7 @@ def test_holding_known_frames_works_around_guidance():
     [
         ({"interval": (0.7, 0.3)}, "low <= high"),
         ({"renormalize": "gobal"}, "Did you mean 'global'"),
-        ({"renormalize_min": 1.5}, "between 0 and 1"),
+        ({"renormalize_min": 1.5}, "a number from 0 to 1"),
     ],
 )
 def test_refuses_wrong_guidance(arguments, told):

@@ -204,8 +204,8 @@ class Forgetful(Router):
         return FirstOnly([build(), build()])
 
 
-@broken(testing.BackboneSuite, "packing", "hidden text of two packed documents differ from those of each alone")
-@broken(testing.BackboneSuite, "causal", "the first 5 text tokens change when the text goes on")
+@broken(testing.BackboneSuite, "packing", "hidden text of two packed documents differ from those of each one on its own")
+@broken(testing.BackboneSuite, "causal", "the first 5 text tokens change when the text continues")
 @broken(testing.BackboneSuite, "expert_parameters", "a parameter of stream 'gen' was already named by stream 'und'")
 class SeesAll(MoT):
     def forward(self, streams, layout):
@@ -248,7 +248,7 @@ class PadsEmpty(MoT):
         return [stream if len(stream) else stream.new_zeros(1, self.hidden_dim) for stream in streams], losses
 
 
-@broken(testing.BackboneSuite, "empty_streams", "hidden text differs from that beside padding")
+@broken(testing.BackboneSuite, "empty_streams", "hidden text differs from that next to padding")
 class NeedsPadding(MoT):
     takes_empty_streams = True
 
