@@ -1,5 +1,4 @@
-"""The training loop with your own module and batches: a run that stops half-way, and another that resumes it from its
-checkpoint.
+"""The training loop with your own module and batches: a run that stops half-way, and one that resumes it.
 
 A module is trainable if it has `units` and `count_terms` and returns each loss as (sum, count).
 """
