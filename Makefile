@@ -30,7 +30,7 @@ format: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
 
-# Writes into the pages of docs/ what the code says of itself, and what their examples print.
+# Refreshes the generated parts of docs/.
 pages: $(READY)
 	$(PYTHON) docs/fill.py
 

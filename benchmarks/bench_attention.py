@@ -1,6 +1,6 @@
-"""Attention of packed batches on the CPU, forward and backward: the planner's choice against what one would write instead.
+"""Attention of packed batches on the CPU, forward and backward: the planner's choice against simpler code.
 
-Every contestant has to agree with dense attention in output and gradients before it is timed. Run on one thread:
+Before it is timed, every contestant has to agree with dense attention in its output and gradients. Run on one thread:
 `OMP_NUM_THREADS=1 pytest benchmarks/bench_attention.py`.
 
 Shape letters: P stored tokens, h heads, d head dimensions.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from soundomni.core.attention import dense_mask, plan_attention
 from soundomni.core.attention.places import token_places
-from soundomni.core.layout import StoredOrder, store
+from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.sequence import Attend, Role, Segment, SegmentTable
 
 CPU = torch.device("cpu")
@@ -34,17 +34,17 @@ def audio(length: int, attend: Attend) -> Segment:
 
 
 def short() -> list[list[Segment]]:
-    """32 captions of 6 to 14 tokens, each with a target of 67."""
+    """Return 32 captions of 6 to 14 tokens, each with a target of 67."""
     return [[text(6 + i % 9), audio(67, Attend.NOISE)] for i in range(32)]
 
 
 def text_to_audio() -> list[list[Segment]]:
-    """8 documents of 64 text tokens and a target of 448: 4096 tokens."""
+    """Return 8 documents of 64 text tokens and a target of 448: 4096 tokens."""
     return [[text(64), audio(448, Attend.NOISE)] for _ in range(8)]
 
 
 def interleaved() -> list[list[Segment]]:
-    """4 conversations of 1024 tokens: text, a clip, text, a clip, text, and a target."""
+    """Return 4 conversations of 1024 tokens: text, a clip, text, a clip, text, and a target."""
     turns = [text(96), audio(160, Attend.FULL), text(128), audio(160, Attend.FULL), text(96), audio(384, Attend.NOISE)]
     return [turns for _ in range(4)]
 
@@ -61,7 +61,7 @@ def planned(table: SegmentTable, stored: StoredOrder) -> Attention:
 
 
 def dense_sdpa(table: SegmentTable, stored: StoredOrder) -> Attention:
-    """One call over everything with a boolean mask."""
+    """Return attention as one call over all tokens, with a boolean mask."""
     places = torch.from_numpy(token_places(stored))
     mask = torch.from_numpy(dense_mask(table))
 
@@ -74,7 +74,7 @@ def dense_sdpa(table: SegmentTable, stored: StoredOrder) -> Attention:
 
 
 def sdpa_per_segment(table: SegmentTable, stored: StoredOrder) -> Attention:
-    """One call per segment over the keys it may see, with a boolean mask where the segment is causal and has a past."""
+    """Return attention as one call per segment over its visible keys, with a boolean mask if tokens differ."""
     places, mask = token_places(stored), dense_mask(table)
     calls = []
     for start, length in zip(table.start, table.length, strict=True):
@@ -107,7 +107,7 @@ CONTESTANTS: dict[str, Callable[[SegmentTable, StoredOrder], Attention]] = {
 
 
 def run(attention: Attention, inputs: list[Tensor], weight: Tensor) -> list[Tensor]:
-    """One forward and backward pass: the output and three gradients."""
+    """Run one forward and backward pass; return the output and three gradients."""
     out = attention(*inputs)
     return [out, *torch.autograd.grad(out, inputs, weight)]
 
@@ -133,7 +133,7 @@ def test_forward_backward(benchmark, workload, contestant):
 
 @pytest.mark.parametrize("workload", list(WORKLOADS))
 def test_planning(benchmark, workload):
-    """What a batch pays once, whatever the number of layers."""
+    """Measure what a batch costs once, whatever the number of layers."""
     table = SegmentTable.from_samples(WORKLOADS[workload][0]())
     stored = store(table, lambda role: int(role == Role.LATENT), 2, multiple=8)
     benchmark.group = "planning"

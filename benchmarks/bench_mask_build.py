@@ -1,7 +1,8 @@
 """Building the BlockMask of a batch: from the segment table against `create_block_mask`.
 
-The masks have to be equal before anything is timed. `create_block_mask` evaluates every pair, eagerly as on a CPU, and is timed up to 8k
-tokens, where it takes seconds. Run on one thread: `OMP_NUM_THREADS=1 pytest benchmarks/bench_mask_build.py`.
+The masks have to be equal before anything is timed. `create_block_mask` evaluates every pair, eagerly on a CPU, and is
+only timed up to 8k tokens, where it takes seconds. Run on one thread: `OMP_NUM_THREADS=1 pytest
+benchmarks/bench_mask_build.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def batch(tokens: int, splits: int) -> SegmentTable:
-    """Documents of text, a clip, text and a target: `splits` segments of `tokens` tokens in all."""
+    """Return documents of text, a clip, text and a target: `splits` segments with `tokens` tokens in total."""
     lengths = np.diff(np.linspace(0, tokens, splits + 1).astype(int))
     kinds = [(Role.TEXT, Attend.CAUSAL), (Role.LATENT, Attend.FULL), (Role.TEXT, Attend.CAUSAL), (Role.LATENT, Attend.NOISE)]
     segments = []
@@ -36,7 +37,7 @@ def batch(tokens: int, splits: int) -> SegmentTable:
 
 
 def rule_of(table: SegmentTable) -> Rule:
-    """The rule as a `mask_mod` over ids made beforehand."""
+    """Return the rule as a `mask_mod` over precomputed ids."""
     ids = token_rule(table)
     document, block, noise = (torch.from_numpy(x) for x in (ids.document, ids.block, ids.noise))
 

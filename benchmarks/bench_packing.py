@@ -1,8 +1,8 @@
 """Packing, offline and streaming: `OMP_NUM_THREADS=1 pytest benchmarks/bench_packing.py`.
 
-Offline: one million lengths, against best-fit decreasing one sample at a time over a sorted list of spaces; the bins of both must
-hold the same loads before a timing counts. Streaming: fill and speed of a pool, against a greedy buffer that drops what does not
-fit once it is full.
+Offline: one million lengths, against best-fit decreasing with one sample at a time over a sorted list of spaces; the
+bins of both must have the same loads before a timing counts. Streaming: fill and speed of a pool, against a greedy
+buffer that drops samples once it is full.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Piece:
 
 
 def lengths_of(budget: int, count: int) -> np.ndarray:
-    """Captions and clips of a gamma distribution with a mean of a fortieth of 4096, and of a thirty-second of 32768."""
+    """Return lengths from a gamma distribution, with a mean of 100 for a budget of 4096 and 1000 for 32768."""
     mean = {4096: 100, 32768: 1000}[budget]
     drawn = np.random.default_rng(0).gamma(5, mean / 5, count)
     return np.clip(drawn, 10, budget).astype(np.int64)
 
 
 def sorted_list_bfd(lengths: np.ndarray, budget: int) -> np.ndarray:
-    """Best-fit decreasing, one sample at a time, over a sorted list of (space, bin)."""
+    """Return the bins of best-fit decreasing, one sample at a time, over a sorted list of (space, bin)."""
     spaces: list[tuple[int, int]] = []
     bins = np.empty(len(lengths), dtype=np.int64)
     count = 0
@@ -50,7 +50,7 @@ def sorted_list_bfd(lengths: np.ndarray, budget: int) -> np.ndarray:
 
 
 def greedy_buffer(stream: Iterator[Piece], budget: int, lookahead: int) -> tuple[list[int], int]:
-    """Takes what comes; what does not fit waits in a buffer, and is dropped when that is full. Returns fills and drops."""
+    """Pack samples in order; those that do not fit wait in a buffer, or are dropped if it is full."""
     fills, buffer, dropped, used = [], [], 0, 0
     for piece in stream:
         if used + piece.length <= budget:
@@ -74,7 +74,7 @@ def greedy_buffer(stream: Iterator[Piece], budget: int, lookahead: int) -> tuple
 @pytest.mark.parametrize("budget", [4096, 32768])
 @pytest.mark.parametrize("packer", [pack_offline, sorted_list_bfd])
 def test_pack_offline(benchmark: Any, packer: Callable[[np.ndarray, int], np.ndarray], budget: int) -> None:
-    """Sequences per second, and bins relative to the bound of ceil(tokens / budget)."""
+    """Measure sequences per second, and bins relative to the bound ceil(tokens / budget)."""
     few = lengths_of(budget, 20_000)
     ours, theirs = (np.sort(np.bincount(pack(few, budget), weights=few)) for pack in (pack_offline, sorted_list_bfd))
     np.testing.assert_array_equal(ours, theirs)
@@ -91,7 +91,7 @@ def test_pack_offline(benchmark: Any, packer: Callable[[np.ndarray, int], np.nda
 @pytest.mark.parametrize("budget", [4096, 32768])
 @pytest.mark.parametrize("lookahead", [64, 256, 4096])
 def test_pack_stream(benchmark: Any, budget: int, lookahead: int) -> None:
-    """Samples per second, and the fill while the stream lasts; nothing may be dropped."""
+    """Measure samples per second, and the fill while the stream lasts; nothing may be dropped."""
     lengths = lengths_of(budget, STREAMED).tolist()
 
     def run() -> list[list[Piece]]:
@@ -110,7 +110,7 @@ def test_pack_stream(benchmark: Any, budget: int, lookahead: int) -> None:
 
 @pytest.mark.parametrize("budget", [4096, 32768])
 def test_greedy_buffer(benchmark: Any, budget: int) -> None:
-    """The peer of the streaming packer: its fill, and how many samples it drops."""
+    """Measure the peer of the streaming packer: its fill, and how many samples it drops."""
     lengths = lengths_of(budget, STREAMED).tolist()
     fills, dropped = benchmark.pedantic(lambda: greedy_buffer(iter([Piece(x) for x in lengths]), budget, 50), rounds=3)
     benchmark.extra_info["fill"] = float(np.mean(fills)) / budget

@@ -29,13 +29,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from soundomni.cli import main as command_line
-from soundomni.cli.arguments import Parser
-from soundomni.cli.evaluation_lists import shipped_lists
-from soundomni.core import registry
-from soundomni.core.constructors import argument_texts
-from soundomni.core.convert import field_types, type_name, without_none
-from soundomni.core.schema import Slot, Spec
-from soundomni.core.spec import shipped_specs
+from soundomni.cli.parsing import Parser
+from soundomni.core.spec import registry
+from soundomni.core.spec.arguments import argument_texts
+from soundomni.core.spec.load import shipped_specs
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.values import field_types, type_name, without_none
+from soundomni.evaluation import shipped_lists
 
 DIRECTIVE = re.compile(r"^\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}$", re.MULTILINE)
 PLACE = re.compile(r"^(?:<!-- )?\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}(?: -->\n(.*?)^<!-- \{\{ end \}\} -->)?$", re.MULTILINE | re.DOTALL)
@@ -169,7 +169,7 @@ def _parser_options(parser: argparse.ArgumentParser, *, level: int) -> Iterator[
         usage = parser.format_usage().removeprefix("usage: ").replace(" [-h]", "").rstrip()
         yield f"```text\n{usage}\n```"
         rows = [row for action in parser._actions if (row := _option(parser, action)) is not None]
-        yield table(["option", "what it does"], rows) if rows else "It takes no options of its own."
+        yield table(["option", "what it does"], rows) if rows else "There are no other options."
     for action in nested:
         for name, chosen in action.choices.items():
             yield f"{'#' * level} {chosen.prog.removeprefix('soundomni ')} {{ #{name} }}"
@@ -194,15 +194,15 @@ def statuses(*also: str) -> str:
 
     every = {
         0: "done",
-        1: "an error of the program or of a plugin in use; `--debug` shows the traceback",
-        2: "something given was wrong: one line on stderr says what, and what was expected",
+        1: "the program or a plugin failed; `--debug` shows the traceback",
+        2: "the input was wrong; one line on stderr says what was expected",
         command_line.INTERRUPTED: "interrupted",
-        command_line.PIPE_CLOSED: "the reader of stdout has gone",
+        command_line.PIPE_CLOSED: "stdout was closed by its reader",
     }
     more = {
-        "stopped": {STOPPED_STATUS: "asked to stop, saved; the same command goes on from there"},
-        "check": {1: "a plugin is broken or a distribution cannot be read (`--check`), or an error of the program"},
-        "partly": {1: "some files could not be used or pictures not drawn, and are named on stderr; all else is done"},
+        "stopped": {STOPPED_STATUS: "stopped on request and saved; the same command resumes"},
+        "check": {1: "a plugin is broken or a distribution cannot be read (`--check`)"},
+        "partly": {1: "some files could not be used or some pictures not drawn; stderr names them, and everything else is done"},
     }
     found = dict(every)
     for name in reversed(also):
@@ -221,7 +221,7 @@ def kinds() -> str:
     rows = []
     for kind in registry.KINDS:
         names = ", ".join(code(entry.name) for entry in built_in(kind))
-        summary = inspect.cleandoc(KINDS[kind].__doc__ or "").split(". ")[0]
+        summary = re.split(r"\.\s", inspect.cleandoc(KINDS[kind].__doc__ or ""))[0]
         rows.append([f"[{kind}]({kind}.md)", summary, f"`soundomni.{kind}s`", names])
     return table(["kind", "what it is", "entry-point group", "built in"], rows)
 
@@ -242,7 +242,7 @@ def plugins(kind: str) -> str:
             [code(a.name), type_name(a.annotation), "required" if a.required else literal(a.default), texts.get(a.name, "")]
             for a in registry.arguments(kind, cls)
         ]
-        arguments = table(["argument", "type", "default", "meaning"], rows) if rows else "It takes no arguments."
+        arguments = table(["argument", "type", "default", "meaning"], rows) if rows else "No arguments."
         parts += [f"### {entry.name} {{ #{entry.name} }}", f"[`{path}`][{path}]", _summary(cls), arguments]
     return "\n\n".join(parts)
 
@@ -251,8 +251,8 @@ def runtime(kind: str) -> str:
     """Says what the assembly passes to plugins of a kind."""
     names = registry.runtime_arguments(kind)
     if not names:
-        return "The assembly passes it nothing: every constructor argument may be set in a spec."
-    return f"The assembly passes {', '.join(code(name) for name in names)}; a spec may not set these. All other arguments are the spec's."
+        return "The assembly passes no arguments; a spec may set all of them."
+    return f"The assembly passes {', '.join(code(name) for name in names)}; a spec cannot set these. It may set all other arguments."
 
 
 def contract(kind: str) -> str:
@@ -336,7 +336,7 @@ def _keys(of: Any, key: str) -> str:
 
 
 def _meaning(one: dataclasses.Field[Any], annotation: Any, texts: dict[str, str]) -> str:
-    """What the schema says of a key; of a plugin, what the contract of its kind says; of a mapping, what its class says."""
+    """Return the meaning of a key from the schema, of a plugin from the contract of its kind, of a mapping from its class."""
     from soundomni.core.interfaces import KINDS
 
     kind = one.metadata.get("kind")
@@ -414,12 +414,12 @@ def lists() -> str:
 
 def tasks() -> str:
     """A table of the built-in tasks as segments."""
-    from soundomni.data.tasks import BUILT_IN
+    from soundomni.core.writing.tasks import BUILT_IN
 
     def written(part: Any) -> str:
         if part.text is not None:
             return f"text `{part.text}`" + (" **(loss)**" if part.loss else "")
-        known = f", {part.known[0]:g} to {part.known[1]:g} of it given" if part.known else ""
+        known = f", {part.known[0]:g} to {part.known[1]:g} of it known" if part.known else ""
         gap = f", a gap of {part.gap[0]:g} to {part.gap[1]:g} of it" if part.gap else ""
         return f"audio {part.audio}{known}{gap}" + (" **(loss)**" if part.audio == "target" else "")
 

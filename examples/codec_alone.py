@@ -1,27 +1,28 @@
 """Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns.
 
-Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D dimensions, T frames.
+Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D
+dimensions, T frames.
 """
 
 import torch
 
 from soundomni.core.interfaces import Codec
-from soundomni.metrics.waveform import si_sdr
+from soundomni.metrics.waveform_distances import si_sdr
 from soundomni.vae import MDCTCodec, OobleckCodec
 
 RATE = 8000
-WEIGHTS = {"stft": 1.0, "l1": 100.0, "kl": 1.0}  # of the losses
+WEIGHTS = {"stft": 1.0, "l1": 100.0, "kl": 1.0}  # weights of the losses
 
 
 def chord(seconds: float) -> torch.Tensor:
-    """Three notes that fade, `[B, C, S]`."""
+    """Return three notes that fade, `[B, C, S]`."""
     time = torch.arange(int(seconds * RATE)) / RATE
     notes = [torch.sin(2 * torch.pi * pitch * time) for pitch in (262.0, 330.0, 392.0)]
     return 0.2 * (torch.stack(notes).sum(0) * torch.exp(-3 * time))[None, None]
 
 
 def quality(codec: Codec, waveform: torch.Tensor, lengths: torch.Tensor) -> str:
-    """Encodes `[B, C, S]`, decodes, and says how close that came."""
+    """Encode and decode `[B, C, S]`, and return how close the result is."""
     with torch.no_grad():
         latents = codec.encode(waveform, lengths)
         decoded = codec.decode(latents)[..., : waveform.shape[-1]]
@@ -38,7 +39,7 @@ sizes = {"base_channels": 8, "channel_multiples": (1, 2), "strides": (4, 4), "la
 oobleck = OobleckCodec(sample_rate=RATE, channels=1, stft_windows=(512, 128, 32), **sizes)
 print("oobleck, untrained:", quality(oobleck, waveform, lengths))
 optimizer = torch.optim.AdamW(oobleck.parameters(), lr=3e-3)
-generators = [torch.Generator().manual_seed(0)]  # one per clip: its noise depends on no other clip
+generators = [torch.Generator().manual_seed(0)]  # one per clip: its noise does not depend on other clips
 for _ in range(100):
     losses = oobleck.training_losses(waveform, lengths, generators)
     sum(WEIGHTS[name] * total / count for name, (total, count) in losses.items()).backward()

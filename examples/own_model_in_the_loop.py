@@ -1,6 +1,6 @@
-"""The training loop with a module and batches of one's own: a run that stops half-way, and another that goes on from its checkpoint.
+"""The training loop with your own module and batches: a run that stops half-way, and one that resumes it.
 
-A module is trainable when it has `units` and `count_terms` and returns each loss as (sum, count); nothing else is asked of it.
+A module is trainable if it has `units` and `count_terms` and returns each loss as (sum, count).
 """
 
 import tempfile
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import torch
 
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, TrainSpec
-from soundomni.train import Checkpointer, Hooks, Progress, RunState, build_optimizer, find_latest, fit, open_world, parallelise
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
+from soundomni.train import Checkpointer, Hooks, Progress, RunState, build_optimizer, find_latest, fit, open_world, parallelize
 
 TRAIN = TrainSpec(run_dir="unused", steps=200, optimizer=OptimizerSpec(lr=0.05), schedule=ScheduleSpec(kind="cosine", warmup_steps=10))
 
@@ -18,7 +18,7 @@ TRAIN = TrainSpec(run_dir="unused", steps=200, optimizer=OptimizerSpec(lr=0.05),
 class Line(torch.nn.Linear):
     units = ()  # no layers to shard, recompute or compile one by one
 
-    def count_terms(self, batch):  # known before the model runs, so that steps weigh every element the same
+    def count_terms(self, batch):  # known before the model runs, so that steps weight every element equally
         return {"squared": len(batch)}
 
     def forward(self, batch):  # [N, 2] of (x, y)
@@ -32,7 +32,7 @@ def step(number):  # its batches, where the data goes on after it, and what is a
 
 
 def run(folder, world, *, stop_at):
-    parallelise(model := Line(1, 1), world, TRAIN)
+    parallelize(model := Line(1, 1), world, TRAIN)
     state = RunState(model, build_optimizer(model, TRAIN.optimizer), ema=None, progress=(progress := Progress()))
     checkpointer = Checkpointer(folder, world, keep=1)
     if latest := find_latest(folder):

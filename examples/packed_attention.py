@@ -1,23 +1,25 @@
-"""Packed attention without a model: documents of mixed segments in one batch, and exact attention for one's own q, k and v.
+"""Packed attention without a model: documents of mixed segments in one batch, and exact attention for your own q, k and
+v.
 
-Who sees whom follows from the segments: text is causal, a clip to understand sees all of itself, and a clip that is still noise is
-seen by nothing outside it. No mask of size N x N is built, except by the reference that the result is checked against.
+The segments determine who sees whom: text is causal, a clip to understand sees all of itself, and nothing outside a
+clip that is still noise sees it. No mask of size N x N is built, except by the reference that the result is compared
+with.
 """
 
 import torch
 
 from soundomni.core.attention import plan_attention
-from soundomni.core.layout import store
+from soundomni.core.attention.stored_order import store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, text_segment
 
 
 def text(tokens: int) -> Segment:
-    """Text of `tokens` tokens, its two boundaries included; attention does not look at the ids."""
+    """Return text of `tokens` tokens, including its two boundaries; attention does not look at the ids."""
     return text_segment([5] * (tokens - 2), bos=1, eos=2)
 
 
 def clip(frames: int, role: Role, attend: Attend) -> Segment:
-    """A clip of `frames` frames between two boundary tokens."""
+    """Return a clip of `frames` frames between two boundary tokens."""
     return audio_segment(role=role, attend=attend, num_frames=frames, num_samples=0, boundary_ids=(3, 4), positions=PositionRule.ADVANCE)
 
 
@@ -27,7 +29,7 @@ documents = [
     [text(5), clip(30, Role.FEATURES, Attend.FULL), text(9), clip(25, Role.LATENT, Attend.NOISE)],  # both, interleaved
 ]
 table = SegmentTable.from_samples(documents)
-stored = store(table, lambda role: int(role == Role.LATENT), num_streams=2)  # latents in an expert stream of their own
+stored = store(table, lambda role: int(role == Role.LATENT), num_streams=2)  # latents have their own expert stream
 print(f"{table.num_documents} documents, {table.num_segments} segments, {table.num_tokens} tokens in streams of {stored.stream_lengths}")
 
 torch.manual_seed(0)

@@ -1,7 +1,9 @@
-"""Flow matching without a codec or a backbone: one's own network learns a distribution in the plane, and a sampler draws from it.
+"""Flow matching without a codec or a backbone: your own network learns a distribution in the plane, and a sampler draws
+from it.
 
-An objective says what to predict from what, and a sampler takes any function of values `[B, D, T]` and timesteps `[B]`. Here a "frame"
-is a point on a ring of radius 2, so D = 2, and each of B "clips" is T points. Timestep 1 is noise, 0 is data.
+An objective determines the network's target, and a sampler takes any function of values `[B, D, T]` and timesteps
+`[B]`. Here a "frame" is a point on a ring of radius 2, so D = 2, and each of B "clips" is T points. Timestep 1 is
+noise, 0 is data.
 """
 
 import torch
@@ -15,7 +17,7 @@ PLANE = RepresentationSpec(kind="continuous", sample_rate=1, channels=1, downsam
 
 
 def ring() -> Tensor:
-    """Points on the ring, `[B, 2, T]`."""
+    """Return points on the ring, `[B, 2, T]`."""
     angle = 2 * torch.pi * torch.rand(B, T)
     return 2 * torch.stack([angle.cos(), angle.sin()], dim=1)
 
@@ -28,7 +30,7 @@ generators = [torch.Generator().manual_seed(clip) for clip in range(B)]
 
 
 def velocity(values: Tensor, timesteps: Tensor) -> Tensor:
-    """The network's prediction for values `[B, 2, T]` at timesteps `[B, T]`, or one per clip `[B]`."""
+    """Return the network's prediction for values `[B, 2, T]` at timesteps `[B, T]`, or one per clip `[B]`."""
     times = timesteps.reshape(len(values), -1, 1).expand(-1, values.shape[-1], 1)
     return network(torch.cat([values.mT, times], dim=-1)).mT
 
@@ -45,4 +47,4 @@ for sampler in (EulerSampler(num_steps=2), EulerSampler(num_steps=20), HeunSampl
     with torch.no_grad():
         radius = sampler.sample(velocity, torch.randn(B, 2, T), generators=generators).norm(dim=1)
     asked = f"{type(sampler).__name__}, {sampler.num_evaluations} evaluations"
-    print(f"{asked}: radius {radius.mean():.2f} with deviation {radius.std():.2f} (of the data: 2.00, 0.00)")
+    print(f"{asked}: radius {radius.mean():.2f} with deviation {radius.std():.2f} (data: 2.00, 0.00)")

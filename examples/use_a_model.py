@@ -1,4 +1,5 @@
-"""A trained model from its directory: makes sounds from prompts, saves and draws them, and says what it hears in them.
+"""Use a trained model from its directory: make sounds from prompts, save and draw them, and describe what the model
+hears in them.
 
 `make demo` leaves a model in demo/model: python examples/use_a_model.py demo/model sounds "a rising chirp" "two clicks"
 """
@@ -11,7 +12,7 @@ from soundomni.data import write_wav
 from soundomni.data.spectrogram import save_spectrogram
 
 parser = argparse.ArgumentParser(description="make sounds from prompts and describe them")
-parser.add_argument("model", help="model directory, as `soundomni export` writes it")
+parser.add_argument("model", help="model directory, as written by `soundomni export`")
 parser.add_argument("out", type=Path, help="folder for the WAV files and pictures")
 parser.add_argument("prompts", nargs="+", help="what to make")
 arguments = parser.parse_args()

@@ -5,18 +5,24 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soundomni.core.editing import Kept as Kept
-    from soundomni.core.hub import SoundOmni as SoundOmni
+    from soundomni.core.inference.editing import Kept as Kept
+    from soundomni.core.pretrained.omni import SoundOmni as SoundOmni
+    from soundomni.core.spec.parsers import extend_jsonargparse as extend_jsonargparse
     from soundomni.core.waveform import Audio as Audio
 
 __version__ = _version("soundomni")
-__all__ = ["Audio", "Kept", "SoundOmni", "__version__"]
+__all__ = ["Audio", "Kept", "SoundOmni", "__version__", "extend_jsonargparse"]
 
-_HOMES = {"Audio": "soundomni.core.waveform", "Kept": "soundomni.core.editing", "SoundOmni": "soundomni.core.hub"}
+_HOMES = {
+    "Audio": "soundomni.core.waveform",
+    "Kept": "soundomni.core.inference.editing",
+    "SoundOmni": "soundomni.core.pretrained.omni",
+    "extend_jsonargparse": "soundomni.core.spec.parsers",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is used of a model on first use: `import soundomni` alone does not import torch."""
+    """Import a public name on first use, so that `import soundomni` does not import torch."""
     if name in _HOMES:
         return getattr(_import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'soundomni' has no attribute '{name}'")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from soundomni.core import registry
+from soundomni.core.spec import registry
 
 WriteDistribution = Callable[..., Path]
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from soundomni.cli.main import COMMANDS
-from soundomni.core import registry
-from soundomni.core.spec import shipped_specs
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import shipped_specs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,7 +44,7 @@ blocks = module("blocks")
 
 
 def pages() -> list[str]:
-    """Paths of all pages, and of those alone that have something to run."""
+    """Return the paths of all pages."""
     return sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
@@ -105,6 +105,12 @@ def test_the_site_asks_no_other_host_for_anything(site: Path) -> None:
         assert not outside, f"{path.relative_to(site)}: {outside}"
     for path in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.long
+def test_every_reference_to_the_code_is_a_link(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        assert "</code>][" not in path.read_text(encoding="utf-8"), path.relative_to(site)
 
 
 @pytest.mark.long

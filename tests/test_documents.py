@@ -1,14 +1,24 @@
-"""What the README shows works, and every shipped spec trains."""
+"""What the README shows works, what documents name exists, and every shipped spec is valid."""
 
+import importlib
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from soundomni.cli.main import main
-from soundomni.core.spec import load_spec, shipped_specs
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import load_spec, shipped_specs
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "soundomni/models/nano/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SMALL = ["--train.steps=2", "--train.threads=1", "--train.validation.every=2", "--train.save_every=2", "--data.tokens_per_batch=1024"]
 
 
@@ -55,11 +65,9 @@ def test_commands_of_the_readme_run(demo: Path, monkeypatch: pytest.MonkeyPatch)
         soundfile.write(folder / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(8000), 16000)
         (folder / f"{i}.txt").write_text("noise")
     (demo / "mine.yaml").write_text(blocks("yaml")[0])
-    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     commands = [line for line in lines if line.startswith("soundomni ")]
     assert len(commands) >= 10
-    import shlex
-
     for command in commands:
         arguments = shlex.split(command)[1:]
         if arguments[0] == "train":
@@ -71,5 +79,63 @@ def test_commands_of_the_readme_run(demo: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_valid(name: str) -> None:
-    load_spec([name], [], start="ignore")
+    load_spec([name], [], base={})
     assert main(["spec", "validate", name]) == 0
+
+
+def missing_files(text: str) -> list[str]:
+    """Return the paths below this repository's folders that a text names and that do not exist."""
+    named = re.findall(r"(?<![\w/.-])(?:soundomni|tests|tools|examples|benchmarks|docs)/[\w./-]*\w", text)
+    return [path for path in named if not (ROOT / path).exists()]
+
+
+def missing_names(text: str) -> list[str]:
+    """Return the dotted names below `soundomni` that a text names in backticks and that are no module, attribute or entry-point group."""
+    groups = {f"soundomni.{kind}s" for kind in registry.KINDS}
+    return [name for name in re.findall(r"`(soundomni(?:\.\w+)+)`", text) if name not in groups and not _exists(name)]
+
+
+def missing_imports(text: str) -> list[str]:
+    """Return the names that code of a text imports from `soundomni` and that do not exist."""
+    found = re.findall(r"^ *from (soundomni(?:\.[.\w]+)?) import ([\w, ]+)$", text, re.MULTILINE)
+    return [name for module, names in found for part in names.split(",") if not _exists(name := f"{module}.{part.split()[0]}")]
+
+
+def _exists(name: str) -> bool:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        module = ".".join(parts[:length])
+        if (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").is_file():
+            found: object = importlib.import_module(module)
+            for attribute in parts[length:]:
+                found = getattr(found, attribute, None)
+            return found is not None
+    return False
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_names_of_a_document_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not missing_files(text) and not missing_names(text)
+    assert not missing_imports(text)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)):
+        assert (path.parent / target).exists() or path.is_relative_to(ROOT / "docs"), target  # the site checks those of docs/
+
+
+def test_missing_files_and_names_are_found() -> None:
+    assert missing_files("see soundomni/core/spec/load.py and `tests/no_such.py`") == ["tests/no_such.py"]
+    assert missing_names("`soundomni.core.errors.SpecError`, `soundomni.codecs`, `soundomni.core.hub`, `soundomni.flow.NoSampler`") == [
+        "soundomni.core.hub",
+        "soundomni.flow.NoSampler",
+    ]
+    assert missing_imports("    from soundomni.core import registry, errors\nfrom soundomni_acme import X") == ["soundomni.core.registry"]
+
+
+def test_documents_agree_on_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = re.findall(r"^## \[([\d.]+)\] - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert (citation["version"], str(citation["date-released"])) == changes[0]
+    assert f"version = {{{project['version']}}}" in README and citation["version"] == project["version"]
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
+    assert citation["license"] == project["license"]

@@ -27,8 +27,11 @@ def loaded(code: str) -> set[str]:
         "import soundomni",
         "from soundomni.cli.main import main; main(['--help'])",
         "from soundomni.cli.main import main; main(['plugins', 'list'])",
-        "from soundomni.core import registry, schema, errors; registry.entries('codec')",
-        "from soundomni.core import spec; spec.shipped_specs()",
+        "from soundomni.core import errors; from soundomni.core.spec import registry, schema; registry.entries('codec')",
+        "from soundomni.core.spec import load; load.shipped_specs()",
+        "import soundomni.evaluation",
+        "from soundomni.evaluation import TASKS, Observer, Outcome, Settings",
+        "from soundomni.evaluation import shipped_lists; shipped_lists()",
     ],
 )
 def test_nothing_heavy_is_imported(code):

@@ -1,12 +1,12 @@
-"""Opens about 100 hostile model directories, tokenizers, adapters, checkpoints, weight files and tables by the public ways in.
+"""Open about 100 hostile model directories, tokenizers, adapters, checkpoints, weight files and tables.
 
     python tools/attack_files.py [--only PATTERN] [--seconds 5]
 
-Each case is a tiny valid folder with one thing changed for the worse. It is opened in a child process of its own, forked from one that
-has everything imported. It must end within 5 s of its own processor time (waiting for something that never comes counts too), with at
-most 1 GB of memory beyond what the parent had, in one line of an error of SoundOmni; cases that are harmless once they are loaded within
-bounds may also succeed. No code of the files may run, which would make a file called "canary", and no connection may be opened.
-Prints a table, and ends with status 1 if a case misbehaves. Everything is drawn with fixed seeds.
+Each case is a tiny valid folder with one hostile change. It is opened in its own child process, forked from one that
+has everything imported. It must end within 5 s of its own processor time (endless waiting counts too), with at most 1
+GB of memory more than the parent, in a one-line error of SoundOmni; cases that are harmless within these limits may
+also succeed. Code in the files must not run, which would create a file called "canary", and no connection may be
+opened. The tool prints a table, and exits with status 1 if a case misbehaves. All random choices have fixed seeds.
 """
 
 from __future__ import annotations
@@ -38,22 +38,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soundomni import SoundOmni
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.errors import SoundOmniError
-from soundomni.core.lora import add_adapters, save_adapters
-from soundomni.core.model_directory import card
-from soundomni.core.schema import LoRASpec
-from soundomni.core.spec import load_spec
-from soundomni.core.start import start_layer
+from soundomni.core.pretrained.adapters import save_adapters
+from soundomni.core.pretrained.directory import card
+from soundomni.core.pretrained.foreign_weights import read_weights
+from soundomni.core.pretrained.start import start_layer
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import LoRASpec
 from soundomni.core.tokenizer import SPECIAL_TOKENS, TextTokenizer
-from soundomni.core.weight_files import read_weights
 from soundomni.data.audio_folder import AudioFolder
-from soundomni.experts.bagel_import import import_bagel
-from soundomni.experts.original_import import import_soundomni
-from soundomni.experts.qwen2_audio_import import import_qwen2_audio
+from soundomni.experts.checkpoints.bagel_import import import_bagel
+from soundomni.experts.checkpoints.original_import import import_soundomni
+from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 from soundomni.train.export import load_run
 from soundomni.train.shards import stage, write_rank
-from soundomni.vae.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
 
 SPEC: dict[str, Any] = {
     "model": {
@@ -77,11 +78,11 @@ class Case:
     """One attack.
 
     Args:
-        name: what it is.
-        base: which valid folder it starts from: model, adapter, run, weights or table.
+        name: name of the case.
+        base: the valid folder that it starts from: model, adapter, run, weights or table.
         make: changes the folder.
-        open: opens it.
-        may_load: whether it may also be loaded, as what it holds is harmless within bounds.
+        open: opens the folder.
+        may_load: whether it may also be loaded, because its content is harmless within the limits.
     """
 
     name: str
@@ -112,7 +113,7 @@ def write_bases(root: Path) -> None:
 
 
 def tiny_model() -> SoundOmni:
-    """Return a model of a few thousand numbers."""
+    """Return a model with a few thousand parameters."""
     spec = load_spec([SPEC])
     tokenizer = TextTokenizer.train(["a tone"], vocab_size=0)
     return SoundOmni(build_model(spec.model, vocab_size=tokenizer.vocab_size), spec, tokenizer)
@@ -131,7 +132,7 @@ def _write_run(folder: Path, omni: SoundOmni) -> None:
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the manifest of what a checkpoint holds."""
+    """Write the manifest of the files in a checkpoint."""
     files = {p.name: {"sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in checkpoint.iterdir() if p.name != "manifest.json"}
     (checkpoint / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
 
@@ -140,7 +141,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def open_model(folder: Path) -> None:
-    """Load a model directory, write a text and a card as its user would."""
+    """Load a model directory, and write a text and a card as its user would."""
     omni = SoundOmni.from_pretrained(folder)
     omni.tokenizer.decode(omni.tokenizer.encode("a tone 123 — déjà vu " * 20))
     text = card(omni.spec, 1, omni.origin)
@@ -153,7 +154,7 @@ def open_adapter(folder: Path) -> None:
 
 
 def open_weights(folder: Path) -> None:
-    """Open a weight file, and read it whole."""
+    """Read a whole weight file."""
     weights = read_weights(next(iter(sorted(folder.iterdir()))))
     for name in weights:
         weights[name].clone()
@@ -175,17 +176,17 @@ def open_start(folder: Path) -> None:
 
 
 def at(*parts: str, then: Make) -> Make:
-    """Return a change of a file within the folder."""
+    """Return a change of one file in the folder."""
     return lambda folder: then(folder.joinpath(*parts))
 
 
 def text(content: str | bytes) -> Make:
-    """Return what puts a content in place of a file."""
+    """Return a change that replaces the content of a file."""
     return lambda file: file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def edit(**changes: Any) -> Make:
-    """Return what sets keys of a JSON file; keys of inner objects are joined by two underscores."""
+    """Return a change that sets keys of a JSON file; two underscores separate the keys of inner objects."""
 
     def change(file: Path) -> None:
         tree = json.loads(file.read_text())
@@ -201,13 +202,13 @@ def edit(**changes: Any) -> Make:
 
 
 def fifo(file: Path) -> None:
-    """Put a pipe in place of a file."""
+    """Replace a file with a pipe."""
     file.unlink(missing_ok=True)
     os.mkfifo(file)
 
 
 def link(target: str) -> Make:
-    """Return what puts a link in place of a file."""
+    """Return a change that replaces a file with a link."""
 
     def change(file: Path) -> None:
         file.unlink(missing_ok=True)
@@ -217,22 +218,22 @@ def link(target: str) -> Make:
 
 
 def directory(file: Path) -> None:
-    """Put a directory in place of a file."""
+    """Replace a file with a directory."""
     file.unlink()
     file.mkdir()
 
 
 def unix_socket(file: Path) -> None:
-    """Put a socket in place of a file."""
+    """Replace a file with a socket."""
     file.unlink()
     before = Path.cwd()
-    os.chdir(file.parent)  # addresses are short
+    os.chdir(file.parent)  # addresses of sockets have to be short
     socket.socket(socket.AF_UNIX).bind(file.name)
     os.chdir(before)
 
 
 def sparse(size: int) -> Make:
-    """Return what makes a file of zeros that takes no space."""
+    """Return a change that makes a file of zeros that does not take any space."""
 
     def change(file: Path) -> None:
         with file.open("wb") as opened:
@@ -242,7 +243,7 @@ def sparse(size: int) -> Make:
 
 
 def flip(seed: int) -> Make:
-    """Return what changes a few bytes."""
+    """Return a change of a few bytes."""
 
     def change(file: Path) -> None:
         content, draw = bytearray(file.read_bytes()), random.Random(seed)
@@ -254,7 +255,7 @@ def flip(seed: int) -> Make:
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Make:
-    """Return what changes the tensors of a safetensors file."""
+    """Return a change of the tensors in a safetensors file."""
 
     def rewrite(file: Path) -> None:
         found = load_file(file)
@@ -265,13 +266,13 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Make:
 
 
 def header(table: Mapping[str, Any] | bytes, length: int | None = None, body: int = 64) -> Make:
-    """Return what writes a safetensors file with a header as given."""
+    """Return a change that writes a safetensors file with the given header."""
     content = table if isinstance(table, bytes) else json.dumps(table).encode()
     return text((len(content) if length is None else length).to_bytes(8, "little") + content + bytes(body))
 
 
 def spec(**changes: Any) -> Make:
-    """Return what sets arguments of the backbone, or of a slot of the model."""
+    """Return a change of arguments of a slot of the model, or of the slot itself."""
 
     def change(folder: Path) -> None:
         tree = json.loads(json.dumps(SPEC))
@@ -287,7 +288,7 @@ def spec(**changes: Any) -> Make:
 
 
 def sealed(change: Make) -> Make:
-    """Return a change of the checkpoint of a run whose manifest fits again afterwards."""
+    """Return a change of a run's checkpoint that also updates the manifest."""
 
     def both(folder: Path) -> None:
         checkpoint = folder / "checkpoints" / "step-00000001"
@@ -305,7 +306,7 @@ class Evil:
 
 
 def bomb(folder: Path) -> None:
-    """Write an archive of torch that is small and decodes to 2 GB."""
+    """Write a small torch archive that decodes to 2 GB."""
     for file in folder.iterdir():
         file.unlink()
     with zipfile.ZipFile(folder / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x/data.pkl", "w", force_zip64=True) as entry:
@@ -314,7 +315,7 @@ def bomb(folder: Path) -> None:
 
 
 def only(content: bytes | Callable[[Path], object], name: str = "a.pt") -> Make:
-    """Return what leaves one weight file in a folder."""
+    """Return a change that leaves one weight file in the folder."""
 
     def change(folder: Path) -> None:
         for file in folder.iterdir():
@@ -325,7 +326,7 @@ def only(content: bytes | Callable[[Path], object], name: str = "a.pt") -> Make:
 
 
 def torch_pickle(program: bytes) -> bytes:
-    """Return a file of torch without an archive whose tensors are made by a program of a pickle."""
+    """Return a torch file in the format without an archive, whose tensors come from a pickle program."""
     return b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})) + program
 
 
@@ -447,10 +448,10 @@ def _references() -> str:
 def _configs() -> Iterator[Case]:
     html = "<script>alert(1)</script>"
     changes: dict[str, tuple[dict[str, Any], bool]] = {
-        "HTML as source": ({"source": html, "licence": html}, True),
+        "HTML as source": ({"source": html, "license": html}, True),
         "front matter as source": ({"source": "x\n---\nlicense: mit\n---\n# hello"}, False),
         "a source of 1 MB": ({"source": "x" * 1_000_000}, False),
-        "codes for terminals": ({"licence": "\x1b[2J\x1b]0;x\x07"}, False),
+        "codes for terminals": ({"license": "\x1b[2J\x1b]0;x\x07"}, False),
         "a list as source": ({"source": [1, 2]}, False),
         "max_tokens of 5000 digits": ({"max_tokens": "9" * 5000}, False),
         "auto_map and trust_remote_code": ({"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True}, True),
@@ -606,18 +607,18 @@ def prepare(case: Case, bases: Path, folder: Path) -> Path:
 
 
 def verdict(case: Case, error: BaseException | None) -> str | None:
-    """Return what is wrong with how opening a case ended; None if nothing is."""
+    """Return what was wrong after opening a case; None if nothing was."""
     if error is None:
         return None if case.may_load else "was loaded"
     if not isinstance(error, (SoundOmniError, OSError)):
         return f"ended in {type(error).__name__}: {str(error)[:100]}"
     if "\n" in str(error) or len(str(error)) > LONGEST_LINE:
-        return "told more than one line"
+        return "printed more than one line"
     return None
 
 
 def attack(case: Case, bases: Path, *, seconds: float) -> dict[str, Any]:
-    """Open a case in a child process and return what it took and how it ended."""
+    """Open a case in a child process; return the time and memory that it took, and how it ended."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = prepare(case, bases, folder)
@@ -639,12 +640,12 @@ def attack(case: Case, bases: Path, *, seconds: float) -> dict[str, Any]:
 
 
 def _child(case: Case, path: Path, folder: Path, writing: int) -> None:
-    """Open a case, write what it took to a pipe, and end the process."""
+    """Open a case, write the result to a pipe, and end the process."""
     connected: list[object] = []
 
     def refuse(self: socket.socket, address: object) -> None:
         connected.append(address)
-        raise OSError("no connections here")
+        raise OSError("connections are not allowed here")
 
     socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
     os.chdir(folder)
@@ -665,11 +666,12 @@ def _child(case: Case, path: Path, folder: Path, writing: int) -> None:
 
 
 def _wait(child: int, reading: int, seconds: float) -> dict[str, Any]:
-    """Return what a child found; it is ended once it has used its time, or waits for what never comes."""
+    """Return the result of a child, which is killed when its time is used up or it waits forever."""
     last, asleep = -1.0, 0
     while not select.select([reading], [], [], 0.2)[0]:
         used = _processor_seconds(child)
-        asleep = asleep + 1 if used == last and _state(child) != "R" else 0  # on a busy machine what is ready to run may wait as well
+        # on a busy machine, processes that are ready to run wait too
+        asleep = asleep + 1 if used == last and _state(child) != "R" else 0
         last = used
         if used > 2 * seconds or asleep > 5 * seconds:
             os.kill(child, signal.SIGKILL)
@@ -700,7 +702,7 @@ def _processor_seconds(process: int | None = None) -> float:
 
 
 def warm(bases: Path) -> None:
-    """Open each valid folder once, so that children have everything imported."""
+    """Open each valid folder once, so that children have all imports."""
     for folder, opens in {
         "model": open_model,
         "adapter": open_adapter,
@@ -721,7 +723,7 @@ def main() -> int:
     """Run the cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names of cases to run (default: all)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="most processor time of a case (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="largest processor time of a case, in seconds (default: 5)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     bad = count = 0

@@ -1,9 +1,9 @@
-"""Makes the pictures of the README from what the code does now.
+"""Make the pictures of the README from the current code.
 
     soundomni demo
     python tools/make_pictures.py demo
 
-Needs chromium and chromedriver, for the page of the demo.
+This needs chromium and chromedriver, for the page of the demo.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def main() -> None:
 
 
 def draw_prompts(path: Path) -> None:
-    """Draws a spectrogram of what nano makes of each prompt."""
+    """Draw a spectrogram of nano's clip for each prompt."""
     clips = SoundOmni.from_pretrained("nano").generate(PROMPTS, seconds=1.0)
     figure, axes = plt.subplots(2, 3, figsize=(11, 4.6), sharex=True, sharey=True, layout="constrained")
     for prompt, clip, axis in zip(PROMPTS, clips, axes.flat, strict=True):
-        signal = clip.waveform[0] + 1e-6 * np.random.default_rng(0).standard_normal(clip.waveform.shape[1])  # silence has a level
+        noise = np.random.default_rng(0).standard_normal(clip.waveform.shape[1])
+        signal = clip.waveform[0] + 1e-6 * noise  # silence needs a level
         axis.specgram(signal, NFFT=256, noverlap=224, Fs=clip.sample_rate, cmap="magma", vmin=-110, vmax=-30)
         axis.set_title(prompt, fontsize=10)
     for axis in axes[1]:
@@ -65,10 +66,10 @@ def draw_prompts(path: Path) -> None:
 
 
 def photograph(page: Path, path: Path) -> None:
-    """Takes a picture of the top of a page."""
+    """Take a picture of the top of a page."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
-        raise SystemExit("chromium and chromedriver are needed: sudo apt-get install chromium chromium-driver")
+        raise SystemExit("chromium and chromedriver are missing. Install them: sudo apt-get install chromium chromium-driver")
     with tempfile.TemporaryDirectory() as profile:
         options = ChromeOptions()
         options.binary_location = browser

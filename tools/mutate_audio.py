@@ -1,11 +1,12 @@
-"""Damage audio files of all containers in many ways and check that each is read whole or refused, and in how much memory.
+"""Damage audio files of all containers in many ways, and check that each is read completely or refused.
 
     python tools/mutate_audio.py --count 2000 --seed 0
-    python tools/mutate_audio.py --count 200 --command-line   # through `soundomni reconstruct`, many files a call
+    python tools/mutate_audio.py --count 200 --command-line   # with `soundomni reconstruct`, many files per call
 
-A file that is read counts as wrong if an independent decoder finds more samples in it (SoX, if it is installed, and miniaudio, if
-Python can import it), if bytes were cut off its end and samples are missing, if `audio_info` says another length, if anything but
-UnreadableAudioError is raised, or if reading took more than twice the memory of what was decoded. The same seed makes the same files.
+The result is wrong if an independent decoder finds more samples (SoX, if it is installed, and miniaudio, if Python can
+import it), if the end of the file was cut and samples are missing, if `audio_info` returns another length, if anything
+but UnreadableAudioError is raised, or if reading took more than twice the memory of the decoded audio. The same seed
+makes the same files.
 """
 
 from __future__ import annotations
@@ -33,27 +34,28 @@ from soundomni.data.audio import audio_info, read_audio
 
 RATE = 8000
 SLACK = 1 << 21
-"""Bytes that reading may take besides twice the decoded audio: blocks, buffers and what Python allocates."""
+"""Bytes that reading may take besides twice the decoded audio: blocks, buffers and Python's own memory."""
 TOLERANCE = {"MP3": 2 * 1152 + 529, "OGG": 0}
-"""Samples that decoders of lossy files may differ by: those that trim an encoder's delay and those that do not."""
-SOX_TYPES = {"WAV", "WAVEX", "RF64", "AIFF", "AU", "FLAC", "CAF", "NIST", "VOC", "SVX", "AVR"}  # not W64, whose padding it takes for audio
+"""Number of samples by which decoders of lossy files may differ: only some trim the delay of the encoder."""
+SOX_TYPES = {"WAV", "WAVEX", "RF64", "AIFF", "AU", "FLAC", "CAF", "NIST", "VOC", "SVX", "AVR"}
+"""Containers that SoX reads correctly. It takes the padding of W64 for audio."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A file as an encoder wrote it: its container, its encoding, its bytes and its samples per channel."""
+    """An undamaged file: its container, its encoding, its bytes and its samples per channel."""
 
     container: str
     subtype: str
     data: bytes
     num_samples: int
     announced: bool = True
-    """Whether its header says how long it is, so that a cut can be told."""
+    """Whether its header gives the length, so that a cut can be detected."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A damaged file: what it was, what was done to it, and its bytes."""
+    """A damaged file: the undamaged one, the kind of damage, and its bytes."""
 
     whole: Whole
     kind: str
@@ -61,7 +63,7 @@ class Mutant:
 
 
 def whole_files(seconds: float = 0.5) -> list[Whole]:
-    """Return a short file for each container and encoding that libsndfile writes, and of kinds that other programs write."""
+    """Return a short file for each container and encoding of libsndfile, and some that other programs write."""
     samples = _sound(round(RATE * seconds))
     files = []
     for container in soundfile.available_formats():
@@ -79,7 +81,7 @@ def _sound(count: int) -> np.ndarray:
 
 
 def _encoded(samples: np.ndarray, container: str, subtype: str, channels: int, **settings: object) -> bytes:
-    if container in ("RAW", "SD2"):  # have no header in the file
+    if container in ("RAW", "SD2"):  # these do not have a header in the file
         return b""
     out = io.BytesIO()
     try:
@@ -103,7 +105,7 @@ def _special(samples: np.ndarray) -> Iterator[Whole]:
 
 
 def without_first_frame(mp3: bytes) -> bytes:
-    """Return an MP3 file without the frame that says how many follow."""
+    """Return an MP3 file without the frame that gives the number of frames."""
     return mp3[mp3.find(mp3[:2], 4) :]
 
 
@@ -152,7 +154,7 @@ def _other_size(data: bytes, draw: random.Random, other: bytes) -> bytes:
 
 
 def _size_fields(data: bytes) -> list[int]:
-    """Return where in the header a number stands that is about as large as the file, or as its audio."""
+    """Return the places in the header of numbers that are about as large as the file or its audio."""
     near = range(len(data) // 3, len(data) + 1)
     head = data[:4200]
     found = [at for at in range(4, len(head) - 4) if any(struct.unpack_from(order + "I", head, at)[0] in near for order in "<>")]
@@ -203,7 +205,7 @@ CUTS = ("cut", "cut a little")
 
 
 def mutants(count: int, seed: int, *, only: str | None = None) -> Iterator[Mutant]:
-    """Yield `count` damaged files: containers and kinds of damage come in turn, the rest is drawn from `seed`."""
+    """Yield `count` damaged files: containers and kinds of damage take turns, the rest is drawn from `seed`."""
     draw = random.Random(seed)
     by_container: dict[str, list[Whole]] = {}
     for file in whole_files():
@@ -218,7 +220,10 @@ def mutants(count: int, seed: int, *, only: str | None = None) -> Iterator[Mutan
 
 
 def judge(mutant: Mutant, path: Path, *, memory: bool = False) -> tuple[str, str]:
-    """Return ("whole", "compared" when another decoder agrees, "refused" or "wrong"; why) for a damaged file written to `path`."""
+    """Write a damaged file to `path`, read it, and return the outcome and the reason.
+
+    The outcome is "whole", "compared" if another decoder agrees, "refused" or "wrong".
+    """
     path.write_bytes(mutant.data)
     if memory:
         tracemalloc.start()
@@ -226,7 +231,7 @@ def judge(mutant: Mutant, path: Path, *, memory: bool = False) -> tuple[str, str
         waveform, _ = read_audio(path)
     except UnreadableAudioError as error:
         return ("refused", str(error)) if "\n" not in str(error) else ("wrong", "the error has several lines")
-    except Exception as error:  # anything else is what is looked for
+    except Exception as error:  # any other error is a finding
         return "wrong", f"{type(error).__name__}: {error}"
     finally:
         peak = tracemalloc.get_traced_memory()[1] if memory else 0
@@ -246,7 +251,7 @@ def judge(mutant: Mutant, path: Path, *, memory: bool = False) -> tuple[str, str
 
 
 def independent_length(path: Path, container: str) -> int | None:
-    """Return the samples per channel that the decoders find that are installed, the most if they differ, or None."""
+    """Return the samples per channel that the installed decoders find, the most if they differ, or None."""
     found = [length for length in (_miniaudio_length(path, container), _sox_length(path, container)) if length is not None]
     return max(found, default=None)
 
@@ -275,7 +280,7 @@ def _sox_length(path: Path, container: str) -> int | None:
 
 
 def run_command_line(files: list[Path], out: Path) -> Counter[str]:
-    """Send files through `soundomni reconstruct --model nano` and count those that are made, and those that are named in an error."""
+    """Send files through `soundomni reconstruct --model nano`; count those made, and those that errors name."""
     counts: Counter[str] = Counter()
     command = [sys.executable, "-m", "soundomni.cli.main", "reconstruct", *map(str, files), "--model", "nano", "--out", str(out), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -288,12 +293,12 @@ def run_command_line(files: list[Path], out: Path) -> Counter[str]:
 
 
 def main() -> int:
-    """Print the counts by container and every wrong file; return 1 when there is one."""
+    """Print the counts by container and every wrong file; return 1 if there is one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=2000, help="damaged files (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    parser.add_argument("--only", metavar="CONTAINER", help="damage only files of this container, such as WAV")
-    parser.add_argument("--command-line", action="store_true", help="send the files through `soundomni reconstruct` instead")
+    parser.add_argument("--count", type=int, default=2000, help="number of damaged files (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage (default: 0)")
+    parser.add_argument("--only", metavar="CONTAINER", help="only damage files of this container, such as WAV")
+    parser.add_argument("--command-line", action="store_true", help="read the files with `soundomni reconstruct` instead")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the wrong files in this directory")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,13 @@
-"""Tries to make training runs lose or mix something: two runs in one directory, kills, signals, full disks, directories that go.
+"""Try to make training runs lose or mix data: two runs in one directory, kills, signals, failing disks.
 
     python tools/stress_runs.py owners --starts 20
     python tools/stress_runs.py kills --kills 30 --terms 10 --usr1 10
     python tools/stress_runs.py disks
     python tools/stress_runs.py all
 
-Every run is a process of its own with the tiny model of tests/train/tiny_spec.py. Distances and moments are drawn from
---seed. Each part prints a line per attempt and ends with what it counted; a rule that is broken ends the program with
-status 1. It is not part of the test suite, as each start of torch takes seconds.
+Every run is a separate process with the tiny model of tests/train/tiny_spec.py. Delays and moments are drawn from
+--seed. Each part prints a line per attempt and a summary; a broken rule ends the program with status 1. It is not part
+of the test suite, because each start of torch takes seconds.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "train")]
 
 from tiny_spec import tiny_spec  # noqa: E402
 
-from soundomni.core.spec import dump_spec  # noqa: E402
+from soundomni.core.spec.load import dump_spec  # noqa: E402
 from soundomni.train.checkpoint import find_latest, list_checkpoints, run_of  # noqa: E402
-from soundomni.train.metrics import read_metrics  # noqa: E402
+from soundomni.train.metrics_log import read_metrics  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 FINISHED, STOPPED, REFUSED = 0, 75, 2
@@ -50,18 +50,18 @@ class Broken(Exception):
 
 
 def expect(holds: bool, what: str) -> None:
-    """Raise Broken unless it holds."""
+    """Raise Broken unless `holds`."""
     if not holds:
         raise Broken(what)
 
 
 class Run:
-    """A training process that was started and may be waited for.
+    """A training process.
 
     Args:
         config: the spec.
-        options: of `soundomni train`.
-        limit: bytes that any file may have, as on a full disk; None for no limit.
+        options: options of `soundomni train`.
+        limit: largest size of a file in bytes, as on a full disk; None for no limit.
     """
 
     def __init__(self, config: Path, options: Sequence[str] = (), *, limit: int | None = None) -> None:
@@ -70,7 +70,7 @@ class Run:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it is open as long as the process writes to it
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it stays open while the process writes to it
         command = [sys.executable, "-m", "soundomni", "train", "--config", str(config), *options]
         self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=self._errors, preexec_fn=limited)
 
@@ -79,16 +79,16 @@ class Run:
         return self.process.wait(timeout=PATIENCE)
 
     def errors(self) -> list[str]:
-        """Return the lines that say why it ended."""
+        """Return the lines of stderr that say why it ended."""
         return [line for line in self.output() if line.startswith("soundomni: ")]
 
     def output(self) -> list[str]:
-        """Return all lines on stderr."""
+        """Return all lines of stderr."""
         self._errors.seek(0)
         return self._errors.read().splitlines()
 
     def expect_one_line(self, status: int) -> str:
-        """Wait for it to end with a status and one line; returns the line."""
+        """Wait for the process to end with `status` and one line; return the line."""
         found, lines = self.wait(), self.errors()
         expect(found == status, f"status {found} instead of {status}: {self.output()[-5:]}")
         expect(len(lines) == 1 and "Traceback" not in "\n".join(self.output()), f"expected one line: {self.output()[-9:]}")
@@ -103,7 +103,7 @@ def config_of(folder: Path, name: str, *overrides: str, label: str = "spec") -> 
 
 
 def when(logged: Callable[[], int], steps: int, run: Run) -> None:
-    """Wait until a run has logged so many steps, or has ended."""
+    """Wait until a run has logged `steps` steps, or has ended."""
     deadline = time.monotonic() + PATIENCE
     while logged() < steps and run.process.poll() is None:
         expect(time.monotonic() < deadline, "no step was logged")
@@ -111,18 +111,18 @@ def when(logged: Callable[[], int], steps: int, run: Run) -> None:
 
 
 def logged_in(run_dir: Path) -> Callable[[], int]:
-    """Return what counts the lines of a log."""
+    """Return a function that counts the lines of a log."""
     log = run_dir / "metrics.jsonl"
     return lambda: log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def check_one_run(run_dir: Path, steps: int) -> str:
-    """Check that a finished directory is of one run from the first step to the last; returns its id."""
+    """Check that a finished directory belongs to one run from the first step to the last; return its id."""
     run = str(json.loads((run_dir / "run.json").read_text())["run"])
     entries = list(read_metrics(run_dir / "metrics.jsonl"))
     expect([entry["step"] for entry in entries] == list(range(1, steps + 1)), f"the log is not one of {steps} steps")
-    expect({entry["run"] for entry in entries} == {run}, "the log is of two runs")
-    expect({run_of(path) for path in list_checkpoints(run_dir / "checkpoints")} == {run}, "a checkpoint is of another run")
+    expect({entry["run"] for entry in entries} == {run}, "the log belongs to two runs")
+    expect({run_of(path) for path in list_checkpoints(run_dir / "checkpoints")} == {run}, "a checkpoint belongs to another run")
     latest = find_latest(run_dir / "checkpoints", run=run)
     expect(latest is not None and latest.name == f"step-{steps:08d}", f"the newest checkpoint is {latest}")
     expect(not (run_dir / "owner.json").exists(), "owner.json was left")
@@ -130,7 +130,7 @@ def check_one_run(run_dir: Path, steps: int) -> str:
 
 
 def owners(folder: Path, draws: random.Random, *, starts: int) -> None:
-    """Start two runs of different rates into one directory, some seconds apart, every second one with --existing overwrite."""
+    """Start two runs with different learning rates in one directory; every other time, the second overwrites."""
     won = {"first": 0, "second": 0, "both, one after the other": 0}
     for number in range(starts):
         distance, overwrite, steps = draws.uniform(0, 3), number % 2 == 1, draws.choice((4, 40))
@@ -159,7 +159,7 @@ def owners(folder: Path, draws: random.Random, *, starts: int) -> None:
 
 
 def kills(folder: Path, draws: random.Random, *, numbers: dict[signal.Signals, int]) -> None:
-    """Stop one run again and again at random moments, and compare its end with that of a run that nothing stopped."""
+    """Stop one run repeatedly at random moments, and compare its end with that of an uninterrupted run."""
     total = sum(numbers.values())
     steps = 20 + 12 * total
     settings = (f"train.steps={steps}", "train.save_every=4", "train.validation.every=9", "train.validation.num_describe=1")
@@ -170,7 +170,7 @@ def kills(folder: Path, draws: random.Random, *, numbers: dict[signal.Signals, i
     draws.shuffle(order)
     for attempt, number in enumerate(order):
         run = Run(config)
-        if draws.random() < 0.25:  # while it starts
+        if draws.random() < 0.25:  # stop it while it starts
             time.sleep(draws.uniform(0.5, 6))
         else:
             before = logged_in(run_dir)()
@@ -193,7 +193,7 @@ def kills(folder: Path, draws: random.Random, *, numbers: dict[signal.Signals, i
 
 
 def disks(folder: Path, draws: random.Random) -> None:
-    """Take the disk away in each of the ways in which it goes."""
+    """Make the disk fail in several ways."""
     for name, attempt in {
         "a full disk": full_disk,
         "a log that cannot grow": full_log,
@@ -206,7 +206,7 @@ def disks(folder: Path, draws: random.Random) -> None:
 
 
 def full_disk(folder: Path) -> str:
-    """No file may grow beyond what a checkpoint needs: the run ends, its last checkpoint stays, and it goes on when there is room."""
+    """Check that on a full disk the run ends, keeps its last checkpoint, and resumes once there is space."""
     folder.mkdir()
     config, run_dir = config_of(folder, "run", "train.steps=12"), folder / "run"
     expect(Run(config, ["--train.steps=3"]).wait() == FINISHED, "three steps")
@@ -214,13 +214,13 @@ def full_disk(folder: Path) -> str:
     expect(os.strerror(errno.EFBIG) in line or "could not be written" in line, line)
     latest = find_latest(run_dir / "checkpoints")
     expect(latest is not None and latest.name == "step-00000003", f"the newest checkpoint is {latest}")
-    expect(Run(config).wait() == FINISHED, "it goes on")
+    expect(Run(config).wait() == FINISHED, "it resumes")
     check_one_run(run_dir, 12)
     return line
 
 
 def full_log(folder: Path) -> str:
-    """The log is on a device that is full: one warning, and every step is taken."""
+    """Check that with its log on a full device the run warns once, and takes every step."""
     folder.mkdir()
     config, run_dir = config_of(folder, "run", "train.steps=9"), folder / "run"
     expect(Run(config, ["--train.steps=3"]).wait() == FINISHED, "three steps")
@@ -234,7 +234,7 @@ def full_log(folder: Path) -> str:
 
 
 def not_a_folder(folder: Path) -> str:
-    """Nothing can be made where the run directory is to be."""
+    """Check that a file in place of the run directory is refused and kept."""
     folder.mkdir()
     config = config_of(folder, "run")
     (folder / "run").write_text("mine")
@@ -244,7 +244,7 @@ def not_a_folder(folder: Path) -> str:
 
 
 def deleted(folder: Path) -> str:
-    """The run ends, and what it had learned is there."""
+    """Check that a run whose directory is deleted ends, saves what it learned, and resumes."""
     folder.mkdir()
     config, run_dir = config_of(folder, "run", "train.steps=400", "train.save_every=50"), folder / "run"
     run = Run(config)
@@ -252,12 +252,12 @@ def deleted(folder: Path) -> str:
     shutil.rmtree(run_dir)
     line = run.expect_one_line(REFUSED)
     expect(find_latest(run_dir / "checkpoints") is not None, "nothing was saved")
-    expect(Run(config, ["--train.steps=60"]).wait() == FINISHED, "it goes on")
+    expect(Run(config, ["--train.steps=60"]).wait() == FINISHED, "it resumes")
     return line
 
 
 def moved(folder: Path) -> str:
-    """The run ends, and the moved directory goes on bit for bit."""
+    """Check that a run whose directory is moved ends, and resumes there bit for bit."""
     folder.mkdir()
     settings = ("train.steps=90", "train.save_every=30")
     expect(Run(config_of(folder, "whole", *settings)).wait() == FINISHED, "the undisturbed run")
@@ -267,7 +267,7 @@ def moved(folder: Path) -> str:
     run_dir.rename(new)
     line = run.expect_one_line(REFUSED)
     expect(not run_dir.exists(), "the old place was made again")
-    expect(Run(config, [f"--train.run_dir={new}"]).wait() == FINISHED, "it goes on")
+    expect(Run(config, [f"--train.run_dir={new}"]).wait() == FINISHED, "it resumes")
     check_one_run(new, 90)
     one, two = (load_file(path / "checkpoints" / "step-00000090" / "rank-00000.safetensors") for path in (folder / "whole", new))
     expect(all(torch.equal(tensor, two[name]) for name, tensor in one.items()), "other weights")
@@ -275,7 +275,10 @@ def moved(folder: Path) -> str:
 
 
 def unreadable(folder: Path) -> str:
-    """What overwriting cannot look into stays, and so does all else. Permissions do not bind root, who sees a foreign file instead."""
+    """Check that overwriting refuses a folder that it cannot read, and keeps everything.
+
+    Permissions do not stop root, for whom the folder has a foreign file instead.
+    """
     folder.mkdir()
     config, run_dir = config_of(folder, "run", "train.steps=3"), folder / "run"
     expect(Run(config).wait() == FINISHED, "three steps")
@@ -293,14 +296,14 @@ def unreadable(folder: Path) -> str:
 
 
 def main() -> int:
-    """Run the parts that are asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("owners", "kills", "disks", "all"))
-    parser.add_argument("--starts", type=int, default=20, help="pairs of runs into one directory (default: 20)")
-    parser.add_argument("--kills", type=int, default=30, help="SIGKILLs (default: 30)")
-    parser.add_argument("--terms", type=int, default=10, help="SIGTERMs (default: 10)")
-    parser.add_argument("--usr1", type=int, default=10, help="SIGUSR1s (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of distances and moments (default: 0)")
+    parser.add_argument("--starts", type=int, default=20, help="pairs of runs in one directory (default: 20)")
+    parser.add_argument("--kills", type=int, default=30, help="number of SIGKILLs (default: 30)")
+    parser.add_argument("--terms", type=int, default=10, help="number of SIGTERMs (default: 10)")
+    parser.add_argument("--usr1", type=int, default=10, help="number of SIGUSR1s (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the delays and moments (default: 0)")
     args = parser.parse_args()
     draws = random.Random(args.seed)
     numbers = {signal.SIGKILL: args.kills, signal.SIGTERM: args.terms, signal.SIGUSR1: args.usr1}

@@ -1,12 +1,13 @@
-"""Makes spoken digits with espeak-ng and sox: several voices, pitches and speeds, in the mixed files that real folders hold.
+"""Make spoken digits with espeak-ng and sox: several voices, pitches and speeds, in mixed files as in real folders.
 
     python make_speech.py OUT [--per-voice N] [--seed S]
 
-OUT/train         what a model may learn from; one file in it is broken
+OUT/train         recordings for training; one file in it is broken
 OUT/files         held-out recordings of the same voices
-OUT/voices        recordings of voices that are nowhere else
+OUT/voices        recordings of voices that occur nowhere else
 
-Each recording is `<digit>-<voice>-<number>.<wav|flac|mp3>` at 8, 16 or 44.1 kHz, mono or stereo, with its word in `<stem>.txt`.
+Each recording is `<digit>-<voice>-<number>.<wav|flac|mp3>` at 8, 16 or 44.1 kHz, mono or stereo, with its word in
+`<stem>.txt`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Recording:
 
 
 def plan(per_voice: int, seed: int) -> list[Recording]:
-    """Chooses pitch, speed and format of `per_voice` recordings of each digit by each voice."""
+    """Choose pitch, speed and format of `per_voice` recordings of each digit by each voice."""
     rng = random.Random(seed)
     recordings = []
     for variants, unheard in ((TRAINED, False), (HELD_OUT, True)):
@@ -79,7 +80,7 @@ def plan(per_voice: int, seed: int) -> list[Recording]:
 
 
 def speak(recording: Recording, out: Path) -> None:
-    """Speaks one digit, removes the silence around it, brings it to SECONDS and to its rate, channels and format."""
+    """Speak one digit, remove the silence around it, and convert it to SECONDS and to its rate, channels and format."""
     with tempfile.TemporaryDirectory() as folder:
         spoken, shaped = Path(folder) / "spoken.wav", Path(folder) / "shaped.wav"
         pitch, speed = str(recording.pitch), str(recording.speed)
@@ -88,7 +89,7 @@ def speak(recording: Recording, out: Path) -> None:
         fit = ["gain", "-n", "-3", "pad", "0.01", str(SECONDS), "trim", "0", str(SECONDS)]
         run(["sox", str(spoken), "-b", "16", "-r", str(recording.rate), "-c", str(recording.channels), str(shaped), *trim, *fit])
         target = out / recording.folder / f"{recording.stem}.{recording.suffix}"
-        if recording.suffix == "mp3":  # sox writes MP3 only with an extra package; libsndfile always does
+        if recording.suffix == "mp3":  # sox needs an extra package to write MP3; libsndfile does not
             waveform, rate = soundfile.read(shaped)
             soundfile.write(target, waveform, rate)
         elif recording.suffix == "flac":
@@ -99,14 +100,14 @@ def speak(recording: Recording, out: Path) -> None:
 
 
 def run(command: Sequence[str]) -> None:
-    """Runs a tool; what it says is shown only when it fails."""
+    """Run a tool; its output is only shown if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command[0]} failed: {done.stderr.strip()}")
 
 
 def break_one(folder: Path) -> Path:
-    """Adds a recording whose second half is missing."""
+    """Add a recording whose second half is missing."""
     whole = min(folder.glob("*.wav"))
     broken = folder / "broken.wav"
     broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -115,7 +116,7 @@ def break_one(folder: Path) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes all recordings."""
+    """Make all recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-voice", type=int, default=9, help="recordings of each digit by each voice (default: 9)")
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{tool} is missing: sudo apt-get install espeak-ng sox\n")
             return 2
     if args.out.exists():
-        sys.stderr.write(f"'{args.out}' exists already: remove it, or choose another folder\n")
+        sys.stderr.write(f"'{args.out}' already exists; remove it, or choose another folder\n")
         return 2
     unfinished = args.out.with_name(args.out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

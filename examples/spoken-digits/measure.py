@@ -1,10 +1,10 @@
-"""Measures a model of spoken digits on recordings it never saw.
+"""Measure a model of spoken digits on recordings that it never saw.
 
     python measure.py --speech speech --model model [--per-digit 20]
 
-Transcription: the share of recordings, in held-out files and of held-out voices, whose description is the word that was spoken.
-Speech: the share of generated digits that an independent classifier recognises. It is a small convolutional network that is trained
-here, on the real training recordings alone, and is itself measured on the held-out ones.
+Transcription: the share of recordings, in held-out files and of held-out voices, whose description is the spoken word.
+Speech: the share of generated digits that an independent classifier recognizes. It is a small convolutional network
+that is trained here, only on the real training recordings, and is itself measured on the held-out ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLES = int(0.6 * RATE)
 
 
 def read_folder(folder: Path) -> tuple[list[Audio], list[str]]:
-    """Reads every recording that can be read, and its word."""
+    """Read every recording that can be read, and its word."""
     clips, words = [], []
     for path in sorted(p for p in folder.iterdir() if p.suffix != ".txt"):
         try:
@@ -45,13 +45,13 @@ def read_folder(folder: Path) -> tuple[list[Audio], list[str]]:
 
 
 def stack(clips: Sequence[Audio]) -> Tensor:
-    """Brings clips to one rate, channel and length: `[B, S]`."""
+    """Convert clips to one rate, channel and length: `[B, S]`."""
     mono = [resample(match_channels(clip.waveform, 1), clip.sample_rate, RATE) for clip in clips]
     return torch.from_numpy(np.concatenate([fit_length(waveform, SAMPLES) for waveform in mono]))
 
 
 def labels(words: Sequence[str]) -> Tensor:
-    """Returns the digit of each word, `[B]`."""
+    """Return the digit of each word, `[B]`."""
     return torch.tensor([DIGITS.index(word) for word in words])
 
 
@@ -73,14 +73,14 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(64 * 5, len(DIGITS)))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """`[B, S]` → logits `[B, 10]`."""
+        """Map `[B, S]` to logits `[B, 10]`."""
         spectrum = torch.stft(waveform, 256, 80, window=torch.hann_window(256), return_complex=True).abs().square()
         mel = torch.log(torch.einsum("fm,bft->bmt", self.bank, spectrum) + 1e-3)
         return self.head(self.body((mel[:, None] + 2) / 4).amax(-1).flatten(1))
 
 
 def train_classifier(clips: Tensor, targets: Tensor, *, steps: int, seed: int) -> Classifier:
-    """Trains on recordings, moved in time, made louder or softer, and with noise."""
+    """Train on recordings that are moved in time, made louder or softer, and mixed with noise."""
     torch.manual_seed(seed)
     net = Classifier()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
@@ -98,15 +98,15 @@ def train_classifier(clips: Tensor, targets: Tensor, *, steps: int, seed: int) -
 
 
 @torch.no_grad()
-def recognised(net: Classifier, clips: Tensor, targets: Tensor) -> float:
-    """Share of clips that the classifier takes for their digit."""
+def recognized(net: Classifier, clips: Tensor, targets: Tensor) -> float:
+    """Return the share of clips that the classifier takes for their digit."""
     return (net(clips).argmax(1) == targets).float().mean().item()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints every number as JSON."""
+    """Print every number as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True, help="what make_speech.py made")
+    parser.add_argument("--speech", type=Path, required=True, help="folder made by make_speech.py")
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--per-digit", type=int, default=20, help="generated clips of each digit (default: 20)")
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")
@@ -122,14 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         clips, words = read_folder(args.speech / name)
         texts = model.describe(clips, max_new_tokens=8, batch_size=32)
         report["transcribed"][name] = sum(text == word for text, word in zip(texts, words, strict=True)) / len(words)
-        report["classifier"][name] = recognised(classifier, stack(clips), labels(words))
+        report["classifier"][name] = recognized(classifier, stack(clips), labels(words))
     prompts = [digit for digit in DIGITS for _ in range(args.per_digit)]
     seconds = SAMPLES / RATE
     made = model.generate(prompts, seconds=seconds, seeds=args.seed, guidance_scale=args.guidance, batch_size=50)
-    report["generated"]["all"] = recognised(classifier, stack(made), labels(prompts))
+    report["generated"]["all"] = recognized(classifier, stack(made), labels(prompts))
     for digit, first in zip(DIGITS, range(0, len(made), args.per_digit), strict=True):
         some = slice(first, first + args.per_digit)
-        report["generated"][digit] = recognised(classifier, stack(made[some]), labels(prompts[some]))
+        report["generated"][digit] = recognized(classifier, stack(made[some]), labels(prompts[some]))
     rounded = {what: {name: round(value, 4) for name, value in scores.items()} for what, scores in report.items()}
     sys.stdout.write(json.dumps(rounded, indent=2) + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""Audio files that commands read and write: which can be used, in which format they are written, and what is said about them."""
+"""Audio files that commands read and write: which ones can be used, their format, and what commands say about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
 
 FORMATS = "wav (16 bits), wav24, wav32f (floats), flac, mp3 or ogg (Vorbis)"
 
@@ -20,13 +20,13 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="wav",
         metavar="FORMAT",
-        help=f"how audio is written: {FORMATS}; mp3 can only have rates from 8000 to 48000 Hz that it knows, and nothing is "
+        help=f"format of the audio files: {FORMATS}; mp3 only allows some sample rates from 8000 to 48000 Hz, and nothing is "
         "resampled to fit (default: wav)",
     )
 
 
 def check_model_format(name: str, model: SoundOmni) -> None:
-    """Raise DataError, before anything is made, if a format cannot hold what the model's codec makes."""
+    """Raise DataError, before any clip is made, if a format cannot hold the output of the model's codec."""
     from soundomni.data.audio_writing import check_format
 
     codec = model.model.codec.spec
@@ -35,7 +35,7 @@ def check_model_format(name: str, model: SoundOmni) -> None:
 
 def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:
     """Say on stderr that a file was written quieter than it was made, if it was."""
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
 
     if gain < 1.0:
         parts = ", including the kept parts" if kept else ""
@@ -43,7 +43,7 @@ def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:
 
 
 class Failures:
-    """Files that could not be used: each is named on stderr at once, and the others go on.
+    """Files that could not be used: stderr names each at once, and the command continues with the others.
 
     Args:
         given: how many files there are in all.
@@ -55,9 +55,10 @@ class Failures:
 
     def add(self, file: str | Path, error: Exception) -> None:
         """Name a file and what is wrong with it. Errors that do not name the file get its name."""
-        from soundomni.cli.output import note
+        from soundomni.cli.console import note
+        from soundomni.core.errors import message_of
 
-        name, text = (" ".join(str(one).split()) for one in (file, error))
+        name, text = " ".join(str(file).split()), message_of(error)
         text = text if name in text else f"'{name}': {text}"
         self.found.append({"file": str(file), "error": text})
         note(f"soundomni: error: {text}")
@@ -76,8 +77,9 @@ class Failures:
 
 
 def usable(files: Sequence[str], failures: Failures) -> list[Path]:
-    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for it."""
-    from soundomni.cli.files import input_file
+    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for
+    it."""
+    from soundomni.cli.folders import input_file
     from soundomni.core.errors import DataError
     from soundomni.data.audio import audio_info
 

@@ -1,9 +1,9 @@
-"""`soundomni demo`: trains a small model on this machine, then shows what it makes and hears, and what that is worth, on one page."""
+"""`soundomni demo`: train a small model on this machine, then show on one page what it makes and hears, and how good
+that is."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soundomni.cli.page.gather import Contender
     from soundomni.cli.page.report import Listening, Prompt, Report
-    from soundomni.core.schema import MixtureEntry, Spec
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.core.spec.schema import Spec
+    from soundomni.data.toys.toy_sounds import ToySounds
 
-HELP = "train a small model on this machine, and hear and see what it learnt"
+HELP = "train a small model on this machine, then hear and see what it learned"
 
 PROMPTS = (
     "a loud sine tone at A4",
@@ -28,51 +28,56 @@ PROMPTS = (
     "quiet low noise",
 )
 PAGE = "index.html"
-TOYS = "toy-sounds"
 TRAINED = "trained here"
 NO_COMPARISON = "none"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
-    parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train, on toy-sounds (default: demo)")
+    """Add the options."""
+    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for all results (default: demo)")
+    parser.add_argument("--config", default="demo", metavar="SPEC", help="spec to train; it must use toy-sounds (default: demo)")
     parser.add_argument(
-        "--measure", type=int, default=100, metavar="N", help="clips to measure on, from a seed that training does not use (default: 100)"
+        "--measure",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of clips to measure on, from a seed not used in training (default: 100)",
     )
     parser.add_argument(
         "--compare",
         default="nano",
         metavar="MODEL",
-        help="model to show beside the one trained: a shipped one, on clips like its own, or a model directory, on clips like those of "
-        "--config; none for no comparison (default: nano)",
+        help="model to show next to the trained one: a shipped model, on clips like its own, or a model directory, on clips like "
+        "those of --config; 'none' for no comparison (default: nano)",
     )
     parser.add_argument(
         "--existing",
         choices=("resume", "overwrite"),
         default="resume",
-        help="go on with a demo that is already there, or train it anew (default: resume)",
+        help="resume a demo that is already there, or train it again from scratch (default: resume)",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Trains, writes the model, generates, describes, measures, and writes the page."""
-    from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit, note
+    """Train, write the model, generate, describe, measure, and write the page."""
+    from soundomni.cli.console import emit, note
+    from soundomni.cli.folders import make_directory
     from soundomni.cli.page.gather import CLIPS, Contender, generate, listen, measure, show_model, show_training
     from soundomni.core.errors import SpecError
-    from soundomni.core.spec import load_spec
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.data.toys.in_specs import unused_seed
     from soundomni.train.export import load_run
     from soundomni.train.run import run_training
 
     if args.measure < 1:
-        raise SpecError(f"--measure must be at least 1, {args.measure} was given")
+        raise SpecError(f"--measure is {args.measure}; expected at least 1")
     if any(key == "train.run_dir" for key, _ in overrides):
-        raise SpecError("the demo trains in the folder 'run' of --out: give --out instead of --train.run_dir")
+        raise SpecError("the demo trains in the folder 'run' within --out; use --out instead of --train.run_dir")
     out = make_directory(args.out)
     if (out / CLIPS).exists() and not (out / "run").exists():
-        raise SpecError(f"'{out / CLIPS}' is not of a demo, and would be replaced: give --out another folder")
-    spec = load_spec([args.config], [("train.run_dir", str(out / "run")), *overrides], trust_class_paths=args.trust_class_paths)
+        raise SpecError(f"'{out / CLIPS}' does not belong to a demo and would be replaced; give --out another folder")
+    given = [("train.run_dir", str(out / "run")), *overrides]
+    spec = load_spec_with_start([args.config], given, trust_class_paths=args.trust_class_paths)
     unseen = _unseen(spec, args.measure)
     others = _others(args, unseen)
     trained = run_training(spec, trust_class_paths=args.trust_class_paths, existing=args.existing)
@@ -97,16 +102,17 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     told = {"step": step, "model": str(out / "model"), "page": str(page)}
     emit(args, told | _told(out, contenders, prompts, listening, results), text=None)
     again = f'soundomni generate --model {out / "model"} --prompt "{PROMPTS[0]}" --seconds {unseen.seconds:g}'
-    note(f"\nMake more:\n  {again}\nHear and see all of it: open {page} in a browser")
+    note(f"\nMake more:\n  {again}\nTo hear and see everything, open {page} in a browser")
     return 0
 
 
 def _unseen(spec: Spec, count: int) -> ToySounds:
-    """Returns clips like those that training describes, or makes, reserved combinations among them. SpecError without toy sounds."""
+    """Return clips like those of training, reserved combinations included. Raise SpecError without toy sounds."""
     from soundomni.core.errors import SpecError
-    from soundomni.core.registry import build
-    from soundomni.core.schema import Slot
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.core.spec.registry import build
+    from soundomni.core.spec.schema import Slot
+    from soundomni.data.toys.in_specs import toy_entries, unused_seed
+    from soundomni.data.toys.toy_sounds import ToySounds
 
     toys = toy_entries(spec)
     if toys:
@@ -114,31 +120,19 @@ def _unseen(spec: Spec, count: int) -> ToySounds:
         dataset = build("dataset", Slot(toys[0].source.class_path, {**toys[0].source.init_args, **new}))
         assert isinstance(dataset, ToySounds)
         return dataset
-    raise SpecError("the demo needs a spec that trains on toy-sounds, whose attributes it can measure; `soundomni train` takes any")
-
-
-def toy_entries(spec: Spec) -> list[MixtureEntry]:
-    """Returns the entries of toy sounds that a spec trains on, those that describe first."""
-    from soundomni.core.provenance import lasting_name
-
-    entries = [entry for entry in (spec.data.datasets.values() if spec.data else ()) if entry is not None]
-    toys = (entry for entry in entries if lasting_name("dataset", entry.source.class_path) == TOYS)
-    return sorted(toys, key=lambda entry: "describe" not in entry.tasks)
-
-
-def unused_seed(spec: Spec) -> int:
-    """Returns the first seed from 1 on that no toy sounds of a spec have."""
-    used = {entry.source.init_args.get("seed", 0) for entry in toy_entries(spec)}
-    return next(seed for seed in itertools.count(1) if seed not in used)
+    raise SpecError("the demo can only measure specs that train on toy-sounds; use `soundomni train` for other data")
 
 
 def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
-    """Loads the model to compare with, before any time is spent on training. Raises CheckpointError when there is no such model."""
-    from soundomni.cli.generate import slug
+    """Load the model to compare with, before any time is spent on training.
+
+    Raise CheckpointError if there is no such model.
+    """
     from soundomni.cli.page.gather import Contender
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.model_directory import SHIPPED, find_model
-    from soundomni.core.spec import load_spec
+    from soundomni.core.files.paths import slug
+    from soundomni.core.pretrained.directory import SHIPPED, find_model
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.load import load_spec
 
     if args.compare == NO_COMPARISON:
         return []
@@ -152,14 +146,14 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
 
 
 def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
-    """Adds what is the same for every model."""
+    """Add what is the same for every model."""
     import platform
     from importlib.metadata import version
 
     from soundomni import __version__
     from soundomni.cli.page.gather import MEASURE_SEED
     from soundomni.cli.page.report import Report
-    from soundomni.cli.page.sounds import LEVELS, colours
+    from soundomni.cli.page.sounds import LEVELS, colors
 
     assert spec.train is not None and spec.data is not None, "it was trained"
     seeds = {
@@ -170,11 +164,11 @@ def _report(*, spec: Spec, unseen_seed: int, **parts: Any) -> Report:
         "measured prompts": f"from {MEASURE_SEED}",
     }
     programs = {"soundomni": __version__, "Python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
-    return Report(levels=LEVELS, colours=colours(), seeds=seeds, versions=programs, **parts)
+    return Report(levels=LEVELS, colors=colors(), seeds=seeds, versions=programs, **parts)
 
 
 def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
-    """Writes the command with all that it was given or took by default, an option per line."""
+    """Return the command with all options, given or default, one per line."""
     options = [["--" + name, str(getattr(args, name))] for name in ("config", "compare", "measure", "existing", "out")]
     trusted = [["--trust-class-paths"]] if args.trust_class_paths else []
     words = [["soundomni", "demo"], *options, *trusted, *([f"--{key}={value}"] for key, value in overrides)]
@@ -182,19 +176,19 @@ def _command(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> 
 
 
 def _write(path: Path, report: Report) -> Path:
-    """Writes the page beside its place and renames it, so that no reader meets half of it."""
+    """Write the page to a temporary name and rename it, so that no reader sees half of it."""
     from soundomni.cli.page.render import render
+    from soundomni.core.files.whole_files import write_whole
 
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(render(report), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, render(report))
     return path
 
 
 def _told(
     out: Path, contenders: Sequence[Contender], prompts: Sequence[Prompt], listening: Sequence[Listening], results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the page in numbers and words, for --json: the model trained, and under "compared" the others by name."""
+    """Return the page's numbers and words for --json: those of the trained model, and under "compared" the others by
+    name."""
     models = []
     for i, (one, result) in enumerate(zip(contenders, results, strict=True)):
         made = [{"file": str(out / prompt.made[i].sound.file), "prompt": prompt.text} for prompt in prompts]

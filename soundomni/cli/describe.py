@@ -1,4 +1,4 @@
-"""`soundomni describe`: what a model hears in files."""
+"""`soundomni describe`: describe audio files, or answer questions about them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundomni.cli.audio_files import Failures, batches, usable
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
-HELP = "say what is heard in audio files, or answer a question about them"
+HELP = "describe audio files, or answer a question about them"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
     add_model(parser)
     add_adapter(parser)
-    parser.add_argument("--question", metavar="TEXT", help="ask this instead of asking for a description")
-    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default: 64)")
-    parser.add_argument("--batch", type=int, default=8, help="files heard at once (default: 8)")
+    parser.add_argument("--question", metavar="TEXT", help="question to answer instead of describing the file")
+    parser.add_argument("--max-tokens", type=int, default=64, help="maximum number of tokens to write (default: 64)")
+    parser.add_argument("--batch", type=int, default=8, help="number of files to process at once (default: 8)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="sample each token: 1 samples as the model predicts, lower values give likelier texts (default: always the likeliest token)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample only from the K likeliest tokens")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample only from the likeliest tokens with a total probability of P",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="seed of the first file; later files use seed+1, seed+2, … (default: 0)",
+    )
     add_device(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints one line per file; a file that cannot be used is named on stderr, and the others are heard."""
-    from soundomni.cli.output import emit
+    """Print one line per file. Files that cannot be used are named on stderr; the others are still described."""
+    from soundomni.cli.console import emit
     from soundomni.core.errors import SpecError
-    from soundomni.core.limits import MOST_NEW_TOKENS, check_count
+    from soundomni.core.limits import MOST_NEW_TOKENS, check_count, check_seed, check_text_sampling
 
     check_count("--max-tokens", args.max_tokens, most=MOST_NEW_TOKENS)
     check_count("--batch", args.batch)
+    check_text_sampling(args.temperature, args.top_k, args.top_p, options=True)
+    if args.seed is not None:
+        check_seed(args.seed)
+        if args.temperature is None:
+            raise SpecError(f"--seed is {args.seed}, but without a temperature no token is sampled. Set --temperature too, such as 1")
     if args.question is not None and not args.question.strip():
-        raise SpecError("an empty question was given; ask something, or leave --question out for a description")
+        raise SpecError("--question is empty. Ask something, or leave --question out for a description")
     device = choose_device(args)
     failures = Failures(len(args.files))
     files = usable(args.files, failures)
@@ -52,19 +74,30 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _hear(model: SoundOmni, files: list[Path], failures: Failures, args: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """Yields what is heard in each file that can be used. Memory holds the clips of one batch."""
+    """Yield the text for each file that can be used. Memory holds the clips of one batch."""
     from soundomni.cli.progress import Progress
 
+    first = args.seed or 0
     with Progress("describing files", total=len(files)) as progress:
         for batch in batches(files, args.batch):
             clips = dict(_read(model, batch, failures, args.question))
-            texts = model.describe(list(clips.values()), question=args.question, max_new_tokens=args.max_tokens, batch_size=args.batch)
+            texts = model.describe(
+                list(clips.values()),
+                question=args.question,
+                max_new_tokens=args.max_tokens,
+                batch_size=args.batch,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                seeds=[first + i for i in clips],
+            )
             yield from zip((batch[i] for i in clips), texts, strict=True)
+            first += len(batch)
             progress.advance(len(batch))
 
 
 def _read(model: SoundOmni, batch: list[Path], failures: Failures, question: str | None) -> Iterator[tuple[int, Audio]]:
-    """Yields the clips of a batch that the model can hear, with their places; the others are failures."""
+    """Yield the clips of a batch that the model can use, with their places; the others are failures."""
     from soundomni.core.errors import DataError
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
@@ -72,7 +105,7 @@ def _read(model: SoundOmni, batch: list[Path], failures: Failures, question: str
     for i, file in enumerate(batch):
         try:
             clip = Audio(*read_audio(file))
-            model.contexts.clip(clip, question)  # what it is given is made again with the batch; this costs little next to hearing it
+            model.contexts.clip(clip, question)  # made again with the batch, at little cost next to the encoder
         except (DataError, OSError) as error:
             failures.add(file, error)
         else:

@@ -1,16 +1,16 @@
-"""`soundomni doctor`: what training a spec takes of each GPU, before anything is bought, downloaded or started."""
+"""`soundomni doctor`: the GPU memory that training a spec needs, before anything is bought, downloaded or started."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides
+from soundomni.cli.parsing import Overrides
 
 if TYPE_CHECKING:
-    from soundomni.train.diagnosis import Diagnosis, Footprint, Setting
+    from soundomni.train.memory.diagnosis import Diagnosis, Footprint, Setting
 
-HELP = "say how much memory training a spec takes of each GPU, and what fits"
+HELP = "estimate the GPU memory that training a spec needs, and what would fit"
 GIB = 1 << 30
 ROWS = {
     "weights": "weights",
@@ -25,36 +25,35 @@ ROWS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument(
         "--config",
         action="append",
         required=True,
         metavar="SPEC",
-        help="YAML file or the name of a shipped spec; later ones change earlier ones",
+        help="YAML file or the name of a shipped spec; may be repeated, later ones override earlier ones",
     )
-    parser.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs, with a process each (default: 1)")
+    parser.add_argument("--gpus", type=_count, default=1, metavar="N", help="number of GPUs, one process each (default: 1)")
     parser.add_argument("--gpu-memory", type=_amount, default=80.0, metavar="GIB", help="memory of each GPU in GiB (default: 80)")
     parser.add_argument(
-        "--seconds", type=_seconds, metavar="S", help="length of the clips in a batch (default: max_seconds of their dataset, or 10)"
+        "--seconds", type=_seconds, metavar="S", help="length of the clips in a batch (default: max_seconds of the dataset, or 10)"
     )
-    parser.add_argument(
-        "--text-tokens", type=_count, default=16, metavar="N", help="tokens of a caption, a question or an answer (default: 16)"
-    )
+    parser.add_argument("--text-tokens", type=_count, default=16, metavar="N", help="tokens per caption, question or answer (default: 16)")
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Prints the report; status 0 whether it fits or not."""
+    """Print the report; exit status 0 whether the spec fits or not."""
     import warnings
 
-    from soundomni.cli.output import emit
-    from soundomni.core.spec import load_spec, resolve
-    from soundomni.train.diagnosis import diagnose
+    from soundomni.cli.console import emit
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.core.spec.load import resolve
+    from soundomni.train.memory.diagnosis import diagnose
 
     trust = args.trust_class_paths
-    spec = resolve(load_spec(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
+    spec = resolve(load_spec_with_start(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of kernels that run on tensors without memory
+        warnings.simplefilter("ignore")  # kernels warn when they run on tensors without memory
         found = diagnose(
             spec,
             gpus=args.gpus,
@@ -94,7 +93,7 @@ def _sizes(footprint: Footprint) -> dict[str, int | None]:
 
 
 def _as_text(found: Diagnosis) -> str:
-    from soundomni.cli.output import table
+    from soundomni.cli.console import table
 
     count, trained = sum(part.parameters for part in found.parts), sum(part.trained for part in found.parts)
     parts = [[part.name, f"{part.parameters:,}", _share(part.trained, part.parameters)] for part in found.parts]
@@ -115,12 +114,12 @@ def _as_text(found: Diagnosis) -> str:
 def _verdict(found: Diagnosis) -> str:
     free, gib = found.gpu_memory - found.footprint.total, _gib(found.gpu_memory)
     if found.fits:
-        known = "fits" if found.complete else "what is known fits"
-        return f"{known}: {_gib(free)} of {gib} GiB stay free"
-    lines = [f"does not fit: {_gib(-free)} GiB more are needed than the {gib} GiB of a GPU"]
+        known = "fits" if found.complete else "the known part fits"
+        return f"{known}: {_gib(free)} of {gib} GiB remain free"
+    lines = [f"does not fit: needs {_gib(-free)} GiB more than the {gib} GiB of a GPU"]
     if found.change is None or found.changed is None:
         gpus = "more GPUs that share train.batches_per_step evenly"
-        return f"{lines[0]}; neither {gpus}, nor activation checkpointing, nor smaller batches are enough"
+        return f"{lines[0]}; {gpus}, activation checkpointing and smaller batches are not enough"
     changes = []
     if found.change.recompute != found.setting.recompute:
         changes.append("train.activation_checkpointing=true")
@@ -128,7 +127,7 @@ def _verdict(found: Diagnosis) -> str:
         changes.append(_gpus(found.change.gpus))
     if found.change.tokens != found.setting.tokens:
         changes.append(f"data.tokens_per_batch={found.change.tokens}")
-    return f"{lines[0]}\nit fits with {' and '.join(changes)}: {_gib(found.changed.total)} GiB on each"
+    return f"{lines[0]}\nit fits with {' and '.join(changes)}: {_gib(found.changed.total)} GiB per GPU"
 
 
 def _share(part: int, whole: int) -> str:
@@ -145,7 +144,7 @@ def _gib(size: int | None) -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"'{text}' given, expected a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 1,000,000")
     return int(text)
 
 
@@ -154,7 +153,7 @@ def _seconds(text: str) -> float:
 
     value = _amount(text)
     if value > LONGEST_SECONDS:
-        raise argparse.ArgumentTypeError(f"'{text}' given, expected at most {LONGEST_SECONDS:g}")
+        raise argparse.ArgumentTypeError(f"'{text}' is too long; expected at most {LONGEST_SECONDS:g}")
     return value
 
 
@@ -164,5 +163,5 @@ def _amount(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}' given, expected a number above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value

@@ -1,29 +1,23 @@
-"""`soundomni evaluate`: what a model's audio and words are worth, measured."""
+"""`soundomni evaluate`: measure the quality of a model's audio and text."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from soundomni.cli.evaluation_lists import COMMON_TASKS, TASKS
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.evaluation.settings import COMMON_TASKS, DATASET_LIMIT, DEFAULT_BATCH_SIZE, DEFAULT_LIST, TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from soundomni.core.interfaces import Dataset
-    from soundomni.core.schema import Slot
+    from soundomni.core.spec.schema import Slot
 
 HELP = "measure what a model generates, describes and reconstructs"
 
-DEFAULT_LIST = "new-combinations"
-DATASET_LIMIT = 100
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.epilog = "The error rates wer and cer count extra words and characters as errors too, so they may exceed 100 %."
+    """Add the options."""
+    parser.epilog = "The error rates wer and cer also count extra words and characters, so they can exceed 100 %."
     add_model(parser)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group()
@@ -31,83 +25,106 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--list",
         type=expanded,
         metavar="NAME",
-        help=f"fixed list of clips: a shipped one, or a YAML file like those (default: {DEFAULT_LIST})",
+        help=f"fixed list of clips: a shipped list, or a YAML file in the same form (default: {DEFAULT_LIST})",
     )
-    what.add_argument("--dataset", metavar="SLOT", help="dataset instead of a list: a name, or YAML with class_path and init_args")
+    what.add_argument(
+        "--dataset",
+        metavar="SLOT",
+        help="dataset to measure on instead of a list: a name, or YAML with class_path and init_args",
+    )
     parser.add_argument(
         "--tasks",
         nargs="+",
         choices=TASKS,
         metavar="TASK",
-        help=f"what to measure: {', '.join(TASKS)} (default: what the list names; {', '.join(COMMON_TASKS)} of a dataset)",
+        help=f"what to measure: {', '.join(TASKS)} (default: those of the list; {', '.join(COMMON_TASKS)} for a dataset)",
     )
     parser.add_argument(
-        "--limit", type=int, help=f"measure on the first so many clips (default: all of a list, {DATASET_LIMIT} of a dataset)"
+        "--limit",
+        type=int,
+        help=f"measure only the first LIMIT clips (default: all of a list, {DATASET_LIMIT} of a dataset)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip that is generated; each next one counts up (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the first generated clip; later clips use seed+1, seed+2, … (default: 0)",
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument("--batch", type=int, default=16, help="clips at once (default: 16)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=DEFAULT_BATCH_SIZE,
+        help=f"number of clips to process at once (default: {DEFAULT_BATCH_SIZE})",
+    )
     add_device(parser)
     parser.add_argument(
         "--clap",
         type=expanded,
         metavar="DIR",
-        help="CLAP network in transformers format: adds the CLAP score, Fréchet distance and kernel distance",
+        help="CLAP network in transformers format, to add the CLAP score, Fréchet distance and kernel distance",
     )
     parser.add_argument(
         "--classifier",
         type=expanded,
         metavar="DIR",
-        help="audio classifier in transformers format: adds KL divergence and Fréchet distance",
+        help="audio classifier in transformers format, to add KL divergence and Fréchet distance",
     )
     parser.add_argument(
-        "--save", type=expanded, metavar="DIR", help="save the generated audio as WAV files, and the generated text in results.jsonl"
+        "--save",
+        type=expanded,
+        metavar="DIR",
+        help="save the generated audio as WAV files, and the generated text in results.jsonl",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Prints every measured number, and with --json what it was made with."""
-    from soundomni.cli.evaluation import Settings, lines, run_model, score
-    from soundomni.cli.evaluation_lists import audio_sha256, items_sha256
-    from soundomni.cli.evaluation_networks import load_networks
-    from soundomni.cli.evaluation_record import made_with, save
-    from soundomni.cli.files import empty_directory
-    from soundomni.cli.output import emit
-    from soundomni.core.errors import SpecError
+    """Print every measured number, and with --json also the settings."""
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import empty_directory
+    from soundomni.cli.result_lines import result_lines
+    from soundomni.cli.stderr_observer import StderrObserver
+    from soundomni.evaluation import evaluate, load_judges, open_data
+    from soundomni.evaluation.judges import check_judged_tasks
 
     _check(args)
+    observer = StderrObserver()
     device = choose_device(args)
-    dataset, slot, tasks, data, limit = _data(args)
-    judges = {"clap": args.clap, "classifier": args.classifier}
-    if any(judges.values()) and "generate" not in tasks:
-        raise SpecError(f"measuring {', '.join(tasks)} generates nothing that --clap or --classifier could judge: leave them out")
-    networks = load_networks(**judges, device=device)
+    data = open_data(_chosen_data(args), trust_class_paths=args.trust_class_paths, observer=observer)
+    tasks = data.choose_tasks(args.tasks)
+    if args.clap or args.classifier:
+        check_judged_tasks(tasks)
+    judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
     model = load_model(args, overrides, device=device)
-    folder = None if args.save is None else empty_directory(args.save, option="--save")
-    settings = Settings(limit=limit, seed=args.seed, batch=args.batch, steps=args.steps, guidance=args.guidance, tasks=tasks)
-    outcome = run_model(model, dataset, settings, networks=networks)
-    if folder is not None:
-        save(outcome, folder)
-    result = score(outcome, networks=networks)
-    data |= {
-        "items_sha256": items_sha256(outcome.items),
-        "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
-    }
-    record = made_with(model, settings, name=args.model, adapter=args.adapter, judges=judges, device=device, data=data, dataset=slot)
-    emit(args, {**result, "made_with": record}, text="\n".join(lines(result)))
-    return 1 if outcome.failures else 0
+    result = evaluate(
+        model,
+        data,
+        tasks=tasks,
+        limit=args.limit,
+        seed=args.seed,
+        batch_size=args.batch,
+        num_steps=args.steps,
+        guidance_scale=args.guidance,
+        judges=judges,
+        save=None if args.save is None else empty_directory(args.save, option="--save"),
+        loaded_from=args.model,
+        adapter=args.adapter,
+        observer=observer,
+    )
+    emit(args, result, text="\n".join(result_lines(result)))
+    return 1 if result["failures"] else 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises SpecError for a number out of its range."""
+    """Raise SpecError for a number out of its range."""
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seed
 
     if args.limit is not None:
         check_count("--limit", args.limit)
         if args.limit == 1 and (args.clap or args.classifier):
-            raise SpecError("--limit 1 leaves no set of clips to compare: --clap and --classifier need at least 2")
+            raise SpecError("--limit is 1; expected at least 2 with --clap or --classifier, which compare sets of clips")
     if args.steps is not None:
         check_count("--steps", args.steps, most=MOST_STEPS)
     if args.guidance is not None:
@@ -116,25 +133,10 @@ def _check(args: argparse.Namespace) -> None:
     check_seed(args.seed)
 
 
-def _data(args: argparse.Namespace) -> tuple[Dataset, Slot, Sequence[str], dict[str, Any], int]:
-    """Returns the dataset, its slot, the tasks, what identifies the data, and how many clips to take."""
-    from dataclasses import asdict
-    from typing import cast
+def _chosen_data(args: argparse.Namespace) -> str | Slot:
+    """Return the list of --list, or the dataset of --dataset."""
+    from soundomni.core.spec.load import parse_slot
 
-    from soundomni.cli.evaluation_lists import open_list
-    from soundomni.core.errors import SpecError
-    from soundomni.core.interfaces import Dataset
-    from soundomni.core.registry import build
-    from soundomni.core.spec import parse_slot
-
-    if args.dataset is None:
-        fixed = open_list(DEFAULT_LIST if args.list is None else args.list, trust_class_paths=args.trust_class_paths)
-        data = {"list": fixed.name, "sha256": fixed.sha256, "dataset": asdict(fixed.slot)}
-        missing = [task for task in args.tasks or () if task not in fixed.tasks]
-        if missing:
-            raise SpecError(f"the list '{fixed.name}' does not measure {', '.join(missing)}, only {', '.join(fixed.tasks)}")
-        return fixed.dataset, fixed.slot, args.tasks or fixed.tasks, data, min(args.limit or len(fixed.dataset), len(fixed.dataset))
-    given = parse_slot("dataset", args.dataset)
-    dataset = cast(Dataset, build("dataset", given, trust_class_paths=args.trust_class_paths))
-    data = {"dataset": asdict(given)}
-    return dataset, given, args.tasks or COMMON_TASKS, data, min(args.limit or DATASET_LIMIT, len(dataset))
+    if args.dataset is not None:
+        return parse_slot("dataset", args.dataset)
+    return DEFAULT_LIST if args.list is None else str(args.list)

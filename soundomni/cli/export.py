@@ -1,4 +1,4 @@
-"""`soundomni export`: weights as a model directory, or in the layout of another project."""
+"""`soundomni export`: write weights as a model directory, or in the layout of another project."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.schema import Slot
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.schema import Slot
 
-HELP = "write a run's weights as a model directory, or weights in the layout of another project"
+HELP = "write a run or model as a model directory, or in the layout of another project"
 
 DTYPES = ("float32", "float16", "bfloat16")
 MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
@@ -21,26 +21,38 @@ FORMATS = (MODEL, ORIGINAL, ADAPTER, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("source", metavar="RUN", help="run directory, model directory or name of a model; for a codec also its directory")
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory to write, or an older model directory to replace")
+    """Add the options."""
+    parser.add_argument(
+        "source",
+        metavar="RUN",
+        help="run directory, model directory or model name; for a codec, also a codec directory",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="new directory to write, or an existing model directory to replace",
+    )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default=MODEL,
-        help="model: a model directory (default); soundomni: the layout of the original research code; peft-adapter: the "
-        "adapters of a run alone, a folder per expert stream; stable-audio-vae or diffusers-oobleck: the codec alone",
+        help="model: a model directory (default); soundomni: the layout of the original research code; peft-adapter: only "
+        "the adapters of a run, one folder per expert stream; stable-audio-vae or diffusers-oobleck: only the codec",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights of a model are stored as (default: float32)")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="push the model directory to this repository of the Hugging Face Hub as well")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also push the model directory to this Hugging Face Hub repository")
     parser.add_argument("--private", action="store_true", help="with --push, make a new repository private")
-    parser.add_argument("--last", action="store_true", help="of a run, take the last weights, not their average over steps")
+    parser.add_argument("--last", action="store_true", help="export the final weights of a run instead of their average over steps")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="export the checkpoint of step N of a run instead of the newest one")
+    which.add_argument("--best", action="store_true", help="export the best checkpoint of a run, by train.validation.best")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes the newest intact checkpoint of a run, or a model."""
-    from soundomni.cli.arguments import refuse_overrides
-    from soundomni.cli.output import emit
+    """Export a checkpoint of a run, by default the newest intact one, or a model."""
+    from soundomni.cli.console import emit
+    from soundomni.cli.parsing import refuse_overrides
 
     refuse_overrides(overrides, "export")
     _check_options(args)
@@ -52,24 +64,27 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises UsageError for options that go with something else."""
-    from soundomni.cli.arguments import UsageError
-    from soundomni.core.hub_repository import check_pushable
+    """Raise UsageError for options that do not apply here."""
+    from soundomni.cli.parsing import UsageError
+    from soundomni.core.pretrained.hub import check_pushable
 
     if args.last and not _is_run(Path(args.source)):
-        raise UsageError(f"--last is of runs, which have averaged weights beside the last ones; '{args.source}' is none")
+        raise UsageError(f"--last only applies to run directories; '{args.source}' is not one")
+    for name, given in (("--step", args.step is not None), ("--best", args.best)):
+        if given and not _is_run(Path(args.source)):
+            raise UsageError(f"{name} only applies to run directories; '{args.source}' is not one")
     if args.push is None:
         if args.private:
-            raise UsageError("--private says how --push makes a repository; give --push OWNER/NAME")
+            raise UsageError("--private only applies to --push. Give --push OWNER/NAME")
         return
     if args.format != MODEL:
-        raise UsageError(f"--push is of model directories, not of --format {args.format}")
+        raise UsageError(f"--push only applies to --format model, not to --format {args.format}")
     check_pushable(args.push)
 
 
 def _push(args: argparse.Namespace) -> dict[str, str]:
-    """Pushes what was written, if that is asked for, and returns the address of the commit."""
-    from soundomni.core.hub_repository import push
+    """Push what was written, if requested, and return the address of the commit."""
+    from soundomni.core.pretrained.hub import push
 
     return {} if args.push is None else {"pushed": push(Path(args.out), args.push, private=args.private)}
 
@@ -82,11 +97,11 @@ def _text(args: argparse.Namespace, told: dict[str, int]) -> str:
 
 
 def _model(args: argparse.Namespace) -> dict[str, int]:
-    """Writes a model and returns the step of its weights, if it is of a run."""
+    """Write a model and return the step of its weights, if it comes from a run."""
     import torch
 
-    from soundomni.cli.files import new_directory
-    from soundomni.core.model_directory import check_target, replacing
+    from soundomni.cli.folders import new_directory
+    from soundomni.core.pretrained.directory import check_target, replacing
 
     dtype = getattr(torch, args.dtype)
     if args.format == MODEL:
@@ -94,7 +109,7 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
         model, told = _load(args)
         model.save_pretrained(args.out, dtype=dtype)
         return told
-    from soundomni.experts.original_export import export_soundomni
+    from soundomni.experts.checkpoints.original_export import export_soundomni
 
     out = new_directory(args.out)
     model, told = _load(args)
@@ -104,28 +119,28 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _adapters(args: argparse.Namespace) -> dict[str, int]:
-    """Writes the adapters of a run and returns their step."""
+    """Write the adapters of a run and return their step."""
     from soundomni.core.errors import SpecError
-    from soundomni.core.lora import check_free
+    from soundomni.core.pretrained.adapters import check_free
     from soundomni.train.export import save_run_adapters
 
     if args.dtype != DTYPES[0]:
-        raise SpecError(f"--dtype {args.dtype} is of models; adapters are written as {DTYPES[0]}")
+        raise SpecError(f"--dtype {args.dtype} only applies to models; adapters are always written as {DTYPES[0]}. Leave it out")
     check_free(args.out)
-    _, step = save_run_adapters(args.source, args.out, average=not args.last, trust_class_paths=args.trust_class_paths)
+    _, step = save_run_adapters(args.source, args.out, average=not args.last, step=_step(args), trust_class_paths=args.trust_class_paths)
     return {"step": step}
 
 
 def _codec(args: argparse.Namespace) -> dict[str, int]:
-    """Writes a codec and returns the step of its weights, if it is that of a model of a run."""
-    from soundomni.cli.files import new_directory
+    """Write a codec and return the step of its weights, if it comes from a run."""
+    from soundomni.cli.folders import new_directory
     from soundomni.core.errors import SpecError
-    from soundomni.core.model_directory import replacing
-    from soundomni.core.registry import validate_init_args
-    from soundomni.vae.stable_audio_export import export_codec
+    from soundomni.core.pretrained.directory import replacing
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.vae.checkpoints.stable_audio_export import export_codec
 
     if args.dtype != DTYPES[0]:
-        raise SpecError(f"--dtype {args.dtype} is of models; a codec is written as {DTYPES[0]}")
+        raise SpecError(f"--dtype {args.dtype} only applies to models; codecs are always written as {DTYPES[0]}. Leave it out")
     out = new_directory(args.out)
     slot, codec, told = _find_codec(args)
     with replacing(out) as folder:
@@ -134,46 +149,58 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, int]]:
-    """Returns the slot of a codec, the codec, and the step of its weights where it is that of a run's model."""
-    from soundomni.core.spec import load_spec
-    from soundomni.train.run_files import CODEC_FILE, SPEC_FILE
-    from soundomni.vae.stable_audio import LAYER_FILE, read_layer
+    """Return the slot of a codec, the codec, and the step of its weights if it comes from a run."""
+    from soundomni.core.files.names import SPEC_FILE
+    from soundomni.core.spec.load import load_spec
+    from soundomni.train.export import load_run_codec
+    from soundomni.train.run_directory.files import CODEC_FILE
+    from soundomni.vae.checkpoints.stable_audio import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():
         return *_built(read_layer(folder), {}, trust_class_paths=trust), {}
+    step = _step(args)
+    if step is not None and (found := load_run_codec(folder, step=step, average=not args.last, trust_class_paths=trust)) is not None:
+        return *found, {"step": step}
     if (folder / CODEC_FILE).is_file():
-        spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, start="ignore")
+        spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, base={})
         return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
     model, told = _load(args)
     return model.spec.model.codec, model.model.codec, told
 
 
 def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) -> tuple[Slot, nn.Module]:
-    """Builds a codec with further arguments."""
+    """Build a codec with additional arguments."""
     from dataclasses import replace
     from typing import cast
 
-    from soundomni.core.registry import build
+    from soundomni.core.spec.registry import build
 
     slot = replace(slot, init_args={**slot.init_args, **init_args})
     return slot, cast("nn.Module", build("codec", slot, trust_class_paths=trust_class_paths))
 
 
 def _is_run(folder: Path) -> bool:
-    from soundomni.core.model_directory import RUN_FILES
+    from soundomni.core.pretrained.directory import RUN_FILES
 
     return any((folder / name).exists() for name in RUN_FILES)
 
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:
-    """Loads a model, or a run's newest checkpoint."""
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.model_directory import SPEC_FILE
+    """Load a model, or a checkpoint of a run."""
+    from soundomni.core.files.names import SPEC_FILE
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.train.export import load_run
 
     folder = Path(args.source)
     if not folder.is_dir() or ((folder / SPEC_FILE).is_file() and not _is_run(folder)):
         return SoundOmni.from_pretrained(args.source), {}
-    model, step = load_run(folder, average=not args.last, trust_class_paths=args.trust_class_paths)
+    model, step = load_run(folder, average=not args.last, step=_step(args), trust_class_paths=args.trust_class_paths)
     return model, {"step": step}
+
+
+def _step(args: argparse.Namespace) -> int | None:
+    """Return the step of the requested checkpoint; None for the newest one."""
+    from soundomni.train.export import best_step
+
+    return best_step(args.source) if args.best else args.step

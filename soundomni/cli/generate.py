@@ -1,4 +1,4 @@
-"""`soundomni generate`: prompts to audio files and pictures."""
+"""`soundomni generate`: turn prompts into audio files and pictures."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import argparse
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import add_format, check_model_format, say_gain
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
 HELP = "make audio from prompts"
 
 
 MOST_CLIPS = 100_000
-"""Of one grid."""
+"""Largest number of clips in one grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One clip that is asked for; None leaves the choice to the model's spec. `spans` in seconds of the file `keep` are kept; of the file
-    `vary` a variant is made, with `strength`."""
+    """One requested clip; None leaves the choice to the model's spec.
+
+    `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`.
+    """
 
     prompt: str
     seconds: float
@@ -45,41 +46,41 @@ class Request:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     add_model(parser)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be given several times")
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be repeated")
     what.add_argument(
         "--grid",
         type=expanded,
         metavar="FILE",
-        help="YAML lists of prompt, seconds, steps, guidance, seed, negative: every combination is made; what it leaves out is as the "
-        "options say",
+        help="YAML file with lists of prompt, seconds, steps, guidance, seed, negative: every combination is made, and anything it "
+        "omits falls back to the command-line options",
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the file to vary, or 1)")
+    parser.add_argument("--seconds", type=float, help="length of each clip in seconds (default: that of the --vary file, or 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip; each next one counts up (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first clip; later clips use seed+1, seed+2, … (default: 0)")
     parser.add_argument(
-        "--keep", type=expanded, metavar="FILE", help="audio file to keep in part while the rest is generated: continues it, or fills a gap"
+        "--keep", type=expanded, metavar="FILE", help="audio file to keep in part: the rest is generated, to continue it or fill a gap"
     )
     parser.add_argument(
         "--span",
         type=_span,
         action="append",
         metavar="FROM:TO",
-        help="seconds of the file that stay; may be given several times (default: all of it)",
+        help="seconds of the --keep file to keep; may be repeated (default: the whole file)",
     )
-    parser.add_argument("--vary", type=expanded, metavar="FILE", help="audio file to vary: partly noised, then regenerated from the prompt")
     parser.add_argument(
-        "--strength", type=float, help="how much --vary changes: 0.2 slightly, 0.8 strongly, 1 keeps nothing of the file (default: 0.5)"
+        "--vary", type=expanded, metavar="FILE", help="audio file to vary: noise is added to it, then it is regenerated from the prompt"
     )
-    parser.add_argument("--batch", type=int, default=8, help="clips made at once (default: 8)")
+    parser.add_argument("--strength", type=float, help="how much --vary changes: 0.2 slightly, 0.8 strongly, 1 completely (default: 0.5)")
+    parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
     add_format(parser)
-    parser.add_argument("--out", type=expanded, default="generated", metavar="DIR", help="where files go (default: generated)")
+    parser.add_argument("--out", type=expanded, default="generated", metavar="DIR", help="output folder (default: generated)")
     parser.add_argument("--no-pictures", action="store_true", help="write audio files only")
 
 
@@ -90,8 +91,8 @@ class Written:
     Args:
         request: what was asked for.
         files: the audio file, then the picture if there is one.
-        gain: that was applied to it, 1 if none.
-        no_picture: why there is no picture although one was to be drawn, or None.
+        gain: factor that was applied to the audio; 1 if none was.
+        no_picture: why the requested picture is missing, or None.
     """
 
     request: Request
@@ -101,9 +102,9 @@ class Written:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Makes every requested clip and writes it, with a picture and a line in prompts.jsonl."""
-    from soundomni.cli.files import input_file, make_directory
-    from soundomni.cli.output import emit
+    """Make every requested clip and write it, with a picture and a line in prompts.jsonl."""
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import input_file, make_directory
     from soundomni.core.errors import one_line
     from soundomni.core.limits import check_negative
     from soundomni.data.audio_writing import find_format
@@ -133,13 +134,15 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def generate_files(
     model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
 ) -> Iterator[Written]:
-    """Makes clips batch by batch and writes each as it is ready; requests that differ in length or settings are made apart.
+    """Make clips in batches and yield each as soon as it is written.
 
-    What an earlier call left in the folder stays: numbers go on after the highest one there, and prompts.jsonl grows. A picture that
-    cannot be drawn is named on stderr, and costs no clip.
+    Requests that differ in length or settings are made separately.
+
+    Files from earlier calls stay in the folder: numbers go on after the highest one there, and prompts.jsonl grows. A
+    picture that cannot be drawn is reported on stderr, and its clip is still written.
     """
     from soundomni.cli.progress import Progress
-    from soundomni.core.editing import Kept
+    from soundomni.core.inference.editing import Kept
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
 
@@ -167,9 +170,11 @@ def generate_files(
 
 
 def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str) -> Written:
-    """Writes a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
-    from soundomni.cli.files import append_line, claimed_number
-    from soundomni.cli.output import note
+    """Write a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
+    from soundomni.cli.console import note
+    from soundomni.cli.folders import append_line, claimed_number
+    from soundomni.core.errors import message_of
+    from soundomni.core.files.paths import slug
     from soundomni.data.audio_writing import find_format, write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
@@ -184,8 +189,8 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     picture = stem.with_suffix(".png")
     try:
         save_spectrogram(picture, clip.waveform, clip.sample_rate, title=request.prompt)
-    except Exception as error:  # of whatever kind: the clip is there, and the next ones are to be made
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # of any kind: the clip is already written, and the next ones still have to be made
+        reason = message_of(error)
         note(f"soundomni: error: cannot draw the picture of '{file}': {reason}")
         return Written(request, [file], gain, reason)
     return Written(request, [file, picture], gain)
@@ -198,17 +203,12 @@ def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
             yield group[first : first + batch]
 
 
-def slug(text: str, longest: int = 40) -> str:
-    """Turns a prompt into a part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-") or "clip"
-
-
 def _from_options(args: argparse.Namespace, prompt: str) -> Request:
     return Request(prompt=prompt, seconds=_seconds(args), seed=args.seed, steps=args.steps, guidance=args.guidance, negative=args.negative)
 
 
 def _all_from_options(args: argparse.Namespace) -> list[Request]:
-    """One request per prompt, whose seeds count up."""
+    """Return one request per prompt, with consecutive seeds."""
     return [replace(_from_options(args, prompt), seed=args.seed + i) for i, prompt in enumerate(args.prompt)]
 
 
@@ -219,37 +219,37 @@ def _span(text: str) -> tuple[float, float]:
             return float(start), float(end)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} was given, expected FROM:TO in seconds, such as 0:1.5")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a span; expected FROM:TO in seconds, such as 0:1.5")
 
 
 def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:
-    """Adds what --keep and --span say to every request."""
+    """Add what --keep and --span say to every request."""
     from soundomni.core.errors import SpecError
     from soundomni.data.audio import audio_info
 
     if args.keep is None:
         if args.span:
-            raise SpecError("--span says what is kept of a file: give it with --keep FILE")
+            raise SpecError("--span says which part of a file to keep; give the file with --keep FILE")
         return requests
     samples, rate, _ = audio_info(args.keep)
     spans = tuple(args.span or [(0.0, samples / rate)])
     shortest = min(request.seconds for request in requests)
     if not args.span and samples / rate > shortest:
         raise SpecError(
-            f"'{args.keep}' lasts {samples / rate:g} s and all of it would be kept, the clip to make lasts {shortest:g} s: "
-            "give more --seconds, or --span FROM:TO for what is kept"
+            f"'{args.keep}' lasts {samples / rate:g} s and would be kept whole, but the clip to make lasts {shortest:g} s; "
+            "give more --seconds, or --span FROM:TO for the part to keep"
         )
     return [replace(request, keep=args.keep, spans=spans) for request in requests]
 
 
 def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]:
-    """Adds what --vary and --strength say to every request."""
+    """Add what --vary and --strength say to every request."""
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import check_strength
 
     if args.vary is None:
         if args.strength is not None:
-            raise SpecError("--strength says how far a variant goes: give the file with --vary FILE")
+            raise SpecError("--strength says how much to vary a file; give the file with --vary FILE")
         return requests
     strength = 0.5 if args.strength is None else args.strength
     check_strength(strength)
@@ -257,7 +257,7 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
 
 def _seconds(args: argparse.Namespace) -> float:
-    """Returns --seconds, or the length of the file to vary, or 1."""
+    """Return --seconds, or the length of the file to vary, or 1."""
     from soundomni.data.audio import audio_info
 
     if args.seconds is None and args.vary is not None:
@@ -267,24 +267,24 @@ def _seconds(args: argparse.Namespace) -> float:
 
 
 def read_grid(path: Path, defaults: Request) -> list[Request]:
-    """Reads a YAML grid: each key holds a value or a list, and every combination is one clip.
+    """Read a YAML grid: each key holds a value or a list, and every combination is one clip.
 
     Args:
-        path: of the file.
-        defaults: what holds where the grid says nothing; its prompt is not used.
+        path: path of the file.
+        defaults: values for keys that the grid omits; its prompt is not used.
 
     Raises:
         DataError: the file cannot be read.
-        SpecError: it is no grid, or has an unknown key, an empty list or a value of a wrong type.
+        SpecError: it is not a grid, or has an unknown key, an empty list or a value of a wrong type.
     """
-    from soundomni.cli.files import looked_for
-    from soundomni.core import yaml_text
-    from soundomni.core.errors import DataError, SpecError, did_you_mean
+    from soundomni.cli.folders import looked_for
+    from soundomni.core.errors import DataError, SpecError, did_you_mean, message_of
+    from soundomni.core.spec import yaml_text
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or " ".join(str(error).split())) + looked_for(path)
+        reason = (getattr(error, "strerror", None) or message_of(error)) + looked_for(path)
         raise DataError(f"cannot read the grid '{path}': {reason}") from error
     tree = yaml_text.parse(text, f"the grid '{path}'")
     if not isinstance(tree, dict) or "prompt" not in tree:
@@ -304,10 +304,10 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
             if not fits and not (value is None and key in ("steps", "guidance", "negative")):
-                raise SpecError(f"the grid '{path}': {key} is {value!r}, expected {expected}")
+                raise SpecError(f"the grid '{path}': {key} is {value!r}; expected {expected}")
     count = math.prod(map(len, columns.values()))
     if count > MOST_CLIPS:
-        raise SpecError(f"the grid '{path}' asks for {count:,} clips, expected at most {MOST_CLIPS:,}")
+        raise SpecError(f"the grid '{path}' asks for {count:,} clips; expected at most {MOST_CLIPS:,}")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
     return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
 
@@ -325,4 +325,4 @@ def _check(requests: list[Request], batch: int) -> None:
         if request.guidance is not None:
             check_scale(request.guidance)
         if not request.prompt.strip():
-            raise SpecError("an empty prompt was given; say what to make, for example --prompt 'a rising sine tone'")
+            raise SpecError("the prompt is empty; say what to make, for example --prompt 'a rising sine tone'")

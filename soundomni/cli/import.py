@@ -1,6 +1,6 @@
-"""`soundomni import`: checkpoints of others as parts of our models. Each kind of checkpoint has a file of its own.
+"""`soundomni import`: other people's checkpoints as parts of our models. Each kind of checkpoint has its own file.
 
-The name of this module is a keyword, so no import statement can name it; commands are imported by name.
+No import statement can name this module, because its name is a keyword; the command line imports commands by name.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import argparse
 import importlib
 from types import ModuleType
 
-HELP = "turn weights that others made into parts that a spec can name"
+HELP = "convert published weights into parts that a spec can name"
 
 KINDS = {
-    "stable-audio-vae": "soundomni.cli.import_stable_audio_vae",
-    "qwen2-audio": "soundomni.cli.import_qwen2_audio",
-    "bagel": "soundomni.cli.import_bagel",
-    "soundomni": "soundomni.cli.import_soundomni",
+    "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "qwen2-audio": "soundomni.cli.importing.qwen2_audio",
+    "bagel": "soundomni.cli.importing.bagel",
+    "soundomni": "soundomni.cli.importing.soundomni",
 }
-"""Kind of checkpoint → its module, which has HELP, `configure` and `run` as the file of a command has."""
+"""Kind of checkpoint → its module, which has HELP, `configure` and `run` like the module of a command."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the kinds."""
+    """Add the kinds."""
     actions = parser.add_subparsers(dest="kind", required=True, metavar="|".join(KINDS))
     for kind in KINDS:
         module = _module(kind)
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Imports a checkpoint of the kind that was named."""
+    """Import a checkpoint of the kind that the arguments name."""
     status: int = _module(args.kind).run(args, overrides)
     return status
 

@@ -1,10 +1,10 @@
-"""The command line: finds the command, imports its file alone, and turns every failure into one line.
+"""The command line: finds the command, imports only its file, and turns every failure into one line.
 
-Exit status: 0 done, 1 an error of the program or of a plugin in use, a check that failed or files that could not be used among others
-that were, 2 a mistake of the user or a plugin that cannot be imported or constructed, 130 interrupted.
+Exit status: 0 success; 1 an error of the program or of a plugin in use, a check that failed, or some files that could
+not be used; 2 a mistake of the user, or a plugin that cannot be imported or constructed; 130 interrupted.
 
-Under torchrun every process of a node finds the same mistake of the user, and the first one tells it. What one process met alone, which
-has a note that says so (World.own_errors), and what is no mistake of the user is told by whichever process it happens to.
+Under torchrun, every process of a node finds the same mistake of the user, and only the first reports it. A process
+reports its own errors itself: those with a note (World.own_errors), and those that are not mistakes of the user.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ from pathlib import Path
 from typing import TextIO
 
 from soundomni import __version__
-from soundomni.cli.arguments import Parser, ParserExit, UsageError, split_overrides
+from soundomni.cli.parsing import Parser, ParserExit, UsageError, split_overrides
 from soundomni.cli.progress import Progress
+from soundomni.cli.slot_help import find_request, show
 from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
 
 COMMANDS = {
     "train": "train a model or a codec from a spec",
     "generate": "make audio from prompts",
-    "describe": "say what is heard in audio files, or answer a question about them",
+    "describe": "describe audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
-    "export": "write a run's weights as a model directory, or weights in the layout of another project",
-    "import": "turn weights that others made into parts that a spec can name",
+    "export": "write a run or model as a model directory, or in the layout of another project",
+    "import": "convert published weights into parts that a spec can name",
     "evaluate": "measure what a model generates, describes and reconstructs",
-    "plugins": "list the installed plugins, show one, or write a new one",
-    "spec": "validate or print a spec, or write its JSON schema",
-    "demo": "train a small model on this machine, and hear and see what it learnt",
-    "doctor": "say how much memory training a spec takes of each GPU, and what fits",
+    "plugins": "list installed plugins, show one, or create a new one",
+    "spec": "validate or print a spec, or write the JSON schema of specs",
+    "demo": "train a small model on this machine, then hear and see what it learned",
+    "doctor": "estimate the GPU memory that training a spec needs, and what would fit",
+    "completion": "print a script that completes commands, options, spec keys and plugin names in bash or zsh",
 }
-"""Command → its HELP, so that the list is printed without importing any of the files `soundomni/cli/<command>.py`."""
+"""Command → its HELP, so the list can be printed without importing any `soundomni/cli/<command>.py`."""
 
 TRAINS = ("train", "demo")
-"""Commands that show how far training is themselves."""
+"""Commands that show the progress of training themselves."""
 
 GLOBAL_OPTIONS = {
-    "--json": "print one machine-readable result on stdout, all else on stderr",
-    "--debug": "show tracebacks",
+    "--json": "print one machine-readable result on stdout, everything else on stderr",
+    "--debug": "show tracebacks of errors",
     "--trust-class-paths": "let a spec name classes by import path, which runs their code",
 }
 
@@ -54,16 +56,16 @@ PIPE_CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. Without --debug no traceback is ever shown.
+    """Run a command and return its exit status. Without --debug, no traceback is ever shown.
 
     Args:
-        argv: the arguments; None takes those of this process, which then ends with the command.
+        argv: the arguments; None for those of this process, which then ends with the command.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
     status = _status(arguments)
     if argv is None and "--json" in arguments:
-        from soundomni.cli.output import end_stdout
+        from soundomni.cli.console import end_stdout
 
         end_stdout()
     return status
@@ -82,17 +84,17 @@ def _status(arguments: list[str]) -> int:
     except BrokenPipeError as error:
         if (plugin := _raised_by(error)) is not None:
             return _fail(arguments, f"error: {plugin} failed: {reason(error)}", status=1)
-        _silence(sys.stdout)  # its reader has left
+        _silence(sys.stdout)  # its reader is gone
         return PIPE_CLOSED
     except SoundOmniError as error:
-        if _is_told_by_another(error):
+        if _is_reported_elsewhere(error):
             return 2
         return _fail(arguments, f"error: {' '.join([str(error), *_notes(error), *_origin(error)])}", status=2)
     except OSError as error:
         if (plugin := _raised_by(error)) is not None:
             return _fail(arguments, f"error: {plugin} failed: {reason(error)}", status=1)
         return _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
-    except BaseException as error:  # a plugin may raise anything, SystemExit too
+    except BaseException as error:  # a plugin may raise anything, even SystemExit
         return _fail(arguments, _unexpected(arguments, error), status=1)
 
 
@@ -111,18 +113,32 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"unknown command '{name}'.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}")
     module = importlib.import_module(f"soundomni.cli.{name}")
+    parser = command_parser(name)
+    asked = find_request(after)
+    if asked is None:
+        rest, overrides = split_overrides([*given, *after], parser)
+        args = parser.parse_args(rest)
+    else:  # the help of a plugin was requested; as with --help, the rest of the line does not matter
+        args = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given)
+    from soundomni.cli.console import results_only
+    from soundomni.core.spec.discovery import only_readable
+
+    shows_itself = name in TRAINS and asked is None
+    progress = contextlib.nullcontext() if shows_itself else Progress(f"soundomni {name} is working")
+    results = results_only() if args.json else contextlib.nullcontext()
+    with only_readable(), results, progress:  # plugins may print what they like
+        if asked is not None:
+            return show(asked, args, prog=parser.prog)
+        return int(module.run(args, [*early, *overrides]))
+
+
+def command_parser(name: str) -> Parser:
+    """Return the parser of a command, with the global options."""
+    module = importlib.import_module(f"soundomni.cli.{name}")
     parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
     module.configure(parser)
     _add_global_options(parser)
-    rest, overrides = split_overrides([*given, *after], parser)
-    args = parser.parse_args(rest)
-    from soundomni.cli.output import results_only
-    from soundomni.core.discovery import only_readable
-
-    progress = contextlib.nullcontext() if name in TRAINS else Progress(f"soundomni {name} is working")
-    results = results_only() if args.json else contextlib.nullcontext()
-    with only_readable(), results, progress:  # plugins may print what they like
-        return int(module.run(args, [*early, *overrides]))
+    return parser
 
 
 def _top_parser() -> Parser:
@@ -132,7 +148,7 @@ def _top_parser() -> Parser:
         prog="soundomni",
         usage="soundomni [options] COMMAND ...",
         description=f"Models that make and understand audio, assembled from plugins.\n\ncommands:\n{commands}",
-        epilog="`soundomni COMMAND --help` says more of each.",
+        epilog="Run `soundomni COMMAND --help` for details.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"soundomni {__version__}")
@@ -141,33 +157,34 @@ def _top_parser() -> Parser:
 
 
 def _add_global_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("options of every command, at any place")
+    group = parser.add_argument_group("global options (accepted anywhere)")
     for option, text in GLOBAL_OPTIONS.items():
         group.add_argument(option, action="store_true", help=text)
 
 
-def _is_told_by_another(error: SoundOmniError) -> bool:
+def _is_reported_elsewhere(error: SoundOmniError) -> bool:
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
-    launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # a variable left over starts no other process
+    # a leftover variable does not start other processes
+    launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     return launched and local_rank != "0" and not _notes(error)
 
 
 def _raised_by(error: BaseException) -> str | None:
-    """Returns the third-party plugin that raised an error, if one did."""
-    from soundomni.core.culprit import culprit
+    """Return the third-party plugin that raised an error, if any."""
+    from soundomni.core.spec.culprit import culprit
 
     return culprit(error, raised=True)
 
 
 def _origin(error: SoundOmniError) -> list[str]:
-    """Names the third-party plugin that raised an error for the user, unless its message does."""
+    """Return the third-party plugin that raised an error for the user, unless the message names it."""
     plugin = _raised_by(error)
     return [] if plugin is None or plugin.partition(" of ")[0] in str(error) else [f"({plugin})"]
 
 
 def _unexpected(arguments: list[str], error: BaseException) -> str:
-    """Says what happened, and in which third-party plugin where it was in one; otherwise it is an error of this program."""
-    from soundomni.core.culprit import culprit, named
+    """Return what happened, with the third-party plugin that caused it, or else as an error of this program."""
+    from soundomni.core.spec.culprit import culprit, named
 
     hint = "" if "--debug" in arguments else " (run with --debug for the traceback)"
     return f"{'internal error' if culprit(error) is None else 'error'}: {named(error)}{hint}"
@@ -183,24 +200,25 @@ def _fail(arguments: list[str], message: str, *, status: int) -> int:
         traceback.print_exc()
     _say(sys.stderr, f"soundomni: {line}\n")
     if "--json" in arguments:
-        from soundomni.cli.output import to_json
+        from soundomni.cli.console import to_json
 
         _say(sys.stdout, to_json({"error": line.removeprefix("error: ")}) + "\n")
     return status
 
 
 def _prepare_streams() -> None:
-    """Lets every text be written: to nowhere where a stream is closed, and escaped where its encoding has no such character."""
+    """Make every text writable: escape characters that a stream cannot encode; drop text for a closed stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  it stays open as long as the process
+            devnull = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  it stays open until the process ends
+            setattr(sys, name, devnull)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _say(stream: TextIO, text: str) -> None:
-    """Writes how a command failed. Where even that fails, as on a full disk, its status has to tell."""
+    """Write how a command failed. If even that fails, as on a full disk, only the exit status shows it."""
     try:
         stream.write(text)
         stream.flush()
@@ -209,7 +227,7 @@ def _say(stream: TextIO, text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Sends what is still buffered to nowhere: it must not raise again when the interpreter ends."""
+    """Discard buffered text, so that it does not raise again when the interpreter ends."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

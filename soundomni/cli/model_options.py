@@ -1,29 +1,29 @@
-"""The options of every command that runs a model, and how it is loaded from them."""
+"""Options shared by the commands that run a model, and how they load it."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 
 if TYPE_CHECKING:
-    from soundomni.cli.arguments import Overrides
-    from soundomni.core.hub import SoundOmni
+    from soundomni.cli.parsing import Overrides
+    from soundomni.core.pretrained.omni import SoundOmni
 
 TESTED_ON = "cpu"
-"""The only kind of device that this project's tests have been run on."""
+"""The only kind of device on which this project's tests have been run."""
 
 
 def add_model(parser: argparse.ArgumentParser, *, note: str = "") -> None:
-    """Adds `--model`; `note` ends its help."""
-    help_ = f"a model directory, a shipped model (nano), or OWNER/NAME[@REVISION] of the Hugging Face Hub{note}"
+    """Add `--model`; `note` ends its help."""
+    help_ = f"model directory, shipped model (nano), or Hugging Face Hub repository OWNER/NAME[@REVISION]{note}"
     parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=help_)
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
-    """Adds `--adapter`."""
-    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapters in peft's format to merge into the model")
+    """Add `--adapter`."""
+    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapter in peft's format, to merge into the model")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +31,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        help="where to run: cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that the machine has (default: cpu)",
+        help="device to run on: cpu, cuda, cuda:1, mps, or auto for the first available of cuda, mps and cpu (default: cpu)",
     )
 
 
 def choose_device(args: argparse.Namespace) -> str:
-    """Return the device of `--device`. Say on stderr which one auto picked, and if nothing has been tested on its kind.
+    """Return the device of `--device`.
 
-    Raise SpecError when this machine has no such device.
+    Say on stderr which one auto picked, and if nothing has been tested on that kind of device.
+
+    Raise SpecError if this machine does not have the device.
     """
-    from soundomni.cli.output import note
+    from soundomni.cli.console import note
     from soundomni.core.limits import AUTO, resolve_device
 
     device = resolve_device(args.device)
@@ -48,7 +50,7 @@ def choose_device(args: argparse.Namespace) -> str:
     picked = f"--device auto runs on {device}" if args.device == AUTO else f"running on {device}"
     if kind != TESTED_ON:
         note(
-            f"{picked}: SoundOmni has never been tested on {kind}: not generating, describing, reconstructing or "
+            f"{picked}: SoundOmni has never been tested on {kind}, for generating, describing, reconstructing or "
             f"evaluating. Compare the results with --device {TESTED_ON}"
         )
     elif args.device == AUTO:
@@ -57,11 +59,12 @@ def choose_device(args: argparse.Namespace) -> str:
 
 
 def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni:
-    """Returns the model of `--model` on a device, with the adapters of `--adapter` merged where the command has that option."""
+    """Return the model of `--model` on a device, with the adapters of `--adapter` merged if the command has that
+    option."""
     from soundomni.cli.progress import Progress
 
     with Progress(f"loading {args.model}"):
-        from soundomni.core.hub import SoundOmni  # here, as importing torch takes its time too
+        from soundomni.core.pretrained.omni import SoundOmni  # here, because importing torch takes time as well
 
         model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
         adapter = getattr(args, "adapter", None)

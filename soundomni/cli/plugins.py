@@ -1,4 +1,4 @@
-"""`soundomni plugins`: what is installed, what each plugin takes, and a package to start a new one from."""
+"""`soundomni plugins`: list what is installed, show a plugin's arguments, and write a package for a new one."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides, refuse_overrides
+from soundomni.cli.parsing import Overrides, refuse_overrides
 
 if TYPE_CHECKING:
-    from soundomni.core.registry import PluginEntry
+    from soundomni.core.spec.registry import PluginEntry
 
-HELP = "list the installed plugins, show one, or write a new one"
+HELP = "list installed plugins, show one, or create a new one"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
-    listing = actions.add_parser("list", help="all plugins, from metadata alone", description="List plugins, importing none of them.")
-    listing.add_argument("kind", nargs="?", metavar="KIND", help="only of this kind, such as codec")
+    listing = actions.add_parser("list", help="list all plugins", description="List all plugins without importing any of them.")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="list only this kind, such as codec")
     listing.add_argument(
         "--check",
         action="store_true",
-        help="import each plugin and say which are broken; exit status 1 if any is, or if a distribution cannot be read",
+        help="import each plugin and report broken ones; exit status 1 if a plugin is broken or a distribution cannot be read",
     )
-    show = actions.add_parser("show", help="one plugin and its arguments", description="Show what a plugin is and takes.")
-    show.add_argument("kind", metavar="KIND", help="such as codec")
+    show = actions.add_parser("show", help="show a plugin and its arguments", description="Show a plugin and its arguments.")
+    show.add_argument("kind", metavar="KIND", help="kind of plugin, such as codec")
     show.add_argument("name", metavar="NAME", help="name, or distribution:name")
-    new = actions.add_parser("new", help="write a package with a plugin that works", description="Write a package with a plugin and tests.")
-    new.add_argument("kind", metavar="KIND", help="such as codec")
+    new = actions.add_parser("new", help="write a package with a working plugin", description="Write a package with a plugin and tests.")
+    new.add_argument("kind", metavar="KIND", help="kind of plugin, such as codec")
     new.add_argument("name", metavar="NAME", help="lowercase words and dashes, such as acme-fold")
-    new.add_argument("--out", type=Path, metavar="DIR", help="the folder to make; soundomni-NAME here by default")
+    new.add_argument("--out", type=Path, metavar="DIR", help="folder to create (default: soundomni-NAME)")
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Lists, shows or writes."""
+    """List, show or write."""
     refuse_overrides(overrides, "plugins")
     if args.action == "new":
         from soundomni.cli import plugins_new
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from soundomni.cli.output import emit, table
-    from soundomni.core import registry
+    from soundomni.cli.console import emit, table
+    from soundomni.core.spec import registry
 
     kinds = [args.kind] if args.kind else registry.KINDS
     found = [entry for kind in kinds for entry in registry.entries(kind)]
@@ -67,32 +67,15 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from soundomni.cli.output import emit, table
-    from soundomni.core import registry
-    from soundomni.core.constructors import argument_texts
-    from soundomni.core.convert import type_name
+    from soundomni.cli.console import emit, table
+    from soundomni.core.spec import registry
 
-    cls = registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths)
-    texts = argument_texts(cls)
-    summary = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    arguments: list[dict[str, Any]] = []
-    for argument in registry.arguments(args.kind, cls):
-        entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
-        default = {} if argument.required else {"default": argument.default}
-        arguments.append(entry | default | {"description": texts.get(argument.name, "")})
-    runtime = registry.runtime_arguments(args.kind)
-    result = {
-        "kind": args.kind,
-        "name": registry.name_of(args.kind, cls),
-        "class": f"{cls.__module__}.{cls.__qualname__}",
-        "summary": summary,
-        "init_args": arguments,
-        "runtime_args": list(runtime),
-    }
-    cells = [[a["name"], a["type"], "required" if a["required"] else repr(a["default"]), a["description"]] for a in arguments]
+    result = description(args.kind, registry.load(args.kind, args.name, trust_class_paths=args.trust_class_paths))
+    takes, runtime = result["init_args"], result["runtime_args"]
+    cells = [[a["name"], a["type"], "required" if a["required"] else repr(a["default"]), a["description"]] for a in takes]
     lines = [
         f"{args.kind} {result['name']}: {result['class']}",
-        summary,
+        result["summary"],
         "",
         table(["init_args", "type", "default", ""], cells) if cells else "takes no init_args",
         *([f"\npassed by the assembly: {', '.join(runtime)}"] if runtime else []),
@@ -101,13 +84,35 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
+def description(kind: str, cls: type) -> dict[str, Any]:
+    """Return what a plugin is and takes, as plain data: name, class, summary, and each argument with its type and default."""
+    from soundomni.core.spec import registry
+    from soundomni.core.spec.arguments import argument_texts
+    from soundomni.core.spec.values import type_name
+
+    texts = argument_texts(cls)
+    takes: list[dict[str, Any]] = []
+    for argument in registry.arguments(kind, cls):
+        entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
+        default = {} if argument.required else {"default": argument.default}
+        takes.append(entry | default | {"description": texts.get(argument.name, "")})
+    return {
+        "kind": kind,
+        "name": registry.name_of(kind, cls),
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "summary": inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        "init_args": takes,
+        "runtime_args": list(registry.runtime_arguments(kind)),
+    }
+
+
 def _row(entry: PluginEntry) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if value or name != "extras"}
 
 
 def _error(entry: PluginEntry) -> str | None:
-    from soundomni.core import registry
     from soundomni.core.errors import PluginError
+    from soundomni.core.spec import registry
 
     try:
         registry.load(entry.kind, entry.qualified_name)

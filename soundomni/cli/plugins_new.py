@@ -1,6 +1,6 @@
-"""`soundomni plugins new`: writes a package with one plugin that works, registers and passes the suite of its kind.
+"""`soundomni plugins new`: write a package with one working plugin that is registered and passes the suite of its kind.
 
-The package is filled in from soundomni/cli/templates: one file for each kind, and those that kinds share.
+The package is filled in from soundomni/cli/templates: one file for each kind, and files that all kinds share.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError
+from soundomni.core.files.paths import slug
+from soundomni.core.spec import registry, yaml_text
 
 KINDS = tuple(kind for kind in registry.KINDS if kind != "backbone")
-"""Kinds with a template."""
+"""Kinds that have a template."""
 
 LONGEST_NAME = 40
 
@@ -33,15 +34,15 @@ _USE = {
     "tracker": "`--train.trackers=[$name]`",
     "optimizer": "`--train.optimizer.rule=$name`",
 }
-"""How a spec, or an override of it, names a plugin of each kind."""
+"""How a spec, or an override, names a plugin of each kind."""
 
 _TESTS = {"connector": "test_connector", "tracker": "test_tracker"}
-"""Templates of the tests of kinds to which the assembly passes arguments; `test` is that of the others."""
+"""Test templates for kinds whose plugins get arguments from the assembly; all others use `test`."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the package and says what to do with it."""
-    from soundomni.cli.output import emit
+    """Write the package and print the next commands."""
+    from soundomni.cli.console import emit
 
     folder = write_package(args.kind, args.name, args.out)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -52,17 +53,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_package(kind: str, name: str, out: Path | None = None) -> Path:
-    """Writes a package with a plugin of a kind and returns its folder: `out`, or `soundomni-<name>` in the working directory.
+    """Write a package with a plugin of a kind and return its folder: `out`, or `soundomni-<name>` in the working
+    directory.
 
-    Raises PluginError when the kind is unknown or has no template, the name is not of lowercase words and dashes or is already
-    registered, or the folder exists.
+    Raise PluginError if the kind is unknown or has no template, the name does not consist of lowercase words and dashes
+    or is already registered, or the folder exists.
     """
     _check(kind, name)
     distribution = distribution_of(name)
     package = distribution.replace("-", "_")
     folder = out or Path(distribution)
     if folder.exists():
-        raise PluginError(f"'{folder}' already exists; give --out a folder that does not")
+        raise PluginError(f"'{folder}' already exists; give --out a new folder")
     contract = kind.capitalize()
     words = "".join(word.capitalize() for word in name.split("-"))
     values = {
@@ -86,33 +88,33 @@ def write_package(kind: str, name: str, out: Path | None = None) -> Path:
         for target, text in texts.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-    except BaseException:  # half a package would be in the way of the next attempt
+    except BaseException:  # half a package would block the next attempt
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
 def distribution_of(name: str) -> str:
-    """Returns the name of the package that is written for a plugin."""
+    """Return the name of the package that is written for a plugin."""
     return f"soundomni-{name}"
 
 
 def _check(kind: str, name: str) -> None:
     known = registry.entries(kind)
     if kind not in KINDS:
-        raise PluginError(f"there is no template for a {kind}: start from soundomni.experts.mot, and test with soundomni.testing")
+        raise PluginError(f"there is no template for a {kind}; start from soundomni.experts.mot, and test with soundomni.testing")
     if not _is_name(name):
-        near = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+        near = slug(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name), longest=2 * len(name), default="")
         hint = f" Did you mean '{near}'?" if _is_name(near) else ""
-        raise PluginError(f"a plugin's name is lowercase words and dashes, {LONGEST_NAME} characters at most; '{name}' was given.{hint}")
+        raise PluginError(f"the name is '{name}'; expected lowercase words and dashes, at most {LONGEST_NAME} characters.{hint}")
     if not isinstance(yaml_text.parse(name, "a plugin's name"), str):
-        raise PluginError(f"a spec reads '{name}' as no name, but as a value of its own: choose another name")
+        raise PluginError(f"a spec would not read '{name}' as text; choose another name")
     taken = next((entry for entry in known if entry.name == name), None)
     if taken is not None:
-        raise PluginError(f"{kind} '{name}' is already registered by {taken.distribution}: choose another name")
+        raise PluginError(f"{kind} '{name}' is already registered by {taken.distribution}; choose another name")
     for other in registry.KINDS:
         if any(entry.distribution == distribution_of(name) for entry in registry.entries(other)):
-            raise PluginError(f"the package {distribution_of(name)} is installed and has a {other}: choose another name")
+            raise PluginError(f"the package {distribution_of(name)} is already installed and has a {other}; choose another name")
 
 
 def _is_name(text: str) -> bool:

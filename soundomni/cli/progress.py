@@ -1,7 +1,7 @@
-"""How far a command is, on stderr: one line that changes on a terminal, a plain line now and then anywhere else.
+"""Progress of a command on stderr: one changing line on a terminal, otherwise a plain line now and then.
 
-Nothing is shown of what takes less than two seconds. A thread writes, so that work which reports nothing for long, such as loading a
-model, still shows that it goes on.
+Nothing is shown for work that takes less than two seconds. A thread writes, so that work that reports nothing for a
+long time, such as loading a model, still shows signs of life.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ T = TypeVar("T")
 FIRST_SECONDS = 2.0
 REDRAW_SECONDS = 0.2
 LINE_SECONDS = 5.0
-"""Between two plain lines, at first; later lines are further apart."""
+"""Seconds between two plain lines, at first; later lines are further apart."""
 LONGEST_LINE_SECONDS = 60.0
 
 _CLEAR = "\r\x1b[K"
 _lock = threading.RLock()
 _active: list[Progress] = []
-"""Those that are entered; only the innermost shows anything."""
+"""Instances that are entered; only the innermost one shows anything."""
 _drawn: list[Progress] = []
-"""The one whose line is on the terminal now, if any."""
+"""The instance whose line is on the terminal now, if any."""
 
 
 class Progress:
-    """Shows that something goes on while it is entered.
+    """A display of progress for as long as it is entered.
 
     Args:
-        what: is done, such as "making clips".
+        what: what is being done, such as "making clips".
         total: how many there are to do, or None if nothing is counted.
         stream: where to write; None for stderr.
-        clock: seconds.
+        clock: returns the time in seconds.
 
     Example:
         with Progress("making clips", total=3) as progress:
@@ -74,20 +74,20 @@ class Progress:
                 _erase()
 
     def advance(self, count: int = 1) -> None:
-        """Count what has been done since."""
+        """Count items as done."""
         self._done += count
         self._detail = ""
 
     def detail(self, text: str) -> None:
-        """Set what is added to the count until the next one is done, such as "step 3"."""
+        """Set the text that follows the count until the next item is done, such as "step 3"."""
         self._detail = text
 
     def line(self) -> str:
-        """Return how far it is, in words."""
+        """Return the progress in words."""
         counted = "" if self._total is None else f": {self._done} of {self._total}"
         detail = f", {self._detail}" if self._detail else ""
         text = f"{self._what}{counted}{detail} ({_duration(self._clock() - self._begin)}{self._left()})"
-        return "".join(letter if letter.isprintable() else "?" for letter in text)  # names of files may hold anything
+        return "".join(letter if letter.isprintable() else "?" for letter in text)  # file names may contain anything
 
     def _left(self) -> str:
         if self._total is None or not 0 < self._done < self._total:
@@ -104,11 +104,12 @@ class Progress:
                 self._show()
 
     def _pause(self) -> float:
-        """Return the seconds between two plain lines: more as time goes by, so that a long command does not fill its log."""
+        """Return the seconds between two plain lines: more as time goes by, so that a long command does not fill its
+        log."""
         return min(max(LINE_SECONDS, 0.25 * (self._last - self._begin)), LONGEST_LINE_SECONDS)
 
     def _show(self) -> None:
-        import shutil  # not before it is needed: every command imports this module
+        import shutil  # here, because every command imports this module
 
         self._last = self._clock()
         with _lock:
@@ -122,14 +123,14 @@ class Progress:
             _drawn[:] = [self]
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or a closed stream, ends no work
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal or stream must not end the work
             self._stream.write(text)
             self._stream.flush()
 
 
 @contextlib.contextmanager
 def above_progress() -> Iterator[None]:
-    """Let lines be written to the terminal: what is shown of progress is taken away first, and comes back by itself."""
+    """Let lines be written to the terminal: the progress line is erased first, and reappears by itself."""
     with _lock:
         _erase()
         yield

@@ -1,4 +1,4 @@
-"""`soundomni reconstruct`: files through a codec and back, and how close they come."""
+"""`soundomni reconstruct`: send files through a codec and back, and measure how close they come."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import Failures, add_format, check_model_format, say_gain, usable
-from soundomni.cli.files import expanded
+from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_device, add_model, choose_device, load_model
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
+    from soundomni.core.pretrained.omni import SoundOmni
 
 HELP = "send audio files through the codec and back, and measure the difference"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.add_argument("files", type=expanded, nargs="+", metavar="FILE", help="audio files: WAV, FLAC, OGG or MP3")
-    add_model(parser, note=": its codec is used")
+    add_model(parser, note="; only its codec is used")
     parser.add_argument(
         "--chunk",
         type=float,
         metavar="SECONDS",
-        help="how much of a file goes through the codec at once: less takes less memory, with the same result (default: 30, "
-        "or the whole file if the codec does not support parts)",
+        help="seconds of a file to process at once; smaller values use less memory and give the same result (default: 30, "
+        "or the whole file if the codec does not support chunks)",
     )
     add_device(parser)
     add_format(parser)
-    parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="where files go (default: reconstructed)")
+    parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="output folder (default: reconstructed)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Writes each reconstruction and prints how close it comes, at the codec's rate and at the file's own.
+    """Write each reconstruction and print how close it comes, at the codec's rate and at the file's own.
 
-    A file that cannot be used is named on stderr, and the others go through the codec.
+    Files that cannot be used are named on stderr; the others are still reconstructed.
     """
-    from soundomni.cli.files import make_directory
-    from soundomni.cli.output import emit
+    from soundomni.cli.console import emit
+    from soundomni.cli.folders import make_directory
     from soundomni.cli.progress import tracked
     from soundomni.core.errors import DataError
     from soundomni.core.limits import check_seconds
@@ -69,12 +69,12 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Sends one file through the codec and writes it; returns what is reported of it, as data and as a line."""
-    from soundomni.cli.files import claimed_number
-    from soundomni.cli.reconstruction import compare
+    """Send one file through the codec and write it; return the report on it, as data and as a line."""
+    from soundomni.cli.folders import claimed_number
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
     from soundomni.data.audio_writing import find_format, write_audio
+    from soundomni.evaluation import compare, comparison_text
 
     clip = Audio(*read_audio(file))
     made = model.reconstruct(clip, chunk_seconds=args.chunk)
@@ -83,4 +83,4 @@ def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespa
         gain = write_audio(path, made.waveform, made.sample_rate, format=args.format)
     say_gain(path, gain)
     found = compare(clip, made)
-    return {"file": str(file), "out": str(path), "gain": gain, **found.to_json()}, f"{path}  {found.told()}"
+    return {"file": str(file), "out": str(path), "gain": gain, **found.to_json()}, f"{path}  {comparison_text(found)}"

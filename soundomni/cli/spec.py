@@ -1,54 +1,85 @@
-"""`soundomni spec`: checks a spec, prints it resolved, or writes the JSON schema of specs."""
+"""`soundomni spec`: validate a spec, print it resolved, or write the JSON schema of specs."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.arguments import Overrides, UsageError, refuse_overrides
+from soundomni.cli.parsing import Overrides, UsageError, refuse_overrides
 
 if TYPE_CHECKING:
-    from soundomni.core.schema import Slot, Spec
+    from soundomni.core.spec.schema import Slot, Spec
 
-HELP = "validate or print a spec, or write its JSON schema"
+HELP = "validate or print a spec, or write the JSON schema of specs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="validate|print|schema")
     texts = {
-        "validate": "check every key, number and plugin of a spec, that its parts fit together, and that its data are there",
-        "print": "print a spec as YAML with every default filled in",
+        "validate": "check that the keys, numbers and plugins of a spec are valid, that its parts fit together, and that its data is there",
+        "print": "print a spec as YAML, with all defaults filled in",
     }
     for name, text in texts.items():
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. Overrides: --key.of.spec=value.")
-        action.add_argument("specs", nargs="*", metavar="SPEC", help="YAML files or shipped specs, each laid over the one before")
+        action = actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. Overrides: --key.of.spec=value.",
+        )
+        action.add_argument(
+            "specs",
+            nargs="*",
+            metavar="SPEC",
+            help="YAML files or names of shipped specs; later ones override earlier ones",
+        )
         action.add_argument("--config", action="append", default=[], metavar="SPEC", help="the same as SPEC")
         if name == "validate":
             action.add_argument("--no-data", action="store_true", help="check the spec without opening its datasets")
-    actions.add_parser("schema", help="write the JSON schema of specs, plugins included", description="Write the JSON schema of specs.")
+    actions.add_parser(
+        "schema",
+        help="write the JSON schema of specs, including installed plugins",
+        description="Write the JSON schema of specs.",
+    )
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
-    """Validates, prints or describes."""
+    """Validate or print a spec, or write the schema."""
     if args.action == "schema":
         refuse_overrides(overrides, "spec schema")
         return _schema()
     if not args.specs and not args.config:
-        raise UsageError(f"`soundomni spec {args.action}` needs a spec: a YAML file or the name of a shipped one")
-    from soundomni.core.spec import load_spec, resolve
+        raise UsageError(f"`soundomni spec {args.action}` needs a spec. Give a YAML file or the name of a shipped spec")
+    names = [*args.specs, *args.config]
+    if args.action == "print":
+        return print_spec(args, names, overrides)
+    return _validate(args, _resolved(args, names, overrides))
+
+
+def print_spec(args: argparse.Namespace, names: Sequence[str], overrides: Overrides) -> int:
+    """Print the spec that files or shipped names and overrides give, with all defaults filled in."""
+    from soundomni.cli.console import emit
+    from soundomni.core.spec.load import dump_spec, spec_to_dict
+
+    spec = _resolved(args, names, overrides)
+    emit(args, spec_to_dict(spec), text=dump_spec(spec))
+    return 0
+
+
+def _resolved(args: argparse.Namespace, names: Sequence[str], overrides: Overrides) -> Spec:
+    from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+    from soundomni.core.spec.load import resolve
 
     trust = args.trust_class_paths
-    given = load_spec([*args.specs, *args.config], overrides, trust_class_paths=trust, start="if-here")
-    spec = resolve(given, trust_class_paths=trust)
-    return _validate(args, spec) if args.action == "validate" else _print(args, spec)
+    given = load_spec_with_start(names, overrides, trust_class_paths=trust, start="if-here")
+    return resolve(given, trust_class_paths=trust)
 
 
 def _validate(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit, note, table
-    from soundomni.core.registry import lock
-    from soundomni.core.slots import slots
-    from soundomni.train.checks import check_spec
+    from soundomni.cli.console import emit, note, table
+    from soundomni.core.spec.registry import lock
+    from soundomni.core.spec.slots import slots
+    from soundomni.train.preflight import check_spec
 
     doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
     for line in doubts:
@@ -66,13 +97,14 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
 
 
 def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
-    """Open the listings of the datasets, decoding nothing, and return what is in them; say which were not opened.
+    """Open the listings of the datasets without decoding, and return their contents; notes name those not opened.
 
-    The data that a shipped spec names, unchanged, need not be here. Raise DataError for any other dataset that is needed and not usable.
+    A dataset that comes unchanged from a shipped spec may be missing. Raise DataError for any other required dataset
+    that cannot be used.
     """
-    from soundomni.cli.output import note
-    from soundomni.core import registry
+    from soundomni.cli.console import note
     from soundomni.core.errors import DataError
+    from soundomni.core.spec import registry
     from soundomni.data.mixture import open_dataset
     from soundomni.data.usage import summarize
 
@@ -82,7 +114,7 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
         note("the datasets were not opened (--no-data)")
         return []
     if all(entry is None for entry in spec.data.datasets.values()):
-        raise DataError("data.datasets has no dataset to draw from; `soundomni train` needs at least one. Add one, or use --no-data")
+        raise DataError("data.datasets does not have any dataset, but `soundomni train` needs one. Add one, or use --no-data")
     shipped, found = _shipped_sources(args), []
     for name, entry in spec.data.datasets.items():
         if entry is None:
@@ -106,18 +138,18 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
 
 
 def _shipped_sources(args: argparse.Namespace) -> dict[str, Slot]:
-    """Return the datasets of the shipped specs among those that were given."""
+    """Return the datasets of the given shipped specs."""
     from pathlib import Path
 
-    from soundomni.core.spec import load_spec, resolve, shipped_specs
+    from soundomni.core.spec.load import load_spec, resolve, shipped_specs
 
     names = [name for name in (*args.specs, *args.config) if name in shipped_specs() and not Path(name).is_file()]
-    data = resolve(load_spec(names, start="ignore")).data if names else None
+    data = resolve(load_spec(names, base={})).data if names else None
     return {name: entry.source for name, entry in data.datasets.items() if entry is not None} if data is not None else {}
 
 
 def _listed(one: dict[str, Any]) -> str:
-    """Return a line on what is in a dataset."""
+    """Return a line about the contents of a dataset."""
     left_out = ", ".join(f"{count:,} {group}" for group, count in one["left_out"].items())
     return f"data '{one['name']}': {one['clips']:,} {'clip is' if one['clips'] == 1 else 'clips are'} listed" + (
         f"; left out: {left_out}" if left_out else ""
@@ -125,13 +157,13 @@ def _listed(one: dict[str, Any]) -> str:
 
 
 def _check_start(args: argparse.Namespace, spec: Spec) -> None:
-    """Compares the spec with the model that it starts from, unless a run goes on without it; says what was not compared."""
+    """Compare the spec with its starting model, unless a run resumes without it; notes say what was not compared."""
     from pathlib import Path
 
-    from soundomni.cli.output import note
-    from soundomni.core.model_directory import hub_name, is_absent
-    from soundomni.train.run_directory import goes_on
-    from soundomni.train.start import open_start
+    from soundomni.cli.console import note
+    from soundomni.core.pretrained.directory import hub_name, is_absent
+    from soundomni.train.run_directory.opening import goes_on
+    from soundomni.train.start_weights import open_start
 
     name = spec.model.start
     if spec.train is not None and goes_on(Path(spec.train.run_dir), "resume"):
@@ -145,19 +177,11 @@ def _check_start(args: argparse.Namespace, spec: Spec) -> None:
         note(f"model.start: the weights of '{name}' were not fetched; `soundomni train` compares their shapes before the first step")
 
 
-def _print(args: argparse.Namespace, spec: Spec) -> int:
-    from soundomni.cli.output import emit
-    from soundomni.core.spec import dump_spec, spec_to_dict
-
-    emit(args, spec_to_dict(spec), text=dump_spec(spec))
-    return 0
-
-
 def _schema() -> int:
     import json
 
-    from soundomni.cli.output import write
-    from soundomni.core.spec import spec_schema
+    from soundomni.cli.console import write
+    from soundomni.core.spec.load import spec_schema
 
     write(json.dumps(spec_schema(), indent=2) + "\n")
     return 0

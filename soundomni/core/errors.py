@@ -6,27 +6,27 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 NAMED = 3
-"""How many of a collection an error names."""
+"""How many items of a collection an error names."""
 LONGEST_REASON = 500
 """Characters of an error that a line quotes: a server may answer with a whole page."""
 LONGEST_SHOWN = 80
 """Characters of a value that an error shows."""
 MOST_COMPARED = 5000
-"""Names that a name is compared with to find the nearest, and only if it is no longer than LONGEST_COMPARED."""
+"""How many known names a name is compared with to find the nearest, if it is at most LONGEST_COMPARED long."""
 LONGEST_COMPARED = 200
 LONGEST_LINE = 4000
-"""Characters of an error: what it names may come from a file without end."""
+"""Characters of an error: the text that it quotes may come from a file without end."""
 
 _BREAKS = re.compile(r"[ \t]*[\n\r\v\f\x85\u2028\u2029]+\s*")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys, those that turn the direction of writing included."""
+"""Characters that a terminal obeys, including those that turn the direction of writing."""
 
 
 class SoundOmniError(Exception):
-    """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
+    """A mistake in what the user gave. The command line prints one line and exits with status 2."""
 
     def __str__(self) -> str:
-        """Return the message as one line of bounded length that no terminal obeys: it may name what a stranger wrote."""
+        """Return the message as one line of bounded length that no terminal obeys: it may quote a stranger's text."""
         return one_line(super().__str__())
 
 
@@ -35,11 +35,11 @@ class SpecError(SoundOmniError):
 
 
 class PluginError(SoundOmniError):
-    """A plugin is unknown, ambiguous, or does not import."""
+    """A plugin is unknown, ambiguous, or cannot be imported."""
 
 
 class ConstructionError(PluginError):
-    """A plugin's constructor failed with an error of its own, not one that says what it was given and expected."""
+    """A plugin's constructor failed unexpectedly, not with an error about a wrong argument."""
 
 
 class DataError(SoundOmniError):
@@ -51,22 +51,22 @@ class UnreadableAudioError(DataError):
 
 
 class CheckpointError(SoundOmniError):
-    """A checkpoint or a model directory is missing, incomplete, corrupted or of another model."""
+    """A checkpoint or a model directory is missing, incomplete, corrupted or belongs to another model."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the closest of the known names, or an empty string."""
+    """Return " Did you mean 'x'?" for the closest of the known names, or an empty string."""
     compared = list(islice(known, MOST_COMPARED)) if len(name) <= LONGEST_COMPARED else []
     near = difflib.get_close_matches(name, compared, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def describe(error: BaseException, *, whole: bool = False) -> str:
-    """Returns type and message of an unexpected error on one line; of SystemExit, what was called.
+    """Return type and message of an unexpected error on one line; for SystemExit, what was called.
 
     Args:
-        error: of any kind, even one whose message cannot be made.
-        whole: keep the lines of the message, and the traceback that errors from other processes have in it.
+        error: any error, even one whose message cannot be made.
+        whole: keep the line breaks of the message, and the traceback that errors from other processes have in it.
     """
     try:
         if isinstance(error, SystemExit):
@@ -85,24 +85,34 @@ def describe(error: BaseException, *, whole: bool = False) -> str:
     return text if text.startswith(f"{type(error).__name__}: ") else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an error with single spaces for all white space, or the name of its type if it has no
+    message.
+
+    >>> message_of(ValueError("a\\n  b"))
+    'a b'
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def some(names: Collection[str]) -> str:
-    """Returns the first names of a collection, and dots where there are more."""
+    """Return the first names of a collection, with dots at the end if there are more."""
     return ", ".join(islice(names, NAMED)) + (", ..." if len(names) > NAMED else "")
 
 
 def reason(error: BaseException) -> str:
-    """Return `describe(error)` as part of one line that any stream takes and no terminal obeys, at most LONGEST_REASON characters."""
+    """Return `describe(error)` as part of one line that any stream takes and no terminal obeys, of bounded length."""
     line = one_line(printable(describe(error)))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
 def printable(text: str) -> str:
-    """Return a text with whatever UTF-8 cannot encode escaped, such as the bytes of a file name that is not UTF-8."""
+    """Return a text in which anything that UTF-8 cannot encode is escaped, such as the bytes of other file names."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line: line breaks as spaces, control characters escaped, and what is too long cut.
+    """Return a text as one line: line breaks become spaces, control characters are escaped, a long text is cut.
 
     >>> one_line("a\\n b \\x1b[2J")
     'a b \\\\x1b[2J'
@@ -112,13 +122,13 @@ def one_line(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return how an error shows a value from a file: its repr, cut where it is long.
+    """Return how an error shows a value from a file: its repr, cut if it is long.
 
     >>> shown("x" * 200)[-4:]
     'xxx…'
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError) as error:  # an integer of more digits than Python converts
+    except (ValueError, RecursionError) as error:  # an integer with more digits than Python converts
         return f"a value that cannot be shown ({error})"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

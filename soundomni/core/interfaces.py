@@ -1,10 +1,10 @@
 """The contracts of the plugin kinds.
 
-A plugin is a class registered under an entry-point group of its kind. Its constructor takes typed arguments, given by name. What
-the assembly passes (the runtime arguments listed at each contract) can't be set in a spec, and nothing else is passed by the assembly.
+A plugin is a class registered under the entry-point group of its kind. Its constructor takes typed arguments by name.
+The assembly passes only the runtime arguments listed at each contract; a spec cannot set those.
 
-Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N tokens,
-H hidden dimensions, V vocabulary, E expert streams.
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames, F feature dimensions, N
+tokens, H hidden dimensions, V vocabulary, E expert streams.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec
-from soundomni.core.schema import OptimizerSpec
 from soundomni.core.sequence import Role
 
 if TYPE_CHECKING:
-    from soundomni.core.layout import Layout
+    from soundomni.core.attention.layout import Layout
+    from soundomni.core.spec.schema import OptimizerSpec
 
 LossTerms = dict[str, tuple[Tensor, Tensor]]
 """Name of a loss → (sum over its elements, number of its elements), so that ranks and micro-batches add up exactly."""
@@ -37,12 +37,13 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 class ReceptiveField:
     """How far a codec looks, in frames on either side.
 
-    A frame has its own `downsampling_ratio` samples and, with E extra frames of the spec, those of the E frames before it; so decoded
-    samples have their own frame and the E frames after it. Counted is what is looked at beyond those, on the side where it is more.
+    A frame stands for its own `downsampling_ratio` samples; with E extra frames in the spec, also for the samples of
+    the E frames before it, so that decoded samples depend on their own frame and the E frames after it. The counts here
+    are frames beyond those, on the side with more of them.
 
     Args:
-        encode: frames whose samples `encode` looks at.
-        decode: frames that `decode` looks at.
+        encode: frames whose samples affect a frame that `encode` returns.
+        decode: frames that affect the samples that `decode` returns.
     """
 
     encode: int
@@ -50,11 +51,11 @@ class ReceptiveField:
 
 
 class Codec(nn.Module, ABC):
-    """Waveform to representation and back. Group `soundomni.codecs`; no runtime arguments.
+    """Converts waveforms to a representation and back. Group `soundomni.codecs`; no runtime arguments.
 
-    `spec` must be known from the constructor's arguments alone. An argument named `weights` is a file to start from; a saved model
-    holds the weights itself and leaves that argument out. Encoding treats each clip of a batch alone, is random only where
-    generators are given, and never depends on `self.training`.
+    `spec` must be known from the constructor's arguments only. An argument named `weights` is a file to start from; a
+    saved model holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is
+    random only if generators are given, and never depends on `self.training`.
     """
 
     @property
@@ -64,28 +65,33 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)` frames each.
+        """Encode `[B, C, S]` at `spec.sample_rate`, clips of `lengths` `[B]` samples, into `spec.num_frames(length)`
+        frames each.
 
-        What `waveform` holds beyond the length of a clip does not matter. A codec with a random encoding draws that of clip b from
-        `generators[b]`, and returns its mean without generators.
+        Samples beyond the length of a clip are ignored. A codec with a random encoding draws the encoding of clip b
+        from `generators[b]`, and returns its mean without generators.
         """
 
     @abstractmethod
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts to the length it wants."""
+        """Decode to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts it to the length it wants."""
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """How far `encode` and `decode` look, so that long clips can be cut (see chunked.py); None takes clips whole."""
+        """Reach of `encode` and `decode`, used to cut long clips into chunks (see assembly/chunked.py); None processes
+        clips whole."""
         return None
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Losses of the codec's own training. A codec without trainable parameters keeps this default, which raises TypeError."""
+        """Return the losses of the codec's own training.
+
+        Codecs without trainable parameters keep this default, which raises TypeError.
+        """
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
 
 class Encoder(nn.Module, ABC):
-    """Waveform to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
+    """Converts waveforms to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
 
     @property
     @abstractmethod
@@ -94,43 +100,48 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
+        """Return T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
 
     @abstractmethod
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])` valid rows.
+        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])`
+        valid rows.
 
-        What `waveform` holds beyond the length of a clip does not matter.
+        Samples beyond the length of a clip are ignored.
         """
 
 
 class Connector(nn.Module, ABC):
-    """Carries tokens into the hidden space and back. Group `soundomni.connectors`.
+    """Maps tokens into the hidden space and back. Group `soundomni.connectors`.
 
-    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; tokens then also carry a
-    timestep and their place in the clip).
+    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; if so, tokens
+    also come with a timestep and their index in the clip).
     """
 
     @property
     def max_frames(self) -> int | None:
-        """The longest clip whose frames it tells apart; None for any."""
+        """Number of frames of the longest clip whose frames get distinct embeddings; None if there is no limit."""
         return None
 
     @abstractmethod
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """`[N, token_dim]` → `[N, H]`; with `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index within the clip."""
+        """Map `[N, token_dim]` to `[N, H]`.
+
+        With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each frame within its clip, are
+        given too.
+        """
 
     @abstractmethod
     def leave(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, token_dim]`, the prediction. Zero at the start of training."""
+        """Map `[N, H]` to the prediction `[N, token_dim]`, which is zero at the start of training."""
 
 
 class Router(ABC):
-    """Sends tokens to experts. Group `soundomni.routers`; no runtime arguments.
+    """Assigns tokens to experts. Group `soundomni.routers`; no runtime arguments.
 
-    A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and how the
-    feed-forward network of a stream is built, which may route again by hidden state. `loss_names` names the auxiliary loss that
-    such networks add, one at most.
+    A router decides two things: which expert stream a role belongs to, which is fixed, so that routing is a slice; and
+    how the feed-forward network of a stream is built, which may itself route by hidden state. `loss_names` names the
+    auxiliary loss that such networks add, if any; at most one.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ()
@@ -138,29 +149,38 @@ class Router(ABC):
     @property
     @abstractmethod
     def streams(self) -> tuple[str, ...]:
-        """Names of the expert streams, the first being the one that holds text."""
+        """Names of the expert streams; the first one holds text."""
 
     @abstractmethod
     def stream_of(self, role: Role) -> int:
-        """Returns the index of the stream that tokens of this role run through."""
+        """Return the index of the stream that tokens of this role run through."""
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Builds one layer's feed-forward network of one stream; `build()` makes a plain one, `[N, H]` → `[N, H]`.
+        """Build one layer's feed-forward network of one stream; `build()` makes a plain one, `[N, H]` → `[N, H]`.
 
-        A module returned from here may return `(output, (loss sum, count))` to add an auxiliary loss.
+        The module may return `(output, (loss sum, count))` to add an auxiliary loss.
         """
         return build()
 
 
 class Backbone(nn.Module, ABC):
-    """The language model over expert streams. Group `soundomni.backbones`.
+    """A language model over expert streams. Group `soundomni.backbones`.
 
-    Runtime arguments: `vocab_size` and `router`.
+    Runtime arguments: `vocab_size` and `router`. `takes_empty_streams` says whether `forward` takes streams without tokens as
+    `[0, H]` in inference, so that their experts need not run. Otherwise, and always in training, such streams have padding. A class
+    that writes its own `forward` has to set it again.
     """
 
     hidden_dim: int
     num_kv_heads: int
     head_dim: int
+    takes_empty_streams: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make `takes_empty_streams` hold only for the `forward` of the class that sets it."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "takes_empty_streams" not in vars(cls):
+            cls.takes_empty_streams = False
 
     @property
     @abstractmethod
@@ -169,35 +189,40 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, token_ids: Tensor) -> Tensor:
-        """`[N]` int64 → `[N, H]`."""
+        """Map `[N]` int64 to `[N, H]`."""
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → logits `[N, V]`."""
+        """Map `[N, H]` to logits `[N, V]`."""
 
     @abstractmethod
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """E streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+        """Map E streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and
+        auxiliary losses.
 
-        Layer i attends by `layout.attend(i, query, key, value)`, which goes through the cache when there is one, and takes positions
-        from `layout.position_ids`. The loss that the router's networks add is returned, summed over them, by its name in
-        `router.loss_names`.
+        Layer i attends through `layout.attend(i, query, key, value)`, which uses the cache if there is one, and takes
+        positions from `layout.position_ids`. The loss that the router's networks add is summed over them and returned
+        under its name in `router.loss_names`. With `takes_empty_streams`,
+        streams without tokens go in and come out as `[0, H]`; at least one stream has tokens.
         """
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
-        """Parameters that only tokens of this stream use, for freezing one expert and for counting. None by default."""
+        """Return the parameters that only tokens of this stream use, for freezing and counting one expert.
+
+        None by default.
+        """
         return ()
 
 
 @dataclass(frozen=True)
 class Query:
-    """What an objective asks the model.
+    """What an objective asks the model to predict.
 
     Args:
-        inputs: corrupted values, same shape as the representation's.
+        inputs: corrupted values, in the shape of the representation's values.
         timesteps: `[B, T]` in [0, 1]; 1 is all noise, 0 is clean.
-        targets: what to predict, same shape as the prediction.
-        loss_mask: bool `[B, T]`, frames that count.
+        targets: what to predict, in the shape of the prediction.
+        loss_mask: bool `[B, T]`, frames that count in the loss.
     """
 
     inputs: Tensor
@@ -207,54 +232,77 @@ class Query:
 
 
 class Objective(nn.Module, ABC):
-    """Corrupts a representation and measures the prediction. Group `soundomni.objectives`; no runtime arguments.
+    """Corrupts a representation and scores the prediction. Group `soundomni.objectives`; no runtime arguments.
 
-    No state between calls. `loss_names` names what `loss` returns; each is counted in frames of noise segments that are not known,
-    so that ranks can weigh them before anything is computed.
+    Objectives keep no state between calls. `loss_names` names what `loss` returns; each loss counts the frames of noise
+    segments that are not known, so that ranks can weight them before anything is computed.
 
-    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d noised / dt: `corrupt`
-    makes what `noised` makes of standard normal noise, and `loss` is lowest for that velocity.
+    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d`noised`/dt:
+    `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
-        """Corrupts clips with `noise` `[B]` set, except their `known` `[B, T]` frames; the others stay clean at timestep 0.
+        """Corrupt the clips with `noise` `[B]` set, except their `known` `[B, T]` frames; all others stay clean, at
+        timestep 0.
 
         Each clip draws from its own generator only, so that its corruption does not depend on the batch around it.
         """
 
+    def corrupt_at(
+        self,
+        clean: Representation,
+        *,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        quantiles: Sequence[float],
+    ) -> Query:
+        """Return what `corrupt` does, but with clip b at the timestep at `quantiles[b]` in (0, 1) of the distribution.
+
+        Held-out losses are measured in this way: a few clips then cover all timesteps evenly. An objective that does not
+        override this draws timesteps from the generators, which fixes them too, but does not spread them evenly.
+        """
+        return self.corrupt(clean, known=known, noise=noise, generators=generators)
+
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns the prediction that `loss` and samplers take, made of the network's `output`; the output itself unless overridden.
+        """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output
+        itself.
 
         Args:
-            output, inputs: `[B, D, T]`, what came out of the network and what it was shown.
+            output, inputs: `[B, D, T]`, the network's output and its input.
             timesteps: `[B, T]`.
         """
         return output
 
     @abstractmethod
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """Returns (sum, count) of each loss over the frames of `query.loss_mask`."""
+        """Return (sum, count) of each loss over the frames of `query.loss_mask`."""
 
     @abstractmethod
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        """Returns values `[B, D, T]` on the way from clean ones to `start`, what sampling starts from: 0 gives `clean`, 1 gives `start`.
+        """Return values `[B, D, T]` between `clean` (timestep 0) and `start`, the values that sampling starts from
+        (timestep 1).
 
-        It is what `corrupt` makes at that timestep of that noise. Varying a clip begins there instead of at timestep 1.
+        This is what `corrupt` gives at that timestep for that noise. Varying a clip begins there instead of at timestep
+        1.
         """
 
 
 class Sampler(ABC):
-    """Turns noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments; no state between calls."""
+    """Turns noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments.
+
+    Samplers keep no state between calls.
+    """
 
     num_steps: int
 
     @property
     @abstractmethod
     def num_evaluations(self) -> int:
-        """How often one call of `sample` asks for a prediction."""
+        """Number of predictions that one call of `sample` asks for."""
 
     @abstractmethod
     def sample(
@@ -266,23 +314,24 @@ class Sampler(ABC):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Starts from values `[B, D, T]` at the timestep `begin`, which are noise at 1, and returns values of that shape at timestep 0.
+        """Start from values `[B, D, T]` at timestep `begin`, pure noise at 1, and return values of that shape at
+        timestep 0.
 
-        It takes `num_steps` steps wherever it begins, and asks for predictions at timesteps above 0 alone: at 0 nothing is left to
-        predict, and a model takes what it is given there for known. `on_step(index, values)` is called after each step. A stochastic
-        sampler draws for clip b from `generators[b]` only.
+        It always takes `num_steps` steps, wherever it begins, and asks for predictions only at timesteps above 0: at 0
+        nothing is left to predict, and a model treats values at timestep 0 as known. `on_step(index, values)` is called
+        after each step. A stochastic sampler draws for clip b from `generators[b]` only.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One clip of a dataset, as far as it is known without decoding it.
+    """A clip of a dataset, as far as it is known without decoding it.
 
     Args:
-        key: names the clip: a path, or a recipe; unique within the dataset.
+        key: name of the clip, such as a path or a recipe; unique within the dataset.
         num_samples: length at `sample_rate`.
-        sample_rate: of the file, in Hz.
-        captions: what the clip may be called; empty when it has no caption.
+        sample_rate: sample rate of the file, in Hz.
+        captions: possible captions of the clip; empty if it has none.
         questions: (question, answer) pairs about it.
         attributes: anything else that is known, for evaluation.
     """
@@ -300,11 +349,13 @@ class Skip:
     """An item that cannot be used.
 
     Args:
-        key: names it.
+        key: name of the item.
         reason: why, in one line.
-        kind: "unreadable" when it is there but cannot be read, the only kind that counts against data.skip_limit; "missing" when
-            it is named but not there; "no caption"; "unsuitable" for anything else, such as a clip that is too long.
-        group: what it shares with others, in words that follow a number: "longer than 5 s for describe"; by default those of its kind.
+        kind: "unreadable" if it exists but cannot be read, the only kind that counts against data.skip_limit; "missing"
+            if it is named but does not exist; "no caption"; "unsuitable" for anything else, such as a clip that is too
+            long.
+        group: what to say after a count of such items, such as "longer than 5 s for describe"; by default the text of
+            its kind.
     """
 
     key: str
@@ -316,30 +367,32 @@ class Skip:
 class Dataset(ABC):
     """Clips by index. Group `soundomni.datasets`; no runtime arguments.
 
-    `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank. `skipped` names
-    what was found unusable while listing.
+    `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank.
+    `skipped` lists what turned out to be unusable while listing.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
 
     @abstractmethod
     def item(self, index: int) -> Item:
-        """Returns what is known of item `index`."""
+        """Return what is known about item `index`."""
 
     @abstractmethod
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raises UnreadableAudioError."""
+        """Return the waveform, float32 `[C, S]` in [-1, 1], and its sample rate. Raise UnreadableAudioError."""
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
-        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate. Raises UnreadableAudioError.
+        """Return samples `[first, first + num_samples)` of what `load` returns, and the rate.
 
-        Used for clips of which training takes a part. By default all of the clip is loaded and then cut; a dataset that can decode
-        only the part saves the time and the memory of the rest.
+        Raise UnreadableAudioError.
+
+        Training calls it for clips of which it takes only a part. By default the whole clip is loaded and then cut; a
+        dataset that can decode only the part saves time and memory.
         """
         waveform, rate = self.load(index)
-        return waveform[:, first : first + num_samples].copy(), rate  # a view would keep all of the clip in memory
+        return waveform[:, first : first + num_samples].copy(), rate  # a view would keep the whole clip in memory
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
@@ -348,59 +401,68 @@ class Dataset(ABC):
 
     @property
     def generated_from(self) -> str | None:
-        """What all items are computed from, for a dataset that computes them when they are asked for; None for one that lists them.
+        """Text that determines all items, for a dataset that computes them on demand; None for a dataset that lists
+        them.
 
-        A run tells by it that it goes on with the same data, where it would otherwise look at every item.
+        A run that resumes compares it to see that the data is the same; otherwise it has to look at every item.
         """
         return None
 
 
 class Tracker(ABC):
-    """Receives what a run measures and makes. Group `soundomni.trackers`; runtime arguments: `run_dir` and `spec` (the resolved spec).
+    """Receives what a run measures and makes. Group `soundomni.trackers`.
 
-    A tracker whose constructor or `begin` fails stops the run before its first step. From then on a tracker never ends a run: one that
-    raises anything in another method is named in a warning, closed, and left out until the run is resumed.
+    Runtime arguments: `run_dir` and `spec` (the resolved spec).
+
+    A tracker whose constructor or `begin` fails stops the run before its first step. From then on a tracker never ends
+    a run: if any other method raises, a warning names the tracker, which is closed and not called again until the run
+    is resumed.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the files that it writes, relative to the run directory: they are removed when the run is overwritten."""
+    """Patterns of the files that it writes, relative to the run directory; they are removed when the run is
+    overwritten."""
 
     def begin(self, step: int) -> None:
-        """Is called once, before anything is recorded, with the number of finished steps: 0 for a new run.
+        """Start recording; called once, before anything is logged, with the number of finished steps: 0 for a new run.
 
-        Whatever an earlier tracker of this run directory recorded of later steps belongs to an attempt that was lost.
+        Anything that an earlier tracker of this run directory recorded for later steps belongs to an attempt that was
+        lost.
         """
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records scalar metrics at an optimizer step."""
+        """Record scalar metrics at an optimizer step."""
 
     def log_files(self, step: int, files: Sequence[Path]) -> None:
-        """Records WAV and PNG files made at this step. Ignored by default: the files stay in the run directory."""
+        """Record WAV and PNG files made at this step. By default they are ignored, and stay in the run directory."""
 
     def close(self) -> None:
-        """Flushes and ends."""
+        """Flush and end."""
 
 
 class Optimizer(ABC):
     """Makes the optimizer of a run. Group `soundomni.optimizers`; no runtime arguments.
 
-    A checkpoint keeps what the optimizer keeps for a parameter: tensors of the parameter's shape and of any type, and 0-dim counters
-    named "step". Tensors of other shapes only fit an optimizer that refuses sharded parameters.
+    A checkpoint keeps the optimizer's state of each parameter: tensors of the parameter's shape and of any type, and
+    0-dim counters named "step". Tensors of other shapes are only allowed if the optimizer refuses sharded parameters.
     """
 
     shards: ClassVar[bool] = True
-    """Whether it updates sharded parameters. One that does not must refuse them in `build`, and runs in one process alone."""
+    """Whether it can update sharded parameters.
+
+    If not, `build` must refuse them, and a run must have only one process.
+    """
 
     @abstractmethod
     def build(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> torch.optim.Optimizer:
-        """Returns an optimizer that updates each of `parameters` and keeps nothing yet.
+        """Return an optimizer that updates each of `parameters` and has no state yet.
 
-        The loop clips gradients, sets `lr` of every parameter group before each step and steps.
+        The training loop clips gradients and sets `lr` of every parameter group before each step.
 
         Args:
             parameters: every trained parameter by its name in the model, at least one; sharded ones are DTensors.
-            settings: rates and decay, as the spec gives them.
+            settings: learning rate and decay, as the spec gives them.
         """
 
 
@@ -419,7 +481,7 @@ KINDS: Mapping[str, type] = {
 
 
 class Runtime:
-    """Names of the runtime arguments of each kind: what the assembly passes and a spec may not set."""
+    """Names of the runtime arguments of each kind: the assembly passes them, and a spec may not set them."""
 
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "backbone": ("vocab_size", "router"),

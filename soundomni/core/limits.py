@@ -1,12 +1,18 @@
-"""Checks of what a caller asks of a model, before anything is computed; every refusal is one line. Importing this imports no torch."""
+"""Checks of what a caller asks of a model, before anything is computed. Every error is one line.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
+
+from math import inf
 
 from soundomni.core.errors import SpecError
 
 LONGEST_SECONDS = 86400.0
 LARGEST_SEED = 2**63 - 1
-"""Generators take 64 bits, and read a negative seed as a large one: it is refused, so that each stream has one name."""
+"""Generators take 64 bits and read a negative seed as a large one, so negative seeds are refused: each stream has one
+seed."""
 LARGEST_SCALE = 1e6
 MOST_STEPS = 10_000
 MOST_NEW_TOKENS = 65_536
@@ -14,41 +20,61 @@ MOST_VOCABULARY = 2**20
 
 
 def check_seconds(seconds: float, *, name: str = "seconds") -> None:
-    """Raise SpecError, with the name of the argument, when a length in seconds is not above 0, not finite, or beyond a day."""
+    """Raise SpecError, with the name of the argument, unless a length in seconds is above 0 and at most a day."""
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise SpecError(f"{name} must be above 0 and at most {LONGEST_SECONDS:g}, {seconds} was given")
+        raise SpecError(f"{name} is {seconds}; expected a number above 0 and at most {LONGEST_SECONDS:g}")
 
 
 def check_count(name: str, value: int, *, most: int | None = None) -> None:
-    """Raises SpecError when `value` is below 1 or above `most`."""
+    """Raise SpecError if `value` is below 1 or above `most`."""
     if value < 1:
-        raise SpecError(f"{name} must be at least 1, {value} was given")
+        raise SpecError(f"{name} is {value}; expected at least 1")
     if most is not None and value > most:
-        raise SpecError(f"{name} must be at most {most}, {value} was given")
+        raise SpecError(f"{name} is {value}; expected at most {most}")
 
 
 def check_seed(seed: int) -> None:
-    """Raises SpecError when a seed is negative or above 2^63 - 1."""
+    """Raise SpecError if a seed is negative or above 2^63 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
-        raise SpecError(f"a seed must be from 0 to {LARGEST_SEED}, {seed} was given")
+        raise SpecError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def check_scale(scale: float) -> None:
-    """Raises SpecError when a guidance scale is not a finite number of sensible size."""
+    """Raise SpecError if a guidance scale is not finite, or beyond ±LARGEST_SCALE."""
     if not abs(scale) <= LARGEST_SCALE:
-        raise SpecError(f"the guidance scale must be from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}, {scale} was given")
+        raise SpecError(f"the guidance scale is {scale}; expected a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
 
 
 def check_strength(strength: float) -> None:
-    """Raises SpecError when the strength of a variation is not above 0 and at most 1."""
+    """Raise SpecError if the strength of a variation is not above 0 and at most 1."""
     if not 0 < strength <= 1:
-        raise SpecError(f"strength must be above 0 (the clip as it is) and at most 1 (nothing left of it), {strength} was given")
+        raise SpecError(f"strength is {strength}; expected a number above 0 (the clip as it is) and at most 1 (nothing left of it)")
 
 
 def check_negative(negative_prompt: str | None, scale: float) -> None:
-    """Raises SpecError when a negative prompt is given but the guidance scale is 1, which steers away from nothing."""
+    """Raise SpecError if a negative prompt is given but the guidance scale is 1, which steers away from nothing."""
     if negative_prompt and scale == 1.0:
-        raise SpecError("a negative prompt does nothing with the guidance scale 1: give a scale above 1, or leave the negative prompt out")
+        raise SpecError("a negative prompt does nothing with the guidance scale 1. Set a scale above 1, or leave the negative prompt out")
+
+
+def check_text_sampling(temperature: float | None, top_k: int | None, top_p: float | None, *, options: bool = False) -> None:
+    """Raise SpecError if a setting of how tokens are drawn is out of its range, or does nothing.
+
+    Args:
+        temperature: None for greedy decoding.
+        top_k, top_p: None for all tokens.
+        options: name them as options of a command.
+    """
+    names = ("--temperature", "--top-k", "--top-p") if options else ("temperature", "top_k", "top_p")
+    if temperature is not None and not 0 <= temperature < inf:
+        raise SpecError(f"{names[0]} is {temperature:g}; expected a finite number from 0 up; 0 always takes the likeliest token")
+    if top_k is not None and top_k < 1:
+        raise SpecError(f"{names[1]} is {top_k}; expected a number of tokens, at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise SpecError(f"{names[2]} is {top_p:g}; expected a share of the probability, above 0 and at most 1")
+    for name, value in zip(names[1:], (top_k, top_p), strict=True):
+        if value is not None and temperature is None:
+            raise SpecError(f"{name} is {value:g}, but without a temperature no token is sampled. Set {names[0]} too, such as 1")
 
 
 AUTO = "auto"
@@ -67,7 +93,7 @@ def resolve_device(name: str) -> str:
 
 
 def check_device(name: str) -> None:
-    """Raises SpecError when this machine has no such device."""
+    """Raise SpecError if this machine has no such device."""
     import torch
 
     known = ["cpu"]
@@ -76,4 +102,4 @@ def check_device(name: str) -> None:
     if torch.backends.mps.is_available():
         known.append("mps")
     if str(name) not in known:
-        raise SpecError(f"there is no device '{name}' here, expected one of: {', '.join(known)}, or {AUTO}")
+        raise SpecError(f"there is no device '{name}' here; expected one of: {', '.join(known)}, {AUTO}")

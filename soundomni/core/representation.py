@@ -1,4 +1,4 @@
-"""What a codec produces, and what is known of it before any weight is loaded.
+"""What a codec produces, and what is known about it before any weight is loaded.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepresentationSpec:
-    """Everything that data, packing and assembly need to know of a codec; no torch, no weights.
+    """Everything that data, packing and assembly need to know about a codec; no torch, no weights.
 
     Args:
         kind: "continuous" latents `[B, D, T]` float, or "codes" `[B, K, T]` int64.
@@ -36,25 +36,40 @@ class RepresentationSpec:
     extra_frames: int = 0
 
     def num_frames(self, num_samples: int) -> int:
-        """Returns T, the frames of a clip of `num_samples` samples at `sample_rate`."""
+        """Return T, the frames of a clip of `num_samples` samples at `sample_rate`."""
         return math.ceil(num_samples / self.downsampling_ratio) + self.extra_frames
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns `num_frames` of each of `lengths` `[B]` in samples: `[B]`."""
+        """Return `num_frames` for each of `lengths` `[B]`, given in samples: `[B]`."""
         return -(-lengths // self.downsampling_ratio) + self.extra_frames
 
     def num_samples(self, num_frames: int) -> int:
-        """Returns the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
+        """Return the longest clip, in samples, that fits into `num_frames` frames (at least 0)."""
         return max(0, num_frames - self.extra_frames) * self.downsampling_ratio
 
     def seconds(self, num_frames: int) -> float:
-        """Returns the length of that clip."""
+        """Return the length of that clip in seconds."""
         return self.num_samples(num_frames) / self.sample_rate
 
     @property
     def token_dim(self) -> int:
-        """Numbers per frame: D of continuous latents, K of codes."""
+        """Numbers per frame: D for continuous latents, K for codes."""
         return self.latent_dim if self.latent_dim is not None else len(self.codebook_sizes)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return which of `size` positions lie within each of `lengths` `[B]`: `[B, size]` bool, on the device of the lengths."""
+    import torch
+
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def draw_noise(into: Tensor, frames: int, generator: Generator) -> None:
+    """Fill the first `frames` of one clip's `[D, T]` with normal noise, drawn on the generator's device: padding does not change it."""
+    import torch
+
+    drawn = torch.randn(into.shape[0], frames, generator=generator, device=generator.device)
+    into[:, :frames] = drawn.to(into)
 
 
 @dataclass(frozen=True)
@@ -62,28 +77,35 @@ class Representation:
     """A batch of encoded clips.
 
     Args:
-        values: `[B, D, T]` float latents or `[B, K, T]` int64 codes. What lies beyond a clip's length is undefined.
-        lengths: `[B]` int64, valid frames of each clip.
+        values: `[B, D, T]` float latents or `[B, K, T]` int64 codes. Values beyond a clip's length are undefined.
+        lengths: `[B]` int64, number of valid frames of each clip.
         spec: the codec's spec.
+        frames: the same lengths as plain numbers, where they are known without asking the device; see `frame_counts`.
     """
 
     values: Tensor
     lengths: Tensor
     spec: RepresentationSpec
+    frames: tuple[int, ...] | None = None
+
+    @property
+    def frame_counts(self) -> tuple[int, ...]:
+        """The lengths as plain numbers. If they are not known on the host, this waits for the device."""
+        return self.frames if self.frames is not None else tuple(self.lengths.tolist())
 
     def with_values(self, values: Tensor) -> Representation:
-        """Returns the same clips with other values of the same shape, for example normalised ones."""
+        """Return the same clips with other values of the same shape, for example normalized ones."""
         return replace(self, values=values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """What is known of an understanding encoder before any weight is loaded.
+    """What is known about an understanding encoder before any weight is loaded.
 
     Args:
-        sample_rate: samples per second that the encoder listens at, in Hz. Encoders take mono `[B, 1, S]`.
+        sample_rate: sample rate of the encoder's input, in Hz. Encoders take mono `[B, 1, S]`.
         feature_dim: F of the features `[B, T, F]`.
-        max_seconds: the longest clip the encoder takes whole; None when there is no limit.
+        max_seconds: longest clip that the encoder takes whole; None if there is no limit.
     """
 
     sample_rate: int

@@ -1,8 +1,8 @@
 """The language of the library: a sample is a list of segments; a packed batch is many samples in one token budget.
 
-Every task is a way to write a sample: text-to-audio, captioning, question answering, continuation, interleaved turns. What may be
-seen follows from the segments alone. Query q sees key k if and only if both are in the same document, and k is not after q or
-both are in the same full or noise segment, and k is not in a noise segment other than q's own.
+Every task is a way to write a sample: text-to-audio, captioning, question answering, continuation, interleaved turns.
+Only the segments decide which tokens see which. Query q sees key k if and only if both are in the same document, and k
+is not after q or both are in the same full or noise segment, and k is not in a noise segment other than q's own.
 
 Nothing of size L x L is built from a packed batch. Host-side tables are numpy; payloads are torch and follow the batch to its device.
 
@@ -24,7 +24,7 @@ NO_LABEL = -100
 
 
 class Role(IntEnum):
-    """What a token is. Routers send roles to experts."""
+    """Kind of a token. Routers send roles to experts."""
 
     TEXT = 0
     FEATURES = 1
@@ -32,6 +32,8 @@ class Role(IntEnum):
     CODES = 3
 
 
+MADE = (Role.LATENT, Role.CODES)
+"""Roles of the clips to make or to continue."""
 AUDIO_BOUNDARIES = 2
 """Tokens around the frames of a clip."""
 
@@ -39,8 +41,8 @@ AUDIO_BOUNDARIES = 2
 class Attend(IntEnum):
     """How the tokens of a segment see each other, and whether later segments see them.
 
-    CAUSAL tokens see what is not after them. FULL tokens see their whole segment. NOISE tokens do too, and no token outside
-    the segment sees them: they carry a target that is still being denoised.
+    CAUSAL tokens see the tokens that are not after them. FULL tokens see their whole segment. NOISE tokens do too, and
+    no token outside the segment sees them: they carry a target that is still being denoised.
     """
 
     CAUSAL = 0
@@ -49,12 +51,12 @@ class Attend(IntEnum):
 
     @classmethod
     def named(cls, name: Literal["causal", "full"]) -> Attend:
-        """Returns what a spec calls `name`."""
+        """Return the member that a spec calls `name`."""
         return cls[name.upper()]
 
 
 class PositionRule(IntEnum):
-    """How position ids run. ADVANCE counts every token. SHARED gives all tokens of the segment one id.
+    """How position ids advance. ADVANCE counts every token. SHARED gives all tokens of the segment one id.
 
     After a segment the document's counter has moved by its length (ADVANCE) or by one (SHARED), and by zero after a noise segment.
     """
@@ -64,7 +66,7 @@ class PositionRule(IntEnum):
 
     @classmethod
     def named(cls, name: Literal["advance", "shared"]) -> PositionRule:
-        """Returns what a spec calls `name`."""
+        """Return the member that a spec calls `name`."""
         return cls[name.upper()]
 
 
@@ -79,11 +81,12 @@ class Segment:
         role: what the tokens between the boundaries are.
         attend: how they see each other.
         length: tokens, boundaries included.
-        token_ids: int64; `[length]` of text, `[2]` of audio (start and end of audio).
+        token_ids: int64; `[length]` for text, `[2]` for audio (start and end of audio).
         positions: the position rule.
-        labels: int64 `[length]`, the token that each text token predicts, NO_LABEL where it predicts nothing; None without loss.
+        labels: int64 `[length]`, the token that each text token predicts, NO_LABEL if it predicts nothing; None without
+            loss.
         num_samples: length of the clip in samples, at the rate of the codec (LATENT, CODES) or of the encoder (FEATURES).
-        known: bool `[length - 2]`, frames of a noise segment that are given and stay clean; None when all are to be made.
+        known: bool `[length - 2]`, frames of a noise segment that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
     """
 
@@ -108,12 +111,12 @@ class Segment:
         return self.length - 2 * self.boundary
 
     def with_waveform(self, waveform: np.ndarray) -> Segment:
-        """Returns the segment with its clip `[C, S]`, once that has been read."""
+        """Return the segment with its clip `[C, S]`."""
         return replace(self, waveform=waveform)
 
 
 def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, loss: bool = False) -> Segment:
-    """Writes text as a causal segment: `[bos] ids [eos]`, or with loss `[bos] ids`, predicting `ids [eos]`."""
+    """Write text as a causal segment: `[bos] ids [eos]`, or with loss `[bos] ids`, predicting `ids [eos]`."""
     ids = np.asarray(token_ids, dtype=np.int64)
     closed = np.concatenate([[bos], ids, [eos]]).astype(np.int64)
     if loss:
@@ -122,13 +125,13 @@ def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, l
 
 
 def plain_segment(token_ids: Sequence[int] | np.ndarray) -> Segment:
-    """Writes tokens of text as a causal segment with nothing around them, for templates that bracket text in their own way.
+    """Write text tokens as a causal segment with nothing around them, for templates that bracket text in their own way.
 
-    Raises ValueError when there are none.
+    Raise ValueError if there are none.
     """
     ids = np.asarray(token_ids, dtype=np.int64)
     if not len(ids):
-        raise ValueError("a segment of text needs at least one token")
+        raise ValueError("the text segment is empty; expected at least one token")
     return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=len(ids), token_ids=ids)
 
 
@@ -142,7 +145,9 @@ def audio_segment(
     positions: PositionRule,
     known: np.ndarray | None = None,
 ) -> Segment:
-    """Writes a clip of `num_frames` tokens between its start and end tokens, `boundary_ids`; the waveform is attached later."""
+    """Write a clip of `num_frames` tokens between its start and end tokens, `boundary_ids`; the waveform is attached
+    later.
+    """
     return Segment(
         role=role,
         attend=attend,
@@ -154,21 +159,38 @@ def audio_segment(
     )
 
 
+Context = tuple[Segment, ...]
+"""Segments before the audio or text to make, clips attached."""
+
+
+def context_length(context: Context) -> int:
+    """Return the number of tokens of a context."""
+    return sum(segment.length for segment in context)
+
+
+def next_position(context: Context) -> int:
+    """Return the position id of the token after a context."""
+    return sum(position_advance(segment) for segment in context)
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One document: its segments in order, a key that names it, and the seed of everything random that happens to it.
+    """One document: its segments in order, a key that names it, and the seed of everything random about it.
 
-    Noise and timesteps are drawn from the sample's own seed, so that they do not depend on how samples are batched or on which
-    rank they fall.
+    Noise and timesteps are drawn from the sample's own seed, so that they depend neither on the batch nor on the rank
+    of the sample. With a `quantile` in (0, 1), the timestep is instead at this quantile of the objective's
+    distribution. The log adds up the losses of samples with the same `group`, "DATASET/TASK".
     """
 
     key: str
     segments: tuple[Segment, ...]
     seed: int = 0
+    quantile: float | None = None
+    group: str = ""
 
     @property
     def length(self) -> int:
-        """Tokens of all segments."""
+        """Number of tokens of all segments."""
         return sum(segment.length for segment in self.segments)
 
 
@@ -208,7 +230,10 @@ class SegmentTable:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sequence[Segment]], *, first_position: Sequence[int] | None = None) -> SegmentTable:
-        """Lays documents one after the other. Positions restart in each document, at 0 or at `first_position[document]`."""
+        """Lay documents one after the other.
+
+        Positions restart in each document, at 0 or at `first_position[document]`.
+        """
         rows: list[tuple[int, ...]] = []
         start = 0
         for document, segments in enumerate(samples):
@@ -232,11 +257,11 @@ class SegmentTable:
         return cls(*columns)
 
     def token_segments(self) -> np.ndarray:
-        """Returns int64 `[N]`: the row of each token."""
+        """Return int64 `[N]`: the row of each token."""
         return np.repeat(np.arange(self.num_segments), self.length)
 
     def token_roles(self) -> np.ndarray:
-        """Returns int64 `[N]`: the role of each token; boundary tokens are TEXT."""
+        """Return int64 `[N]`: the role of each token; boundary tokens are TEXT."""
         roles = np.repeat(self.role, self.length)
         framed = self.boundary > 0
         roles[self.start[framed]] = Role.TEXT
@@ -244,7 +269,7 @@ class SegmentTable:
         return roles
 
     def token_positions(self) -> np.ndarray:
-        """Returns int64 `[N]`: the position id of each token."""
+        """Return int64 `[N]`: the position id of each token."""
         row = self.token_segments()
         offset = np.arange(self.num_tokens) - self.start[row]
         positions: np.ndarray = self.position[row] + np.where(self.rule[row] == PositionRule.ADVANCE, offset, 0)
@@ -252,7 +277,7 @@ class SegmentTable:
 
 
 def position_advance(segment: Segment) -> int:
-    """Returns by how much a document's position counter moves past the segment."""
+    """Return how far the segment moves a document's position counter."""
     if segment.attend == Attend.NOISE:
         return 0
     return segment.length if segment.positions == PositionRule.ADVANCE else 1
@@ -269,6 +294,7 @@ class Clips:
         seeds: the sample's seed for each clip, made distinct within the sample.
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
+        quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
     """
 
     waveform: Tensor
@@ -277,12 +303,13 @@ class Clips:
     seeds: tuple[int, ...]
     known: Tensor
     noise: Tensor
+    quantiles: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def to(self, device: torch.device | str) -> Clips:
-        """Returns the clips with their tensors on `device`."""
+        """Return the clips with their tensors on `device`."""
         return replace(
             self,
             waveform=self.waveform.to(device, non_blocking=True),
@@ -293,6 +320,21 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class Breakdown:
+    """Which group each element of a loss belongs to.
+
+    Args:
+        names: names of the groups.
+        labels: int64 `[N]`, the group of each text token that predicts something, in token order.
+        clips: int64 `[B]`, the group of each clip of `latents`.
+    """
+
+    names: tuple[str, ...]
+    labels: Tensor
+    clips: Tensor
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """Many samples in one token budget: the segment table and the payloads by role, each in token order.
 
@@ -300,41 +342,66 @@ class PackedBatch:
         table: one row per segment.
         keys: the sample's key of each document, `M` of them.
         text_ids: int64 `[N_text]`, ids of all text tokens, boundaries included.
-        labels: int64 `[N_text]`, what each predicts, NO_LABEL for nothing.
+        labels: int64 `[N_text]`, the token that each predicts, NO_LABEL for none.
+        predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
         features, latents: the clips to understand and the clips to make or continue from.
+        groups: the sample's group of each document, `M` of them; empty without groups.
+        breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """
 
     table: SegmentTable
     keys: tuple[str, ...]
     text_ids: Tensor
     labels: Tensor
+    predicting: Tensor
     features: Clips
     latents: Clips
+    groups: tuple[str, ...] = ()
+    breakdown: Breakdown | None = None
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], *, first_position: Sequence[int] | None = None) -> PackedBatch:
-        """Packs samples whose clips have been read. Raises ValueError when an audio segment has no waveform."""
+        """Pack samples whose clips have been read. Raise ValueError if an audio segment has no waveform."""
         table = SegmentTable.from_samples([s.segments for s in samples], first_position=first_position)
         segments = [segment for sample in samples for segment in sample.segments]
         ids = [segment.token_ids for segment in segments]
         labels = [s.labels if s.labels is not None else np.full(len(s.token_ids), NO_LABEL) for s in segments]
+        flat_labels = _flatten(labels)
         return cls(
             table=table,
             keys=tuple(sample.key for sample in samples),
             text_ids=_flatten(ids),
-            labels=_flatten(labels),
+            labels=flat_labels,
+            predicting=torch.nonzero(flat_labels != NO_LABEL).squeeze(1),
             features=_clips(samples, (Role.FEATURES,)),
-            latents=_clips(samples, (Role.LATENT, Role.CODES)),
+            latents=_clips(samples, MADE),
+            groups=tuple(sample.group for sample in samples),
         )
 
+    def broken_down(self) -> PackedBatch:
+        """Return the batch with a breakdown by `groups`; it must be on the host."""
+        names = tuple(dict.fromkeys(self.groups))
+        number = np.asarray([names.index(group) for group in self.groups], dtype=np.int64)
+        of_text = number[self.table.document[self.table.token_segments()[self.table.token_roles() == Role.TEXT]]]
+        of_clips = number[self.table.document[np.isin(self.table.role, MADE)]]
+        labels = torch.from_numpy(of_text[self.predicting.numpy()])
+        return replace(self, breakdown=Breakdown(names, labels, torch.from_numpy(of_clips)))
+
     def to(self, device: torch.device | str) -> PackedBatch:
-        """Returns the batch with its tensors on `device`; the table stays on the host."""
+        """Return the batch with its tensors on `device`; the table stays on the host."""
         return replace(
             self,
             text_ids=self.text_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            predicting=self.predicting.to(device, non_blocking=True),
             features=self.features.to(device),
             latents=self.latents.to(device),
+            breakdown=self.breakdown
+            and replace(
+                self.breakdown,
+                labels=self.breakdown.labels.to(device, non_blocking=True),
+                clips=self.breakdown.clips.to(device, non_blocking=True),
+            ),
         )
 
 
@@ -344,12 +411,14 @@ def _flatten(arrays: Sequence[np.ndarray]) -> Tensor:
 
 def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
     chosen: list[tuple[Segment, int]] = []
+    quantiles: list[float | None] = []
     for sample in samples:
         audio = [segment for segment in sample.segments if segment.role in roles]
         chosen += [(segment, sample.seed + 1_000_003 * i) for i, segment in enumerate(audio)]
+        quantiles += [sample.quantile] * len(audio)
     for segment, _ in chosen:
         if segment.waveform is None:
-            raise ValueError("an audio segment without its waveform cannot be packed; read the clip first")
+            raise ValueError("an audio segment without its waveform cannot be packed. Read the clip first")
     waveforms = [segment.waveform for segment, _ in chosen if segment.waveform is not None]
     frames = np.asarray([segment.num_frames for segment, _ in chosen], dtype=np.int64)
     longest = max((w.shape[1] for w in waveforms), default=0)
@@ -366,4 +435,5 @@ def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
         seeds=tuple(seed for _, seed in chosen),
         known=known,
         noise=torch.tensor([segment.attend == Attend.NOISE for segment, _ in chosen], dtype=torch.bool),
+        quantiles=tuple(fixed) if len(fixed := [place for place in quantiles if place is not None]) == len(chosen) else None,
     )

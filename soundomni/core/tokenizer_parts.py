@@ -1,9 +1,9 @@
-"""What a tokenizer.json may consist of, checked before the tokenizers library builds it.
+"""Checks on the parts of a tokenizer.json, made before the tokenizers library builds it.
 
-The library takes any combination of its parts. Some of them abort the process on values that do not suit them, run regular expressions
-that never end, or write many characters for one, again and again. So only parts whose fields are known here are taken, each field within
-bounds: those of byte-level BPE, SentencePiece and WordPiece tokenizers as transformers writes them, but for tables of characters
-(Precompiled), which cannot be judged.
+The library accepts any combination of its parts. Some of them abort the process on unsuitable values, run regular
+expressions that never end, or write many characters for one, again and again. So only parts whose fields are known here
+are accepted, with each field within limits: those of byte-level BPE, SentencePiece and WordPiece tokenizers as
+transformers writes them, except for tables of characters (Precompiled), which cannot be checked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from soundomni.core.errors import CheckpointError, did_you_mean, shown
 from soundomni.core.limits import MOST_VOCABULARY
 
 MOST_ADDED = 20_000
-"""Added tokens; the largest models have about 6,000."""
+"""Largest number of added tokens; the largest models have about 6,000."""
 LONGEST_TOKEN = 1000
 MOST_PARTS, DEEPEST = 32, 4
-"""Parts of one kind, those within sequences counted, and sequences within each other."""
+"""Largest number of parts of one kind, including those within sequences, and of sequences within each other."""
 LARGEST_GROWTH = 8.0
-"""Characters that all parts of one kind together may write for one."""
+"""Largest number of characters that all parts of one kind together may write for one character."""
 LONGEST_PATTERN, MOST_ALTERNATIVES, MOST_OPTIONAL = 500, 32, 3
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -43,7 +43,8 @@ KNOWN_PATTERNS = frozenset(
         " ?[^(\\s|[.,!?…。，、।۔،])]+",
     )
 )
-"""Regular expressions of GPT-2, Qwen2, Llama 3, Qwen3.5, Tekken, o200k, DeepSeek-V3 and BLOOM; what else is taken, `_check_regex` says."""
+"""Regular expressions of GPT-2, Qwen2, Llama 3, Qwen3.5, Tekken, o200k, DeepSeek-V3 and BLOOM; `_check_regex` accepts
+some others."""
 
 _ESCAPE = r"\\[sSwWdDhHrntvf]|\\[pP]\{\^?\w{1,32}\}|\\[^\w\s]"
 _CLASS = rf"(?:{_ESCAPE}|\[\^?(?:{_ESCAPE}|[^\[\]\\&])+\])"
@@ -52,24 +53,24 @@ _ATOM = re.compile(
 )
 
 Check = Callable[[Any], str | None]
-"""Returns what was expected of a value, or None if it is that."""
+"""Returns what was expected if a value is wrong, otherwise None."""
 
 
 class _Kind(NamedTuple):
-    """A part of some type: its fields, and how many characters it may write for one."""
+    """A type of part: its fields, and how many characters it may write for one."""
 
     fields: Mapping[str, Check]
     growth: Callable[[Mapping[str, Any]], float] = lambda part: 1.0
 
 
 def check_tokenizer(tree: Any) -> dict[str, Any]:
-    """Return what the tokenizers library may be given of a tokenizer.json: its known keys.
+    """Return the part of a tokenizer.json that the tokenizers library may be given: its known keys.
 
     Args:
-        tree: what the file holds, plain data; its model is given a type if an old file leaves it out.
+        tree: contents of the file as plain data; the model gets a type if an old file omits it.
 
     Raises:
-        CheckpointError: naming the part or the field that is not taken, and what is. The message does not name the file.
+        CheckpointError: a part or field is not supported. The message names it and what is supported, but not the file.
     """
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise CheckpointError("expected a JSON object with a model")
@@ -90,11 +91,11 @@ def check_tokenizer(tree: Any) -> dict[str, Any]:
 
 
 def _flatten(part: Any, place: str, members: str, kinds: Mapping[str, _Kind], found: list[Mapping[str, Any]], depth: int = 0) -> None:
-    """Add the parts that a part consists of to `found`, each checked."""
+    """Add the parts that a part consists of to `found`, after checking each."""
     if isinstance(part, dict) and part.get("type") == "Sequence":
         inner = part.get(members)
         if set(part) != {"type", members} or not isinstance(inner, list) or depth == DEEPEST:
-            raise CheckpointError(f"{place} is a Sequence; expected a list of {members}, {DEEPEST} within each other at most")
+            raise CheckpointError(f"{place} is a Sequence; expected a list of {members}, at most {DEEPEST} within each other")
         for one in inner:
             _flatten(one, place, members, kinds, found, depth + 1)
         return
@@ -117,7 +118,10 @@ def _check_part(part: Any, place: str, kinds: Mapping[str, _Kind]) -> None:
 
 
 def _added(tokens: Any, *, strips: bool) -> list[dict[str, Any]]:
-    """Return the added tokens. The library fails where nothing is left of one that is spaces only; `strips` says if a normalizer strips."""
+    """Return the added tokens.
+
+    The library fails if stripping leaves nothing of a token that is only spaces; `strips` says if a normalizer strips.
+    """
     if not isinstance(tokens, list) or len(tokens) > MOST_ADDED:
         raise CheckpointError(f"added_tokens is {shown(tokens)}; expected a list of at most {MOST_ADDED:,}")
     for token in tokens:
@@ -125,7 +129,7 @@ def _added(tokens: Any, *, strips: bool) -> list[dict[str, Any]]:
             raise CheckpointError(f"added_tokens holds {shown(token)}; expected objects")
         _check_part({"type": "token", **token}, "added_tokens", {"token": _Kind(_ADDED)})
         if not token.get("content", "x").strip() and (token.get("lstrip") or token.get("rstrip") or (strips and token.get("normalized"))):
-            raise CheckpointError(f"added_tokens holds {shown(token['content'])}, spaces that are stripped; expected other text")
+            raise CheckpointError(f"added_tokens holds {shown(token['content'])}, which stripping makes empty; expected other text")
     return tokens
 
 
@@ -181,10 +185,11 @@ def _pattern(value: Any) -> str | None:
 
 
 def _check_regex(pattern: str) -> str | None:
-    """Return what was expected of a regular expression unless it is a known one, or one that ends soon on any text.
+    """Return what was expected, unless the regular expression is a known one or one that ends soon on any text.
 
-    That is a list of alternatives, each a row of characters and classes of which one repeats and few are optional, so that trying it at
-    some place takes time that grows with the text at most; and no alternative matches nothing.
+    The latter is a list of alternatives, each a row of characters and classes of which one repeats and few are
+    optional, so that a match at any place takes time at most proportional to the text. No alternative may match the
+    empty text.
     """
     if pattern in KNOWN_PATTERNS:
         return None
@@ -248,7 +253,7 @@ def _merges(value: Any) -> str | None:
 
 
 def _template(*texts: str) -> Check:
-    """Return a check for a template that has each of the texts once, and special tokens around them."""
+    """Return a check for a template that has each of the texts once, with special tokens around them."""
     expected = f"a template of at most 16 pieces with {' and '.join(texts)} once"
 
     def check(value: Any) -> str | None:
@@ -293,7 +298,7 @@ _BYTES = {"add_prefix_space": _flag, "trim_offsets": _flag, "use_regex": _flag}
 _METASPACE = {"replacement": _text(1, 1), "prepend_scheme": _SCHEME, "split": _flag, "add_prefix_space": _flag, "str_rep": _text(1, 1)}
 _REPLACE = {"pattern": _pattern, "content": _text(0, 16)}
 _EXPANDS = 4.0
-"""Characters that a part writes for one where it writes bytes, or sets spaces around it."""
+"""Characters that a part writes for one if it writes bytes, or puts spaces around it."""
 
 _ADDED: dict[str, Check] = {
     "id": _count(0, MOST_VOCABULARY - 1),
@@ -331,7 +336,7 @@ _NORMALIZERS: dict[str, _Kind] = {
     "ByteLevel": _Kind({}, lambda part: _EXPANDS),
     "Prepend": _Kind({"prepend": _text(1, 16)}),
     "Replace": _Kind(_REPLACE, _replacement_growth),
-    "Strip": _Kind({"strip_left": _one_of(False), "strip_right": _flag}),  # the library fails, or never ends, where it strips the left
+    "Strip": _Kind({"strip_left": _one_of(False), "strip_right": _flag}),  # the library fails, or never ends, if it strips the left
 }
 _PRE_TOKENIZERS: dict[str, _Kind] = {
     **dict.fromkeys(("BertPreTokenizer", "Whitespace", "WhitespaceSplit"), _Kind({})),
@@ -362,4 +367,4 @@ _ROLES: dict[str, tuple[Mapping[str, _Kind], str]] = {
     "post_processor": (_PROCESSORS, "processors"),
     "decoder": (_DECODERS, "decoders"),
 }
-"""Key of the file → the types of parts that it takes, and the key of a Sequence of them."""
+"""Key of the file → the types of parts that it accepts, and the key of a Sequence of them."""

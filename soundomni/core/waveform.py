@@ -1,4 +1,4 @@
-"""Waveforms as numpy arrays `[C, S]`: sample rates and channel counts. Reading and writing files is the data package's work."""
+"""Waveforms as numpy arrays `[C, S]`: sample rates and channel counts. The data package reads and writes files."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ import soxr
 from soundomni.core.errors import DataError
 
 RESAMPLER_QUALITY = "HQ"
-"""Of soxr: what is rejected lies 100 dB below."""
+"""Quality setting of soxr: rejected frequencies end up 100 dB lower."""
 
 FEWEST_SAMPLES_FIRST = 8
-"""From more channels than this, an array with more channels than samples is taken for one with the samples first."""
+"""With more channels than this, an array with more channels than samples is refused as one with the samples first."""
 
 PEAK_LIMIT = 8.0
-"""A sample beyond this is not an overshoot of a lossy decoder or of a mix, but audio that is not scaled to [-1, 1]."""
+"""Samples beyond this are not the overshoot of a lossy decoder or a mix: the audio is not scaled to [-1, 1]."""
 
 _INTEGER_SCALES = (2**7, 2**15, 2**23, 2**31)
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """A clip, checked once when it is made.
+    """A clip, checked once when it is created.
 
     Args:
-        waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to it, an error of at
-            most 6e-8 of each sample. An array that runs backwards is copied, because torch does not take it.
-        sample_rate: in Hz. Integers of numpy become int.
+        waveform: `[C, S]`, full scale at 1. Other floating-point types are converted to float32; float64 is rounded to
+            it, with an error of at most 6e-8 per sample. An array with negative strides is copied, because torch does
+            not accept it.
+        sample_rate: in Hz. Numpy integers become int.
 
-    Raises DataError when the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or reaches so far
-    beyond full scale that it cannot be scaled to it, or when the rate is not a positive integer.
+    Raise DataError if the waveform is not a numpy array `[C, S]` of floating-point numbers, is empty or not finite, or
+    is too far beyond full scale, or if the rate is not a positive integer.
     """
 
     waveform: np.ndarray
@@ -53,7 +54,7 @@ class Audio:
 
     @classmethod
     def unchecked(cls, waveform: np.ndarray, sample_rate: int) -> Self:
-        """Return a clip of what a model made, which may hold samples that are not finite, or of a part of a checked clip."""
+        """Return a clip made by a model, which may have samples that are not finite, or a part of a checked clip."""
         clip = object.__new__(cls)
         object.__setattr__(clip, "waveform", waveform)
         object.__setattr__(clip, "sample_rate", sample_rate)
@@ -80,7 +81,7 @@ def _checked_waveform(waveform: object) -> np.ndarray:
         raise DataError(f"the waveform has shape {[channels, samples]}, so it is empty; {expected}")
     if channels > max(samples, FEWEST_SAMPLES_FIRST):
         raise DataError(f"the waveform has {channels} channels of {samples} samples; {expected}. Use waveform.T if the samples come first")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
         waveform = waveform.astype(np.float32, copy=False)
     if not np.isfinite(waveform).all():
         raise DataError(f"the waveform has samples that are not finite (NaN or infinity); {expected} within [-1, 1]")
@@ -104,34 +105,43 @@ def _checked_rate(rate: object) -> int:
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Returns the samples that `resample` gives: ceil(num_samples * to_rate / from_rate). Packing relies on it."""
+    """Return the number of samples that `resample` gives: ceil(num_samples * to_rate / from_rate).
+
+    Packing relies on it.
+    """
     return math.ceil(num_samples * to_rate / from_rate)
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Resamples float32 `[C, S]` with soxr at high quality to exactly `resampled_length` samples."""
+    """Resample float32 `[C, S]` with soxr at high quality to exactly `resampled_length` samples."""
     if from_rate == to_rate:
         return waveform
     wanted = resampled_length(waveform.shape[1], from_rate, to_rate)
-    # soxr rounds its output length; silence worth one more output sample lets the last one be computed instead of set to zero
+    # soxr rounds its output length; silence worth one more output sample lets it compute the last one instead of setting it to zero
     padded = np.pad(waveform, ((0, 0), (0, math.ceil(from_rate / to_rate))))
     out = np.ascontiguousarray(soxr.resample(padded.T, from_rate, to_rate, quality=RESAMPLER_QUALITY).T, dtype=np.float32)
     return fit_length(out, wanted)
 
 
 def fit_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cuts `[C, S]` at the end, or pads it with silence, to `num_samples`."""
+    """Cut `[C, S]` at the end, or pad it with silence, to `num_samples`."""
     missing = num_samples - waveform.shape[1]
     return np.pad(waveform, ((0, 0), (0, missing))) if missing > 0 else waveform[:, :num_samples]
 
 
 def convert(clip: Audio, *, channels: int, sample_rate: int) -> np.ndarray:
-    """Returns the waveform `[C, S]` of a clip with these channels and this rate. Raises DataError for channels as `match_channels`."""
+    """Return the waveform `[C, S]` of a clip with these channels and this rate.
+
+    Raise DataError for channels as `match_channels`.
+    """
     return resample(match_channels(clip.waveform, channels), clip.sample_rate, sample_rate)
 
 
 def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
-    """Gives `[C, S]` the wanted channels: copies of a mono clip, or the mean of all channels. Raises DataError for anything else."""
+    """Return `[C, S]` with `channels` channels: copies of a mono clip, or the mean of all channels.
+
+    Raise DataError for anything else.
+    """
     given = waveform.shape[0]
     if given == channels:
         return waveform
@@ -140,4 +150,4 @@ def match_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1:
         mono: np.ndarray = waveform.mean(axis=0, keepdims=True, dtype=np.float32)
         return mono
-    raise DataError(f"the clip has {given} channels, {channels} were expected; only 1 to any and any to 1 can be converted")
+    raise DataError(f"the clip has {given} channels; expected {channels}. Only mono can become any count, and any count mono")

@@ -1,43 +1,38 @@
-"""Audio files, datasets, tasks, packing and resumable loading.
+"""Audio files, datasets, packing and resumable loading.
 
-Names are imported on first use: the modules that measure sounds or read files must not wait for torch.
+Names are imported on first use, so modules that measure sounds or read files do not wait for torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from soundomni.data.pack_offline import pack_offline  # at once: the module of this name would take the function's place
 
 if TYPE_CHECKING:
     from soundomni.data.audio import audio_info, fit_announced, match_channels, read_audio, resample, resampled_length
     from soundomni.data.audio_folder import AudioFolder
     from soundomni.data.audio_writing import write_audio, write_wav
     from soundomni.data.audiocaps import AudioCaps
+    from soundomni.data.best_fit import pack_offline
     from soundomni.data.loader import PackedLoader, Step
     from soundomni.data.mixture import Draw, Mixture, MixtureStream, Source
     from soundomni.data.packer import StreamPacker
-    from soundomni.data.segments import clean_segment, features_segment, target_segment, text_context
-    from soundomni.data.tasks import BUILT_IN, Task, build_tasks, find_task
-    from soundomni.data.toy_sounds import ToySounds
-    from soundomni.data.writer import Crop, PlannedSample, SampleWriter
+    from soundomni.data.samples import Crop, PlannedSample, SampleWriter
+    from soundomni.data.toys.toy_sounds import ToySounds
 
 _MODULES = {
     "audio": ("audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length"),
     "audio_writing": ("write_audio", "write_wav"),
     "audio_folder": ("AudioFolder",),
     "audiocaps": ("AudioCaps",),
+    "best_fit": ("pack_offline",),
     "loader": ("PackedLoader", "Step"),
     "mixture": ("Draw", "Mixture", "MixtureStream", "Source"),
     "packer": ("StreamPacker",),
-    "segments": ("clean_segment", "features_segment", "target_segment", "text_context"),
-    "tasks": ("BUILT_IN", "Task", "build_tasks", "find_task"),
-    "toy_sounds": ("ToySounds",),
-    "writer": ("Crop", "PlannedSample", "SampleWriter"),
+    "toys.toy_sounds": ("ToySounds",),
+    "samples": ("Crop", "PlannedSample", "SampleWriter"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "BUILT_IN",
     "AudioCaps",
     "AudioFolder",
     "Crop",
@@ -50,21 +45,14 @@ __all__ = [
     "Source",
     "Step",
     "StreamPacker",
-    "Task",
     "ToySounds",
     "audio_info",
-    "build_tasks",
-    "clean_segment",
-    "features_segment",
-    "find_task",
     "fit_announced",
     "match_channels",
     "pack_offline",
     "read_audio",
     "resample",
     "resampled_length",
-    "target_segment",
-    "text_context",
     "write_audio",
     "write_wav",
 ]

@@ -1,5 +1,5 @@
-"""Audio files in. Writing them has a file of its own (audio_writing.py), and resampling and channels are core's, for inference needs
-them without files; they are offered here too.
+"""Reading audio files. audio_writing.py writes them. Resampling and channels are also available here, although core has
+them, because inference needs them without files.
 
 Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 with full scale at 1.
 """
@@ -21,21 +21,21 @@ SUFFIXES = (
     *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
     *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
 )
-"""Suffixes of the files that listings take for audio."""
+"""Suffixes of the files that count as audio in listings."""
 
 MOST_DECODED = 2**29
-"""Bytes of float32 that any file may decode to."""
+"""Number of bytes of float32 that any file may decode to."""
 
 MOST_EXPANSION = 64
-"""A larger file may decode to this many times its size. Speech at 24 kbit/s does; a small file of silence can decode to thousands."""
+"""A larger file may decode to this many times its size, as speech at 24 kbit/s does; silence can exceed it widely."""
 
 
 def audio_info(path: str | Path) -> tuple[int, int, int]:
     """Return (S, rate, C) as the file's header says, without decoding.
 
-    Raises UnreadableAudioError when there is no such file, it is not audio, it is empty, or it ends before its header says.
+    Raise UnreadableAudioError if the file is missing, not audio, empty, or shorter than its header says.
     """
-    with opened(path, thorough=False) as file:
+    with opened(path, look="ends") as file:
         return file.num_samples, file.rate, file.channels
 
 
@@ -44,19 +44,24 @@ def read_audio(
 ) -> tuple[np.ndarray, int]:
     """Decode a file (WAV, FLAC, OGG, MP3, AIFF and others) and return float32 `[C, S]` and its rate; S is what `audio_info` says.
 
-    Memory stays within the decoded audio and a block of it. Without `max_samples`, a file that would decode to more than 512 MB and
-    to more than 64 times its own size is refused before it is decoded.
+    Memory stays within the decoded audio and one block. Without `max_samples`, a file that would decode to more than
+    512 MB and to more than 64 times its own size is refused before it is decoded.
+
+    A part has the same samples as in the whole file. The decoder starts at the part if the format allows an exact
+    start, otherwise at the beginning; the rest of the file is only examined once.
 
     Args:
         path: the file.
         first: the first sample to return.
-        num_samples: how many samples to return from `first` on; without it, all up to the end.
-        max_samples: how many samples may be returned at most. A longer file is refused before it is decoded.
+        num_samples: number of samples to return from `first` on; None for all up to the end.
+        max_samples: largest number of samples to return. A longer file is refused before it is decoded.
 
-    Raises UnreadableAudioError, naming the path and the reason, when the file is missing, not audio, empty, truncated or damaged, when
-    it is longer than allowed or ends before the part that is asked for, or when it holds samples that are not finite or not in [-1, 1].
+    Raise UnreadableAudioError, which names the path and the reason, if the file is missing, not audio, empty, truncated
+    or damaged, if it is longer than allowed or ends before the requested part, or if it has samples that are not finite
+    or not in [-1, 1].
     """
-    with opened(path, thorough=True) as file:
+    is_part = first > 0 or num_samples is not None
+    with opened(path, look="once" if is_part else "all") as file:
         count = file.num_samples - first if num_samples is None else num_samples
         if first < 0 or count < 1 or first + count > file.num_samples:
             asked = f"samples {first} to {first + count} were requested"
@@ -66,7 +71,7 @@ def read_audio(
         waveform, peak, done = np.empty((file.channels, count), np.float32), 0.0, 0
         for block in file.decoder.blocks(count):
             if not np.isfinite(block).all():
-                raise UnreadableAudioError(f"cannot read '{path}': it holds samples that are not finite")
+                raise UnreadableAudioError(f"cannot read '{path}': it has samples that are not finite")
             waveform[:, done : done + len(block)] = block.T
             peak, done = max(peak, float(block.max()), -float(block.min())), done + len(block)
     if done < count:
@@ -74,24 +79,25 @@ def read_audio(
             f"cannot read '{path}': truncated or damaged, it decodes to {first + done} of {file.num_samples} samples"
         )
     if peak > PEAK_LIMIT:
-        raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}, expected them within [-1, 1]")
+        raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}; expected them within [-1, 1]")
     return waveform, file.rate
 
 
 def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: str) -> np.ndarray:
-    """Returns `[C, num_samples]`: the waveform `[C, S]` padded with silence at its end, or cut there.
+    """Return the waveform `[C, S]` as `[C, num_samples]`, padded with silence or cut at its end.
 
-    Headers may be off by a little: MP3 headers estimate, and lossy codecs pad. A difference of more than 1 % and more than 0.1 s
-    is not rounding, but a truncated or replaced file: that raises UnreadableAudioError with `name`, and so does an empty waveform.
+    Headers may be slightly off: MP3 headers estimate, and lossy codecs pad. A difference of more than 1 % and more than
+    0.1 s is not rounding, but a truncated or replaced file. Raise UnreadableAudioError with `name` for such a file, and
+    for an empty waveform.
     """
     found = waveform.shape[1]
     if found == 0 or abs(found - num_samples) > max(0.01 * num_samples, 0.1 * rate):
-        raise UnreadableAudioError(f"cannot read '{name}': it decodes to {found} samples where {num_samples} were announced")
+        raise UnreadableAudioError(f"cannot read '{name}': it decodes to {found} samples, but {num_samples} were announced")
     return fit_length(waveform, num_samples)
 
 
 def _check_size(path: str | Path, count: int, file: Opened, max_samples: int | None) -> None:
-    """Raise UnreadableAudioError for more samples than the caller takes, or than a file of this size can be expected to hold."""
+    """Raise UnreadableAudioError for more samples than the caller allows, or than a file of this size may have."""
     if max_samples is not None:
         if count > max_samples:
             taken = f"it lasts {count / file.rate:.4g} s, but the limit here is {max_samples / file.rate:.4g} s"

@@ -12,38 +12,43 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.errors import DataError, UnreadableAudioError, message_of
+from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.paths import local_path, place
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
 from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
 from soundomni.data.file_names import Names
 from soundomni.data.folder_listing import TABLES, Listing, list_folder
 from soundomni.data.text_files import few, read_text
 
-_MOST_NAMED = 3  # files that an error names
-_HEADER_THREADS = 8  # opening many small files waits on the disk or the network, not on the processor
+_MOST_NAMED = 3  # files named in an error
+_HEADER_THREADS = 8  # opening many small files waits for the disk or the network, not for the processor
 
 
 class AudioFolder(Dataset):
-    """Lists a folder once, in sorted order, reading headers only. Keys are POSIX paths relative to the folder.
+    """Audio files of a folder, listed once in sorted order from their headers only.
 
-    Where captions and questions come from is described in soundomni/data/captions.py: `<stem>.json`, `<stem>.txt`, metadata.csv and
-    metadata.jsonl. Hidden files and folders are passed over. Files of audio formats that cannot be read, rows that name no file and
-    files without a caption are left out, and named in `skipped`.
+    Keys are POSIX paths relative to the folder.
+
+    soundomni/data/captions.py describes where captions and questions come from: `<stem>.json`, `<stem>.txt`,
+    metadata.csv and metadata.jsonl. Hidden files and folders are ignored. Audio files that cannot be read, rows that
+    name no existing file, and files without a caption are left out and listed in `skipped`.
 
     Args:
-        path: the folder; a leading `~` is the home directory.
-        captions: whether an item needs a caption or a question; without, those that have none are kept for tasks that need none.
-        recursive: whether subfolders are listed.
-        include: patterns of keys to take, such as "drums/*"; all by default.
+        path: the folder; a leading `~` means the home directory.
+        captions: whether an item needs a caption or a question; if not, items without them are kept for tasks that need
+            none.
+        recursive: whether to list subfolders.
+        include: patterns of keys to include, such as "drums/*"; all by default.
         exclude: patterns of keys to leave out.
-        file_list: a text file with one key per line, for instance of a split; only these are taken. Relative to the working directory.
+        file_list: text file with one key per line, such as a split; only these are used. Relative to the working
+            directory.
 
-    Links are followed to wherever they lead: the folder is its owner's. A file whose captions cannot be read counts as unreadable.
+    Links are followed wherever they lead, because the folder is its owner's. A file whose captions cannot be read
+    counts as unreadable.
 
-    Raises DataError when there is no such folder, no audio in it, no caption at all, a table that is malformed or names a file outside
-    the folder, or two places that disagree on a caption.
+    Raise DataError if there is no such folder, if it has no audio or no captions, if a table is malformed or names a
+    file outside the folder, or if two places disagree on a caption.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class AudioFolder(Dataset):
             keys = self._listed(file_list, keys, names)
         if not keys:
             raise DataError(f"no audio files in {place(path)}{_looked_for(recursive, include, exclude, file_list)}{self._first_skip()}")
-        # A table may only be about files that are not wanted; then its faults are of no concern.
+        # A table may only describe files that are not wanted; its faults do not matter then.
         tables = [read_table(self._root, name, names) for name in listing.tables if _is_about(name, keys)]
         with ThreadPoolExecutor(_HEADER_THREADS) as threads:
             found = threads.map(lambda key: self._examine(key, listing, tables), keys)
@@ -90,11 +95,11 @@ class AudioFolder(Dataset):
         return self._items[index]
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Return float32 `[C, S]` and the file's rate; raise UnreadableAudioError."""
+        """Return float32 `[C, S]` and the file's rate. Raise UnreadableAudioError."""
         return read_audio(self._root / self._items[index].key)
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
-        """Return a part of what `load` returns, without decoding what comes after it; raises UnreadableAudioError."""
+        """Return a part of what `load` returns, without decoding anything after it. Raise UnreadableAudioError."""
         return read_audio(self._root / self._items[index].key, first=first, num_samples=num_samples)
 
     @property
@@ -102,7 +107,7 @@ class AudioFolder(Dataset):
         return tuple(self._skipped)
 
     def _listed(self, file_list: str, keys: list[str], names: Names) -> list[str]:
-        """Return the keys that the list names; the other names in it are skipped."""
+        """Return the keys that the list names; its other names are skipped."""
         file = local_path(file_list)
         wanted: dict[str, None] = {}
         try:
@@ -125,7 +130,7 @@ class AudioFolder(Dataset):
             num_samples, rate, _ = audio_info(self._root / key)
             places = {name.rpartition("/")[2]: read_sidecar(self._root / name) for name in listing.sidecars(key)}
         except (UnreadableAudioError, ValueError) as error:
-            self._skipped.append(Skip(key, " ".join(str(error).split())))  # in one line, whatever a file is called
+            self._skipped.append(Skip(key, message_of(error)))  # in one line, whatever the file's name contains
             return None
         places |= {table.name: table.notes[key] for table in tables if key in table.notes}
         notes = merge(key, places)
@@ -142,13 +147,13 @@ class AudioFolder(Dataset):
         )
 
     def _report_missing(self, tables: Sequence[CaptionTable], names: Names, listing: Listing, wanted: Callable[[str], bool]) -> None:
-        """Skip what tables name and the listing does not have."""
+        """Skip files that tables name and the listing does not have."""
         known = {*listing.audio, *(skip.key for skip in listing.skipped)}
         for table in tables:
             for key in table.notes:
                 if key in known or not wanted(key):
                     continue
-                if os.path.isfile(self._root / key):  # noqa: PTH113  False too for names that no file can have
+                if os.path.isfile(self._root / key):  # noqa: PTH113  False also for impossible file names
                     reason = f"named in {table.name}, but it is hidden, is not an audio file, or is in a folder that is not listed"
                     self._skipped.append(Skip(key, reason, "unsuitable", "named but not listed"))
                 else:
@@ -162,7 +167,7 @@ class AudioFolder(Dataset):
         told = [_why_mute(table, self._skipped) for table in tables]
         if not told:
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
-            told += [f"{few(listing.other_tables)} is not read: save it as {TABLES[0]}"] if listing.other_tables else []
+            told += [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}"] if listing.other_tables else []
             told += listing.unread_sidecars(keys)[:_MOST_NAMED]
         return f"{start} has a caption: {'; '.join([*told, 'or set captions to false'])}".replace("?; or", "? Or").replace("?; ", "? ")
 
@@ -172,9 +177,9 @@ class AudioFolder(Dataset):
 
 
 def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
-    """Return why a table gives no captions: for want of rows or a column, or because it is about other files."""
+    """Return why a table provides no captions: it has no rows or no such column, or describes other files."""
     if not table.notes:
-        return f"{table.name} has no rows: add one for each file"
+        return f"{table.name} has no rows; add one for each file"
     if not table.has_texts:
         expected = ", ".join(CAPTION_KEYS)
         others = [column for column in table.columns if column != "file_name"]
@@ -182,7 +187,7 @@ def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
         return f"{table.name} has no column for captions; expected one of {expected}: {cure}"
     missing = [skip for skip in skipped if skip.kind == "missing" and skip.key in table.notes]
     if len(missing) == len(table.notes):
-        return f"none of the {len(missing)} files that {table.name} names is there; the first, '{missing[0].key}': {missing[0].reason}"
+        return f"none of the {len(missing)} files that {table.name} names exists; the first, '{missing[0].key}': {missing[0].reason}"
     return f"their captions in {table.name} are empty"
 
 
@@ -196,7 +201,8 @@ def _is_about(table: str, keys: Sequence[str]) -> bool:
 
 
 def _check_patterns(name: str, patterns: object) -> None:
-    """Raise DataError unless patterns are a list of texts, or None: a single text would be taken for a pattern per letter."""
+    """Raise DataError unless patterns are a list of texts, or None: a single text would be read as one pattern per
+    letter."""
     if patterns is not None and not (isinstance(patterns, list | tuple) and all(isinstance(pattern, str) for pattern in patterns)):
         example = patterns if isinstance(patterns, str) else "*.wav"
         raise DataError(f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['{example}']")

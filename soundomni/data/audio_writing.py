@@ -1,13 +1,11 @@
-"""Audio files out: every format that the commands write, all or nothing.
+"""Writing audio files in every format of the commands, all or nothing.
 
 Shape letters: C audio channels, S samples.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +13,27 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from soundomni.core.errors import DataError, did_you_mean
+from soundomni.core.errors import DataError, did_you_mean, message_of
+from soundomni.core.files.whole_files import write_whole
 
 DEFAULT_FORMAT = "wav"
 
-_BLOCK = 65536  # samples handed over at once: libsndfile takes a block of Vorbis on its stack, and long ones end the process
+_BLOCK = 65536  # samples written at once: libsndfile puts a block of Vorbis on its stack, where long ones crash
 _LARGEST_WAV = 2**32 - 2**16  # its header counts bytes in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFormat:
-    """A way to store audio.
+    """A format for audio files.
 
     Args:
-        suffix: of its files.
-        container, subtype: as libsndfile names them.
-        described: what it is, in words.
-        bits: of an integer sample, 32 for a float; None for lossy formats, whose encoders take floats.
-        rates: the only rates in Hz that it can have, or () if any between `lowest_rate` and `highest_rate` will do.
-        lowest_rate, highest_rate: in Hz.
-        most_channels: that it can have.
+        suffix: suffix of its files.
+        container, subtype: their names in libsndfile.
+        described: its name for people.
+        bits: bits of an integer sample, 32 for a float; None for lossy formats, whose encoders take floats.
+        rates: the only sample rates in Hz that it supports, or () for any from `lowest_rate` to `highest_rate`.
+        lowest_rate, highest_rate: limits of the sample rate in Hz.
+        most_channels: largest number of channels.
     """
 
     suffix: str
@@ -64,23 +63,23 @@ FORMATS = {
         rates=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
         most_channels=2,
     ),
-    # beyond 200 kHz the encoder of libsndfile ends the process
+    # above 200 kHz, the encoder of libsndfile crashes the process
     "ogg": AudioFormat(
         suffix=".ogg", container="OGG", subtype="VORBIS", described="Ogg Vorbis", bits=None, highest_rate=200_000, most_channels=8
     ),
 }
-"""Format → how it is stored. FLAC holds the samples of a 16-bit WAV; MP3 and Ogg are lossy, at their best quality."""
+"""Format → how it is stored. FLAC has the samples of a 16-bit WAV; MP3 and Ogg are lossy, at their best quality."""
 
 
 def find_format(name: str) -> AudioFormat:
-    """Return the format of a name in FORMATS. Raise DataError, with the nearest name, if there is none."""
+    """Return the format with a name in FORMATS. Raise DataError, which suggests the nearest name, if there is none."""
     if name not in FORMATS:
         raise DataError(f"the audio format is {name!r}; expected one of {', '.join(FORMATS)}.{did_you_mean(str(name).lower(), FORMATS)}")
     return FORMATS[name]
 
 
 def check_format(name: str, *, sample_rate: int, channels: int) -> None:
-    """Raise DataError if a format cannot hold this rate and these channels: neither is ever changed to make them fit."""
+    """Raise DataError if a format does not support this rate or number of channels: neither is changed to fit."""
     kind = find_format(name)
     possible = (
         sample_rate in kind.rates
@@ -100,23 +99,24 @@ def write_audio(path: str | Path, waveform: np.ndarray, rate: int, *, format: st
     """Write a clip, all or nothing, and return the gain that was applied to it.
 
     Args:
-        path: of the file; its directory must exist.
+        path: file to write; its directory must exist.
         waveform: float `[C, S]`, full scale 1.
-        rate: in Hz; it is never changed.
-        format: one of FORMATS; None takes the one of the path's suffix, 16 bits for `.wav`.
+        rate: sample rate in Hz; it is never changed.
+        format: one of FORMATS; None for the one of the path's suffix, 16 bits for `.wav`.
 
     Returns:
-        1, or 1 / peak if the peak is above full scale: nothing is ever clipped. Floats have no full scale, so "wav32f" always has 1.
+        1, or 1 / peak if the peak is above full scale: nothing is ever clipped. Floats have no full scale, so "wav32f"
+        always returns 1.
 
     Raises:
-        DataError: the waveform is not `[C, S]` with S > 0 or not finite, the format cannot hold its rate or channels, or the file
-            cannot be written.
+        DataError: the waveform is not `[C, S]` with S > 0 or not finite, the format does not support its rate or
+            channels, or the file cannot be written.
     """
     target, samples = Path(path), np.asarray(waveform, dtype=np.float32)
     name = _format_of(target) if format is None else format
     kind = find_format(name)
     if samples.ndim != 2 or samples.size == 0:
-        raise DataError(f"cannot write '{target}': expected samples [C, S], got shape {samples.shape}")
+        raise DataError(f"cannot write '{target}': its samples have shape {samples.shape}; expected [C, S]")
     if not np.isfinite(samples).all():
         raise DataError(f"cannot write '{target}': it has samples that are not finite")
     check_format(name, sample_rate=rate, channels=len(samples))
@@ -124,7 +124,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, rate: int, *, format: st
     try:
         encoded = _encode(samples, rate, kind, np.float32(gain))
     except soundfile.SoundFileError as error:
-        raise DataError(f"cannot write '{target}' as {kind.described}: {' '.join(str(error).split())}") from error
+        raise DataError(f"cannot write '{target}' as {kind.described}: {message_of(error)}") from error
     _replace(target, encoded)
     return gain
 
@@ -143,10 +143,10 @@ def _format_of(path: Path) -> str:
 
 
 def _encode(samples: np.ndarray, rate: int, kind: AudioFormat, gain: np.float32) -> memoryview:
-    """Return a file's bytes; in memory, for libsndfile does not say that a disk is full."""
+    """Return a file's bytes. They are made in memory, because libsndfile does not report a full disk."""
     size = samples.size * (kind.bits or 0) // 8
     if kind.container == "WAV" and size > _LARGEST_WAV:
-        raise DataError(f"a WAV file holds at most 4 GB, this clip takes {size / 1e9:.1f} GB. Use flac, or write it in parts")
+        raise DataError(f"a WAV file can have at most 4 GB, but this clip takes {size / 1e9:.1f} GB. Use flac, or write it in parts")
     buffer = io.BytesIO()
     lossy = {"compression_level": 0.0} if kind.bits is None else {}
     with soundfile.SoundFile(
@@ -158,22 +158,18 @@ def _encode(samples: np.ndarray, rate: int, kind: AudioFormat, gain: np.float32)
 
 
 def _quantized(block: np.ndarray, bits: int | None) -> np.ndarray:
-    """Return float32 `[S, C]` as libsndfile takes it: integers rounded to nearest, or floats as they are."""
+    """Return float32 `[S, C]` as libsndfile expects it: integers rounded to nearest, or floats as they are."""
     if bits == 16:
         return np.rint(block * np.float32(2**15 - 1)).astype(np.int16)
-    if bits == 24:  # libsndfile takes the upper 24 of 32 bits
+    if bits == 24:  # libsndfile uses the upper 24 of 32 bits
         return np.rint(block.astype(np.float64) * (2**23 - 1)).astype(np.int32) << 8
     return np.ascontiguousarray(block)
 
 
 def _replace(target: Path, data: memoryview) -> None:
-    """Write next to the target, then rename, so that no reader meets half a file. Raise DataError if that fails."""
-    part = target.with_name(f".{uuid.uuid4().hex}.part")
+    """Write a whole file. Raise DataError if that fails."""
     try:
-        part.write_bytes(data)
-        part.replace(target)
+        write_whole(target, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         reason = f"no such directory '{target.parent.absolute()}'" if not target.parent.is_dir() else error.strerror or str(error)
         raise DataError(f"cannot write '{target}': {reason}") from error

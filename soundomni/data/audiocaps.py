@@ -1,4 +1,5 @@
-"""AudioCaps (Kim et al. 2019, "AudioCaps: Generating Captions for Audios in The Wild"): its CSV and the clips cut from it.
+"""AudioCaps (Kim et al. 2019, "AudioCaps: Generating Captions for Audios in The Wild"): its CSV and the clips cut from
+it.
 
 Shape letters: C audio channels, S samples.
 """
@@ -10,33 +11,35 @@ from pathlib import Path
 import numpy as np
 
 from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.paths import local_path, place
 from soundomni.data.audio import audio_info, read_audio
 from soundomni.data.tables import Table
 
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
-_NOT_IN_NAMES = "/\\\0"  # with these a row could reach beyond the folder of clips
+_NOT_IN_NAMES = "/\\\0"  # with these, a row could name a file outside the folder of clips
 
 
 class AudioCaps(Dataset):
-    """One item per clip, `{youtube_id}_{start_time}{extension}`, with all captions that the CSV has for it, in the CSV's order.
+    """One item per clip, `{youtube_id}_{start_time}{extension}`, with all of its captions in the CSV, in the CSV's
+    order.
 
     Args:
         csv: a split of AudioCaps, with the columns audiocap_id, youtube_id, start_time and caption.
-        audio_dir: the folder of its clips. Clips that are missing (videos vanish) or unreadable are skipped.
-        extension: of the clips' files.
+        audio_dir: folder of its clips. Clips that are missing (videos vanish) or unreadable are skipped.
+        extension: suffix of the clips' files.
 
-    In `csv` and `audio_dir` a leading `~` is the home directory.
+    In `csv` and `audio_dir`, a leading `~` means the home directory.
 
-    Raises DataError when the CSV is missing, lacks a column or names a file outside the folder, or when none of its clips is there.
+    Raise DataError if the CSV is missing, lacks a column or names a file outside the folder, or if none of its clips
+    exists.
     """
 
     def __init__(self, *, csv: str, audio_dir: str, extension: str = ".wav") -> None:
         self._audio_dir = local_path(audio_dir)
         self._skipped: list[Skip] = []
         if not self._audio_dir.is_dir():
-            raise DataError(f"no folder {place(audio_dir)}: expected the clips of AudioCaps")
+            raise DataError(f"no folder {place(audio_dir)}; expected the clips of AudioCaps")
         clips: dict[str, list[dict[str, str]]] = {}
         for row in _read(local_path(csv)):
             clips.setdefault(f"{row['youtube_id']}_{row['start_time']}{extension}", []).append(row)
@@ -53,11 +56,11 @@ class AudioCaps(Dataset):
         return self._items[index]
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns float32 `[C, S]` and the file's rate; raises UnreadableAudioError."""
+        """Return float32 `[C, S]` and the file's rate. Raise UnreadableAudioError."""
         return read_audio(self._audio_dir / self._items[index].key)
 
     def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
-        """Return a part of what `load` returns, without decoding what comes after it; raises UnreadableAudioError."""
+        """Return a part of what `load` returns, without decoding anything after it. Raise UnreadableAudioError."""
         return read_audio(self._audio_dir / self._items[index].key, first=first, num_samples=num_samples)
 
     @property
@@ -83,15 +86,15 @@ class AudioCaps(Dataset):
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """Return the rows, each with a value for every column. Raises DataError."""
+    """Return the rows, each with a value for every column. Raise DataError."""
     if not path.is_file():
-        raise DataError(f"cannot read {place(path)}: expected the CSV of AudioCaps, and there is no such file")
+        raise DataError(f"cannot read {place(path)}: there is no such file; expected the CSV of AudioCaps")
     rows: list[dict[str, str]] = []
     for line, values in Table(path, needed=dict.fromkeys(COLUMNS, ())).rows():
         row = {column: values.get(column, "").strip() for column in COLUMNS}
         for column in ("youtube_id", "start_time"):
             if any(sign in row[column] for sign in _NOT_IN_NAMES):
                 found = f"has the {column} {row[column]!r} in row {line}"
-                raise DataError(f"'{path}' {found}: expected a part of a file's name, without folders")
+                raise DataError(f"'{path}' {found}; expected a part of a file name, without folders")
         rows.append(row)
     return rows

@@ -1,18 +1,19 @@
-"""Captions, questions and attributes that lie next to audio files.
+"""Captions, questions and attributes next to audio files.
 
-Three places are read, none before the other: `<stem>.json`, `<stem>.txt` and, in the folder or in any subfolder, metadata.csv or
-metadata.jsonl. They may complete each other (a caption here, questions there). Where two give the same thing they must agree: if not, the
-data is wrong in one of them, and only its owner knows in which.
+Three places are read, with no order of precedence: `<stem>.json`, `<stem>.txt` and, in the folder or any subfolder,
+metadata.csv or metadata.jsonl. They may complete each other (a caption here, questions there). If two of them give the
+same thing, they must agree: otherwise the data is wrong in one of them, and only its owner knows in which.
 
 - `<stem>.txt`: one caption per line that is not blank.
-- `<stem>.json`: an object with any of `prompt`, `caption`, `text` (a string each), `captions` (a list of strings), `questions`
-  (a list of `{question, answer}`); every other key is an attribute.
-- metadata.jsonl: such an object per line, with the file's path, relative to the table, in `file_name`; it may hold `question` and
-  `answer` directly.
-- metadata.csv: the same as columns; `captions` may be one text, and both lists may be written as JSON. Rows of one file add up, so several
-  captions or questions take several rows; an attribute on which they differ becomes a tuple of all its values.
+- `<stem>.json`: an object with any of `prompt`, `caption`, `text` (a string each), `captions` (a list of strings),
+  `questions` (a list of `{question, answer}`); every other key is an attribute.
+- metadata.jsonl: such an object per line, with the file's path, relative to the table, in `file_name`; it may hold
+  `question` and `answer` directly.
+- metadata.csv: the same as columns; `captions` may be one text, and both lists may be written as JSON. Rows of one file
+  add up, so several captions or questions can take several rows; an attribute with different values becomes a tuple of
+  all of them.
 
-All of them are UTF-8. The keys above are known in any case (`Caption`).
+All of them are UTF-8. The keys above are recognized in any case (`Caption`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FILE_ELSEWHERE = (
 )
 _FIELDS = (*CAPTION_KEYS, "question", "answer", "questions", _FILE)
 _MISSING = ("nan", "NaN", "<NA>", "#N/A")
-"""What pandas and Excel write into a field that has no value."""
+"""Texts that pandas and Excel write into a field without a value."""
 
 _MOST_SIDECAR_BYTES = 16_000_000
 
@@ -52,12 +53,12 @@ class Notes:
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """What a table says.
+    """Contents of a table.
 
     Args:
         name: its key in the folder, such as "train/metadata.csv".
-        columns: its columns, or the keys of its objects, in the order in which they appear.
-        notes: key of an audio file → notes. Files that do not exist are among them.
+        columns: its columns, or the keys of its objects, in order of appearance.
+        notes: key of an audio file → notes, including files that do not exist.
     """
 
     name: str
@@ -71,7 +72,10 @@ class CaptionTable:
 
 
 def read_table(root: Path, name: str, names: Names) -> CaptionTable:
-    """Read the table `name` in the folder `root`, whose files are relative to the table. Raises DataError, naming table and row."""
+    """Read the table `name` in the folder `root`, whose files are relative to the table.
+
+    Raise DataError, naming table and row.
+    """
     path, folder = root / name, name[: name.rfind("/") + 1]
     columns: dict[str, None] = {}
     gathered: dict[str, _Gathered] = {}
@@ -91,7 +95,7 @@ def read_table(root: Path, name: str, names: Names) -> CaptionTable:
 
 
 def read_sidecar(path: Path) -> Notes:
-    """Read the .json or .txt next to an audio file. Raises ValueError, naming the file, when it is malformed."""
+    """Read the .json or .txt next to an audio file. Raise ValueError, which names the file, if it is malformed."""
     try:
         text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
         if path.suffix.lower() == ".json":
@@ -105,7 +109,7 @@ def read_sidecar(path: Path) -> Notes:
 
 
 def merge(audio: str, places: Mapping[str, Notes]) -> Notes:
-    """Join what several places say about a file. Raises DataError, naming both, when two of them disagree."""
+    """Join what several places say about a file. Raise DataError, which names both, if two of them disagree."""
     attributes = {key: value for place in places.values() for key, value in place.attributes.items()}
     given: dict[str, tuple[Any, ...]] = {"captions": (), "questions": ()}
     for what in given:
@@ -161,7 +165,10 @@ def _rows(path: Path, columns: dict[str, None]) -> Iterator[Row]:
 
 
 def _cell(column: str, value: str) -> Any:
-    """Return the value of a CSV field. Raises ValueError for a list that is not JSON, and for a quote that took in another row."""
+    """Return the value of a CSV field.
+
+    Raise ValueError for a list that is not JSON, and for a quote that includes another row.
+    """
     for line in value.splitlines()[1:]:
         name = line.partition(",")[0].strip(' "')
         if "," in line and name.lower().endswith(SUFFIXES):
@@ -181,7 +188,7 @@ def _cell(column: str, value: str) -> Any:
 
 
 def _known(value: object) -> dict[str, Any]:
-    """Return an object with the keys that are known in lower case. Raises ValueError when it is not one, or has one of them twice."""
+    """Return an object with its known keys in lower case. Raise ValueError if it is not one, or has a key twice."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {kind_of(value)}")
     values: dict[str, Any] = {}
@@ -199,7 +206,7 @@ def _key(name: str) -> str:
 
 
 def _notes(values: Mapping[str, Any]) -> Notes:
-    """Read the keys of an object. Raises ValueError with what is wrong."""
+    """Read the keys of an object. Raise ValueError, which says what is wrong."""
     captions = [_text(values[key], key) for key in CAPTION_KEYS[:-1] if values.get(key) is not None]
     captions += [_text(caption, "captions") for caption in _list(values.get("captions"), "captions")]
     pairs = [_pair(pair) for pair in _list(values.get("questions"), "questions")]

@@ -1,4 +1,4 @@
-"""libsndfile, given files whose containers were examined first, so that it decodes all of them or nothing.
+"""Decoding with libsndfile. Containers are examined first, so a file is decoded completely or not at all.
 
 Shape letters: C audio channels, S samples.
 """
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -18,31 +19,38 @@ import soundfile
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.data.containers import ContainerError, Contents, View, examine
 from soundomni.data.containers.foreign import HEAD, foreign_kind
+from soundomni.data.containers.known_files import examine_once
+
+Look = Literal["ends", "all", "once"]
+"""How to check that a file is complete: "ends" looks at its beginning and end, "all" also at the rest if they do not
+prove it, and "once" at the rest only if this process has not done so since the file last changed."""
 
 LOWEST_RATE = 100
 HIGHEST_RATE = 1_000_000
-"""Rates beyond these come from damaged headers, and a short file would become a long clip when it is resampled."""
+"""Rates outside these come from damaged headers; a short file would become a long clip when it is resampled."""
 
 _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot tell
 _BLOCK = 1 << 16  # values that are decoded at a time
 _BUFFER = 1 << 16  # bytes
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
-_SELF_CHECKED = ("HTK",)  # libsndfile only takes such a file when it is as long as its header says
+_SELF_CHECKED = ("HTK",)  # libsndfile only accepts such a file if it is as long as its header says
 
 
 class Decoder(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is decoded from its beginning to its end.
 
-    It says that it cannot be sought: soundfile would otherwise seek after every block, which some of libsndfile's decoders cannot do.
+    It claims not to be seekable: soundfile would otherwise seek after every block, which some decoders of libsndfile
+        cannot
+    do.
     """
 
     def seekable(self) -> bool:
         return False
 
     def blocks(self, count: int) -> Iterator[np.ndarray]:
-        """Yield float32 `[some, C]` until `count` samples or the end. Each block takes the memory of the one before.
+        """Yield float32 `[some, C]` until `count` samples or the end. Each block reuses the memory of the previous one.
 
-        Raises ContainerError when libsndfile cannot go on.
+        Raise ContainerError if libsndfile cannot continue.
         """
         buffer = np.empty((max(1, _BLOCK // self.channels), self.channels), np.float32)
         while count > 0:
@@ -56,7 +64,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
             yield block
 
     def skip(self, count: int, *, exact: bool) -> None:
-        """Pass over samples: by seeking if that is `exact`, otherwise by decoding them."""
+        """Skip samples: by seeking if that is `exact`, otherwise by decoding them."""
         if exact and count:
             self.seek(count)
             return
@@ -69,11 +77,11 @@ class Opened:
     """An audio file that is ready to be decoded.
 
     Args:
-        decoder: at the first sample.
+        decoder: the decoder, at the first sample.
         num_samples: S.
-        rate: in Hz.
+        rate: sample rate in Hz.
         channels: C.
-        exact: whether the decoder, after seeking, gives the same samples as without.
+        exact: whether the decoder gives the same samples after seeking.
     """
 
     decoder: Decoder
@@ -84,25 +92,25 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
+def opened(path: str | Path, *, look: Look) -> Iterator[Opened]:
     """Open a file for decoding, and close it afterwards.
 
     Args:
         path: the file.
-        thorough: whether to look at all of the file where its beginning and its end do not prove that it is whole.
+        look: how to check that the file is complete.
 
-    Raises UnreadableAudioError, naming the path and the reason, also for what goes wrong while the file is open.
+    Raise UnreadableAudioError, which names the path and the reason, also for errors while the file is open.
     """
-    if not Path(path).is_file():  # a pipe, for instance, cannot be read twice, and its reader would wait for ever
+    if not Path(path).is_file():  # a pipe, for instance, cannot be read twice, and its reader would wait forever
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
     try:
         with Path(path).open("rb", buffering=_BUFFER) as file, contextlib.ExitStack() as stack:
-            contents = examine(file, thorough=thorough)
+            contents = examine_once(file) if look == "once" else examine(file, thorough=look == "all")
             pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, file.seek(0, os.SEEK_END)),)
-            decoder = stack.enter_context(Decoder(View(file, pieces)))  # without a name, whose suffix would be believed
+            decoder = stack.enter_context(Decoder(View(file, pieces)))  # libsndfile would trust the suffix of a name
             rate = int(decoder.samplerate)
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-                raise ContainerError(f"its rate is {rate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
+                raise ContainerError(f"its rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
             exact = contents is not None and contents.frames is not None and not contents.estimated
             yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
     except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
@@ -110,7 +118,7 @@ def opened(path: str | Path, *, thorough: bool) -> Iterator[Opened]:
 
 
 def _length(decoder: Decoder, contents: Contents | None) -> int:
-    """Return the samples per channel. Raises ContainerError when the container and the decoder disagree, or cannot tell."""
+    """Return the samples per channel. Raise ContainerError if container and decoder disagree, or do not know."""
     frames, kind = int(decoder.frames), str(decoder.format)
     if contents is None and kind not in _SELF_CHECKED:
         raise ContainerError(f"it is a file of type {kind}, and a truncated file of this type looks complete. Convert it to WAV or FLAC")
@@ -122,7 +130,7 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
             cut = "truncated" if frames < announced else "damaged"
             raise ContainerError(f"{cut}, its header announces {announced} samples, but {frames} were found")
     if frames < 1:
-        raise ContainerError("it holds no samples")
+        raise ContainerError("it has no samples")
     if frames > _MOST_SAMPLES:
         raise ContainerError("its header does not say how long it is. Save it again as WAV or FLAC")
     return frames
@@ -144,5 +152,5 @@ def _reason(path: str | Path, error: Exception) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Return the first line of a message, without the words that libsndfile puts in front of some."""
+    """Return the first line of a message, without the prefixes that libsndfile adds."""
     return next(iter(text.strip().splitlines()), "").removeprefix("Error : ").removeprefix("Internal error : ").rstrip(".")

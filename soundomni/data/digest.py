@@ -1,4 +1,4 @@
-"""Digests of what datasets list: keys, lengths, captions and questions, not audio.
+"""Digests of the contents of datasets: keys, lengths, captions and questions, not audio.
 
 Equal digests mean that training draws the same items.
 """
@@ -13,20 +13,23 @@ from typing import Any
 from soundomni.core.interfaces import Dataset, Item
 
 MOST_BLOCKS = 1 << 14
-"""Digests within one listing, so that a checkpoint stays small. Beyond as many items, one digest covers several in a row."""
+"""Largest number of digests in one listing, so that a checkpoint stays small.
+
+With more items, one digest covers several in a row.
+"""
 SHOWN_OF_GENERATED = 64
-"""Items of a dataset that computes them whose digests are taken, besides what it computes them from."""
+"""Items whose digests are taken for a dataset that computes its items, in addition to what it computes them from."""
 _BLOCK_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a dataset lists.
+    """The items that a dataset lists.
 
     Args:
-        count: items.
-        sha256: of all of them.
-        blocks: 8 hexadecimal digits for each block of consecutive items, all blocks of one size but the last.
+        count: number of items.
+        sha256: digest of all of them.
+        blocks: 8 hexadecimal digits for each block of consecutive items; all blocks but the last have the same size.
     """
 
     count: int
@@ -35,11 +38,12 @@ class Listing:
 
     @property
     def block_size(self) -> int:
-        """Items that a block covers."""
+        """Number of items in a block."""
         return _block_size(self.count)
 
     def first_difference(self, other: Listing) -> int:
-        """Return the index of the first item that may differ from another listing's; `count` if only the other one has more."""
+        """Return the index of the first item that may differ from another listing's; `count` if only the other one has
+        more."""
         if self.block_size != other.block_size:
             return 0
         own, its = self._split(), other._split()
@@ -47,12 +51,15 @@ class Listing:
         return min(next(differing, min(len(own), len(its))) * self.block_size, self.count)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the listing as plain data."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Listing:
-        """Return the listing that `to_json` gave; what a later version added is left out. Raises ValueError if it is not one."""
+        """Return the listing for data from `to_json`; keys added by later versions are ignored.
+
+        Raise ValueError if it is not one.
+        """
         count, sha256, blocks = (tree.get(name) for name in ("count", "sha256", "blocks"))
         if type(count) is not int or count < 0 or not isinstance(sha256, str) or not isinstance(blocks, str):
             raise ValueError("a listing of data has no count, sha256 and blocks")
@@ -64,7 +71,10 @@ class Listing:
 
 
 def list_dataset(dataset: Dataset) -> Listing:
-    """Return the listing of a dataset. Decodes nothing; takes about five seconds for a million items that are listed already."""
+    """Return the listing of a dataset.
+
+    Decodes nothing; takes about five seconds for a million items that are already listed.
+    """
     count = len(dataset)
     whole = hashlib.sha256(repr((count, dataset.generated_from)).encode())
     size = _block_size(count)

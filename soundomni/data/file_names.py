@@ -1,4 +1,4 @@
-"""Names of files as tables and lists write them, found whatever system they were written on."""
+"""File names as tables and lists write them, found whatever system they were written on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from urllib.parse import unquote
 
 
 class Names:
-    """Finds audio files by names that tables and lists give, whatever system these were written on.
+    """Finds audio files by the names in tables and lists, whatever system these were written on.
 
     Args:
-        keys: of the audio files.
+        keys: keys of the audio files.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -27,10 +27,11 @@ class Names:
     def find(self, name: str, *, folder: str = "", root: Path | None = None) -> str:
         r"""Return the key that a name means, or where a file of this name would be.
 
-        Backslashes separate folders where no file has them in its name, and letters with marks may be composed or not.
+        Backslashes separate folders if no file has them in its name, and letters with marks may be composed or not.
 
         Args:
-            name: as it is given, relative to `folder` (a key that ends with "/", or nothing); or absolute, but within `root`.
+            name: the given name, relative to `folder` (a key that ends with "/", or nothing), or absolute, but within
+                `root`.
 
         Raises:
             ValueError: it is empty, or leads out of the folder.
@@ -55,12 +56,12 @@ class Names:
 
     def nearest(self, key: str) -> str:
         """Return " Did you mean 'x'?" for a file that differs in case, lacks its suffix, begins in another folder or is
-        written as in an address ("a%20b.wav"), or nothing."""
+        written as in a URL ("a%20b.wav"), or nothing."""
         if not self._near:
             for known in sorted(self._keys, reverse=True):
                 self._near[normal_form(stem_of(known)).casefold()] = self._near[normal_form(known).casefold()] = known
         tails: list[str] = []
-        for spelling in dict.fromkeys((key, unquote(key))):  # as it is, then as in an address
+        for spelling in dict.fromkeys((key, unquote(key))):  # unchanged, then as in a URL
             parts = normal_form(spelling).casefold().split("/")
             tails += ["/".join(parts[first:]) for first in range(len(parts))]
         found = next((self._near[tail] for tail in [*tails, *map(stem_of, tails)] if tail in self._near), None)

@@ -1,4 +1,5 @@
-"""Whether a sample can be made of an item, and if not, why: asked for every draw while training, and for all items before it."""
+"""Whether a sample can be made from an item, and if not, why: for every draw in training, and for all items before
+it."""
 
 from __future__ import annotations
 
@@ -8,19 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
+from soundomni.core.writing.tasks import Task
 from soundomni.data.mixture import Mixture
-from soundomni.data.tasks import Task
-from soundomni.data.writer import PlannedSample, SampleWriter
+from soundomni.data.samples import PlannedSample, SampleWriter
 
 
 @dataclass(frozen=True)
 class Unfit:
-    """Why no sample can be made.
+    """Reason why no sample can be made.
 
     Args:
-        group: what it shares with others, in words that follow a number (see Skip).
-        reason: puts it into words, which takes some computing.
+        group: what to say after a count of such items (see Skip).
+        reason: returns the reason in words, which takes some computing.
     """
 
     group: str
@@ -31,7 +32,7 @@ class Fitting:
     """Plans samples within the limits of a spec.
 
     Args:
-        mixture, writer, spec: of a run.
+        mixture, writer, spec: those of a run.
     """
 
     def __init__(self, *, mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> None:
@@ -42,7 +43,7 @@ class Fitting:
         self._limit_name = "data.tokens_per_batch" if spec.max_tokens_per_sample is None else "data.max_tokens_per_sample"
 
     def plan(self, source: str, item: Item, task: Task, *, seed: int) -> PlannedSample | Unfit:
-        """Return how an item of dataset `source` is written for a task that it is eligible for, or why it is not."""
+        """Return how an item of dataset `source` is written for a task that it is eligible for, or why it cannot be."""
         max_seconds = self._mixture.sources[source].max_seconds
         plan = self._writer.plan(item, task, seed=seed, key=f"{source}:{item.key}", max_seconds=max_seconds)
         if isinstance(plan, Skip):
@@ -62,7 +63,8 @@ class Fitting:
         return [task for task, weight in self._mixture.tasks[source] if weight > 0]
 
     def _why_too_long(self, source: str, item: Item, plan: PlannedSample, seed: int) -> str:
-        """Give the lengths and, where audio makes most of the sample, how much of it would fit and how to have it cut."""
+        """Return the lengths and, if audio makes up most of the sample, how much of it would fit and how to have it
+        cut."""
         length, seconds = plan.full_length, plan.crop.num_samples / plan.crop.rate
         longest = partial(self._longest, source, item, seed)
         fitting = bisect_right(range(int(100 * seconds) + 1), self._limit, key=longest) - 1
@@ -80,9 +82,10 @@ class Fitting:
         return f"{reason}; most of them are its {seconds:.2f} s of audio, of which {fits} s would fit: {way_out}, or {raised}"
 
     def _longest(self, source: str, item: Item, seed: int, hundredths: int) -> int:
-        """Return the tokens that an item would have in the longest of its tasks, were its clip this many hundredths of a second long.
+        """Return the tokens of an item in the longest of its tasks if its clip lasted this many hundredths of a second.
 
-        Beyond the limit, no matter how far, when one of the tasks does not take such a clip. Never falls with the length of the clip.
+        The result exceeds the limit if one of the tasks does not accept such a clip. It never falls with the length of
+        the clip.
         """
         short = replace(item, num_samples=max(1, int(hundredths / 100 * item.sample_rate)))
         tasks = [task for task in self.tasks(source) if task.lacks(short) is None]

@@ -1,4 +1,5 @@
-"""What a folder of audio holds, by name only: audio files, the tables and sidecars next to them, and what is left out and why."""
+"""Contents of an audio folder by name only: audio files, the tables and sidecars next to them, and what is left out and
+why."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundomni.core.errors import DataError
+from soundomni.core.files.paths import place
 from soundomni.core.interfaces import Skip
-from soundomni.core.paths import place
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.file_names import normal_form, stem_of, suffix_of
 
@@ -30,11 +31,11 @@ class Listing:
     """Names in a folder, as POSIX paths relative to it.
 
     Args:
-        audio: files that are taken for audio.
-        tables: files that captions are read from.
+        audio: audio files.
+        tables: files with captions.
         other_tables: files that look like tables, but are not read.
-        folders: folders that have the name of a table or a sidecar.
-        skipped: other audio files, and folders that were not gone into, each with its reason.
+        folders: folders with the name of a table or a sidecar.
+        skipped: other audio files, and folders that were not entered, each with its reason.
     """
 
     audio: list[str] = field(default_factory=list)
@@ -49,8 +50,8 @@ class Listing:
         return self._sidecars.get(normal_form(stem_of(key)), [])
 
     def unread_sidecars(self, keys: Sequence[str]) -> list[str]:
-        """Return why files that could be sidecars are not read, each and what to do: those named after all
-        of one of the `keys` ("a.wav.txt"), folders, then those of no audio file."""
+        """Return why possible sidecars are not read, and what to do: files named after one of the `keys` ("a.wav.txt"),
+        folders, and files that belong to no audio file."""
         whole = {name: key for key in keys for name in self._sidecars.get(normal_form(key), [])}
         told = [f"'{name}' is not read: rename it to '{stem_of(key)}{suffix_of(name)}'" for name, key in whole.items()]
         told += [f"'{name}' is not read: it is a folder" for name in self.folders]
@@ -59,7 +60,7 @@ class Listing:
         return told + [f"'{name}' is not read: there is no audio file '{stem_of(name)}.*'" for name in others]
 
     def add(self, key: str) -> None:
-        """Sort a file in by its name."""
+        """Add a file to the list for its kind of name."""
         suffix = suffix_of(key).lower()
         if suffix in SUFFIXES:
             self.audio.append(key)
@@ -76,10 +77,10 @@ class Listing:
 
 
 def list_folder(root: Path, *, recursive: bool) -> Listing:
-    """List a folder, and its subfolders if `recursive`; hidden files and folders are passed over.
+    """List a folder, and its subfolders if `recursive`; hidden files and folders are ignored.
 
-    Links to folders are followed, after all else. One that leads to a folder that is listed already, or that this one lies in, is
-    skipped, so that nothing is listed twice or for ever; so is a folder that cannot be read.
+    Links to folders are followed last. A link to a folder that is already listed, or that contains this one, is
+    skipped, so that nothing is listed twice or forever; so is a folder that cannot be read.
 
     Raises:
         DataError: `root` is not a folder, or cannot be read.
@@ -137,5 +138,5 @@ def _identity(folder: Path) -> _Identity:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in a circle; whoever opens it says so
+    except OSError:  # a circular link; opening it gives the error
         return False

@@ -1,4 +1,4 @@
-"""Packed batches for one rank, read ahead of time, resumable at any step and on any number of ranks."""
+"""Packed batches for one rank, read ahead of time; resumable at any step and on any number of ranks."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Skip
-from soundomni.core.schema import DataSpec
 from soundomni.core.sequence import PackedBatch
-from soundomni.data.checks import check_loading
+from soundomni.core.spec.schema import DataSpec
+from soundomni.data.batch_planner import Planned, Planner
+from soundomni.data.data_section import check_loading
 from soundomni.data.mixture import Mixture
-from soundomni.data.planner import Planned, Planner
-from soundomni.data.reader import ClipReader, PendingSample
-from soundomni.data.writer import SampleWriter
+from soundomni.data.prefetch import ClipReader, PendingSample
+from soundomni.data.samples import SampleWriter
 
 _STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step is made from.
+    """Input of one optimizer step.
 
     Args:
-        batches: this rank's packed batches; one may be empty, when none of its clips could be read.
-        state: of the data after this step, for JSON; the same on all ranks.
-        counts: of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have fit), `seen` (clips
-            tried) and `unreadable` (of those): of this rank's batches, to be added up over ranks too. `unlisted`: files that the
-            listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh run, and it is
-            0 otherwise, so this adds up over ranks as well. `refused`, `ineligible`: samples that planning left out, the same on
-            all ranks.
+        batches: this rank's packed batches; one may be empty if none of its clips could be read.
+        state: state of the data after this step, for JSON; the same on all ranks.
+        counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
+            fit), `seen` (clips tried) and `unreadable` (clips that could not be read) count this rank's batches, to be added up over ranks
+            too. `unlisted` counts files that the listing found unreadable, so that they are never tried: rank 0 gives
+            them with the first step of a fresh run, and otherwise it is 0, so it also adds up over ranks. `refused` and
+            `ineligible` count samples that planning left out, the same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
@@ -47,28 +47,32 @@ class Step:
 
 @dataclass(frozen=True)
 class _Scheduled:
-    """A planned step whose clips are being read."""
+    """A planned step whose clips are being read: the batches of this rank, and those of other ranks that were asked for as well."""
 
-    pending: tuple[list[tuple[Planned, PendingSample]], ...]
+    pending: dict[int, list[tuple[Planned, PendingSample]]]
+    plans: Sequence[Sequence[Planned]]
     state: dict[str, Any]
     left_out: dict[str, float]
 
 
 class PackedLoader(Iterator[Step]):
-    """An infinite iterator of steps. Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
+    """An infinite iterator of steps.
+
+    Any number of ranks share the same batches: number i of a step goes to rank i % world_size.
 
     Args:
-        mixture: what is drawn from.
-        writer: how clips are written for the model.
+        mixture: source of the samples.
+        writer: writes clips for the model.
         spec: budget, lookahead and workers.
         rank, world_size: this process among all.
-        batches_per_step: packed batches of a step over all ranks.
+        batches_per_step: packed batches per step over all ranks.
         state: `Step.state` of an earlier loader, to go on exactly after that step.
-        told: as of Planner.
+        told: see Planner.
 
-    Raises SpecError for numbers that do not fit together. Iterating raises DataError when nothing can be used.
+    Raise SpecError for numbers that do not fit together. Iterating raises DataError if nothing can be used.
 
-    Whether too many clips are unreadable is judged from the counts of all ranks, with `check_skip_limit` of soundomni/data/reports.py.
+    `check_skip_limit` of soundomni/data/reports.py judges from the counts of all ranks whether too many clips are
+    unreadable.
     """
 
     def __init__(
@@ -88,10 +92,9 @@ class PackedLoader(Iterator[Step]):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
         check_loading(spec)
-        self._mixture = mixture
-        self._writer = writer
         self._spec = spec
-        self._mine = [i % world_size == rank for i in range(batches_per_step)]
+        self._batches_per_step = batches_per_step
+        self._mine = range(rank, batches_per_step, world_size)
         self._planner = Planner(mixture=mixture, writer=writer, spec=spec, state=state, told=told)
         self._reader = ClipReader(mixture=mixture, writer=writer, workers=spec.workers)
         self._unlisted = mixture.num_unlisted if rank == 0 and state is None else 0
@@ -99,14 +102,14 @@ class PackedLoader(Iterator[Step]):
         self._closed = False
 
     def __next__(self) -> Step:
-        """Returns the next step; the stream never ends. Raises ValueError after `close`."""
+        """Return the next step; the stream never ends. Raise ValueError after `close`."""
         if self._closed:
             raise ValueError("the loader is closed")
         while len(self._ahead) <= _STEPS_AHEAD:
             self._ahead.append(self._schedule())
         scheduled = self._ahead.popleft()
         seen, unreadable = self._reader.seen, self._reader.unreadable.count
-        batches = tuple(PackedBatch.from_samples(self._reader.finish(pending)) for pending in scheduled.pending)
+        batches = tuple(self._finished(scheduled, number) for number in self._mine)
         counts: dict[str, float] = {
             "samples": sum(len(batch.keys) for batch in batches),
             "tokens": sum(batch.table.num_tokens for batch in batches),
@@ -121,23 +124,22 @@ class PackedLoader(Iterator[Step]):
 
     @property
     def unreadable(self) -> tuple[Skip, ...]:
-        """The first 100 clips that this rank could not read so far, in the order they were met."""
+        """The first 100 clips that this rank could not read so far, in order."""
         return self._reader.unreadable.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
-        """Returns the first `count` global batches of a run, the same on every rank and at any time; the position does not move."""
-        planner = Planner(
-            mixture=self._mixture,
-            writer=self._writer,
-            spec=self._spec,
-            refused=self._planner.refused,
-            ineligible=self._planner.ineligible,
-        )
-        pending = [self._reader.start(planner.next_batch()) for _ in range(count)]
-        return [PackedBatch.from_samples(self._reader.finish(batch)) for batch in pending]
+        """Return the next `count` global batches, the same on every rank. The position does not move, and the steps that they belong to
+        do not plan or read them again."""
+        while len(self._ahead) * self._batches_per_step < count:
+            self._ahead.append(self._schedule())
+        wanted = [(scheduled, number) for scheduled in self._ahead for number in range(self._batches_per_step)][:count]
+        for scheduled, number in wanted:
+            if number not in scheduled.pending:
+                scheduled.pending[number] = self._reader.start(scheduled.plans[number])
+        return [self._finished(scheduled, number) for scheduled, number in wanted]
 
     def close(self) -> None:
-        """Ends the reading threads. May be called twice."""
+        """End the reading threads. May be called twice."""
         self._closed = True
         self._ahead.clear()
         self._reader.close()
@@ -150,10 +152,13 @@ class PackedLoader(Iterator[Step]):
 
     def _schedule(self) -> _Scheduled:
         refused, ineligible = self._planner.refused.count, self._planner.ineligible.count
-        plans: Sequence[list[Planned]] = [self._planner.next_batch() for _ in self._mine]
+        plans = [self._planner.next_batch() for _ in range(self._batches_per_step)]
         left_out: dict[str, float] = {
             "refused": self._planner.refused.count - refused,
             "ineligible": self._planner.ineligible.count - ineligible,
         }
-        pending = tuple(self._reader.start(plan) for plan, mine in zip(plans, self._mine, strict=True) if mine)
-        return _Scheduled(pending, self._planner.state, left_out)
+        pending = {number: self._reader.start(plans[number]) for number in self._mine}
+        return _Scheduled(pending, plans, self._planner.state, left_out)
+
+    def _finished(self, scheduled: _Scheduled, number: int) -> PackedBatch:
+        return PackedBatch.from_samples(self._reader.finish(scheduled.pending[number]))

@@ -1,7 +1,8 @@
 """A mixture of datasets as one infinite, deterministic stream.
 
-The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks its item,
-task and sample seed from (seed, name, c) alone. A draw is therefore named by (name, c), and the state is a handful of integers.
+The stream is a function of the seed: draw number n picks a dataset by weight, and the c-th draw from a dataset picks
+its item, task and sample seed only from (seed, name, c). So (name, c) identifies a draw, and the state is a handful of
+integers.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.schema import DataSpec, Slot
-from soundomni.data.checks import check_use
+from soundomni.core.spec.schema import DataSpec, Slot
+from soundomni.core.writing.tasks import Task, build_tasks
+from soundomni.data.data_section import check_use
+from soundomni.data.held_out import held_out_indices
 from soundomni.data.reports import check_skip_limit, name_first
-from soundomni.data.tasks import Task, build_tasks
 
 logger = logging.getLogger("soundomni.data")
 
 
 class _Purpose(IntEnum):
-    """What a random generator is for; keeps their streams apart."""
+    """Purposes of random generators; they keep their streams apart."""
 
     CHOICE = 0
     SUBSET = 1
@@ -37,12 +39,13 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset and how it is used; the fields are those of MixtureEntry."""
+    """A dataset and how it is used; it has the fields of MixtureEntry."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
     weight: float = 1.0
     num_used: int = -1
+    held_out: float = 0.0
     max_seconds: float | None = None
 
 
@@ -51,11 +54,11 @@ class Draw:
     """One item drawn: the `cursor`-th of dataset `source`.
 
     Args:
-        source, cursor: name the draw.
+        source, cursor: identify the draw.
         epoch, index: how often the dataset has been gone through, and the item's index in it.
-        item: what is known of the item.
-        task: what to do with it; None when no task of the dataset suits it.
-        seed: of everything random about the sample.
+        item: what is known about the item.
+        task: what to do with it; None if no task of the dataset suits it.
+        seed: seed of everything random about the sample.
     """
 
     source: str
@@ -68,20 +71,21 @@ class Draw:
 
     @property
     def key(self) -> str:
-        """Names the item across datasets."""
+        """Name of the item across datasets."""
         return f"{self.source}:{self.item.key}"
 
 
 class Mixture:
-    """Datasets with weights, tasks and a seed. Holds no position: `stream` starts one.
+    """Datasets with weights, tasks and a seed. It has no position; `stream` starts one.
 
     Args:
         sources: name → dataset and its use.
         tasks: tasks by name; the built-in ones by default.
-        seed: of the order, the choice of dataset and task, and all sample seeds.
+        seed: seed of the order, the choice of dataset and task, and all sample seeds.
         left_out: datasets that could not be opened and are not mandatory.
 
-    Raises SpecError for a weight, a number or a task that makes no sense, DataError when there is nothing to draw from.
+    Raise SpecError for an invalid weight, number or task, and DataError if there is nothing to draw from or if a share of
+    held-out items leaves none on one side.
     """
 
     def __init__(
@@ -96,17 +100,22 @@ class Mixture:
         self.left_out = left_out
         known = tasks if tasks is not None else build_tasks()
         self.tasks = {name: _tasks_of(name, source, known) for name, source in sources.items()}
-        self._names = tuple(self.sources)
-        weights = np.asarray([source.weight for source in sources.values()])
+        self._held_out = {name: held_out_indices(name, source.dataset, source.held_out) for name, source in sources.items()}
+        self._used = {name: self._subset(name) for name in sources}
+        self._names = tuple(name for name, used in self._used.items() if len(used))
+        if not self._names:
+            raise DataError("every item of the data is held out; set a held_out of data.datasets below 1, or add a dataset to train on")
+        weights = np.asarray([sources[name].weight for name in self._names])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._used = {name: self._subset(name) for name in self._names}
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     @classmethod
     def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Builds the datasets of a spec. One that cannot be used stops the run with DataError if mandatory, else it is left out.
+        """Build the datasets of a spec.
 
-        What cannot be used is described at `open_dataset`.
+        One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
+
+        See `open_dataset` for when a dataset cannot be used.
         """
         tasks = build_tasks(spec.tasks)
         sources: dict[str, Source] = {}
@@ -124,12 +133,17 @@ class Mixture:
                 continue
             _report_skipped(name, dataset)
             sources[name] = Source(
-                dataset=dataset, tasks=entry.tasks, weight=entry.weight, num_used=entry.num_used, max_seconds=entry.max_seconds
+                dataset=dataset,
+                tasks=entry.tasks,
+                weight=entry.weight,
+                num_used=entry.num_used,
+                held_out=entry.held_out,
+                max_seconds=entry.max_seconds,
             )
         return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
 
     def __len__(self) -> int:
-        """Number of items in use."""
+        """Return the number of items in use."""
         return sum(len(used) for used in self._used.values())
 
     @property
@@ -138,12 +152,16 @@ class Mixture:
         return {name: len(used) for name, used in self._used.items()}
 
     def indices(self, name: str) -> np.ndarray:
-        """Return the indices of the items of a dataset that are in use, as integers `[N]`."""
+        """Return the indices of a dataset's items in use, as integers `[N]`."""
         return self._used[name]
+
+    def held_out(self, name: str) -> np.ndarray:
+        """Return the indices of the items of a dataset that are never drawn, as integers `[N]`, in an order that the keys decide."""
+        return self._held_out[name]
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
-        """All that the datasets found unusable while listing, with keys like those of draws."""
+        """Everything that the datasets found unusable while listing, with keys like those of draws."""
         return tuple(replace(skip, key=f"{name}:{skip.key}") for name, source in self.sources.items() for skip in source.dataset.skipped)
 
     @property
@@ -152,7 +170,7 @@ class Mixture:
         return sum(len(_unreadable(source.dataset)) for source in self.sources.values())
 
     def captions(self, limit: int) -> list[str]:
-        """Returns the texts of the first `limit` items in use of each dataset, to learn a tokenizer from."""
+        """Return the texts of the first `limit` items in use of each dataset, for learning a tokenizer."""
         texts: list[str] = []
         for name, used in self._used.items():
             for index in itertools.islice(used.tolist(), limit):
@@ -161,23 +179,26 @@ class Mixture:
         return texts
 
     def draw(self, name: str, cursor: int) -> Draw:
-        """Returns the `cursor`-th draw from dataset `name`."""
+        """Return the `cursor`-th draw from dataset `name`."""
         epoch, place = divmod(cursor, len(self._used[name]))
         index = int(self._order(name, epoch)[place])
         item = self.sources[name].dataset.item(index)
         random = self._random(_Purpose.DRAW, name, cursor)
         task_draw, seed = random.random(), int(random.integers(2**52))  # exact in any reader of JSON
+        return Draw(name, cursor, epoch, index, item, self.choose_task(name, item, task_draw), seed)
+
+    def choose_task(self, name: str, item: Item, draw: float) -> Task | None:
+        """Return a task that suits an item of dataset `name`, by weight, for a draw in [0, 1); None if none suits it."""
         suitable = [(task, weight) for task, weight in self.tasks[name] if weight > 0 and task.lacks(item) is None]
-        task = _weighted(suitable, task_draw) if suitable else None
-        return Draw(name, cursor, epoch, index, item, task, seed)
+        return _weighted(suitable, draw) if suitable else None
 
     def choice(self, number: int) -> str:
-        """Returns the dataset of draw `number`."""
+        """Return the dataset of draw `number`."""
         place = np.searchsorted(self._cumulative, self._random(_Purpose.CHOICE, "", number).random(), side="right")
         return self._names[min(int(place), len(self._names) - 1)]
 
     def stream(self, state: Mapping[str, Any] | None = None) -> MixtureStream:
-        """Starts drawing, at the beginning or where `state` left off."""
+        """Start drawing, at the beginning or where `state` left off."""
         return MixtureStream(self, state)
 
     def _random(self, purpose: _Purpose, name: str, number: int) -> np.random.Generator:
@@ -186,9 +207,10 @@ class Mixture:
     def _subset(self, name: str) -> np.ndarray:
         source = self.sources[name]
         size = len(source.dataset)
-        if source.num_used < 0:
-            return np.arange(size)
-        return self._random(_Purpose.SUBSET, name, 0).permutation(size)[: source.num_used]
+        every = source.num_used < 0
+        order = np.arange(size) if every else self._random(_Purpose.SUBSET, name, 0).permutation(size)
+        drawn = order[~np.isin(order, self._held_out[name])] if len(self._held_out[name]) else order
+        return drawn if every else drawn[: source.num_used]
 
     def _order(self, name: str, epoch: int) -> np.ndarray:
         if name not in self._orders or self._orders[name][0] != epoch:
@@ -198,10 +220,11 @@ class Mixture:
 
 
 def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
-    """Build a dataset, which lists its clips and decodes none.
+    """Build a dataset, which lists its clips without decoding any.
 
-    Raises DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its files unreadable,
-    once they and the usable ones are at least MIN_SEEN. Missing files and items without a caption do not count.
+    Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its
+    files unreadable, with at least MIN_SEEN files read or unreadable. Missing files and items without a caption do not
+    count.
     """
     dataset = build(source)
     if len(dataset) == 0:
@@ -214,7 +237,7 @@ def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: 
 class MixtureStream:
     """A position in the stream of a mixture.
 
-    Raises DataError when `state` comes from other data: other names, sizes or another seed, for then it can't go on exactly.
+    Raise DataError if `state` comes from other data (names, sizes or seed), because it could not go on exactly.
     """
 
     def __init__(self, mixture: Mixture, state: Mapping[str, Any] | None = None) -> None:
@@ -225,12 +248,12 @@ class MixtureStream:
             return
         for what, given, expected in (("seed", mixture.seed, state["seed"]), ("sizes", mixture.sizes, dict(state["sizes"]))):
             if given != expected:
-                raise DataError(f"the run cannot go on with other data: {what} {given}, but its checkpoint was made with {expected}")
+                raise DataError(f"the run cannot be resumed with other data: {what} {given}, but its checkpoint was made with {expected}")
         self._draws = int(state["draws"])
         self._cursors = {name: int(state["cursors"][name]) for name in mixture.sources}
 
     def next(self) -> Draw:
-        """Returns the next draw; the stream never ends."""
+        """Return the next draw; the stream never ends."""
         name = self.mixture.choice(self._draws)
         draw = self.mixture.draw(name, self._cursors[name])
         self._draws += 1
@@ -239,12 +262,12 @@ class MixtureStream:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The position and what it belongs to, in plain numbers for JSON."""
+        """Position, and the data that it belongs to, in plain numbers for JSON."""
         return {"seed": self.mixture.seed, "sizes": self.mixture.sizes, "draws": self._draws, "cursors": dict(self._cursors)}
 
 
 def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tuple[Task, float], ...]:
-    """Checks how a dataset is used and returns its tasks with their weights."""
+    """Check how a dataset is used, and return its tasks with their weights."""
     tasks = check_use(name, source, known)
     if len(source.dataset) == 0:
         raise DataError(f"dataset '{name}': it has no items")
@@ -252,7 +275,7 @@ def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tup
 
 
 def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:
-    """Returns a task by weight, for a draw in [0, 1)."""
+    """Return a task by weight, for a draw in [0, 1)."""
     cumulative = np.cumsum([weight for _, weight in tasks])
     place = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
     return tasks[min(place, len(tasks) - 1)][0]

@@ -1,9 +1,10 @@
-"""Streaming packing over a lookahead pool: first in, first out, and the end of each batch filled exactly.
+"""Streaming packing over a lookahead pool: first in, first out, with the end of each batch filled exactly.
 
-A batch starts with the oldest sample, so that none waits for more than `lookahead` batches. While much space is left, samples
-follow in order of arrival. Then the batch is closed with the subset of the pool that leaves the least space: a subset-sum problem,
-solved exactly by dynamic programming over sums (Bellman 1957), with all sums of one row held as the bits of one integer. Nothing
-that fits the budget is ever dropped. Unlike best-fit decreasing this uses up no sizes first, so the pool stays as varied as the stream.
+A batch starts with the oldest sample, so that none waits for more than `lookahead` batches. While there is much space,
+samples follow in order of arrival. Then the batch is closed with the subset of the pool that leaves the least space: a
+subset-sum problem, solved exactly by dynamic programming over sums (Bellman 1957), with all sums of one row held as the
+bits of one integer. Samples that fit the budget are never dropped. Unlike best-fit decreasing, this uses up no sizes
+first, so the pool stays as varied as the stream.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 CANDIDATES = 256
-"""Samples, the oldest that fit, among which the closing subset is searched; bounds the work per batch."""
+"""Number of samples, the oldest that fit, among which the closing subset is searched; limits the work per batch."""
 
 _CLOSING = 16  # a batch is closed when about this many samples are missing, or when half of a smaller pool would fill it
 
@@ -23,7 +24,7 @@ class HasLength(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens, at least 1."""
+        """Number of tokens, at least 1."""
         ...
 
 
@@ -33,17 +34,17 @@ Item = TypeVar("Item", bound=HasLength)
 class StreamPacker(Generic[Item]):
     """Packs a stream into batches of at most `budget` tokens.
 
-    Its whole state is `pool`: a packer made from it, fed with the rest of the stream, goes on exactly.
+    Its whole state is `pool`: a packer made from it and fed with the rest of the stream goes on exactly.
 
     Args:
         budget: tokens per batch.
-        lookahead: samples to choose from.
+        lookahead: number of samples to choose from.
         pool: samples held by an earlier packer, oldest first.
     """
 
     def __init__(self, *, budget: int, lookahead: int, pool: Iterable[Item] = ()) -> None:
         if budget < 1 or lookahead < 1:
-            raise ValueError(f"budget and lookahead are at least 1, got {budget} and {lookahead}")
+            raise ValueError(f"budget is {budget} and lookahead is {lookahead}; expected at least 1 of both")
         self.budget = budget
         self.lookahead = lookahead
         self._arrivals = 0
@@ -54,13 +55,13 @@ class StreamPacker(Generic[Item]):
 
     @property
     def pool(self) -> tuple[Item, ...]:
-        """The samples held, oldest first."""
+        """Samples held, oldest first."""
         return tuple(self._pool.values())
 
     def next_batch(self, stream: Iterator[Item]) -> list[Item]:
-        """Returns the next batch, or an empty list once the stream has ended and the pool is used up.
+        """Return the next batch, or an empty list once the stream has ended and the pool is empty.
 
-        Raises ValueError when the stream yields a sample that is empty or longer than the budget.
+        Raise ValueError if the stream yields a sample that is empty or longer than the budget.
         """
         self._refill(stream)
         batch: list[Item] = []
@@ -94,9 +95,10 @@ class StreamPacker(Generic[Item]):
 
 
 def best_subset(lengths: Sequence[int], space: int) -> list[int]:
-    """Returns the indices, ascending, of a subset of `lengths` with the largest sum of at most `space`; the first ones if several do."""
+    """Return the ascending indices of a subset of `lengths` with the largest sum of at most `space`; the first ones on
+    a tie."""
     within = (1 << (space + 1)) - 1
-    sums = 1  # bit s is set when some subset has the sum s
+    sums = 1  # bit s is set if some subset has the sum s
     rows: list[int] = []
     for length in reversed(lengths):
         rows.append(sums)

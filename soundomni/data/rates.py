@@ -1,4 +1,5 @@
-"""The rates of a dataset's files, and how much of their sound a codec of another rate keeps: told once, before the first step.
+"""Sample rates of a dataset's files, and how much of their sound a codec of another rate keeps: reported once, before
+the first step.
 
 Shape letters: C audio channels, S samples.
 """
@@ -15,14 +16,16 @@ from soundomni.data.usage import looked_at
 from soundomni.metrics.bandwidth import energy_above
 
 MEASURED_CLIPS, LONGEST_SECONDS = 20, 60.0
-"""Clips of a dataset that are decoded to measure what is lost, and the longest that is decoded for it."""
-_RATES = 4  # that are named
+"""Number of clips of a dataset that are decoded to measure the loss, and the length of the longest such clip."""
+_RATES = 4  # rates that are named
 
 
 def describe_rates(mixture: Mixture, name: str, *, codec_rate: int) -> str:
-    """Return in one line at which rates the files of a dataset are, and how much of their energy a codec of `codec_rate` Hz can keep.
+    """Return in one line the sample rates of a dataset's files, and how much of their energy a codec of `codec_rate` Hz
+    can keep.
 
-    The energy is measured on at most MEASURED_CLIPS clips, which the seed of the mixture picks, and only if a file has a higher rate.
+    The energy is measured on at most MEASURED_CLIPS clips, which the seed of the mixture picks, and only if a file has
+    a higher rate.
     """
     dataset = mixture.sources[name].dataset
     indices = looked_at(mixture, name)
@@ -40,12 +43,12 @@ def describe_rates(mixture: Mixture, name: str, *, codec_rate: int) -> str:
     poor = sum(share < 0.5 for share in kept)
     line += f", {np.mean(kept):.0%} of their energy on average over {len(kept)} clip{'s' if len(kept) > 1 else ''}"
     if poor:
-        line += f"; {poor} of these lose{'s' if poor == 1 else ''} more than half: set a higher sample_rate in model.codec if that matters"
+        line += f"; {poor} of these lose{'s' if poor == 1 else ''} more than half; set a higher sample_rate in model.codec if that matters"
     return line
 
 
 def _kept(mixture: Mixture, name: str, index: int, codec_rate: int) -> float | None:
-    """Return the share of a clip's energy at frequencies that the codec can represent; None for one that cannot be read."""
+    """Return the share of a clip's energy at frequencies that the codec can represent; None if it cannot be read."""
     try:
         waveform, rate = mixture.sources[name].dataset.load(index)
     except UnreadableAudioError:

@@ -1,4 +1,5 @@
-"""Names what is left out, once each, without flooding the log, and decides when too much of it is unreadable."""
+"""Reports of left-out items, each named once, without flooding the log, and the decision when too many are
+unreadable."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from soundomni.core.interfaces import Skip
 logger = logging.getLogger("soundomni.data")
 
 MIN_SEEN = 20
-"""Clips that must have been seen before their unreadable share may stop a run: one broken file of five is no pattern yet."""
+"""Clips that must have been seen before their unreadable share may stop a run: one broken file out of five is not a
+pattern yet."""
 
-_NAMED = 3  # items that are named in one line
+_NAMED = 3  # items named in one line
 _KEPT = 100  # items that are remembered
 
 
@@ -23,9 +25,9 @@ class Reports:
 
     Args:
         what: what happened to them, such as "refused".
-        limit: keys to name in the log before only counting goes on.
-        kind: of the items, as of Skip.
-        told: groups of items, as of Skip, about which enough has been said: these are only counted.
+        limit: number of keys to name in the log; further ones are only counted.
+        kind: kind of the items, see Skip.
+        told: groups of items, see Skip, that have been reported already and are only counted.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class Reports:
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """The first 100 items that differ, in the order they were found."""
+        """The first 100 different items, in the order in which they were found."""
         return tuple(self._skips.values())
 
     def add(self, key: str, reason: Callable[[], str], *, group: str = "") -> None:
-        """Count one, and name it unless it has been named or its group has been told; only then is its reason put into words."""
+        """Count an item, and name it unless it was named or its group reported before; only then is its reason put into
+        words."""
         self.count += 1
         if key in self._skips or len(self._skips) == _KEPT:
             return
@@ -60,13 +63,14 @@ class Reports:
 
 
 def name_first(skips: Sequence[Skip]) -> str:
-    """Returns the first three with their reasons, and how many more there are, in one line."""
+    """Return the first three with their reasons, and how many others there are, in one line."""
     more = len(skips) - _NAMED
     return "; ".join(f"{skip.key}: {skip.reason}" for skip in skips[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Sequence[Skip]) -> None:
-    """Raises DataError when more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of them."""
+    """Raise DataError if more than the share `limit` of at least MIN_SEEN clips could not be read; `skips` are some of
+    them."""
     if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
         named = f": {name_first(skips)}" if skips else ""
         raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")

@@ -5,10 +5,7 @@ Shape letters: C channels, S samples, F frequencies, T frames.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -18,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundomni.core.errors import DataError
-from soundomni.metrics.waveform import magnitudes
+from soundomni.core.files.whole_files import write_whole
+from soundomni.metrics.waveform_distances import magnitudes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +28,7 @@ _MAX_POINTS = 20000
 _MAX_STRETCHES = 1500
 _NUM_ROWS = 256
 _TITLE_SIZE = 11
-_TITLE_WIDTH = 0.9  # of the picture's
+_TITLE_WIDTH = 0.9  # share of the picture's width
 _MAX_LINES = 3
 _MOST_LETTERS = 1000
 _MOST_ACCENTS = 2
@@ -38,47 +36,48 @@ _TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
 
 def save_spectrogram(path: str | Path, waveform: np.ndarray, rate: int, *, title: str | None = None) -> Path:
-    """Draws a clip and writes it as PNG, all at once: the file is whole or not there.
+    """Draw a clip and write it as PNG in one step: the file is complete or does not exist.
 
     Args:
-        path: of the picture; its directory must exist.
-        waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms are drawn over
-            each other, the spectrogram shows their mean power.
+        path: path of the picture; its directory must exist.
+        waveform: float `[C, S]`, full scale 1, any number of channels and at least one sample. The channels' waveforms
+            are drawn over each other; the spectrogram shows their mean power.
         rate: in Hz.
-        title: printed above as it is, never as markup, on at most _MAX_LINES lines; letters that the font lacks are drawn as boxes.
+        title: printed above the picture, never as markup, on at most _MAX_LINES lines; letters that the font lacks are
+            drawn as boxes.
 
     Returns:
         the path.
 
     Raises:
-        DataError: if the picture can't be written, or the clip is empty or not finite.
+        DataError: the picture cannot be written, or the clip is empty or not finite.
     """
     if waveform.ndim != 2 or waveform.size == 0 or not np.isfinite(waveform).all():
-        raise DataError(f"no picture of a waveform of shape {tuple(waveform.shape)}: expected [C, S] with at least one sample, all finite")
+        raise DataError(f"the waveform has shape {tuple(waveform.shape)}; expected [C, S] with at least one sample, all finite")
     path = Path(path)
     try:
-        _write_atomically(path, _draw(waveform, rate, title))
+        write_whole(path, _draw(waveform, rate, title))
     except OSError as error:
         raise DataError(
-            f"the picture '{path}' can't be written: {error.strerror or error}; name a file in a directory that can be written"
+            f"the picture '{path}' cannot be written: {error.strerror or error}; name a file in a writable directory"
         ) from error
     return path
 
 
 def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes what the picture shows.
+    """Return the spectrogram that the picture shows.
 
     Args:
         waveform: float `[C, S]`.
         rate: in Hz.
 
     Returns:
-        level in dB `[F, T]` (0 for a sine of full scale, at least -200), frequencies in Hz `[F]`, logarithmically spaced up to the
-        Nyquist frequency, and times in seconds `[T]`, at most about 1000 of them.
+        level in dB `[F, T]` (0 for a sine of full scale, at least -200), frequencies in Hz `[F]`, logarithmically
+        spaced up to the Nyquist frequency, and times in seconds `[T]`, at most about 1000 of them.
     """
     fft_size = 1 << max(8, round(np.log2(0.064 * rate)))
     hop = max(1, fft_size // 16, -(-waveform.shape[1] // _MAX_FRAMES))
-    # one channel after the other: all of them at once could take C times the memory
+    # one channel after another: all of them at once could take C times the memory
     power = sum(magnitudes(channel[None], fft_size, hop)[0] ** 2 for channel in waveform.astype(np.float64)) / len(waveform)
     linear = np.fft.rfftfreq(fft_size, 1.0 / rate)
     rows = np.geomspace(max(20.0, linear[1]), rate / 2, _NUM_ROWS)
@@ -87,9 +86,10 @@ def log_spectrogram(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, np.nda
 
 
 def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Takes linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
+    """Map linear frequency bins `[bins, T]` to rows at fractional bins `place` `[F]`, ascending up to the last bin.
 
-    Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between two rows.
+    Rows narrower than a bin are interpolated; wider ones show their strongest bin, so that no narrow line falls between
+    two rows.
     """
     below = np.minimum(place.astype(int), len(power) - 2)
     share = (place - below)[:, None]
@@ -102,7 +102,7 @@ def _log_rows(power: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
-    """Returns the picture as PNG."""
+    """Return the picture as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -123,7 +123,10 @@ def _draw(waveform: np.ndarray, rate: int, title: str | None) -> bytes:
 
 
 def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
-    """Draws a title letter by letter. Axes.set_title wraps text as mathematics even where it draws it as text, and fails on a "$"."""
+    """Draw a title letter by letter.
+
+    Axes.set_title wraps text as mathematics even if it draws it as text, and fails on a "$".
+    """
     from matplotlib.font_manager import FontProperties
 
     font = FontProperties(size=_TITLE_SIZE)
@@ -139,22 +142,23 @@ def _draw_title(axes: Axes, title: str, renderer: Any) -> None:
 
 
 def _plain(title: str) -> str:
-    """Returns a title on one line, with a replacement character for each that cannot be drawn, such as control characters.
+    """Return a title on one line, with a replacement character for each one that cannot be drawn, such as control
+    characters.
 
-    Accents that pile up beyond _MOST_ACCENTS are left out, as they would push the sound out of the picture.
+    Accents beyond _MOST_ACCENTS on one letter are left out, because they would push the sound out of the picture.
     """
     letters: list[str] = []
     accents = 0
     for letter in unicodedata.normalize("NFC", " ".join(title.split())):
         category = unicodedata.category(letter)
         accents = accents + 1 if category in ("Mn", "Me") else 0
-        if category != "Cf" and accents <= _MOST_ACCENTS:  # Cf: they format text and have no shape
+        if category != "Cf" and accents <= _MOST_ACCENTS:  # Cf: format characters, which have no shape
             letters.append(letter if letter.isprintable() else "\ufffd")
     return "".join(letters)
 
 
 def _wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Breaks text into lines that fit, between words where there are any; what is beyond _MAX_LINES ends in dots."""
+    """Break text into lines that fit, between words if possible; text beyond _MAX_LINES ends in dots."""
     lines = [""]
     for letter in text:
         if fits(lines[-1] + letter):
@@ -169,13 +173,14 @@ def _wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _ignore_missing_glyphs() -> None:
-    """Silences matplotlib, within `warnings.catch_warnings`, about letters and scripts that its font lacks."""
+    """Silence matplotlib's warnings about letters and scripts that its font lacks, within `warnings.catch_warnings`."""
     for message in (r"(?s)Glyph \d+ .* missing from font", "Matplotlib currently does not support"):
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
-    """Draws every channel; long clips as the lowest and highest sample of each of _MAX_STRETCHES stretches, which look the same."""
+    """Draw every channel; long clips as the lowest and highest sample in each of _MAX_STRETCHES stretches, which looks
+    the same."""
     alpha = max(0.15, 0.9 / np.sqrt(len(waveform)))
     starts = np.unique(np.linspace(0, waveform.shape[1], _MAX_STRETCHES, endpoint=False).astype(int))
     for channel in waveform:
@@ -191,7 +196,7 @@ def _draw_waveform(axes: Axes, waveform: np.ndarray, rate: int) -> None:
 
 
 def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
-    """Draws the spectrogram and returns the mesh, for its colour bar."""
+    """Draw the spectrogram and return the mesh, for its color bar."""
     level, rows, time = log_spectrogram(waveform, rate)
     top = max(float(level.max()), _QUIETEST_TOP_DB)
     step = time[1] - time[0] if len(time) > 1 else 1.0 / rate
@@ -213,19 +218,3 @@ def _draw_levels(axes: Axes, waveform: np.ndarray, rate: int) -> Any:
     axes.set_ylabel("frequency (Hz)")
     axes.set_xlabel("time (s)")
     return mesh
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the target and renames, so that no reader meets half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
-        raise

@@ -1,4 +1,5 @@
-"""Tables of captions, CSV and JSON lines, read strictly: nothing is guessed, and every error gives the file and the row."""
+"""Tables of captions, CSV and JSON lines, read strictly: nothing is guessed, and every error names the file and the
+row."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from soundomni.data.audio import SUFFIXES
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-_COMPARED = 100  # names that are compared with a missing one, which takes time for each
+_COMPARED = 100  # names that are compared with a missing one; each comparison takes time
 _QUOTES = "close the quote, and double quotes that belong to a text"
 
 Row = tuple[int, dict[str, Any]]
-"""The line that a row begins in, as an editor counts, and its values by column; empty fields are left out."""
+"""The line in which a row begins, as editors count, and its values by column; empty fields are left out."""
 
 
 class Table:
@@ -26,12 +27,13 @@ class Table:
 
     Args:
         path: the file.
-        needed: columns that it must have, each with the names that it goes by elsewhere.
-        known: columns whose names are matched whatever their case; `needed` ones always are.
+        needed: columns that it must have, each with its other common names.
+        known: columns whose names are matched in any case; `needed` ones always are.
 
-    `rows` raises DataError, naming file and row, for a row whose number of fields is not that of the header, or a quote that is not closed.
+    `rows` raises DataError, naming file and row, for a row with another number of fields than the header, or an
+    unclosed quote.
 
-    Raises DataError when it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
+    Raise DataError if it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
     """
 
     def __init__(self, path: Path, *, needed: Mapping[str, tuple[str, ...]], known: tuple[str, ...] = ()) -> None:
@@ -77,10 +79,10 @@ class Table:
     def _why_uneven(self, fields: list[str]) -> str:
         found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}, the header has {len(self.columns)}"
         if len(fields) < len(self.columns):
-            return f"{found}: give every row all of them, empty ones too"
+            return f"{found}; give every row all of them, including empty ones"
         if any(field.lstrip(" ").startswith('"') for field in fields):
-            return f"{found}: remove the spaces before quotes"
-        return f"{found}: quote captions that hold commas"
+            return f"{found}; remove the spaces before quotes"
+        return f"{found}; quote captions that contain commas"
 
     def _check_delimiter(self, text: str, needed: tuple[str, ...]) -> None:
         if all(column in self.columns for column in needed):
@@ -112,7 +114,7 @@ class Table:
 
 
 def cure(column: str, others: tuple[str, ...], found: Sequence[str]) -> str:
-    """Return what there is instead of a missing column, and what to do: `others` are names that it goes by elsewhere."""
+    """Return what there is instead of a missing column, and what to do; `others` are its other common names."""
     folded = {name.casefold(): name for name in found}
     same = next((folded[other] for other in others if other in folded), None)
     near = difflib.get_close_matches(column, found[:_COMPARED], n=1, cutoff=0.6)
@@ -122,7 +124,7 @@ def cure(column: str, others: tuple[str, ...], found: Sequence[str]) -> str:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file with one JSON object per line. Raises DataError, naming file and row."""
+    """Yield the rows of a file with one JSON object per line. Raise DataError, which names file and row."""
     for line, text in enumerate(_text(path).split("\n"), start=1):
         if not text.strip():
             continue
@@ -146,6 +148,6 @@ def _text(path: Path) -> str:
 
 
 def _named(column: str, known: tuple[str, ...]) -> str:
-    """Return a column's name without what surrounds it; as it is known, if only the case differs."""
+    """Return a column's name without surrounding characters, in its known spelling if only the case differs."""
     name = column.strip().strip("\ufeff")
     return name.casefold() if name.casefold() in known else name

@@ -1,4 +1,4 @@
-"""Text and JSON from files that people made with many programs: read strictly, and every refusal says what to do."""
+"""Text and JSON from files written by many programs: read strictly, and every error says what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark is its beginning
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -20,10 +20,11 @@ _JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or fa
 
 
 def read_text(path: Path, *, most_bytes: int | None = None) -> str:
-    """Return the text of a UTF-8 file, without the mark that it may begin with. Lines keep their ends.
+    """Return the text of a UTF-8 file, without a byte order mark. Lines keep their ends.
 
     Raises:
-        ValueError: it is not a regular file, longer than `most_bytes`, or not UTF-8; in one line that says what to do.
+        ValueError: it is not a regular file, longer than `most_bytes`, or not UTF-8; the one-line message says what to
+            do.
         OSError: it cannot be read.
     """
     if not path.is_file():
@@ -46,7 +47,10 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice."""
+    """Return the value of a JSON text.
+
+    Raise ValueError, in one line, if it is not JSON, too deeply nested, or has a key twice.
+    """
     if not text.strip():
         raise ValueError("it is empty; expected a JSON object")
     try:
@@ -64,7 +68,7 @@ def kind_of(value: object) -> str:
 
 
 def few(values: Sequence[object], show: Callable[[object], str] = repr, *, most: int = 3, longest: int = 60) -> str:
-    """Return the first values, each shortened, and how many more there are: what came from a file may be long.
+    """Return the first values, each shortened, and how many others there are: values from a file may be long.
 
     >>> few(("a", "b", "c", "d", "e"))
     "'a', 'b', 'c' and 2 more"

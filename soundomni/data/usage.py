@@ -1,6 +1,6 @@
-"""How many clips of each dataset a run uses, and why it leaves others out: told once, before the first step.
+"""How many clips of each dataset a run uses, and why it leaves out others: reported once, before the first step.
 
-Nothing is decoded: lengths are those of the listing, and samples are planned as they are for training.
+Nothing is decoded: lengths come from the listing, and samples are planned as in training.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
 from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Mixture
-from soundomni.data.writer import SampleWriter
+from soundomni.data.samples import SampleWriter
 
 MOST_ITEMS = 10_000
-"""Of larger datasets, `LOOKED_AT` items are looked at, for planning a sample takes about 0.05 ms."""
+"""Number of items above which only `LOOKED_AT` are examined, because planning a sample takes about 0.05 ms."""
 LOOKED_AT = 2_000
 _EXAMPLES = 3
+_HELD_OUT, _BEYOND = "held out for validation", "beyond num_used"
+_NOT_DRAWN = (_HELD_OUT, _BEYOND)
 
 _GROUPS = {"unreadable": "unreadable", "missing": "named but missing", "no caption": "without a caption", "unsuitable": "unsuitable"}
 
@@ -30,13 +32,13 @@ class Usage:
     """How much of a dataset is used.
 
     Args:
-        name: of the dataset.
-        listed: items that the dataset has.
-        looked_at: how many of them were looked at: those in use, or some of very many.
-        used: of these, the ones that some task can use.
-        left_out: group → clips that the listing or every task left out.
-        in_part: group → clips that some tasks of the dataset use, and others cannot.
-        examples: group → the first clip of it, for all groups but those of the listing.
+        name: name of the dataset.
+        listed: number of items in the dataset.
+        looked_at: number of items that were examined: those in use, or a sample of very many.
+        used: number of these that some task can use.
+        left_out: group → number of clips that the listing or every task left out.
+        in_part: group → number of clips that some tasks of the dataset use and others cannot.
+        examples: group → its first clip, for all groups except those of the listing.
     """
 
     name: str
@@ -48,8 +50,8 @@ class Usage:
     examples: dict[str, Skip]
 
     def describe(self) -> list[str]:
-        """Return a line of sums, and a line for an example of each group; the first three groups."""
-        if self.looked_at < self.listed and "beyond num_used" not in self.left_out:
+        """Return a line of sums, and a line for an example of each group; at most three groups."""
+        if self.looked_at < self.listed - sum(self.left_out.get(group, 0) for group in _NOT_DRAWN):
             line = f"{self.listed:,} clips are listed; of {self.looked_at:,} that were checked, {self.used:,} are used"
         else:
             line = f"{self.used:,} of {self.used + sum(self.left_out.values()):,} clips are used"
@@ -61,18 +63,22 @@ class Usage:
 
 
 def survey(mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> list[Usage]:
-    """Return what is used of each dataset of a run. Conditions that are drawn, such as one of several captions, are drawn once."""
+    """Return what a run uses of each dataset.
+
+    Conditions that are drawn, such as one of several captions, are drawn once.
+    """
     fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
     return [_usage(name, mixture, fitting) for name in mixture.sources]
 
 
 def summarize(skips: Iterable[Skip]) -> dict[str, int]:
-    """Return group → number of what a listing left out, the largest first."""
+    """Return group → number of items that a listing left out, the largest first."""
     return _ordered(Counter(skip.group or _GROUPS[skip.kind] for skip in skips))
 
 
 def looked_at(mixture: Mixture, name: str, *, most: int = MOST_ITEMS, few: int = LOOKED_AT) -> np.ndarray:
-    """Return the indices of the items in use, `[N]`; of more than `most` of them `few` that are spread evenly."""
+    """Return the indices `[N]` of the items in use or, if there are more than `most`, of `few` of them, evenly
+    spread."""
     indices = mixture.indices(name)
     return indices if len(indices) <= most else indices[np.linspace(0, len(indices) - 1, few).astype(int)]
 
@@ -88,19 +94,21 @@ def _usage(name: str, mixture: Mixture, fitting: Fitting) -> Usage:
         problems = _problems(name, item, fitting)
         is_used = len(problems) < len(fitting.tasks(name))
         used += is_used
-        if problems and not is_used:  # a clip is left out once
+        if problems and not is_used:  # each clip is left out only once
             left_out[" and ".join(problem.group for problem in problems)] += 1
         for problem in problems:
             in_part[problem.group] += is_used
             if problem.group not in examples:
                 examples[problem.group] = Skip(item.key, problem.reason(), "unsuitable", problem.group)
-    if beyond := len(dataset) - len(mixture.indices(name)):
-        left_out["beyond num_used"] = beyond
+    if held_out := len(mixture.held_out(name)):
+        left_out[_HELD_OUT] = held_out
+    if beyond := len(dataset) - held_out - len(mixture.indices(name)):
+        left_out[_BEYOND] = beyond
     return Usage(name, len(dataset), len(indices), used, _ordered(left_out), _ordered(in_part), examples)
 
 
 def _ordered(counts: Counter[str]) -> dict[str, int]:
-    """Return what was found at all, the largest first."""
+    """Return the counts above 0, the largest first."""
     return dict((+counts).most_common())
 
 

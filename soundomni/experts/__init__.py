@@ -1,10 +1,10 @@
 """Networks over tokens: routers, the mixture-of-transformers backbone, connectors and understanding encoders."""
 
+from soundomni.experts.connectors.fourier import FourierConnector
+from soundomni.experts.connectors.linear import LinearConnector
+from soundomni.experts.connectors.mlp import MLPConnector
 from soundomni.experts.dense import DenseRouter
-from soundomni.experts.fourier_connector import FourierConnector
-from soundomni.experts.linear_connector import LinearConnector
 from soundomni.experts.log_mel import LogMelEncoder
-from soundomni.experts.mlp_connector import MLPConnector
 from soundomni.experts.modality import ModalityRouter
 from soundomni.experts.mot import MoTBackbone
 from soundomni.experts.mot_layer import MoTExpert, MoTLayer

@@ -11,9 +11,9 @@ class DenseRouter(Router):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("all",)."""
+        """Names of the streams: only "all"."""
         return ("all",)
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for every role."""
+        """Return 0 for every role."""
         return 0

@@ -1,6 +1,7 @@
 """A small trainable encoder over log-mel spectra.
 
-Shape letters: B clips, S samples, M mel bins, C channels of the first convolution, L mel frames, T tokens, F feature dimensions.
+Shape letters: B clips, S samples, M mel bins, C channels of the first convolution, L mel frames, T tokens, F feature
+dimensions.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from torch import Tensor, nn
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Encoder
-from soundomni.core.representation import FeatureSpec
+from soundomni.core.representation import FeatureSpec, length_mask
 from soundomni.experts.mel import MelSpectrum, fit
 from soundomni.experts.sizes import require_positive
 
 
 class LogMelEncoder(Encoder):
-    """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of stride 1.
+    """Log-mel frames through convolutions of kernel 3: two of stride 2, as in Whisper's stem, then residual ones of
+    stride 1.
 
-    Beside its mel bins each frame has one number for its level: how loud a frame is would otherwise have to be summed over bins whose
-    share of a tone depends on its pitch.
+    In addition to its mel bins, each frame has one number for its level; otherwise the network would have to derive the
+    level from bins whose share of a tone depends on its pitch.
 
-    A token covers four hops. Features of a clip do not depend on the clips beside it: what lies beyond a clip is set to zero
-    before each convolution, which is what the convolution pads with. Order is left to the backbone's positions.
+    A token covers four hops. Features of a clip do not depend on other clips in the batch: everything beyond a clip is
+    set to zero before each convolution, which is also the convolution's padding. The backbone's positions provide the
+    order.
 
     Args:
         sample_rate: in Hz.
@@ -61,15 +64,15 @@ class LogMelEncoder(Encoder):
         return FeatureSpec(sample_rate=self.mel.sample_rate, feature_dim=self.feature_dim)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T = ceil(S / (4 · hop_length)), at least 1."""
+        """Return T = ceil(S / (4 · hop_length)), at least 1."""
         return max(1, -(-num_samples // (4 * self.mel.hop_length)))
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
+        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`."""
         hidden, frames = self._frames(waveform, lengths)
         for index, convolution in enumerate(self.convolutions):
             stride = _stride(index)
-            inside = torch.arange(hidden.shape[-1], device=hidden.device) < frames[:, None]
+            inside = length_mask(frames, hidden.shape[-1])
             hidden = torch.where(inside[:, None], hidden, 0.0)
             update = nn.functional.gelu(convolution(hidden))
             hidden = update if stride == 2 else hidden + update
@@ -78,7 +81,8 @@ class LogMelEncoder(Encoder):
         return out
 
     def _frames(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns log10 power `[B, C, L]`, of the M mel bins and of all, brought near [−1.5, 1.5], and the frames that each clip has."""
+        """Return log10 power `[B, C, L]` of the M mel bins and in total, scaled to about [−1.5, 1.5], and each clip's
+        frame count."""
         clips = fit(waveform, lengths, waveform.shape[-1])
         hop = self.mel.hop_length
         power = self.mel(clips)[..., : -(-waveform.shape[-1] // hop)]

@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soundomni.core.representation import length_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class MelSpectrum:
-    """Power spectra under a Hann window, gathered by Slaney-normalised filters on the Slaney mel scale up to half the sample rate.
+    """Power spectra under a Hann window, combined by Slaney-normalized filters on the Slaney mel scale up to half the
+    sample rate.
 
-    Holds no tensors: filters and window are made once per device and stay float32, whatever becomes of the model's parameters.
+    It holds no tensors: filters and window are made once per device and stay float32, whatever happens to the model's
+    parameters.
 
     Args:
         sample_rate: in Hz.
@@ -32,7 +36,7 @@ class MelSpectrum:
     pad_mode: Literal["reflect", "constant"]
 
     def __call__(self, waveform: Tensor) -> Tensor:
-        """`[B, S]` → float32 `[B, M, S // hop_length + 1]`; frame t is centred on sample t · hop_length."""
+        """Map `[B, S]` to float32 `[B, M, S // hop_length + 1]`; frame t is centered on sample t · hop_length."""
         window, filters = _constants(self, waveform.device)
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
@@ -49,7 +53,7 @@ class MelSpectrum:
 
 @lru_cache(maxsize=16)
 def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns the window `[n_fft]` and the filters `[M, n_fft // 2 + 1]`."""
+    """Return the window `[n_fft]` and the filters `[M, n_fft // 2 + 1]`."""
     from transformers.audio_utils import mel_filter_bank
 
     filters = mel_filter_bank(
@@ -66,7 +70,7 @@ def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def fit(waveform: Tensor, lengths: Tensor, num_samples: int) -> Tensor:
-    """Mono clips `[B, 1, S]` of `lengths` `[B]` → `[B, num_samples]`, zero beyond each clip."""
+    """Map mono clips `[B, 1, S]` of `lengths` `[B]` to `[B, num_samples]`, zero beyond each clip."""
     mono = waveform[:, 0, :num_samples]
-    inside = torch.arange(mono.shape[-1], device=mono.device) < lengths[:, None]
+    inside = length_mask(lengths, mono.shape[-1])
     return F.pad(torch.where(inside, mono, 0.0), (0, num_samples - mono.shape[-1]))

@@ -1,4 +1,4 @@
-"""The Mixture-of-Transformers backbone: several transformers over one sequence, joined by attention alone.
+"""The Mixture-of-Transformers backbone: several transformers over one sequence, joined only by attention.
 
 Shape letters: N tokens, N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, V vocabulary,
 d head dimensions.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.layout import Layout
 from soundomni.experts.mot_layer import AuxiliaryLoss, LayerSizes, MoTExpert, MoTLayer, add_losses
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rope_tables
@@ -27,28 +27,34 @@ INITIAL_STD = 0.02
 
 
 class MoTBackbone(Backbone):
-    """Pre-norm transformer with everything but embedding, head and attention apart for each stream (Liang et al. 2024).
+    """Pre-norm transformer with separate weights for each stream, except for embedding, head and attention (Liang et
+    al. 2024).
 
-    Layers are those of Qwen2: RMSNorm, attention with q, k, v biases and rotary positions, SwiGLU. With one stream it is Qwen2.
+    Layers are Qwen2's: RMSNorm, attention with q, k, v biases and rotary positions, SwiGLU. With one stream it is
+    Qwen2.
 
     Args:
         vocab_size: V (runtime).
-        router: says which streams there are and builds their feed-forward networks (runtime).
+        router: determines the streams and builds their feed-forward networks (runtime).
         hidden_dim: H.
-        num_layers: layers.
-        num_heads: query heads.
-        num_kv_heads: key-value heads; as many as query heads when None.
-        head_dim: d; hidden_dim / num_heads when None.
-        intermediate_dim: width of the feed-forward networks; 8/3 of hidden_dim, rounded up to a multiple of 16, when None.
-        gen_intermediate_dim: their width in the streams other than the first; the same when None.
-        qk_norm: RMSNorm on queries and keys in no stream, in "all", or in those other than the first ("gen"). A pretrained
-            language model without it changes its function when it is given to the first stream.
+        num_layers: number of layers.
+        num_heads: number of query heads.
+        num_kv_heads: number of key-value heads; None means as many as query heads.
+        head_dim: d; None means hidden_dim / num_heads.
+        intermediate_dim: width of the feed-forward networks; None means 8/3 of hidden_dim, rounded up to a multiple of
+            16.
+        gen_intermediate_dim: their width in streams other than the first; None means the same.
+        qk_norm: RMSNorm on queries and keys in no stream ("none"), in "all", or in all but the first ("gen"). Adding it
+            to the first stream changes the function of a pretrained language model without it.
         rope_theta: base of the rotary frequencies.
-        norm_eps: of every RMSNorm.
-        tie_embeddings: whether the head is the embedding's matrix.
-        vocab_rows: rows of embedding and head; V when None. A checkpoint may have more than its tokenizer has ids.
-        copy_initialise: whether the other streams start as copies of the first, see `copy_streams`.
+        norm_eps: eps of every RMSNorm.
+        tie_embeddings: whether head and embedding share one matrix.
+        vocab_rows: rows of embedding and head; None means V. A checkpoint may have more rows than its tokenizer has
+            ids.
+        copy_initialize: whether the other streams start as copies of the first, see `copy_streams`.
     """
+
+    takes_empty_streams: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class MoTBackbone(Backbone):
         norm_eps: float = 1e-6,
         tie_embeddings: bool = False,
         vocab_rows: int | None = None,
-        copy_initialise: bool = False,
+        copy_initialize: bool = False,
     ) -> None:
         super().__init__()
         whole = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
@@ -75,7 +81,7 @@ class MoTBackbone(Backbone):
         require_positive("mot", whole | {"vocab_rows": vocab_rows})
         rows = vocab_size if vocab_rows is None else vocab_rows
         if rows < vocab_size:
-            raise SpecError(f"mot: vocab_rows is {vocab_rows}; the tokenizer has ids up to {vocab_size - 1}")
+            raise SpecError(f"mot: vocab_rows is {vocab_rows}, but the tokenizer has ids up to {vocab_size - 1}; expected more rows")
         sizes = LayerSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
@@ -86,16 +92,16 @@ class MoTBackbone(Backbone):
         wide = intermediate_dim if intermediate_dim is not None else math.ceil(8 * hidden_dim / 48) * 16
         narrow = gen_intermediate_dim if gen_intermediate_dim is not None else wide
         _check(sizes, explicit_head_dim=head_dim is not None)
-        if copy_initialise and narrow > wide:
+        if copy_initialize and narrow > wide:
             raise SpecError(
-                f"mot: gen_intermediate_dim is {narrow} with copy_initialise; expected at most intermediate_dim, which is {wide}"
+                f"mot: gen_intermediate_dim is {narrow} with copy_initialize; expected at most intermediate_dim, which is {wide}"
             )
         self.hidden_dim, self.num_kv_heads, self.head_dim = hidden_dim, sizes.num_kv_heads, sizes.head_dim
         self.rope_theta = rope_theta
-        self.copy_initialise = copy_initialise
+        self.copy_initialize = copy_initialize
         self.streams, self.loss_names = router.streams, router.loss_names
         if len(self.loss_names) > 1:
-            raise SpecError(f"mot: the router names {len(self.loss_names)} losses ({', '.join(self.loss_names)}), expected at most one")
+            raise SpecError(f"mot: the router names {len(self.loss_names)} losses ({', '.join(self.loss_names)}); expected at most one")
 
         def expert(stream: int) -> MoTExpert:
             width = wide if stream == 0 else narrow
@@ -117,10 +123,10 @@ class MoTBackbone(Backbone):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the initial weights; a backbone built on the meta device calls it once it has memory.
+        """Draw the initial weights; a backbone built on the meta device calls it once it has memory.
 
-        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 · layers)
-        (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
+        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 ·
+        layers) (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -135,14 +141,15 @@ class MoTBackbone(Backbone):
                 nn.init.normal_(module.output.weight, std=residual_std)
             elif isinstance(module, SwiGLU):
                 nn.init.normal_(module.down.weight, std=residual_std)
-        if self.copy_initialise:
+        if self.copy_initialize:
             self.copy_streams()
 
     @torch.no_grad()
     def copy_streams(self) -> None:
-        """Makes the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network takes.
+        """Make the other streams copies of the first where shapes agree; SwiGLU.copy_from says what a narrower network
+        takes over.
 
-        Called by `copy_initialise`, and again by whoever loads a pretrained language model into the first stream.
+        `copy_initialize` calls it, and so does whoever loads a pretrained language model into the first stream.
         """
         first, *others = self.streams
         for name in others:
@@ -152,22 +159,23 @@ class MoTBackbone(Backbone):
             self.norms[name].load_state_dict(self.norms[first].state_dict())
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """`[N]` int64 → `[N, H]`."""
+        """Map `[N]` int64 to `[N, H]`."""
         out: Tensor = self.embedding(token_ids)
         return out
 
     def head(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → logits `[N, V]`."""
+        """Map `[N, H]` to logits `[N, V]`."""
         if self.lm_head is None:
             return F.linear(hidden, self.embedding.weight)
         out: Tensor = self.lm_head(hidden)
         return out
 
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Streams `[N_e, H]` in stored order → the same after all layers and the final norm, and auxiliary losses.
+        """Map streams `[N_e, H]` in stored order to the same streams after all layers and the final norm, and auxiliary
+        losses.
 
-        Networks that add a loss give {its name: (sum, count)}, summed over tokens, streams and layers alike, so that the quotient is
-        the mean per token and layer.
+        If networks add a loss, it is returned as {its name: (sum, count)}, summed over tokens, streams and layers, so
+        that the quotient is the mean per token and layer.
         """
         hidden = list(streams)
         rope = rope_tables(layout.position_ids, head_dim=self.head_dim, theta=self.rope_theta, dtype=hidden[0].dtype)
@@ -176,14 +184,14 @@ class MoTBackbone(Backbone):
             hidden, loss = layer(hidden, rope, layout)
             losses.append(loss)
         added = add_losses(losses)
-        if (added is None) == bool(self.loss_names):
+        if all(map(len, hidden)) and (added is None) == bool(self.loss_names):
             named = f"names the loss '{self.loss_names[0]}'" if self.loss_names else "names no loss"
-            raise SpecError(f"mot: the router {named}, its networks add {'none' if added is None else 'one'}")
-        normed = [norm(x) for norm, x in zip(self.norms.values(), hidden, strict=True)]
+            raise SpecError(f"mot: the router {named}, but its networks add {'none' if added is None else 'one'}")
+        normed = [norm(x) if len(x) else x for norm, x in zip(self.norms.values(), hidden, strict=True)]
         return normed, {} if added is None else dict.fromkeys(self.loss_names, added)
 
     def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
-        """Yields the parameters that only tokens of `stream` use. Raises SpecError when there is no such stream."""
+        """Yield the parameters that only tokens of `stream` use. Raise SpecError if there is no such stream."""
         if stream not in self.streams:
             known = ", ".join(f"'{name}'" for name in self.streams)
             raise SpecError(f"no expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
@@ -193,10 +201,10 @@ class MoTBackbone(Backbone):
 
 
 def _check(sizes: LayerSizes, *, explicit_head_dim: bool) -> None:
-    """Raises SpecError when the sizes do not fit together."""
+    """Raise SpecError if the sizes do not fit together."""
     if not explicit_head_dim and sizes.hidden_dim % sizes.num_heads:
         raise SpecError(f"mot: hidden_dim is {sizes.hidden_dim}; expected a multiple of num_heads, which is {sizes.num_heads}")
     if sizes.num_heads % sizes.num_kv_heads:
         raise SpecError(f"mot: num_heads is {sizes.num_heads}; expected a multiple of num_kv_heads, which is {sizes.num_kv_heads}")
     if sizes.head_dim % 2:
-        raise SpecError(f"mot: head_dim is {sizes.head_dim}; rotary positions expect an even number")
+        raise SpecError(f"mot: head_dim is {sizes.head_dim}; expected an even number, which rotary positions need")

@@ -1,9 +1,11 @@
-"""One layer of a Mixture of Transformers (Liang et al. 2024, algorithm 1): parameters per stream, attention over all streams.
+"""One layer of a Mixture of Transformers (Liang et al. 2024, algorithm 1): parameters per stream, attention over all
+streams.
 
-Each stream stays one contiguous tensor through the whole layer; only queries, keys and values are joined, in stored order.
+Each stream stays one contiguous tensor through the whole layer; only queries, keys and values are joined, in stored
+order.
 
-Shape letters: N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, h query heads, g key-value heads,
-d head dimensions.
+Shape letters: N_e tokens of stream e, P stored tokens of all streams, H hidden dimensions, h query heads, g key-value
+heads, d head dimensions.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from soundomni.core.layout import Layout
+from soundomni.core.attention.layout import Layout
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rotate
 from soundomni.experts.swiglu import SwiGLU
 
 AuxiliaryLoss = tuple[Tensor, Tensor]
-"""(sum, count) of the loss that feed-forward networks add, such as load balance."""
+"""(sum, count) of a loss that feed-forward networks add, such as load balance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class LayerSizes:
 
     Args:
         hidden_dim, num_heads, num_kv_heads, head_dim: H, h, g and d.
-        norm_eps: of every norm.
+        norm_eps: eps of every norm.
     """
 
     hidden_dim: int
@@ -42,9 +44,9 @@ class LayerSizes:
 
 
 class MoTExpert(nn.Module):
-    """What one stream owns of a layer: both norms, the projections of attention and the feed-forward network.
+    """One stream's parameters in a layer: both norms, the projections of attention and the feed-forward network.
 
-    Rows of `qkv.weight` are the heads of the queries, then of the keys, then of the values.
+    Rows of `qkv.weight` are the heads of the queries, then the keys, then the values.
     """
 
     def __init__(self, sizes: LayerSizes, *, qk_norm: bool, feed_forward: nn.Module) -> None:
@@ -61,7 +63,7 @@ class MoTExpert(nn.Module):
         self.mlp = feed_forward
 
     def project(self, hidden: Tensor) -> Tensor:
-        """`[N_e, H]` → queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
+        """Map `[N_e, H]` to queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
         heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is None or self.k_norm is None:
             return heads
@@ -69,7 +71,7 @@ class MoTExpert(nn.Module):
         return torch.cat([self.q_norm(query), self.k_norm(key), value], dim=1)
 
     def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, AuxiliaryLoss | None]:
-        """Adds attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
+        """Add attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
         hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
         update = self.mlp(self.mlp_norm(hidden))
         if isinstance(update, tuple):
@@ -78,9 +80,10 @@ class MoTExpert(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, source: MoTExpert) -> None:
-        """Takes over every parameter of the same name and shape, and what narrower SwiGLU networks take of wider ones.
+        """Copy every parameter of the same name and shape, and the part of wider SwiGLU networks that narrower ones
+        take over.
 
-        Parameters without a counterpart, such as the q/k norms of a stream whose model has none, stay as they are.
+        Parameters without a counterpart, such as q/k norms that the source does not have, stay as they are.
         """
         theirs = dict(source.named_parameters())
         for name, parameter in self.named_parameters():
@@ -94,10 +97,12 @@ class MoTExpert(nn.Module):
 
 
 class MoTLayer(nn.Module):
-    """One layer over E streams. Takes tensors and plain objects only, so that it can be sharded, checkpointed or compiled alone.
+    """One layer over E streams.
+
+    Takes only tensors and plain objects, so that it can be sharded, checkpointed or compiled on its own.
 
     Args:
-        index: which layer of the backbone this is; names its place in the cache.
+        index: index of this layer in the backbone, and in the cache.
         experts: stream name → its parameters, in the router's order.
     """
 
@@ -110,28 +115,32 @@ class MoTLayer(nn.Module):
         self.num_kv_heads = first.num_kv_heads
 
     def expert(self, stream: str) -> MoTExpert:
-        """Returns what the stream of this name owns."""
+        """Return the parameters of the stream of this name."""
         return cast(MoTExpert, self.experts[stream])
 
     def forward(self, streams: list[Tensor], rope: tuple[Tensor, Tensor], layout: Layout) -> tuple[list[Tensor], AuxiliaryLoss | None]:
-        """Streams `[N_e, H]` in stored order → the same after the layer, and the auxiliary loss of all its networks, if any.
+        """Map streams `[N_e, H]` in stored order to the same streams after the layer, and the networks' auxiliary loss,
+        if any.
+
+        The experts of empty streams do not run.
 
         Args:
             streams: one tensor per stream, in the router's order.
             rope: cosines and sines `[P, d/2]`.
             layout: runs the attention.
         """
-        experts = [self.expert(name) for name in self.experts]
-        heads = torch.cat([expert.project(hidden) for expert, hidden in zip(experts, streams, strict=True)])
+        experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
+        heads = torch.cat([expert.project(streams[stream]) for stream, expert in experts.items()])
         turned, value = torch.split(heads, [self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
         query, key = torch.split(rotate(turned, *rope), [self.num_heads, self.num_kv_heads], dim=1)
         attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
-        done = [expert.finish(hidden, mixed) for expert, hidden, mixed in zip(experts, streams, attended, strict=True)]
-        return [hidden for hidden, _ in done], add_losses([loss for _, loss in done])
+        done = {stream: expert.finish(streams[stream], attended[stream]) for stream, expert in experts.items()}
+        hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
+        return hidden, add_losses([loss for _, loss in done.values()])
 
 
 def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:
-    """Adds sums and counts of the losses that there are; None when there are none."""
+    """Add up sums and counts of the losses that are present; None if there are none."""
     present = [loss for loss in losses if loss is not None]
     if not present:
         return None

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation. Shape letters: D normalised dimensions."""
+"""Root-mean-square normalization. Shape letters: D normalized dimensions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4): `[..., D]` → `[..., D]`.
+    """Computes x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4): `[..., D]` →
+    `[..., D]`.
 
-    The result has the input's dtype; the mean is taken in at least float32. A weight kept in float32 does not widen bf16 tokens.
+    The result has the input's dtype; the mean is taken in at least float32. A weight kept in float32 does not widen
+    bf16 tokens.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
@@ -19,9 +21,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def reset_parameters(self) -> None:
-        """Sets the weight to one."""
+        """Set the weight to one."""
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` → `[..., D]`."""
+        """Map `[..., D]` to `[..., D]`."""
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)

@@ -24,10 +24,11 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Qwen2AudioEncoder(Encoder):
-    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower of transformers, as `tower`.
+    """Log-mel frames as Whisper computes them (Radford et al. 2022, section 2.2), then the tower from transformers, as
+    `tower`.
 
-    The tower takes exactly 2 · max_source_positions frames, 30 s by default. Shorter clips are padded with silence that attention
-    does not see; longer ones are refused, never cut. Weights are random until they are loaded.
+    The tower takes exactly 2 · max_source_positions frames, 30 s by default. Shorter clips are padded with silence that
+    attention does not see; longer ones are refused, never cut. Weights are random until they are loaded.
 
     Args:
         num_mel_bins: M.
@@ -35,7 +36,7 @@ class Qwen2AudioEncoder(Encoder):
         num_layers: transformer layers.
         num_heads: attention heads.
         ffn_dim: width of the feed-forward networks.
-        max_source_positions: positions of the tower, of two mel frames (20 ms) each.
+        max_source_positions: number of positions of the tower; each stands for two mel frames (20 ms).
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class Qwen2AudioEncoder(Encoder):
         return FeatureSpec(sample_rate=SAMPLE_RATE, feature_dim=self.feature_dim, max_seconds=self.max_samples / SAMPLE_RATE)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Returns T = (L1 − 2) // 2 + 1 with L1 = (L − 1) // 2 + 1 positions and L = ceil(S / 160) frames; at least 1.
+        """Return T = (L1 − 2) // 2 + 1 with L1 = (L − 1) // 2 + 1 positions and L = ceil(S / 160) frames; at least 1.
 
-        Raises DataError when the clip is longer than the tower takes.
+        Raise DataError if the clip is longer than the tower takes.
         """
         self._refuse_longer(num_samples)
         return max(1, (_positions(-(-num_samples // HOP_LENGTH)) - 2) // 2 + 1)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encodes `[B, 1, S]` at 16 kHz, clips of `lengths` `[B]` samples, into `[B, T, F]`.
+        """Encode `[B, 1, S]` at 16 kHz, clips of `lengths` `[B]` samples, into `[B, T, F]`.
 
-        Raises DataError when a clip is longer than the tower takes.
+        Raise DataError if a clip is longer than the tower takes.
         """
         if waveform.shape[-1] > self.max_samples:  # only then is it worth waiting for the lengths
             self._refuse_longer(int(lengths.max()))
@@ -97,7 +98,7 @@ class Qwen2AudioEncoder(Encoder):
         return features[:, : self.num_tokens(min(waveform.shape[-1], self.max_samples))]
 
     def log_mel(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Computes Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
+        """Return Whisper's features, float32 `[B, M, 2 · max_source_positions]`, of clips padded with zeros.
 
         Log10 power is cut at 8 below the clip's maximum, then (x + 4) / 4.
         """
@@ -108,9 +109,9 @@ class Qwen2AudioEncoder(Encoder):
     def _refuse_longer(self, num_samples: int) -> None:
         if num_samples > self.max_samples:
             given, limit = num_samples / SAMPLE_RATE, self.max_samples / SAMPLE_RATE
-            raise DataError(f"a clip of {given:.2f} s is too long for the qwen2-audio encoder: expected at most {limit:g} s; split it")
+            raise DataError(f"the clip lasts {given:.2f} s; the qwen2-audio encoder takes at most {limit:g} s. Split the clip")
 
 
 def _positions(frames: Count) -> Count:
-    """Positions of the tower for L mel frames, after its convolution of stride 2."""
+    """Return the tower's positions for L mel frames, after its convolution of stride 2."""
     return (frames - 1) // 2 + 1

@@ -1,6 +1,6 @@
 """Rotary position embedding (Su et al. 2021, section 3.2.2) in the half-split convention of Llama and Qwen2.
 
-Pair i of a head is (x[i], x[i + d/2]); it turns by position · theta^(−2i/d).
+Pair i of a head is (x[i], x[i + d/2]); it is rotated by position · theta^(−2i/d).
 
 Shape letters: P stored tokens, h heads, d head dimensions.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def rope_tables(position_ids: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines, `[P, d/2]` each, of int64 `position_ids` `[P]`.
+    """Return cosines and sines, `[P, d/2]` each, of int64 `position_ids` `[P]`.
 
     Angles are computed in float32 (float64 for float64 models), whatever `dtype` the tables have.
     """
@@ -23,7 +23,7 @@ def rope_tables(position_ids: Tensor, *, head_dim: int, theta: float, dtype: tor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns queries or keys `[P, h, d]` by tables `[P, d/2]`; the result has the dtype of `x`."""
+    """Rotate queries or keys `[P, h, d]` by tables `[P, d/2]`; the result has the dtype of `x`."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

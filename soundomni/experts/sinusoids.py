@@ -1,4 +1,4 @@
-"""Sinusoidal embeddings of timesteps and of places in a clip, computed for whatever value is asked.
+"""Sinusoidal embeddings of timesteps and of places in a clip, computed for any value.
 
 Shape letters: N tokens, H hidden dimensions.
 """
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from soundomni.core.errors import SpecError
 
 Places = Callable[[Tensor, int], Tensor]
-"""Embeds frame indices `[N]` in a number of dimensions: float32 `[N, dim]`."""
+"""Embeds frame indices `[N]` in a given number of dimensions: float32 `[N, dim]`."""
 
 TIME_DIM = 256
 MAX_PERIOD = 1e4
 
 
 def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Returns sines and cosines, float32 `[N, dim/2]` each, of `values` `[N]` at frequencies 10000^(−i / (dim/2))."""
+    """Return sines and cosines, float32 `[N, dim/2]` each, of `values` `[N]` at frequencies 10000^(−i / (dim/2))."""
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(MAX_PERIOD) / half))
     angles = values[:, None].float() * frequencies
@@ -29,18 +29,20 @@ def sinusoids(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def place_embedding(frames: Tensor, dim: int) -> Tensor:
-    """Embeds frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not interleaved).
+    """Embed frame indices `[N]` as `[sin | cos]`, float32 `[N, dim]` (Vaswani et al. 2017, section 3.5, halves not
+    interleaved).
 
-    There is no table, hence no longest clip.
+    Because there is no table, clips may have any length.
     """
     return torch.cat(sinusoids(frames, dim), dim=-1)
 
 
 def fourier_places(frames: Tensor, dim: int) -> Tensor:
-    """Embeds frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
+    """Embed frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
 
-    Up to half a cycle per frame, evenly spaced: any function of `dim` frames but its mean is a sum of these (Tancik et al. 2020, section 5,
-    on why low frequencies alone learn fine detail slowly). Places repeat after `dim` frames.
+    Frequencies are evenly spaced, up to half a cycle per frame: any function of `dim` frames, except for its mean, is a
+    sum of these (Tancik et al. 2020, section 5, on why fine detail is learned slowly from low frequencies only). Places
+    repeat after `dim` frames.
     """
     half = dim // 2
     steps = torch.arange(1, half + 1, device=frames.device, dtype=torch.float32)
@@ -49,11 +51,12 @@ def fourier_places(frames: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Timesteps to hidden tokens: 256 numbers `[cos | sin]`, then Linear–SiLU–Linear (DiT, Peebles and Xie 2023, section 3.2).
+    """Embeds timesteps as hidden tokens: 256 numbers `[cos | sin]`, then Linear–SiLU–Linear (DiT, Peebles and Xie 2023,
+    section 3.2).
 
     Args:
         hidden_dim: H.
-        time_scale: what timesteps in [0, 1] are multiplied by first; 1 as in BAGEL, 1000 as in most diffusion models.
+        time_scale: factor of timesteps in [0, 1]; 1 as in BAGEL, 1000 as in most diffusion models.
     """
 
     def __init__(self, *, hidden_dim: int, time_scale: float = 1.0) -> None:
@@ -66,7 +69,7 @@ class TimeEmbedding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """`[N]` → `[N, H]`."""
+        """Map `[N]` to `[N, H]`."""
         sines, cosines = sinusoids(timesteps.float() * self.time_scale, TIME_DIM)
         waves = torch.cat([cosines, sines], dim=-1).to(self.first.weight.dtype)
         out: Tensor = self.second(nn.functional.silu(self.first(waves)))
@@ -74,17 +77,17 @@ class TimeEmbedding(nn.Module):
 
 
 class TimeAndPlace(nn.Module):
-    """What a generated token is told beside its value: its timestep and its frame index within the clip."""
+    """Embedding that is added to a generated token: its timestep and its frame index within the clip."""
 
     def __init__(self, *, hidden_dim: int, time_scale: float = 1.0, places: Places = place_embedding) -> None:
         super().__init__()
         if hidden_dim % 2:
-            raise SpecError(f"connector: hidden_dim is {hidden_dim}; sin-cos places expect an even number")
+            raise SpecError(f"connector: hidden_dim is {hidden_dim}; expected an even number, which sin-cos places need")
         self.hidden_dim = hidden_dim
         self.places = places
         self.time = TimeEmbedding(hidden_dim=hidden_dim, time_scale=time_scale)
 
     def forward(self, timesteps: Tensor, frames: Tensor) -> Tensor:
-        """Timesteps `[N]` in [0, 1] and frames `[N]` → `[N, H]`, to be added to the tokens."""
+        """Map timesteps `[N]` in [0, 1] and frames `[N]` to `[N, H]`, to be added to the tokens."""
         time: Tensor = self.time(timesteps)
         return time + self.places(frames, self.hidden_dim).to(time.dtype)

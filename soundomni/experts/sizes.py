@@ -1,4 +1,4 @@
-"""Checks of sizes that a spec gives."""
+"""Checks of sizes given by a spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from soundomni.core.errors import SpecError
 
 
 def require_positive(plugin: str, sizes: Mapping[str, int | None]) -> None:
-    """Raises SpecError when a size is below 1; None stands for a default."""
+    """Raise SpecError if a size is below 1; None means a default."""
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise SpecError(f"{plugin}: {name} is {size}; expected at least 1")

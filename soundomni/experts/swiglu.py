@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) without biases (Shazeer 2020, eq. 6): `[N, H]` → `[N, H]`.
+    """Computes down(silu(gate(x)) · up(x)) without biases (Shazeer 2020, eq. 6): `[N, H]` → `[N, H]`.
 
     Gate and up are one matrix product: rows `[:I]` of `gate_up.weight` are the gate, rows `[I:]` are up.
     """
@@ -19,26 +19,27 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(intermediate_dim, hidden_dim, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` → `[N, H]`."""
+        """Map `[N, H]` to `[N, H]`."""
         gate, up = self.gate_up(hidden).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
         return out
 
     @torch.no_grad()
     def copy_from(self, source: SwiGLU) -> None:
-        """Takes over the weights of a network at least as wide.
+        """Copy the weights of a network that is at least as wide.
 
-        A narrower network of I channels takes channels floor(j · I_source / I) for j = 0 … I − 1, evenly spaced: these rows of
-        gate and up, and the matching columns of down.
+        A narrower network of I channels takes channels floor(j · I_source / I) for j = 0 … I − 1, evenly spaced: these
+        rows of gate and up, and the matching columns of down.
         """
         width, wide = self.down.in_features, source.down.in_features
         if width > wide:
-            raise ValueError(f"a network of {width} channels cannot be copied from one of {wide}: expected at most {wide}")
+            raise ValueError(f"a network of {width} channels cannot be copied from one of {wide}; expected at most {wide}")
         chosen = kept_channels(width, wide).to(source.down.weight.device)
         self.gate_up.weight.copy_(source.gate_up.weight[torch.cat([chosen, chosen + wide])])
         self.down.weight.copy_(source.down.weight[:, chosen])
 
 
 def kept_channels(width: int, wide: int) -> Tensor:
-    """Returns int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes, as SwiGLU.copy_from says."""
+    """Return int64 `[width]`: the channels of a network of `wide` that a copy of `width` takes over, see
+    SwiGLU.copy_from."""
     return torch.arange(width) * wide // width

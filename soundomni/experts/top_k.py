@@ -1,4 +1,4 @@
-"""Routing by hidden state: in every layer each token picks k of several feed-forward networks.
+"""Routing by hidden state: in every layer, each token picks k of several feed-forward networks.
 
 Shape letters: N tokens, H hidden dimensions, E networks, k networks per token.
 """
@@ -20,16 +20,17 @@ from soundomni.experts.modality import ModalityRouter
 
 
 class TopKRouter(Router):
-    """Static streams whose feed-forward networks are mixtures gated by the hidden state.
+    """Static streams whose feed-forward networks are mixtures, gated by the hidden state.
 
-    The gates of the k largest softmax probabilities are renormalised to sum to one (Mixtral, Jiang et al. 2024, section 2.1), and
-    the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
+    The gates of the k largest softmax probabilities are renormalized to sum to one (Mixtral, Jiang et al. 2024, section
+    2.1), and the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
 
     Args:
         num_experts: E, networks per stream and layer.
         k: networks that each token runs through.
-        by_modality: whether attention and norms are apart for "und" and "gen" as in ModalityRouter; otherwise one stream, "all".
-        balance: α of eq. 4, a factor within the reported loss.
+        by_modality: whether "und" and "gen" have separate attention and norms, as in ModalityRouter; otherwise one
+            stream, "all".
+        balance: α of eq. 4, a factor that the reported loss includes.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("load_balance",)
@@ -44,15 +45,15 @@ class TopKRouter(Router):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("und", "gen"), or ("all",)."""
+        """Names of the streams: "und" and "gen", or only "all"."""
         return self._static.streams
 
     def stream_of(self, role: Role) -> int:
-        """Returns the index of the stream that tokens of this role run through."""
+        """Return the index of the stream that tokens of this role run through."""
         return self._static.stream_of(role)
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Builds a TopKFeedForward over E networks made by `build`."""
+        """Build a TopKFeedForward over E networks made by `build`."""
         networks = [build() for _ in range(self.num_experts)]
         return TopKFeedForward(networks, hidden_dim=hidden_dim, k=self.k, balance=self.balance)
 
@@ -60,12 +61,12 @@ class TopKRouter(Router):
 class TopKFeedForward(nn.Module):
     """A sparse mixture of networks: `[N, H]` → `([N, H], (load-balance loss sum, tokens))`.
 
-    Every network runs on the tokens that chose it and on no other, even when these are none, so that all parameters take part in
-    every backward pass on every rank. Choosing the split sizes waits for the device once per call.
+    Every network runs on exactly the tokens that chose it, even if there are none, so that all parameters take part in
+    every backward pass on every rank. Determining the split sizes waits for the device once per call.
 
-    Padding rows do not count: they are zero on entry (nothing in the backbone adds a bias to the residual stream of a token that
-    neither carries an input nor attends), so rows of zeros are left out of the loss and of its count, a bias-free gate takes no
-    gradient from them, and networks without biases leave them zero.
+    Padding rows do not count. They are zero on entry, because nothing in the backbone adds a bias to the residual
+    stream of a token that neither carries an input nor attends. So rows of zeros are left out of the loss and its
+    count, a bias-free gate gets no gradient from them, and networks without biases leave them zero.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, hidden_dim: int, k: int, balance: float) -> None:
@@ -76,7 +77,7 @@ class TopKFeedForward(nn.Module):
         self.balance = balance
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Returns the mixture of `[N, H]` and (α · E · Σ_i f_i Σ_x p_i(x), number of tokens x that are not padding)."""
+        """Return the mixture of `[N, H]` and (α · E · Σ_i f_i Σ_x p_i(x), number of tokens x that are not padding)."""
         logits = self.gate(hidden)
         probabilities = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         gates, chosen = probabilities.topk(self.k, dim=-1)
@@ -84,7 +85,8 @@ class TopKFeedForward(nn.Module):
         return self._mix(hidden, gates, chosen), self._load_balance(hidden, probabilities, chosen)
 
     def _mix(self, hidden: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
-        """Runs the `chosen` `[N, k]` networks, each on its own tokens, and sums their outputs by `gates` `[N, k]`."""
+        """Run the `chosen` `[N, k]` networks, each on its own tokens, and sum their outputs weighted by `gates` `[N,
+        k]`."""
         order = chosen.flatten().argsort(stable=True)
         sizes = chosen.flatten().bincount(minlength=len(self.networks)).tolist()
         parts = torch.split(hidden[order // self.k], sizes)
@@ -93,7 +95,8 @@ class TopKFeedForward(nn.Module):
         return torch.einsum("nkh,nk->nh", rearrange(outputs[back], "(n k) h -> n k h", k=self.k), gates)
 
     def _load_balance(self, hidden: Tensor, probabilities: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """f_i is the share of choices that fell on network i, p_i its probability; balanced routing gives α per token."""
+        """Return the loss, with f_i the share of choices that fell on network i and p_i its probability; α per token if
+        balanced."""
         real = hidden.detach().ne(0).any(dim=-1).to(probabilities.dtype)
         count = real.sum()
         choices = probabilities.new_zeros(len(self.networks)).index_add(0, chosen.flatten(), real.repeat_interleave(self.k))

@@ -1,6 +1,6 @@
 """Objectives and samplers: from data to noise in training, from noise to data in generation."""
 
-from soundomni.core.guidance import PartialTarget, guided
+from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.flow.dpmpp import DPMppSampler
 from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
@@ -8,7 +8,7 @@ from soundomni.flow.heun import HeunSampler
 from soundomni.flow.midpoint import MidpointSampler
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.rk4 import RK4Sampler
-from soundomni.flow.schedule import sampling_timesteps, shift_timestep
+from soundomni.flow.timestep_schedule import sampling_timesteps, shift_timestep
 from soundomni.flow.x_prediction import XPrediction
 
 __all__ = [

@@ -1,7 +1,7 @@
 """DPM-Solver++(2M), second order with one prediction per step (Lu et al. 2022, algorithm 2), for a rectified flow.
 
-With x_t = (1 − t)·x0 + t·ε the solver's α is 1 − t, its σ is t, half the log signal-to-noise ratio is λ = log((1 − t) / t), and a
-velocity v predicts the data x − t·v.
+With x_t = (1 − t)·x0 + t·ε the solver's α is 1 − t, its σ is t, half the log signal-to-noise ratio is λ = log((1 − t) /
+t), and a velocity v predicts the data x − t·v.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
-from soundomni.flow.schedule import check_shift, check_steps, predict_at, sampling_timesteps
+from soundomni.flow.timestep_schedule import check_shift, check_steps, predict_at, sampling_timesteps
 
 
 class DPMppSampler(Sampler):
-    """Integrates the linear part exactly and extrapolates the predicted data from the last two predictions, over λ.
+    """Integrates the linear part exactly, and extrapolates the predicted data from the last two predictions, over λ.
 
-    λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these use the
-    latest prediction alone, which makes them Euler's steps. Steps near the ends are never small in λ: over N steps that are even in t the
-    error falls as log(N) / N².
+    λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these
+    only use the latest prediction, which makes them Euler's steps. Steps near the ends are never small in λ: over N
+    steps evenly spaced in t, the error falls as log(N) / N².
 
     Args:
-        num_steps: steps.
-        shift: above 1, more of the steps are spent near the noise.
+        num_steps: number of steps.
+        shift: above 1, more of the steps are near the noise.
 
     Raises:
-        SpecError: a number is out of its range.
+        SpecError: a number is out of range.
     """
 
     def __init__(self, *, num_steps: int = 20, shift: float = 1.0) -> None:
@@ -52,7 +52,7 @@ class DPMppSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
+        """Integrate values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not used."""
         values = start
         before: Tensor | None = None
         width_before = math.inf

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Predict
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class EulerSampler(OneStepSampler):
-    """x ← x + (t' − t)·v(x, t)."""
+    """Computes x ← x + (t' − t)·v(x, t) in each step."""
 
     @property
     def num_evaluations(self) -> int:
@@ -18,5 +18,5 @@ class EulerSampler(OneStepSampler):
         return self.num_steps
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Advance `values` `[B, D, T]` by one step."""
         return values + (next_timestep - timestep) * predict_at(predict, values, timestep)

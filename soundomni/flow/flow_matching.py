@@ -5,7 +5,8 @@ Shape letters: B clips, D latent dimensions, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import LossTerms, Objective, Query
-from soundomni.core.representation import Representation
-from soundomni.flow.schedule import check_shift, shift_timestep
+from soundomni.core.representation import Representation, draw_noise, length_mask
+from soundomni.flow.timestep_schedule import check_shift, shift_timestep
 
 Timesteps = Literal["logit-normal", "uniform"]
 
@@ -23,12 +24,13 @@ class FlowMatching(Objective):
     """x_t = (1 − t)·x0 + t·ε with one t per clip; the target is the velocity ε − x0; the loss is named "velocity".
 
     Args:
-        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or "uniform".
-        mean, std: of the logit-normal; not read when uniform.
-        shift: s of t ← s·t / (1 + (s − 1)·t); above 1, more of the clips are noisy.
+        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or
+            "uniform".
+        mean, std: parameters of "logit-normal"; ignored for "uniform".
+        shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -37,34 +39,61 @@ class FlowMatching(Objective):
         super().__init__()
         known = get_args(Timesteps)
         if timesteps not in known:
-            raise SpecError(f"timesteps must be logit-normal or uniform, '{timesteps}' was given.{did_you_mean(timesteps, known)}")
+            raise SpecError(f"timesteps is '{timesteps}'; expected logit-normal or uniform.{did_you_mean(timesteps, known)}")
         if not std > 0:
-            raise SpecError(f"std must be above 0, {std} was given")
+            raise SpecError(f"std is {std}; expected a number above 0")
         self.timesteps = timesteps
         self.mean = mean
         self.std = std
         self.shift = check_shift(shift)
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
-        """Mixes noise into the clips `[B, D, T]` with `noise` `[B]` set, except their `known` `[B, T]` frames.
+        """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
 
-        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device: its corruption does
-        not depend on the batch around it, nor on padding. Frames beyond a clip become zero.
+        A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device, so that
+        its corruption depends neither on the batch around it nor on padding. Frames beyond a clip become zero.
 
         Raises:
-            SpecError: the representation is of codes.
+            SpecError: the representation consists of codes.
         """
+        return self._mix(clean, known, noise, generators, [self._draw_timestep] * len(generators))
+
+    def corrupt_at(
+        self,
+        clean: Representation,
+        *,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        quantiles: Sequence[float],
+    ) -> Query:
+        """Mixes as `corrupt` does, with the timestep of clip b at `quantiles[b]` of the distribution; only ε is drawn.
+
+        A subclass with a `corrupt` of its own gets what the contract says about an objective without quantiles.
+        """
+        if type(self).corrupt is not FlowMatching.corrupt:
+            return super().corrupt_at(clean, known=known, noise=noise, generators=generators, quantiles=quantiles)
+        return self._mix(clean, known, noise, generators, [partial(self._timestep_at, quantile) for quantile in quantiles])
+
+    def _mix(
+        self,
+        clean: Representation,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        timesteps: Sequence[Callable[[torch.Generator], float]],
+    ) -> Query:
         if clean.spec.kind != "continuous":
-            raise SpecError("flow matching needs continuous latents, the codec makes codes: choose an objective for codes")
+            raise SpecError("flow matching needs continuous latents, but the codec makes codes; choose an objective for codes")
         values = clean.values
+        noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
-        for i, (frames, noisy) in enumerate(zip(clean.lengths.tolist(), noise.tolist(), strict=True)):
-            if noisy:
-                times[i] = self._draw_timestep(generators[i])
-                drawn = torch.randn(values.shape[1], frames, generator=generators[i], device=generators[i].device)
-                epsilon[i, :, :frames] = drawn.to(values)
-        valid = torch.arange(values.shape[-1], device=values.device) < clean.lengths.to(values.device)[:, None]
-        counted = valid & noise.to(values.device)[:, None] & ~known
+        for i, frames in enumerate(clean.frame_counts):  # clean clips too: to ask which they are would wait for the device
+            times[i] = timesteps[i](generators[i])
+            draw_noise(epsilon[i], frames, generators[i])
+        epsilon = epsilon.masked_fill(~noise[:, None, None], 0.0)
+        valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
+        counted = valid & noise[:, None] & ~known
         per_frame = times.to(values.device)[:, None] * counted
         data = values.masked_fill(~valid[:, None], 0.0)
         mix = per_frame[:, None].to(values.dtype)
@@ -82,11 +111,19 @@ class FlowMatching(Objective):
             drawn = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator, device=generator.device))
         return float(shift_timestep(drawn, self.shift))
 
+    def _timestep_at(self, quantile: float, generator: torch.Generator) -> float:
+        place = torch.tensor(quantile, dtype=torch.float64)
+        at = place if self.timesteps == "uniform" else torch.sigmoid(self.mean + self.std * torch.special.ndtri(place))
+        return float(shift_timestep(at, self.shift))
+
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """Sum over the counted frames of the mean squared error over D, and their number. What lies elsewhere has no gradient."""
+        """Return the sum over counted frames of the mean squared error over D, and their number.
+
+        Other frames have no gradient.
+        """
         error = (prediction.float() - query.targets.float()).masked_fill(~query.loss_mask[:, None], 0.0)
         return {"velocity": (error.square().mean(1).sum(), query.loss_mask.sum())}
 
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        """x_t = (1 − t)·x0 + t·ε, `[B, D, T]`."""
+        """Return x_t = (1 − t)·x0 + t·ε, `[B, D, T]`."""
         return (1.0 - timestep) * clean + timestep * start

@@ -6,11 +6,14 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Predict
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class HeunSampler(OneStepSampler):
-    """The mean of the slopes at both ends of a step. The last step, which ends at t = 0, is Euler's; the order stays two."""
+    """Uses the mean of the slopes at both ends of a step.
+
+    The last step, which ends at t = 0, is Euler's; the order is still two.
+    """
 
     @property
     def num_evaluations(self) -> int:
@@ -18,7 +21,7 @@ class HeunSampler(OneStepSampler):
         return 2 * self.num_steps - 1
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Advance `values` `[B, D, T]` by one step."""
         width = next_timestep - timestep
         slope = predict_at(predict, values, timestep)
         end = values + width * slope

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Predict
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class MidpointSampler(OneStepSampler):
-    """The slope in the middle of a step, where Euler's half step leads."""
+    """Uses the slope in the middle of a step, where Euler's half step leads."""
 
     @property
     def num_evaluations(self) -> int:
@@ -18,7 +18,7 @@ class MidpointSampler(OneStepSampler):
         return 2 * self.num_steps
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Advance `values` `[B, D, T]` by one step."""
         width = next_timestep - timestep
         middle = values + width / 2 * predict_at(predict, values, timestep)
         return values + width * predict_at(predict, middle, timestep + width / 2)

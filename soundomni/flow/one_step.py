@@ -1,4 +1,4 @@
-"""The frame that one-step solvers of the flow's differential equation share: a schedule, and one step after the other.
+"""Shared code of one-step solvers of the flow's differential equation: a schedule, and one step after another.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
-from soundomni.flow.schedule import check_shift, check_steps, sampling_timesteps
+from soundomni.flow.timestep_schedule import check_shift, check_steps, sampling_timesteps
 
 
 class OneStepSampler(Sampler):
-    """Solves dx/dt = v(x, t) down to t = 0 with `step`, which looks at nothing but the present values.
+    """Solves dx/dt = v(x, t) down to t = 0 with `step`, which only looks at the current values.
 
-    No step asks for a prediction at t = 0. There the model knows only clean context, and was never trained to predict.
+    No step asks for a prediction at t = 0. There the model only knows clean context, and was never trained to predict.
 
     Args:
-        num_steps: steps.
-        shift: above 1, more of the steps are spent near the noise.
+        num_steps: number of steps.
+        shift: above 1, more of the steps are near the noise.
 
     Raises:
-        SpecError: a number is out of its range.
+        SpecError: a number is out of range.
     """
 
     def __init__(self, *, num_steps: int = 50, shift: float = 1.0) -> None:
@@ -35,7 +35,7 @@ class OneStepSampler(Sampler):
 
     @abstractmethod
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` from `timestep` to the smaller `next_timestep`, which is 0 in the last step."""
+        """Advance `values` `[B, D, T]` from `timestep` to the smaller `next_timestep`, which is 0 in the last step."""
 
     def sample(
         self,
@@ -46,7 +46,7 @@ class OneStepSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not drawn from."""
+        """Integrate values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not used."""
         values = start
         for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
             values = self.step(predict, values, timestep, next_timestep)

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from soundomni.core.interfaces import Predict
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class RK4Sampler(OneStepSampler):
-    """Four slopes per step. The last step, which ends at t = 0, takes Heun's third-order method, whose three slopes all lie before
-    its end: its error in that one step is of the fourth order, and so the order of the whole stays four."""
+    """Uses four slopes per step. The last step, which ends at t = 0, uses Heun's third-order method, whose three slopes
+    all lie before its end: its error in that one step is of fourth order, so the order of the whole method is still
+    four."""
 
     @property
     def num_evaluations(self) -> int:
@@ -19,7 +20,7 @@ class RK4Sampler(OneStepSampler):
         return 4 * self.num_steps - 1
 
     def step(self, predict: Predict, values: Tensor, timestep: float, next_timestep: float) -> Tensor:
-        """Takes `values` `[B, D, T]` one step."""
+        """Advance `values` `[B, D, T]` by one step."""
         width = next_timestep - timestep
         first = predict_at(predict, values, timestep)
         if next_timestep == 0.0:

@@ -1,7 +1,8 @@
-"""Flow matching with a network that says what the clean data are (Salimans and Ho 2022, section 4; Li and He 2025, section 4).
+"""Flow matching with a network that predicts the clean data (Salimans and Ho 2022, section 4; Li and He 2025, section
+4).
 
-Noise fills every dimension of a latent frame, data only a few. A network that predicts velocities must carry all of the noise
-through, and cannot where a frame has about as many dimensions as a token; one that predicts the data need not.
+Noise fills every dimension of a latent frame, data only a few. A network that predicts velocities has to carry all of
+the noise through, and cannot if a frame has about as many dimensions as a token; one that predicts the data need not.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -17,20 +18,20 @@ from soundomni.core.interfaces import LossTerms, Query
 from soundomni.flow.flow_matching import FlowMatching, Timesteps
 
 SMALLEST = 1e-4
-"""Timestep that is divided by where t is smaller: at 0, which is what known frames have, there is no velocity."""
+"""Smallest divisor, used in place of smaller t: at 0, the timestep of known frames, there is no velocity."""
 
 
 class XPrediction(FlowMatching):
-    """x_t and the target of `FlowMatching`; the network's output is x̂0, of which the velocity is (x_t − x̂0) / t.
+    """`FlowMatching` with the same x_t and target, but the network's output is x̂0, whose velocity is (x_t − x̂0) / t.
 
-    The loss is that of the velocity, an error of x̂0 thus weighs 1/t², but no more than 1/min_timestep². The arguments that are not
-    named here are those of `FlowMatching`.
+    The loss is that of the velocity, so an error of x̂0 is weighted by 1/t², but by no more than 1/min_timestep².
+    Arguments not named here are those of `FlowMatching`.
 
     Args:
-        min_timestep: bounds the weight of nearly clean clips.
+        min_timestep: limits the weight of nearly clean clips.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     def __init__(
@@ -44,15 +45,15 @@ class XPrediction(FlowMatching):
     ) -> None:
         super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift)
         if not 0.0 < min_timestep <= 1.0:
-            raise SpecError(f"min_timestep must be above 0 and at most 1, {min_timestep} was given")
+            raise SpecError(f"min_timestep is {min_timestep}; expected a number above 0 and at most 1")
         self.min_timestep = min_timestep
 
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity `[B, D, T]` toward x̂0 = `output`, in at least fp32."""
+        """Return the velocity `[B, D, T]` toward x̂0 = `output`, in at least float32."""
         values, clean = inputs.float(), output.float()
         return (values - clean) / timesteps[:, None].float().clamp_min(SMALLEST)
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
-        """As of FlowMatching, each error of a frame times t / max(t, min_timestep)."""
+        """Return the loss of FlowMatching with each error of a frame times t / max(t, min_timestep)."""
         share = (query.timesteps / query.timesteps.clamp_min(self.min_timestep))[:, None]
         return super().loss(prediction.float() * share, replace(query, targets=query.targets.float() * share))

@@ -1,4 +1,5 @@
-"""Measures of audio and text: one metric per file, pure functions on arrays or words, or a small class that holds a network.
+"""Measures of audio and text: one metric per file, pure functions on arrays or words, or a small class that holds a
+network.
 
 | module | measures |
 |---|---|
@@ -6,8 +7,8 @@
 | frechet, kernel | how far one set of embeddings is from another |
 | kl | how differently a classifier hears two clips |
 | text | word and character error rates |
-| cider | consensus of a caption with several references |
+| cider | agreement of a caption with several references |
 | bandwidth | how much of a sound lies above a frequency |
-| shares | how sure a share of right answers is |
+| shares | how certain a share of right answers is |
 | clap, classifier | networks from a local directory that give embeddings, scores and probabilities |
 """

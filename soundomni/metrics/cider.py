@@ -1,8 +1,9 @@
-"""CIDEr-D: how far a caption agrees with what several people wrote of the same clip.
+"""CIDEr-D: how far a caption agrees with what several people wrote about the same clip.
 
-Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015), section 5 and the appendix on CIDEr-D: tf-idf vectors
-of n-grams, n = 1 to 4, compared by a cosine that clips the candidate's weights to the reference's, times a Gaussian of the difference in
-length (σ = 6), times 10. As in the authors' code the term frequencies are counts. Words are those of `text.normalise`, not stemmed.
+Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015), section 5 and the appendix on
+CIDEr-D: tf-idf vectors of n-grams, n = 1 to 4, compared by a cosine that clips the candidate's weights to the
+reference's, times a Gaussian of the difference in length (σ = 6), times 10. As in the authors' code the term
+frequencies are counts. Words are those of `text.normalize`, not stemmed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from soundomni.metrics.text import normalise
+from soundomni.metrics.text import normalize
 
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0
@@ -21,11 +22,11 @@ _Gram = tuple[str, ...]
 
 
 def cider_d(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> float:
-    """Mean CIDEr-D over clips.
+    """Return the mean CIDEr-D over clips.
 
-    The document frequencies are those of the references given, so the value depends on the whole set, and is 0 for a single clip. A
-    caption equal to its only reference scores 10 if that has at least four words and n-grams of every order that not all clips share,
-    and less otherwise.
+    The document frequencies are those of the given references, so the value depends on the whole set, and is 0 for a
+    single clip. A caption equal to its only reference scores 10 if that has at least four words and n-grams of every
+    order that not all clips share, otherwise less.
 
     Args:
         references: at least one for each clip.
@@ -35,9 +36,9 @@ def cider_d(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> f
         ValueError: the lengths differ, nothing is given, or a clip has no reference.
     """
     if len(references) != len(candidates) or not candidates:
-        raise ValueError(f"{len(references)} sets of references for {len(candidates)} captions, expected as many of both, at least one")
+        raise ValueError(f"{len(references)} sets of references for {len(candidates)} captions; expected equal numbers, at least one")
     if any(isinstance(texts, str) or not texts for texts in references):
-        raise ValueError("a clip's references are a text or empty, expected a list of at least one text")
+        raise ValueError("a clip's references are a text or empty; expected a list of at least one text")
     grams = [[_grams(text) for text in texts] for texts in references]
     seen = Counter(gram for texts in grams for gram in {gram for text in texts for gram in text})
     weights = {gram: math.log(len(references) / count) for gram, count in seen.items()}
@@ -50,12 +51,12 @@ def cider_d(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> f
 
 
 def _grams(text: str) -> Counter[_Gram]:
-    words = normalise(text).split()
+    words = normalize(text).split()
     return Counter(tuple(words[i : i + n]) for n in ORDERS for i in range(len(words) - n + 1))
 
 
 def _similarity(candidate: Counter[_Gram], reference: Counter[_Gram], weights: Mapping[_Gram, float], unseen: float) -> float:
-    """Mean over the orders of the clipped cosine, times the penalty of the length."""
+    """Return the mean over the orders of the clipped cosine, times the length penalty."""
     total = 0.0
     for n in ORDERS:
         one, other = (

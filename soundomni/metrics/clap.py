@@ -1,7 +1,7 @@
-"""CLAP embeddings of texts and clips, and their agreement.
+"""CLAP embeddings of texts and clips, and how well they agree.
 
-Wu et al., "Large-scale Contrastive Language-Audio Pretraining" (ICASSP 2023), through ClapModel of transformers with weights from a local
-directory. The CLAP score is the cosine of a prompt's and a clip's embedding.
+Wu et al., "Large-scale Contrastive Language-Audio Pretraining" (ICASSP 2023), through transformers' ClapModel with
+weights from a local directory. The CLAP score is the cosine of a prompt's and a clip's embedding.
 
 Shape letters: N texts or clips, F features, C channels, S samples.
 """
@@ -22,16 +22,16 @@ from soundomni.metrics.pretrained import load_network, load_processor, windows
 class ClapEmbedder:
     """A CLAP network.
 
-    Clips are taken to one channel and the network's rate. A clip longer than the network takes (10 s for the released ones) is cut into
-    equal windows that follow each other; its embedding is the mean of theirs, scaled to length 1. Nothing is cut off, and nothing is
-    random: transformers' own way with long clips draws windows at random.
+    Clips are converted to one channel and the network's rate. A clip longer than the network accepts (10 s for the
+    released ones) is cut into equal consecutive windows; its embedding is the mean of theirs, scaled to length 1.
+    Nothing is cut off, and nothing is random: transformers itself draws windows of long clips at random.
 
     Args:
         directory: config.json, *.safetensors, preprocessor settings and tokenizer.
-        device: where to run.
+        device: device to run on.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are of another network.
+        CheckpointError: a file is missing or damaged, or the weights belong to another network.
     """
 
     def __init__(self, directory: str | Path, *, device: str = "cpu") -> None:
@@ -45,16 +45,16 @@ class ClapEmbedder:
         self.max_tokens: int = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after the padding's
 
     def tokens(self, text: str) -> Any:
-        """Returns what the network takes of a text. Raises DataError for one that is longer than it takes."""
+        """Return the network's input for a text. Raise DataError if the text is longer than the network accepts."""
         tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
         count = tokens["input_ids"].shape[1]
         if count > self.max_tokens:
-            raise DataError(f"CLAP takes texts of at most {self.max_tokens} tokens, {count} were given: shorten '{text[:40]}…'")
+            raise DataError(f"'{text[:40]}…' has {count} tokens; CLAP takes at most {self.max_tokens}. Shorten it")
         return tokens
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns float64 `[N, F]` of length 1. Raises DataError for a text longer than the network takes."""
+        """Return float64 `[N, F]` of length 1. Raise DataError for a text longer than the network accepts."""
         rows = []
         for text in texts:
             tokens = self.tokens(text).to(self.model.device)
@@ -64,7 +64,8 @@ class ClapEmbedder:
 
     @torch.no_grad()
     def embed_audio(self, clips: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-        """Returns float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and length."""
+        """Return float64 `[N, F]` of length 1 for (waveform `[C, S]`, rate in Hz) of any rate, channel count and
+        length."""
         return np.stack([_unit(self._embed_windows(*clip).mean(0)) for clip in clips])
 
     def _embed_windows(self, waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -79,13 +80,13 @@ class ClapEmbedder:
 
 
 def clap_score(texts: np.ndarray, clips: np.ndarray) -> float:
-    """Mean cosine of paired embeddings `[N, F]`, from −1 to 1.
+    """Return the mean cosine of paired embeddings `[N, F]`, from −1 to 1.
 
     Raises:
-        ValueError: the arrays are no two `[N, F]` of one shape.
+        ValueError: the arrays are not two `[N, F]` of the same shape.
     """
     if texts.shape != clips.shape or texts.ndim != 2 or texts.size == 0:
-        raise ValueError(f"CLAP score: the embeddings are {texts.shape} and {clips.shape}, expected one shape [N, F]")
+        raise ValueError(f"CLAP score: the embeddings are {texts.shape} and {clips.shape}; expected the same shape [N, F]")
     return float((_unit(texts) * _unit(clips)).sum(1).mean())
 
 

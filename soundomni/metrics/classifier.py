@@ -1,7 +1,7 @@
-"""What an audio classifier hears: class probabilities and the embedding that they come from.
+"""An audio classifier's class probabilities, and the embedding that they come from.
 
-Any network that transformers loads as AutoModelForAudioClassification, such as the Audio Spectrogram Transformer (Gong et al., Interspeech
-2021), with weights from a local directory.
+It can be any network that transformers loads as AutoModelForAudioClassification, such as the Audio Spectrogram
+Transformer (Gong et al., Interspeech 2021), with weights from a local directory.
 
 Shape letters: N clips, K classes, F features, C channels, S samples.
 """
@@ -33,15 +33,16 @@ class Heard:
 class AudioClassifier:
     """A classifier of clips.
 
-    Clips are taken to one channel and the network's rate. A clip longer than the network takes is cut into equal windows that follow
-    each other; its probabilities and its embedding are the means of theirs. The embedding is what enters the network's `classifier`.
+    Clips are converted to one channel and the network's rate. A clip longer than the network accepts is cut into equal
+    consecutive windows; its probabilities and its embedding are the means of theirs. The embedding is the input of the
+    network's `classifier`.
 
     Args:
         directory: config.json, *.safetensors and preprocessor_config.json.
-        device: where to run.
+        device: device to run on.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are of another network.
+        CheckpointError: a file is missing or damaged, or the weights belong to another network.
     """
 
     def __init__(self, directory: str | Path, *, device: str = "cpu") -> None:
@@ -54,7 +55,8 @@ class AudioClassifier:
 
     @torch.no_grad()
     def hear(self, clips: Sequence[tuple[np.ndarray, int]]) -> Heard:
-        """Classifies (waveform `[C, S]`, rate in Hz) of any rate, channel count and length; the probabilities are a softmax."""
+        """Classify (waveform `[C, S]`, rate in Hz) of any rate, channel count and length; the probabilities are a
+        softmax."""
         probabilities, embeddings = [], []
         for waveform, rate in clips:
             heard = [self._hear_window(window) for window in windows(waveform, rate, self.sample_rate, self.longest)]
@@ -63,7 +65,7 @@ class AudioClassifier:
         return Heard(np.stack(probabilities), np.stack(embeddings))
 
     def _hear_window(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits `[K]` and embedding `[F]`."""
+        """Return logits `[K]` and embedding `[F]`."""
         entered: list[torch.Tensor] = []
         hook = self.model.classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
@@ -75,7 +77,7 @@ class AudioClassifier:
 
 
 def _longest_input(extractor: Any) -> int | None:
-    """Samples that a feature extractor takes without cutting; None where it takes any number."""
+    """Return the number of samples that a feature extractor accepts without cutting; None if there is no limit."""
     for name in ("nb_max_samples", "n_samples"):
         if hasattr(extractor, name):
             return int(getattr(extractor, name))

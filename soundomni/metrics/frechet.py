@@ -1,8 +1,8 @@
-"""Fréchet distance between two sets of embeddings, each taken as a Gaussian.
+"""Fréchet distance between two sets of embeddings, each treated as a Gaussian.
 
-Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017), eq. 6; on audio embeddings Kilgour et al., "Fréchet Audio
-Distance" (Interspeech 2019). Its value depends on the network that gave the embeddings, and it is biased upwards in small sets: only
-numbers from one network and one number of clips compare.
+Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017), eq. 6; on audio embeddings Kilgour et al.,
+"Fréchet Audio Distance" (Interspeech 2019). Its value depends on the network that gave the embeddings, and it is biased
+upwards for small sets: only compare numbers from the same network and the same number of clips.
 
 Shape letters: N, M rows, F features, R min(rows, F).
 """
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundomni.metrics.features import check_feature_sets
+from soundomni.metrics.feature_sets import check_feature_sets
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared distance |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), with unbiased covariances; symmetric and at least 0.
+    """Return |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), with unbiased covariances; symmetric and at least 0.
 
-    With Σ = RᵀR from a QR decomposition of the centred rows, the trace of the root is the sum of the singular values of R_a R_bᵀ. No
-    covariance is formed and no root of a rounding error is taken, so sets of fewer rows than features are as exact as others.
+    With Σ = RᵀR from a QR decomposition of the centered rows, the trace of the root is the sum of the singular values
+    of R_a R_bᵀ. No covariance is formed and no root of a rounding error is taken, so sets with fewer rows than features
+    are as exact as others.
 
     Args:
         a: `[N, F]`.
@@ -26,7 +27,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Raises:
         DataError: a set has fewer than two rows, or numbers that are not finite.
-        ValueError: the arrays are no matrices of one F.
+        ValueError: the arrays are not matrices with the same F.
     """
     a, b = check_feature_sets("Fréchet distance", a, b)
     factors = [_factor(rows) for rows in (a, b)]
@@ -37,5 +38,5 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _factor(rows: np.ndarray) -> np.ndarray:
-    """Returns a triangular `[R, F]` whose Gram matrix is the covariance of the rows."""
+    """Return a triangular `[R, F]` whose Gram matrix is the covariance of the rows."""
     return np.asarray(np.linalg.qr((rows - rows.mean(0)) / np.sqrt(len(rows) - 1), mode="r"))

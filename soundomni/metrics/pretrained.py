@@ -1,4 +1,5 @@
-"""Networks and their preprocessing from a local directory in the layout of transformers: nothing is downloaded, unpickled or run.
+"""Networks and their preprocessing from a local directory in transformers' layout: nothing is downloaded, unpickled or
+run.
 
 Shape letters: S samples.
 """
@@ -13,23 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from soundomni.core.errors import CheckpointError, some
-from soundomni.core.small_files import read_json
+from soundomni.core.errors import CheckpointError, message_of, some
+from soundomni.core.files.json_objects import read_object
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
-"""Ends of the names of buffers that follow from the configuration or are not used, which a file may hold or not."""
+"""Endings of names of buffers that follow from the config or are not used; a file may have them or not."""
 
 
 def load_network(model_class: Any, directory: str | Path) -> Any:
-    """Returns `model_class` with the weights of `directory`, in evaluation mode and float32. Every weight must be there and fit.
+    """Return `model_class` with the weights of `directory`, in evaluation mode and float32.
+
+    Every weight must exist and fit.
 
     Args:
-        model_class: of transformers, or one of its Auto classes.
-        directory: holds config.json and *.safetensors.
+        model_class: a class of transformers, or one of its Auto classes.
+        directory: folder with config.json and *.safetensors.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are of another network.
+        CheckpointError: a file is missing or damaged, or the weights belong to another network.
     """
     path = Path(directory)
     _require(path, "config.json", path / "config.json")
@@ -41,7 +44,7 @@ def load_network(model_class: Any, directory: str | Path) -> Any:
                 path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="float32", output_loading_info=True
             )
     except Exception as error:  # transformers raises errors of many kinds for a directory that does not fit
-        raise CheckpointError(f"'{path}' cannot be loaded as {model_class.__name__}: {_one_line(error)}") from error
+        raise CheckpointError(f"'{path}' cannot be loaded as {model_class.__name__}: {_shortened(error)}") from error
     problems = {
         "missing": report["missing_keys"],
         "of another shape": [found[0] if isinstance(found, tuple) else found for found in report["mismatched_keys"]],
@@ -55,20 +58,20 @@ def load_network(model_class: Any, directory: str | Path) -> Any:
 
 
 def load_processor(processor_class: Any, directory: str | Path) -> Any:
-    """Returns a processor or feature extractor of transformers with the settings in `directory`. Raises CheckpointError."""
+    """Return a transformers processor or feature extractor with the settings in `directory`. Raise CheckpointError."""
     path = Path(directory)
     try:
         with _quiet():
             return processor_class.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
-        raise CheckpointError(f"'{path}' has no settings for {processor_class.__name__}: {_one_line(error)}") from error
+        raise CheckpointError(f"'{path}' has no settings for {processor_class.__name__}: {_shortened(error)}") from error
 
 
 def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) -> list[np.ndarray]:
-    """Takes a clip to one channel and `to_rate`, and cuts it into the fewest windows of at most `longest` samples.
+    """Convert a clip to one channel and `to_rate`, and cut it into the fewest windows of at most `longest` samples.
 
-    The windows follow each other without overlap and differ in length by at most one sample, so that all of a clip is heard and no
-    window is a mere rest.
+    The windows are consecutive, do not overlap, and differ in length by at most one sample, so that the whole clip is
+    heard and no window is only a short rest.
 
     Args:
         waveform: float `[C, S]`.
@@ -83,22 +86,18 @@ def windows(waveform: np.ndarray, rate: int, to_rate: int, longest: int | None) 
 
 
 def _check_type(path: Path, model_class: Any) -> None:
-    """Raises CheckpointError for a network of another kind, which transformers would build with random weights first."""
+    """Raise CheckpointError for a network of another kind, for which transformers would first build random weights."""
     config_class = getattr(model_class, "config_class", None)
-    if config_class is None:  # an Auto class takes the kind from the file
+    if config_class is None:  # an Auto class reads the kind from the file
         return
-    try:
-        given = read_json(path / "config.json")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path / 'config.json'}' cannot be read as JSON: {_one_line(error)}") from error
-    kind = given.get("model_type") if isinstance(given, dict) else None
+    kind = read_object(path / "config.json").get("model_type")
     if kind != config_class.model_type:
-        raise CheckpointError(f"'{path}' holds a network of the type {kind!r}, expected '{config_class.model_type}'")
+        raise CheckpointError(f"'{path}' holds a network of type {kind!r}; expected '{config_class.model_type}'")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers from printing progress and a table of what does not fit: that becomes an error of one line."""
+    """Keep transformers from printing progress and a table of differences, which become a one-line error instead."""
     from transformers.utils import logging
 
     verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -115,9 +114,9 @@ def _quiet() -> Iterator[None]:
 def _require(path: Path, name: str, *files: Path) -> None:
     if not any(file.is_file() for file in files):
         what = f"it has no {name}" if path.is_dir() else "there is no such directory"
-        raise CheckpointError(f"'{path}' holds no network: {what}; expected a directory with config.json, *.safetensors and the settings")
+        raise CheckpointError(f"'{path}' is not a network: {what}; expected a directory with config.json, *.safetensors and the settings")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _shortened(error: Exception) -> str:
+    text = message_of(error)
     return text if len(text) <= 200 else f"{text[:200]}…"

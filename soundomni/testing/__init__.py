@@ -1,4 +1,4 @@
-"""Conformance suites: what every plugin of a kind must keep, as pytest classes that plugin authors subclass.
+"""Conformance suites: what every plugin of a kind must satisfy, as pytest classes that plugin authors subclass.
 
     from soundomni.testing import CodecSuite
 
@@ -6,8 +6,9 @@
         def make(self) -> Codec:
             return AcmeCodec(latent_dim=8)
 
-Each inherited test is one clause of the contract in `soundomni.core.interfaces`. A clause that a plugin knowingly breaks is named with
-the reason in `known_failures = {"batch": "attends across clips"}`; that test must then fail. Suites need pytest.
+Each inherited test is one clause of the contract in `soundomni.core.interfaces`. If a plugin knowingly breaks a clause,
+name it with the reason in `known_failures = {"batch": "attends across clips"}`; that test must then fail. Suites need
+pytest.
 """
 
 from importlib import import_module
@@ -40,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a suite on first use, as suites need pytest and torch."""
+    """Import a suite on first use, because suites need pytest and torch."""
     if name in __all__:
         return getattr(import_module(f"soundomni.testing.{name.removesuffix('Suite').lower()}"), name)
     raise AttributeError(f"module 'soundomni.testing' has no attribute '{name}'")

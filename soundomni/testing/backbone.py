@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.attention import plan_attention, plan_cached
-from soundomni.core.cache import KVCache
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import store
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.layout import Layout, store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, position_advance, text_segment
 from soundomni.testing.suite import ModuleSuite, evaluating, noise, number, seeded
 
@@ -26,11 +27,11 @@ class TwoStreams(Router):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("und", "gen")."""
+        """Names of the streams: "und" and "gen"."""
         return ("und", "gen")
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
+        """Return 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return int(role in (Role.LATENT, Role.CODES))
 
 
@@ -40,7 +41,7 @@ class OneLoss(TwoStreams):
     loss_names: ClassVar[tuple[str, ...]] = ("magnitude",)
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
-        """Returns a plain network that also gives the loss."""
+        """Return a plain network that also gives the loss."""
         return _WithLoss(build())
 
 
@@ -57,8 +58,8 @@ class BackboneSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Backbone`.
 
     Attributes:
-        vocab_size: V that backbones are made with.
-        tolerance: by how much a document alone may differ from the same document in a pack, relative above magnitude 1.
+        vocab_size: V of the backbones that are made.
+        tolerance: largest difference between a document on its own and in a pack, relative above magnitude 1.
     """
 
     kind: ClassVar[str] = "backbone"
@@ -67,14 +68,14 @@ class BackboneSuite(ModuleSuite):
 
     @abstractmethod
     def make(self, *, vocab_size: int, router: Router) -> Backbone:
-        """Returns a new backbone, small, on the CPU; the arguments are what the assembly passes."""
+        """Return a new, small backbone on the CPU; the assembly passes these arguments."""
 
     def router(self) -> Router:
-        """Returns the router that backbones are made with: TwoStreams, unless overridden."""
+        """Return the router for the backbones: TwoStreams, unless overridden."""
         return TwoStreams()
 
     def built(self, seed: int = 0) -> Backbone:
-        """Returns a backbone in evaluation mode with weights drawn from `seed`."""
+        """Return a backbone in evaluation mode with weights drawn from `seed`."""
         return self._made(self.router(), seed)
 
     def _made(self, router: Router, seed: int = 0) -> Backbone:
@@ -82,12 +83,13 @@ class BackboneSuite(ModuleSuite):
         return backbone
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Runs two documents in one pack."""
+        """Return the outputs for two documents in one pack."""
         (text, latents), _ = self.run(plugin, [_speaking(3), _speaking(6)])
         return [plugin.head(text), latents]
 
     def run(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> tuple[tuple[Tensor, Tensor], LossTerms]:
-        """Packs documents and returns hidden text and latent tokens `[N_role, H]` in token order, and auxiliary losses."""
+        """Pack documents and return hidden text and latent tokens `[N_role, H]` in token order, and auxiliary
+        losses."""
         streams, layout, losses = self._forward(backbone, documents)
         return (layout.take(streams, Role.TEXT), layout.take(streams, Role.LATENT)), losses
 
@@ -96,17 +98,17 @@ class BackboneSuite(ModuleSuite):
         backbone = self.built()
         for name in ("hidden_dim", "num_kv_heads", "head_dim"):
             found = getattr(backbone, name, None)
-            self.require(isinstance(found, int) and found > 0, "sizes", f"{name} is {found!r}, expected an int from 1")
+            self.require(isinstance(found, int) and found > 0, "sizes", f"{name} is {found!r}; expected an int from 1")
 
     def test_layers(self) -> None:
         """`layers` is a ModuleList of the repeated layers, which are part of the module."""
         backbone = self.built()
         layers = backbone.layers
         good = isinstance(layers, nn.ModuleList) and len(layers) > 0
-        self.require(good, "layers", f"layers is a {type(layers).__name__} of {len(layers)}, expected a ModuleList of at least one layer")
+        self.require(good, "layers", f"layers is a {type(layers).__name__} of {len(layers)}; expected a ModuleList of at least one layer")
         inside = {id(module) for module in backbone.modules()}
         outside = [index for index, layer in enumerate(layers) if id(layer) not in inside]
-        self.require(not outside, "layers", f"the layers {outside} are no submodules of the backbone, expected all to be")
+        self.require(not outside, "layers", f"the layers {outside} are not submodules of the backbone; expected all to be")
 
     def test_embed(self) -> None:
         """Token ids `[N]` become `[N, H]`, N = 0 included."""
@@ -114,41 +116,41 @@ class BackboneSuite(ModuleSuite):
         for count in (5, 0):
             hidden, wanted = backbone.embed(torch.arange(count)), [count, backbone.hidden_dim]
             good = list(hidden.shape) == wanted and hidden.dtype.is_floating_point
-            self.require(good, "embed", f"{count} ids gave {hidden.dtype} {list(hidden.shape)}, expected floating point {wanted}")
+            self.require(good, "embed", f"{count} ids gave {hidden.dtype} {list(hidden.shape)}; expected floating point {wanted}")
 
     def test_head(self) -> None:
         """Hidden tokens `[N, H]` become logits `[N, V]`, N = 0 included."""
         backbone = self.built()
         for count in (5, 0):
             logits, wanted = backbone.head(noise(0, count, backbone.hidden_dim)), [count, self.vocab_size]
-            self.require(list(logits.shape) == wanted, "head", f"{count} tokens gave logits {list(logits.shape)}, expected {wanted}")
+            self.require(list(logits.shape) == wanted, "head", f"{count} tokens gave logits {list(logits.shape)}; expected {wanted}")
 
     def test_streams(self) -> None:
-        """Streams come out as many and as long as they went in, finite, with losses that the router names."""
+        """Streams keep their number and length, and are finite, with losses that the router names."""
         backbone = self.built()
         names = self.router().loss_names
         for documents in ([_speaking(5)], [_silent(4)]):
             streams, layout, losses = self._forward(backbone, documents)
             found = [list(stream.shape) for stream in streams]
             wanted = [[length, backbone.hidden_dim] for length in layout.stored.stream_lengths]
-            self.require(found == wanted, "streams", f"streams came out as {found}, expected {wanted}")
+            self.require(found == wanted, "streams", f"streams came out as {found}; expected {wanted}")
             finite = all(bool(stream.isfinite().all()) for stream in streams)
             self.require(finite, "streams", "streams came out with values that are not finite")
-            self.require(set(losses) <= set(names), "streams", f"losses {list(losses)} were returned, the router names {list(names)}")
+            self.require(set(losses) <= set(names), "streams", f"losses {list(losses)} were returned, but the router names {list(names)}")
 
     def test_losses(self) -> None:
-        """The loss that the router's networks add comes out by the name that the router gives it."""
+        """The loss that the router's networks add is returned under the router's name for it."""
         router = OneLoss()
         backbone = self._made(router)
         _, _, losses = self._forward(backbone, [_speaking(5)], router=router)
         found, expected = sorted(losses), sorted(router.loss_names)
-        self.require(found == expected, "losses", f"losses {found} were returned, the router names {expected}")
+        self.require(found == expected, "losses", f"losses {found} were returned, but the router names {expected}")
         for name, (total, count) in losses.items():
             good = total.ndim == 0 and bool(total.isfinite()) and number(count) > 0
-            self.require(good, "losses", f"loss '{name}' is ({total!r}, {count!r}), expected a finite sum and a count above 0")
+            self.require(good, "losses", f"loss '{name}' is ({total!r}, {count!r}); expected a finite sum and a count above 0")
 
     def test_packing(self) -> None:
-        """A document comes out the same alone and packed with another."""
+        """A document gives the same result on its own and packed with another."""
         backbone = self.built()
         documents = [_speaking(3), _speaking(6)]
         with torch.no_grad():
@@ -156,7 +158,7 @@ class BackboneSuite(ModuleSuite):
             apart = [self.run(backbone, [document])[0] for document in documents]
         for index, name in enumerate(("text", "latents")):
             expected = torch.cat([parts[index] for parts in apart])
-            message = f"hidden {name} of two packed documents differ from those of each alone"
+            message = f"hidden {name} of two packed documents differ from those of each one on its own"
             self.require_close(together[index], expected, self.tolerance, "packing", message)
 
     def test_causal(self) -> None:
@@ -166,7 +168,7 @@ class BackboneSuite(ModuleSuite):
             (short, _), _ = self.run(backbone, [_silent(4)])
             (long, _), _ = self.run(backbone, [_silent(9)])
         count = len(short) - 1  # the last token closes the text
-        message = f"the first {count} text tokens change when the text goes on"
+        message = f"the first {count} text tokens change when the text continues"
         self.require_close(long[:count], short[:count], self.tolerance, "causal", message)
 
     def test_context(self) -> None:
@@ -175,30 +177,24 @@ class BackboneSuite(ModuleSuite):
         with torch.no_grad():
             (_, first), _ = self.run(backbone, [_speaking(5)])
             (_, second), _ = self.run(backbone, [_speaking(5, offset=7)])
-        self.require(not torch.equal(first, second), "context", "latents are the same after another text, expected them to attend to it")
+        self.require(not torch.equal(first, second), "context", "latents are the same after another text; expected them to attend to it")
 
     def test_positions(self) -> None:
-        """Tokens come out otherwise at other positions."""
+        """Tokens give other results at other positions."""
         backbone = self.built()
         with torch.no_grad():
             (_, shared), _ = self.run(backbone, [_speaking(5)])
             (_, apart), _ = self.run(backbone, [_speaking(5, positions=PositionRule.ADVANCE)])
-        message = "latents with a position each come out as those that share one, expected layout.position_ids to be used"
+        message = "latents with a position each give the same result as those that share one; expected layout.position_ids to be used"
         self.require(not torch.allclose(apart, shared, rtol=0.0, atol=1e-6), "positions", message)
 
     def test_cache(self) -> None:
-        """Given the text before it in a cache, a noise segment comes out as it does beside that text."""
+        """A noise segment gives the same result after text in a cache as after the text itself."""
         backbone, router = self.built(), self.router()
         text, audio = document = _speaking(5)
         with torch.no_grad():
             (_, expected), _ = self.run(backbone, [document])
-            cache = KVCache(
-                num_rows=1,
-                capacity=text.length + audio.length,
-                num_layers=len(backbone.layers),
-                num_kv_heads=backbone.num_kv_heads,
-                head_dim=backbone.head_dim,
-            )
+            cache = self._empty_cache(backbone, [document])
             self._forward(backbone, [(text,)], cache=cache)
             cache.keep([text.length])
             table = SegmentTable.from_samples([(audio,)], first_position=[position_advance(text)])
@@ -208,11 +204,28 @@ class BackboneSuite(ModuleSuite):
             cache.begin(stored.order, np.zeros(audio.length, dtype=np.int64), whole=True)
             layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, cache)
             streams, _ = backbone(self._streams(backbone, layout, [(audio,)]), layout)
-        message = "latents after cached text differ from those beside it; every layer attends by layout.attend with its own index"
+        message = "latents after cached text differ from those after the text itself; call layout.attend with the index of each layer"
         self.require_close(layout.take(streams, Role.LATENT), expected, self.tolerance, "cache", message)
 
+    def test_empty_streams(self) -> None:
+        """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as next to padding."""
+        backbone = self.built()
+        if not backbone.takes_empty_streams:
+            return
+        documents = [_silent(4), _silent(6)]
+        with torch.no_grad():
+            padded, layout, _ = self._forward(backbone, documents)
+            expected = layout.take(padded, Role.TEXT)
+            for cache in (None, self._empty_cache(backbone, documents)):
+                streams, layout, _ = self._forward(backbone, documents, cache=cache, pad_empty=False)
+                found = [list(stream.shape) for stream in streams]
+                wanted = [[length, backbone.hidden_dim] for length in layout.stored.stream_lengths]
+                self.require(found == wanted, "empty_streams", f"streams came out as {found}, expected {wanted}")
+                message = "hidden text differs from that next to padding"
+                self.require_close(layout.take(streams, Role.TEXT), expected, self.tolerance, "empty_streams", message)
+
     def test_expert_parameters(self) -> None:
-        """Parameters of a stream are the backbone's own, named once, and of no other stream."""
+        """Parameters of a stream are the backbone's own, named once, and belong to no other stream."""
         backbone = self.built()
         own = {id(parameter) for parameter in backbone.parameters()}
         taken: dict[int, str] = {}
@@ -220,12 +233,12 @@ class BackboneSuite(ModuleSuite):
             for parameter in backbone.expert_parameters(stream):
                 known, before = id(parameter) in own, taken.get(id(parameter))
                 self.require(known, "expert_parameters", f"stream '{stream}' names a parameter that the backbone does not have")
-                message = f"a parameter of stream '{stream}' was named by stream '{before}' already, expected disjoint streams"
+                message = f"a parameter of stream '{stream}' was already named by stream '{before}'; expected disjoint streams"
                 self.require(before is None, "expert_parameters", message)
                 taken[id(parameter)] = stream
 
     def test_gradients(self) -> None:
-        """Every parameter takes part in every backward pass, also of a batch without audio."""
+        """Every parameter takes part in every backward pass, even for a batch without audio."""
         for given, documents in (("text and audio", [_speaking(5)]), ("text alone", [_silent(4)])):
             backbone = self.built().train()
             streams, layout, losses = self._forward(backbone, documents)
@@ -240,11 +253,12 @@ class BackboneSuite(ModuleSuite):
         *,
         router: Router | None = None,
         cache: KVCache | None = None,
+        pad_empty: bool = True,
     ) -> tuple[list[Tensor], Layout, LossTerms]:
-        """Runs packed documents; with an empty cache of as many rows, they are written to it."""
+        """Run packed documents; if an empty cache of as many rows is given, write them to it."""
         router = router or self.router()
         table = SegmentTable.from_samples(documents)
-        stored = store(table, router.stream_of, len(router.streams))
+        stored = store(table, router.stream_of, len(router.streams), pad_empty=pad_empty)
         plan = plan_attention(table, stored, device=torch.device("cpu"))
         if cache is not None:
             cache.begin(stored.order, table.document[table.token_segments()], whole=False)
@@ -252,8 +266,19 @@ class BackboneSuite(ModuleSuite):
         streams, losses = backbone(self._streams(backbone, layout, documents), layout)
         return streams, layout, losses
 
+    def _empty_cache(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> KVCache:
+        """Returns a cache with a row for each document and room for all of it."""
+        return KVCache(
+            num_rows=len(documents),
+            capacity=max(sum(segment.length for segment in document) for document in documents),
+            num_layers=len(backbone.layers),
+            num_kv_heads=backbone.num_kv_heads,
+            head_dim=backbone.head_dim,
+        )
+
     def _streams(self, backbone: Backbone, layout: Layout, documents: Sequence[Sequence[Segment]]) -> list[Tensor]:
-        """Returns the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that follows from their number."""
+        """Return the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that depends on their
+        number."""
         segments = [segment for document in documents for segment in document]
         frames = [noise(segment.num_frames, segment.num_frames, backbone.hidden_dim) for segment in segments if segment.role == Role.LATENT]
         blocks = {
@@ -264,12 +289,12 @@ class BackboneSuite(ModuleSuite):
 
 
 def _silent(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
-    """A document of text alone."""
+    """Return a document of only text."""
     return (text_segment([3 + offset + word for word in range(words)], bos=1, eos=2),)
 
 
 def _speaking(words: int, *, offset: int = 0, positions: PositionRule = PositionRule.SHARED) -> tuple[Segment, ...]:
-    """A document of text and a noise segment of four frames more than there are words."""
+    """Return a document of text and a noise segment with four frames more than there are words."""
     audio = audio_segment(
         role=Role.LATENT,
         attend=Attend.NOISE,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from soundomni.core.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded
@@ -23,8 +23,8 @@ class CodecSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Codec`.
 
     Attributes:
-        tolerance: by how much a clip encoded alone, or in chunks, may differ from the same clip in a batch, or whole, relative above
-            magnitude 1. Codes may not.
+        tolerance: largest difference between a clip encoded on its own, or in chunks, and in a batch, or whole,
+            relative above magnitude 1. Codes may not differ.
     """
 
     kind: ClassVar[str] = "codec"
@@ -32,77 +32,77 @@ class CodecSuite(ModuleSuite):
 
     @abstractmethod
     def make(self) -> Codec:
-        """Returns a new codec, small, on the CPU."""
+        """Return a new, small codec on the CPU."""
 
     def built(self, seed: int = 0) -> Codec:
-        """Returns `make()` with weights drawn from `seed`."""
+        """Return `make()` with weights drawn from `seed`."""
         codec: Codec = seeded(self.make, seed)
         return codec
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Encodes and decodes one clip."""
+        """Return what encoding and decoding one clip gives."""
         encoded = _encode(plugin, [self.lengths(plugin)[-1]])
         return [encoded.values, plugin.decode(encoded)]
 
     def lengths(self, codec: Codec) -> list[int]:
-        """Lengths in samples around the first frame, and several frames long."""
+        """Return lengths in samples around the first frame, and of several frames."""
         ratio = codec.spec.downsampling_ratio
         return sorted({1, max(1, ratio - 1), ratio, ratio + 1, 3 * ratio + ratio // 2})
 
     def test_spec(self) -> None:
-        """The spec is whole, known before anything is encoded, and does not change."""
+        """The spec is complete, known before anything is encoded, and does not change."""
         codec = self.built()
         spec = codec.spec
-        self.require(isinstance(spec, RepresentationSpec), "spec", f"spec is a {type(spec).__name__}, expected a RepresentationSpec")
+        self.require(isinstance(spec, RepresentationSpec), "spec", f"spec is a {type(spec).__name__}; expected a RepresentationSpec")
         for name in ("sample_rate", "channels", "downsampling_ratio", "token_dim"):
-            self.require(getattr(spec, name) > 0, "spec", f"spec.{name} is {getattr(spec, name)}, expected at least 1")
+            self.require(getattr(spec, name) > 0, "spec", f"spec.{name} is {getattr(spec, name)}; expected at least 1")
         if spec.kind == "continuous":
-            self.require(not spec.codebook_sizes, "spec", f"continuous latents have codebook_sizes {spec.codebook_sizes}, expected none")
+            self.require(not spec.codebook_sizes, "spec", f"continuous latents have codebook_sizes {spec.codebook_sizes}; expected none")
         else:
-            self.require(spec.latent_dim is None, "spec", f"codes have latent_dim {spec.latent_dim}, expected None and codebook_sizes")
+            self.require(spec.latent_dim is None, "spec", f"codes have latent_dim {spec.latent_dim}; expected None and codebook_sizes")
         _encode(codec, [self.lengths(codec)[-1]])
         self.require(codec.spec == spec, "spec", f"spec was {spec} before encoding and is {codec.spec} after; expected the same")
 
     def test_lengths(self) -> None:
-        """A clip becomes `spec.num_frames` of its length, alone and beside longer ones."""
+        """A clip becomes `spec.num_frames` of its length, on its own and with longer ones."""
         codec = self.built()
         lengths = self.lengths(codec)
         for clips in (*([samples] for samples in lengths), lengths):
             encoded = _encode(codec, clips)
             for samples, found in zip(clips, encoded.lengths.tolist(), strict=True):
                 expected, count = codec.spec.num_frames(samples), f"{samples} sample{'s' if samples > 1 else ''}"
-                message = f"encode of {count} gave {found} frames, spec.num_frames says {expected}"
+                message = f"encode of {count} gave {found} frames, but spec.num_frames says {expected}"
                 self.require(found == expected, "lengths", message)
             rows, longest = encoded.values.shape[-1], int(encoded.lengths.max())
-            self.require(rows >= longest, "lengths", f"encode of {clips} samples gave values of {rows} frames, lengths say {longest}")
+            self.require(rows >= longest, "lengths", f"encode of {clips} samples gave {rows} frames, but lengths say {longest}")
 
     def test_values(self) -> None:
         """Latents are float `[B, D, T]`, codes int64 `[B, K, T]` within their codebooks; lengths are int64 `[B]`."""
         codec = self.built()
         lengths = self.lengths(codec)
         encoded, spec = _encode(codec, lengths), codec.spec
-        self.require(encoded.spec == spec, "values", f"encode returned the spec {encoded.spec}, the codec's is {spec}")
+        self.require(encoded.spec == spec, "values", f"encode returned the spec {encoded.spec}, but the codec's is {spec}")
         shape = list(encoded.values.shape)
         wanted = [len(lengths), spec.token_dim]
         self.require(
-            len(shape) == 3 and shape[:2] == wanted, "values", f"{len(lengths)} clips gave values {shape}, expected {[*wanted, 'T']}"
+            len(shape) == 3 and shape[:2] == wanted, "values", f"{len(lengths)} clips gave values {shape}; expected {[*wanted, 'T']}"
         )
         counts = encoded.lengths
         self.require(
             counts.dtype == torch.int64 and list(counts.shape) == [len(lengths)],
             "values",
-            f"lengths are {counts.dtype} {list(counts.shape)}, expected int64 {[len(lengths)]}",
+            f"lengths are {counts.dtype} {list(counts.shape)}; expected int64 {[len(lengths)]}",
         )
         dtype = encoded.values.dtype
         if spec.kind == "continuous":
-            self.require(dtype.is_floating_point, "values", f"latents are {dtype}, expected floating point")
+            self.require(dtype.is_floating_point, "values", f"latents are {dtype}; expected floating point")
             return
-        self.require(dtype == torch.int64, "values", f"codes are {dtype}, expected int64")
+        self.require(dtype == torch.int64, "values", f"codes are {dtype}; expected int64")
         for clip, frames in enumerate(counts.tolist()):
             for level, size in enumerate(spec.codebook_sizes):
                 codes = encoded.values[clip, level, :frames]
                 low, high = int(codes.min()), int(codes.max())
-                message = f"codes of level {level} run from {low} to {high}, expected within 0 to {size - 1}"
+                message = f"codes of level {level} run from {low} to {high}; expected within 0 to {size - 1}"
                 self.require(low >= 0 and high < size, "values", message)
 
     def test_decode(self) -> None:
@@ -114,19 +114,19 @@ class CodecSuite(ModuleSuite):
             shape = list(decoded.shape)
             good = len(shape) == 3 and shape[:2] == [2, codec.spec.channels] and decoded.dtype.is_floating_point
             message = f"2 clips of {samples} sample{'s' if samples > 1 else ''} came back as {decoded.dtype} {shape}"
-            self.require(good, "decode", f"{message}, expected floating point {[2, codec.spec.channels, 'S']}")
+            self.require(good, "decode", f"{message}; expected floating point {[2, codec.spec.channels, 'S']}")
             long_enough = shape[-1] >= max(least, samples)
-            self.require(long_enough, "decode", f"{message}, expected at least {max(least, samples)} samples")
+            self.require(long_enough, "decode", f"{message}; expected at least {max(least, samples)} samples")
 
     def test_batch(self) -> None:
-        """Each clip of a batch is encoded as if it were alone, whatever stands beside it and beyond its length."""
+        """Each clip of a batch is encoded as it is on its own, whatever comes with it or after its length."""
         codec = self.built()
         lengths = self.lengths(codec)
         together = _encode(codec, lengths)
         for clip, samples in enumerate(lengths):
             frames = codec.spec.num_frames(samples)
             alone = _encode(codec, [samples], first_clip=clip)
-            message = f"a clip of {samples} samples is encoded differently alone than in a batch of {len(lengths)}"
+            message = f"a clip of {samples} samples is encoded differently on its own than in a batch of {len(lengths)}"
             self.require_close(together.values[clip, :, :frames], alone.values[0, :, :frames], self.tolerance, "batch", message)
 
     def test_training_mode(self) -> None:
@@ -146,25 +146,26 @@ class CodecSuite(ModuleSuite):
         self.require_close(second.values, first.values, self.tolerance, "deterministic", message)
 
     def test_generators(self) -> None:
-        """What is random of clip b follows from `generators[b]` alone."""
+        """Everything random about clip b depends only on `generators[b]`."""
         codec = self.built()
         lengths = self.lengths(codec)
         together = seeded(lambda: _encode(codec, lengths, generators=[generator(b) for b in range(len(lengths))]), 1)
         for clip, samples in enumerate(lengths):
             frames = codec.spec.num_frames(samples)
             alone = seeded(partial(_encode, codec, [samples], first_clip=clip, generators=[generator(clip)]), 2)
-            message = f"clip {clip} is encoded differently alone than in a batch, with a generator of the same seed"
+            message = f"clip {clip} is encoded differently on its own than in a batch, with a generator of the same seed"
             self.require_close(together.values[clip, :, :frames], alone.values[0, :, :frames], self.tolerance, "generators", message)
 
     def test_receptive_field(self) -> None:
-        """A codec that declares a `receptive_field` gives the same whole and cut into chunks with that much context."""
+        """A codec that declares a `receptive_field` gives the same result whole and in chunks with that much
+        context."""
         codec = self.built()
         field, spec = codec.receptive_field, codec.spec
         if field is None:
             return
         for name, frames in (("encode", field.encode), ("decode", field.decode)):
             good = isinstance(frames, int) and frames >= 0
-            self.require(good, "receptive_field", f"receptive_field.{name} is {frames!r}, expected a number of frames from 0")
+            self.require(good, "receptive_field", f"receptive_field.{name} is {frames!r}; expected a number of frames from 0")
         samples = (2 * max(field.encode, field.decode) + 4) * spec.downsampling_ratio + (spec.downsampling_ratio + 1) // 2
         waveform, lengths = _waveform(codec, [samples], 0), torch.tensor([samples])
         encoded = _encode(codec, [samples])
@@ -192,7 +193,8 @@ class CodecSuite(ModuleSuite):
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
     def test_training_losses(self) -> None:
-        """Losses are finite (sum, count) pairs with a gradient; a codec that has nothing to train keeps the contract's default."""
+        """Losses are finite (sum, count) pairs with a gradient; a codec with nothing to train keeps the contract's
+        default."""
         codec = self.built()
         lengths = self.lengths(codec)
         try:
@@ -204,14 +206,14 @@ class CodecSuite(ModuleSuite):
         self.require(len(losses) > 0, "training_losses", "no loss was returned; expected at least one, or TypeError")
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0
-            message = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g}), expected a finite sum and a count above 0"
+            message = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g}); expected a finite sum and a count above 0"
             self.require(finite, "training_losses", message)
         differentiable = any(total.requires_grad for total, _ in losses.values())
-        self.require(differentiable, "training_losses", f"none of the losses {', '.join(losses)} has a gradient; expected one that has")
+        self.require(differentiable, "training_losses", f"none of the losses {', '.join(losses)} has a gradient; expected at least one")
 
 
 def _waveform(codec: Codec, lengths: Sequence[int], first_clip: int) -> Tensor:
-    """Returns `[B, C, S]`: clip b is noise that follows from its place alone, and other noise beyond its length."""
+    """Return `[B, C, S]`: clip b is noise that depends only on its place, with other noise beyond its length."""
     waveform = 0.1 * noise(99, len(lengths), codec.spec.channels, max(lengths))
     for clip, samples in enumerate(lengths):
         waveform[clip, :, :samples] = 0.1 * noise(first_clip + clip, codec.spec.channels, samples)

@@ -15,14 +15,14 @@ from soundomni.core.interfaces import Connector
 from soundomni.testing.suite import ModuleSuite, noise, seeded
 
 TOLERANCE = 1e-5
-"""Tokens nearer than this share of the longest are the same."""
+"""Tokens that differ by less than this share of the longest are the same."""
 
 
 class ConnectorSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Connector`.
 
     Attributes:
-        token_dim, hidden_dim: D and H that connectors are made with.
+        token_dim, hidden_dim: D and H of the connectors that are made.
     """
 
     kind: ClassVar[str] = "connector"
@@ -31,15 +31,15 @@ class ConnectorSuite(ModuleSuite):
 
     @abstractmethod
     def make(self, *, token_dim: int, hidden_dim: int, generates: bool) -> Connector:
-        """Returns a new connector on the CPU; the arguments are what the assembly passes."""
+        """Return a new connector on the CPU; the assembly passes these arguments."""
 
     def built(self, seed: int = 0, *, generates: bool = True) -> Connector:
-        """Returns a connector with weights drawn from `seed`."""
+        """Return a connector with weights drawn from `seed`."""
         connector: Connector = seeded(lambda: self.make(token_dim=self.token_dim, hidden_dim=self.hidden_dim, generates=generates), seed)
         return connector
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Enters five tokens and leaves with five."""
+        """Return what mapping five tokens in and five back gives."""
         return [self._enter(plugin, 5), plugin.leave(noise(1, 5, self.hidden_dim))]
 
     def test_enter(self) -> None:
@@ -48,39 +48,39 @@ class ConnectorSuite(ModuleSuite):
             connector = self.built(generates=generates)
             for count in (5, 1, 0):
                 hidden, wanted = self._enter(connector, count, generates=generates), [count, self.hidden_dim]
-                message = f"with generates={generates}, {count} tokens entered as {list(hidden.shape)}, expected {wanted}"
+                message = f"with generates={generates}, {count} tokens entered as {list(hidden.shape)}; expected {wanted}"
                 self.require(list(hidden.shape) == wanted, "enter", message)
-                self.require(bool(hidden.isfinite().all()), "enter", f"with generates={generates}, values that are not finite entered")
+                self.require(bool(hidden.isfinite().all()), "enter", f"with generates={generates}, enter gave values that are not finite")
 
     def test_leave(self) -> None:
         """Hidden tokens `[N, H]` become predictions `[N, token_dim]`, N = 0 included."""
         connector = self.built()
         for count in (5, 1, 0):
             left, wanted = connector.leave(noise(0, count, self.hidden_dim)), [count, self.token_dim]
-            self.require(list(left.shape) == wanted, "leave", f"{count} tokens left as {list(left.shape)}, expected {wanted}")
+            self.require(list(left.shape) == wanted, "leave", f"{count} tokens left as {list(left.shape)}; expected {wanted}")
 
     def test_zero_start(self) -> None:
         """The prediction is zero before training."""
         largest = float(self.built().leave(noise(0, 5, self.hidden_dim)).detach().abs().max())
-        self.require(largest == 0.0, "zero_start", f"leave of a new connector gave values up to {largest:.3g}, expected zeros")
+        self.require(largest == 0.0, "zero_start", f"leave of a new connector gave values up to {largest:.3g}; expected zeros")
 
     def test_max_frames(self) -> None:
-        """`max_frames` is None or an int from 1, and as many frames of a clip enter as different tokens."""
+        """`max_frames` is None or an int from 1, and that many frames of a clip enter as different tokens."""
         connector = self.built()
         most = connector.max_frames
         self.require(
-            most is None or (type(most) is int and most >= 1), "max_frames", f"max_frames is {most!r}, expected None or an int from 1"
+            most is None or (type(most) is int and most >= 1), "max_frames", f"max_frames is {most!r}; expected None or an int from 1"
         )
         if most is not None:
             tokens = connector.enter(torch.zeros(most, self.token_dim), timesteps=torch.zeros(most), frames=torch.arange(most)).detach()
             apart = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
             nearest, closest = divmod(int(apart.argmin()), most)
             same = float(apart.min()) <= TOLERANCE * float(tokens.norm(dim=1).max())
-            message = f"frames {nearest} and {closest} enter as the same token, and max_frames is {most}"
+            message = f"frames {nearest} and {closest} enter as the same token, but max_frames is {most}"
             self.require(not same, "max_frames", message)
 
     def test_gradients(self) -> None:
-        """Every parameter takes part in every backward pass, also of a batch without such tokens."""
+        """Every parameter takes part in every backward pass, even for a batch without such tokens."""
         for generates in (False, True):
             for count in (5, 0):
                 connector = self.built(generates=generates)

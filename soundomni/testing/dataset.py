@@ -21,8 +21,8 @@ class DatasetSuite(ConformanceSuite):
     `make` may use what a pytest fixture of the subclass has put on `self`, such as a folder of files.
 
     Attributes:
-        max_items: how many items are looked at.
-        max_loads: how many of them are read.
+        max_items: number of items to look at.
+        max_loads: number of them to read.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -31,10 +31,10 @@ class DatasetSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Dataset:
-        """Returns the dataset, of at least one item whose audio can be read."""
+        """Return the dataset, with at least one item whose audio can be read."""
 
     def built(self, seed: int = 0) -> Dataset:
-        """Returns `make()`."""
+        """Return `make()`."""
         dataset: Dataset = seeded(self.make, seed)
         return dataset
 
@@ -42,41 +42,41 @@ class DatasetSuite(ConformanceSuite):
         """There is an item, and the length does not change."""
         dataset = self.built()
         length = len(dataset)
-        self.require(length >= 1, "length", f"the dataset has {length} items, expected at least 1")
-        self.require(len(dataset) == length, "length", f"the length was {length} and then {len(dataset)}, expected the same")
+        self.require(length >= 1, "length", f"the dataset has {length} items; expected at least 1")
+        self.require(len(dataset) == length, "length", f"the length was {length} and then {len(dataset)}; expected the same")
 
     def test_items(self) -> None:
-        """Items are whole: a key, a length, a rate, and texts."""
+        """Items are complete: a key, a length, a rate, and texts."""
         for index, item in enumerate(self._items(self.built())):
-            self.require(isinstance(item, Item), "items", f"item {index} is a {type(item).__name__}, expected an Item")
-            self.require(isinstance(item.key, str) and item.key != "", "items", f"the key of item {index} is {item.key!r}, expected a text")
+            self.require(isinstance(item, Item), "items", f"item {index} is a {type(item).__name__}; expected an Item")
+            self.require(isinstance(item.key, str) and item.key != "", "items", f"the key of item {index} is {item.key!r}; expected a text")
             for name in ("num_samples", "sample_rate"):
                 found = getattr(item, name)
-                self.require(isinstance(found, int) and found > 0, "items", f"{name} of item {index} is {found!r}, expected an int from 1")
+                self.require(isinstance(found, int) and found > 0, "items", f"{name} of item {index} is {found!r}; expected an int from 1")
             texts = isinstance(item.captions, tuple) and all(isinstance(caption, str) for caption in item.captions)
-            self.require(texts, "items", f"captions of item {index} are {item.captions!r}, expected a tuple of texts")
+            self.require(texts, "items", f"captions of item {index} are {item.captions!r}; expected a tuple of texts")
             pairs = isinstance(item.questions, tuple) and all(
                 isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in item.questions
             )
-            self.require(pairs, "items", f"questions of item {index} are {item.questions!r}, expected a tuple of (question, answer)")
+            self.require(pairs, "items", f"questions of item {index} are {item.questions!r}; expected a tuple of (question, answer)")
             mapping = isinstance(item.attributes, Mapping) and all(isinstance(name, str) for name in item.attributes)
-            self.require(mapping, "items", f"attributes of item {index} are {item.attributes!r}, expected a mapping from names")
+            self.require(mapping, "items", f"attributes of item {index} are {item.attributes!r}; expected a mapping from names")
 
     def test_keys(self) -> None:
-        """Keys name one item each."""
+        """Every key names one item."""
         seen: dict[str, int] = {}
         for index, item in enumerate(self._items(self.built())):
             before = seen.setdefault(item.key, index)
-            self.require(before == index, "keys", f"items {before} and {index} are both '{item.key}', expected unique keys")
+            self.require(before == index, "keys", f"items {before} and {index} are both '{item.key}'; expected unique keys")
 
     def test_stable(self) -> None:
-        """An item is the same whenever it is asked for, and in another instance, as on another rank."""
+        """An item is always the same, also in another instance, as on another rank."""
         dataset = self.built(1)
         first = self._items(dataset)
         for name, again in (("asked for again", self._items(dataset)), ("in another instance", self._items(self.built(2)))):
-            self.require(len(again) == len(first), "stable", f"there are {len(again)} items {name}, expected {len(first)}")
+            self.require(len(again) == len(first), "stable", f"there are {len(again)} items {name}; expected {len(first)}")
             for index, (found, expected) in enumerate(zip(again, first, strict=True)):
-                self.require(_facts(found) == _facts(expected), "stable", f"item {index} differs when {name}: {found}, expected {expected}")
+                self.require(_facts(found) == _facts(expected), "stable", f"item {index} differs when {name}: {found}; expected {expected}")
 
     def test_cheap(self) -> None:
         """`item` decodes nothing: it does not call `load`."""
@@ -90,23 +90,23 @@ class DatasetSuite(ConformanceSuite):
 
         vars(dataset)["load"] = count
         self._items(dataset)
-        self.require(not loaded, "cheap", f"item loaded the clips {loaded}, expected it to decode nothing")
+        self.require(not loaded, "cheap", f"item loaded the clips {loaded}; expected it to decode nothing")
 
     def test_load(self) -> None:
-        """A clip is float32 `[C, S]` within [-1, 1], as long and at the rate as its item says."""
+        """A clip is float32 `[C, S]` within [-1, 1], with the length and rate of its item."""
         dataset = self.built()
         for index in range(min(len(dataset), self.max_loads)):
             item, (waveform, rate) = dataset.item(index), dataset.load(index)
             array = isinstance(waveform, np.ndarray) and waveform.dtype == np.float32 and waveform.ndim == 2 and len(waveform) > 0
             found = f"{getattr(waveform, 'dtype', type(waveform).__name__)} {getattr(waveform, 'shape', '')}"
-            self.require(array, "load", f"load({index}) gave {found}, expected a numpy array, float32 [C, S]")
-            message = f"load({index}) gave {waveform.shape[1]} samples at {rate} Hz, its item says {item.num_samples} at {item.sample_rate}"
+            self.require(array, "load", f"load({index}) gave {found}; expected a numpy array, float32 [C, S]")
+            message = f"load({index}) gave {waveform.shape[1]} samples at {rate} Hz; its item says {item.num_samples} at {item.sample_rate}"
             self.require((waveform.shape[1], rate) == (item.num_samples, item.sample_rate), "load", message)
             peak = float(np.abs(waveform).max())
-            self.require(peak <= 1.0, "load", f"load({index}) gave samples up to {peak:.4g}, expected finite ones within [-1, 1]")
+            self.require(peak <= 1.0, "load", f"load({index}) gave samples up to {peak:.4g}; expected finite ones within [-1, 1]")
 
     def test_part(self) -> None:
-        """A part of a clip is that part of what `load` gives."""
+        """A part of a clip is that part of the result of `load`."""
         dataset = self.built()
         for index in range(min(len(dataset), self.max_loads)):
             whole, rate = dataset.load(index)
@@ -114,12 +114,12 @@ class DatasetSuite(ConformanceSuite):
             part, part_rate = dataset.load_part(index, first=first, num_samples=count)
             same = part_rate == rate and np.array_equal(part, whole[:, first : first + count])
             message = (
-                f"load_part({index}) gave {part.shape[1]} samples at {part_rate} Hz, expected samples {first} to {first + count} of load"
+                f"load_part({index}) gave {part.shape[1]} samples at {part_rate} Hz; expected samples {first} to {first + count} of load"
             )
             self.require(same, "part", message)
 
     def test_beyond(self) -> None:
-        """Beyond the last item is an IndexError."""
+        """An index beyond the last item raises IndexError."""
         dataset = self.built()
         for name in ("item", "load"):
             try:
@@ -127,22 +127,22 @@ class DatasetSuite(ConformanceSuite):
             except IndexError:
                 continue
             self.require(
-                False, "beyond", f"{name}({len(dataset)}) of {len(dataset)} items gave {type(found).__name__}, expected IndexError"
+                False, "beyond", f"{name}({len(dataset)}) of {len(dataset)} items gave {type(found).__name__}; expected IndexError"
             )
 
     def test_skipped(self) -> None:
         """`skipped` is a tuple of Skip, each with a reason in one line."""
         skipped = self.built().skipped
         good = isinstance(skipped, tuple) and all(isinstance(skip, Skip) for skip in skipped)
-        self.require(good, "skipped", f"skipped is {skipped!r}, expected a tuple of Skip")
+        self.require(good, "skipped", f"skipped is {skipped!r}; expected a tuple of Skip")
         for skip in skipped:
             one_line = skip.reason != "" and "\n" not in skip.reason
-            self.require(one_line, "skipped", f"the reason of '{skip.key}' is {skip.reason!r}, expected one line")
+            self.require(one_line, "skipped", f"the reason of '{skip.key}' is {skip.reason!r}; expected one line")
 
     def _items(self, dataset: Dataset) -> list[Item]:
         return [dataset.item(index) for index in range(min(len(dataset), self.max_items))]
 
 
 def _facts(item: Item) -> tuple[Any, ...]:
-    """What planning and writing depend on; attributes may hold what does not compare."""
+    """Return the facts that planning and writing depend on; attributes may hold objects that cannot be compared."""
     return (item.key, item.num_samples, item.sample_rate, item.captions, item.questions)

@@ -15,24 +15,26 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Objective, Query
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ConformanceSuite, generator, noise, number, seeded
 
 LENGTHS = (7, 4, 5, 1)
 NOISE = (True, True, False, True)
 GIVEN = (0, 2, 0, 0)
 WIDE, NEAREST, MOST_SEEDS = 400, 0.1, 200
-"""Frames of the clips whose velocity is measured, how near their timesteps come to 0 and 1, and seeds that may be tried for that."""
+"""Frames of the clips for measuring velocities, how near their timesteps come to 0 and 1, and how many seeds may be
+tried for that."""
 DIFFERENCE, STEP, SPREAD = 5e-3, 0.1, 0.15
-"""Of timesteps between which a velocity is measured; of the velocity that predictions are moved by; of the noise's deviation from 1."""
+"""Difference of the timesteps for measuring a velocity; change of predictions from the velocity; deviation of the noise
+from 1."""
 
 
 class ObjectiveSuite(ConformanceSuite):
     """Clauses of `soundomni.core.interfaces.Objective`.
 
     Attributes:
-        representation: spec of the representation that is corrupted.
-        tolerance: by how much results may differ that should be equal, relative above magnitude 1.
+        representation: spec of the representation to corrupt.
+        tolerance: largest difference between results that should be equal, relative above magnitude 1.
     """
 
     kind: ClassVar[str] = "objective"
@@ -43,71 +45,73 @@ class ObjectiveSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Objective:
-        """Returns a new objective."""
+        """Return a new objective."""
 
     def built(self, seed: int = 0) -> Objective:
-        """Returns `make()`."""
+        """Return `make()`."""
         objective: Objective = seeded(self.make, seed)
         return objective
 
     def prediction(self, query: Query, seed: int) -> Tensor:
-        """Returns some prediction for a query, of the shape of its targets; override where predictions are of another shape."""
+        """Return some prediction for a query, in the shape of its targets; override it if predictions have another
+        shape."""
         return noise(seed, *query.targets.shape)
 
     def test_shapes(self) -> None:
-        """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B, T]`."""
+        """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B,
+        T]`."""
         clean, query = self._clean(), self._corrupt(self.built())
         wanted, found = f"{clean.values.dtype} {list(clean.values.shape)}", f"{query.inputs.dtype} {list(query.inputs.shape)}"
-        self.require(found == wanted, "shapes", f"values of {wanted} became inputs of {found}, expected {wanted}")
+        self.require(found == wanted, "shapes", f"values of {wanted} became inputs of {found}; expected {wanted}")
         frames = [len(LENGTHS), max(LENGTHS)]
-        self.require(list(query.timesteps.shape) == frames, "shapes", f"timesteps are {list(query.timesteps.shape)}, expected {frames}")
+        self.require(list(query.timesteps.shape) == frames, "shapes", f"timesteps are {list(query.timesteps.shape)}; expected {frames}")
         low, high = float(query.timesteps.min()), float(query.timesteps.max())
-        self.require(low >= 0 and high <= 1, "shapes", f"timesteps run from {low:.4g} to {high:.4g}, expected within [0, 1]")
+        self.require(low >= 0 and high <= 1, "shapes", f"timesteps run from {low:.4g} to {high:.4g}; expected within [0, 1]")
         mask = query.loss_mask
-        message = f"loss_mask is {mask.dtype} {list(mask.shape)}, expected bool {frames}"
+        message = f"loss_mask is {mask.dtype} {list(mask.shape)}; expected bool {frames}"
         self.require(mask.dtype == torch.bool and list(mask.shape) == frames, "shapes", message)
 
     def test_clean(self) -> None:
-        """Known frames, and clips that are no targets, stay as they are, at timestep 0 and without loss."""
+        """Known frames, and clips that are not targets, stay unchanged, at timestep 0 and without loss."""
         clean, query = self._clean(), self._corrupt(self.built())
         for clip, (frames, noisy, given) in enumerate(zip(LENGTHS, NOISE, GIVEN, strict=True)):
             last = given if noisy else frames
-            what = f"the {last} known frames of clip {clip}" if noisy else f"clip {clip}, which is no target,"
-            message = f"{what} changed, expected them to stay clean"
+            what = f"the {last} known frames of clip {clip}" if noisy else f"clip {clip}, which is not a target,"
+            message = f"{what} changed; expected them to stay clean"
             self.require_close(query.inputs[clip, :, :last], clean.values[clip, :, :last], 0.0, "clean", message)
             largest = float(query.timesteps[clip, :last].sum())
-            self.require(largest == 0.0, "clean", f"{what} got timesteps other than 0, expected 0")
-            self.require(not bool(query.loss_mask[clip, :last].any()), "clean", f"{what} count in the loss, expected them not to")
+            self.require(largest == 0.0, "clean", f"{what} got timesteps other than 0; expected 0")
+            self.require(not bool(query.loss_mask[clip, :last].any()), "clean", f"{what} count in the loss; expected them not to")
 
     def test_corrupts(self) -> None:
-        """Targets are changed, from the clean representation and between seeds."""
+        """Targets differ from the clean representation, and between seeds."""
         objective = self.built()
         first, second = self._corrupt(objective), self._corrupt(objective, first_seed=50)
         where = self._counted()[:, None].expand(first.inputs.shape)
         same = torch.equal(first.inputs[where], self._clean().values[where])
-        self.require(not same, "corrupts", "the inputs of targets equal the clean values, expected them corrupted")
+        self.require(not same, "corrupts", "the inputs of targets equal the clean values; expected them corrupted")
         same = torch.equal(first.inputs[where], second.inputs[where])
-        self.require(not same, "corrupts", "two seeds gave the same inputs, expected the corruption to follow the generators")
+        self.require(not same, "corrupts", "two seeds gave the same inputs; expected the corruption to follow the generators")
 
     def test_counts(self) -> None:
         """`loss_names` names what `loss` returns, and each counts the frames of targets that are not known."""
         objective = self.built()
         query = self._corrupt(objective)
         expected = self._counted()
-        message = "loss_mask is not that of the frames of targets that are not known"
+        message = "loss_mask is not the frames of targets that are not known"
         self.require_close(query.loss_mask, expected, 0.0, "counts", message)
         losses = objective.loss(self.prediction(query, 0), query)
         found, names = sorted(losses), sorted(objective.loss_names)
-        self.require(found == names, "counts", f"loss returned {found}, loss_names says {names}")
+        self.require(found == names, "counts", f"loss returned {found}, but loss_names says {names}")
         for name, (total, count) in losses.items():
             right = number(count) == float(expected.sum())
-            self.require(right, "counts", f"loss '{name}' counts {number(count):g}, expected {int(expected.sum())} frames")
+            self.require(right, "counts", f"loss '{name}' counts {number(count):g}; expected {int(expected.sum())} frames")
             self.require(
-                total.ndim == 0 and bool(total.isfinite()), "counts", f"the sum of loss '{name}' is {total!r}, expected a finite scalar"
+                total.ndim == 0 and bool(total.isfinite()), "counts", f"the sum of loss '{name}' is {total!r}; expected a finite scalar"
             )
 
     def test_loss_mask(self) -> None:
-        """What is predicted outside `loss_mask` does not matter, to the loss or to its gradient; what is predicted inside does."""
+        """Predictions outside `loss_mask` do not affect the loss or its gradient; predictions inside do."""
         objective = self.built()
         query = self._corrupt(objective)
         first, second = self.prediction(query, 0), self.prediction(query, 1)
@@ -117,26 +121,27 @@ class ObjectiveSuite(ConformanceSuite):
         for name in expected:
             message = f"loss '{name}' changes with predictions outside loss_mask"
             self.require_close(found[name][0], expected[name][0], self.tolerance, "loss_mask", message)
-            message = f"loss '{name}' has no gradient with respect to the prediction, expected one"
+            message = f"loss '{name}' has no gradient with respect to the prediction; expected one"
             self.require(found[name][0].requires_grad, "loss_mask", message)
         (gradient,) = torch.autograd.grad(torch.stack([total for total, _ in found.values()]).sum(), mixed)
         outside = gradient.masked_select(~inside)
-        self.require(not bool(outside.any()), "loss_mask", "predictions outside loss_mask have a gradient, expected zero")
-        self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient, expected one")
+        self.require(not bool(outside.any()), "loss_mask", "predictions outside loss_mask have a gradient; expected zero")
+        self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient; expected one")
 
     def test_predicted(self) -> None:
-        """`predicted` makes a finite prediction of the shape of the targets from the network's output."""
+        """`predicted` makes a finite prediction, in the shape of the targets, from the network's output."""
         objective = self.built()
         query = self._corrupt(objective)
         output = self.prediction(query, 0)
         found = objective.predicted(output, query.inputs, query.timesteps)
-        message = f"an output {list(output.shape)} became a prediction {list(found.shape)}, expected {list(query.targets.shape)}"
+        message = f"an output {list(output.shape)} became a prediction {list(found.shape)}; expected {list(query.targets.shape)}"
         self.require(found.shape == query.targets.shape, "predicted", message)
         finite = bool(found.masked_select(query.loss_mask[:, None]).isfinite().all())
         self.require(finite, "predicted", "predictions of frames that count are not finite")
 
     def test_noised(self) -> None:
-        """`noised` leads from the clean values at timestep 0 to what sampling starts from at 1, and changes neither in place."""
+        """`noised` leads from the clean values at timestep 0 to the start of sampling at 1, and changes neither in
+        place."""
         objective, clean = self.built(), self._clean().values
         start = noise(3, *clean.shape).to(clean) if clean.is_floating_point() else clean.flip(0)
         kept = clean.clone(), start.clone()
@@ -145,13 +150,14 @@ class ObjectiveSuite(ConformanceSuite):
             self.require_close(objective.noised(clean, start, timestep), expected, self.tolerance, "noised", message)
         objective.noised(clean, start, 0.5)
         same = torch.equal(clean, kept[0]) and torch.equal(start, kept[1])
-        self.require(same, "noised", "the values given were changed in place, expected them to be left as they were")
+        self.require(same, "noised", "the values given were changed in place; expected them to be left as they were")
 
     def test_velocity(self) -> None:
-        """`corrupt` makes what `noised` makes of some noise, and what `loss` rewards most is the velocity there, d noised / dt.
+        """`corrupt` gives what `noised` gives for some noise, and `loss` is lowest for the velocity there, d`noised`/
+        dt.
 
-        Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end somewhere else. The velocity
-        is found by differences of `noised`. Not asked of codes, which have none.
+        Samplers follow the prediction from timestep 1 to 0, so with any other prediction they would end up elsewhere.
+        The velocity is measured by differences of `noised`. This is not asked of codes, which have none.
         """
         if self.representation.kind != "continuous":
             return
@@ -161,16 +167,17 @@ class ObjectiveSuite(ConformanceSuite):
         query = self._whole(objective, clean)
         start = self.start(objective, query, clean.values)
         other = self.start(objective, self._whole(objective, silent), silent.values)
-        message = "corrupt did not mix clean values and noise as noised does at its timesteps"
+        message = "corrupt did not mix clean values and noise as `noised` does at its timesteps"
         self.require_close(start, other, 1e-3, "velocity", message)
         for clip, spread in enumerate(start.std(dim=(1, 2)).tolist()):
-            message = f"corrupt made clip {clip} of noise with a standard deviation of {spread:.3g}, by the measure of noised; expected 1"
+            message = f"corrupt used noise with standard deviation {spread:.3g} for clip {clip}, as measured by `noised`; expected 1"
             self.require(abs(spread - 1.0) < SPREAD, "velocity", message)
         velocity = _velocity(objective, clean.values, start, query.timesteps)
         self._require_rewarded(objective, query, velocity)
 
     def start(self, objective: Objective, query: Query, clean: Tensor) -> Tensor:
-        """Return the start `[B, D, T]` from which `noised` makes the inputs of a query; override where `noised` is not linear in it."""
+        """Return the start `[B, D, T]` from which `noised` gives a query's inputs; override it if `noised` is not
+        linear in it."""
         zeros, ones = torch.zeros_like(clean), torch.ones_like(clean)
         base, top = (_at(objective, clean, start, query.timesteps) for start in (zeros, ones))
         return (query.inputs - base) / (top - base)
@@ -193,7 +200,8 @@ class ObjectiveSuite(ConformanceSuite):
         return objective.corrupt(clean, known=known, noise=noisy, generators=[generator(seed) for seed in found])
 
     def _require_rewarded(self, objective: Objective, query: Query, velocity: Tensor) -> None:
-        """Require that no small step from the velocity, in the direction in which the losses fall fastest, lowers them."""
+        """Require that no small step from the velocity, in the direction in which the losses fall fastest, lowers
+        them."""
 
         def losses(prediction: Tensor) -> Tensor:
             return torch.stack([total.float() for total, _ in objective.loss(prediction, query).values()]).sum()
@@ -205,8 +213,8 @@ class ObjectiveSuite(ConformanceSuite):
         step = STEP * velocity.square().mean().sqrt() * slope / unit.clamp_min(1e-30)
         lower = float(losses((velocity - step).detach()))
         message = (
-            f"loss is {number(loss):.4g} for the velocity of noised, d noised / dt, and {lower:.4g} a little next to it; "
-            "expected the velocity to be what loss rewards most"
+            f"loss is {number(loss):.4g} for the velocity of `noised`, d`noised`/dt, and {lower:.4g} slightly next to it; "
+            "expected the loss to be lowest for the velocity"
         )
         self.require(lower >= number(loss), "velocity", message)
 
@@ -217,22 +225,23 @@ class ObjectiveSuite(ConformanceSuite):
         for name, (total, count) in objective.loss(self.prediction(query, 0), query).items():
             found = f"({number(total):.3g}, {number(count):g})"
             self.require(
-                number(total) == 0 and number(count) == 0, "no_targets", f"loss '{name}' is {found} without targets, expected (0, 0)"
+                number(total) == 0 and number(count) == 0, "no_targets", f"loss '{name}' is {found} without targets; expected (0, 0)"
             )
 
     def test_batch(self) -> None:
-        """A clip is corrupted the same alone and in a batch, from its own generator, whatever is drawn elsewhere."""
+        """A clip is corrupted the same on its own and in a batch, from its own generator, whatever is drawn
+        elsewhere."""
         objective = self.built()
         together = seeded(lambda: self._corrupt(objective), 1)
         for clip, frames in enumerate(LENGTHS):
             alone = seeded(partial(self._corrupt, objective, clips=[clip]), 2)
             for name in ("inputs", "timesteps", "targets", "loss_mask"):
                 found, expected = getattr(together, name)[clip, ..., :frames], getattr(alone, name)[0, ..., :frames]
-                message = f"{name} of clip {clip} differ alone and in a batch of {len(LENGTHS)}"
+                message = f"{name} of clip {clip} differ between the clip on its own and a batch of {len(LENGTHS)}"
                 self.require_close(found, expected, self.tolerance, "batch", message)
 
     def test_no_state(self) -> None:
-        """The same call twice gives the same query, whatever was asked between."""
+        """The same call gives the same query twice, whatever is called in between."""
         objective = self.built()
         first = self._corrupt(objective)
         self._corrupt(objective, clips=[1], first_seed=50)
@@ -250,7 +259,7 @@ class ObjectiveSuite(ConformanceSuite):
         return Representation(values, torch.tensor(lengths), spec)
 
     def _counted(self) -> Tensor:
-        """Bool `[B, T]`: frames of targets that are not known."""
+        """Return bool `[B, T]`: frames of targets that are not known."""
         frames = torch.arange(max(LENGTHS))
         within = (frames >= torch.tensor(GIVEN)[:, None]) & (frames < torch.tensor(LENGTHS)[:, None])
         return within & torch.tensor(NOISE)[:, None]
@@ -261,13 +270,13 @@ class ObjectiveSuite(ConformanceSuite):
         clean, rows = self._clean(), list(clips)
         longest = max(LENGTHS[clip] for clip in rows)
         part = Representation(clean.values[rows, :, :longest].clone(), clean.lengths[rows], clean.spec)
-        known = torch.arange(longest) < torch.tensor(GIVEN)[rows][:, None]
+        known = length_mask(torch.tensor(GIVEN)[rows], longest)
         noisy = torch.tensor(NOISE)[rows] & targets
         return objective.corrupt(part, known=known & targets, noise=noisy, generators=[generator(first_seed + clip) for clip in rows])
 
 
 def _at(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -> Tensor:
-    """Return what `noised` makes at the timestep of each frame, `[B, T]`."""
+    """Return the values of `noised` at the timestep of each frame, `[B, T]`."""
     values = torch.empty_like(clean)
     for timestep in sorted(set(timesteps.flatten().tolist())):
         here = (timesteps == timestep)[:, None].expand(clean.shape)
@@ -276,6 +285,6 @@ def _at(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -
 
 
 def _velocity(objective: Objective, clean: Tensor, start: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the change of `noised` with its timestep, `[B, D, T]`, by a central difference."""
+    """Return the derivative of `noised` with respect to its timestep, `[B, D, T]`, by a central difference."""
     after, before = (_at(objective, clean, start, timesteps + sign * DIFFERENCE) for sign in (1.0, -1.0))
     return (after - before) / (2.0 * DIFFERENCE)

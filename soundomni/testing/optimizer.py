@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import Optimizer
-from soundomni.core.schema import OptimizerSpec
+from soundomni.core.spec.schema import OptimizerSpec
 from soundomni.testing.suite import ConformanceSuite, noise, number, seeded
 
 SHAPES = {
@@ -26,7 +26,7 @@ SHAPES = {
     "encoder.convolutions.0.weight": (3, 2, 3),
     "encoder.convolutions.0.bias": (3,),
 }
-"""Parameters as a model has them: what an optimizer may tell apart by name and by shape."""
+"""Parameters as in a model, which an optimizer may distinguish by name and shape."""
 SETTINGS = OptimizerSpec(lr=0.02, eps=1e-8, weight_decay=0.1)
 
 
@@ -34,7 +34,7 @@ class OptimizerSuite(ConformanceSuite):
     """Clauses of `soundomni.core.interfaces.Optimizer`.
 
     Attributes:
-        steps: within which a sum of squares must halve.
+        steps: number of steps within which a sum of squares must halve.
     """
 
     kind: ClassVar[str] = "optimizer"
@@ -42,28 +42,28 @@ class OptimizerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Optimizer:
-        """Returns a new optimizer plugin."""
+        """Return a new optimizer plugin."""
 
     def built(self, seed: int = 0) -> Optimizer:
-        """Returns `make()`."""
+        """Return `make()`."""
         optimizer: Optimizer = seeded(self.make, seed)
         return optimizer
 
     def test_groups(self) -> None:
-        """Each parameter is in exactly one group, and every group starts at the rate of the settings."""
+        """Each parameter is in exactly one group, and every group starts at the learning rate of the settings."""
         parameters = _parameters()
         optimizer = self.built().build(parameters, SETTINGS)
         held = [id(p) for group in optimizer.param_groups for p in group["params"]]
         for name, parameter in parameters.items():
             times = held.count(id(parameter))
-            self.require(times == 1, "groups", f"'{name}' is in {times} groups, expected 1")
+            self.require(times == 1, "groups", f"'{name}' is in {times} groups; expected 1")
         for group in optimizer.param_groups:
-            self.require(group["lr"] == SETTINGS.lr, "groups", f"a group starts at lr {group['lr']}, expected {SETTINGS.lr}")
+            self.require(group["lr"] == SETTINGS.lr, "groups", f"a group starts at lr {group['lr']}; expected {SETTINGS.lr}")
 
     def test_empty_state(self) -> None:
-        """A new optimizer keeps nothing yet: a checkpoint is read into it."""
+        """A new optimizer has no state yet, because a checkpoint is read into it."""
         kept = len(self.built().build(_parameters(), SETTINGS).state)
-        self.require(kept == 0, "empty_state", f"a new optimizer has a state for {kept} parameters, expected none")
+        self.require(kept == 0, "empty_state", f"a new optimizer has a state for {kept} parameters; expected none")
 
     def test_learns(self) -> None:
         """Steps along the gradient of a sum of squares at least halve it."""
@@ -73,10 +73,10 @@ class OptimizerSuite(ConformanceSuite):
         for _ in range(self.steps):
             _step(optimizer, parameters)
         after = number(_loss(parameters))
-        self.require(after < 0.5 * before, "learns", f"{self.steps} steps took a loss of {before:.3g} to {after:.3g}, expected half")
+        self.require(after < 0.5 * before, "learns", f"{self.steps} steps took a loss of {before:.3g} to {after:.3g}; expected half")
 
     def test_rate(self) -> None:
-        """The rate is that of the groups: at 0 nothing moves."""
+        """The learning rate is that of the groups: at 0 nothing moves."""
         parameters = _parameters()
         optimizer = self.built().build(parameters, SETTINGS)
         _step(optimizer, parameters)
@@ -99,7 +99,8 @@ class OptimizerSuite(ConformanceSuite):
                 self.require(moved == (name != missing), "no_gradient", f"'{name}' {_moved(moved)} in a step without '{missing}'")
 
     def test_state(self) -> None:
-        """What is kept are tensors of the parameter's shape, and 0-dim ones named "step": another optimizer given them goes on alike.
+        """The state consists of tensors of the parameter's shape and 0-dim ones named "step"; with it, another
+        optimizer goes on alike.
 
         One that refuses sharded parameters may keep tensors of any shape.
         """
@@ -120,10 +121,10 @@ class OptimizerSuite(ConformanceSuite):
             _step(before, first)
             _step(after, second)
         for name, parameter in first.items():
-            self.require_close(second[name], parameter, 0.0, "state", f"'{name}' went another way with the state of another optimizer")
+            self.require_close(second[name], parameter, 0.0, "state", f"'{name}' moved differently with the state of another optimizer")
 
     def test_sharded(self) -> None:
-        """With `shards`, sharded parameters go where whole ones go; without it, `build` refuses them in one line."""
+        """With `shards`, sharded parameters move like whole ones; without it, `build` refuses them in one line."""
         whole, optimizer = _parameters(), self.built()
         with _mesh() as mesh:
             sharded = {name: nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for name, p in whole.items()}
@@ -136,20 +137,20 @@ class OptimizerSuite(ConformanceSuite):
                 _step(after, sharded)
             for name, parameter in whole.items():
                 found = cast(DTensor, sharded[name]).full_tensor()
-                self.require_close(found, parameter, 1e-5, "sharded", f"sharded, '{name}' went another way than whole")
+                self.require_close(found, parameter, 1e-5, "sharded", f"sharded, '{name}' moved differently than whole")
 
     def _require_refusal(self, optimizer: Optimizer, sharded: dict[str, nn.Parameter]) -> None:
         try:
             optimizer.build(sharded, SETTINGS)
         except SoundOmniError as error:
-            self.require("\n" not in str(error), "sharded", "sharded parameters are refused in several lines, expected one")
+            self.require("\n" not in str(error), "sharded", "sharded parameters are refused in several lines; expected one")
         else:
-            self.require(False, "sharded", "shards is False, but build took sharded parameters, expected it to raise SpecError")
+            self.require(False, "sharded", "shards is False, but build took sharded parameters; expected it to raise SpecError")
 
 
 @contextmanager
 def _mesh() -> Iterator[DeviceMesh]:
-    """A mesh of this process only, in a group of its own unless there is one."""
+    """Yield a mesh of only this process, in its own group unless there is one."""
     opened = not dist.is_initialized()
     if opened:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]

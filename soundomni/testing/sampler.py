@@ -25,7 +25,7 @@ class SamplerSuite(ConformanceSuite):
 
     Attributes:
         velocity: whether predictions are velocities ε − x0 of x_t = (1 − t)·x0 + t·ε; the clause `target` is for these.
-        tolerance: by how much results may differ that should be equal, relative above magnitude 1.
+        tolerance: largest difference between results that should be equal, relative above magnitude 1.
     """
 
     kind: ClassVar[str] = "sampler"
@@ -34,10 +34,10 @@ class SamplerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self) -> Sampler:
-        """Returns a new sampler of a few steps, more than one."""
+        """Return a new sampler with a few steps, more than one."""
 
     def built(self, seed: int = 0) -> Sampler:
-        """Returns `make()`."""
+        """Return `make()`."""
         sampler: Sampler = seeded(self.make, seed)
         return sampler
 
@@ -45,8 +45,8 @@ class SamplerSuite(ConformanceSuite):
         """One call asks for `num_evaluations` predictions."""
         sampler = self.built()
         steps, expected, found = sampler.num_steps, sampler.num_evaluations, len(_asked(sampler))
-        self.require(isinstance(steps, int) and steps >= 1, "num_evaluations", f"num_steps is {steps!r}, expected an int from 1")
-        message = f"one call asked for {found} predictions, num_evaluations says {expected}"
+        self.require(isinstance(steps, int) and steps >= 1, "num_evaluations", f"num_steps is {steps!r}; expected an int from 1")
+        message = f"one call asked for {found} predictions, but num_evaluations says {expected}"
         self.require(found == expected, "num_evaluations", message)
 
     def test_timesteps(self) -> None:
@@ -54,7 +54,7 @@ class SamplerSuite(ConformanceSuite):
         self._check_timesteps("timesteps", _asked(self.built()), begin=1.0)
 
     def test_shape(self) -> None:
-        """Values keep shape and dtype, those that predictions are asked for included; the noise given is not changed in place."""
+        """Values keep shape and dtype, also when predictions are asked for; the given noise is not changed in place."""
         sampler = self.built()
         for dtype in (torch.float32, torch.float64):
             start = noise(0, *SHAPE).to(dtype)
@@ -67,11 +67,11 @@ class SamplerSuite(ConformanceSuite):
 
             for values in (_sample(sampler, predict, start), *seen):
                 found, wanted = f"{values.dtype} {list(values.shape)}", f"{dtype} {list(SHAPE)}"
-                self.require(found == wanted, "shape", f"noise of {wanted} became values of {found}, expected {wanted}")
-            self.require(torch.equal(start, kept), "shape", "the noise given was changed in place, expected it to be left as it was")
+                self.require(found == wanted, "shape", f"noise of {wanted} became values of {found}; expected {wanted}")
+            self.require(torch.equal(start, kept), "shape", "the given noise was changed in place; expected it to stay unchanged")
 
     def test_target(self) -> None:
-        """Where the velocity is that of a straight line to x0, the result is x0."""
+        """If the velocity is that of a straight line to x0, the result is x0."""
         if not self.velocity:
             pytest.skip("this sampler does not take velocities")
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
@@ -79,13 +79,14 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(result, data, self.tolerance, "target", "constant velocity ε − x0 did not lead from ε to x0")
 
     def test_begin(self) -> None:
-        """Begun at a timestep below 1, it asks from there on, in `num_steps` steps, and a straight line still leads to x0."""
+        """When it begins at a timestep below 1, it asks from there, in `num_steps` steps, and a straight line still
+        leads to x0."""
         sampler, begin = self.built(), 0.5
         asked = _asked(sampler, begin)
         self._check_timesteps("begin", asked, begin=begin)
         self._check_steps("begin", sampler, begin=begin)
         expected = len(_asked(sampler))
-        self.require(len(asked) == expected, "begin", f"{len(asked)} predictions were asked for, from noise it is {expected}")
+        self.require(len(asked) == expected, "begin", f"{len(asked)} predictions were asked for; expected {expected}, as from noise")
         if not self.velocity:
             return
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
@@ -94,7 +95,7 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(result, data, self.tolerance, "begin", "constant velocity ε − x0 did not lead from the middle to x0")
 
     def test_no_state(self) -> None:
-        """The same call twice gives the same values: nothing is kept between calls, and nothing is drawn but from the generators."""
+        """The same call gives the same values twice: it keeps no state, and only draws from the generators."""
         sampler, start = self.built(), noise(0, *SHAPE)
         first = seeded(lambda: _sample(sampler, _swirl, start), 1)
         _sample(sampler, _swirl, noise(1, 1, 4, 2))
@@ -103,12 +104,12 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(second, first, self.tolerance, "no_state", message)
 
     def test_batch(self) -> None:
-        """A clip comes out the same alone and in a batch, given its own generator."""
+        """A clip gives the same result on its own and in a batch, if its generator is the same."""
         sampler, start = self.built(), noise(0, *SHAPE)
         together = _sample(sampler, _swirl, start)
         for clip in range(SHAPE[0]):
             alone = sampler.sample(_swirl, start[clip : clip + 1], generators=[generator(clip)])
-            message = f"clip {clip} came out differently alone than in a batch of {SHAPE[0]}"
+            message = f"clip {clip} gave another result on its own than in a batch of {SHAPE[0]}"
             self.require_close(together[clip : clip + 1], alone, self.tolerance, "batch", message)
 
     def test_on_step(self) -> None:
@@ -118,15 +119,15 @@ class SamplerSuite(ConformanceSuite):
     def _check_timesteps(self, clause: str, asked: list[Tensor], *, begin: float) -> None:
         for timesteps in asked:
             shape = list(timesteps.shape)
-            self.require(shape == [SHAPE[0]], clause, f"timesteps of {SHAPE[0]} clips have shape {shape}, expected {[SHAPE[0]]}")
+            self.require(shape == [SHAPE[0]], clause, f"timesteps of {SHAPE[0]} clips have shape {shape}; expected {[SHAPE[0]]}")
             low, high = float(timesteps.min()), float(timesteps.max())
-            message = f"timesteps from {low:.4g} to {high:.4g} were asked for, expected above 0, at most {begin:g}"
+            message = f"timesteps from {low:.4g} to {high:.4g} were asked for; expected above 0, at most {begin:g}"
             self.require(low > 0 and high <= begin + 1e-6, clause, message)
         first = float(asked[0].min())
-        self.require(abs(first - begin) < 1e-6, clause, f"the first prediction was asked for at timestep {first:.4g}, expected {begin:g}")
+        self.require(abs(first - begin) < 1e-6, clause, f"the first prediction was asked for at timestep {first:.4g}; expected {begin:g}")
         for before, after in pairwise(asked):
             rises = bool((after > before + 1e-6).any())
-            message = f"timestep {float(after.max()):.4g} was asked for after {float(before.max()):.4g}, expected it not to rise"
+            message = f"timestep {float(after.max()):.4g} was asked for after {float(before.max()):.4g}; expected it not to rise"
             self.require(not rises, clause, message)
 
     def _check_steps(self, clause: str, sampler: Sampler, *, begin: float) -> None:
@@ -139,7 +140,7 @@ class SamplerSuite(ConformanceSuite):
 
 
 def _swirl(values: Tensor, timesteps: Tensor) -> Tensor:
-    """A smooth prediction that treats each clip, frame and dimension alone."""
+    """Return a smooth prediction that treats each clip, frame and dimension separately."""
     return torch.sin(3 * values) + timesteps[:, None, None].to(values) * values
 
 
@@ -150,7 +151,7 @@ def _sample(
 
 
 def _asked(sampler: Sampler, begin: float = 1.0) -> list[Tensor]:
-    """Returns the timesteps `[B]` of every prediction of one call."""
+    """Return the timesteps `[B]` of every prediction of one call."""
     asked: list[Tensor] = []
 
     def predict(values: Tensor, timesteps: Tensor) -> Tensor:

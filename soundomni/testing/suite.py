@@ -1,4 +1,4 @@
-"""What the suites of all kinds share: the clauses on constructors, known failures, and messages that name the clause."""
+"""Shared parts of all suites: the clauses on constructors, known failures, and messages that name the clause."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundomni.core import registry
-from soundomni.core.errors import PluginError, did_you_mean
+from soundomni.core.errors import PluginError, did_you_mean, message_of
 from soundomni.core.interfaces import KINDS
+from soundomni.core.spec import registry
 
 PREFIX = "test_"
 
 
 def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
-    """Makes a clause fail with its name when the plugin raises; a module that is not installed is not the plugin's failure."""
+    """Make a clause fail with its name if the plugin raises; a missing module is not the plugin's failure."""
 
     @functools.wraps(method)
     def checked(self: ConformanceSuite, *arguments: Any, **fixtures: Any) -> None:
@@ -29,7 +29,7 @@ def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
         except ImportError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())
+            text = message_of(error)
             if isinstance(error, AssertionError) and text.startswith(name):
                 raise
             raise AssertionError(f"{name}: raised {type(error).__name__}: {text}") from error
@@ -42,16 +42,19 @@ class ConformanceSuite(ABC):
     """Base of the suites. `test_<clause>` methods are the clauses.
 
     Attributes:
-        kind: the kind of plugin, one of `soundomni.core.interfaces.KINDS`.
-        known_failures: clause → why the plugin breaks it. Such a clause must fail, be it by an error that the plugin raises: pytest
-            reports it as xfailed, and as failed once it passes.
+        kind: kind of plugin, one of `soundomni.core.interfaces.KINDS`.
+        known_failures: clause → why the plugin breaks it. Such a clause must fail, possibly by an error that the plugin
+            raises: pytest reports it as xfailed, and as failed once it passes.
     """
 
     kind: ClassVar[str]
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Lets clauses name what plugins raise, and marks the known failures. Raises TypeError when one names no clause of the suite."""
+        """Make clauses name plugins' errors, and mark known failures.
+
+        Raise TypeError if one does not name a clause of the suite.
+        """
         super().__init_subclass__(**kwargs)
         clauses = [name.removeprefix(PREFIX) for name in dir(cls) if name.startswith(PREFIX)]
         for clause in cls.known_failures:
@@ -67,21 +70,21 @@ class ConformanceSuite(ABC):
 
     @abstractmethod
     def built(self, seed: int = 0) -> Any:
-        """Returns a new plugin whose random weights follow from `seed`."""
+        """Return a new plugin whose random weights depend only on `seed`."""
 
     def require(self, holds: bool, clause: str, message: str) -> None:
-        """Raises AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
+        """Raise AssertionError "<Kind>Suite.<clause>: <message>" unless `holds`."""
         if not holds:
             raise AssertionError(f"{self._clause(clause)}: {message}")
 
     def _clause(self, clause: str) -> str:
-        """Names a clause as messages do."""
+        """Return the name of a clause for messages."""
         return f"{KINDS[self.kind].__name__}Suite.{clause}"
 
     def require_close(self, found: Tensor, expected: Tensor, tolerance: float, clause: str, message: str) -> None:
-        """Requires equal shapes and values within `tolerance`, times the largest expected magnitude where that is above 1.
+        """Require equal shapes, and values within `tolerance`, times the largest expected magnitude if that is above 1.
 
-        Integers must be the same, and tensors without elements have nothing to differ in.
+        Integers must be equal, and tensors without elements cannot differ.
         """
         shapes = f"{list(found.shape)} against {list(expected.shape)}"
         self.require(found.shape == expected.shape, clause, f"{message}; the shapes are {shapes}")
@@ -93,11 +96,11 @@ class ConformanceSuite(ABC):
         self.require(difference <= allowed, clause, f"{message}; the largest difference is {difference:.3g}, allowed is {allowed:.3g}")
 
     def require_gradients(self, module: nn.Module, loss: Tensor, clause: str, given: str) -> None:
-        """Requires that `loss` gives every trainable parameter of `module` a finite gradient, even if it is zero."""
+        """Require that `loss` gives every trainable parameter of `module` a finite gradient, even if it is zero."""
         module.zero_grad(set_to_none=True)
         trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if trainable:
-            self.require(loss.requires_grad, clause, f"{given} gave an output without gradient, though there are trainable parameters")
+            self.require(loss.requires_grad, clause, f"{given} gave an output without gradient, although there are trainable parameters")
             loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in trainable:
             self.require(parameter.grad is not None, clause, f"{given} gave parameter '{name}' no gradient; expected one, even if zero")
@@ -110,10 +113,10 @@ class ConformanceSuite(ABC):
     def test_contract(self) -> None:
         """`make` returns a plugin of the kind."""
         plugin, contract = self.built(), KINDS[self.kind]
-        self.require(isinstance(plugin, contract), "contract", f"make returned a {type(plugin).__name__}, expected a {contract.__name__}")
+        self.require(isinstance(plugin, contract), "contract", f"make returned a {type(plugin).__name__}; expected a {contract.__name__}")
 
     def test_constructor(self) -> None:
-        """The constructor names every argument, types it as plain data, and takes what the assembly passes."""
+        """The constructor names every argument, types it as plain data, and accepts what the assembly passes."""
         cls = type(self.built())
         try:
             registry.arguments(self.kind, cls)
@@ -122,14 +125,15 @@ class ConformanceSuite(ABC):
 
 
 class ModuleSuite(ConformanceSuite):
-    """Suite of a kind whose plugins are torch modules."""
+    """Suite for a kind whose plugins are torch modules."""
 
     @abstractmethod
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Returns what the plugin computes from fixed inputs."""
+        """Return the plugin's outputs for fixed inputs."""
 
     def test_state_dict(self) -> None:
-        """A state dict holds all that was learnt: loaded into another plugin of the same arguments, it computes the same."""
+        """A state dict holds everything that was learned: loaded into another plugin with the same arguments, it gives
+        the same outputs."""
         first, second = self.built(1).eval(), self.built(2).eval()
         second.load_state_dict(first.state_dict())
         with torch.no_grad():
@@ -141,27 +145,27 @@ class ModuleSuite(ConformanceSuite):
 
 
 def seeded(make: Callable[[], Any], seed: int) -> Any:
-    """Calls `make` with torch's global generator at `seed`, and puts that generator back."""
+    """Call `make` with torch's global generator at `seed`, and restore that generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
 def noise(seed: int, *shape: int) -> Tensor:
-    """Returns standard normal float32 values of `shape` that follow from `seed`."""
+    """Return standard normal float32 values of `shape` that depend only on `seed`."""
     return torch.randn(*shape, generator=generator(seed))
 
 
 def number(scalar: Tensor | float) -> float:
-    """Returns a scalar as a float, its gradient left behind."""
+    """Return a scalar as a float, without its gradient."""
     return float(scalar.detach()) if isinstance(scalar, Tensor) else float(scalar)
 
 
 def generator(seed: int) -> torch.Generator:
-    """Returns a CPU generator at `seed`."""
+    """Return a CPU generator at `seed`."""
     return torch.Generator().manual_seed(seed)
 
 
 def evaluating(plugin: Any) -> Any:
-    """Returns a module in evaluation mode, and anything else, which the clause `contract` tells of, as it is."""
+    """Return a module in evaluation mode, and anything else, which the clause `contract` reports, as it is."""
     return plugin.eval() if isinstance(plugin, nn.Module) else plugin

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
 from soundomni.testing.suite import ConformanceSuite
 
 SPEC = Spec(
@@ -30,7 +30,7 @@ SPEC = Spec(
 )
 
 OTHERS = ("spec.yaml", "metrics.jsonl", "checkpoints/latest", "samples/step-00000001/00-rain.wav", "notes.txt", "data/mine.csv")
-"""Files of a run directory that no tracker writes, the user's own among them."""
+"""Files of a run directory that no tracker writes, including a user's own."""
 
 
 class TrackerSuite(ConformanceSuite):
@@ -40,16 +40,16 @@ class TrackerSuite(ConformanceSuite):
 
     @abstractmethod
     def make(self, *, run_dir: Path, spec: Spec) -> Tracker:
-        """Returns a new tracker that needs no network; the arguments are what the assembly passes."""
+        """Return a new tracker that needs no network; the assembly passes these arguments."""
 
     def built(self, seed: int = 0) -> Tracker:
-        """Returns a tracker of a run directory that is gone again; it is closed already."""
+        """Return a closed tracker of a run directory that no longer exists."""
         made: list[Tracker] = []
         self._use(lambda tracker, _: made.append(tracker))
         return made[0]
 
     def test_log(self) -> None:
-        """Metrics are taken at every step: none, one, several, and numbers that are not finite."""
+        """Metrics are accepted at every step: none, one, several, and numbers that are not finite."""
 
         def use(tracker: Tracker, run_dir: Path) -> None:
             for step, metrics in enumerate(({}, {"loss": 1.5}, {"loss": 1.25, "lr": 1e-4}, {"loss": math.nan, "norm": math.inf})):
@@ -58,7 +58,7 @@ class TrackerSuite(ConformanceSuite):
         self._use(use)
 
     def test_log_files(self) -> None:
-        """WAV and PNG files are taken, none too, and stay where they are as they are."""
+        """WAV and PNG files are accepted, also none, and stay unchanged where they are."""
 
         def use(tracker: Tracker, run_dir: Path) -> None:
             files = [run_dir / "tone.wav", run_dir / "tone.png"]
@@ -69,7 +69,7 @@ class TrackerSuite(ConformanceSuite):
             self._accept("log_files", "log_files of a WAV and a PNG file", lambda: tracker.log_files(2, files))
             for path, content in zip(files, before, strict=True):
                 kept = path.exists() and path.read_bytes() == content
-                self.require(kept, "log_files", f"log_files changed or removed {path.name}, expected it to stay in the run directory")
+                self.require(kept, "log_files", f"log_files changed or removed {path.name}; expected it to stay in the run directory")
 
         self._use(use)
 
@@ -86,7 +86,7 @@ class TrackerSuite(ConformanceSuite):
                 self._accept("close", given, tracker.close)
 
     def test_resumes(self) -> None:
-        """A second tracker takes over the run directory of the first: when a run is resumed, and when it begins anew."""
+        """A second tracker takes over the run directory of the first, when a run is resumed and when it starts over."""
         with TemporaryDirectory() as folder:
             for first in (0, 2, 0):
 
@@ -99,13 +99,14 @@ class TrackerSuite(ConformanceSuite):
                 self._accept("resumes", f"a tracker from step {first} on in one run directory", log)
 
     def test_files(self) -> None:
-        """What it writes into the run directory matches its `files`, and nothing else there does: overwriting removes what matches."""
+        """The files that it writes into the run directory match its `files`, and no others do: overwriting removes what
+        matches."""
         patterns = type(self.built()).files
         with TemporaryDirectory() as folder:
             run_dir = Path(folder)
             for pattern in patterns:
                 within = bool(pattern) and not Path(pattern).is_absolute() and ".." not in Path(pattern).parts
-                self.require(within, "files", f"files has '{pattern}', expected a pattern relative to the run directory")
+                self.require(within, "files", f"files has '{pattern}'; expected a pattern relative to the run directory")
             for name in OTHERS:
                 (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
                 (run_dir / name).touch()
@@ -140,7 +141,7 @@ class TrackerSuite(ConformanceSuite):
 
 
 def _write_wav(path: Path) -> None:
-    """A tenth of a second of a tone, 16 bits, 8 kHz."""
+    """Write a tenth of a second of a tone, 16 bits, 8 kHz."""
     samples = [round(8000 * math.sin(2 * math.pi * 440 * n / 8000)) for n in range(800)]
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -150,7 +151,7 @@ def _write_wav(path: Path) -> None:
 
 
 def _write_png(path: Path) -> None:
-    """A grey square of 4 by 4 pixels, 8-bit RGB (PNG specification, section 5)."""
+    """Write a gray square of 4 by 4 pixels, 8-bit RGB (PNG specification, section 5)."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -2,11 +2,11 @@
 
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.ema import EMA
+from soundomni.train.learning_rate import learning_rate
 from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.optim import build_optimizer
-from soundomni.train.parallel import World, open_world, parallelise
+from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.parallel import World, open_world, parallelize
 from soundomni.train.run import RunResult, run_training
-from soundomni.train.schedule import learning_rate
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.state import RunState, load_trained_weights
 from soundomni.train.trainable import Batch, Step, Trainable
@@ -30,6 +30,6 @@ __all__ = [
     "learning_rate",
     "load_trained_weights",
     "open_world",
-    "parallelise",
+    "parallelize",
     "run_training",
 ]

@@ -1,4 +1,4 @@
-"""Training a codec alone, in the loop that trains models.
+"""Training a codec on its own, in the loop that trains models.
 
 Shape letters: B clips, C audio channels, S samples.
 """
@@ -24,13 +24,13 @@ SILENCE_SECONDS = 0.1
 class CodecTraining(nn.Module):
     """Makes a codec trainable on the clips of packed batches.
 
-    What a codec counts its losses in is its own matter, so each batch weighs the same (see Trainable.count_terms).
+    Each codec counts its losses in its own way, so each batch weighs the same (see Trainable.count_terms).
 
     Args:
         codec: all its parameters are trained.
 
     Raises:
-        SpecError: it has none, or no losses of its own.
+        SpecError: the codec does not have parameters, or does not define losses.
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("reconstruct",)
@@ -39,21 +39,21 @@ class CodecTraining(nn.Module):
         super().__init__()
         if type(codec).training_losses is Codec.training_losses or not list(codec.parameters()):
             raise SpecError(
-                f"train.target is codec, but {type(codec).__name__} has nothing to train; choose a codec with weights and losses"
+                f"train.target is codec, but {type(codec).__name__} has nothing to train. Choose a codec with weights and losses"
             )
         self.codec = codec.requires_grad_(True)
 
     @property
     def units(self) -> tuple[nn.Module, ...]:
-        """None: a codec is one unit."""
+        """No inner units: a codec is one unit."""
         return ()
 
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
-        """Names no loss: none is counted before the codec has run."""
+        """Return nothing: no loss can be counted before the codec has run."""
         return {}
 
     def forward(self, batch: PackedBatch) -> LossTerms:
-        """Returns the codec's losses on the clips to make; clip b draws from its own seed.
+        """Return the codec's losses on the clips to make; clip b draws from its own seed.
 
         Without clips, a silent one takes their place and counts nothing, so that every rank computes the same gradients.
         """
@@ -65,7 +65,7 @@ class CodecTraining(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """`[B, C, S]` with clips of `lengths` `[B]` → what the codec makes of them, `[B, C, at least S]`."""
+        """Return the codec's version `[B, C, at least S]` of clips `[B, C, S]` of `lengths` `[B]`."""
         return self.codec.decode(self.codec.encode(waveform, lengths))
 
     def _losses(self, waveform: Tensor, lengths: Tensor, *, seeds: tuple[int, ...]) -> LossTerms:
@@ -80,15 +80,15 @@ class CodecTraining(nn.Module):
 
 
 def write_codec(codec: Codec, checkpoint: Path, path: Path) -> None:
-    """Writes the state dict of a checkpoint of CodecTraining, averaged where there are averages, as safetensors.
+    """Write the weights of a checkpoint of CodecTraining as safetensors: the averaged ones, if it has them.
 
     Args:
-        codec: like the one that was trained; gets its weights.
-        checkpoint: of the run.
-        path: of the file.
+        codec: built like the trained one; receives its weights.
+        checkpoint: directory of the checkpoint.
+        path: file to write.
 
     Raises:
-        CheckpointError: it is of another codec, or the file cannot be written.
+        CheckpointError: the checkpoint belongs to another codec, or the file cannot be written.
     """
     load_trained_weights(codec, checkpoint, prefix="codec.")
     try:

@@ -1,4 +1,4 @@
-"""How many processor cores are free for training: those of the machine less what others use, within what this process may use."""
+"""How many processor cores are free for training: those that this process may use, minus those that others use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ _MARGIN = 0.5  # cores by which the load may be off
 
 
 def free_cores(*, root: Path = _QUOTAS) -> float:
-    """Return the cores that this process may use and that nobody else is using now, at least 0.
+    """Return the number of cores that this process may use and that nobody else is using now, at least 0.
 
-    Counted are the cores it may be scheduled on, the quota of its container, and the load of the machine in the last minute, or what runs
-    at this moment where that is less: a job that has just ended is no load.
+    Three limits count: the cores that it may be scheduled on, the quota of its container, and the cores that others
+        leave
+    free. Their load is that of the last minute, or what runs now if that is less: a job that has just ended is not a
+    load.
 
     Args:
-        root: of the control groups.
+        root: directory of the control groups.
     """
     machine = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
@@ -25,7 +27,7 @@ def free_cores(*, root: Path = _QUOTAS) -> float:
 
 
 def quota(root: Path = _QUOTAS) -> float:
-    """Return the cores that a container may use in total, infinity without a limit; of control groups of either version."""
+    """Return the cores that a container may use in total, infinity without a limit; reads control groups v1 and v2."""
     for name, period_name in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with contextlib.suppress(OSError, ValueError):
             words = (root / name).read_text().split()
@@ -36,7 +38,7 @@ def quota(root: Path = _QUOTAS) -> float:
 
 
 def busy_warning(threads: int, *, processes: int, free: float) -> str | None:
-    """Return what to do if fewer cores are free than `processes` of `threads` threads each want, in one line, or None.
+    """Return one line of advice if `processes` with `threads` threads each want more cores than are free, or None.
 
     Threads that wait for each other while others hold the cores slow training down several times over.
     """
@@ -57,5 +59,6 @@ def _load_of_others() -> float:
     except OSError:
         return 0.0
     with contextlib.suppress(OSError, ValueError, IndexError):  # Linux only
-        load = min(load, float(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)  # less this process
+        running = float(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        load = min(load, running - 1)  # without this process
     return max(0.0, load)

@@ -1,7 +1,6 @@
-"""Settings that a run works with, but that can hardly be meant: each is one line, for `soundomni spec validate` and the start of a run.
+"""Settings that work but are probably mistakes: one line each, for `soundomni spec validate` and the start of a run.
 
-What a run cannot work with is an error, elsewhere. A number that is the default of its key is not doubted where it does no harm: nobody
-chose it.
+Settings that cannot work are errors, found elsewhere. A harmless default is not doubted: nobody chose it.
 """
 
 from __future__ import annotations
@@ -9,27 +8,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import DataSpec, MixtureEntry, Spec, TrainSpec
-from soundomni.data.tasks import Task, build_tasks, find_task
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, Spec, TrainSpec
+from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 HIGHEST_RATE = 1.0
-"""A learning rate above this is taken for a slip of the pen; rules that find their own rate ask for 1."""
+"""A learning rate above this is probably a typo; rules that find their own rate ask for 1."""
 
 
 def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
     """Return a line for each doubtful setting of a spec that has passed all checks.
 
     Args:
-        spec: it.
-        model: built from it, on any device; None if it cannot be, which leaves out what needs its sizes.
+        spec: the spec.
+        model: the model built from it, on any device; None if it cannot be built, which skips what needs its sizes.
     """
     doubts: list[str] = []
     if spec.train is not None:
         doubts += [*_steps(spec.train), *_rates(spec.train), *_trackers(spec.train)]
     trains_model = spec.train is None or spec.train.target == "model"
     if spec.train is not None and model is not None and trains_model:
-        doubts += [*_losses(spec.train, model), *_validation(spec.train, model)]
+        doubts += [*_losses(spec.train, model), *_validation(spec.train, spec.data, model)]
     if spec.data is not None and trains_model:
         doubts += _conditions(spec, spec.data)
     if spec.data is not None and model is not None:
@@ -40,43 +39,44 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
 
 
 def _steps(train: TrainSpec) -> Iterator[str]:
-    """Counts of steps against the length of the run."""
+    """Yield doubts about counts of steps, compared with the length of the run."""
     steps, warmup = train.steps, train.schedule.warmup_steps
     if warmup is not None and warmup > steps:
         yield (
-            f"train.schedule.warmup_steps is {warmup}, but train.steps is {steps}: the learning rate never reaches train.optimizer.lr; "
-            "set train.schedule.warmup_steps to null to use a tenth of the run"
+            f"train.schedule.warmup_steps is {warmup}, but train.steps is {steps}: the learning rate never reaches "
+            "train.optimizer.lr. "
+            "Set train.schedule.warmup_steps to null to use a tenth of the run"
         )
     if train.save_every > steps and train.save_every != TrainSpec.save_every:
         yield (
-            f"train.save_every is {train.save_every}, but train.steps is {steps}: the run is saved only at the end; "
-            "set it to 0 if that is intended"
+            f"train.save_every is {train.save_every}, but train.steps is {steps}: the run is saved only at the end. "
+            "Set it to 0 if that is intended"
         )
     if train.log_every > steps and train.log_every != TrainSpec.log_every:
-        yield f"train.log_every is {train.log_every}, but train.steps is {steps}: only the last step is logged; set it to {steps} or less"
+        yield f"train.log_every is {train.log_every}, but train.steps is {steps}: only the last step is logged. Set it to {steps} or less"
     if train.validating.every > steps:
         yield (
-            f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never runs; "
-            f"set it to {steps} or less, or to 0 if that is intended"
+            f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never runs. "
+            f"Set it to {steps} or less, or to 0 if that is intended"
         )
 
 
 def _rates(train: TrainSpec) -> Iterator[str]:
     optimizer, schedule = train.optimizer, train.schedule
     if optimizer.lr == 0:
-        yield "train.optimizer.lr is 0: the model learns nothing; set it above 0"
+        yield "train.optimizer.lr is 0: the model learns nothing. Set it above 0"
         return
     if optimizer.lr > HIGHEST_RATE:
-        yield f"train.optimizer.lr is {optimizer.lr:g}: training rarely works above {HIGHEST_RATE:g}; set a lower learning rate"
+        yield f"train.optimizer.lr is {optimizer.lr:g}: training rarely works above {HIGHEST_RATE:g}. Set a lower learning rate"
     if schedule.kind == "cosine" and schedule.min_lr > optimizer.lr:
         yield (
             f"train.schedule.min_lr is {schedule.min_lr:g}, above train.optimizer.lr, which is {optimizer.lr:g}: "
-            "the learning rate rises until the end; set train.schedule.min_lr below it"
+            "the learning rate rises until the end. Set train.schedule.min_lr below it"
         )
     if optimizer.lr * optimizer.weight_decay >= 1:
         yield (
             f"train.optimizer.weight_decay is {optimizer.weight_decay:g}, which at a learning rate of {optimizer.lr:g} removes every "
-            "weight completely at each step; set a lower train.optimizer.weight_decay"
+            "weight completely at each step. Set a lower train.optimizer.weight_decay"
         )
 
 
@@ -84,48 +84,68 @@ def _trackers(train: TrainSpec) -> Iterator[str]:
     given = Counter((slot.class_path, repr(sorted(slot.init_args.items()))) for slot in train.trackers)
     for (name, _), count in given.items():
         if count > 1:
-            yield f"train.trackers names '{name}' {count} times, so everything is recorded {count} times; name it once"
+            yield f"train.trackers names '{name}' {count} times, so everything is recorded {count} times. Name it once"
 
 
 def _losses(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
     names = ("ce", *model.objective.loss_names, *model.router.loss_names)
     if all(train.loss_weights.get(name, 1.0) == 0 for name in names):
-        yield f"train.loss_weights is 0 for every loss ({', '.join(names)}): the model learns nothing; set at least one above 0"
+        yield f"train.loss_weights is 0 for every loss ({', '.join(names)}): the model learns nothing. Set at least one above 0"
 
 
-def _validation(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
+def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) -> Iterator[str]:
     validation, codec = train.validating, model.codec.spec
+    held_out = _held_out(data)
     if not validation.every:
+        if held_out:
+            yield (
+                f"data.datasets.{held_out[0]}.held_out is set, but train.validation.every is 0: the held-out losses "
+                "are never measured. "
+                "Set train.validation.every"
+            )
         return
-    if not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+    measures = bool(held_out) and validation.num_held_out != 0
+    if validation.best is not None and not measures:
         yield (
-            "train.validation makes nothing: it has no prompts, and no clips to describe; set train.validation.prompts, "
-            "or train.validation to null"
+            f"train.validation.best is '{validation.best}', but nothing is held out to measure it on. Set held_out of a "
+            "dataset in "
+            "data.datasets, or set train.validation.best to null"
+        )
+    if not measures and not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+        yield (
+            "train.validation does nothing: it has no prompts, no clips to describe, and no held-out items. Set "
+            "train.validation.prompts, or set train.validation to null"
         )
     if validation.prompts and validation.seconds * codec.sample_rate < codec.downsampling_ratio:
         yield _shorter("train.validation.seconds", validation.seconds, codec.downsampling_ratio / codec.sample_rate)
 
 
+def _held_out(data: DataSpec | None) -> list[str]:
+    """Return the datasets that have held-out items."""
+    return [name for name, entry in data.datasets.items() if entry is not None and entry.held_out > 0] if data is not None else []
+
+
 def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
-    """Captions and other conditions that are always or never left out."""
+    """Yield doubts about captions and other conditions that are always or never dropped."""
     tasks = _tasks(data)
     prompted = [task for task in tasks if task.uses("target") and task.placeholders]
     dropout = data.condition_dropout
     if prompted and dropout.text == 1:
-        yield "data.condition_dropout.text is 1: the model never sees a caption, so prompts will have no effect; set it to about 0.1"
+        yield "data.condition_dropout.text is 1: the model never sees a caption, so prompts will have no effect. Set it to about 0.1"
     for name, audio in (("latent", "context"), ("features", "features")):
         share = getattr(dropout, name)
         if share == 1 and any(task.uses("target") and task.uses(audio) for task in tasks):
-            yield f"data.condition_dropout.{name} is 1: the model never sees audio of this kind before a target; set it to about 0.3"
+            yield f"data.condition_dropout.{name} is 1: the model never sees audio of this kind before a target. Set it to about 0.3"
     if prompted and dropout.text == 0 and spec.guidance.scale != 1:
         yield (
             f"guidance.scale is {spec.guidance.scale:g}, but data.condition_dropout.text is 0: guidance compares with generation without "
-            "a caption, which is never trained; set data.condition_dropout.text to about 0.1, or guidance.scale to 1"
+            "a caption, which is never trained. Set data.condition_dropout.text to about 0.1, or set guidance.scale "
+            "to 1"
         )
 
 
 def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel, *, clip_only: bool) -> Iterator[str]:
-    """The longest clip of a dataset against a frame, and against the longest sample."""
+    """Yield doubts about the longest clip of a dataset, compared with a frame and with the longest sample."""
     codec, seconds = model.codec.spec, entry.max_seconds
     if seconds is None:
         return
@@ -144,16 +164,17 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
         if count > limit:
             yield (
                 f"{where}.max_seconds is {seconds:g}, which is {count} {what}, but a sample can have at most {limit}: "
-                "such clips are refused; set a lower max_seconds, or a higher data.max_tokens_per_sample and data.tokens_per_batch"
+                "longer clips are refused. Set a lower max_seconds, or a higher data.max_tokens_per_sample and "
+                "data.tokens_per_batch"
             )
 
 
 def _tasks(data: DataSpec) -> list[Task]:
-    """Return the tasks that any dataset is used for."""
+    """Return the tasks of all datasets."""
     known = build_tasks(data.tasks)
     used = [name for entry in data.datasets.values() if entry is not None for name, weight in entry.tasks.items() if weight > 0]
     return [find_task(name, known) for name in dict.fromkeys(used)]
 
 
 def _shorter(key: str, seconds: float, frame: float) -> str:
-    return f"{key} is {seconds:g}, shorter than one frame of the codec, which is {frame:.3g} s; set it higher"
+    return f"{key} is {seconds:g}, shorter than one frame of the codec, which is {frame:.3g} s. Set it higher"

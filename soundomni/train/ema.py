@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained parameters (Polyak and Juditsky 1992), in fp32 and sharded as they are."""
+"""Exponential moving average of the trained parameters (Polyak and Juditsky 1992), in fp32, sharded like them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from soundomni.train.parallel import reshard
 
 
 class EMA:
-    """Averages of the parameters that are trained; frozen ones need none.
+    """Averages of the trained parameters; frozen ones do not need any.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights are soon forgotten.
 
     Args:
-        model: its parameters as they are when this is built are the first average.
-        decay: in (0, 1).
+        model: its current parameters are the first averages.
+        decay: the largest decay, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -29,7 +29,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the averages towards the parameters by one step."""
+        """Move the averages towards the parameters by one step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         parameters = _trained(model)
@@ -39,7 +39,10 @@ class EMA:
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
-        """Within the context, `model` computes with the averages. Needs memory for one more tensor, not for one more model."""
+        """Let `model` compute with the averages in this context.
+
+        It takes memory for one more tensor, not one more model.
+        """
         self._exchange(model)
         try:
             yield

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def append_lines(path: Path, records: Iterator[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
-    """Append one line per record, in one write; a last line that was cut short is ended first. Raises OSError."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
+def to_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line per record."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append one line per record, in one write, after ending a last line that was cut short.
+
+    Raise OSError on failure.
+    """
+    text = to_lines(records)
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -20,7 +28,10 @@ def append_lines(path: Path, records: Iterator[Mapping[str, Any]] | list[dict[st
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the JSON objects in a file and the number of broken lines, not counting a last one that was cut short. Raises OSError."""
+    """Return the JSON objects in a file and the number of broken lines, without a last line that was cut short.
+
+    Raise OSError on failure.
+    """
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.split("\n")
     found: list[dict[str, Any]] = []

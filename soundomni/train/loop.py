@@ -1,11 +1,12 @@
 """The training loop, read from top to bottom.
 
-step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → log, save, validate.
+step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
 
-Saving comes before validating, so that whatever goes wrong there costs no training.
+Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that
+an error there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
-batches on many ranks is the step over one large batch. Counts are known from the batch alone and cost one small reduction.
+batches on many ranks is the step over one large batch. Counts follow from the batches and cost one small reduction.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.checks import check_loss_weights
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import LossTerms
-from soundomni.core.schema import TrainSpec
+from soundomni.core.spec.ranges import check_loss_weights
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.train.best import Best
 from soundomni.train.ema import EMA
-from soundomni.train.optim import clip_gradients, set_learning_rate
+from soundomni.train.gradient_clipping import clip_gradients
+from soundomni.train.learning_rate import learning_rate, set_learning_rate
+from soundomni.train.loss_weighting import loss_shares, weighted_loss, weighted_total
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
-from soundomni.train.schedule import learning_rate
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -39,15 +42,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a run is: what a checkpoint stores beside tensors.
+    """Progress of a run: the part of a checkpoint that is not tensors.
 
     Args:
-        step: finished steps.
-        data: the loader's state after the last one; None before the first.
-        totals: what was trained on so far, added up over steps: tokens, samples.
-        skipped_steps: steps of all whose loss or gradient was not finite.
-        skipped_in_a_row: of these, the last ones without a finite one between.
-        seconds: that it took, those before it was resumed included.
+        step: number of finished steps.
+        data: state of the loader after the last step; None before the first.
+        totals: what the run has trained on, summed over steps: tokens, samples.
+        skipped_steps: number of steps whose loss or gradient was not finite.
+        skipped_in_a_row: number of consecutive skipped steps up to now.
+        seconds: seconds that the run has taken, including those before it was resumed.
+        measured: the last step at which held-out losses were measured; -1 for none.
+        best: the best step by these losses.
     """
 
     step: int = 0
@@ -56,15 +61,25 @@ class Progress:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    measured: int = -1
+    best: Best = field(default_factory=Best)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step measured: the mean of each loss over its elements, their weighted sum, and the norm before clipping."""
+    """What one step measured.
+
+    Args:
+        losses: mean of each loss over its elements.
+        loss: weighted sum of the losses.
+        grad_norm: gradient norm before clipping.
+        parts: sum and count of each part of a loss, on this rank.
+    """
 
     losses: dict[str, float]
     loss: float
     grad_norm: float
+    parts: LossTerms = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
@@ -77,12 +92,17 @@ class Hooks:
     """What happens around the steps. Each is called on every rank at the same step.
 
     Args:
-        log: receives the step and its metrics, every `log_every` steps.
-        should_stop: asked after every step; must answer the same on every rank.
-        save: every `save_every` steps, at the end, and before stopping.
+        measure: returns the held-out losses at a step, the same on every rank: before the first step, every
+            `validation.every` steps, and at the end; not when stopping. None if nothing is held out.
+        usage: returns further metrics about the machine at a logged step, from the step's metrics.
+        log: receives the step and its metrics every `log_every` steps, and held-out losses after every measurement.
+        should_stop: called after every step; must return the same on every rank.
+        save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
         validate: every `validation.every` steps, after saving; not when stopping.
     """
 
+    measure: Callable[[int], Mapping[str, float]] | None = None
+    usage: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda metrics: {}
     log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     should_stop: Callable[[], bool] = lambda: False
     save: Callable[[Progress], None] = lambda progress: None
@@ -100,19 +120,24 @@ def fit(
     progress: Progress,
     hooks: Hooks,
 ) -> bool:
-    """Trains until `train.steps` steps are finished. `progress` is kept up to date in place.
+    """Train until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
+
+    `progress` is kept up to date in place.
 
     Args:
-        model: a Trainable, after `parallelise`.
+        model: a Trainable, after `parallelize`.
         loader: steps that follow `progress.data`.
 
     Returns:
-        True when all steps are finished, False when it was asked to stop before; it has saved in both cases.
+        True if the run is finished, False if it was asked to stop before; it has saved in both cases.
 
     Raises:
-        SoundOmniError: ten steps in a row were not finite.
+        SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
     """
     clock = _Clock(progress)
+    _catch_up(train, progress, hooks, clock)
+    if progress.best.is_over(train.validating):
+        return True
     for step in islice(loader, max(0, train.steps - progress.step)):
         rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
         set_learning_rate(optimizer, rate)
@@ -121,18 +146,60 @@ def fit(
             ema.update(model)
         _advance(progress, step.state, world.sum_counts(step.counts), result)
         progress.seconds = clock.seconds()
+        logs = is_log_step(progress.step, train)
+        parts = part_means(result.parts, world) if logs else {}
         done = progress.step >= train.steps
-        if progress.step % train.log_every == 0 or done:
-            hooks.log(progress.step, _metrics(result, rate, progress) | clock.rates(progress))
+        measured, is_best = _measure(train, progress, hooks, clock)
+        over = progress.best.is_over(train.validating)
+        if logs or over:
+            ended = {"stopped_early": 1.0} if over and not done else {}
+            metrics = _metrics(result, rate, progress) | parts | clock.rates(progress)
+            hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
+        elif measured:
+            hooks.log(progress.step, measured)
         stop = hooks.should_stop()
-        if stop or done or (train.save_every and progress.step % train.save_every == 0):
+        if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
             hooks.save(progress)
         if stop:
             return done
-        if train.validating.every and progress.step % train.validating.every == 0:
+        if _is_due(progress, train.validating.every):
             with clock.paused():
                 hooks.validate(progress.step)
+        if over:
+            break
     return True
+
+
+def is_log_step(step: int, train: TrainSpec) -> bool:
+    """Return whether the metrics of a step are logged; only then are losses computed by group."""
+    return step % train.log_every == 0 or step >= train.steps
+
+
+def _is_due(progress: Progress, every: int) -> bool:
+    return every > 0 and progress.step % every == 0
+
+
+def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> tuple[Mapping[str, float], bool]:
+    """Return the measured numbers of this step, if it needs measuring, and whether the step is the best so far."""
+    due = _is_due(progress, train.validating.every) or (train.validating.every > 0 and progress.step >= train.steps)
+    changed = progress.best.start_over_if_changed(train.validating)
+    if hooks.measure is None or not ((due and progress.measured < progress.step) or changed):
+        return {}, False
+    if hooks.should_stop():  # a run that resumes measures first
+        return {}, False
+    with clock.paused():
+        measured = hooks.measure(progress.step)
+    progress.measured = progress.step
+    return measured, progress.best.judge(progress.step, measured, train.validating)
+
+
+def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> None:
+    """Measure before the first step, or at the step where the run stopped before measuring; save that step again."""
+    measured, _ = _measure(train, progress, hooks, clock)
+    if measured:
+        hooks.log(progress.step, measured)
+        if progress.step > 0:
+            hooks.save(progress)
 
 
 def train_step(
@@ -143,48 +210,64 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> StepResult:
-    """Makes one optimizer step over `batches`, or leaves the weights alone on every rank when anything is not finite."""
+    """Make one optimizer step over `batches`; if anything is not finite, no rank changes its weights.
+
+    It waits for the device once: the host must know whether to run the optimizer.
+    """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
     means: dict[str, Tensor] = {}
+    parts: LossTerms = {}
     for index, batch in enumerate(batches):
         reduce_gradients(model, index == len(batches) - 1)
         with computing_precision(world, train):
-            terms = trainable(batch.to(world.device))
+            terms = _take_parts(trainable(batch.to(world.device)), parts)
         check_loss_weights(train.loss_weights, terms)
         shares = loss_shares(terms, counts, num_batches)
-        loss = torch.stack([train.loss_weights.get(name, 1.0) * share for name, share in shares.items()]).sum()
-        torch.autograd.backward(loss * world.size)  # gradients are averaged over ranks: this undoes it
+        torch.autograd.backward(weighted_loss(shares, train.loss_weights) * world.size)  # gradients are averaged over ranks: this undoes it
         for name, share in shares.items():
             means[name] = means.get(name, 0.0) + share.detach()
     names = sorted(means)
     values = world.sum(torch.stack([means[name] for name in names]))
     norm = clip_gradients(model.parameters(), train.optimizer.clip)
-    losses = dict(zip(names, values.tolist(), strict=True))
-    total = sum(train.loss_weights.get(name, 1.0) * value for name, value in losses.items())
-    result = StepResult(losses=losses, loss=total, grad_norm=norm.item())
+    *found, grad_norm = torch.cat([values, norm.reshape(1).to(values)]).tolist()
+    losses = dict(zip(names, found, strict=True))
+    result = StepResult(losses=losses, loss=weighted_total(losses, train.loss_weights), grad_norm=grad_norm, parts=parts)
     if result.is_finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return result
 
 
+def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
+    """Return the losses to train on; losses that are parts of another are added to `parts`."""
+    for name in [name for name in terms if "/" in name]:
+        total, count = terms.pop(name)
+        before = parts.get(name, (0.0, 0.0))
+        parts[name] = (before[0] + total, before[1] + count)
+    return terms
+
+
+def part_means(parts: LossTerms, world: World) -> dict[str, float]:
+    """Return the mean of each part of a loss over all ranks, by its name in the log. Every rank must call this."""
+    names = list(parts)
+    pairs = torch.stack([torch.stack(parts[name]) for name in names]).tolist() if names else []
+    sums: dict[str, list[float]] = {}
+    for found in world.gather(dict(zip(names, pairs, strict=True))):
+        for name, (total, count) in found.items():
+            before = sums.setdefault(name, [0.0, 0.0])
+            before[0] += total
+            before[1] += count
+    return {f"loss/{name}": total / count for name, (total, count) in sorted(sums.items()) if count}
+
+
 def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) -> tuple[dict[str, float], int]:
-    """Returns the count of each loss, and the number of batches, over all ranks and micro-batches of a step."""
+    """Return the count of each loss, and the number of batches, over all ranks and micro-batches of a step."""
     local: dict[str, float] = {}
     for batch in batches:
         for name, count in trainable.count_terms(batch).items():
             local[name] = local.get(name, 0.0) + count
     return world.sum_counts(local), len(batches) * world.size
-
-
-def loss_shares(terms: LossTerms, counts: Mapping[str, float], num_batches: int) -> dict[str, Tensor]:
-    """Returns what one batch contributes to the mean of each loss; see Trainable.count_terms for the two rules."""
-    shares = {}
-    for name, (total, count) in terms.items():
-        scale = max(1.0, counts[name]) if name in counts else count.clamp(min=1e-12) * num_batches
-        shares[name] = total.float() / scale
-    return shares
 
 
 def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float], result: StepResult) -> None:
@@ -201,7 +284,8 @@ def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, f
     logger.warning("step %d was skipped: not finite (%s)", progress.step, found)
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise SoundOmniError(
-            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}); resume from the last "
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}). "
+            "Resume from the last "
             "checkpoint with a lower train.optimizer.lr or train.optimizer.clip, or train.precision: fp32"
         )
 
@@ -213,7 +297,7 @@ def _metrics(result: StepResult, rate: float, progress: Progress) -> dict[str, f
 
 
 class _Clock:
-    """Rates since the last time they were asked for."""
+    """Measures rates since the previous call."""
 
     def __init__(self, progress: Progress) -> None:
         self._start = self._last = time.perf_counter()
@@ -221,18 +305,18 @@ class _Clock:
         self._before = progress.seconds
 
     def seconds(self) -> float:
-        """Returns the seconds of the whole run, those before it was resumed included."""
+        """Return the seconds of the whole run, including those before it was resumed."""
         return self._before + time.perf_counter() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within does not slow the rates."""
+        """Keep the time spent in this context out of the rates."""
         begun = time.perf_counter()
         yield
         self._last += time.perf_counter() - begun
 
     def rates(self, progress: Progress) -> dict[str, float]:
-        """Returns tokens and steps per second since the last call, and the seconds of the whole run."""
+        """Return tokens and steps per second since the last call, and the seconds of the whole run."""
         now, tokens = time.perf_counter(), progress.totals.get("tokens", 0.0)
         passed = max(now - self._last, 1e-9)
         rates = {

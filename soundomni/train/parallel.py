@@ -1,7 +1,7 @@
-"""Processes and shards: one process without a group, or FSDP2 over a mesh from torchrun's environment.
+"""Processes and shards: one process without a group, or FSDP2 over a mesh described by torchrun's environment.
 
 The same code runs on CPU (gloo) and GPU (nccl). Gradients are averaged over ranks by FSDP2; the loop multiplies its loss by the
-number of ranks, because it has divided by global counts already.
+number of ranks, because it has already divided by global counts.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import exempt_executors
-from soundomni.core.culprit import named
 from soundomni.core.errors import SoundOmniError, SpecError, reason
-from soundomni.core.schema import ParallelSpec, TrainSpec
+from soundomni.core.spec.culprit import named
+from soundomni.core.spec.schema import ParallelSpec, TrainSpec
 from soundomni.train.launch import Launch, local_rank, read_launch
 from soundomni.train.trainable import as_trainable
 
 T = TypeVar("T")
 
 MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
-"""How long a rank that failed, and one that did not, wait for the others. They compute in lockstep: those that can come are soon there."""
+"""How long a rank that failed, and one that did not, waits for the others. In lockstep, they come soon."""
 
 
 class Meeting:
-    """Waits for all ranks by way of the group's store, where a rank that waits for a collective is not met.
+    """Waits for all ranks through the group's store, which a rank that waits in a collective does not reach.
 
     Args:
-        rank, size: this process and their number.
+        rank, size: number of this process, and number of processes.
     """
 
     _numbers: ClassVar[Iterator[int]] = count()
-    """Of a process, not of a meeting: a group may be used again, and its store remembers."""
+    """Numbers of the calls.
+
+    One counter per process, not per meeting: a group may be used again, and its store remembers.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
 
     def wait(self, timeout: timedelta) -> None:
-        """Wait for the call of the same number on every rank. Raises RuntimeError when the time is over."""
+        """Wait for the call with the same number on every rank. Raise RuntimeError after the timeout."""
         store, number = _get_default_store(), next(self._numbers)
         store.set(f"soundomni/meeting/{number}/{self._rank}", "here")
         store.wait([f"soundomni/meeting/{number}/{rank}" for rank in range(self._size)], timeout)
@@ -62,10 +65,10 @@ class World:
     """The processes of a run, seen from one of them.
 
     Args:
-        rank, size: this process and their number.
-        device: where this process computes.
-        mesh: over which parameters are sharded; None for one process without a group.
-        meeting: where ranks wait for each other outside of collectives; None for one process without a group.
+        rank, size: number of this process, and number of processes.
+        device: device on which this process computes.
+        mesh: mesh over which parameters are sharded; None for one process without a group.
+        meeting: lets ranks wait for each other outside of collectives; None for one process without a group.
     """
 
     rank: int
@@ -80,19 +83,19 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of `values` over all ranks; the argument may be overwritten."""
+        """Return the sum of `values` over all ranks; `values` may be overwritten."""
         if self.mesh is not None:
             dist.all_reduce(values)
         return values
 
     def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
-        """Returns named numbers added up over all ranks, which must have the same names."""
+        """Return the sum of each named number over all ranks, which must use the same names."""
         names = sorted(counts)
         sums = self.sum(torch.tensor([counts[name] for name in names], dtype=torch.float64)).tolist()
         return dict(zip(names, sums, strict=True))
 
     def gather(self, value: Any) -> list[Any]:
-        """Returns the small plain `value` of every rank, in rank order."""
+        """Return the small plain `value` of every rank, in rank order."""
         if self.mesh is None:
             return [value]
         values: list[Any] = [None] * self.size
@@ -100,7 +103,7 @@ class World:
         return values
 
     def on_main(self, action: Callable[[], T]) -> T | None:
-        """Runs `action` on rank 0 and returns its result there, None elsewhere. What it raises is raised on every rank."""
+        """Run `action` on rank 0 and return its result there, None elsewhere. Its errors are raised on every rank."""
         result: T | None = None
         error: Exception | None = None
         if self.is_main:
@@ -108,7 +111,7 @@ class World:
                 result = action()
             except KeyboardInterrupt:
                 raise
-            except BaseException as found:  # whatever it is, the other ranks are waiting to hear of it
+            except BaseException as found:  # the other ranks are waiting to hear of any error
                 if self.mesh is None:
                     raise
                 error = found if isinstance(found, SoundOmniError | OSError) else SoundOmniError(named(found))
@@ -119,7 +122,7 @@ class World:
         return result
 
     def share(self, action: Callable[[], T]) -> T:
-        """Run `action` on rank 0 and return its result on every rank. Whatever it raises is raised on every rank."""
+        """Run `action` on rank 0 and return its result on every rank. Its errors are raised on every rank."""
         values = [self.on_main(action)]
         if self.mesh is not None:
             dist.broadcast_object_list(values, src=0)
@@ -133,13 +136,14 @@ class World:
         Args:
             action: may gather parameters, so every rank must call this at the same place.
             module: the model, which may be sharded.
-            explain: makes one line of what a rank raised.
+            explain: returns what a rank raised as one line.
 
         Returns:
-            the result and None; or None and why it failed. All ranks get the same reason.
+            The result and None; or None and why it failed. All ranks get the same reason.
 
         Raises:
-            SoundOmniError: it failed here while the other ranks are still computing and wait for this one: none of them can go on.
+            SoundOmniError: it failed here while the other ranks compute and wait for this one: none of them can
+                continue.
         """
         result, failure = None, None
         try:
@@ -160,23 +164,26 @@ class World:
         return None, text if len(found) == self.size else f"{text} (on rank {rank})"
 
     def _meet(self, failure: str | None) -> None:
-        """Wait until all ranks are here; one that failed waits for a while only, as the others may be waiting for it elsewhere."""
+        """Wait until all ranks are here; a rank that failed waits less, as the others may wait for it elsewhere."""
         if self.meeting is None:
             return
         try:
             self.meeting.wait(LOCKSTEP if failure is None else MEETING)
         except RuntimeError as error:
             gone = (
-                f"this rank failed, and the others cannot go on without it: {failure}"
+                f"this rank failed, and the others cannot continue without it: {failure}"
                 if failure is not None
                 else "another rank has stopped"
             )
-            alone = SoundOmniError(f"{gone}; resume from the last checkpoint")
-            alone.add_note(f"on rank {self.rank}")
-            raise alone from error
+            own_error = SoundOmniError(f"{gone}. Resume from the last checkpoint")
+            own_error.add_note(f"on rank {self.rank}")
+            raise own_error from error
 
     def on_every(self, action: Callable[[], T]) -> T:
-        """Run `action` on every rank. What it raises on one is raised on all: as it is if all met the same, else with the rank's number."""
+        """Run `action` on every rank.
+
+        An error on one is raised on all, with the number of its rank unless all have the same.
+        """
         result: T | None = None
         error: SoundOmniError | None = None
         try:
@@ -192,16 +199,17 @@ class World:
         raise type(errors[rank])(f"rank {rank}: {errors[rank]}")
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite whole tensors with those of rank 0."""
+        """Overwrite unsharded tensors with those of rank 0."""
         for tensor in tensors:
             if self.mesh is not None:
                 dist.broadcast(tensor, src=0)
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:
-        """Notes the rank on mistakes that this rank may meet alone, such as a file that it alone cannot read.
+        """Add the rank as a note to errors that only this rank may have, such as a file that only it cannot read.
 
-        All others are met by every rank, and told by the first process of each node; those with a note are told by their own rank.
+        The rank itself reports an error with a note. All ranks have the others: the first process of each node reports
+        them.
         """
         try:
             yield
@@ -213,13 +221,13 @@ class World:
 
 @contextmanager
 def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Joins the process group that torchrun describes, or stands alone when it describes none.
+    """Join the process group that torchrun describes, or use one process if it does not describe any.
 
-    A group that exists already is used and left open.
+    A group that already exists is used and left open.
 
     Raises:
-        SpecError: the environment or the mesh does not fit the number of processes, there are more local processes than GPUs, or
-            the other processes cannot be reached.
+        SpecError: the environment or the mesh does not fit the number of processes, there are more local processes
+            than GPUs, or the other processes cannot be reached.
     """
     opened = not dist.is_initialized()
     launch = read_launch(environment) if opened else Launch(dist.get_rank(), dist.get_world_size())
@@ -246,37 +254,40 @@ def _join(device: torch.device, environment: Mapping[str, str]) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
         lost = SpecError(
-            f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}; start them all with torchrun"
+            f"the processes cannot meet at MASTER_ADDR and MASTER_PORT, {place}: {reason(error)}. Start them all with torchrun"
         )
         lost.add_note(f"RANK {environment.get('RANK')}")
         raise lost from error
 
 
 def mesh_shape(parallel: ParallelSpec, size: int) -> tuple[int, ...]:
-    """Returns (shard,), or (replicate, shard) for hybrid sharding, of a mesh over `size` processes. Raises SpecError."""
+    """Return (shard,), or (replicate, shard) for hybrid sharding, of a mesh over `size` processes.
+
+    Raise SpecError on failure.
+    """
     replicate = parallel.replicate
     if replicate < 1 or size % replicate:
-        raise SpecError(f"train.parallel.replicate is {replicate}; it must divide the number of processes, {size}")
+        raise SpecError(f"train.parallel.replicate is {replicate}; expected a divisor of the number of processes, {size}")
     shard = size // replicate if parallel.shard == -1 else parallel.shard
     if replicate * shard != size:
         raise SpecError(
-            f"train.parallel has {replicate} x {shard} processes, but {size} are running; "
-            f"set train.parallel.shard to {size // replicate} or -1, or start {replicate * max(shard, 1)}"
+            f"train.parallel has {replicate} x {shard} processes, but {size} are running. "
+            f"Set train.parallel.shard to {size // replicate} or -1, or start {replicate * max(shard, 1)}"
         )
     return (shard,) if replicate == 1 else (replicate, shard)
 
 
 def batches_per_rank(batches_per_step: int, size: int) -> int:
-    """Returns the micro-batches of each rank. Raises SpecError when the ranks cannot have equally many."""
+    """Return the micro-batches of each rank. Raise SpecError if they do not divide evenly."""
     if batches_per_step < 1 or batches_per_step % size:
         nearest = max(1, round(batches_per_step / size)) * size
         raise SpecError(
-            f"train.batches_per_step is {batches_per_step}; it must be a multiple of the {size} running processes, such as {nearest}"
+            f"train.batches_per_step is {batches_per_step}; expected a multiple of the {size} running processes, such as {nearest}"
         )
     return batches_per_step // size
 
 
-def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
+def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
     """Moves `model` to the device, sharded over the mesh when there is one; its layers recompute and compile as `train` says.
 
     Parameters must be equal on all ranks. Frozen parameters of `replicated_modules` stay whole on every rank.
@@ -309,25 +320,25 @@ def parallelise(model: nn.Module, world: World, train: TrainSpec) -> None:
 
 
 def computing_precision(world: World, train: TrainSpec) -> AbstractContextManager[Any]:
-    """Returns the context in which the model runs: autocast to bf16, or nothing."""
+    """Return the context in which the model runs: autocast to bf16, or no change."""
     return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16")
 
 
 def reduce_gradients(model: nn.Module, enabled: bool) -> None:
-    """Says whether the next backward pass adds gradients up over ranks, or only keeps them for a later micro-batch."""
+    """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(enabled)
 
 
 def reshard(model: nn.Module) -> None:
-    """Frees gathered parameters, so that the next forward pass gathers them anew from the shards."""
+    """Free gathered parameters, so the next forward pass gathers them from the shards again."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def _end_forward(model: nn.Module) -> None:
-    """Bring FSDP2 back to where no forward pass is running after one that ended in an error.
+    """Reset FSDP2 after a forward pass that ended in an error.
 
     It has no public way to do so. Without this, the root would keep its gathered parameters, and the next training step would
     compute with those, even if they are averaged weights.
@@ -344,7 +355,7 @@ def _end_forward(model: nn.Module) -> None:
 
 
 def _allow_recompiling(units: int) -> None:
-    """Raises dynamo's limits: all units share their code, so that each counts as a recompilation, and past a limit all run eager."""
+    """Raise dynamo's limits: units share code, so each counts as a recompilation; past a limit, all run eagerly."""
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, 4 * units + 8)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * units + 64)
@@ -354,13 +365,13 @@ def _device(index: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if index >= torch.cuda.device_count():
-        raise SpecError(f"LOCAL_RANK is {index}, but this machine has {torch.cuda.device_count()} GPUs; start one process per GPU")
+        raise SpecError(f"LOCAL_RANK is {index}, but this machine has {torch.cuda.device_count()} GPUs. Start one process per GPU")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def recompute_in_backward(unit: nn.Module) -> None:
-    """Wraps the forward pass alone: the module keeps its name, its class and its hooks."""
+    """Recompute the forward pass of a unit in the backward pass. The module keeps its name, class and hooks."""
     forward: Callable[..., Any] = unit.forward
 
     def recomputed(*args: Any, **kwargs: Any) -> Any:

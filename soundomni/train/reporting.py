@@ -1,7 +1,8 @@
-"""Where rank 0 sends what a run measures and makes: metrics.jsonl, the terminal, the trackers. None of them ever ends a run.
+"""Reports what a run measures and makes to metrics.jsonl, the terminal and the trackers. None of them ever ends a run.
 
-A tracker that fails is named in one warning, closed, and left out until the run is resumed: metrics.jsonl has its numbers in any case.
-metrics.jsonl and the terminal are tried again at every step, since a disk may be full for a while only; each is named once too.
+Only rank 0 reports. If a tracker fails, one warning names it, and it is closed until the run is resumed: metrics.jsonl
+has its numbers in any case. metrics.jsonl and the terminal are tried again at every step, since a disk may only be full
+for a while; one warning names each.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from typing import cast
 
 import torch
 
-from soundomni.core import registry
 from soundomni.core.errors import PluginError, reason, shown
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import Slot
-from soundomni.train.metrics import FILE_NAME as METRICS_FILE
-from soundomni.train.metrics import MetricsLog
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot, Spec, TrainSpec
+from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
+from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.terminal import open_display
 
 logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Sends everything to each of them.
+    """Sends everything to metrics.jsonl, the terminal and the trackers.
 
     Args:
-        run_dir: directory of the run; it exists.
+        run_dir: directory of the run; it must exist.
         total_steps: steps of the run.
-        resumed_step: steps that were finished before.
-        trackers: what a warning calls a tracker → the tracker, which has begun and is closed with this.
+        resumed_step: number of steps that were finished before.
+        trackers: name of a tracker in warnings → the tracker, which has begun and is closed with this reporter.
         run: id of the run.
     """
 
@@ -53,7 +54,7 @@ class Reporter:
         self._ask_trackers("log", lambda tracker: tracker.log(step, dict(metrics)))
 
     def files(self, step: int, files: Sequence[Path]) -> None:
-        """Record files that were made at a step."""
+        """Record files that were written at a step."""
         self._step = step
         self._ask_trackers("log_files", lambda tracker: tracker.log_files(step, list(files)))
 
@@ -67,7 +68,12 @@ class Reporter:
         failure = _failure(action)
         if failure is not None and name not in self._told:
             self._told.add(name)
-            logger.warning("%s cannot be written at step %d; training goes on, and later steps try again: %s", name, self._step, failure)
+            logger.warning(
+                "%s cannot be written at step %d; training continues, and later steps try again: %s",
+                name,
+                self._step,
+                failure,
+            )
 
     def _ask_trackers(self, method: str, ask: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
@@ -77,7 +83,7 @@ class Reporter:
             del self._trackers[name]
             unclosed = _failure(tracker.close)
             logger.warning(
-                "%s failed in %s at step %d; training goes on without it until the run is resumed: %s%s",
+                "%s failed in %s at step %d; training continues without it until the run is resumed: %s%s",
                 name,
                 method,
                 self._step,
@@ -87,14 +93,14 @@ class Reporter:
 
 
 def begin_tracker(name: str, tracker: Tracker, step: int) -> None:
-    """Tell a new tracker how many steps are finished. Raises PluginError that names it: before the first step, nothing is lost yet."""
+    """Tell a new tracker how many steps are finished. If it fails, raise PluginError: nothing is lost yet."""
     failure = _failure(lambda: tracker.begin(step))
     if failure is not None:
-        raise PluginError(f"{name} cannot start: {failure}; fix it, or remove it from train.trackers")
+        raise PluginError(f"{name} cannot start: {failure}. Fix it, or remove it from train.trackers")
 
 
 def close_trackers(trackers: Mapping[str, Tracker]) -> None:
-    """Close trackers by what a warning calls them; each that fails is named in one."""
+    """Close trackers, given by their names in warnings; a warning names each that fails."""
     for name, tracker in trackers.items():
         failure = _failure(tracker.close)
         if failure is not None:
@@ -102,7 +108,7 @@ def close_trackers(trackers: Mapping[str, Tracker]) -> None:
 
 
 def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bool = False) -> list[Path]:
-    """Return the files that trackers wrote into a run directory, by their own account; a tracker that is not installed names none."""
+    """Return the files that trackers say they wrote into a run directory; a warning names trackers that cannot say."""
     found: list[Path] = []
     for slot in slots:
         try:
@@ -114,7 +120,10 @@ def tracker_files(run_dir: Path, slots: Iterable[Slot], *, trust_class_paths: bo
 
 
 def _patterns(files: object) -> list[str]:
-    """Return the patterns of a tracker. Raises ValueError for what would take files that others wrote, such as a `*`, or a single text."""
+    """Return the patterns of a tracker.
+
+    Raise ValueError for a single text, or one that matches any file, such as `*`.
+    """
     if not isinstance(files, tuple | list) or not all(isinstance(pattern, str) for pattern in files):
         raise ValueError(f"its `files` is {shown(files)}; expected a tuple of patterns, such as ('log-*.csv',)")
     for pattern in files:
@@ -125,8 +134,8 @@ def _patterns(files: object) -> list[str]:
 
 
 def _failure(action: Callable[[], None]) -> str | None:
-    """Run `action`; return what it raised, or None. A plugin that exits has failed; only the user ends a run."""
-    computes_gradients = torch.is_grad_enabled()  # a plugin may switch them off for all that follows
+    """Run `action`; return what it raised, or None. A plugin that exits has failed: only the user ends a run."""
+    computes_gradients = torch.is_grad_enabled()  # a plugin may switch them off for everything after it
     try:
         action()
     except KeyboardInterrupt:
@@ -136,3 +145,25 @@ def _failure(action: Callable[[], None]) -> str | None:
     finally:
         torch.set_grad_enabled(computes_gradients)
     return None
+
+
+def open_reporter(spec: Spec, train: TrainSpec, resumed_step: int, *, run: str, trust_class_paths: bool) -> Reporter:
+    """Return the reporter of a run, with its trackers begun.
+
+    A tracker that fails here raises an error; from the first step on, it only causes a warning.
+
+    Raises:
+        PluginError: a tracker cannot be built or cannot begin.
+    """
+    run_dir = Path(train.run_dir)
+    trackers: dict[str, Tracker] = {}
+    for i, slot in enumerate(train.trackers):
+        name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
+        try:
+            tracker = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=spec)
+            begin_tracker(name, tracker, resumed_step)
+        except BaseException:
+            close_trackers(trackers)  # those that began may already be recording
+            raise
+        trackers[name] = tracker
+    return Reporter(run_dir=run_dir, total_steps=train.steps, resumed_step=resumed_step, trackers=trackers, run=run)

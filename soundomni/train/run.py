@@ -1,6 +1,6 @@
 """A whole training run from a spec: data, model, loop, checkpoints, validation.
 
-The same call trains in one process or in each of torchrun's, and goes on where an earlier call stopped.
+The same call trains in one process or in each of torchrun's, and resumes where an earlier call stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,57 +17,59 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import nn
+from torch.profiler import profile
 
-from soundomni.core import registry
-from soundomni.core.assembly import build_model
-from soundomni.core.checks import check_loss_weights
-from soundomni.core.culprit import named
-from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.interfaces import Codec, Dataset, Tracker
-from soundomni.core.lora import add_adapters
-from soundomni.core.model import UnifiedModel
-from soundomni.core.model_directory import without_weights
-from soundomni.core.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.interfaces import Codec, Dataset
+from soundomni.core.pretrained.directory import without_weights
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
-from soundomni.core.spec import resolve, spec_to_dict
-from soundomni.core.start import CHECKPOINTS, KEPT_FILE, kept_text
-from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
+from soundomni.core.spec import registry
+from soundomni.core.spec.culprit import named
+from soundomni.core.spec.load import resolve, spec_to_dict
+from soundomni.core.spec.ranges import check_loss_weights
+from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.data.batch_planner import state_for_other_data
+from soundomni.data.held_out_batches import plan_held_out
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
-from soundomni.data.planner import state_for_other_data
-from soundomni.data.reports import check_skip_limit, name_first
+from soundomni.data.prefetch import ClipReader
+from soundomni.data.reports import check_skip_limit
+from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
 from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
-from soundomni.train.checks import check_spec
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
-from soundomni.train.inventory import digest
-from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.metrics import MetricsLog
-from soundomni.train.optim import build_optimizer
-from soundomni.train.parallel import World, batches_per_rank, open_world, parallelise
-from soundomni.train.reporting import Reporter, begin_tracker, close_trackers
-from soundomni.train.run_directory import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
-from soundomni.train.run_files import CODEC_FILE, SAMPLES
-from soundomni.train.same_data import Listings, check_same_data, list_data
-from soundomni.train.sample_writer import sample_writer
+from soundomni.train.held_out import HeldOut
+from soundomni.train.latent_fitting import fit_latents
+from soundomni.train.loop import Hooks, Progress, fit, is_log_step
+from soundomni.train.metrics_log import MetricsLog
+from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
+from soundomni.train.preflight import check_spec
+from soundomni.train.reporting import Reporter, open_reporter
+from soundomni.train.run_directory.files import CODEC_FILE, SAMPLES, TRACE_FILE
+from soundomni.train.run_directory.opening import Existing, OpenRun, RunDirectory, goes_on, held, open_run, own_run_directory
+from soundomni.train.run_directory.same_data import Listings, check_same_data, list_data
+from soundomni.train.run_directory.spec_changes import check_allowed, is_below
+from soundomni.train.run_tokenizer import run_tokenizer, tokenizer_digest
 from soundomni.train.signals import STOPPED_STATUS, StopRequest
-from soundomni.train.spec_changes import check_allowed, is_below
-from soundomni.train.start import Start, open_start
+from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
+from soundomni.train.tracing import traced
+from soundomni.train.usage import Usage, peak_memory, summary
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
-TOKENIZER_TEXTS = 20_000
-"""Items of each dataset whose texts a tokenizer is learnt from."""
 CLIP_TASK = "codec-clip"
-"""The task of a run that trains a codec: the clip alone."""
-FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
-"""Clips that the latent normalisation is best fitted on, and numbers of packed batches among which they are looked for."""
+"""Task of a run that trains a codec: only the clip."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +81,9 @@ class RunResult:
     Args:
         run_dir: the run directory.
         finished: whether all steps are done; otherwise it saved and stopped on request.
-        step: finished steps.
-        checkpoint: the newest one.
-        metrics: of the last logged step of this call.
+        step: number of finished steps.
+        checkpoint: the newest checkpoint.
+        metrics: metrics of the last step that this call logged.
     """
 
     run_dir: Path
@@ -92,13 +94,13 @@ class RunResult:
 
     @property
     def exit_status(self) -> int:
-        """0, or STOPPED_STATUS, which asks to run the same command again."""
+        """Exit status: 0, or STOPPED_STATUS, which asks to run the same command again."""
         return 0 if self.finished else STOPPED_STATUS
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What a run is made of, before anything is sharded."""
+    """The parts of a run, before anything is sharded."""
 
     spec: Spec
     data: DataSpec
@@ -112,6 +114,7 @@ class _Parts:
     opened: OpenRun
     home: RunDirectory | None
     start: Start | None
+    profile: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,23 +127,37 @@ class _RankStep:
 
 
 def run_training(
-    spec: Spec, *, trust_class_paths: bool = False, existing: Existing = "resume", allow_change: Collection[str] = ()
+    spec: Spec,
+    *,
+    trust_class_paths: bool = False,
+    existing: Existing = "resume",
+    from_step: int | None = None,
+    profile_steps: int = 0,
+    allow_change: Collection[str] = (),
 ) -> RunResult:
-    """Trains what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
+    """Train what a spec describes until its last step, or until SIGTERM or SIGINT asks to stop.
 
     Args:
-        spec: with `data` and `train`.
-        trust_class_paths: whether its plugins may be named by import path.
-        existing: what to do when the run directory holds a run.
-        allow_change: dotted keys that may differ from those that the run was made with, with all that is below them; see spec_changes.py.
+        spec: the spec, with `data` and `train`.
+        trust_class_paths: whether the spec may name plugins by import path.
+        existing: what to do if the run directory already has a run.
+        from_step: resume from the checkpoint of this step instead of the newest one; later ones are moved out of the
+            way.
+        profile_steps: number of steps to record in `trace.json` of the run directory, after the first few; 0 for none.
+        allow_change: dotted keys that may differ from those that the run was made with, including all keys below them;
+            see spec_changes.py.
 
     Raises:
-        SoundOmniError: the spec, the data or the run directory cannot be used, another process trains in the run directory, or the loss is
-            not finite for ten steps in a row.
+        SoundOmniError: the spec, the data or the run directory cannot be used, another process trains in the run
+            directory, or the loss is not finite for ten steps in a row.
     """
     data, train, doubts = _checked(spec, trust_class_paths=trust_class_paths)
     resolved = resolve(spec, trust_class_paths=trust_class_paths)
     check_allowed(allow_change, resolved)
+    if from_step is not None and existing != "resume":
+        raise SpecError(f"a run can only go back to step {from_step} if it is resumed. Leave out --existing {existing} or --from-step")
+    if profile_steps < 0:
+        raise SpecError(f"--profile is {profile_steps}; expected a number of steps of at least 0")
     if train.threads:
         torch.set_num_threads(train.threads)
     with StopRequest() as stop, open_world(train.parallel) as world, ExitStack() as stack:
@@ -152,16 +169,25 @@ def run_training(
             stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
-        opened = open_run(home, resolved, world, existing=existing, allowed=allow_change, trust_class_paths=trust_class_paths)
+        opened = open_run(
+            home,
+            resolved,
+            world,
+            existing=existing,
+            from_step=from_step,
+            allowed=allow_change,
+            trust_class_paths=trust_class_paths,
+        )
         parts = _build(
             resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
         )
         stack.callback(parts.loader.close)
+        parts = dataclasses.replace(parts, profile=profile_steps)
         return _train(parts, world, stop=stop, stack=stack, trust_class_paths=trust_class_paths)
 
 
 def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start | None:
-    """Opens the model to start from on the first rank, which fetches what is of the Hub, then on the others, in the same commit."""
+    """Open the starting model on rank 0, which downloads from the Hub, then on the others, at the same commit."""
     first = world.on_main(lambda: open_start(spec, trust_class_paths=trust_class_paths))
     commit = world.gather(first.model.commit if first is not None else None)[0]
     if world.is_main:
@@ -171,7 +197,7 @@ def _open_start(spec: Spec, world: World, *, trust_class_paths: bool) -> Start |
 
 
 def _checked(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec, list[str]]:
-    """Refuses what cannot work, validation included, before anything is built; settles what a codec is trained on; returns doubts."""
+    """Check the spec before anything is built; return its sections, with a codec's own task, and its doubts."""
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
@@ -201,14 +227,15 @@ def _build(
         return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
     torch.manual_seed(train.seed)
-    np.random.seed(train.seed)  # which a checkpoint keeps as well
+    np.random.seed(train.seed)  # a checkpoint keeps this state too
     random.seed(train.seed)
     mixture = world.on_every(lambda: Mixture.open(data, dataset))
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
-    tokenizer = _tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
+    tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
     model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
-    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout, codec_alone=train.target == "codec")
+    segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
+    writer = SampleWriter(segments, dropout=data.condition_dropout)
     told = announce(mixture, writer, data, codec_rate=model.codec.spec.sample_rate) if world.is_main else ()
     loader = PackedLoader(
         mixture=mixture,
@@ -220,13 +247,13 @@ def _build(
         state=position,
         told=told,
     )
-    if train.lora is not None:  # after whatever gives the model its first weights
+    if train.lora is not None:  # after the model has its first weights
         add_adapters(model, train.lora, seed=train.seed)
     module = CodecTraining(model.codec) if train.target == "codec" else model
     if module is model:
         check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
         if opened.latest is None:
-            world.on_main(lambda: _fit_latents(model, mixture, loader))
+            world.on_main(lambda: fit_latents(model, mixture, loader))
             world.copy_from_main(model.normalizer.buffers())
     return _Parts(
         spec=spec,
@@ -247,7 +274,10 @@ def _build(
 def _model(
     spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
 ) -> UnifiedModel:
-    """Returns the model before anything is sharded. One that a checkpoint holds needs no other file for its weights."""
+    """Return the model before anything is sharded.
+
+    If a checkpoint has its weights, no other file is needed for them.
+    """
     section = spec.model
     if opened.latest is not None:
         section = dataclasses.replace(section, codec=without_weights(section.codec))
@@ -265,7 +295,7 @@ def _model(
 
 
 def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: World, *, allowed: Collection[str]) -> Any:
-    """Returns the state of the loader to go on from: that of the checkpoint, or what is left of it where other data are allowed."""
+    """Return the loader state to resume from: that of the checkpoint, or what still applies if the data changed."""
     if opened.latest is None:
         return None
     saved = read_state(opened.latest)
@@ -275,68 +305,14 @@ def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: Worl
     if is_same and not order:
         return state
     if world.is_main:
-        tell("the data have changed: the run goes on with its samples in a new order, and clips of this epoch may come again")
+        tell("the data has changed: the run resumes with its samples in a new order, and clips of this epoch may be repeated")
     return state_for_other_data(state, mixture)
-
-
-def _tokenizer(
-    spec: Spec, mixture: Mixture, world: World, home: RunDirectory | None, *, latest: Path | None, start: Start | None
-) -> TextTokenizer:
-    """Returns the run's tokenizer, the same on every rank: rank 0 reads it in the run directory, and at first takes that of the model to
-    start from, or of a path, or learns one."""
-
-    def text() -> str:
-        assert home is not None
-        if latest is not None:
-            if _fingerprint(home.directory) != read_state(latest)["tokenizer"]:
-                raise CheckpointError(f"'{home.directory / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
-            return TextTokenizer.load(home.directory).to_json()
-        wanted = spec.model.tokenizer
-        if start is not None:
-            tokenizer = start.tokenizer()
-            home.write(KEPT_FILE, kept_text(start.model))
-        elif wanted.path is not None:
-            tokenizer = TextTokenizer.load(wanted.path)
-        else:
-            tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
-        home.write(TOKENIZER_FILE, tokenizer.to_json())
-        return tokenizer.to_json()
-
-    return TextTokenizer(Tokenizer.from_str(str(world.gather(world.on_main(text))[0])))
-
-
-def _fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fits the latent normalisation on the first clips of the data, or leaves it alone when no task ever uses latents.
-
-    One that a model to start from brings is kept.
-    """
-    if model.normalizer.measured:
-        return
-    tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
-    if not any(task.uses("target") or task.uses("context") for task in tasks):
-        model.normalizer.leave()
-        return
-    for count in FIT_BATCHES:
-        batches = loader.preview_batches(count)
-        num_clips = sum(len(batch.latents) for batch in batches)
-        if num_clips >= FIT_CLIPS:
-            break
-    if num_clips == 0:
-        reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
-        raise DataError(f"latents cannot be normalised: the first {len(batches)} packed batches hold no clip to make; {reason}")
-    model.fit_latents(batches)
-
-
-def _fingerprint(run_dir: Path) -> str:
-    try:
-        return digest(run_dir / TOKENIZER_FILE)
-    except OSError as error:
-        raise CheckpointError(f"'{run_dir / TOKENIZER_FILE}' cannot be read: {error.strerror or error}") from error
 
 
 def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, trust_class_paths: bool) -> RunResult:
     train, module, run_dir, home = parts.train, parts.module, Path(parts.train.run_dir), parts.home
-    parallelise(module, world, train)
+    usage = Usage.of(module, world, precision=train.precision)
+    parallelize(module, world, train)
     if parts.start is not None:
         if module is parts.model:
             with world.own_errors():
@@ -348,15 +324,24 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
-    reporter = world.on_main(partial(_reporter, parts, state.progress.step, trust_class_paths=trust_class_paths))
+    if parts.opened.goes_back:
+        world.on_main(lambda: held(home).go_back(state.progress.step))
+    resumed_step, run = state.progress.step, parts.opened.run
+    reporter = world.on_main(partial(open_reporter, parts.spec, train, resumed_step, run=run, trust_class_paths=trust_class_paths))
     if reporter is not None:
         stack.callback(reporter.close)
-    checkpointer = Checkpointer(run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, run=parts.opened.run)
+    checkpointer = Checkpointer(
+        run_dir / CHECKPOINTS, world, keep=train.keep_checkpoints, keep_every=train.keep_every, run=parts.opened.run
+    )
     stack.callback(checkpointer.wait)
     hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
+    hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack), usage=usage)
+    steps = _steps(parts, state.progress, world)
+    if parts.profile and world.is_main:
+        steps = stack.enter_context(closing(traced(steps, parts.profile, partial(_write_trace, parts))))
     finished = fit(
         module,
-        _steps(parts, state.progress, world),
+        steps,
         train=train,
         optimizer=state.optimizer,
         ema=ema,
@@ -365,12 +350,42 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
         hooks=hooks,
     )
     _finish_saving(checkpointer, hooks, state.progress, home, world)
+    _tell_end(parts, state.progress, usage, world)
     if not finished:
-        logger.warning("stopped on request after step %d and saved; the same command goes on", state.progress.step)
+        logger.warning(
+            "stopped on request after step %d and saved. Run the same command to resume",
+            state.progress.step,
+        )
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> None:
+    """Print on stderr why a run ended early, if it did, and what it has done."""
+    memory = max(world.gather(peak_memory(world.device)))
+    if not world.is_main:
+        return
+    if progress.step < parts.train.steps and progress.best.is_over(parts.train.validating):
+        tell(progress.best.describe_end(progress.step, parts.train.validating))
+    tell(summary(progress.step, progress.totals, seconds=progress.seconds, memory=memory))
+
+
+def _write_trace(parts: _Parts, profiler: profile) -> None:
+    """Write a trace into the run directory.
+
+    A failure is only a warning, because the other ranks do not know about it.
+    """
+    home = held(parts.home)
+    part = home.directory / f".{TRACE_FILE}.part"
+    try:
+        profiler.export_chrome_trace(str(part))
+        home.adopt(part, TRACE_FILE)
+    except (OSError, RuntimeError, CheckpointError) as error:
+        logger.warning("the trace could not be written; training continues: %s", named(error))
+        return
+    tell(f"the trace is '{home.directory / TRACE_FILE}'. Open it in chrome://tracing or ui.perfetto.dev")
 
 
 def _hooks(
@@ -383,7 +398,7 @@ def _hooks(
     stop: StopRequest,
     trust_class_paths: bool,
 ) -> Hooks:
-    """Returns what happens around the steps. A run directory that is no longer there stops the run like a signal."""
+    """Return the hooks of the loop. If the run directory disappears, the run stops as it does on a signal."""
     home, identity = parts.home, _identity(parts, world)
 
     late: dict[int, Mapping[str, float]] = {}
@@ -400,11 +415,11 @@ def _hooks(
 
     def save(progress: Progress) -> None:
         if _is_lost(home, world):
-            with suppress(CheckpointError):  # what was being written went with the directory
+            with suppress(CheckpointError):  # what was being written disappeared with the directory
                 checkpointer.wait()
         place = world.gather(world.on_main(lambda: held(home).secure()))[0]
         checkpointer.directory = place / CHECKPOINTS
-        while late:  # measured since the directory went
+        while late:  # measured since the directory disappeared
             step, metrics = late.popitem()
             MetricsLog(place, resumed_step=step - 1, run=parts.opened.run).log(step, metrics)
         state.save(checkpointer, world, identity=identity)
@@ -423,12 +438,12 @@ def _hooks(
 
 
 def _identity(parts: _Parts, world: World) -> dict[str, Any]:
-    """Returns what says in a checkpoint which run it belongs to, and from now on has the run directory written again if it is deleted."""
+    """Return what identifies the run in a checkpoint; from now on, a deleted run directory is restored."""
     world.on_main(lambda: held(parts.home).remember())
     return {
         "run": parts.opened.run,
         "spec": spec_to_dict(parts.spec),
-        "tokenizer": world.gather(world.on_main(lambda: _fingerprint(held(parts.home).directory)))[0],
+        "tokenizer": world.gather(world.on_main(lambda: tokenizer_digest(held(parts.home).directory)))[0],
         "data": {name: listing.to_json() for name, listing in parts.listings.items()},
     }
 
@@ -438,10 +453,10 @@ def _is_lost(home: RunDirectory | None, world: World) -> bool:
 
 
 def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, home: RunDirectory | None, world: World) -> None:
-    """Waits for the last checkpoint, and saves once more if the directory went meanwhile.
+    """Wait for the last checkpoint, and save again if the directory disappeared meanwhile.
 
     Raises:
-        CheckpointError: it could not be written, or the run directory is not where it was.
+        CheckpointError: it could not be written, or the run directory is no longer in its place.
     """
 
     def check_place() -> None:
@@ -459,7 +474,7 @@ def _finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress,
 
 
 def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
-    """Writes the codec of a finished run, as its own from the first byte."""
+    """Write the codec of a finished run, in a file that belongs to the run from the start."""
     home = held(parts.home)
     slot = without_weights(parts.spec.model.codec)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
@@ -469,12 +484,12 @@ def _write_codec(parts: _Parts, checkpoint: Path, *, trust_class_paths: bool) ->
 
 
 def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankStep]:
-    """Gives the loader's steps counts that add up over ranks: what planning left out is the same on all, and counts once.
+    """Yield the loader's steps with counts that can be summed over ranks: what planning left out counts once.
 
-    The loop adds a step's counts up over all ranks and steps before it asks for the next one; then the totals are judged.
+    The loop sums a step's counts over all ranks and steps before it asks for the next one; then the totals are checked.
 
     Raises:
-        DataError: more clips than `data.skip_limit` allows could not be read, on all ranks together.
+        DataError: all ranks together could not read more clips than `data.skip_limit` allows.
     """
     while True:
         with world.own_errors():
@@ -482,31 +497,31 @@ def _steps(parts: _Parts, progress: Progress, world: World) -> Iterator[_RankSte
         own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
         lost = progress.totals.get("unreadable", 0.0)
-        yield _RankStep(step.batches, step.state, own | shared)
-        if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never go on
+        is_logged = is_log_step(progress.step + 1, parts.train)
+        yield _RankStep([batch.broken_down() if is_logged else batch for batch in step.batches], step.state, own | shared)
+        if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never resume
             _check_unreadable(parts, progress.totals, world)
 
 
 def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) -> None:
-    """Raises the same DataError on every rank."""
+    """Raise the same DataError on every rank."""
     skips = [skip for found in world.gather(parts.loader.unreadable) for skip in found]
     check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
 
 
-def _reporter(parts: _Parts, resumed_step: int, *, trust_class_paths: bool) -> Reporter:
-    """Make the trackers, in which a failure is an error before the first step; from then on it is a warning."""
-    run_dir = Path(parts.train.run_dir)
-    trackers: dict[str, Tracker] = {}
-    for i, slot in enumerate(parts.train.trackers):
-        name = f"tracker '{slot.class_path}' (train.trackers[{i}])"
-        try:
-            tracker = registry.build("tracker", slot, trust_class_paths=trust_class_paths, run_dir=run_dir, spec=parts.spec)
-            begin_tracker(name, tracker, resumed_step)
-        except BaseException:
-            close_trackers(trackers)  # those that began record somewhere already
-            raise
-        trackers[name] = tracker
-    return Reporter(run_dir=run_dir, total_steps=parts.train.steps, resumed_step=resumed_step, trackers=trackers, run=parts.opened.run)
+def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) -> HeldOut | None:
+    """Return a measurement of the losses on held-out items; None if nothing is held out, or it is switched off."""
+    train, validating = parts.train, parts.train.validating
+    if not validating.every or not validating.num_held_out:
+        return None
+    segments = segment_writer(parts.model, parts.spec.model, tokenizer=parts.tokenizer, codec_only=train.target == "codec")
+    writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
+    batches = plan_held_out(parts.mixture, writer, parts.data, most=validating.num_held_out)
+    if not batches:
+        return None
+    reader = ClipReader(mixture=parts.mixture, writer=writer, workers=parts.data.workers)
+    stack.callback(reader.close)
+    return HeldOut(batches=batches, reader=reader, module=parts.module, ema=ema, world=world, train=train, explain=named)
 
 
 def _validation(

@@ -1,8 +1,8 @@
-"""Tensors on disk, in the shards they have in memory: safetensors beside JSON, never pickle.
+"""Tensors on disk, in the same shards as in memory: safetensors and JSON, never pickle.
 
-Each rank writes `rank-00000.safetensors` with its slices along dimension 0 and `rank-00000.json` with, for each, the whole shape and
-where the slice starts. A reader takes the slices it needs from whichever files hold them, so any number of ranks can read what any
-other number wrote.
+Each rank writes `rank-00000.safetensors` with its slices along dimension 0, and `rank-00000.json` with the whole shape
+and the first row of each. A reader takes the slices that it needs from the files that have them, so any number of ranks
+can read what any other number wrote.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.safe_tensors import open_tensors
-from soundomni.core.small_files import read_json
+from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.safe_tensors import open_tensors, readable
 
 MOST_INDEX_BYTES = 1 << 26
-"""Largest index of a rank: it also holds what waits in the loader and in the packer."""
+"""Largest index of a rank, in bytes: it also stores what waits in the loader and in the packer."""
 
 
 @dataclass(frozen=True)
 class Slice:
     """This rank's part of a tensor: `values` are rows `start` to `start + len(values)` of a tensor of shape `shape`.
 
-    `is_owner` is true on exactly one of the ranks that hold these rows. A 0-dim tensor is whole, with start 0.
+    `is_owner` is true on exactly one of the ranks that have these rows. A 0-dim tensor is whole, with start 0.
     """
 
     values: Tensor
@@ -41,10 +40,10 @@ class Slice:
 
 
 def local_slice(tensor: Tensor, *, rank: int) -> Slice:
-    """Finds this rank's slice: of a DTensor sharded along dimension 0 as FSDP2 does, or the whole of a plain tensor.
+    """Return this rank's slice of a DTensor sharded along dimension 0, as FSDP2 does, or a whole plain tensor.
 
     Raises:
-        ValueError: the placement is another one.
+        ValueError: the DTensor is placed in another way.
     """
     if not isinstance(tensor, DTensor):
         return Slice(tensor.detach(), tuple(tensor.shape), 0, rank == 0)
@@ -58,13 +57,13 @@ def local_slice(tensor: Tensor, *, rank: int) -> Slice:
             chunk = -(-tensor.shape[0] // mesh.size(dimension))  # rows per rank, as torch.chunk deals them
             start, sharded = min(chunk * coordinate[dimension], tensor.shape[0]), True
         else:
-            raise ValueError(f"cannot save a tensor placed as {tensor.placements}: expected one Shard(0) at most")
+            raise ValueError(f"cannot save a tensor placed as {tensor.placements}: expected at most one Shard(0)")
     local: Tensor = tensor.to_local()
     return Slice(local.detach(), tuple(tensor.shape), start, is_owner)
 
 
 def stage(tensors: Mapping[str, Tensor], *, rank: int) -> dict[str, Slice]:
-    """Copies what this rank has to write into host memory of its own, so that training can go on while it is written."""
+    """Copy what this rank has to write into host memory, so training can continue while it is written."""
     staged = {}
     for name, tensor in tensors.items():
         part = local_slice(tensor, rank=rank)
@@ -75,7 +74,10 @@ def stage(tensors: Mapping[str, Tensor], *, rank: int) -> dict[str, Slice]:
 
 
 def write_rank(directory: Path, rank: int, staged: Mapping[str, Slice], extra: Mapping[str, Any]) -> list[Path]:
-    """Writes one rank's slices, and `extra` (plain JSON) beside their index. Returns the files. Raises OSError, SafetensorError."""
+    """Write one rank's slices, and their index with `extra` (plain JSON); return the files.
+
+    Raise OSError or SafetensorError on failure.
+    """
     tensors, index = _paths(directory, rank)
     save_file({name: part.values for name, part in staged.items()}, tensors)
     places = {name: {"shape": part.shape, "start": part.start} for name, part in staged.items()}
@@ -106,11 +108,8 @@ class ShardReader:
 
     def _read_index(self, rank: int) -> dict[str, Any]:
         path = _paths(self.directory, rank)[1]
-        try:
-            index: dict[str, Any] = read_json(path, most_bytes=MOST_INDEX_BYTES)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
-        if not isinstance(index, dict) or not isinstance(index.get("tensors"), dict):
+        index = read_object(path, most_bytes=MOST_INDEX_BYTES)
+        if not isinstance(index.get("tensors"), dict):
             raise CheckpointError(f"'{path}' is not the index of a rank; expected a JSON object with tensors")
         return index
 
@@ -120,47 +119,41 @@ class ShardReader:
         return sorted(self._shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the whole shape of a tensor."""
+        """Return the whole shape of a tensor."""
         return self._shapes[name]
 
     def check(self) -> None:
-        """Compare what every index says with the header of its file: all rows of all tensors are there. Raises CheckpointError."""
+        """Check every index against the header of its file. Raise CheckpointError if rows are missing or differ."""
         rows = dict.fromkeys(self._shapes, 0)
         for rank, index in enumerate(self._indices):
             path = _paths(self.directory, rank)[0]
-            try:
-                with open_tensors(path) as file:
-                    for name in index["tensors"]:
-                        held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
-                        if held[1:] != shape[1:] or len(held) != len(shape):
-                            raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
-                        rows[name] += held[0] if held else 0
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+            with readable(path), open_tensors(path) as file:
+                for name in index["tensors"]:
+                    held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
+                    if held[1:] != shape[1:] or len(held) != len(shape):
+                        raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
+                    rows[name] += held[0] if held else 0
         for name, shape in self._shapes.items():
             if shape and rows[name] < shape[0]:
                 raise CheckpointError(f"'{self.directory}': {shape[0] - rows[name]} rows of '{name}' are missing")
 
     def dtype(self, name: str) -> torch.dtype:
-        """Returns the type of a tensor. Raises CheckpointError."""
+        """Return the dtype of a tensor. Raise CheckpointError on failure."""
         path = _paths(self.directory, self._holders[name][0][1])[0]
-        try:
-            with open_tensors(path) as file:
-                dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        with readable(path), open_tensors(path) as file:
+            dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
         return dtype
 
     def extra(self, rank: int) -> dict[str, Any]:
-        """Returns what that rank wrote beside its index."""
+        """Return what that rank wrote in its index in addition to tensors."""
         return {key: value for key, value in self._indices[rank].items() if key != "tensors"}
 
     @torch.no_grad()
     def read_into(self, name: str, target: Tensor) -> None:
-        """Fills this rank's slice of `target`, a plain tensor or a DTensor, in place.
+        """Fill this rank's slice of `target`, a plain tensor or a DTensor, in place.
 
         Raises:
-            CheckpointError: there is no such tensor, or it has another shape or type, or rows are missing.
+            CheckpointError: there is no such tensor, it has another shape or dtype, or rows are missing.
         """
         if name not in self._shapes:
             raise CheckpointError(f"'{self.directory}' has no tensor '{name}'.{did_you_mean(name, self._shapes)}")
@@ -175,32 +168,29 @@ class ShardReader:
             raise CheckpointError(f"'{self.directory}': {last - first - filled} rows of '{name}' are missing")
 
     def _copy_rows(self, name: str, rank: int, start: int, target: Tensor, first: int, last: int) -> int:
-        """Copies the rows that a rank's file has of rows `first` to `last`; returns their number."""
+        """Copy those of the rows `first` to `last` that are in a rank's file; return their number."""
         path = _paths(self.directory, rank)[0]
-        try:
-            with open_tensors(path) as file:
-                held = file.get_slice(name).get_shape()
-                if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
-                    raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
-                if target.ndim == 0:
-                    target.copy_(_same_type(file.get_tensor(name), target, name, path))
-                    return 1
-                piece = file.get_slice(name)
-                low, high = max(first, start), min(last, start + piece.get_shape()[0])
-                if low >= high:
-                    return 0
-                target[low - first : high - first].copy_(_same_type(piece[low - start : high - start], target, name, path))
-                return int(high - low)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        with readable(path), open_tensors(path) as file:
+            held = file.get_slice(name).get_shape()
+            if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
+                raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
+            if target.ndim == 0:
+                target.copy_(_same_type(file.get_tensor(name), target, name, path))
+                return 1
+            piece = file.get_slice(name)
+            low, high = max(first, start), min(last, start + piece.get_shape()[0])
+            if low >= high:
+                return 0
+            target[low - first : high - first].copy_(_same_type(piece[low - start : high - start], target, name, path))
+            return int(high - low)
 
 
 def expect_same_names(wanted: Iterable[str], found: Iterable[str], directory: Path) -> None:
-    """Raises CheckpointError, naming the first difference, unless both hold the same names."""
+    """Raise CheckpointError, which names the first difference, unless both have the same names."""
     missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unexpected:
         raise CheckpointError(
-            f"'{directory}' is of another model: {len(missing)} tensors missing, {len(unexpected)} unexpected "
+            f"'{directory}' belongs to another model: {len(missing)} tensors missing, {len(unexpected)} unexpected "
             f"(first: {(missing + unexpected)[0]})"
         )
 
@@ -210,7 +200,7 @@ def _paths(directory: Path, rank: int) -> tuple[Path, Path]:
 
 
 def _is_place(place: object) -> bool:
-    """Say whether what an index has for a tensor is a shape and a first row."""
+    """Return whether the entry of a tensor in an index is a shape and a first row."""
     shape, start = (place.get("shape"), place.get("start")) if isinstance(place, dict) else (None, None)
     return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in (*shape, start))
 

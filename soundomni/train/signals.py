@@ -1,11 +1,12 @@
-"""Stopping on request: a signal ends the step, saves, and leaves with a status that means "run me again".
+"""Stopping on request: after a signal, the run ends its step, saves, and exits with a status that means "run me again".
 
-SIGTERM and SIGINT ask for an end; whoever sends one twice does not want to wait. The others announce one: schedulers send SIGUSR1 or
-SIGUSR2 some time before they kill (SLURM's --signal, SGE's -notify), the kernel SIGXCPU, and a terminal that closes SIGHUP. They may
-come any number of times, and a SIGTERM after them is the first one.
+SIGTERM and SIGINT ask the run to end; whoever sends one twice does not want to wait. Other signals announce an end:
+schedulers send SIGUSR1 or SIGUSR2 some time before they kill (SLURM's --signal, SGE's -notify), the kernel sends
+SIGXCPU, and a terminal that closes sends SIGHUP. They may come any number of times; a SIGTERM after them counts as the
+first.
 
-Under torchrun a signal may come twice, from the terminal or the scheduler and once more from torchrun, which passes on its own. There
-every signal asks for the same; torchrun itself kills what has not ended 30 seconds later.
+Under torchrun, a signal may come twice: from the terminal or scheduler, and from torchrun, which passes on the signal
+that it gets. There, every signal only asks the run to end; torchrun itself kills what has not ended 30 seconds later.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ import torch
 from soundomni.train.parallel import World
 
 STOPPED_STATUS = 75
-"""Exit status of a run that saved and stopped on request (EX_TEMPFAIL); the same command resumes it."""
+"""Exit status of a run that saved and stopped on request (EX_TEMPFAIL); running the same command resumes it."""
 
 _REQUESTS = (signal.SIGTERM, signal.SIGINT)
 _WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP") if hasattr(signal, name))
-"""Windows has none of these."""
+"""Signals that announce an end. Windows does not have any of them."""
 
 
 class StopRequest:
-    """Within this context, the first SIGTERM or SIGINT only sets a flag; the next one does what it always did.
+    """A context in which the first SIGTERM or SIGINT only sets a flag; the next one acts as usual.
 
-    A signal that announces an end (see above) sets the flag each time. One that is ignored, as SIGHUP is under nohup, or is handled
-    outside Python, as faulthandler does, stays so.
-    Outside the main thread, where Python allows no handlers, signals are left alone.
+    A signal that announces an end (see above) sets the flag each time. A signal that is ignored, as SIGHUP is under
+    nohup, or handled outside Python, as faulthandler does, stays as it is. Outside the main thread, Python does not
+    allow handlers, and signals are not changed.
 
     Args:
-        environment: says whether torchrun started this process; if so, every signal only sets the flag.
+        environment: environment variables, which show whether torchrun started this process; then every signal only
+            sets the flag.
     """
 
     def __init__(self, *, environment: Mapping[str, str] = os.environ) -> None:
@@ -55,7 +57,7 @@ class StopRequest:
         self._restore(tuple(self._before))
 
     def agreed(self, world: World) -> bool:
-        """Returns whether any rank was asked to stop. Every rank must call this at the same step."""
+        """Return whether any rank was asked to stop. Every rank must call this at the same step."""
         return bool(world.sum(torch.tensor(int(self.requested))).item())
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Everything a run is between two steps, as named tensors and plain data: what a checkpoint stores and restores."""
+"""The state of a run between two steps, as named tensors and plain data: what a checkpoint stores and restores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, reason
-from soundomni.core.model_weights import check_finite
+from soundomni.core.pretrained.weights import check_finite
+from soundomni.core.spec.values import convert, field_types
 from soundomni.train.checkpoint import Checkpointer, read_state
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress
@@ -37,7 +39,10 @@ class RunState:
     progress: Progress
 
     def save(self, checkpointer: Checkpointer, world: World, *, identity: Mapping[str, Any]) -> None:
-        """Starts writing the checkpoint of the current step; `identity` says what run it belongs to. Raises CheckpointError."""
+        """Start writing the checkpoint of the current step; `identity` says which run it belongs to.
+
+        Raise CheckpointError on failure.
+        """
         reshard(self.model)
         progress = dataclasses.asdict(self.progress)
         updates = self.ema.updates if self.ema is not None else 0
@@ -46,15 +51,16 @@ class RunState:
             dict(self._tensors()),
             rank_state={"rng": rng_state(world.device)},
             state={"progress": progress, "ema_updates": updates, **identity},
+            best=self.progress.best.step,
         )
 
     def load(self, path: Path, world: World) -> None:
-        """Restores everything from a checkpoint, on any number of ranks.
+        """Restore everything from a checkpoint, on any number of ranks.
 
-        The random state of each rank is restored when the number of ranks is the same. Otherwise it starts from the step.
+        If the number of ranks is the same, the random state of each is restored. Otherwise it is seeded with the step.
 
         Raises:
-            CheckpointError: it is of another model or optimizer.
+            CheckpointError: the checkpoint belongs to another model or optimizer.
         """
         reshard(self.model)
         state = read_state(path)
@@ -65,8 +71,10 @@ class RunState:
         expect_same_names(tensors, reader.names, path)
         for name, tensor in tensors.items():
             reader.read_into(name, tensor)
-        for field in dataclasses.fields(Progress):
-            setattr(self.progress, field.name, state["progress"][field.name])
+        types = field_types(Progress)
+        for name, value in state["progress"].items():
+            if name in types:  # a later version may have stored more, and an earlier one less, which keeps its default
+                setattr(self.progress, name, convert(value, types[name], f"progress.{name}"))
         if self.ema is not None:
             self.ema.updates = state["ema_updates"]
         if state["num_ranks"] == world.size:
@@ -75,7 +83,11 @@ class RunState:
             except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise CheckpointError(f"the random state of rank {world.rank} in '{path}' cannot be read: {reason(error)}") from error
         else:
-            logger.info("saved by %d ranks, resumed on %d: random state starts from the step", state["num_ranks"], world.size)
+            logger.info(
+                "saved by %d ranks, resumed on %d: the random state is seeded with the step",
+                state["num_ranks"],
+                world.size,
+            )
             torch.manual_seed(self.progress.step)
             random.seed(self.progress.step)
             np.random.seed(self.progress.step)
@@ -91,7 +103,7 @@ class RunState:
                 yield f"{OPTIMIZER}{name}/{key}", value
 
     def _make_optimizer_state(self, reader: ShardReader) -> None:
-        """Gives a fresh optimizer the entries that the checkpoint has, to be filled: tensors where the parameter is, and 0-dim counters."""
+        """Create the optimizer entries of the checkpoint, to be filled: tensors like the parameter, 0-dim counters."""
         parameters = dict(self.model.named_parameters())
         fused = {p for group in self.optimizer.param_groups if group.get("fused") for p in group["params"]}
         for full_name in reader.names:
@@ -99,7 +111,7 @@ class RunState:
                 continue
             name, _, key = full_name.removeprefix(OPTIMIZER).rpartition("/")
             if name not in parameters:
-                raise CheckpointError(f"'{reader.directory}' is of another model: it has an optimizer state for '{name}'")
+                raise CheckpointError(f"'{reader.directory}' belongs to another model: it has an optimizer state for '{name}'")
             parameter, shape, dtype = parameters[name], reader.shape(full_name), reader.dtype(full_name)
             if shape == tuple(parameter.shape) and key != "step":
                 value = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
@@ -111,16 +123,16 @@ class RunState:
 
 @torch.no_grad()
 def load_trained_weights(model: nn.Module, path: Path, *, average: bool = True, prefix: str = "") -> None:
-    """Loads the weights of a checkpoint into a model, averaged ones where there are averages.
+    """Load the weights of a checkpoint into a model: the averaged ones, if it has them.
 
     Args:
         model: built from the same spec, whole or sharded.
-        path: a checkpoint's directory.
+        path: directory of the checkpoint.
         average: whether to take the averaged weights.
-        prefix: what the names of `model` start with in the checkpoint, such as "codec." for a codec trained on its own.
+        prefix: prefix of the names of `model` in the checkpoint, such as "codec." for a codec trained on its own.
 
     Raises:
-        CheckpointError: it is of another model.
+        CheckpointError: the checkpoint belongs to another model.
     """
     reader = ShardReader(path, read_state(path)["num_ranks"])
     tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
@@ -133,14 +145,14 @@ def load_trained_weights(model: nn.Module, path: Path, *, average: bool = True, 
 
 
 def trained_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the model's tensors in a checkpoint, as its files hold them. Raises CheckpointError."""
+    """Return name → shape of the model's tensors in the files of a checkpoint. Raise CheckpointError on failure."""
     reader = ShardReader(path, read_state(path)["num_ranks"])
     reader.check()
     return {name.removeprefix(MODEL): reader.shape(name) for name in reader.names if name.startswith(MODEL)}
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """Returns the state of torch's, numpy's and Python's global generators as plain JSON data."""
+    """Return the state of the global generators of torch, numpy and Python as plain JSON data."""
     version, internal, gauss = random.getstate()
     name, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -154,7 +166,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restores what `rng_state` returned. A run that moved between CPU and GPU keeps the GPU's generator as it is."""
+    """Restore what `rng_state` returned. A run that moved between CPU and GPU keeps the GPU's generator as it is."""
     torch.set_rng_state(_decode(state["torch"]))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -162,6 +174,16 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), place, has_gauss, cached))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(_decode(state["cuda"]), device)
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Restore the generators of torch, numpy and Python at the end: plugins may draw from any of them."""
+    state = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
 
 
 def _encode(values: Tensor) -> str:

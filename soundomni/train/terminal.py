@@ -1,4 +1,4 @@
-"""What a run says on stderr while it trains: a bar on a terminal, a plain line now and then anywhere else."""
+"""What a run shows on stderr while it trains: a bar on a terminal, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Protocol
 from tqdm import tqdm
 
 LINE_SHARE, LINE_SECONDS = 0.1, 30.0
-"""Share of all steps, and seconds, that both pass between two plain lines."""
+"""Share of all steps and number of seconds between two plain lines; both have to pass."""
 
 
 def tell(text: str) -> None:
-    """Writes a line to stderr."""
+    """Write a line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 class ProgressDisplay(Protocol):
-    """Shows how far a run is."""
+    """Shows the progress of a run."""
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Moves to `step`."""
+        """Move to `step`."""
         ...
 
     def close(self) -> None:
-        """Leaves what is shown as it is."""
+        """Leave what is shown as it is."""
         ...
 
 
 def open_display(*, total: int, initial: int) -> ProgressDisplay:
-    """Returns the display that suits stderr, for `total` steps of which `initial` are finished."""
+    """Return the right display for stderr, for `total` steps of which `initial` are finished."""
     return ProgressBar(total=total, initial=initial) if sys.stderr.isatty() else ProgressLines(total=total, initial=initial)
 
 
@@ -44,24 +44,24 @@ class ProgressBar:
         self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Moves to `step`."""
+        """Move to `step`."""
         self._bar.set_postfix(_losses(metrics), refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Leaves the last line as it is."""
+        """Leave the last line as it is."""
         self._bar.close()
 
 
 class ProgressLines:
-    """Steps, losses, speed and the time that is left, one line at a time.
+    """Steps, losses, speed and the remaining time, one line at a time.
 
-    A line is due after a tenth of all steps or after 30 seconds, whichever is later; the last step has one in any case.
+    A line is written after a tenth of all steps or after 30 seconds, whichever is later, and always for the last step.
 
     Args:
-        total: steps of the run.
-        initial: of these, finished before.
-        clock: seconds.
+        total: number of steps of the run.
+        initial: number of steps that were finished before.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, *, total: int, initial: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +70,7 @@ class ProgressLines:
         self._step, self._time = initial, clock()
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes a line for `step` if one is due."""
+        """Write a line for `step` if it is time for one."""
         steps, seconds = step - self._step, self._clock() - self._time
         if step < self._total and (steps < LINE_SHARE * self._total or seconds < LINE_SECONDS):
             return
@@ -81,8 +81,11 @@ class ProgressLines:
         tell(f"step {step} of {self._total} ({step / self._total:.0%}): {losses}, {rate:.3g} steps/s, {left} left")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
 
 def _losses(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
+    """Return the loss, its terms and the held-out loss, as text by short name."""
+    shown = {name: name.removeprefix("loss/") for name in metrics if name.startswith("loss") and name.count("/") <= 1}
+    shown |= {name: name.replace("/", " ") for name in metrics if name == "validation/loss"}
+    return {short: f"{metrics[name]:.4f}" for name, short in shown.items()}

@@ -1,4 +1,4 @@
-"""What the loop asks of a model, of a batch and of a loader. Any module with these few members can be trained."""
+"""What the loop needs from a model, a batch and a loader. Any module with these few members can be trained."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Batch(Protocol):
     """One micro-batch."""
 
     def to(self, device: torch.device | str) -> Self:
-        """Returns the batch on `device`."""
+        """Return the batch on `device`."""
         ...
 
 
 class Step(Protocol):
-    """What one optimizer step is made of.
+    """The data of one optimizer step.
 
     Args:
-        batches: this rank's micro-batches; as many on every rank.
-        state: what the loader needs to go on after this step; plain JSON data, the same on every rank.
-        counts: what this rank's batches hold, such as {"tokens": 4096, "samples": 12}; the same names on every rank.
+        batches: this rank's micro-batches; the same number on every rank.
+        state: what the loader needs to continue after this step; plain JSON data, the same on every rank.
+        counts: what this rank's batches contain, such as {"tokens": 4096, "samples": 12}; the same names on every rank.
     """
 
     @property
@@ -42,20 +42,23 @@ class Step(Protocol):
 class Trainable(Protocol):
     """An nn.Module that the loop can train.
 
-    Calling it with a batch returns `{name: (sum, count)}`, 0-dim tensors, with the same names on every rank and at every step.
-    Every parameter that is trained takes part in every call, whatever the batch holds: that keeps the ranks in step.
+    Calling it with a batch returns `{name: (sum, count)}`, 0-dim tensors, with the same names on every rank and at
+    every step. A name with a slash, such as `ce/mine/describe`, is a part of a loss: it is only logged, has no
+    gradient, and may be missing. Every trained parameter takes part in every call, whatever the batch contains, to keep
+    the ranks in step.
 
-    Three more members are used where they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;
-    `replicated_modules`, modules whose frozen parameters every rank holds whole; and `fit_latents(batches)`, called before step 1.
+    Three more members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;
+    `replicated_modules`, modules whose frozen parameters every rank keeps whole; and `fit_latents(batches)`, called
+    before step 1.
     """
 
     @property
     def units(self) -> Iterable[nn.Module]:
-        """The repeated layers: the units of sharding, activation checkpointing and compilation. May be empty."""
+        """Repeated layers: the units of sharding, activation checkpointing and compilation. May be empty."""
         ...
 
     def count_terms(self, batch: Any) -> Mapping[str, float]:
-        """Returns the count of each loss of a batch on the host, known without running the model.
+        """Return the count of each loss of a batch, on the host, without running the model.
 
         A loss named here is divided by its count over all ranks and micro-batches, so that each element weighs the same. A loss
         that is not named is averaged: each batch contributes its own sum / count, divided by the number of batches.
@@ -66,8 +69,8 @@ class Trainable(Protocol):
 
 
 def as_trainable(model: nn.Module) -> Trainable:
-    """Returns `model` under its training protocol. Raises TypeError, naming what is missing, when it has none."""
+    """Return `model` as a Trainable. Raise TypeError, which names the missing members, if it is not one."""
     missing = [name for name in ("units", "count_terms") if not hasattr(model, name)]
     if missing:
-        raise TypeError(f"{type(model).__name__} cannot be trained: it lacks {', '.join(missing)} (see train/trainable.py)")
+        raise TypeError(f"{type(model).__name__} cannot be trained: it does not have {', '.join(missing)} (see train/trainable.py)")
     return cast(Trainable, model)

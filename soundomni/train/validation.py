@@ -1,6 +1,6 @@
-"""What a run makes on its way, to hear, see and read how far it is: clips from prompts, descriptions, reconstructions.
+"""What a run makes while it trains, to hear, see and read its progress: clips, descriptions and reconstructions.
 
-Every rank computes in lockstep, as weights are sharded; rank 0 writes. The random state of training is left as it was.
+All ranks compute in lockstep, because weights are sharded; rank 0 writes. The random state of training does not change.
 
 Shape letters: B clips, C audio channels, S samples.
 """
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,10 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import SoundOmniError, UnreadableAudioError, printable, reason
-from soundomni.core.hub import SoundOmni
-from soundomni.core.schema import TrainSpec
+from soundomni.core.files.paths import slug
+from soundomni.core.files.whole_files import write_whole
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.schema import TrainSpec
 from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import write_wav
 from soundomni.data.mixture import Mixture
@@ -31,7 +32,7 @@ from soundomni.data.spectrogram import save_spectrogram
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
 from soundomni.train.parallel import World, computing_precision, reshard
-from soundomni.train.state import rng_state, set_rng_state
+from soundomni.train.state import kept_random_state
 
 DESCRIPTIONS_FILE, PROMPTS_FILE = "descriptions.jsonl", "prompts.jsonl"
 
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownClip:
-    """A clip of the data, and what is said of it there."""
+    """A clip of the data, and its captions."""
 
     key: str
     audio: Audio
@@ -57,10 +58,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that validation makes; it may fail while the others are made.
+    """One of the things that validation makes; if it fails, the others are still made.
 
     Args:
-        name: what a warning calls it.
+        name: its name in warnings.
         make: computes it, on every rank.
     """
 
@@ -70,16 +71,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Called at a step, writes `samples_dir/step-N/` and reports its files. Nothing that goes wrong in it ends a run.
+    """Writes `samples_dir/step-N/` at a step, and reports its files. An error in it never ends a run.
 
     Args:
         parts: what to make, the same on every rank.
-        module: computes; with the averaged weights when there are any.
+        module: the module that computes, with the averaged weights if there are any.
         ema: the averages, or None.
-        samples_dir: `samples` of the run directory.
-        world, train: of the run.
+        samples_dir: the folder `samples` of the run directory.
+        world, train: those of the run.
         report: receives the step and the files, on rank 0.
-        explain: makes one line of an error, with the plugin that raised it if it can be told.
+        explain: returns an error as one line, with the plugin that raised it if that is known.
     """
 
     parts: Sequence[Part]
@@ -93,10 +94,10 @@ class Validation:
     told: set[str] = field(default_factory=set)
 
     def __call__(self, step: int) -> None:
-        """Make and write. Whatever fails is named in a warning, once as long as the reason is the same, and the run goes on."""
+        """Make and write everything. A warning names each failure, once per reason, and the run continues."""
         made = Made()
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
-        with _kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
+        with kept_random_state(self.world.device), averaged, torch.no_grad(), computing_precision(self.world, self.train):
             for part in self.parts:
                 self._add(made, part, step)
         reshard(self.module)
@@ -112,7 +113,7 @@ class Validation:
         found, failure = self.world.attempt(part.make, module=self.module, explain=self.explain)
         if failure is not None:
             if self.world.device.type == "cuda":
-                torch.cuda.empty_cache()  # it may have been out of memory, and the next training step is not to be
+                torch.cuda.empty_cache()  # it may have run out of memory, which must not hit the next training step
             self._warn(f"{part.name} at step {step} failed", failure)
         if found is not None:
             made.clips.update(found.clips)
@@ -120,7 +121,7 @@ class Validation:
                 made.lines.setdefault(name, []).extend(lines)
 
     def _write(self, made: Made, step: int) -> list[str]:
-        """Write what there is and report it; return what failed."""
+        """Write what was made and report it; return what failed."""
         if not made.clips and not made.lines:
             return []
         files, failures = write_made(made, self.samples_dir / f"step-{step:08d}")
@@ -130,11 +131,11 @@ class Validation:
     def _warn(self, what: str, failure: str, more: str = "") -> None:
         if failure not in self.told:
             self.told.add(failure)
-            logger.warning("%s; training goes on, and this warning is not repeated: %s%s", what, failure, more)
+            logger.warning("%s; training continues, and this warning is not repeated: %s%s", what, failure, more)
 
 
 def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
-    """Return the first `count` readable clips of the datasets, in their order; one that a dataset fails on is named and left out."""
+    """Return the first `count` readable clips of the datasets; a warning names the first that fails in each."""
     clips: list[KnownClip] = []
     failing: set[str] = set()
     for name, source in mixture.sources.items():
@@ -146,7 +147,7 @@ def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
                 waveform, rate = source.dataset.load(index)
                 clips.append(KnownClip(item.key, Audio(waveform, rate), item.captions))
             except UnreadableAudioError:
-                continue  # the loader names and counts it when its turn comes
+                continue  # the loader reports it when its turn comes
             except Exception as error:
                 if name not in failing:
                     logger.warning("clip %d of dataset '%s' is left out of validation: %s", index, name, reason(error))
@@ -167,7 +168,7 @@ def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownCl
 def _generate(omni: SoundOmni, train: TrainSpec) -> Made:
     prompts = train.validating.prompts
     made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed)
-    stems = [f"{i:02d}-{_slug(prompt)}" for i, prompt in enumerate(prompts)]
+    stems = [f"{i:02d}-" + slug(prompt, default="empty") for i, prompt in enumerate(prompts)]
     lines = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
     return Made(dict(zip(stems, made, strict=True)), {PROMPTS_FILE: lines})
 
@@ -179,7 +180,7 @@ def _describe(omni: SoundOmni, clip: KnownClip) -> Made:
 
 
 def reconstruct(codec: CodecTraining, clips: Sequence[KnownClip], device: torch.device) -> list[Part]:
-    """Return the parts that send `clips` through the codec and back; each is made next to what it should be."""
+    """Return the parts that send `clips` through the codec and back; each is written next to its original."""
     return [
         Part(f"reconstructing clip '{printable(clip.key)}'", partial(_reconstruct, codec, clip, f"{i:02d}", device))
         for i, clip in enumerate(clips)
@@ -197,9 +198,9 @@ def _reconstruct(codec: CodecTraining, clip: KnownClip, stem: str, device: torch
 
 
 def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
-    """Write each clip as WAV and PNG, and the lines as JSON lines; return the files, and what could not be written and why.
+    """Write each clip as WAV and PNG, and the lines as JSON lines; return the files and the failures.
 
-    Each file is written or not, whatever happens to the others.
+    A file that fails does not stop the others.
     """
     files: list[Path] = []
     failures: list[str] = []
@@ -207,7 +208,7 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
     def attempt(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(path)
-        except Exception as error:  # a full disk, a picture that cannot be drawn: the others may do
+        except Exception as error:  # a full disk, a picture that cannot be drawn: the others may work
             failures.append(f"'{path.name}': {reason(error)}")
         else:
             files.append(path)
@@ -231,31 +232,11 @@ def write_made(made: Made, directory: Path) -> tuple[list[Path], list[str]]:
 
 
 def _write_lines(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write JSON lines. A file name that is not UTF-8 comes as surrogates, which are escaped as JSON does."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "empty"
+    """Write JSON lines. A file name that is not UTF-8 has surrogates, which are escaped as in JSON."""
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _cut(audio: Audio, max_seconds: float | None) -> Audio:
     if max_seconds is None:
         return audio
     return Audio.unchecked(audio.waveform[:, : int(max_seconds * audio.sample_rate)], audio.sample_rate)
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    """Put back the generators of torch, numpy and Python: plugins may draw from any of them."""
-    state = rng_state(device)
-    try:
-        yield
-    finally:
-        set_rng_state(state, device)

@@ -1,4 +1,4 @@
-"""Codecs: waveform to latents and back."""
+"""Codecs: waveforms to latents and back."""
 
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.harmonic import HarmonicCodec

@@ -16,7 +16,7 @@ LEAST_STD = 1e-4
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """What an encoder says of each latent number.
+    """Distribution of each latent number, as an encoder predicts it.
 
     Args:
         mean, std: `[B, D, T]`.
@@ -27,15 +27,19 @@ class DiagonalGaussian:
 
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> DiagonalGaussian:
-        """`[B, 2·D, T]`: the mean, then s of std = softplus(s) + 1e-4; in float32 at least, as bfloat16 rounds the least away."""
+        """Return the distribution for `[B, 2·D, T]`: the mean, then s with std = softplus(s) + 1e-4.
+
+        It is computed in at least float32, because bfloat16 would round the 1e-4 away.
+        """
         mean, scale = parameters.to(torch.promote_types(parameters.dtype, torch.float32)).chunk(2, dim=1)
         return cls(mean, functional.softplus(scale) + LEAST_STD)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """`noise` `[B, D, T]` of unit variance → mean + std·noise."""
+        """Map `noise` `[B, D, T]` of unit variance to mean + std·noise."""
         return self.mean + self.std * noise
 
     def divergence(self) -> Tensor:
-        """`[B, T]`: mean² + std² − log std² − 1, summed over D. Twice the Kullback-Leibler divergence from N(0, 1), as in the original."""
+        """Return `[B, T]`: mean² + std² − log std² − 1, summed over D; twice the KL divergence from N(0, 1), as in the
+        original."""
         variance = self.std.square()
         return (self.mean.square() + variance - variance.log() - 1.0).sum(1)

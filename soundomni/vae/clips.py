@@ -1,62 +1,40 @@
-"""What every codec does with a batch of clips of different lengths.
+"""Checks of what codecs are given.
 
-Shape letters: B clips, C channels (of audio or of a layer), L positions (samples or frames).
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.representation import Representation, RepresentationSpec
 
 
-def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
-    """`[B, C, L]` → the same with zeros beyond the `lengths` `[B]`, whatever was there."""
-    beyond = torch.arange(values.shape[-1], device=values.device) >= lengths.to(values.device)[:, None]
-    return values.masked_fill(beyond[:, None], 0.0)
-
-
-def lapped(samples: Tensor, hop: int, num_frames: int) -> Tensor:
-    """`[B, C, S]` → frames `[B, C, T, 2M]` with M = `hop`: frame t reaches from (t - 1)·M to (t + 1)·M, over zeros beyond the samples."""
-    padded = functional.pad(samples, (hop, num_frames * hop - samples.shape[-1]))
-    return padded.unfold(-1, 2 * hop, hop)
-
-
-def overlap_add(frames: Tensor, num_frames: Tensor) -> Tensor:
-    """Frames `[B, C, T, 2M]`, of clips of `num_frames` `[B]` → their sum `[B, C, (T - 1)·M]`, zero beyond each clip's frames."""
-    first, second = frames.chunk(2, dim=-1)
-    waveform = rearrange(first[:, :, 1:] + second[:, :, :-1], "b c t m -> b c (t m)")
-    return zero_beyond(waveform, (num_frames - 1).clamp_min(0) * first.shape[-1])
-
-
 def at_least_float32(values: Tensor) -> Tensor:
-    """Returns values of half precision as float32, others as they are."""
+    """Return half-precision values as float32, others unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_waveform(waveform: Tensor, lengths: Tensor, spec: RepresentationSpec) -> None:
-    """Raises DataError unless `waveform` is float `[B, C, S]` with the codec's channels and `lengths` is `[B]`."""
+    """Raise DataError unless `waveform` is float `[B, C, S]` with the codec's channels and `lengths` is `[B]`."""
     if waveform.dim() != 3 or waveform.shape[1] != spec.channels or not waveform.is_floating_point():
         raise DataError(
-            f"the codec takes a float waveform [B, {spec.channels}, S] at {spec.sample_rate} Hz, "
-            f"{waveform.dtype} {list(waveform.shape)} was given"
+            f"the waveform is {waveform.dtype} {list(waveform.shape)}; expected float [B, {spec.channels}, S] at {spec.sample_rate} Hz"
         )
     if lengths.shape != waveform.shape[:1]:
-        raise DataError(f"lengths must be [{len(waveform)}], one per clip, {list(lengths.shape)} was given")
+        raise DataError(f"lengths is {list(lengths.shape)}; expected [{len(waveform)}], one per clip")
 
 
 def check_latent(representation: Representation, spec: RepresentationSpec) -> None:
-    """Raises DataError unless the values are float `[B, D, T]` with the codec's D."""
+    """Raise DataError unless the values are float `[B, D, T]` with the codec's D."""
     values = representation.values
     if values.dim() != 3 or values.shape[1] != spec.latent_dim or not values.is_floating_point():
-        raise DataError(f"the codec takes float latents [B, {spec.latent_dim}, T], {values.dtype} {list(values.shape)} was given")
+        raise DataError(f"the latents are {values.dtype} {list(values.shape)}; expected float [B, {spec.latent_dim}, T]")
 
 
 def check_audio_format(sample_rate: int, channels: int) -> None:
-    """Raises SpecError unless both are positive."""
+    """Raise SpecError unless both are positive."""
     if sample_rate < 1 or channels < 1:
-        raise SpecError(f"sample_rate and channels must be at least 1, {sample_rate} and {channels} were given")
+        raise SpecError(f"sample_rate is {sample_rate} and channels is {channels}; expected at least 1 of both")

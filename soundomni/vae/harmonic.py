@@ -1,11 +1,12 @@
-"""Frames as harmonics and what they leave: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
+"""Frames as harmonics and a residual: a pitch, a level, a spectrum of harmonics, and the residual as MDCT coefficients.
 
-A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and what the spectrum says does not
-depend on pitch or level. So what a model has learnt of one note's timbre holds for another. Sounds without pitch, or without a
-fundamental, are all residual: the deterministic plus stochastic decomposition of Serra and Smith 1990, with a residual that keeps its
-phase, so that decoding is exact.
+A steady tone has a constant pitch, level and spectrum; only the phase of its fundamental turns, and the spectrum does
+not depend on pitch or level. So what a model learns about one note's timbre holds for other notes. Sounds without
+pitch, or without a fundamental, are entirely residual: the deterministic plus stochastic decomposition of Serra and
+Smith 1990, but with a residual that keeps its phase, so that decoding is exact.
 
-Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and channels.
+Shape letters: B clips, C audio channels, M samples per frame (hop), T frames, K harmonics, F frames of all clips and
+channels.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
-from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import at_least_float32, check_latent, check_waveform, lapped, overlap_add, zero_beyond
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
+from soundomni.vae.clips import at_least_float32, check_latent, check_waveform
 from soundomni.vae.harmonic_fit import find_pitch, fit, hann, mix, waves
 from soundomni.vae.level import FLOOR, LOWEST, MARGIN, from_level, to_level
 from soundomni.vae.mdct import MDCTCodec, compand, expand
+from soundomni.vae.overlap import lapped, overlap_add
+from soundomni.vae.padding import zero_beyond
 
 TONAL = 0.7
-"""A frame has a pitch when its harmonics explain at least this share of its energy."""
+"""Smallest share of its energy that harmonics must explain for a frame to have a pitch."""
 SEMITONES = 12.0
 FUNDAMENTAL = 0.05
-"""Least share of the fundamental in the RMS of a frame with a pitch: the phases of its harmonics are told by that of the fundamental."""
+"""Smallest share of the fundamental in the RMS of a frame with a pitch, because the other harmonics' phases are
+relative to it."""
 PERIODS = 3.0
-"""Periods of the lowest pitch in the 2M samples of a frame, for its harmonics to be told apart."""
+"""Smallest number of periods of the lowest pitch in the 2M samples of a frame, so that its harmonics can be told
+apart."""
 
 _PERIODIC = 0.5  # a frame less periodic than this is not worth a fit: its harmonics would not reach TONAL
 _BEYOND = 2.0 ** (1.0 / SEMITONES)  # a fit may end a semitone outside the range
@@ -40,21 +45,22 @@ _TINY = 1e-12
 
 
 class HarmonicCodec(Codec):
-    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the residual.
+    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the
+    residual.
 
-    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB
-    from −40 dB, and −10 where a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle
-    of the frame: the first by its phase, each other by its phase beyond k times that of the first, all divided by their RMS.
-    Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
+    Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB from
+    −40 dB, and −10 if a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle of the frame:
+    the first by its phase, each other by its phase relative to k times that of the first, all divided by their RMS.
+    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
 
     Args:
-        sample_rate, channels, frame_size: of the frames, as in MDCTCodec.
-        num_harmonics: K. Higher ones are left to the residual.
-        pitch_range: lowest and highest pitch that is looked for, in Hz.
-        companding: p in (0, 1] of |x|^p, of harmonics and of the residual's coefficients.
+        sample_rate, channels, frame_size: as in MDCTCodec.
+        num_harmonics: K. Higher harmonics go into the residual.
+        pitch_range: lowest and highest pitch to look for, in Hz.
+        companding: p in (0, 1] of |x|^p, for harmonics and for the residual's coefficients.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     def __init__(
@@ -71,17 +77,16 @@ class HarmonicCodec(Codec):
         self.residual = MDCTCodec(sample_rate=sample_rate, channels=channels, frame_size=frame_size, companding=companding)
         low, high = PERIODS * sample_rate / (2 * frame_size), sample_rate / 4.0
         if low >= high:
-            raise SpecError(f"frame_size must be at least 7 for a pitch to be found in two frames, {frame_size} was given")
+            raise SpecError(f"frame_size is {frame_size}; expected at least 7, so that two frames suffice to find a pitch")
         if len(pitch_range) != 2 or not low <= pitch_range[0] < pitch_range[1] <= high:
             raise SpecError(
                 f"pitch_range is {list(pitch_range)}; with frame_size {frame_size} at {sample_rate} Hz "
-                f"it must lie within {low:g} to {high:g} Hz"
+                f"expected values within {low:g} to {high:g} Hz"
             )
         most = int(sample_rate / (2.0 * pitch_range[0]))
         if not 1 <= num_harmonics <= most:
             raise SpecError(
-                f"num_harmonics is {num_harmonics}; with pitches from {pitch_range[0]:g} Hz at {sample_rate} Hz "
-                f"it must lie within 1 to {most}"
+                f"num_harmonics is {num_harmonics}; with pitches from {pitch_range[0]:g} Hz at {sample_rate} Hz expected 1 to {most}"
             )
         self.frame_size, self.num_harmonics, self.companding = frame_size, num_harmonics, companding
         self.lowest, self.highest = pitch_range[0] / sample_rate, pitch_range[1] / sample_rate
@@ -92,36 +97,43 @@ class HarmonicCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents; the last frame only closes the overlap."""
+        """Spec of the latents; the last frame only closes the overlap."""
         return self._spec
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """The residual of a block lacks the harmonics of its frames, and those of the last two may be those of the frame before."""
+        """Two frames for encoding: the residual lacks the harmonics of its frames, and the last two may repeat those of
+        the one before."""
         return ReceptiveField(encode=2, decode=0)
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a tone is taken to go on beyond a clip. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; tones are assumed to go on beyond a clip.
+
+        Raise DataError.
+        """
         check_waveform(waveform, lengths, self._spec)
         samples = zero_beyond(at_least_float32(waveform), lengths)
         num_samples = samples.shape[-1]
         frames = lapped(samples, self.frame_size, self._spec.num_frames(num_samples))
-        tonal = self._extend(self._analyse(frames), lengths)
-        harmonic = self._synthesise(tonal, self._spec.frame_lengths(lengths))
+        tonal = self._extend(self._analyze(frames), lengths)
+        harmonic = self._synthesize(tonal, self._spec.frame_lengths(lengths))
         rest = self.residual.encode(samples - harmonic[..., :num_samples], lengths)
         values = torch.cat([rearrange(tonal, "b c t d -> b (c d) t"), rest.values], dim=1)
         return Representation(values, rest.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames.
+
+        Raise DataError.
+        """
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         tonal, rest = torch.split(values, [self._spec.channels * self._tonal_dim, self.residual.spec.token_dim], dim=1)
-        harmonic = self._synthesise(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
+        harmonic = self._synthesize(rearrange(tonal, "b (c d) t -> b c t d", c=self._spec.channels), representation.lengths)
         return harmonic + self.residual.decode(Representation(rest, representation.lengths, self.residual.spec))
 
-    def _analyse(self, frames: Tensor) -> Tensor:
-        """`[B, C, T, 2M]` samples → `[B, C, T, 2K + 2]` pitch, level and harmonics."""
+    def _analyze(self, frames: Tensor) -> Tensor:
+        """Map `[B, C, T, 2M]` samples to `[B, C, T, 2K + 2]` pitch, level and harmonics."""
         flat = frames.flatten(end_dim=-2)
         tonal = flat.new_zeros(len(flat), self._tonal_dim)
         tonal[:, 1] = LOWEST
@@ -137,10 +149,11 @@ class HarmonicCodec(Codec):
         return tonal.reshape(*frames.shape[:-1], self._tonal_dim)
 
     def _extend(self, tonal: Tensor, lengths: Tensor) -> Tensor:
-        """Lets frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` go on as the nearest frame that does not.
+        """Continue frames `[B, C, T, 2K + 2]` that reach beyond a clip of `lengths` `[B]` like the nearest frame that
+        does not.
 
-        The silence there would end or begin a tone that goes on, and a clip that is continued would have a seam. A clip without a frame
-        of its own, below 2M samples, stays as it is.
+        Otherwise the silence there would end or begin a tone that continues, and a continued clip would have a seam. A
+        clip without a frame of its own, shorter than 2M samples, stays as it is.
         """
         last = lengths.to(tonal.device)[:, None] // self.frame_size - 1
         place = torch.arange(tonal.shape[2], device=tonal.device).expand(len(tonal), -1)
@@ -160,32 +173,33 @@ class HarmonicCodec(Codec):
         return torch.cat(parts, dim=-1)
 
     def _pack(self, pitch: Tensor, rms: Tensor, amplitudes: Tensor) -> Tensor:
-        """Pitch in cycles per sample `[F]`, RMS `[F]` and amplitudes `[F, K]` → `[F, 2K + 2]`."""
+        """Map pitch in cycles per sample `[F]`, RMS `[F]` and amplitudes `[F, K]` to `[F, 2K + 2]`."""
         semitones = SEMITONES * (pitch / self._middle).log2()
         shape = amplitudes * self._turns(amplitudes[:, :1]).conj() / rms[:, None]
         shape = _resize(shape, compand(shape.abs(), self.companding))
         return torch.cat([semitones[:, None], to_level(rms)[:, None], shape.real, shape.imag], dim=1)
 
     def _unpack(self, tonal: Tensor) -> tuple[Tensor, Tensor]:
-        """`[F, 2K + 2]` → pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
+        """Map `[F, 2K + 2]` to pitch in cycles per sample `[F]` and amplitudes `[F, K]`."""
         semitones, level, real, imaginary = torch.split(tonal, [1, 1, self.num_harmonics, self.num_harmonics], dim=1)
         pitch = (self._middle * 2.0 ** (semitones.squeeze(1) / SEMITONES)).clamp(self._least, self._most)
         shape = torch.complex(real, imaginary)
         shape = _resize(shape, expand(shape.abs(), self.companding))
-        # Harmonics that were predicted are not of unit size; how loud a frame is, its level alone says.
+        # Predicted harmonics do not have unit size; only the frame's level determines how loud it is.
         own = shape.abs().square().sum(-1, keepdim=True).mul(0.5).clamp_min(_TINY**2).sqrt()
         return pitch, shape * self._turns(shape[:, :1]) * (from_level(level) / own)
 
     def _turns(self, first: Tensor) -> Tensor:
-        """exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first: `[F, K]`."""
+        """Return exp(i·k·phase) of the fundamental `[F, 1]` for harmonic k from the second on, and 1 for the first:
+        `[F, K]`."""
         order = torch.arange(1, self.num_harmonics + 1, device=first.device, dtype=first.real.dtype)
         order[0] = 0.0
         angles = first.angle() * order
         return torch.polar(torch.ones_like(angles), angles)
 
-    def _synthesise(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
-        """`[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]` → samples `[B, C, (T - 1)·M]`."""
-        counted = torch.arange(tonal.shape[2], device=tonal.device) < num_frames.to(tonal.device)[:, None]
+    def _synthesize(self, tonal: Tensor, num_frames: Tensor) -> Tensor:
+        """Map `[B, C, T, 2K + 2]`, of clips of `num_frames` `[B]`, to samples `[B, C, (T - 1)·M]`."""
+        counted = length_mask(num_frames.to(tonal.device), tonal.shape[2])
         chosen = ((tonal[..., 1] > LOWEST + MARGIN) & counted[:, None]).flatten().nonzero().squeeze(-1)
         pitch, amplitudes = self._unpack(tonal.flatten(end_dim=2)[chosen])
         frames = tonal.new_zeros(tonal.shape[:3].numel(), 2 * self.frame_size)
@@ -195,5 +209,5 @@ class HarmonicCodec(Codec):
 
 
 def _resize(numbers: Tensor, size: Tensor) -> Tensor:
-    """Gives complex numbers another size, with the phases that they have."""
+    """Return complex numbers with another size and the same phases."""
     return numbers * (size / numbers.abs().clamp_min(_TINY))

@@ -1,7 +1,8 @@
 """Harmonics of a frame: its pitch, and the amplitudes and phases that explain most of it.
 
-The pitch is that of the first clear key maximum of the normalised difference function (McLeod and Wyvill 2005), the amplitudes are
-those of least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits refines the pitch.
+The pitch comes from the first clear key maximum of the normalized difference function (McLeod and Wyvill 2005), the
+amplitudes from least squares under a Hann window (Stylianou 2001), and one Gauss-Newton step between two such fits
+refines the pitch.
 
 Shape letters: F frames, M samples per hop, K harmonics.
 """
@@ -14,24 +15,25 @@ import torch
 from torch import Tensor
 
 CLEAR = 0.93
-"""The first key maximum at least this share of the highest is that of the pitch, those after it are of its multiples."""
-_PARTS = 4  # of a sample between two lags: the peak of a bright tone is narrower than a sample
+"""The first key maximum with at least this share of the highest gives the pitch; later ones belong to its multiples."""
+_PARTS = 4  # steps per sample between two lags: the peak of a bright tone is narrower than a sample
 
 _RIDGE = 1e-6
-_MOST_STEP = 0.03  # of the pitch: half way to the next semitone
+_MOST_STEP = 0.03  # share of the pitch: half way to the next semitone
 _QUIET = 1e-20
 
 
 def hann(hop: int, like: Tensor) -> Tensor:
-    """Returns the second half of the window, `[M]`: the halves, one hop apart, add to 1."""
+    """Return the second half of the window, `[M]`: the halves, one hop apart, add up to 1."""
     turns = (torch.arange(hop, device=like.device, dtype=like.dtype) + hop + 0.5) / (2 * hop)
     return torch.sin(math.pi * turns).square()
 
 
 def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F, K, M]` each.
+    """Return cosines and sines of the harmonics k = 1 … K over the second half of a frame, whose middle is time 0, `[F,
+    K, M]` each.
 
-    The first half mirrors it. Harmonics at half the sampling rate, as nearly as a frame can tell, and above are zero.
+    The first half mirrors it. Harmonics at or above half the sampling rate, as nearly as a frame can tell, are zero.
 
     Args:
         pitch: f in cycles per sample `[F]`.
@@ -49,17 +51,17 @@ def waves(pitch: Tensor, num_harmonics: int, hop: int) -> tuple[Tensor, Tensor]:
 
 
 def mix(amplitudes: Tensor, harmonics: tuple[Tensor, Tensor]) -> Tensor:
-    """Returns the sum of harmonics with complex `amplitudes` `[F, K]`, as phases at the middle of the frame: `[F, 2M]`."""
+    """Return the sum of harmonics with complex `amplitudes` `[F, K]`, given at the middle of the frame: `[F, 2M]`."""
     cosines, sines = harmonics
     return _unfold(_sum(amplitudes.real, cosines), -_sum(amplitudes.imag, sines))
 
 
 def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, Tensor]:
-    """Returns the pitch of `frames` `[F, 2M]` in cycles per sample `[F]`, and how periodic each is, at most 1 `[F]`.
+    """Return the pitch of `frames` `[F, 2M]` in cycles per sample `[F]`, and how periodic each is, at most 1 `[F]`.
 
     Args:
         frames: samples.
-        lowest, highest: pitches that are looked for, in cycles per sample. A frame without a peak gets the highest and -1.
+        lowest, highest: pitches to look for, in cycles per sample. A frame without a peak gets the highest and -1.
     """
     size = frames.shape[-1]
     most, least = _PARTS * min(math.ceil(1.0 / lowest) + 2, size - 1), _PARTS * math.floor(1.0 / highest)
@@ -68,7 +70,7 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
     lags = torch.arange(most, device=frames.device)
     likeness = 2.0 * correlation / _energies(frames, most).clamp_min(_QUIET)
     before, here, after = likeness[:, :-2], likeness[:, 1:-1], likeness[:, 2:]
-    # A key maximum is the highest between two upward zero crossings; what stands before the first belongs to the peak at lag 0.
+    # A key maximum is the highest value between two upward zero crossings; what comes before the first belongs to the peak at lag 0.
     lobe = ((here > 0) & (before <= 0)).cumsum(dim=-1)
     peak = (here >= before) & (here > after) & (lobe > 0) & (lags[1:-1] >= least)
     height = torch.where(peak, here, -torch.ones_like(here))
@@ -84,7 +86,8 @@ def find_pitch(frames: Tensor, lowest: float, highest: float) -> tuple[Tensor, T
 
 
 def _energies(frames: Tensor, num_lags: int) -> Tensor:
-    """Returns the energy of the two pieces that overlap at lags 0 … num_lags - 1, in _PARTS of a sample: `[F, num_lags]`."""
+    """Return the energy of the two pieces that overlap at lags 0 … num_lags - 1, in steps of 1 / _PARTS sample: `[F,
+    num_lags]`."""
     size = frames.shape[-1]
     sums = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
     whole = torch.arange((num_lags - 1) // _PARTS + 2, device=frames.device)
@@ -95,11 +98,11 @@ def _energies(frames: Tensor, num_lags: int) -> Tensor:
 
 
 def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Fits harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
+    """Fit harmonics to `frames` `[F, 2M]` at `pitch` `[F]`, and again after one Gauss-Newton step of the pitch.
 
     Returns:
-        the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the share of the windowed
-        energy that they explain, at most 1 `[F]`.
+        the pitch, in cycles per sample `[F]`; the complex amplitudes at the middle of each frame `[F, K]`; and the
+        share of the windowed energy that they explain, at most 1 `[F]`.
     """
     hop = frames.shape[-1] // 2
     window, time = hann(hop, frames), _times(hop, frames)
@@ -120,12 +123,15 @@ def fit(frames: Tensor, pitch: Tensor, num_harmonics: int) -> tuple[Tensor, Tens
 
 
 def _times(hop: int, like: Tensor) -> Tensor:
-    """Times of the second half of a frame from its middle, in samples `[M]`."""
+    """Return the times of a frame's second half relative to its middle, in samples `[M]`."""
     return torch.arange(hop, device=like.device, dtype=like.dtype) + 0.5
 
 
 def _fold(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """`[F, 2M]` → even and odd part about the middle, `[F, M]` each. Under a symmetric window neither tells of the other."""
+    """Map `[F, 2M]` to even and odd parts about the middle, `[F, M]` each.
+
+    Under a symmetric window they are independent.
+    """
     first, second = frames.chunk(2, dim=-1)
     return 0.5 * (second + first.flip(-1)), 0.5 * (second - first.flip(-1))
 
@@ -135,12 +141,12 @@ def _unfold(even: Tensor, odd: Tensor) -> Tensor:
 
 
 def _sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """`[F, K]`, `[F, K, M]` → `[F, M]`."""
+    """Map `[F, K]`, `[F, K, M]` to `[F, M]`."""
     return (weights[:, None] @ rows).squeeze(1)
 
 
 def _solve(target: Tensor, rows: Tensor, window: Tensor) -> Tensor:
-    """Returns the weights of `rows` `[F, K, M]` that come nearest to `target` `[F, M]` under the window: `[F, K]`."""
+    """Return the weights of `rows` `[F, K, M]` that best approximate `target` `[F, M]` under the window: `[F, K]`."""
     weighted = rows * window
     ridge = _RIDGE * window.sum() * torch.eye(rows.shape[1], device=rows.device, dtype=rows.dtype)
     weights: Tensor = torch.linalg.solve(weighted @ rows.mT + ridge, weighted @ target[..., None])

@@ -10,41 +10,42 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, draw_noise
 from soundomni.vae.bottleneck import DiagonalGaussian
-from soundomni.vae.clips import check_audio_format, check_latent, check_waveform, zero_beyond
+from soundomni.vae.checkpoints.codec_weights import load_strict
+from soundomni.vae.clips import check_audio_format, check_latent, check_waveform
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
+from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.receptive_field import input_span
 from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
-from soundomni.vae.weights import load_strict
 
 
 class OobleckCodec(Codec):
     """Continuous latents `[B, D, T]` with T = ceil(S / product of the strides). The defaults are Stable Audio 2.0's.
 
-    Each clip is padded with silence to a multiple of the ratio and comes out as if it were alone in the batch.
+    Each clip is padded with silence to a multiple of the ratio, and its result does not depend on other clips in the
+    batch.
 
     Args:
         sample_rate: in Hz.
         channels: C.
         base_channels: width of the first layer.
         channel_multiples: width of each block, in multiples of `base_channels`.
-        strides: of each block, at least 2; as many as `channel_multiples`.
+        strides: stride of each block, at least 2; as many as `channel_multiples`.
         latent_dim: D.
-        final_tanh: bounds what is decoded to (-1, 1).
-        use_snake: SnakeBeta activations; ELU otherwise.
-        sample_latents: where generators are given, as in training, encode to mean + std·ε instead of the mean.
-        kl_weight: factor of the "kl" loss, applied already.
+        final_tanh: whether to limit decoded samples to (-1, 1).
+        use_snake: SnakeBeta activations; otherwise ELU.
+        sample_latents: if generators are given, as in training, encode to mean + std·ε instead of the mean.
+        kl_weight: factor that the "kl" loss includes.
         stft_windows: window lengths of the "stft" loss, in samples.
-        weights: a .safetensors file of this codec's own state dict.
+        weights: a .safetensors file with this codec's own state dict.
 
     Raises:
-        SpecError: an argument is out of its range.
-        CheckpointError: the weights are missing, damaged, or of another size.
+        SpecError: an argument is out of range.
+        CheckpointError: the weights are missing or damaged, or have other sizes.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class OobleckCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents."""
+        """Spec of the latents."""
         return self._spec
 
     @property
@@ -105,22 +106,23 @@ class OobleckCodec(Codec):
         return ReceptiveField(encode=max(-(first_sample // ratio), last_sample // ratio), decode=max(-first_frame, last_frame))
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip. Raise DataError."""
         posterior, frames = self._posterior(waveform, lengths)
         if self.sample_latents and generators is not None:
             return Representation(posterior.sample(self._noise(posterior.mean, frames, generators)), frames, self._spec)
         return Representation(posterior.mean, frames, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn from `generators[b]` alone.
+        """Return the losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn only from
+        `generators[b]`.
 
-        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight` times the
-        divergence, summed over D, per frame. Samples and frames beyond a clip don't count.
+        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight`
+        times the divergence, summed over D, per frame. Samples and frames beyond a clip do not count.
         """
         posterior, frames = self._posterior(waveform, lengths)
         noise = self._noise(posterior.mean, frames, generators)
@@ -135,11 +137,10 @@ class OobleckCodec(Codec):
         }
 
     def _noise(self, like: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draws ε `[B, D, T]`, clip b from `generators[b]` alone and whatever the padding."""
+        """Draw ε `[B, D, T]`, clip b only from `generators[b]` and independently of the padding."""
         noise = torch.zeros_like(like)
         for i, (count, generator) in enumerate(zip(frames.tolist(), generators, strict=True)):
-            drawn = torch.randn(self._spec.token_dim, count, generator=generator, device=generator.device)
-            noise[i, :, :count] = drawn.to(noise)
+            draw_noise(noise[i], count, generator)
         return noise
 
     def _posterior(self, waveform: Tensor, lengths: Tensor) -> tuple[DiagonalGaussian, Tensor]:
@@ -147,7 +148,7 @@ class OobleckCodec(Codec):
         ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
         frames = self._spec.frame_lengths(lengths)
         num_frames = self._spec.num_frames(waveform.shape[-1])
-        padded = functional.pad(zero_beyond(waveform, lengths), (0, num_frames * ratio - waveform.shape[-1]))
+        padded = pad_to_frames(zero_beyond(waveform, lengths), ratio, num_frames)
         parameters = self.encoder(padded, Extent.of(frames, num_frames))
         return DiagonalGaussian.from_parameters(parameters), frames
 
@@ -158,13 +159,14 @@ class OobleckCodec(Codec):
 
 def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int, windows: Sequence[int]) -> None:
     if len(multiples) != len(strides) or not strides:
-        raise SpecError(f"channel_multiples and strides must be as many, at least one: {list(multiples)} and {list(strides)} were given")
+        given = f"channel_multiples is {list(multiples)} and strides is {list(strides)}"
+        raise SpecError(f"{given}; expected lists of the same length, with at least one entry")
     if min(strides) < 2:
-        raise SpecError(f"strides must be at least 2, {list(strides)} were given")
+        raise SpecError(f"strides is {list(strides)}; expected strides of at least 2")
     if min(base_channels, latent_dim, *multiples) < 1:
         raise SpecError(
-            f"base_channels, latent_dim and channel_multiples must be at least 1, "
-            f"{base_channels}, {latent_dim} and {list(multiples)} were given"
+            f"base_channels, latent_dim and channel_multiples are {base_channels}, {latent_dim} and {list(multiples)}; "
+            "expected at least 1 everywhere"
         )
     if not windows or any(window < 4 or window % 2 for window in windows):
-        raise SpecError(f"stft_windows must be even lengths of at least 4 samples, at least one, {list(windows)} were given")
+        raise SpecError(f"stft_windows is {list(windows)}; expected one or more even lengths of at least 4 samples")

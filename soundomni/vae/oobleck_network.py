@@ -1,11 +1,12 @@
-"""The convolutional encoder and decoder of Stable Audio's autoencoder, called Oobleck (Evans et al. 2024, "Fast timing-conditioned
-latent audio diffusion", section 2.1; after Kumar et al. 2023, "Improved RVQGAN").
+"""The convolutional encoder and decoder of Stable Audio's autoencoder, called Oobleck (Evans et al. 2024, "Fast
+timing-conditioned latent audio diffusion", section 2.1; after Kumar et al. 2023, "Improved RVQGAN").
 
 Modules are named as in the original, so that its checkpoints map tensor by tensor.
 
-Clips of different lengths share a batch, and each must come out as if it were alone. Alone, every convolution would see zeros beyond
-the clip's end; but biases and neighbours make what lies there non-zero. So it is set to zero again before every convolution that is
-wider than one. At each level a clip is as long as its frames times that level's positions per frame.
+Clips of different lengths share a batch, and each must come out as it would on its own. On its own, every convolution
+would see zeros beyond the clip's end; but biases and neighbors make those values non-zero. So they are set to zero
+again before every convolution that is wider than one. At each level a clip is as long as its frames times that level's
+positions per frame.
 
 Shape letters: B clips, C channels of a layer, L positions of a layer, D latent dimensions, T frames.
 """
@@ -19,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from soundomni.vae.clips import zero_beyond
+from soundomni.vae.padding import zero_beyond
 
 DILATIONS = (1, 3, 9)
 
 
 class Extent:
-    """How far each clip of a batch reaches, at every level of the network.
+    """Length of each clip of a batch at every level of the network.
 
     Args:
-        frames: int64 `[B]`, frames of each clip; None when all fill the batch, and nothing has to be set to zero.
+        frames: int64 `[B]`, frames of each clip; None if all clips fill the batch, so that nothing has to be set to
+            zero.
         num_frames: T of the batch.
     """
 
@@ -38,18 +40,21 @@ class Extent:
 
     @classmethod
     def of(cls, frames: Tensor, num_frames: int) -> Extent:
-        """Looks whether all clips fill the batch."""
+        """Return the extent, after checking whether all clips fill the batch."""
         return cls(None if bool((frames >= num_frames).all()) else frames, num_frames)
 
     def close(self, values: Tensor) -> Tensor:
-        """`[B, C, L]`, L a multiple of T → the same with zeros beyond each clip."""
+        """Map `[B, C, L]`, L a multiple of T, to the same values, but zero beyond each clip."""
         if self.frames is None:
             return values
         return zero_beyond(values, self.frames * (values.shape[-1] // self.num_frames))
 
 
 class SnakeBeta(nn.Module):
-    """x + sin²(e^α·x) / (e^β + 1e-9) with α and β per channel (Lee et al. 2023, BigVGAN; Ziyin et al. 2020). Keeps zero."""
+    """Computes x + sin²(e^α·x) / (e^β + 1e-9) with α and β per channel (Lee et al. 2023, BigVGAN; Ziyin et al. 2020).
+
+    Keeps zero.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,13 +62,13 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, values: Tensor) -> Tensor:
-        """`[B, C, L]` → `[B, C, L]`."""
+        """Map `[B, C, L]` to `[B, C, L]`."""
         frequency, size = self.alpha.exp()[:, None], (self.beta.exp() + 1e-9)[:, None]
         return values + (values * frequency).sin().square() / size
 
 
 def activation(channels: int, use_snake: bool) -> nn.Module:
-    """Returns SnakeBeta, or ELU, which keeps zero as well."""
+    """Return SnakeBeta, or ELU, which also keeps zero."""
     return SnakeBeta(channels) if use_snake else nn.ELU()
 
 
@@ -86,12 +91,12 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]`, zero beyond each clip → the same shape, again zero there."""
+        """Map `[B, C, L]`, zero beyond each clip, to the same shape, also zero there."""
         return extent.close(values + self.layers(values))
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units, then a convolution that makes L shorter by the stride."""
+    """Three residual units, then a convolution that divides L by the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, use_snake: bool) -> None:
         super().__init__()
@@ -105,7 +110,7 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]` → `[B, C', L / stride]`."""
+        """Map `[B, C, L]` to `[B, C', L / stride]`."""
         *units, act, down = self.layers
         for unit in units:
             values = unit(values, extent)
@@ -113,7 +118,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A transposed convolution that makes L longer by the stride, then three residual units.
+    """A transposed convolution that multiplies L by the stride, then three residual units.
 
     With an odd stride the original loses a sample; here output padding keeps the length.
     """
@@ -130,7 +135,7 @@ class DecoderBlock(nn.Module):
         )
 
     def forward(self, values: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, L]` → `[B, C', L · stride]`."""
+        """Map `[B, C, L]` to `[B, C', L · stride]`."""
         act, up, *units = self.layers
         values = extent.close(up(act(values)))
         for unit in units:
@@ -139,14 +144,14 @@ class DecoderBlock(nn.Module):
 
 
 class OobleckEncoder(nn.Module):
-    """Waveform to the parameters of the bottleneck.
+    """Maps a waveform to the parameters of the bottleneck.
 
     Args:
-        audio_channels: of the waveform.
+        audio_channels: channels of the waveform.
         widths: channels before the first block and after each block.
-        strides: of the blocks.
-        output_dim: channels that come out.
-        use_snake: SnakeBeta rather than ELU.
+        strides: strides of the blocks.
+        output_dim: channels of the output.
+        use_snake: SnakeBeta instead of ELU.
     """
 
     def __init__(self, *, audio_channels: int, widths: Sequence[int], strides: Sequence[int], output_dim: int, use_snake: bool) -> None:
@@ -162,7 +167,7 @@ class OobleckEncoder(nn.Module):
         )
 
     def forward(self, waveform: Tensor, extent: Extent) -> Tensor:
-        """`[B, C, T · ratio]`, zero beyond each clip → `[B, output_dim, T]`."""
+        """Map `[B, C, T · ratio]`, zero beyond each clip, to `[B, output_dim, T]`."""
         first, *blocks, act, last = self.layers
         values = extent.close(first(waveform))
         for block in blocks:
@@ -172,15 +177,15 @@ class OobleckEncoder(nn.Module):
 
 
 class OobleckDecoder(nn.Module):
-    """Latents to waveform; the mirror of the encoder.
+    """Maps latents to a waveform; the mirror of the encoder.
 
     Args:
-        audio_channels: of the waveform.
+        audio_channels: channels of the waveform.
         widths: channels before the first block and after each block, largest first.
-        strides: of the blocks.
+        strides: strides of the blocks.
         latent_dim: D.
-        use_snake: SnakeBeta rather than ELU.
-        final_tanh: bounds the waveform to (-1, 1).
+        use_snake: SnakeBeta instead of ELU.
+        final_tanh: whether to limit the waveform to (-1, 1).
     """
 
     def __init__(
@@ -206,7 +211,7 @@ class OobleckDecoder(nn.Module):
         )
 
     def forward(self, latent: Tensor, extent: Extent) -> Tensor:
-        """`[B, D, T]`, zero beyond each clip → `[B, C, T · ratio]`, zero beyond each clip."""
+        """Map `[B, D, T]`, zero beyond each clip, to `[B, C, T · ratio]`, zero beyond each clip."""
         first, *blocks, act, last, bound = self.layers
         values = extent.close(first(latent))
         for block in blocks:

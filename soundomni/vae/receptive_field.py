@@ -1,5 +1,5 @@
-"""How far a chain of convolutions looks, from its kernels, strides and dilations (Araujo et al. 2019, "Computing receptive fields of
-convolutional neural networks", section 2)."""
+"""Reach of a chain of convolutions, from its kernels, strides and dilations (Araujo et al. 2019, "Computing receptive
+fields of convolutional neural networks", section 2)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import nn
 
 
 def input_span(network: nn.Module, first: int, last: int) -> tuple[int, int]:
-    """Returns the first and the last input position that the output positions from `first` to `last` are computed from.
+    """Return the first and last input positions that affect the output positions from `first` to `last`.
 
-    Position 0 of the input is where position 0 of the output begins; positions before it are negative. The one-dimensional
-    convolutions of `network`, plain and transposed, must be registered in the order in which they run, and what skips some of
-    them must look no farther than they do.
+    Position 0 of the input is where position 0 of the output begins; positions before it are negative. The
+    one-dimensional convolutions of `network`, plain and transposed, must be registered in the order in which they run,
+    and paths that skip some of them must not reach farther than they do.
     """
     for layer in reversed([m for m in network.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]):
         (kernel,), (stride,), (dilation,), padding = layer.kernel_size, layer.stride, layer.dilation, layer.padding[0]

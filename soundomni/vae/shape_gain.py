@@ -1,7 +1,7 @@
-"""MDCT frames as a shape and a gain: how a frame is distributed over frequency, and apart from it how loud it is.
+"""MDCT frames as a shape and a gain: how a frame is distributed over frequency and, separately, how loud it is.
 
-A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of Opus, Valin et al.
-2013), so that what a model has learnt of a quiet sound holds for a loud one.
+A sound then has the same shape at any level, as in shape-gain coding (Gersho and Gray 1992, section 12.10; the bands of
+Opus, Valin et al. 2013), so that what a model learns about a quiet sound holds for a loud one.
 
 Shape letters: B clips, C audio channels, M samples per frame (hop), T frames.
 """
@@ -22,18 +22,19 @@ from soundomni.vae.mdct import MDCTCodec, Window, check_companding, compand, exp
 
 
 class ShapeGainCodec(Codec):
-    """Latents `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and the level of that RMS.
+    """Latents `[B, C·M + 1, T]`: a frame's MDCT coefficients, all channels together, divided by their RMS, and the
+    level of that RMS.
 
-    A frame whose RMS is below FLOOR keeps the lowest level, and its shape fades: silence has no shape.
+    A frame whose RMS is below FLOOR has the lowest level, and its shape fades: silence has no shape.
 
-    Decoding gives back the samples to float precision. There is nothing to train and nothing to load.
+    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
 
     Args:
-        sample_rate, channels, frame_size, window: of the frames, as in MDCTCodec.
-        companding: p in (0, 1] of sign(x)·|x|^p, of the shape.
+        sample_rate, channels, frame_size, window: as in MDCTCodec.
+        companding: p in (0, 1] of sign(x)·|x|^p, for the shape.
 
     Raises:
-        SpecError: an argument is out of its range.
+        SpecError: an argument is out of range.
     """
 
     def __init__(
@@ -53,27 +54,30 @@ class ShapeGainCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents; the last frame only closes the overlap."""
+        """Spec of the latents; the last frame only closes the overlap."""
         return self._spec
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """That of the frames."""
+        """Receptive field of the MDCT frames."""
         return self.frames.receptive_field
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip. Raise DataError."""
         encoded = self.frames.encode(waveform, lengths)
         size = encoded.values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(FLOOR)
         values = torch.cat([compand(encoded.values / size, self.companding), to_level(size)], dim=1)
         return Representation(values, encoded.lengths, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames. Raises DataError."""
+        """Decode `[B, C·M + 1, T]` to `[B, C, (T - 1)·M]`, zero beyond `spec.num_samples` of each clip's frames.
+
+        Raise DataError.
+        """
         check_latent(representation, self._spec)
         values = at_least_float32(representation.values)
         shape, gain = values[:, :-1], values[:, -1:]
-        # A shape that was predicted is not of unit size; how loud a frame is, its gain alone says.
+        # A predicted shape does not have unit size; only the frame's gain determines how loud it is.
         spread = expand(shape, self.companding)
         power = spread.square().mean(dim=1, keepdim=True)
         sounds = (gain > LOWEST + MARGIN) & (power > 0)

@@ -1,6 +1,7 @@
 """Autoencoders of the package stable-audio-tools, as that package builds and computes them.
 
-For those who have the package: `oobleck` is the same network as its "oobleck" pair, loads its checkpoints, and needs nothing else.
+For users who have the package: `oobleck` is the same network as its "oobleck" pair, loads its checkpoints, and needs
+nothing else.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
 """
@@ -14,35 +15,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, describe, did_you_mean
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_latent, check_waveform
-from soundomni.vae.weights import load_strict
+from soundomni.vae.padding import pad_to_frames
 
 NEEDED = ("model_type", "sample_rate", "model")
-"""Keys of a config that cannot be left out."""
+"""Keys that a config must have."""
 VAE = "vae"
 PLAIN = ("tanh", "l2_norm", "none")
-"""Bottlenecks without randomness whose values are the latents."""
+"""Bottlenecks without randomness, whose values are the latents."""
 NETWORKS = ("oobleck", "seanet", "dac", "local_attn", "taae")
-"""Encoders and decoders of the package: networks alone, which fetch and load nothing."""
+"""The package's encoders and decoders that are plain networks and do not fetch or load anything."""
 
 
 class StableAudioToolsCodec(Codec):
     """Continuous latents `[B, D, T]` of any autoencoder with the bottleneck vae, tanh or l2_norm, or with none.
 
-    The network is frozen and each clip runs alone, padded with silence to a multiple of the ratio, so that it comes out as alone in any
-    batch. Latents are not scaled beyond what the package does.
+    The network is frozen, and each clip runs on its own, padded with silence to a multiple of the ratio, so that its
+    result does not depend on the batch. Latents are not scaled beyond what the package does.
 
     Args:
-        config: what the JSON of the autoencoder holds; YAML takes it as it is.
-        weights: a .safetensors file of the state dict of the package's own model.
+        config: contents of the autoencoder's JSON config; they can be pasted into YAML.
+        weights: a .safetensors file with the state dict of the package's own model.
 
     Raises:
-        SpecError: the package is not installed, or the config is not of an autoencoder that it builds, or of a kind named above.
-        CheckpointError: the weights are missing, damaged, or of another autoencoder.
+        SpecError: the package is not installed, or the config does not describe an autoencoder that it builds, of a
+            kind named above.
+        CheckpointError: the weights are missing or damaged, or belong to another autoencoder.
     """
 
     def __init__(self, *, config: dict[str, Any], weights: str | None = None) -> None:
@@ -63,36 +66,37 @@ class StableAudioToolsCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents."""
+        """Spec of the latents."""
         return self._spec
 
     def train(self, mode: bool = True) -> StableAudioToolsCodec:
-        """Leaves the network in evaluation: some of its parts add noise in training."""
+        """Keep the network in evaluation mode: some of its parts add noise in training."""
         super().train(mode)
         self.network.eval()
         return self
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, with generators mean + std·ε. Raises DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples; a vae gives its mean, or with generators mean + std·ε.
+        Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
         ratio, most = self._spec.downsampling_ratio, self._spec.num_frames(waveform.shape[-1])
         rows = []
         for i, length in enumerate(lengths.tolist()):
             frames = self._spec.num_frames(length)
-            clip = pad(waveform[i : i + 1, :, :length], (0, frames * ratio - length))
+            clip = pad_to_frames(waveform[i : i + 1, :, :length], ratio, frames)
             values = self._bottle(self.network.encode(clip, skip_bottleneck=True), generators[i] if generators else None)
             rows.append(pad(values, (0, most - frames)))
         values = torch.cat(rows) if rows else waveform.new_zeros(0, self._spec.token_dim, most)
         return Representation(values, self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raises DataError."""
+        """Decode `[B, D, T]` to `[B, C, T · ratio]`, zero beyond each clip's frames. Raise DataError."""
         check_latent(representation, self._spec)
         values, ratio = representation.values, self._spec.downsampling_ratio
         waveform = values.new_zeros(len(values), self._spec.channels, values.shape[-1] * ratio)
         for i, frames in enumerate(representation.lengths.tolist()):
             decoded = self.network.decode(values[i : i + 1, :, :frames])[0, :, : frames * ratio]
-            waveform[i, :, : decoded.shape[-1]] = decoded  # with odd strides the package decodes to a few samples less
+            waveform[i, :, : decoded.shape[-1]] = decoded  # with odd strides the package decodes a few samples less
         return waveform
 
     def _bottle(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -107,37 +111,40 @@ class StableAudioToolsCodec(Codec):
 
 
 def _checked(config: dict[str, Any]) -> str:
-    """Returns the type of the bottleneck. Raises SpecError for a config that is none, or of another kind of model."""
+    """Return the type of the bottleneck.
+
+    Raise SpecError if the config is not one, or describes another kind of model.
+    """
     missing = [key for key in NEEDED if key not in config]
     if missing:
-        raise SpecError(f"config: no '{missing[0]}'; expected what the JSON of an autoencoder of stable-audio-tools holds")
+        raise SpecError(f"config has no '{missing[0]}'; expected the JSON config of a stable-audio-tools autoencoder")
     if config["model_type"] != "autoencoder":
-        raise SpecError(f"config.model_type is '{config['model_type']}', expected 'autoencoder'")
-    if config["model"].get("pretransform") is not None:  # the package would fetch some of them, and unpickle what it fetched
-        raise SpecError("config.model.pretransform is given, expected none: the codec takes waveforms")
+        raise SpecError(f"config.model_type is '{config['model_type']}'; expected 'autoencoder'")
+    if config["model"].get("pretransform") is not None:  # the package would fetch some of them, and unpickle the files
+        raise SpecError("config.model.pretransform is given; expected none, because the codec takes waveforms")
     for part in ("encoder", "decoder"):
         network = str((config["model"].get(part) or {}).get("type"))
         if network not in NETWORKS:
             known = ", ".join(NETWORKS)
-            raise SpecError(f"config.model.{part}.type is '{network}', expected one of {known}.{did_you_mean(network, NETWORKS)}")
+            raise SpecError(f"config.model.{part}.type is '{network}'; expected one of {known}.{did_you_mean(network, NETWORKS)}")
     kind = str((config["model"].get("bottleneck") or {"type": "none"}).get("type"))
     if kind not in (VAE, *PLAIN):
         known = ", ".join((VAE, *PLAIN))
-        raise SpecError(f"config.model.bottleneck.type is '{kind}', expected one of {known}.{did_you_mean(kind, (VAE, *PLAIN))}")
+        raise SpecError(f"config.model.bottleneck.type is '{kind}'; expected one of {known}.{did_you_mean(kind, (VAE, *PLAIN))}")
     return kind
 
 
 def _build(config: dict[str, Any]) -> Any:
-    """Returns the package's AudioAutoencoder. Raises SpecError when there is no package, or it refuses the config."""
+    """Return the package's AudioAutoencoder. Raise SpecError if the package is missing, or refuses the config."""
     try:
         from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
     except ImportError as error:
         raise SpecError(
-            f"codec 'stable-audio-tools' needs the package of that name, and cannot import it ({error}); "
-            "requirements/stable-audio-tools.txt lists what to install with pip's --no-deps"
+            f"codec 'stable-audio-tools' needs the package of that name, which cannot be imported ({error}); "
+            "install the packages in requirements/stable-audio-tools.txt with pip's --no-deps"
         ) from error
     try:
         network: nn.Module = create_autoencoder_from_config(config)
     except (AssertionError, ImportError, KeyError, TypeError, NotImplementedError) as error:
-        raise SpecError(f"config: stable-audio-tools cannot build it: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise SpecError(f"stable-audio-tools cannot build this config: {describe(error)}") from error
     return network

@@ -1,7 +1,8 @@
 """Multi-resolution spectral distance (Yamamoto et al. 2020, section 2.2; Steinmetz and Reiss 2020, auraloss).
 
-At each resolution, per clip: spectral convergence ‖|X| − |Y|‖ / ‖|X|‖ plus the mean of |log |X| − log |Y||. Hann windows, hops of a
-quarter, and windows of unit energy, so that white noise of unit variance has bins of unit variance at every resolution.
+At each resolution, per clip: spectral convergence ‖|X| − |Y|‖ / ‖|X|‖ plus the mean of |log |X| − log |Y||. Hann
+windows, hops of a quarter, and windows of unit energy, so that white noise of unit variance has bins of unit variance
+at every resolution.
 
 Shape letters: B clips, C audio channels, S samples, F frequency bins, T frames.
 """
@@ -14,21 +15,24 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from soundomni.core.representation import length_mask
+
 DEFAULT_WINDOWS = (2048, 1024, 512, 256, 128, 64, 32)
 MAGNITUDE_FLOOR = 1e-4
-"""Added to magnitudes in quadrature: below it (−80 dB) all is equally quiet, and the slope of the root stays finite."""
+"""Added to magnitudes in quadrature: below it (−80 dB) everything is equally quiet, and the slope of the root stays
+finite."""
 QUIET_RMS = 1e-3
-"""A clip quieter than this (−60 dB) is measured as if it were this loud: silence must not divide by zero."""
+"""A clip quieter than this (−60 dB) is measured as if it were this loud, so that silence does not divide by zero."""
 
 
 def stft_distances(target: Tensor, estimate: Tensor, lengths: Tensor, windows: Sequence[int] = DEFAULT_WINDOWS) -> tuple[Tensor, Tensor]:
-    """Compares waveforms `[B, C, S]`, which are zero beyond the `lengths` `[B]`, clip by clip.
+    """Compare waveforms `[B, C, S]`, zero beyond the `lengths` `[B]`, clip by clip.
 
-    A window longer than a clip is left out for that clip; a clip shorter than every window has distance 0 and does not count. The
-    distance is the mean over the channels, and over sum and difference as well when there are two.
+    Windows longer than a clip are left out for that clip; a clip shorter than every window has distance 0 and does not
+    count. The distance is the mean over the channels and, if there are two, also over their sum and difference.
 
     Returns:
-        The distance of each clip `[B]`, mean over its windows, and bool `[B]`, whether it has one.
+        The distance of each clip `[B]`, the mean over its windows, and bool `[B]`, whether it has one.
     """
     target, estimate = _views(target), _views(estimate)
     total = target.new_zeros(len(target))
@@ -51,7 +55,7 @@ def _views(waveform: Tensor) -> Tensor:
 
 
 def _magnitudes(waveform: Tensor, window: int) -> Tensor:
-    """`[B, C, S]` → `[B, C, F, T]`, frame t centred on sample t · hop, with silence around the clip."""
+    """Map `[B, C, S]` to `[B, C, F, T]`, frame t centered on sample t · hop, with silence around the clip."""
     shape = torch.hann_window(window, device=waveform.device, dtype=waveform.dtype)
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -67,8 +71,8 @@ def _magnitudes(waveform: Tensor, window: int) -> Tensor:
 
 
 def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:
-    """`[B, C, F, T]` each, of which `frames` `[B]` belong to the clip → `[B]`."""
-    beyond = (torch.arange(target.shape[-1], device=target.device) >= frames[:, None])[:, None, None]
+    """Map `[B, C, F, T]` each, of which `frames` `[B]` belong to the clip, to `[B]`."""
+    beyond = ~length_mask(frames, target.shape[-1])[:, None, None]
     difference = (target - estimate).masked_fill(beyond, 0.0)
     size = target.masked_fill(beyond, 0.0)
     numbers = (target.shape[2] * frames)[:, None].to(target.dtype)
@@ -79,5 +83,5 @@ def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:
 
 
 def _root(power: Tensor) -> Tensor:
-    """The square root with a finite slope at zero, where a perfect estimate is."""
+    """Return the square root, with a finite slope at zero, where a perfect estimate is."""
     return (power + MAGNITUDE_FLOOR**2).sqrt() - MAGNITUDE_FLOOR

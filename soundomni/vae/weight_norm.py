@@ -1,7 +1,7 @@
-"""Weight normalisation (Salimans and Kingma 2016) taken out of a network for inference, and put back for training.
+"""Weight normalization (Salimans and Kingma 2016) removed from a network for inference, and restored for training.
 
-A normalised weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, w alone is stored and nothing is computed
-per call. Restored, v = w and g = |w|: other parameters than before, of the same function.
+A normalized weight is w = g·v / |v|, with a norm for each index of the first dimension. Folded, only w is stored and
+nothing is computed per call. Restored, v = w and g = |w|: different parameters that compute the same function.
 
 Shape letters: N the first dimension of a weight, K one or more others.
 """
@@ -18,13 +18,13 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 MAGNITUDE = "parametrizations.weight.original0"
 DIRECTION = "parametrizations.weight.original1"
-"""What torch calls g and v in the state dict of a module."""
+"""torch's names of g and v in the state dict of a module."""
 
 
 def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """`[N, K...]` → g `[N, 1...]` and v `[N, K...]`, with g·v / |v| the weight.
+    """Map `[N, K...]` to g `[N, 1...]` and v `[N, K...]`, with g·v / |v| the weight.
 
-    A row of zeros has no direction: it gets one of ones, and the magnitude 0.
+    A row of zeros has no direction: it becomes a row of ones with the magnitude 0.
     """
     rest = tuple(range(1, weight.dim()))
     magnitude = weight.double().square().sum(rest, keepdim=True).sqrt()
@@ -33,10 +33,10 @@ def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fold_weight_norm(network: nn.Module) -> tuple[str, ...]:
-    """Replaces g and v of every normalised submodule by the weight that they make, in place; outputs stay the same to the bit.
+    """Replace g and v of every normalized submodule by the weight that they make, in place; outputs are bit-identical.
 
     Returns:
-        the names of these submodules, which `restore_weight_norm` takes.
+        the names of these submodules, for `restore_weight_norm`.
     """
     names = [name for name, module in network.named_modules() if is_parametrized(module, "weight")]
     for name in names:
@@ -51,9 +51,9 @@ def fold_weight_norm(network: nn.Module) -> tuple[str, ...]:
 
 @torch.no_grad()
 def restore_weight_norm(network: nn.Module, names: Iterable[str]) -> None:
-    """Splits the weights of the named submodules into g and v again, in place; outputs stay the same up to rounding.
+    """Split the weights of the named submodules into g and v again, in place; outputs stay the same up to rounding.
 
-    An optimizer has to be made afterwards, as there are other parameters.
+    Make the optimizer afterwards, because the parameters are new.
     """
     for name in names:
         module = network.get_submodule(name)

@@ -19,7 +19,7 @@ model:
   connectors: {latent: linear, features: linear}
   objective: flow-matching
   tokenizer: {vocab_size: 300}
-  normalise: global
+  normalize: global
 sampler: {class_path: euler, init_args: {num_steps: 2}}
 guidance: {scale: 2.0}
 data:

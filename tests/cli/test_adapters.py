@@ -57,14 +57,14 @@ def test_what_an_adapter_is_worth_is_measured_and_told(adapter: Path, tiny_model
 def test_mistakes_are_told(adapter: Path, tiny_run: Path, tiny_model: Path, tmp_path: Path, fails: Any) -> None:
     run = adapter.parent / "run"
     assert "is not an empty folder" in fails("export", run, "--format", "peft-adapter", "--out", adapter)
-    assert "adapters are written as float32" in fails(
+    assert "adapters are always written as float32" in fails(
         "export", run, "--format", "peft-adapter", "--dtype", "float16", "--out", tmp_path / "x"
     )
     assert "has no adapters: its spec has no train.lora" in fails("export", tiny_run, "--format", "peft-adapter", "--out", tmp_path / "x")
     generate = ["generate", "--model", tiny_model, "--prompt", "x", "--out", tmp_path / "made", "--adapter"]
-    assert "name one of its folders: und" in fails(*generate, adapter)
+    assert "Name one of its folders: und" in fails(*generate, adapter)
     assert "is not an adapter: it has no adapter_config.json" in fails(*generate, tmp_path / "nowhere")
-    assert "which is no linear layer of this model" in fails(
+    assert "which is not a linear layer of this model" in fails(
         "generate", "--model", "nano", "--prompt", "x", "--adapter", _foreign(adapter, tmp_path)
     )
     assert not (tmp_path / "x").exists() and not (tmp_path / "made").exists()

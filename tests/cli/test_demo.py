@@ -15,7 +15,7 @@ import soundfile
 
 from soundomni.cli.demo import PROMPTS
 from soundomni.cli.main import main
-from soundomni.core.spec import load_spec
+from soundomni.core.spec.load import load_spec
 
 FLAGS = (
     "--headless=new",
@@ -60,7 +60,7 @@ def test_a_finished_demo_is_shown_again(demo: Path, tiny_spec: Path, result: Any
     told = result("demo", "--config", tiny_spec, "--compare", "none", "--measure", "2", "--out", demo)
     html = (demo / "index.html").read_text(encoding="utf-8")
     assert "earlier call" in html and "earlier call" not in before
-    assert "Beside it" in before and "Beside it" not in html
+    assert "Next to it" in before and "Next to it" not in html
     assert told["page"] == str(demo / "index.html") and told["step"] == 4 and told["compared"] == {}
     assert [one["prompt"] for one in told["generated"]] == list(PROMPTS) and len(told["heard"]) == 2
     assert told["measured"]["clips"] == 2
@@ -72,7 +72,7 @@ def test_a_shipped_model_has_clips_of_its_own_kind(
     tiny_spec: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "models" / "nano")
-    monkeypatch.setattr("soundomni.core.model_directory.SHIPPED", tmp_path / "models")
+    monkeypatch.setattr("soundomni.core.pretrained.directory.SHIPPED", tmp_path / "models")
     out = tmp_path / "out"
     told = result("demo", "--config", tiny_spec, "--compare", "nano", "--measure", "7", "--out", out)
     kinds = re.findall(r"<h3>(Clips of .*?)</h3>", (out / "index.html").read_text(encoding="utf-8"))
@@ -108,10 +108,10 @@ def test_the_defaults_do_not_take_the_folder_they_write_for_the_spec(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--measure", "0"], "--measure must be at least 1, 0 was given"),
+        (["--measure", "0"], "--measure is 0; expected at least 1"),
         (["--compare", "no-such-model"], "no-such-model"),
         (["--data.datasets.toys=null"], "toy-sounds"),
-        (["--train.run_dir=elsewhere"], "give --out instead of --train.run_dir"),
+        (["--train.run_dir=elsewhere"], "use --out instead of --train.run_dir"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(

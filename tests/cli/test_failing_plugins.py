@@ -18,15 +18,15 @@ BREAKABLE = '''
 
 import functools
 
-from soundomni.data.toy_sounds import ToySounds
+from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.core.interfaces import Tracker
-from soundomni.experts.linear_connector import LinearConnector
+from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.log_mel import LogMelEncoder
 from soundomni.experts.modality import ModalityRouter
 from soundomni.experts.mot import MoTBackbone
 from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
-from soundomni.train.adamw import AdamW
+from soundomni.train.optimizers.adamw import AdamW
 from soundomni.vae.mdct import MDCTCodec
 
 FAIL = {}

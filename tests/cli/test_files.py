@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundomni.cli import files
-from soundomni.cli.files import append_line, claimed_number
+from soundomni.cli import folders
+from soundomni.cli.folders import append_line, claimed_number
 from soundomni.cli.main import main
 from soundomni.core.errors import DataError
-from soundomni.core.hub import SoundOmni
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.waveform import Audio
 from soundomni.data.audio_writing import FORMATS
 
@@ -134,7 +134,7 @@ def test_formats_are_checked_before_anything_is_made(tiny_model: Path, wav: Path
     for name, meant in (("WAV", "wav"), (".FLAC", "flac"), ("Wav32f", "wav32f")):
         assert f"Did you mean '{meant}'?" in fails("reconstruct", wav, "--model", tiny_model, "--format", name, "--out", out)
     for chunk in ("nan", "0"):
-        assert "--chunk must be above 0" in fails("reconstruct", wav, "--model", tiny_model, "--chunk", chunk, "--out", out)
+        assert "expected a number above 0" in fails("reconstruct", wav, "--model", tiny_model, "--chunk", chunk, "--out", out)
     for command in (("reconstruct", wav), ("generate", "--prompt", "x")):
         assert "it is a file; expected a directory" in fails(*command, "--model", tiny_model, "--out", wav)
     for rate, name in ((7000, "mp3"), (96000, "mp3"), (300_000, "ogg")):
@@ -225,7 +225,7 @@ def test_numbers_are_never_taken_twice(tmp_path: Path) -> None:
 
 def test_a_number_that_was_taken_in_between_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "000-a.wav").write_text("")
-    monkeypatch.setattr(files, "next_number", lambda folder: 0)  # as if the file above came after it was asked for
+    monkeypatch.setattr(folders, "next_number", lambda folder: 0)  # as if the file above came after it was asked for
     (tmp_path / ".001.claim").write_text("")
     with claimed_number(tmp_path) as number:
         assert number == 2

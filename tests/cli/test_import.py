@@ -28,7 +28,7 @@ from stable_audio_files import (
 )
 
 from soundomni.cli.main import main
-from soundomni.core.spec import load_spec
+from soundomni.core.spec.load import load_spec
 from soundomni.vae import OobleckCodec
 
 CONFIGS = {
@@ -62,7 +62,7 @@ def test_every_layout_becomes_a_codec_that_is_equal_to_the_bit(tmp_path: Path, w
     (file,) = report["source"]["files"].items()
     content = next((tmp_path / "source").iterdir()).read_bytes()
     assert file[1] == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    assert report["layout"] == made["layout"] and report["codec"]["init_args"] == SIZES and report["licence"] == "mine"
+    assert report["layout"] == made["layout"] and report["codec"]["init_args"] == SIZES and report["license"] == "mine"
     assert made["keys"] == {"used": len(report["keys"]["used"]), "unused": len(report["keys"]["unused"])}
     assert {name for names in report["keys"]["used"].values() for name in names} == set(state)
     card = (out / "README.md").read_text()
@@ -91,7 +91,7 @@ def test_a_model_trains_with_an_imported_codec(tmp_path: Path, tiny_spec: Path, 
     out, run, model = tmp_path / "vae", tmp_path / "run", tmp_path / "model"
     assert main(["import", "stable-audio-vae", str(path), "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "layout diffusers-oobleck" in text and "the config is config.json, which lies beside the weights" in text
+    assert "layout diffusers-oobleck" in text and "the config is config.json, found next to the weights" in text
     spec = load_spec([tiny_spec, out / "codec.yaml"])
     assert spec.model.codec.init_args["weights"] == str((out / "model.safetensors").resolve())
     layers = ["--config", str(tiny_spec), "--config", str(out / "codec.yaml")]
@@ -106,9 +106,9 @@ def test_without_a_config_sizes_come_from_tensors_and_what_is_assumed_is_said(tm
     path = write_layout("full-model", tiny_codec(sample_rate=44100), tmp_path / "source")
     made = result("import", "stable-audio-vae", path, "--out", tmp_path / "out")
     assert made["codec"]["init_args"] == {**SIZES, "sample_rate": 44100}
-    assert "the sample rate is taken to be 44100 Hz" in made["notes"]
+    assert "the sample rate is assumed to be 44100 Hz" in made["notes"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "the sample rate is taken to be 44100 Hz" in card and "license: unknown" in card
+    assert "the sample rate is assumed to be 44100 Hz" in card and "license: unknown" in card
     assert_same(tiny_codec(sample_rate=44100), imported(tmp_path / "out"))
 
 
@@ -156,9 +156,9 @@ def other_widths(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (another_model, "holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1."),
+        (another_model, "does not hold Stable Audio's autoencoder; expected tensors such as encoder.layers.1."),
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
-        (truncated, "cannot be read as safetensors, it is damaged or incomplete"),
+        (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
         (other_widths, "instead of ["),
         (lambda folder: folder / "absent.ckpt", "no weights at"),
@@ -183,10 +183,10 @@ def test_wrong_configs_end_in_one_line_and_nothing_is_written(tmp_path: Path, fa
         assert not out.exists()
         return said
 
-    assert "model.bottleneck.type: given 'rvq', expected 'vae'" in line(model__bottleneck__type="rvq")
+    assert "model.bottleneck.type is 'rvq'; expected 'vae'" in line(model__bottleneck__type="rvq")
     both = {"model__encoder__config__channels": 8, "model__decoder__config__channels": 8}
     assert "does not fit the codec's sizes" in line(**both)
-    assert "strides must be at least 2" in line(
+    assert "expected strides of at least 2" in line(
         model__encoder__config__strides=[1, 4], model__decoder__config__strides=[1, 4], model__downsampling_ratio=4
     )
     absent = tmp_path / "absent.json"
@@ -199,7 +199,7 @@ def test_what_lies_at_out_is_left_alone(tmp_path: Path, fails: Any, result: Any,
     out.mkdir()
     result(*common)  # an empty directory is as good as none
     before = (out / "model.safetensors").stat().st_mtime_ns
-    assert "already exists; give --out a directory that does not" in fails(*common)
+    assert "already exists; give --out a new or empty directory" in fails(*common)
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert "already exists" in fails(*common[:-1], path)
 
@@ -209,12 +209,12 @@ def test_a_check_that_fails_writes_nothing(tmp_path: Path, fails: Any) -> None:
     common = ("import", "stable-audio-vae", path, "--out", out, "--check")
     assert "cannot read" in fails(*common, tmp_path / "absent.wav")
     soundfile.write(tmp_path / "three.wav", np.zeros((800, 3)), 8000)
-    assert "the clip has 3 channels, 2 were expected" in fails(*common, tmp_path / "three.wav")
+    assert "the clip has 3 channels; expected 2" in fails(*common, tmp_path / "three.wav")
     assert [entry.name for entry in tmp_path.iterdir() if "out" in entry.name] == []
 
 
 def test_wrong_usage(tmp_path: Path, fails: Any) -> None:
     assert "stable-audio-vae" in fails("import")
     assert "invalid choice: 'stable-audio'" in fails("import", "stable-audio", "x", "--out", tmp_path)
-    assert "reads no spec" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--model.codec=x")
+    assert "does not read a spec" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--model.codec=x")
     assert "Did you mean '--config'?" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--confg=x")

@@ -13,7 +13,7 @@ from qwen2_audio_files import model, write
 from safetensors.torch import load_file, save_file
 
 from soundomni.cli.main import main
-from soundomni.core.hub import SoundOmni
+from soundomni.core.pretrained.omni import SoundOmni
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def test_the_directory_is_a_model_that_hears(tmp_path: Path, source: Path, resul
     names = {entry.name for entry in out.iterdir()}
     assert names == {"spec.yaml", "config.json", "model.safetensors", "tokenizer.json", "README.md", "import-report.json"}
     report = json.loads((out / "import-report.json").read_text())
-    assert made["keys"] == {"used": len(load_file(source / "model.safetensors")), "unused": 0} and report["licence"] == "theirs"
+    assert made["keys"] == {"used": len(load_file(source / "model.safetensors")), "unused": 0} and report["license"] == "theirs"
     card = (out / "README.md").read_text()
-    assert "license: other\nlicense_name: theirs\n" in card and "Licence of the weights: theirs." in card and "\n```yaml\nmodel:\n" in card
+    assert "license: other\nlicense_name: theirs\n" in card and "License of the weights: theirs." in card and "\n```yaml\nmodel:\n" in card
     assert json.loads((out / "config.json").read_text())["max_tokens"] == 32768
     spec = SoundOmni.from_pretrained(out).spec.model
     assert spec.codec.init_args == {"sample_rate": 16000, "frame_size": 160} and spec.chat == "qwen2-audio"
@@ -49,7 +49,7 @@ def test_layers_say_what_generates(tmp_path: Path, source: Path, capsys: pytest.
     out = tmp_path / "out"
     assert main(["import", "qwen2-audio", str(source), "--out", str(out), "--config", str(layer), "--sampler.num_steps=5"]) == 0
     text = capsys.readouterr().out
-    assert "channels floor(j * 36 / 12)" in text and "codec oobleck" in text and "tensors used, 0 other entries not" in text
+    assert "channels floor(j * 36 / 12)" in text and "codec oobleck" in text and "explains the 0 unused entries" in text
     omni = SoundOmni.from_pretrained(out)
     assert omni.spec.sampler.init_args == {"num_steps": 5} and omni.model.codec.spec.latent_dim == 6
     assert omni.model.backbone.blocks[0].experts["gen"].mlp.down.in_features == 12
@@ -96,7 +96,7 @@ def other_widths(folder: Path) -> None:
     save_file(tensors | {name: tensors[name][:-1].contiguous()}, folder / "model.safetensors")
 
 
-def quantised(folder: Path) -> None:
+def quantized(folder: Path) -> None:
     """Found only while tensors are written."""
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"language_model.model.norm.weight": torch.ones(32, dtype=torch.int8)}, folder / "model.safetensors")
@@ -105,13 +105,13 @@ def quantised(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (another_model, "holds no Qwen2-Audio model: expected model.language_model.embed_tokens.weight or language_model.model."),
+        (another_model, "does not hold a Qwen2-Audio model; expected model.language_model.embed_tokens.weight or language_model.model."),
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
-        (truncated, "cannot be read as safetensors, it is damaged or incomplete"),
+        (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
         (missing_tensor, "lacks 1 tensors that its config asks for (multi_modal_projector.linear.bias)"),
-        (other_widths, "layers.1.mlp.up_proj.weight is [35, 32], by its config [36, 32] is expected"),
-        (quantised, "language_model.model.norm.weight is of torch.int8; quantised weights cannot be imported"),
+        (other_widths, "layers.1.mlp.up_proj.weight is [35, 32]; its config says [36, 32]"),
+        (quantized, "language_model.model.norm.weight is torch.int8; quantized weights cannot be imported"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is not a usable tokenizer.json"),
     ],
@@ -156,7 +156,7 @@ def test_a_spec_may_state_the_model_that_it_starts_from(
         "  start: data/start/tiny-7b\n"
         "  freeze: [und, embedding, encoder]\n"
         "  feature_attend: causal\n"
-        "  normalise: none\n"
+        "  normalize: none\n"
         "  chat: qwen2-audio\n"
         "sampler: {class_path: euler, init_args: {num_steps: 2}}\n"
         "data:\n"

@@ -11,8 +11,8 @@ import torch
 from moe_gen_files import LATENT_DIM, bagel, original, write_bagel, write_original
 from safetensors.torch import load_file, save_file
 
-from soundomni.core.hub import SoundOmni
-from soundomni.core.spec import dump_spec, load_spec
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.load import dump_spec, load_spec
 from soundomni.vae.oobleck import OobleckCodec
 
 SIZES: dict[str, Any] = {
@@ -33,7 +33,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(OobleckCodec(**SIZES).state_dict(), folder / "model.safetensors")
     arguments = json.dumps(SIZES | {"weights": str(folder / "model.safetensors")})
     (folder / "codec.yaml").write_text(f'model: {{"codec": {{"class_path": "oobleck", "init_args": {arguments}}}}}\n')
-    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "licence": "Theirs"}))
+    (folder / "import-report.json").write_text(json.dumps({"source": {"name": "their-vae"}, "license": "Theirs"}))
     return folder
 
 
@@ -49,7 +49,7 @@ def omni(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
 
 
 def test_a_codec_that_a_run_trained_leaves_without_the_model_that_the_run_started_from(vae: Path, tmp_path: Path, result: Any) -> None:
-    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], start="ignore")
+    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], base={})
     (tmp_path / "spec.yaml").write_text(dump_spec(spec))
     (tmp_path / "codec.safetensors").write_bytes((vae / "model.safetensors").read_bytes())
     result("export", tmp_path, "--format", "diffusers-oobleck", "--out", tmp_path / "out")
@@ -68,7 +68,7 @@ def test_an_original_model_generates_and_leaves_again(omni: Path, vae: Path, tmp
     card = (omni / "README.md").read_text()
     assert "# A model of the original SoundOmni" in card and "model.generate(" in card
     origin = json.loads((omni / "config.json").read_text())
-    assert origin["licence"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
+    assert origin["license"] == "unknown; of the codec: Theirs" and origin["source"] == "model.safetensors, codec their-vae"
     assert "unknown; of the codec: Theirs" in card
 
 
@@ -93,14 +93,14 @@ def test_bagel_is_imported_from_the_command_line(tmp_path: Path, result: Any, fa
     source = write_bagel(tmp_path / "source", bagel())
     made = result("import", "bagel", source, "--out", tmp_path / "out", "--license", "Apache-2.0")
     assert made["keys"]["unused"] == 7 and "codec mdct" in made["notes"][0]
-    assert "latent normalisation has not been fitted" in fails(
+    assert "latent normalizer has not been fitted" in fails(
         "generate", "--model", tmp_path / "out", "--prompt", "x", "--out", tmp_path / "made"
     )
 
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, vae: Path, tmp_path: Path, fails: Any) -> None:
     out = tmp_path / "out"
-    assert "model.encoder is 'log-mel'; the original SoundOmni has 'qwen2-audio' alone" in fails(
+    assert "model.encoder is 'log-mel', but the original SoundOmni only has 'qwen2-audio'" in fails(
         "export", tiny_run, "--format", "soundomni", "--out", out
     )
     assert "only the codec oobleck can be written as diffusers-oobleck; this one is a MDCTCodec" in fails(
@@ -110,9 +110,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, v
     (tmp_path / "tanh").mkdir()
     (tmp_path / "tanh" / "codec.yaml").write_text(with_tanh)
     told = fails("export", tmp_path / "tanh", "--format", "diffusers-oobleck", "--out", out)
-    assert "codec.final_tanh is True; the autoencoder of diffusers has False alone: write it as stable-audio-vae" in told
-    assert "--dtype float16 is of models" in fails("export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out)
+    assert "codec.final_tanh is True, but diffusers' autoencoder only has False; write it as stable-audio-vae" in told
+    assert "--dtype float16 only applies to models" in fails(
+        "export", vae, "--format", "stable-audio-vae", "--dtype", "float16", "--out", out
+    )
     assert "not a run directory" in fails("export", vae, "--format", "soundomni", "--out", out)
-    assert "--last is of runs" in fails("export", "nano", "--last", "--out", out)
+    assert "--last only applies to run directories" in fails("export", "nano", "--last", "--out", out)
     assert "already exists" in fails("export", vae, "--format", "stable-audio-vae", "--out", vae)
     assert not out.exists()

@@ -12,8 +12,8 @@ import pytest
 
 from soundomni import __version__
 from soundomni.cli import main as cli
-from soundomni.cli.arguments import Parser, UsageError, split_overrides
-from soundomni.cli.output import table, to_json
+from soundomni.cli.console import table, to_json
+from soundomni.cli.parsing import Parser, UsageError, split_overrides
 
 SOURCE = '''
 from soundomni.core.interfaces import Codec
@@ -85,7 +85,7 @@ def test_help_lists_every_command(run):
 
 
 def test_help_of_an_action_keeps_its_capitals(run):
-    assert "Print a spec as YAML with every default filled in. Overrides:" in " ".join(run("spec", "print", "--help")[1].split())
+    assert "Print a spec as YAML, with all defaults filled in. Overrides:" in " ".join(run("spec", "print", "--help")[1].split())
 
 
 def test_version(run):
@@ -101,11 +101,11 @@ def test_version(run):
         (["spec", "print", "x", "--confg=y"], "unknown option '--confg'. Did you mean '--config'?"),
         (["spec", "print", "x", "--modle.codec=mdct"], "unknown option '--modle.codec'. Did you mean '--model.codec'?"),
         (["spec", "print", "x", "--conf", "y"], "unknown option '--conf'. Did you mean '--config'?"),
-        (["spec", "print", "x", "--sampler"], "--sampler needs a value: --sampler=VALUE"),
-        (["spec", "print", "x", "--sampler", "--json.x"], "--sampler needs a value: --sampler=VALUE"),
+        (["spec", "print", "x", "--sampler"], "--sampler needs a value; use --sampler=VALUE"),
+        (["spec", "print", "x", "--sampler", "--json.x"], "--sampler needs a value; use --sampler=VALUE"),
         (["spec", "print"], "`soundomni spec print` needs a spec"),
-        (["spec", "schema", "--sampler=x"], "`soundomni spec schema` reads no spec, so --sampler has no meaning here"),
-        (["plugins", "list", "--model.codec=x"], "`soundomni plugins` reads no spec, so --model.codec has no meaning here"),
+        (["spec", "schema", "--sampler=x"], "`soundomni spec schema` does not read a spec; remove --sampler"),
+        (["plugins", "list", "--model.codec=x"], "`soundomni plugins` does not read a spec; remove --model.codec"),
         (["plugins", "lst"], "argument list|show|new: invalid choice: 'lst'"),
         (["plugins", "show", "codek", "x"], "unknown kind of plugin 'codek'. Did you mean 'codec'?"),
         (["plugins", "show", "sampler", "eulr"], "unknown sampler 'eulr'. Did you mean 'euler'? Installed: "),
@@ -200,9 +200,7 @@ def test_spec_validate(run, spec):
     assert lines[0] == ["ok"] and ["sampler", "sampler", "heun"] in lines and ["model.codec", "codec", "tiny"] in lines
     result = json.loads(run("spec", "validate", "--config", spec, "--json")[1])
     assert result["ok"] is True and {"distribution": "cli-codec", "version": "1.2.3"} in result["lock"]
-    assert error_of(run("spec", "validate", spec, "--model.codec.frame_size=x")).startswith(
-        "model.codec: codec 'tiny': frame_size: given 'x'"
-    )
+    assert error_of(run("spec", "validate", spec, "--model.codec.frame_size=x")).startswith("model.codec: codec 'tiny': frame_size is 'x'")
 
 
 def test_spec_print_resolves_and_reads_back(run, spec, tmp_path):
@@ -230,7 +228,7 @@ def test_spec_schema(run):
 
 def test_class_paths_need_trust(run, spec):
     override = "--model.codec={class_path: cli_codec.Tiny, init_args: {frame_size: 1}}"
-    assert "--trust-class-paths lets" in error_of(run("spec", "validate", spec, override))
+    assert "Use --trust-class-paths to allow import paths" in error_of(run("spec", "validate", spec, override))
     assert run("--trust-class-paths", "spec", "validate", spec, override)[0] == 0
 
 
@@ -263,7 +261,7 @@ def failing(tmp_path, monkeypatch):
 
 
 def test_failures_of_other_kinds(run, failing, monkeypatch):
-    monkeypatch.setattr("soundomni.core.culprit.loaded", dict)  # other tests of this process may have loaded plugins
+    monkeypatch.setattr("soundomni.core.spec.culprit.loaded", dict)  # other tests of this process may have loaded plugins
     assert run("fail", "interrupt")[0] == 130
     assert error_of(run("fail", "disk")) == "[Errno 28] No space left on device: 'run/model.safetensors'"
     status, out, err = run("fail", "bug")

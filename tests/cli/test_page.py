@@ -21,9 +21,9 @@ from soundomni.cli.page.curves import REACH, curve_svg, linear_ticks, log_ticks,
 from soundomni.cli.page.gather import show_training
 from soundomni.cli.page.render import render
 from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Report, Said, Score, Sound, Training, Verdict
-from soundomni.cli.page.sounds import LEVELS, LOWEST, attributes, colours, judge, outline, show_sound
+from soundomni.cli.page.sounds import LEVELS, LOWEST, attributes, colors, judge, outline, show_sound
 from soundomni.data.audio import write_wav
-from soundomni.data.toy_language import parse_caption
+from soundomni.data.toys.toy_language import parse_caption
 
 EVIL = "<script>alert(1)</script> & \"x\" 'y'"
 VOID = {"meta", "link", "img", "br", "rect", "line", "path", "polygon"}
@@ -65,7 +65,7 @@ def report(text: str = "a loud sine tone at A4", *, names: tuple[str, ...] = ("t
         prompts=(Prompt(text=text, made=(Made(sound=SOUND, verdicts=verdicts),) * len(names)),),
         listening=(Listening(kind=text, models=names, clips=(heard, wrong)),),
         levels=(-80.0, -10.0),
-        colours=b"PNG",
+        colors=b"PNG",
         command=f"soundomni demo --out {text}",
         seeds={text: text},
         versions={"torch": text},
@@ -183,7 +183,7 @@ def test_marks_are_said_and_not_only_shown():
 
 def test_one_model_alone():
     html = render(report(names=("trained here",)))
-    assert "Beside it" not in html and len(Page(html).all("audio")) == 3
+    assert "Next to it" not in html and len(Page(html).all("audio")) == 3
 
 
 def test_scores():
@@ -198,9 +198,9 @@ def test_earlier_training_is_told():
     assert "earlier call" in render(again) and "earlier call" not in render(one)
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     """Relative luminance of "#rrggbb" (WCAG 2.1)."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -294,10 +294,10 @@ def test_quiet_sounds_look_quiet(tmp_path):
     assert bright[0] > 1.2 * bright[1]
 
 
-def test_the_colours_get_lighter():
+def test_the_colors_get_lighter():
     from matplotlib.image import imread
 
-    pixels = imread(io.BytesIO(colours()))
+    pixels = imread(io.BytesIO(colors()))
     light = pixels[0, :, :3] @ np.array([0.2126, 0.7152, 0.0722])
     assert LEVELS[0] < LEVELS[1] and len(light) == 256 and (np.diff(light[::8]) > 0).all() and light[-1] - light[0] > 0.8
 

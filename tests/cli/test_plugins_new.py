@@ -12,7 +12,7 @@ import pytest
 
 from soundomni.cli.main import main
 from soundomni.cli.plugins_new import KINDS, LONGEST_NAME
-from soundomni.core import registry
+from soundomni.core.spec import registry
 
 
 def write(kind: str, name: str, out: Path) -> Path:
@@ -97,9 +97,9 @@ def test_without_out_the_folder_is_named_after_the_distribution(tmp_path: Path, 
         ("codec", "a/../b", "Did you mean 'a-b'?"),
         ("codec", "acme-", "Did you mean 'acme'?"),
         ("codec", "acme\n", "Did you mean 'acme'?"),
-        ("codec", "x" * (LONGEST_NAME + 1), f"{LONGEST_NAME} characters at most"),
+        ("codec", "x" * (LONGEST_NAME + 1), f"at most {LONGEST_NAME} characters"),
         ("codec", "mdct", "already registered by soundomni"),
-        ("encoder", "null", "a spec reads 'null' as no name"),
+        ("encoder", "null", "a spec would not read 'null' as text"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(
@@ -112,7 +112,9 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 
 def test_a_name_whose_package_is_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
     monkeypatch.syspath_prepend(write("codec", "acme", tmp_path / "a"))
-    assert "the package soundomni-acme is installed and has a codec" in fails("plugins", "new", "sampler", "acme", "--out", tmp_path / "b")
+    assert "the package soundomni-acme is already installed and has a codec" in fails(
+        "plugins", "new", "sampler", "acme", "--out", tmp_path / "b"
+    )
 
 
 def test_what_cannot_be_written_whole_is_not_left_in_half(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from soundomni.cli import output, progress
+from soundomni.cli import console, progress
+from soundomni.cli.console import note
 from soundomni.cli.main import main
-from soundomni.cli.output import note
 from soundomni.cli.progress import Progress, above_progress, tracked
 
 
@@ -143,9 +143,9 @@ def test_every_command_that_takes_long_says_so(capsys: pytest.CaptureFixture[str
     assert main(arguments) == 0
     expected = capsys.readouterr()
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
-    stream, emit = Stream(terminal=False), output.emit
+    stream, emit = Stream(terminal=False), console.emit
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr(output, "emit", lambda *given, **options: (stream.await_lines(1), emit(*given, **options))[1])
+    monkeypatch.setattr(console, "emit", lambda *given, **options: (stream.await_lines(1), emit(*given, **options))[1])
     assert main(arguments) == 0
     assert capsys.readouterr().out == expected.out and "soundomni plugins is working (" in stream.getvalue()
 

@@ -22,7 +22,7 @@ SWAPS = {
     "sampler rk4": "--sampler=rk4",
     "positions": "--model.latent_positions=advance",
     "narrow expert": "--model.backbone.gen_intermediate_dim=16",
-    "normalisation": "--model.normalise=channel",
+    "normalisation": "--model.normalize=channel",
     "bf16": "--train.precision=bf16",
     "checkpointing": "--train.activation_checkpointing=true",
 }

@@ -197,6 +197,13 @@ def test_describe_says_something_of_each_file(tiny_model: Path, wav: Path, resul
     assert asked["heard"][0]["text"] == texts[0] != texts[1]
 
 
+def test_described_files_are_drawn_by_their_own_seeds_whatever_the_batch(tiny_model: Path, wav: Path, result: Any) -> None:
+    drawn = ["--model", tiny_model, "--max-tokens", "6", "--temperature", "1.5", "--top-k", "200", "--top-p", "0.99"]
+    texts = [one["text"] for one in result("describe", wav, wav, wav, *drawn, "--seed", "7", "--batch", "2")["heard"]]
+    assert len(set(texts)) > 1
+    assert [result("describe", wav, *drawn, "--seed", str(seed))["heard"][0]["text"] for seed in (7, 8, 9)] == texts
+
+
 def test_reconstruct_measures_an_invertible_codec(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:
     row = result("reconstruct", wav, "--model", tiny_model, "--out", tmp_path / "out")["files"][0]
     assert row["si_sdr"] > 60
@@ -231,25 +238,28 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", " "], "an empty prompt"),
-        (["--prompt", "x", "--seconds", "0"], "seconds must be above 0"),
-        (["--prompt", "x", "--seconds", "inf"], "seconds must be above 0 and at most 86400, inf was given"),
-        (["--prompt", "x", "--seconds", "nan"], "seconds must be above 0"),
+        (["--prompt", " "], "the prompt is empty"),
+        (["--prompt", "x", "--seconds", "0"], "seconds is 0.0; expected a number above 0"),
+        (["--prompt", "x", "--seconds", "inf"], "seconds is inf; expected a number above 0 and at most 86400"),
+        (["--prompt", "x", "--seconds", "nan"], "seconds is nan; expected a number above 0"),
         (["--prompt", "x", "--seconds", "9"], "the model was trained with at most 256"),
-        (["--prompt", "many words " * 200], "shorten the prompt"),
-        (["--prompt", "x", "--guidance", "nan"], "the guidance scale must be from"),
-        (["--prompt", "x", "--guidance=-inf"], "the guidance scale must be from"),
+        (["--prompt", "many words " * 200], "Shorten the prompt"),
+        (["--prompt", "x", "--guidance", "nan"], "the guidance scale is nan; expected a number from"),
+        (["--prompt", "x", "--guidance=-inf"], "the guidance scale is -inf; expected a number from"),
         (["--prompt", "x", "--guidance.scale=nan"], "guidance"),
         (["--prompt", "x", "--guidance", "1", "--negative", "y"], "a negative prompt does nothing"),
         (["--prompt", "x", "--guidance.scale=1", "--negative", "y"], "a negative prompt does nothing"),
-        (["--prompt", "x", "--seed=-1"], "a seed must be from 0"),
-        (["--prompt", "x", "--seed", "9223372036854775808"], "a seed must be from 0"),
-        (["--prompt", "x", "--prompt", "y", "--seed", "9223372036854775807"], "a seed must be from 0"),
-        (["--prompt", "x", "--device", "gpu"], "no device 'gpu' here, expected one of: cpu"),
+        (["--prompt", "x", "--seed=-1"], "the seed is -1; expected a whole number from 0"),
+        (["--prompt", "x", "--seed", "9223372036854775808"], "the seed is 9223372036854775808; expected a whole number from 0"),
+        (
+            ["--prompt", "x", "--prompt", "y", "--seed", "9223372036854775807"],
+            "the seed is 9223372036854775808; expected a whole number from 0",
+        ),
+        (["--prompt", "x", "--device", "gpu"], "no device 'gpu' here; expected one of: cpu"),
         (["--prompt", "x", "--device", "cuda:99"], "no device 'cuda:99' here"),
-        (["--prompt", "x", "--steps", "1000000000000"], "steps must be at most"),
-        (["--prompt", "x", "--steps", "0"], "steps must be at least 1"),
-        (["--prompt", "x", "--batch", "0"], "--batch must be at least 1"),
+        (["--prompt", "x", "--steps", "1000000000000"], "steps is 1000000000000; expected at most"),
+        (["--prompt", "x", "--steps", "0"], "steps is 0; expected at least 1"),
+        (["--prompt", "x", "--batch", "0"], "--batch is 0; expected at least 1"),
         (["--prompt", "x", "--sampler=hun"], "Did you mean 'heun'"),
         (["--prompt", "x", "--secnds", "1"], "Did you mean '--seconds'"),
         (["--prompt", "x", "--grid", "y"], "not allowed with"),
@@ -262,17 +272,17 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
 
 WRONG_GRIDS = {
     "seconds: 1": "must be a mapping with the key prompt",
-    "prompt: [1]": "prompt is 1, expected text",
+    "prompt: [1]": "prompt is 1; expected text",
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
-    "prompt: a\nseed: true": "seed is True, expected a whole number",
-    "prompt: a\nseconds: null": "seconds is None, expected a number",
+    "prompt: a\nseed: true": "seed is True; expected a whole number",
+    "prompt: a\nseconds: null": "seconds is None; expected a number",
     "- a": "must be a mapping",
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
     "[" * 3000: "within more than 100 others",
-    "prompt: a\nseed: 1:30": "seed is '1:30', expected a whole number",
-    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips, expected at most 100,000",
+    "prompt: a\nseed: 1:30": "seed is '1:30'; expected a whole number",
+    "prompt: [a, b]\nseed: &s [" + "1, " * 300 + "1]\nsteps: *s": "asks for 181,202 clips; expected at most 100,000",
 }
 
 
@@ -290,27 +300,37 @@ def test_wrong_grids_end_in_one_line(tiny_model: Path, tmp_path: Path, fails: An
         (["generate", "--prompt", "x", "--keep", "missing.wav"], "missing.wav"),
         (
             ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3"],
-            "lasts 0.5 s and all of it would be kept, the clip to make lasts 0.3 s",
+            "lasts 0.5 s and would be kept whole, but the clip to make lasts 0.3 s",
         ),
-        (["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"], "0 <= from < to <= 0.3 s, (0.0, 0.5) was"),
-        (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "(0.0, 1.0) was given"),
+        (
+            ["generate", "--prompt", "x", "--keep", "WAV", "--seconds", "0.3", "--span", "0:0.5"],
+            "the span to keep is (0.0, 0.5); expected (from, to) with 0 <= from < to <= 0.3 s",
+        ),
+        (["generate", "--prompt", "x", "--keep", "WAV", "--span", "0:1"], "the span to keep is (0.0, 1.0); expected"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "nan:1"], "0 <= from < to <= 0.5 s"),
         (["generate", "--prompt", "x", "--keep", "WAV", "--span", "1"], "expected FROM:TO in seconds"),
         (["generate", "--prompt", "x", "--vary", "missing.wav"], "missing.wav"),
-        (["generate", "--prompt", "x", "--vary", "WAV", "--strength", "0"], "strength must be above 0"),
-        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how far a variant goes: give the file with --vary FILE"),
-        (["generate", "--prompt", "x", "--span", "0:1"], "--span says what is kept of a file: give it with --keep FILE"),
-        (["describe", "WAV", "--max-tokens", "0"], "--max-tokens must be at least 1"),
-        (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens must be at most"),
+        (["generate", "--prompt", "x", "--vary", "WAV", "--strength", "0"], "strength is 0.0; expected a number above 0"),
+        (["generate", "--prompt", "x", "--strength", "0.5"], "--strength says how much to vary a file; give the file with --vary FILE"),
+        (["generate", "--prompt", "x", "--span", "0:1"], "--span says which part of a file to keep; give the file with --keep FILE"),
+        (["describe", "WAV", "--max-tokens", "0"], "--max-tokens is 0; expected at least 1"),
+        (["describe", "WAV", "--max-tokens", "1000000000000"], "--max-tokens is 1000000000000; expected at most"),
+        (["describe", "WAV", "--temperature", "-1"], "--temperature is -1; expected a finite number from 0"),
+        (["describe", "WAV", "--temperature", "nan"], "--temperature is nan; expected a finite number from 0"),
+        (["describe", "WAV", "--temperature", "1", "--top-k", "0"], "--top-k is 0; expected a number of tokens, at least 1"),
+        (["describe", "WAV", "--temperature", "1", "--top-p", "1.5"], "--top-p is 1.5; expected a share of the probability"),
+        (["describe", "WAV", "--temperature", "1", "--seed", "-1"], "the seed is -1; expected a whole number from 0"),
+        (["describe", "WAV", "--top-p", "0.9"], "--top-p is 0.9, but without a temperature no token is sampled. Set --temperature too"),
+        (["describe", "WAV", "--seed", "3"], "--seed is 3, but without a temperature no token is sampled. Set --temperature too"),
         (["describe", "WAV", "--device", "gpu"], "no device 'gpu'"),
-        (["describe", "WAV", "--question", "how many events? " * 100], "shorten the question"),
-        (["describe", "WAV", "--question", " "], "an empty question was given"),
+        (["describe", "WAV", "--question", "how many events? " * 100], "Shorten the question"),
+        (["describe", "WAV", "--question", " "], "--question is empty"),
         (["reconstruct", "WAV", "--device", "cuda:99"], "no device 'cuda:99'"),
-        (["reconstruct", "WAV", "--chunk", "0"], "--chunk must be above 0"),
-        (["reconstruct", "WAV", "--chunk", "nan"], "--chunk must be above 0"),
+        (["reconstruct", "WAV", "--chunk", "0"], "--chunk is 0.0; expected a number above 0"),
+        (["reconstruct", "WAV", "--chunk", "nan"], "--chunk is nan; expected a number above 0"),
         (["evaluate", "--device", "gpu"], "no device 'gpu'"),
-        (["evaluate", "--seed=-3"], "a seed must be from 0"),
-        (["evaluate", "--limit", "0"], "--limit must be at least 1"),
+        (["evaluate", "--seed=-3"], "the seed is -3; expected a whole number from 0"),
+        (["evaluate", "--limit", "0"], "--limit is 0; expected at least 1"),
     ],
 )
 def test_wrong_numbers_and_devices_end_in_one_line(tiny_model: Path, wav: Path, fails: Any, arguments: list[str], message: str) -> None:
@@ -357,7 +377,7 @@ def test_export_destroys_nothing(tiny_run: Path, tiny_model: Path, tmp_path: Pat
     (annotated / "notes.txt").write_text("what I heard")
     shutil.copytree(tiny_run, run)
     before = tree(tmp_path)
-    assert "not empty and not a model directory" in fails("export", tiny_run, "--out", mine)
+    assert "is neither empty nor a model directory" in fails("export", tiny_run, "--out", mine)
     assert "also holds 'notes.txt'" in fails("export", tiny_run, "--out", annotated)
     assert "is a run directory" in fails("export", tiny_run, "--out", run)
     assert "is a run directory" in fails("export", run, "--out", run)
@@ -397,7 +417,7 @@ def test_a_model_directory_says_what_it_was_trained_with(tiny_model: Path, tmp_p
     for limit, expected in ((0, "max_tokens is 0; expected"), ("many", "max_tokens is 'many'; expected")):
         (copy / "config.json").write_text(json.dumps({**config, "max_tokens": limit}))
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
-    for text, expected in (("{", "cannot be read as JSON"), ("[]", "must hold a JSON object"), ('{"format": 2}', "reads format 1")):
+    for text, expected in (("{", "cannot be read as JSON"), ("[]", "expected a JSON object"), ('{"format": 2}', "reads format 1")):
         (copy / "config.json").write_text(text)
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
     (copy / "config.json").write_text('{"format": 1}')
@@ -413,7 +433,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main(["export", str(run), "--out", str(model)]) == 0
     spec = model / "spec.yaml"
     arguments = ["generate", "--model", model, "--prompt", "x", "--seconds", "0.2", "--no-pictures", "--out", tmp_path / "out"]
-    assert "model.codec.weights: a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
+    assert "model.codec.weights is '/etc/passwd', but a model directory holds" in fails(*arguments, "--model.codec.weights=/etc/passwd")
     tree_of = yaml.safe_load(spec.read_text())
     assert "weights" not in tree_of["model"]["codec"]["init_args"]
     tree_of["model"]["tokenizer"]["path"] = "/etc/passwd"
@@ -421,7 +441,7 @@ def test_a_model_directory_may_not_name_files_to_open(tiny_spec: Path, tmp_path:
     assert main([str(a) for a in arguments]) == 0
     tree_of["model"]["codec"]["init_args"]["weights"] = "/etc/passwd"
     spec.write_text(yaml.safe_dump(tree_of))
-    assert "'/etc/passwd' was given" in fails(*arguments)
+    assert "'/etc/passwd', but a model directory" in fails(*arguments)
 
 
 def test_a_model_directory_may_not_name_import_paths(tiny_model: Path, tmp_path: Path, fails: Any) -> None:

@@ -75,5 +75,5 @@ def test_the_examples_of_shipped_specs_need_not_be_here_but_what_is_changed_must
 def test_a_spec_without_any_dataset_is_not_ok(tmp_path, capsys, datasets):
     (tmp_path / "none.yaml").write_text(f"data: {{datasets: {{{datasets}}}}}\n")
     assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml")]) == 2
-    assert "data.datasets has no dataset to draw from" in capsys.readouterr().err
+    assert "data.datasets does not have any dataset" in capsys.readouterr().err
     assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml"), "--no-data"]) == 0

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from soundomni.core.layout import PADDING, StoredOrder, store
+from soundomni.core.attention.stored_order import PADDING, StoredOrder, store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.attention import plan_attention, plan_cached
+from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.places import token_places
-from soundomni.core.cache import KVCache
 from soundomni.core.sequence import Attend, Role, SegmentTable
 
 CAUSAL, NOISE = Attend.CAUSAL, Attend.NOISE

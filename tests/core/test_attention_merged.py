@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from soundomni.core.attention import exempt_executors, plan_attention
 from soundomni.core.attention.places import token_places
-from soundomni.core.layout import StoredOrder
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Attend, SegmentTable
 
 CAUSAL, FULL, NOISE = Attend.CAUSAL, Attend.FULL, Attend.NOISE

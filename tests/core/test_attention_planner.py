@@ -46,7 +46,7 @@ def test_auto_on_cuda(document, dtype, executor, reason):
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(SpecError, match=r"unknown attention executor 'merge': expected one of auto, .*Did you mean 'merged'\?"):
+    with pytest.raises(SpecError, match=r"unknown attention executor 'merge'; expected one of auto, .*Did you mean 'merged'\?"):
         plan("merge")
 
 

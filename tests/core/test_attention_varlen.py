@@ -10,8 +10,8 @@ from soundomni.core.attention import plan_attention
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import cut_rectangles
 from soundomni.core.attention.rule import dense_mask, is_single_pass
+from soundomni.core.attention.stored_order import store
 from soundomni.core.attention.varlen import VarlenPlan, obstacle, varlen_calls
-from soundomni.core.layout import store
 from soundomni.core.sequence import Attend, SegmentTable
 
 CAUSAL, FULL, NOISE = Attend.CAUSAL, Attend.FULL, Attend.NOISE

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen2_audio_files import SPECIALS, processor, tokenizer
 
-from soundomni.core.chat import DESCRIBE, Answer, answer_opening, chat_context, taught_chat
 from soundomni.core.errors import DataError
-from soundomni.core.generation import Context
+from soundomni.core.inference.sampling import Context
 from soundomni.core.sequence import NO_LABEL, Attend, PositionRule, Role, audio_segment, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.writing.chat import DESCRIBE, Answer, answer_opening, chat_context, taught_chat
 
 PROCESSOR = processor()
 TOKENIZER = TextTokenizer(tokenizer())
@@ -91,11 +91,11 @@ def test_clips_stand_where_messages_mention_them() -> None:
         ([], "at least one message"),
         ([{"content": "x"}], "message 0 has the role None"),
         ([{"role": "user", "content": "x"}, {"role": "user"}], "message 1 has the content None"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "message 0 has the part {'type': 'image'}, expected {'type': 'audio'}"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "message 0 has the part {'type': 'image'}; expected {'type': 'audio'}"),
         ([{"role": "user", "content": [{"type": "text"}]}], "message 0 has the part"),
         ([{"role": "user", "content": ["x"]}], "message 0 has the part 'x'"),
-        ([{"role": "user", "content": [AUDIO, AUDIO]}], "the messages mention 2 clips, 1 were given"),
-        ([{"role": "user", "content": "x"}], "the messages mention 0 clips, 1 were given"),
+        ([{"role": "user", "content": [AUDIO, AUDIO]}], "clips has length 1; expected 2, one for each clip that the messages mention"),
+        ([{"role": "user", "content": "x"}], "clips has length 1; expected 0, one for each clip"),
     ],
 )
 def test_malformed_chats_are_refused(messages: list[Any], told: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from soundomni.core import registry
-from soundomni.core.culprit import culprit, named
 from soundomni.core.errors import DataError, reason
+from soundomni.core.spec import registry
+from soundomni.core.spec.culprit import culprit, named
 
 SOURCE = """
 import urllib.request

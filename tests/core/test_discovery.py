@@ -14,9 +14,9 @@ import pytest
 import torch  # noqa: F401  which fails next to some of these distributions
 
 from soundomni.cli.main import main
-from soundomni.core import registry
-from soundomni.core.discovery import only_readable, provider_of
 from soundomni.core.errors import PluginError
+from soundomni.core.spec import registry
+from soundomni.core.spec.discovery import only_readable, provider_of
 
 GOOD = "from soundomni.vae.mdct import MDCTCodec\nclass Codec(MDCTCodec): ...\nclass Outer:\n    class Inner(MDCTCodec): ...\n"
 METADATA = "Metadata-Version: 2.1\nName: acme-audio\nVersion: 1.2\n"

@@ -12,21 +12,22 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, model_spec, one_forward, rule
+from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, heard, model_spec, one_forward, rule, slot, writer
 
-from soundomni.core.assembly import build_sampler
-from soundomni.core.editing import Kept, known_frames
+from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
-from soundomni.core.generation import AudioRequest, context_length, features_context, sample_audio, sample_text, text_context
-from soundomni.core.hub import SoundOmni
+from soundomni.core.inference.decoding import sample_text
+from soundomni.core.inference.editing import Kept, known_frames
+from soundomni.core.inference.sampling import AudioRequest, sample_audio
+from soundomni.core.inference.variation import beginning
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation
-from soundomni.core.schema import GuidanceSpec, Slot, Spec
-from soundomni.core.sequence import Attend, PositionRule
-from soundomni.core.variation import begin_timestep
+from soundomni.core.sequence import PositionRule, context_length
+from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
-GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalise="global")
+GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalize="global")
 
 
 @st.composite
@@ -34,7 +35,7 @@ def audio_requests(draw: st.DrawFn) -> AudioRequest:
     """A clip to make: some context, some negative prompt, and now and then frames that are given."""
     frames, seed = draw(st.integers(1, 9)), draw(st.integers(0, 2**63 - 1))
     context, negative = contexts_of(MODELS["modality"], [draw(WORDS), draw(WORDS)])
-    request = AudioRequest(context=context, negative=negative, num_frames=frames, seed=seed)
+    request = AudioRequest(context=context, negative=negative, slot=slot(frames, PositionRule.SHARED), seed=seed)
     if draw(st.booleans()):
         return request
     mask = torch.tensor(draw(st.lists(st.booleans(), min_size=frames, max_size=frames)))
@@ -43,7 +44,8 @@ def audio_requests(draw: st.DrawFn) -> AudioRequest:
 
 def make(name: str, batch: Sequence[AudioRequest], sampler: str = "heun", guidance: GuidanceSpec = GUIDANCE) -> Representation:
     built = build_sampler(Slot(sampler, {"num_steps": 3}))
-    return sample_audio(MODELS[name], batch, sampler=built, guidance=guidance, tokenizer=TOKENIZER, rule=rule(name))
+    batch = [replace(request, slot=slot(request.num_frames, rule(name))) for request in batch]
+    return sample_audio(MODELS[name], batch, sampler=built, guidance=guidance)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -60,14 +62,10 @@ def test_batched_audio_equals_single(name: str, requests: list[AudioRequest]) ->
 
 @pytest.mark.parametrize("name", list(MODELS))
 @settings(max_examples=6, deadline=None)
-@given(heard=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
-def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str, heard: list[tuple[int, str]], count: int) -> None:
+@given(clips=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
+def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(name: str, clips: list[tuple[int, str]], count: int) -> None:
     model = MODELS[name]
-    contexts = [
-        features_context(model, clip(length, length), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
-        + (text_context(TOKENIZER, words) if words else ())
-        for length, words in heard
-    ]
+    contexts = [heard(clip(length, length)) + ((writer().text(words),) if words else ()) for length, words in clips]
     together = sample_text(model, contexts, tokenizer=TOKENIZER, max_new_tokens=count)
     for context, ids in zip(contexts, together, strict=True):
         assert sample_text(model, [context], tokenizer=TOKENIZER, max_new_tokens=count) == [ids]
@@ -154,8 +152,7 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     (context,) = contexts_of(model.model, ["one"])
     clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
     noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
-    ends = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
-    begin = begin_timestep(model.model, clean[0].float(), 0.4, rule=rule("shared"), boundary_ids=ends)
+    begin = beginning(model.model, clean[0].float(), 0.4, slot=writer().target(160)).timestep
     values = (1 - begin) * clean + begin * noise
     for t, after in pairwise((begin, begin * 2 / 3, begin / 3, 0.0)):
         with torch.no_grad():
@@ -189,25 +186,31 @@ def test_a_variant_keeps_what_is_kept() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"strength": 0.2}, "strength is 0.2, but there is no clip to vary; pass the clip as vary, or leave strength out"),
+        ({"strength": 0.2}, "strength is 0.2, but there is no clip to vary. Pass the clip as vary, or leave strength out"),
         ({"strength": 0.5}, "there is no clip to vary"),
         ({"vary": []}, "vary has length 0; expected 1, one for each prompt"),
-        ({"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0}, "strength must be above 0 (the clip as it is) and at most 1"),
-        ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength must be above 0"),
-        ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "1.5 was given"),
-        ({"seconds": float("inf")}, "seconds must be above 0 and at most 86400, inf was given"),
-        ({"seconds": float("nan")}, "seconds must be above 0"),
-        ({"guidance_scale": float("nan")}, "the guidance scale must be from"),
-        ({"guidance_scale": float("inf")}, "the guidance scale must be from"),
+        (
+            {"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0},
+            "strength is 0.0; expected a number above 0 (the clip as it is) and at most 1",
+        ),
+        ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength is nan; expected a number above 0"),
+        ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "strength is 1.5; expected a number above 0"),
+        ({"seconds": float("inf")}, "seconds is inf; expected a number above 0 and at most 86400"),
+        ({"seconds": float("nan")}, "seconds is nan; expected a number above 0"),
+        ({"guidance_scale": float("nan")}, "the guidance scale is nan; expected a number from"),
+        ({"guidance_scale": float("inf")}, "the guidance scale is inf; expected a number from"),
         ({"negative_prompt": "two", "guidance_scale": 1.0}, "a negative prompt does nothing"),
-        ({"num_steps": 0}, "steps must be at least 1"),
-        ({"num_steps": 10**12}, "steps must be at most"),
-        ({"batch_size": 0}, "batch size must be at least 1"),
-        ({"seeds": -1}, "a seed must be from 0"),
-        ({"seeds": [2**63]}, "a seed must be from 0"),
+        ({"num_steps": 0}, "num_steps is 0; expected at least 1"),
+        ({"num_steps": 10**12}, "num_steps is 1000000000000; expected at most"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"seeds": -1}, "the seed is -1; expected a whole number from 0"),
+        ({"seeds": [2**63]}, "the seed is 9223372036854775808; expected a whole number from 0"),
         ({"seeds": [1, 2]}, "seeds has length 2; expected 1, one for each prompt"),
         ({"known": []}, "known has length 0; expected 1, one for each prompt"),
-        ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]}, "0 <= from < to <= 0.1 s, (0.0, 0.2) was given"),
+        (
+            {"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]},
+            "the span to keep is (0.0, 0.2); expected (from, to) with 0 <= from < to <= 0.1 s",
+        ),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.05, 0.05)])]}, "0 <= from < to <= 0.1 s"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, float("nan"))])]}, "0 <= from < to <= 0.1 s"),
         ({"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 1e308)])]}, "0 <= from < to <= 0.1 s"),
@@ -223,21 +226,21 @@ def test_what_cannot_be_made_is_refused_in_one_line(settings_: dict, message: st
 
 @pytest.mark.parametrize("settings_", [{"max_new_tokens": 0}, {"max_new_tokens": 10**9}, {"batch_size": 0}])
 def test_what_cannot_be_said_is_refused(settings_: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(SpecError, match="must be at"):
+    with pytest.raises(SpecError, match="expected at"):
         omni().describe([Audio(clip(0, 50), RATE)], **settings_)
 
 
 def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit_fits() -> None:
-    text = context_length(text_context(TOKENIZER, "one two"))
+    text = context_length((writer().text("one two"),))
     model = omni(max_tokens=text + 2 + 21)  # 20 hops of 16 samples, and the frame that closes the overlap
-    expected = f"0.321 s of audio and a prompt of {text} tokens take {text + 24} tokens; .* at most {text + 23}: at most 0.32 s fit"
+    expected = rf"0.321 s of audio and a prompt of {text} tokens take {text + 24} tokens; .* at most {text + 23}\. Ask for at most 0.32 s"
     with pytest.raises(DataError, match=expected):
         model.generate(["one two"], seconds=0.321)
     assert model.generate(["one two"], seconds=0.32)[0].waveform.shape == (1, 320)
     assert omni().generate(["one two"], seconds=0.321)[0].waveform.shape == (1, 321)
-    with pytest.raises(DataError, match="shorten the prompt"):
+    with pytest.raises(DataError, match="Shorten the prompt"):
         model.generate(["one two three " * 40], seconds=0.016)
-    with pytest.raises(DataError, match="shorten the negative prompt"):
+    with pytest.raises(DataError, match="Shorten the negative prompt"):
         model.generate(["one"], seconds=0.016, negative_prompt="one two three " * 40)
 
 
@@ -245,14 +248,14 @@ def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit
 def test_hearing_beyond_the_length_of_training_is_refused_and_what_is_said_to_fit_fits(question: str | None) -> None:
     encoder = MODELS["modality"].encoder
     assert encoder is not None
-    asked = context_length(text_context(TOKENIZER, question)) if question else 0
+    asked = context_length((writer().text(question),)) if question else 0
     longest = max(n for n in range(1, 301) if encoder.num_tokens(n) == encoder.num_tokens(300))
     model = omni(max_tokens=encoder.num_tokens(longest) + 2 + asked + 1)
     assert len(model.describe([Audio(clip(0, longest), RATE)], question=question)) == 1
     beyond = next(n for n in range(longest, 2000) if encoder.num_tokens(n) > encoder.num_tokens(longest))
-    with pytest.raises(DataError, match=rf"at most {(beyond - 1) / RATE:g} s fit, so cut the clip"):
+    with pytest.raises(DataError, match=rf"Cut the clip to at most {(beyond - 1) / RATE:g} s"):
         model.describe([Audio(clip(0, beyond), RATE)], question=question)
-    with pytest.raises(DataError, match="shorten the question"):
+    with pytest.raises(DataError, match="Shorten the question"):
         model.describe([Audio(clip(0, 50), RATE)], question="one two three " * 40)
 
 
@@ -270,5 +273,5 @@ def test_a_text_ends_where_the_sample_is_as_long_as_in_training() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", ""])
 def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: object) -> None:
-    with pytest.raises(SoundOmniError, match=f"no device '{device}' here, expected one of: cpu"):
+    with pytest.raises(SoundOmniError, match=f"no device '{device}' here; expected one of: cpu"):
         SoundOmni.from_pretrained(str(tmp_path), device=device)

@@ -18,15 +18,16 @@ from huggingface_hub import constants
 from tiny_models import TOKENIZER, make_model, model_spec
 
 from soundomni.cli.main import main
-from soundomni.core import yaml_text
 from soundomni.core.errors import CheckpointError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.hub_repository import parse_repository
-from soundomni.core.model_directory import Origin, find_model, spec_block
-from soundomni.core.schema import Slot, Spec
-from soundomni.core.spec import load_spec, resolve
-from soundomni.core.start import KEPT_FILE, kept_text, read_kept
-from soundomni.train.start import open_start
+from soundomni.core.pretrained.directory import Origin, find_model, read_origin, spec_block
+from soundomni.core.pretrained.hub import parse_repository
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept
+from soundomni.core.spec import yaml_text
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.train.start_weights import open_start
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {
@@ -91,11 +92,13 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "cache").exists()
     asked = len(hub.fetched)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine", offline=True)), expected)
-    with pytest.raises(CheckpointError, match="'ann/tiny' at 'v1' is no directory here, and not complete in the cache of the Hub; offline"):
+    with pytest.raises(
+        CheckpointError, match="'ann/tiny' at 'v1' is not a local directory, and the Hub cache does not have all of its files .offline"
+    ):
         SoundOmni.from_pretrained("ann/tiny@v1", cache_dir=tmp_path / "mine", offline=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert np.array_equal(audio(SoundOmni.from_pretrained("ann/tiny", cache_dir=tmp_path / "mine")), expected)
-    with pytest.raises(CheckpointError, match="not complete in the cache of the Hub; offline"):
+    with pytest.raises(CheckpointError, match="the Hub cache does not have all of its files .offline"):
         find_model("ann/tiny")
     assert len(hub.fetched) == asked
 
@@ -110,9 +113,9 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch:
         ),
         ("ann/tiny@v7", {}, "'ann/tiny' has no revision 'v7'; give a branch, a tag or a commit"),
         ("ann/gated", {}, r"'ann/gated' is gated: ask for access at http://127.0.0.1:\d+/ann/gated, then log in"),
-        ("ann/data", {}, "'ann/data' of the Hub holds no model directory: it has no spec.yaml"),
+        ("ann/data", {}, "the Hub repository 'ann/data' is not a model directory: it has no spec.yaml"),
         ("ann/tiny@v1", {"revision": "main"}, "names a revision, and 'main' was given as well"),
-        ("nano", {"revision": "v1"}, "'nano' is not a repository of the Hub"),
+        ("nano", {"revision": "v1"}, "'nano' is not a Hub repository"),
         ("absent", {}, "'absent' is neither a model directory nor a shipped model"),
     ],
 )
@@ -127,27 +130,31 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "tiny").symlink_to(local)
     assert find_model("ann/tiny") == Path("ann/tiny") and not hub.fetched
-    with pytest.raises(CheckpointError, match="'ann/gated' is not there; a repository of the Hub is meant only where no folder is called"):
+    with pytest.raises(
+        CheckpointError, match="'ann/gated' is not there; it cannot mean a Hub repository, because there is a folder 'ann' here"
+    ):
         find_model("ann/gated")
     with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
-        load_spec([], [("model.start", "ann/gated")])
+        load_spec_with_start([], [("model.start", "ann/gated")])
 
 
 def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    spec = load_spec([], [("model.start", "ann/tiny@v1")])
+    spec = load_spec_with_start([], [("model.start", "ann/tiny@v1")])
     assert spec.sampler.init_args["num_steps"] == 1 and spec.model.backbone.init_args["hidden_dim"] == 32
     (tmp_path / "start.yaml").write_text("model: {start: ann/tiny@v1}\n")
     assert main(["spec", "validate", str(tmp_path / "start.yaml")]) == 0
     assert "the weights of 'ann/tiny@v1' were not fetched; `soundomni train` compares their shapes" in capfd.readouterr().err
     assert {name for _, name in hub.fetched} == {"spec.yaml", "config.json", "tokenizer.json"}
     assert find_model("ann/tiny@v1", offline=True, weights=False).name == sha("ann/tiny", 0)
-    with pytest.raises(CheckpointError, match="not complete in the cache of the Hub; offline|has no weights: .* the cache lacks them"):
+    with pytest.raises(
+        CheckpointError, match="the Hub cache does not have all of its files .offline|has no weights: .* the cache lacks them"
+    ):
         find_model("ann/tiny@v1", offline=True)
     assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler == spec.sampler
 
 
 def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path: Path) -> None:
-    spec = resolve(load_spec([], [("model.start", "ann/tiny")]))
+    spec = resolve(load_spec_with_start([], [("model.start", "ann/tiny")]))
     newest, first = open_start(spec), open_start(spec, commit=sha("ann/tiny", 0))
     assert newest is not None and first is not None
     assert [one.model.commit for one in (newest, first)] == [sha("ann/tiny", 1), sha("ann/tiny", 0)]
@@ -157,7 +164,7 @@ def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path:
 
 
 def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
-    model = omni(licence="Apache-2.0", source="Some-7B")
+    model = omni(license="Apache-2.0", source="Some-7B")
     model.model.normalizer.std.mul_(1.5)
     address = model.push_to_hub("ann/new", private=True, token="hf_mine", commit_message="First")
     assert address == f"{hub.url}/ann/new/commit/{sha('ann/new', 1)}" and hub.private["ann/new"]
@@ -166,7 +173,7 @@ def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
     assert np.array_equal(audio(again), audio(model)) and again.origin == Origin("Apache-2.0", "Some-7B") and again.max_tokens == 200
     card = hub.commits["ann/new"][-1]["README.md"].decode()
     assert card.startswith("---\nlibrary_name: soundomni\npipeline_tag: text-to-audio\nlicense: apache-2.0\n---\n")
-    assert "Weights come from `Some-7B`. Licence of the weights: Apache-2.0." in card
+    assert "Weights come from `Some-7B`. License of the weights: Apache-2.0." in card
     tree = card.partition("```yaml\n")[2].partition("```")[0]
     assert load_spec([yaml_text.parse(tree, "card")]).model == again.spec.model
 
@@ -174,14 +181,14 @@ def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
 def test_weights_of_an_older_commit_are_not_left_behind(hub: Hub) -> None:
     before = hub.commits["ann/tiny"][-1]
     assert "model.safetensors.index.json" in before
-    omni().push_to_hub("ann/tiny", token="hf_mine", licence="Own licence", card="mine\n")
+    omni().push_to_hub("ann/tiny", token="hf_mine", license="Own license", card="mine\n")
     after = hub.commits["ann/tiny"][-1]
     assert set(after) == {"spec.yaml", "config.json", "tokenizer.json", "README.md", "model.safetensors", *OTHERS}
-    assert after["README.md"] == b"mine\n" and json.loads(after["config.json"])["licence"] == "Own licence"
+    assert after["README.md"] == b"mine\n" and json.loads(after["config.json"])["license"] == "Own license"
 
 
 def test_what_cannot_be_pushed_is_told(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckpointError, match="'tiny' is no name of a repository of the Hub: expected owner/name"):
+    with pytest.raises(CheckpointError, match="'tiny' is not a valid Hub repository name; expected owner/name"):
         omni().push_to_hub("tiny")
     assert main(["export", "nano", "--out", str(tmp_path / "out"), "--private"]) == 2
     assert main(["export", "nano", "--out", str(tmp_path / "out"), "--push", "ann/new@v1"]) == 2
@@ -189,25 +196,28 @@ def test_what_cannot_be_pushed_is_told(hub: Hub, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists() and not hub.tokens
 
 
-def test_cards_name_licences_as_the_hub_knows_them(tmp_path: Path) -> None:
+def test_cards_name_licenses_as_the_hub_knows_them(tmp_path: Path) -> None:
     folder = tmp_path / "model"
 
     def card(given: str | None, **origin: str) -> str:
-        return (omni(**origin).save_pretrained(folder, licence=given) / "README.md").read_text()
+        return (omni(**origin).save_pretrained(folder, license=given) / "README.md").read_text()
 
     assert "license" not in card(None)
     assert "license: mit\n" in card("MIT")
     theirs = card(None, source="theirs")
     assert "license: unknown\n" in theirs and "unknown; ask whoever" in theirs
-    assert "license: other\nlicense_name: Stability AI Community\n" in card(None, licence="Stability AI Community")
+    assert "license: other\nlicense_name: Stability AI Community\n" in card(None, license="Stability AI Community")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"licence": 7}))
-    with pytest.raises(CheckpointError, match="licence is 7; expected text or null"):
+    older = {key: value for key, value in config.items() if key != "license"} | {"licence": "Theirs"}
+    (folder / "config.json").write_text(json.dumps(older))
+    assert read_origin(folder).license == "Theirs", "older files spell the key so"
+    (folder / "config.json").write_text(json.dumps(config | {"license": 7}))
+    with pytest.raises(CheckpointError, match="license is 7; expected text or null"):
         SoundOmni.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("text", ["a\n---\nlicense: mit\n---\n# Hello", "x\u2028y", "\x1b[2J", "x" * 301])
-@pytest.mark.parametrize("key", ["source", "licence"])
+@pytest.mark.parametrize("key", ["source", "license"])
 def test_what_a_config_says_of_its_origin_is_one_short_line(key: str, text: str, tmp_path: Path) -> None:
     folder = omni().save_pretrained(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -219,12 +229,12 @@ def test_what_a_config_says_of_its_origin_is_one_short_line(key: str, text: str,
 def test_no_text_of_a_config_is_markup_in_a_card(tmp_path: Path) -> None:
     texts = ("<script>x</script>", "[a](http://b)", "`</code><b>`", "# **x** | y", "!!python/name:os.system", "---", '"x": {')
     for text in texts:
-        written = (omni(source=text, licence=text).save_pretrained(tmp_path / "model") / "README.md").read_text()
+        written = (omni(source=text, license=text).save_pretrained(tmp_path / "model") / "README.md").read_text()
         front, _, rest = written.removeprefix("---\n").partition("\n---\n")
         assert yaml_text.parse(front, "card")["license_name"] == text.replace("<", "").replace(">", "")
         line = next(line for line in rest.splitlines() if line.startswith("Weights come from "))
-        source, _, licence = line.removeprefix("Weights come from `").partition("`. Licence of the weights: ")
-        assert not set("`<>|") & set(source) and not re.search(r"(?<!\\)[<>`*\[\]#|!]", licence), line
+        source, _, license = line.removeprefix("Weights come from `").partition("`. License of the weights: ")
+        assert not set("`<>|") & set(source) and not re.search(r"(?<!\\)[<>`*\[\]#|!]", license), line
         assert SoundOmni.from_pretrained(tmp_path / "model").origin == Origin(text, text)
 
 

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import contexts_of, make_model, one_forward, rule
 from torch import Tensor, nn
 
+from soundomni.core.assembly.lora import LoRALinear, add_adapters, merge_adapters
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import SoundOmni
 from soundomni.core.interfaces import Backbone
-from soundomni.core.lora import LoRALinear, add_adapters, merge_adapter_file, merge_adapters, save_adapters
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import LoRASpec
+from soundomni.core.pretrained.adapters import merge_adapter_file, save_adapters
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.schema import LoRASpec
 
 ALL = ["qkv", "output", "gate_up", "down"]
 BOTH = LoRASpec(streams=["und", "gen"], rank=3, alpha=5.0, targets=ALL)
@@ -48,7 +49,7 @@ def answers(model: UnifiedModel) -> Tensor:
 def test_a_model_directory_holds_no_adapters_that_are_not_merged(tmp_path: Path) -> None:
     omni = SoundOmni.from_pretrained("nano")
     add_adapters(omni.model, LoRASpec(streams=["und"]))
-    with pytest.raises(CheckpointError, match="call merge_adapters first"):
+    with pytest.raises(CheckpointError, match="Call merge_adapters first"):
         omni.save_pretrained(tmp_path / "out")
     merge_adapters(omni.model)
     SoundOmni.from_pretrained(omni.save_pretrained(tmp_path / "out"))
@@ -168,11 +169,13 @@ def test_layers_of_any_backbone_are_found_by_their_parameters(tmp_path: Path) ->
             add_adapters(model, LoRASpec(streams=["und"], targets=[target]))
     save_adapters(model, tmp_path)
     model.backbone = OtherBackbone(tied=True)
-    with pytest.raises(SpecError, match=r"'backbone.towers.0.und.q_proj.weight' and 'backbone.towers.1.und.q_proj.weight' are one weight"):
+    with pytest.raises(
+        SpecError, match=r"'backbone.towers.0.und.q_proj.weight' and 'backbone.towers.1.und.q_proj.weight' share one weight"
+    ):
         add_adapters(model, LoRASpec(streams=["und"], targets=["q_proj"]))
     assert model.backbone.towers[0]["und"]["q_proj"].weight.requires_grad
     model.backbone.towers[1]["gen"]["q_proj"].weight = model.backbone.towers[0]["gen"]["q_proj"].weight
-    with pytest.raises(SpecError, match="are one weight"):
+    with pytest.raises(SpecError, match="share one weight"):
         merge_adapter_file(model, tmp_path / "gen")
 
 
@@ -211,7 +214,7 @@ def test_each_stream_is_a_folder_and_goes_back_into_a_plain_model(tmp_path: Path
     torch.testing.assert_close(answers(other), answers(model), rtol=0, atol=1e-12)
     with pytest.raises(CheckpointError, match="is not an empty folder"):
         save_adapters(model, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="it has no adapter_config.json; name one of its folders: gen, und"):
+    with pytest.raises(CheckpointError, match="it has no adapter_config.json. Name one of its folders: gen, und"):
         merge_adapter_file(other, tmp_path / "out")
     with pytest.raises(CheckpointError, match="the model has no adapters to write"):
         save_adapters(make_model(), tmp_path / "none")
@@ -263,15 +266,15 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None
 QKV = "base_model.model.backbone.blocks.0.experts.gen.qkv"
 DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t.pop(f"{QKV}.lora_B.weight"), "holds only one of lora_A.weight and lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'"),
-    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected base_model.model.<layer>"),
+    (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected only base_model.model.<layer>"),
     (
         lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(2, 32)}),
         r"are \(2, 32\) and \(64, 3\); expected \(r, I\) and \(O, r\) with r = 3",
     ),
-    (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(3, 31)}), r"of shape \(64, 31\); this model has \(64, 32\)"),
+    (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(3, 31)}), r"of shape \(64, 31\); expected \(64, 32\)"),
     (
         lambda t: t.update({f"{QKV}2.lora_{m}.weight": t[f"{QKV}.lora_{m}.weight"].clone() for m in "AB"}),
-        "adapts 'backbone.blocks.0.experts.gen.qkv2', which is no linear layer of this model. Did you mean",
+        "adapts 'backbone.blocks.0.experts.gen.qkv2', which is not a linear layer of this model. Did you mean",
     ),
     (lambda t: t.clear(), "holds no adapter"),
     (lambda t: t[f"{QKV}.lora_B.weight"][1].fill_(float("nan")), "'base_model.model.backbone.*qkv.lora_B.weight' holds NaN or infinity"),
@@ -298,8 +301,8 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "is not of LoRA"),
-        ('{"peft_type": "IA3"}', "is not of LoRA"),
+        ("[]", "expected a JSON object"),
+        ('{"peft_type": "IA3"}', "is not a LoRA config"),
         ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "r is True; expected a whole number from 1 to 65,536"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": NaN}', "lora_alpha is nan; expected a number above 0"),
         *(

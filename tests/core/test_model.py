@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import MODELS, TOKENIZER, clip, contexts_of, make_model, model_spec, one_forward, pack, rule
+from tiny_models import MODELS, TOKENIZER, clip, contexts_of, heard, make_model, model_spec, one_forward, pack, rule, slot
 
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
-from soundomni.core.generation import AudioSlots, features_context, make_cache, next_position
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import ConnectorsSpec, Slot
-from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.inference.sampling import AudioSlots, make_cache
+from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, next_position, text_segment
+from soundomni.core.spec.schema import ConnectorsSpec, Slot
 
 
 def latent_segment(model: UnifiedModel, seed: int, samples: int, attend: Attend, positions: PositionRule) -> Segment:
@@ -37,14 +37,14 @@ def sample(model: UnifiedModel, name: str, seed: int) -> Sample:
     """A document of one of five kinds, chosen by the seed."""
     rng = np.random.default_rng(seed)
     samples = int(rng.integers(20, 90))
-    heard = features_context(model, clip(seed, samples), tokenizer=TOKENIZER, attend=Attend.FULL, rule=PositionRule.ADVANCE)
+    audible = heard(clip(seed, samples))
     target = latent_segment(model, seed, samples, Attend.NOISE, rule(name))
     kinds: list[tuple[Segment, ...]] = [
         (text("one two"), target),
-        (*heard, text("three four five", loss=True)),
+        (*audible, text("three four five", loss=True)),
         (target,),
         (text("zero"), latent_segment(model, seed + 1, 40, Attend.FULL, rule(name)), target, text("two", loss=True)),
-        (*heard, text("five"), target),
+        (*audible, text("five"), target),
     ]
     return Sample(key=str(seed), segments=kinds[seed % len(kinds)], seed=seed)
 
@@ -103,10 +103,8 @@ def test_cached_and_batched_predictions_equal_the_whole_sequence_alone(name: str
         slots = AudioSlots(
             model,
             cache,
+            [slot(count, rule(name)) for count in frames],
             positions=[next_position(context) for context in contexts],
-            num_frames=frames,
-            rule=rule(name),
-            boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
         )
         values = torch.randn(len(words), 16, max(frames), dtype=torch.float64)
         for _ in range(2):  # a slot is rewritten at every step: the second call must not see the first
@@ -130,7 +128,7 @@ def test_a_noise_target_is_not_seen_by_what_follows() -> None:
 
 @pytest.mark.parametrize("part", ["und", "gen", "embedding", "encoder", "connectors"])
 def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
-    unfitted = replace(model_spec(), normalise="none")
+    unfitted = replace(model_spec(), normalize="none")
     free = build_model(unfitted, vocab_size=TOKENIZER.vocab_size)
     frozen = build_model(replace(unfitted, freeze=[part]), vocab_size=TOKENIZER.vocab_size)
     before = {name for name, p in free.named_parameters() if p.requires_grad}

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from soundomni.core import registry
+from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import CheckpointError
-from soundomni.core.model_weights import INDEX_FILE, WEIGHTS_FILE, load_weights, weight_files, write_weights
-from soundomni.core.schema import Slot
-from soundomni.core.uninitialised import uninitialised
+from soundomni.core.pretrained.weights import INDEX_FILE, WEIGHTS_FILE, load_weights, weight_files, write_weights
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot
 
 
 class Network(nn.Module):
@@ -77,7 +77,7 @@ def broken_index(folder: Path, content: object) -> None:
     ("change", "message"),
     [
         (lambda folder: (folder / "model-00002-of-00007.safetensors").unlink(), "lacks 1 of 7 shards of weights: model-00002-of-00007"),
-        (lambda folder: (folder / INDEX_FILE).unlink(), f"has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}"),
+        (lambda folder: (folder / INDEX_FILE).unlink(), f"has no weights; expected {WEIGHTS_FILE} or {INDEX_FILE}"),
         (lambda folder: broken_index(folder, "{"), "is not an index of weights: JSONDecodeError"),
         (lambda folder: broken_index(folder, {"weight_map": {"a": "../other.safetensors"}}), "must name files such as model-00001-of"),
         (lambda folder: broken_index(folder, {"weights": {}}), "is not an index of weights: KeyError"),
@@ -112,7 +112,7 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path)
     network = Network(1)
     write_weights(network.state_dict(), tmp_path, dtype=torch.float32)
     save_file({name: tensor.to(dtype) for name, tensor in network.state_dict().items()}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(CheckpointError, match=r"holds (int64|bool|complex64), expected floating point"):
+    with pytest.raises(CheckpointError, match=r"holds (int64|bool|complex64); expected floating point"):
         load_weights(Network(2), tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_large_weights_whose_sum_is_not_finite_are_loaded(tmp_path: Path) -> Non
     assert same(network, other)
 
 
-def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path: Path) -> None:
+def test_uninitialized_networks_cost_nothing_and_are_whole_once_loaded(tmp_path: Path) -> None:
     def build():
         router = registry.build("router", Slot("modality"))
         return registry.build("backbone", Slot("mot", {"hidden_dim": 32, "num_heads": 2}), vocab_size=50, router=router)
@@ -149,7 +149,7 @@ def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path:
             nn.init.uniform_(tensor=self.weight)
             self.register_buffer("ones", torch.zeros(3).fill_(1.0))
 
-    with uninitialised():
+    with uninitialized():
         marked, network = Marked(), build()
     assert torch.equal(marked.weight.detach(), torch.full((3,), 7.0)) and torch.equal(marked.ones, torch.ones(3))
     trained = build()
@@ -162,10 +162,10 @@ def test_uninitialised_networks_cost_nothing_and_are_whole_once_loaded(tmp_path:
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from soundomni.core import registry
-from soundomni.core.model_weights import load_weights, write_weights
-from soundomni.core.schema import Slot
-from soundomni.core.uninitialised import uninitialised
+from soundomni.core.spec import registry
+from soundomni.core.pretrained.weights import load_weights, write_weights
+from soundomni.core.spec.schema import Slot
+from soundomni.core.assembly.uninitialized import uninitialized
 
 def build(hidden_dim):
     router = registry.build("router", Slot("modality"))
@@ -181,7 +181,7 @@ if sys.argv[2] == "write":
     write_weights(build(1024).state_dict(), folder, dtype=torch.float32, max_shard_bytes=int(sys.argv[3]))
 else:
     write_weights(build(32).state_dict(), folder / "small", dtype=torch.float32)
-    with uninitialised():
+    with uninitialized():
         load_weights(build(32), folder / "small")
         before = peak()
         model = build(1024)

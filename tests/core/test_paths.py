@@ -10,10 +10,11 @@ import soundfile
 from torch import nn
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.paths import at_home, local_path, place
-from soundomni.core.spec import load_spec
+from soundomni.core.files.paths import at_home, local_path, place
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+from soundomni.core.spec.load import load_spec
 from soundomni.data.audiocaps import AudioCaps
-from soundomni.vae.weights import load_strict
+from soundomni.vae.checkpoints.codec_weights import load_strict
 
 
 @pytest.fixture
@@ -44,19 +45,19 @@ def test_places_are_absolute(home: Path) -> None:
     ],
 )
 def test_paths_of_a_spec_begin_at_home(home: Path, key: str, read: object) -> None:
-    from_override = load_spec(["demo"], [(key, "~/there")], start="ignore")
+    from_override = load_spec(["demo"], [(key, "~/there")], base={})
     section, *names = key.split(".")
     tree: dict[str, object] = {names[-1]: "~/there"}
     layer = {section: tree if len(names) == 1 else {names[0]: tree}}
-    from_file = load_spec(["demo", layer], start="ignore")
+    from_file = load_spec(["demo", layer], base={})
     assert read(from_override) == read(from_file) == f"{home}/there"  # type: ignore[operator]
 
 
 def test_a_model_to_start_from_is_looked_for_at_home(home: Path) -> None:
     with pytest.raises(CheckpointError, match=f"'{home}/model' is neither a model directory"):
-        load_spec([], [("model.start", "~/model")])
+        load_spec_with_start([], [("model.start", "~/model")])
     with pytest.raises(CheckpointError, match=f"'mine' is neither a model directory .*; looked for '{home}/mine'"):
-        load_spec([], [("model.start", "mine")])
+        load_spec_with_start([], [("model.start", "mine")])
 
 
 def test_plugins_look_at_home(home: Path) -> None:

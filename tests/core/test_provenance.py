@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from soundomni.cli.main import main
-from soundomni.core import registry
 from soundomni.core.errors import PluginError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.provenance import lasting_names, read_record, settle_names
-from soundomni.core.spec import load_spec, resolve, shipped_specs, spec_to_dict
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import load_spec, resolve, shipped_specs, spec_to_dict
+from soundomni.core.spec.provenance import lasting_names, read_record, settle_names
 from tests.cli.conftest import TINY
 
 CODEC = "from soundomni.vae.mdct import MDCTCodec\nclass Codec(MDCTCodec): ...\n"
@@ -46,9 +47,9 @@ def acme(install: Callable[..., Path]) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("name", [*shipped_specs(), "nano.yaml"])
 def test_a_shipped_spec_means_soundomnis_own_plugins(rival: Callable[[], None], name: str) -> None:
-    before = spec_to_dict(resolve(load_spec([name], start="if-here")))
+    before = spec_to_dict(resolve(load_spec_with_start([name], start="if-here")))
     rival()
-    after = resolve(load_spec([name], start="if-here"))
+    after = resolve(load_spec_with_start([name], start="if-here"))
     assert after.model.codec.class_path.startswith("soundomni:")
     assert settle_names(lasting_names(spec_to_dict(after)), {}) == spec_to_dict(after)
     assert lasting_names(spec_to_dict(after)) == before
@@ -77,7 +78,7 @@ def test_ones_own_ambiguous_name_is_asked_for_its_distribution(rival: Callable[[
     with pytest.raises(PluginError) as caught:
         load_spec(["demo"], [(key, text)])
     message = str(caught.value)
-    assert message.startswith(f"{key}") and "is claimed by several distributions; write one of: rival-audio:" in message
+    assert message.startswith(f"{key}") and "is claimed by several distributions. Write one of: rival-audio:" in message
     assert f"{kind} '" in message and ", soundomni:" in message
 
 
@@ -95,7 +96,7 @@ def test_defaults_of_the_schema_are_soundomnis_own(rival: Callable[[], None], tm
 
 
 def test_a_list_to_measure_on_is_made_of_soundomnis_own_sounds(rival: Callable[[], None]) -> None:
-    from soundomni.cli.evaluation_lists import open_list, shipped_lists
+    from soundomni.evaluation import open_list, shipped_lists
 
     rival()
     assert open_list(shipped_lists()[0]).slot.class_path.startswith("soundomni:")
@@ -197,7 +198,7 @@ def test_who_lacks_the_plugin_of_a_model_is_told_where_it_was_from(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"soundomni: error: model.codec: codec 'acme-vae' {expected}")
     replaced = "{class_path: mdct, init_args: {sample_rate: 8000}}"
-    assert load_spec([made / "model" / "spec.yaml"], [("model.codec", replaced)], start="ignore").model.codec.class_path == "mdct"
+    assert load_spec([made / "model" / "spec.yaml"], [("model.codec", replaced)], base={}).model.codec.class_path == "mdct"
 
 
 @pytest.mark.parametrize(
@@ -230,12 +231,12 @@ def test_models_without_a_record_mean_soundomnis_own_plugins(rival: Callable[[],
     rival()
     assert load_spec([model / "spec.yaml"]).sampler.class_path == "soundomni:euler"
     (model / "config.json").unlink()  # now it is a file of one's own
-    with pytest.raises(PluginError, match="write one of: rival-audio:mot, soundomni:mot"):
+    with pytest.raises(PluginError, match="Write one of: rival-audio:mot, soundomni:mot"):
         load_spec([model / "spec.yaml"])
 
 
 def test_a_start_model_of_others_is_kept_by_its_lasting_name(acme_audio: Path, acme: Callable[..., Path], tmp_path: Path) -> None:
-    from soundomni.core.start import kept_text, read_kept, read_start
+    from soundomni.core.pretrained.start import kept_text, read_kept, read_start
 
     start = read_start("made", acme_audio / "model")
     assert start.layer["model"]["codec"]["class_path"] == "acme-vae"

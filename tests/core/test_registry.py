@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundomni.core import interfaces, registry
-from soundomni.core.constructors import argument_texts
+from soundomni.core import interfaces
 from soundomni.core.errors import PluginError, SpecError
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec import registry
+from soundomni.core.spec.arguments import argument_texts
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +153,7 @@ def test_third_party_plugin_is_found_built_and_named(acme):
 
 
 def test_discovery_imports_nothing(acme):
-    script = "import sys; from soundomni.core import registry; e = registry.find('codec', 'acme'); "
+    script = "import sys; from soundomni.core.spec import registry; e = registry.find('codec', 'acme'); "
     script += "print(sorted({'torch', 'numpy', 'jsonargparse', 'acme_codec', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": str(acme)}, check=True)
     assert done.stdout.strip() == "[]"
@@ -171,13 +172,13 @@ def test_resolved_arguments_are_plain_and_stable(acme):
             {"frame_siz": 3},
             "codec 'acme' has no argument 'frame_siz'. Did you mean 'frame_size'? It takes: frame_size, gain, window, rates",
         ),
-        ({"frame_size": "abc"}, "codec 'acme': frame_size: given 'abc', expected int"),
-        ({"frame_size": True}, "codec 'acme': frame_size: given True, expected int"),
-        ({"rates": [1, "x"]}, "codec 'acme': rates[1]: given 'x', expected int"),
-        ({"window": {}}, "codec 'acme': window.size: missing; a spec must give it"),
+        ({"frame_size": "abc"}, "codec 'acme': frame_size is 'abc'; expected int"),
+        ({"frame_size": True}, "codec 'acme': frame_size is True; expected int"),
+        ({"rates": [1, "x"]}, "codec 'acme': rates[1] is 'x'; expected int"),
+        ({"window": {}}, "codec 'acme': window.size is missing. Add it to the spec"),
         (
             {"window": {"size": 1, "shape": "sin"}},
-            "codec 'acme': window.shape: given 'sin', expected one of sine, hann. Did you mean 'sine'?",
+            "codec 'acme': window.shape is 'sin'; expected one of sine, hann. Did you mean 'sine'?",
         ),
         ({"frame_size": 0}, "codec 'acme': frame_size must be at least 1, 0 was given"),
     ],
@@ -188,13 +189,15 @@ def test_wrong_arguments_end_in_one_line(acme, init_args, expected):
 
 def test_runtime_arguments_belong_to_the_assembly():
     message = refusal(registry.validate_init_args, "connector", Slot("mlp", {"hidden_dim": 3}))
-    assert message == "connector 'mlp': 'hidden_dim' is set by the assembly, not by a spec; remove it"
+    assert message == "connector 'mlp': 'hidden_dim' is set by the assembly, not by a spec. Remove it"
 
 
 def test_missing_argument_is_named(install):
     source = SAMPLERS + "\nclass Needs(_Base):\n    def __init__(self, *, num_steps: int, order: int) -> None: ...\n"
     install("acme-needs", groups={"soundomni.samplers": {"needs": "acme_needs:Needs"}}, modules={"acme_needs": source})
-    assert refusal(registry.build, "sampler", Slot("needs", {"order": 1})) == "sampler 'needs': missing argument num_steps"
+    assert (
+        refusal(registry.build, "sampler", Slot("needs", {"order": 1})) == "sampler 'needs': missing argument num_steps. Add it to the spec"
+    )
 
 
 def test_unknown_names_and_kinds():
@@ -206,7 +209,7 @@ def test_unknown_names_and_kinds():
 def test_a_name_of_two_distributions_must_be_qualified(acme, install):
     install("other-audio", groups={"soundomni.codecs": {"acme": "other_codec:FrameCodec"}}, modules={"other_codec": CODEC})
     assert refusal(registry.load, "codec", "acme") == (
-        "codec 'acme' is claimed by several distributions; write one of: acme-audio:acme, other-audio:acme"
+        "codec 'acme' is claimed by several distributions. Write one of: acme-audio:acme, other-audio:acme"
     )
     cls = registry.load("codec", "other-audio:acme")
     assert cls.__module__ == "other_codec"
@@ -242,8 +245,8 @@ def test_broken_plugin_is_named_and_hurts_no_other(acme, install):
         ("keywords", "its constructor takes '**rest: int'"),
         ("positions", "its constructor takes '*steps: int'"),
         ("untyped", "its constructor's argument 'num_steps' has no type"),
-        ("namescode", "its argument 'schedule' asks for"),
-        ("wrongdefault", "the default of its argument 'num_steps' is not of its type: default: given None, expected int"),
+        ("namescode", "its argument 'schedule' has the type"),
+        ("wrongdefault", "the default of its argument 'num_steps' is not of its type: default is None; expected int"),
         ("unresolved", "the type of its argument 'num_steps' cannot be resolved: name 'Missing' is not defined"),
         ("notasampler", "is not a Sampler: 'acme_samplers:NotASampler' must be a subclass of soundomni.core.interfaces.Sampler"),
         ("absent", "cannot be imported from 'acme_samplers:Absent': AttributeError"),
@@ -295,7 +298,7 @@ def test_a_connector_must_take_what_the_assembly_passes(install):
 
 def test_import_paths_need_trust(acme):
     path = "acme_codec.FrameCodec"
-    assert refusal(registry.load, "codec", path).endswith("run code by its path, a model directory never does")
+    assert refusal(registry.load, "codec", path).endswith("model directories can never use them")
     assert "acme_codec" not in sys.modules
     cls = registry.load("codec", path, trust_class_paths=True)
     assert cls.__name__ == "FrameCodec"

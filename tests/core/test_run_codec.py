@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundomni.core import model as model_module
-from soundomni.core.assembly import build_model
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot
+from soundomni.core.assembly import model as model_module
+from soundomni.core.assembly.build import build_model
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot
 
 LENGTHS = [700, 333, 640, 90, 700]
 
@@ -21,7 +21,7 @@ def spec() -> ModelSpec:
         codec=Slot("oobleck", {**codec, "sample_latents": True, "stft_windows": [64]}),
         connectors=ConnectorsSpec(latent=Slot("linear")),
         objective=Slot("flow-matching"),
-        normalise="none",
+        normalize="none",
     )
 
 

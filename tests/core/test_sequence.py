@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.core.cache import KVCache
-from soundomni.core.layout import PADDING, Layout, store
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import PADDING, store
 from soundomni.core.sequence import (
     NO_LABEL,
     Attend,
@@ -132,7 +133,7 @@ def test_an_unread_clip_cannot_be_packed() -> None:
     bare = audio_segment(
         role=Role.LATENT, attend=Attend.NOISE, num_frames=2, num_samples=8, boundary_ids=(3, 4), positions=PositionRule.SHARED
     )
-    with pytest.raises(ValueError, match="read the clip first"):
+    with pytest.raises(ValueError, match="Read the clip first"):
         PackedBatch.from_samples([Sample(key="a", segments=(bare,))])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
-from soundomni.core.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
+from soundomni.core.files.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
 
 
 def bound_socket(path: Path) -> None:
@@ -29,13 +29,13 @@ def sparse(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: os.mkfifo(path), "it is a pipe, expected a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is a device, expected a regular file"),
-        (lambda path: path.mkdir(), "it is a directory, expected a regular file"),
+        (lambda path: os.mkfifo(path), "it is a pipe; expected a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device; expected a regular file"),
+        (lambda path: path.mkdir(), "it is a directory; expected a regular file"),
         (bound_socket, "No such device"),
         (lambda path: path.symlink_to(path), "symbolic links"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
-        (sparse, "it has more than 16,777,216 bytes, which is too much"),
+        (sparse, "it has more than 16,777,216 bytes, too many"),
     ],
     ids=["pipe", "device", "directory", "socket", "loop", "dangling", "sparse"],
 )

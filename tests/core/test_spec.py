@@ -11,10 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from soundomni.core import registry, yaml_text
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
-from soundomni.core.json_schema import schema_of
-from soundomni.core.schema import (
+from soundomni.core.spec import registry, yaml_text
+from soundomni.core.spec.json_schema import schema_of
+from soundomni.core.spec.load import changed_keys, dump_spec, load_spec, parse_slot, resolve, shipped_specs, spec_schema, spec_to_dict
+from soundomni.core.spec.schema import (
     ConnectorsSpec,
     DataSpec,
     MixtureEntry,
@@ -26,8 +27,7 @@ from soundomni.core.schema import (
     TrainSpec,
     ValidationSpec,
 )
-from soundomni.core.slots import slots
-from soundomni.core.spec import changed_keys, dump_spec, load_spec, parse_slot, resolve, shipped_specs, spec_schema, spec_to_dict
+from soundomni.core.spec.slots import slots
 
 CODECS = '''
 from soundomni.core.interfaces import Codec
@@ -218,23 +218,23 @@ def test_overrides_take_the_type_of_their_key(write, key, text, read):
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        ("train: {steps: abc}", "train.steps: given 'abc', expected int"),
-        ("train: {steps: 1.5}", "train.steps: given 1.5, expected int"),
-        ("train: {optimizer: {betas: [1]}}", "train.optimizer.betas: given [1], expected a list of float, float"),
-        ("train: {precision: fp3}", "train.precision: given 'fp3', expected one of fp32, bf16. Did you mean 'fp32'?"),
-        ("train: {loss_weights: {ce: x}}", "train.loss_weights.ce: given 'x', expected float"),
-        ("train: {validation: {prompts: [1]}}", "train.validation.prompts[0]: given 1, expected str"),
-        ("train: {trackers: tensorboard}", "train.trackers: given 'tensorboard', expected a list of the name of a plugin"),
-        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? In 'train' there are: run_dir, target"),
-        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? There are: model, sampler, guidance, data, train"),
+        ("train: {steps: abc}", "train.steps is 'abc'; expected int"),
+        ("train: {steps: 1.5}", "train.steps is 1.5; expected int"),
+        ("train: {optimizer: {betas: [1]}}", "train.optimizer.betas is [1]; expected a list of float, float"),
+        ("train: {precision: fp3}", "train.precision is 'fp3'; expected one of fp32, bf16. Did you mean 'fp32'?"),
+        ("train: {loss_weights: {ce: x}}", "train.loss_weights.ce is 'x'; expected float"),
+        ("train: {validation: {prompts: [1]}}", "train.validation.prompts[0] is 1; expected str"),
+        ("train: {trackers: tensorboard}", "train.trackers is 'tensorboard'; expected a list of the name of a plugin"),
+        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? Keys of 'train': run_dir, target"),
+        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, sampler, guidance, data, train"),
         ("model: {codec: {class_path: small, args: {}}}", "unknown key 'model.codec.args'. Did you mean 'init_args'?"),
-        ("model: {codec: 3}", "model.codec: given 3, expected the name of a plugin, or class_path and init_args"),
-        ("model: 3", "model: given 3, expected a mapping with backbone, router"),
+        ("model: {codec: 3}", "model.codec is 3; expected the name of a plugin, or class_path and init_args"),
+        ("model: 3", "model is 3; expected a mapping with backbone, router"),
         (
             "model: {encoder: {init_args: {a: 1}}}",
-            "model.encoder: arguments are given, but no plugin yet; name it first with model.encoder=NAME",
+            "model.encoder: arguments are given, but no plugin. Name it first with model.encoder=NAME",
         ),
-        ("data: {seed: 1, datasets: null}", "data.datasets: given None, expected a mapping of str to a mapping with source"),
+        ("data: {seed: 1, datasets: null}", "data.datasets is None; expected a mapping of str to a mapping with source"),
     ],
 )
 def test_wrong_files_end_in_one_line_with_the_key(write, layer, expected):
@@ -244,15 +244,15 @@ def test_wrong_files_end_in_one_line_with_the_key(write, layer, expected):
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("train.steps", "abc", "train.steps: given 'abc', expected int"),
+        ("train.steps", "abc", "train.steps is 'abc'; expected int"),
         ("train.step", "1", "unknown key 'train.step'. Did you mean 'steps'?"),
         ("train.steps.x", "1", "unknown key 'train.steps.x'. 'train.steps' holds int, which has no keys"),
-        ("train.schedule", "{", "train.schedule: given '{', which is not valid YAML"),
-        ("model.encoder.num_mels", "3", "model.encoder: arguments are given, but no plugin yet"),
+        ("train.schedule", "{", "train.schedule is '{'; expected valid YAML"),
+        ("model.encoder.num_mels", "3", "model.encoder: arguments are given, but no plugin"),
         ("model.codec", "smal", "model.codec: unknown codec 'smal'. Did you mean 'small'? Installed: "),
         ("model.codec", "large", "model.codec: codec 'large': missing argument latent_dim"),
         ("model.codec.frame_siz", "3", "model.codec: codec 'small' has no argument 'frame_siz'. Did you mean 'frame_size'?"),
-        ("model.codec.frame_size", "x", "model.codec: codec 'small': frame_size: given 'x', expected int"),
+        ("model.codec.frame_size", "x", "model.codec: codec 'small': frame_size is 'x'; expected int"),
         ("model.connectors.latent.token_dim", "3", "model.connectors.latent: connector 'linear': 'token_dim' is set by the assembly"),
         ("model.codec", "spec_codecs.Small", "model.codec: codec 'spec_codecs.Small' is an import path"),
     ],
@@ -262,9 +262,9 @@ def test_wrong_overrides_end_in_one_line_with_the_key(write, key, text, expected
 
 
 def test_missing_keys_are_all_named(write):
-    assert refusal(write("model: {}")).startswith("sampler: missing; a spec must give it")
+    assert refusal(write("model: {}")).startswith("sampler is missing. Add it to the spec")
     message = refusal(write("sampler: euler\nmodel: {codec: small}"))
-    assert message == "model.backbone, model.router, model.connectors, model.objective: missing; a spec must give them"
+    assert message == "model.backbone, model.router, model.connectors, model.objective are missing. Add them to the spec"
 
 
 LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)) + "train: {steps: *a8}"
@@ -278,15 +278,18 @@ MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("sampler: a\nsampler: b", "layer0.yaml:2:1: not valid YAML: key 'sampler' is given twice"),
         (
             "model: !!python/object/apply:os.getcwd []",
-            "layer0.yaml:1:8: not valid YAML: the tag '!!python/object/apply:os.getcwd' was given",
+            "layer0.yaml:1:8: not valid YAML: the tag '!!python/object/apply:os.getcwd' is not supported",
         ),
-        ("train: {steps: !!bool zzz}", "layer0.yaml:1:16: not valid YAML: the tag '!!bool' was given, expected none"),
-        (LAUGHS, "not valid YAML: it holds more than 100,000 values, references counted"),
-        (MERGES, "not valid YAML: it holds more than 100,000 values, references counted"),
-        ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it holds values within more than 100 others"),
-        ("- a", "layer0.yaml: given list, expected a mapping"),
-        ("sampler: {class_path: euler, init_args: &m {a: *m}}", "layer0.yaml:1:48: not valid YAML: '*m' refers to what it is part of"),
-        ("a: " + "[" * 5000, "layer0.yaml:1:103: not valid YAML: it holds values within more than 100 others"),
+        ("train: {steps: !!bool zzz}", "layer0.yaml:1:16: not valid YAML: the tag '!!bool' is not supported; expected none"),
+        (LAUGHS, "not valid YAML: it has more than 100,000 values, references counted"),
+        (MERGES, "not valid YAML: it has more than 100,000 values, references counted"),
+        ("a: " + "[" * 150 + "]" * 150, "not valid YAML: it has values within more than 100 others"),
+        ("- a", "layer0.yaml is a list; expected a mapping"),
+        (
+            "sampler: {class_path: euler, init_args: &m {a: *m}}",
+            "layer0.yaml:1:48: not valid YAML: '*m' refers to a value that contains it",
+        ),
+        ("a: " + "[" * 5000, "layer0.yaml:1:103: not valid YAML: it has values within more than 100 others"),
         ("a: \x07", "layer0.yaml: not valid YAML: "),
     ],
 )
@@ -295,17 +298,19 @@ def test_malformed_yaml_names_file_and_line(write, text, expected):
 
 
 def test_files_that_are_not_specs(tmp_path):
-    assert refusal(["no-such-spec"]).startswith("no spec 'no-such-spec': not a file.")
-    assert refusal([tmp_path / "absent.yaml"]).startswith(f"no spec '{tmp_path / 'absent.yaml'}': not a file.")
-    assert refusal([tmp_path]).endswith("is a directory, not a spec; give the YAML file in it")
+    assert refusal(["no-such-spec"]).startswith("there is no spec 'no-such-spec': it is neither a file nor a shipped spec.")
+    assert refusal([tmp_path / "absent.yaml"]).startswith(
+        f"there is no spec '{tmp_path / 'absent.yaml'}': it is neither a file nor a shipped spec."
+    )
+    assert refusal([tmp_path]).endswith("is a directory, not a spec. Give the YAML file in it")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
     assert "cannot be read" in refusal([tmp_path / "latin.yaml"])
-    assert refusal([]).startswith("no spec is given: name a YAML file or a shipped spec")
+    assert refusal([]).startswith("no spec is given. Name a YAML file or a shipped spec")
 
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_found_by_name_and_suggested(name):
-    found, same = (load_spec([given], validate_plugins=False, start="ignore") for given in (name, f"{name}.yaml"))
+    found, same = (load_spec([given], validate_plugins=False, base={}) for given in (name, f"{name}.yaml"))
     assert found == same
     assert f"Did you mean '{name}'?" in refusal([f"{name}q"])
 
@@ -427,7 +432,7 @@ def test_schema_describes_keys_plugins_and_defaults():
     assert model["properties"]["codec"]["$ref"] == "#/$defs/codec"
     assert model["properties"]["latent_positions"]["enum"] == ["shared", "advance"]
     train = schema["properties"]["train"]["anyOf"][0]["properties"]
-    assert train["steps"] == {"description": "optimizer steps.", "type": "integer", "default": 1000}
+    assert train["steps"] == {"description": "number of optimizer steps.", "type": "integer", "default": 1000}
     assert train["trackers"]["items"] == {"$ref": "#/$defs/tracker"}
     choices = {c["properties"]["class_path"].get("const"): c for c in schema["$defs"]["codec"]["anyOf"] if "properties" in c}
     small, large = choices["small"]["properties"]["init_args"], choices["large"]["properties"]["init_args"]
@@ -476,7 +481,7 @@ class Typed:
     ids=lambda case: str(case.annotation),
 )
 def test_schema_accepts_what_conversion_accepts(case):
-    from soundomni.core.convert import convert
+    from soundomni.core.spec.values import convert
 
     schema = schema_of(case.annotation)
     for value in case.good:

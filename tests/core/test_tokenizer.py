@@ -24,7 +24,7 @@ def test_any_text_survives(text: str) -> None:
 
 
 def test_text_that_is_not_unicode_is_refused_in_one_line() -> None:
-    with pytest.raises(DataError, match=r"'caf\\udce9' was given, expected text in UTF-8"):
+    with pytest.raises(DataError, match=r"the text is 'caf\\udce9'; expected UTF-8"):
         TextTokenizer.train(TEXTS, vocab_size=280).encode("caf\udce9")
 
 
@@ -149,7 +149,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "its pre_tokenizer 'FixedLength' is not supported"),
     ({"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}] * 2}}, "expected a template of at most 16"),
     ({"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B"}}]}}, "expected a template of at most 16"),
-    ({"added_tokens": [{"id": 0, "content": " ", "lstrip": True}]}, "added_tokens holds ' ', spaces that are stripped"),
+    ({"added_tokens": [{"id": 0, "content": " ", "lstrip": True}]}, "added_tokens holds ' ', which stripping makes empty"),
     ({"added_tokens": [{"id": 2**40, "content": "x"}]}, "id of its added_tokens token is 1099511627776"),
     ({"added_tokens": [{"id": 0, "content": ""}]}, "content of its added_tokens token is ''"),
     ({"model": {"type": "BPE", "vocab": {"a": 2**31}, "merges": []}}, "vocab of its model BPE is .*; expected at most 1,048,576 tokens"),

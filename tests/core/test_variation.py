@@ -9,29 +9,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import MODELS, TOKENIZER, make_model, rule
+from tiny_models import MODELS, make_model, rule, slot
+from tiny_paths import CosinePath, SquarePath
 from torch import Tensor
 
+from soundomni.core.inference.clean_estimate import clean_estimate
+from soundomni.core.inference.variation import (
+    TIMESTEPS,
+    Beginning,
+    beginning,
+    estimate_errors,
+    lost_shares,
+    timestep_of_share,
+)
 from soundomni.core.interfaces import Objective
-from soundomni.core.variation import TIMESTEPS, begin_timestep, clean_estimate, lost_shares, timestep_of_share
 from soundomni.flow import FlowMatching
-
-ENDS = (TOKENIZER.audio_bos, TOKENIZER.audio_eos)
-
-
-class CosinePath(FlowMatching):
-    """x_t = cos(tπ/2)·x0 + sin(tπ/2)·ε."""
-
-    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        angle = timestep * math.pi / 2
-        return math.cos(angle) * clean + math.sin(angle) * start
-
-
-class SquarePath(FlowMatching):
-    """x_t = (1 − t²)·x0 + t²·ε."""
-
-    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
-        return (1 - timestep**2) * clean + timestep**2 * start
 
 
 @pytest.mark.parametrize("objective", [FlowMatching(), CosinePath(), SquarePath()], ids=lambda one: type(one).__name__)
@@ -57,9 +49,10 @@ def latents(seed: int, frames: int = 9) -> Tensor:
 @pytest.mark.parametrize("name", ["modality", "dense", "advance"])
 def test_what_is_lost_rises_to_all_and_does_not_depend_on_the_batch(name: str) -> None:
     model, clip = MODELS[name], latents(3)
-    lost = lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS)
+    errors = estimate_errors(model, clip, slot=slot(9, rule(name)))
+    lost = lost_shares(errors)
     assert lost == sorted(lost) and lost[0] > 0.0 and lost[-1] == 1.0 and len(lost) == len(TIMESTEPS)
-    assert lost_shares(model, clip, rule=rule(name), boundary_ids=ENDS, batch_size=3) == pytest.approx(lost, rel=1e-9)
+    assert estimate_errors(model, clip, slot=slot(9, rule(name)), batch_size=3) == pytest.approx(errors, rel=1e-9)
 
 
 def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
@@ -68,10 +61,11 @@ def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
     with torch.no_grad():
         for parameter in model.latent_connector.parameters():
             parameter.zero_()
-    lost = lost_shares(model, latents(5), rule=rule("modality"), boundary_ids=ENDS)
-    assert lost == pytest.approx([t**2 for t in TIMESTEPS], abs=1e-6)
-    begin = begin_timestep(model, latents(5), 0.5, rule=rule("modality"), boundary_ids=ENDS)
-    assert begin == pytest.approx(0.5, abs=1e-6)
+    errors = estimate_errors(model, latents(5), slot=slot(9, rule("modality")))
+    assert lost_shares(errors) == pytest.approx([t**2 for t in TIMESTEPS], abs=1e-6)
+    begin = beginning(model, latents(5), 0.5, slot=slot(9, rule("modality")))
+    assert begin.timestep == pytest.approx(0.5, abs=1e-6)
+    assert begin.most_change == pytest.approx(math.sqrt(errors[-1]))
 
 
 @given(
@@ -84,4 +78,4 @@ def test_more_strength_never_begins_earlier(shares: list[float], one: float, oth
 
 
 def test_nothing_is_left_at_full_strength() -> None:
-    assert begin_timestep(MODELS["modality"], latents(1), 1.0, rule=rule("modality"), boundary_ids=ENDS) == 1.0
+    assert beginning(MODELS["modality"], latents(1), 1.0, slot=slot(9, rule("modality"))) == Beginning(1.0, math.inf)

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soundomni.core import pickle_bounds, weight_files
 from soundomni.core.errors import CheckpointError
-from soundomni.core.weight_files import read_weights
+from soundomni.core.files import pickle_bounds
+from soundomni.core.pretrained import foreign_weights
+from soundomni.core.pretrained.foreign_weights import read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, -2.0]), "b": torch.tensor(3.0, dtype=torch.float16)}
 
@@ -81,7 +82,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, how: str) -> None:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     line = refused(path)
     wanted = f"'{os.mkdir.__module__}.mkdir'"
-    assert line.endswith(f"with code in it: it asks for {wanted}, which weights do not need; nothing of it was run")
+    assert line.endswith(f"with code in it: it asks for {wanted}, which weights do not need; none of its code was run")
     assert not trace.exists()
     torch.load(path, weights_only=False) if how != "bare" else pickle.loads(path.read_bytes())
     assert trace.exists()  # so it would have run
@@ -94,7 +95,7 @@ def test_the_global_that_a_pickle_asks_for_is_named(tmp_path: Path) -> None:
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pt")
     path = tmp_path / "modern.pt"
     path.write_bytes(pickle.dumps({"a": 1}, protocol=4))
-    assert "nothing of it was run" in refused(path)
+    assert "none of its code was run" in refused(path)
 
 
 def cut(path: Path, share: float) -> Path:
@@ -156,11 +157,11 @@ def test_what_is_no_weight_file(tmp_path: Path) -> None:
     assert "Did you mean 'model.safetensors'?" in refused(tmp_path / "modl.safetensors")
     assert "no weights at" in refused(tmp_path / "nowhere" / "x.pt")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    assert "holds a list, expected tensors by name" in refused(tmp_path / "list.pt")
+    assert "holds a list; expected tensors by name" in refused(tmp_path / "list.pt")
     torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "sparse.pt")
-    assert "'a' is a sparse or quantised tensor" in refused(tmp_path / "sparse.pt")
+    assert "'a' is a sparse or quantized tensor" in refused(tmp_path / "sparse.pt")
     torch.save({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, tmp_path / "twice.pt")
-    assert "two tensors of the name 'a.b'" in refused(tmp_path / "twice.pt")
+    assert "two tensors named 'a.b'" in refused(tmp_path / "twice.pt")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -174,7 +175,7 @@ def test_containers_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     loop["again"] = loop
     torch.save(loop, tmp_path / "loop.pt")
     assert "nested deeper than" in refused(tmp_path / "loop.pt")
-    monkeypatch.setattr(weight_files, "MOST_VALUES", 1000)
+    monkeypatch.setattr(foreign_weights, "MOST_VALUES", 1000)
     for leaf, ending in (([torch.ones(1)], "tensors"), ([1.0], "numbers")):
         many: list[Any] = leaf
         for _ in range(10):
@@ -217,13 +218,13 @@ def test_wrong_indices(tmp_path: Path) -> None:
     assert "lists 1 tensors that its shards do not hold (d)" in refused(index)
     (tmp_path / "secret.safetensors").write_bytes(b"")
     index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    assert "names the shard '../secret.safetensors', expected a file beside it" in refused(index)
+    assert "names the shard '../secret.safetensors'; expected a file next to it" in refused(index)
     for text in ("[]", '{"weight_map": []}', "{", '{"weight_map": {"a": "."}}', "\x00\xff"):
         index.write_text(text)
         assert "index" in refused(index)
     save_file({"a": torch.ones(2)}, tmp_path / "m" / "model-00002-of-00002.safetensors")
     index.unlink()
-    assert "holds tensors that another shard holds as well (a)" in refused(tmp_path / "m")
+    assert "holds tensors that another shard also holds (a)" in refused(tmp_path / "m")
 
 
 def test_a_directory_has_one_weight_file(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_a_tensor_that_repeats_few_numbers_is_refused(tmp_path: Path) -> None:
         "strided": torch.as_strided(torch.ones(4), (3, 2), (1, 1)),
     }.items():
         torch.save({"a": tensor}, tmp_path / f"{name}.pt")
-        assert "has fewer numbers in the file than that" in refused(tmp_path / f"{name}.pt")
+        assert "but the file holds fewer numbers" in refused(tmp_path / f"{name}.pt")
     torch.save({"a": torch.ones(4, 3).T[1:], "b": torch.zeros(0, 5)}, tmp_path / "view.pt")
     assert read_weights(tmp_path / "view.pt").shape("a") == (2, 4)
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from soundomni.core.assembly import build_model
-from soundomni.core.generation import Context, text_context
-from soundomni.core.model import UnifiedModel, frame_places
-from soundomni.core.schema import ConnectorsSpec, ModelSpec, Slot
-from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, audio_segment, text_segment
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.assembly.segment_writer import segment_writer
+from soundomni.core.sequence import Attend, Context, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.writing.segments import SegmentWriter
 
 RATE = 1000
 TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
@@ -28,7 +29,7 @@ def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec
         objective=Slot("flow-matching"),
         encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
         latent_positions=positions,  # type: ignore[arg-type]
-        normalise="global",
+        normalize="global",
     )
 
 
@@ -52,6 +53,28 @@ def rule(name: str) -> PositionRule:
     return PositionRule.ADVANCE if name == "advance" else PositionRule.SHARED
 
 
+def writer(name: str = "modality") -> SegmentWriter:
+    """The writer of a model of MODELS."""
+    return segment_writer(MODELS[name], model_spec(positions="advance" if name == "advance" else "shared"), tokenizer=TOKENIZER)
+
+
+def slot(frames: int, positions: PositionRule) -> Segment:
+    """A clip to make of any number of frames, those that no number of samples has too."""
+    return audio_segment(
+        role=Role.LATENT,
+        attend=Attend.NOISE,
+        num_frames=frames,
+        num_samples=0,
+        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
+        positions=positions,
+    )
+
+
+def heard(waveform: np.ndarray) -> Context:
+    """A clip `[1, S]` to understand."""
+    return (writer().features(waveform.shape[1]).with_waveform(waveform),)
+
+
 def clip(seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
 
@@ -71,14 +94,7 @@ def one_forward(
     model: UnifiedModel, context: Context, values: torch.Tensor, timesteps: torch.Tensor, positions: PositionRule
 ) -> torch.Tensor:
     """The prediction of a noise segment by the whole sequence at once, as in training: `[1, D, T]` at timesteps `[1, T]`."""
-    segment = audio_segment(
-        role=Role.LATENT,
-        attend=Attend.NOISE,
-        num_frames=values.shape[-1],
-        num_samples=0,
-        boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
-        positions=positions,
-    ).with_waveform(np.zeros((1, 1), np.float32))
+    segment = slot(values.shape[-1], positions).with_waveform(np.zeros((1, 1), np.float32))
     batch = pack([Sample(key="x", segments=(*context, segment))])
     layout = model.plan(batch.table)
     places = frame_places(np.asarray([values.shape[-1]]), values.shape[-1], model.device)
@@ -92,7 +108,7 @@ def one_forward(
 
 
 def contexts_of(model: UnifiedModel, words: Sequence[str]) -> list[Context]:
-    return [text_context(TOKENIZER, w) if w else () for w in words]
+    return [(writer().text(w),) if w else () for w in words]
 
 
 def greedy(model: UnifiedModel, context: Context, count: int) -> list[int]:

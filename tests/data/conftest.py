@@ -7,7 +7,8 @@ from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.data.writer import SampleWriter
+from soundomni.core.writing.segments import SegmentWriter
+from soundomni.data.samples import SampleWriter
 
 CODEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=4, extra_frames=1)
 ENCODER = FeatureSpec(sample_rate=4000, feature_dim=8)
@@ -58,6 +59,7 @@ def make_writer(tokenizer):
             "encoder_spec": ENCODER,
             "encoder_tokens": lambda num_samples: -(-num_samples // 200),
         }
-        return SampleWriter(**(parts | changes))
+        dropout = changes.pop("dropout", None)
+        return SampleWriter(SegmentWriter(**(parts | changes)), dropout=dropout)
 
     return make

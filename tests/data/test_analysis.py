@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError
-from soundomni.data.analysis import SoundReport, analyse, compare
-from soundomni.data.pitch import pitch_track
-from soundomni.data.toy_recipe import NOTES, Recipe, note_frequency
-from soundomni.data.toy_sounds import ToySounds
+from soundomni.data.toys.analysis import SoundReport, analyze, compare
+from soundomni.data.toys.pitch import pitch_track
+from soundomni.data.toys.toy_recipe import NOTES, Recipe, note_frequency
+from soundomni.data.toys.toy_sounds import ToySounds
 
 ATTRIBUTES = {"events", "kinds", "order", "waveform", "pitch", "direction", "clicks", "noise", "loudness"}
 COUNT = 200
@@ -40,7 +40,7 @@ def accuracy(data: ToySounds, change: Callable[[np.ndarray, int], np.ndarray], *
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for index in range(len(data)):
         waveform, rate = data.load(index)
-        report = analyse(change(waveform, index), rate)
+        report = analyze(change(waveform, index), rate)
         for name, right in compare(data.recipe((index + offset) % len(data)), report).items():
             verdicts[name].append(right)
     return {name: float(np.mean(values)) for name, values in verdicts.items()}
@@ -91,7 +91,7 @@ def test_times_levels_and_sweep_are_measured() -> None:
     clip[2000:6000] = 0.1 * np.sqrt(2) * np.sin(2 * np.pi * 300 * time[:4000])
     course = 200 * 2 ** (-time[:6000] / 0.75)  # one octave down in 0.75 s
     clip[9000:15000] = 0.2 * np.sin(2 * np.pi * np.cumsum(course) / rate)
-    tone, chirp = analyse(clip, rate).events
+    tone, chirp = analyze(clip, rate).events
     assert (tone.kind, chirp.kind) == ("tone", "chirp")
     assert (tone.onset, tone.offset, chirp.onset, chirp.offset) == pytest.approx((0.25, 0.75, 1.125, 1.875), abs=0.012)
     assert tone.level == pytest.approx(-20.0, abs=0.1)
@@ -101,8 +101,8 @@ def test_times_levels_and_sweep_are_measured() -> None:
 
 
 def test_centroid_of_white_noise_is_half_the_nyquist_frequency() -> None:
-    (noise,) = analyse(0.1 * np.random.default_rng(0).standard_normal((1, 8000)), 8000).events
-    assert (noise.kind, noise.colour) == ("noise", "white")
+    (noise,) = analyze(0.1 * np.random.default_rng(0).standard_normal((1, 8000)), 8000).events
+    assert (noise.kind, noise.color) == ("noise", "white")
     assert noise.centroid == pytest.approx(2000, rel=0.05) and noise.harmonicity < 0.35
 
 
@@ -111,7 +111,7 @@ def test_pitch_counts_within_half_a_semitone(shift: float) -> None:
     recipe = ToySounds(size=1, kinds=["square"], notes=["E4"], events=(1, 1), held_out="include").recipe(0)
     time = np.arange(8000) / 8000
     square = 0.1 * np.sign(np.sin(2 * np.pi * note_frequency("E4") * 2 ** (shift / 12) * time))
-    verdict = compare(recipe, analyse(square[None], 8000))
+    verdict = compare(recipe, analyze(square[None], 8000))
     assert verdict["waveform"] and verdict["kinds"]
     assert verdict["pitch"] == (abs(shift) < 0.5)
 
@@ -138,18 +138,18 @@ def test_pitch_track_of_silence_and_of_less_than_a_frame() -> None:
 @pytest.mark.parametrize("shape", [(1, 0), (1, 1), (1, 2), (2, 100), (3, 8000), (5,)])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_constants_of_any_shape_hold_no_event(shape: tuple[int, ...], value: float) -> None:
-    report = analyse(np.full(shape, value), 8000)
+    report = analyze(np.full(shape, value), 8000)
     assert report == SoundReport((), -np.inf, shape[-1] / 8000)
     assert compare(ToySounds(size=1).recipe(0), report)["events"] is False
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3000), st.sampled_from([6000, 8000, 48000]))
-def test_any_waveform_can_be_analysed(seed: int, length: int, rate: int) -> None:
+def test_any_waveform_can_be_analyzed(seed: int, length: int, rate: int) -> None:
     rng = np.random.default_rng(seed)
     waveform = rng.standard_normal((rng.integers(1, 3), length)) * 10 ** rng.uniform(-4, 1)
     waveform[:, rng.random(length) < rng.random()] = 0.0
-    report = analyse(waveform, rate)
+    report = analyze(waveform, rate)
     for event in report.events:
         assert 0 <= event.onset < event.offset <= report.seconds and 0 <= event.harmonicity <= 1 and np.isfinite(event.level)
         assert event.pitch is None or event.event.note is not None
@@ -157,15 +157,15 @@ def test_any_waveform_can_be_analysed(seed: int, length: int, rate: int) -> None
 
 
 def test_refuses_what_it_cannot_measure() -> None:
-    with pytest.raises(DataError, match="at least 6000 Hz, got 4000"):
-        analyse(np.zeros((1, 100)), 4000)
+    with pytest.raises(DataError, match="is 4000 Hz; expected at least 6000 Hz"):
+        analyze(np.zeros((1, 100)), 4000)
     with pytest.raises(DataError, match="NaN or infinite"):
-        analyse(np.array([[0.0, np.nan]]), 8000)
+        analyze(np.array([[0.0, np.nan]]), 8000)
 
 
 def test_all_notes_are_heard_in_all_waveforms_by_frequency() -> None:
     for waveform in ("sine", "sawtooth"):
         for note in NOTES:
             data = ToySounds(size=1, kinds=[waveform], notes=[note], events=(1, 1), held_out="include")
-            (event,) = analyse(*data.load(0)).events
+            (event,) = analyze(*data.load(0)).events
             assert event.pitch == pytest.approx(note_frequency(note), rel=0.006)  # a tenth of a semitone

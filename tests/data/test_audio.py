@@ -72,7 +72,7 @@ def _broken(path, kind):
     [
         ("missing", "no such file"),
         ("empty", "the file is empty"),
-        ("text", "it is not audio, or of a kind that cannot be read. Convert it to WAV or FLAC"),
+        ("text", "it is not audio, or its format is not supported. Convert it to WAV or FLAC"),
         ("zero-length", "no samples"),
         ("nan", "not finite"),
         ("infinite", "not finite"),
@@ -136,7 +136,7 @@ def test_headers_that_lie_are_no_internal_errors(tmp_path):
     for rate in (1, 2_000_000_000):
         soundfile.write(tmp_path / "rate.wav", tone(440, 8000).T, rate)
         for read in (read_audio, audio_info):
-            with pytest.raises(UnreadableAudioError, match=f"its rate is {rate} Hz, expected 100 to 1,000,000 Hz"):
+            with pytest.raises(UnreadableAudioError, match=f"its rate is {rate} Hz; expected 100 to 1,000,000 Hz"):
                 read(tmp_path / "rate.wav")
 
 
@@ -173,7 +173,7 @@ def test_a_streamed_wav_header_without_length_is_read(tmp_path):
 def test_small_differences_of_length_are_rounding_and_large_ones_are_not(found, announced, usable):
     waveform = np.ones((2, found), np.float32)
     if not usable:
-        with pytest.raises(UnreadableAudioError, match=rf"'x': it decodes to {found} samples where {announced}"):
+        with pytest.raises(UnreadableAudioError, match=rf"'x': it decodes to {found} samples, but {announced}"):
             fit_announced(waveform, announced, 8000, name="x")
         return
     fitted = fit_announced(waveform, announced, 8000, name="x")

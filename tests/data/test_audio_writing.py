@@ -144,7 +144,7 @@ def test_failures_leave_nothing_behind(tmp_path: Path, name: str) -> None:
 
 def test_a_wav_beyond_its_header_is_refused() -> None:
     endless = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 2**31), (0, 0))  # it takes no memory
-    with pytest.raises(DataError, match=r"holds at most 4 GB, this clip takes 4.3 GB. Use flac"):
+    with pytest.raises(DataError, match=r"can have at most 4 GB, but this clip takes 4.3 GB. Use flac"):
         _encode(endless, 8000, FORMATS["wav"], np.float32(1))
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import runpy
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -170,8 +172,8 @@ def test_what_stands_around_the_audio_of_a_wav_does_not_matter(tmp_path, data):
         (wav_of(FMT, chunk(b"data", PCM)) + np.random.default_rng(0).bytes(10_000), "10000 bytes follow the audio"),
         (wav_of(FMT), "no audio|truncated before its audio"),
         (wav_of(chunk(b"data", PCM)), "no fmt chunk"),
-        (wav_of(FMT, chunk(b"data", b""), chunk(b"LIST", b"INFO")), "it holds no samples"),
-        (b"RIFF\x24\0\0\0AVI ", "type 'AVI ', expected 'WAVE'"),
+        (wav_of(FMT, chunk(b"data", b""), chunk(b"LIST", b"INFO")), "it has no samples"),
+        (b"RIFF\x24\0\0\0AVI ", "type 'AVI '; expected 'WAVE'"),
         (wav_of(FMT, *[chunk(b"JUNK", b"")] * 11_000, chunk(b"data", PCM)), "no audio"),
     ],
 )
@@ -300,6 +302,81 @@ def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path, container, subtype
     for first, count in ((-1, 10), (0, 0), (0, whole.shape[1] + 1), (whole.shape[1], None)):
         with pytest.raises(UnreadableAudioError, match="it has .* samples, samples .* were requested"):
             read_audio(path, first=first, num_samples=count)
+
+
+@pytest.mark.parametrize(("container", "subtype"), [kind for kind in KINDS if kind[0] not in UNCHECKED | {"HTK"}])
+def test_parts_are_those_of_the_whole_in_every_container(tmp_path, container, subtype):
+    draws = np.random.default_rng(0)
+    noisy = (TONE + 0.1 * draws.standard_normal(len(TONE))).astype(np.float32)
+    for channels in (1, 2):
+        if writable(container, subtype, channels) is None:
+            continue
+        path = tmp_path / "a"
+        path.write_bytes(encoded(container, subtype, waveform=noisy, channels=channels))
+        whole, _ = read_audio(path)
+        for first in draws.integers(0, len(TONE) - 1000, 5):
+            count = int(draws.integers(1, 1000))
+            np.testing.assert_array_equal(read_audio(path, first=int(first), num_samples=count)[0], whole[:, first : first + count])
+
+
+def settled(path, data):
+    """Writes a file and waits until it counts as one that nobody is writing any more."""
+    path.write_bytes(data)
+    time.sleep(0.12)
+    return path
+
+
+def bytes_read(work):
+    """Returns how many bytes this process read while `work` ran."""
+    counter = Path("/proc/self/io")
+    before = int(counter.read_text().split()[1])
+    work()
+    return int(counter.read_text().split()[1]) - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="what a process reads is counted as Linux counts it")
+@pytest.mark.parametrize(("container", "known"), [("FLAC", True), ("WAV", False), ("AIFF", False), ("CAF", False)])
+def test_a_part_of_a_file_takes_reading_that_part_only(tmp_path, container, known):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 120 * RATE).astype(np.float32)
+    path = settled(tmp_path / "a", encoded(container, "PCM_16", waveform=noise))
+    if known:  # a FLAC is searched for another file behind it, once
+        read_audio(path, first=0, num_samples=1)
+    for first in (0, 50 * RATE + 17, 114 * RATE):
+        assert bytes_read(lambda: read_audio(path, first=first, num_samples=5 * RATE)) < path.stat().st_size / 3  # noqa: B023
+
+
+def test_a_part_is_refused_like_the_whole_each_time(tmp_path):
+    ogg, mp3, flac = (encoded(name, waveform=SOUND) for name in ("OGG", "MP3", "FLAC"))
+    tagged = patched(ogg, (len(ogg) // 2, bytes([ogg[len(ogg) // 2] ^ 1])))
+    for data, words in ((flac + flac, "another FLAC file follows"), (mp3 + mp3, "joined"), (tagged, "does not match its checksum")):
+        path = settled(tmp_path / "a", data)
+        for _ in range(2):
+            with pytest.raises(UnreadableAudioError, match=words):
+                read_audio(path, first=100, num_samples=100)
+
+
+def test_a_file_that_changes_is_looked_at_again(tmp_path):
+    ogg, flac = encoded("OGG", waveform=SOUND), encoded("FLAC", waveform=SOUND)
+    once, joined = encoded("FLAC", waveform=np.concatenate([SOUND, SOUND])), flac + flac
+    size = max(len(once), len(joined))
+    damaged = patched(ogg, (len(ogg) // 2, bytes([ogg[len(ogg) // 2] ^ 1])))
+    for good, bad, words in (
+        (ogg, damaged, "does not match its checksum"),
+        (once.ljust(size, b"\0"), joined.ljust(size, b"\0"), "another FLAC file follows"),
+    ):
+        path = settled(tmp_path / "a", good)
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        for _ in range(2):
+            read_audio(path, first=100, num_samples=100)
+        path.write_bytes(bad)  # of the same size
+        os.utime(path, ns=times)
+        with pytest.raises(UnreadableAudioError, match=words):
+            read_audio(path, first=100, num_samples=100)
+        path.write_bytes(good)
+        read_audio(path, first=100, num_samples=100)
+        path.write_bytes(bad)  # at once, when the time may not have changed
+        with pytest.raises(UnreadableAudioError, match=words):
+            read_audio(path, first=100, num_samples=100)
 
 
 def test_what_a_file_decodes_to_is_bounded_before_it_is_decoded(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from soundomni.core.errors import DataError
-from soundomni.core.paths import local_path, place
+from soundomni.core.files.paths import local_path, place
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.audio_folder import AudioFolder
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Skip
-from soundomni.core.schema import DataSpec
-from soundomni.core.schema import SegmentTemplate as Template
+from soundomni.core.spec.schema import DataSpec
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import build_tasks
 from soundomni.data import audio
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source
 from soundomni.data.reports import check_skip_limit
-from soundomni.data.tasks import build_tasks
 
 BUDGET = 256
 ALL = {"generate": 1.0, "describe": 1.0, "continue": 1.0}
@@ -324,16 +324,43 @@ def test_custom_tasks_are_loaded(ramps, make_writer):
     assert latents.noise.any() and not latents.noise.all()
 
 
-def test_preview_is_the_same_at_any_time_and_moves_nothing(mixture, make_writer):
-    expected = steps_of(mixture, make_writer(), 6)
-    with PackedLoader(mixture=mixture, writer=make_writer(), spec=spec_of()) as loader:
-        first = [content(batch) for batch in loader.preview_batches(3)]
-        steps = list(islice(loader, 3))
-        assert [content(batch) for batch in loader.preview_batches(3)] == first
-        steps += list(islice(loader, 3))
-    assert first == [content(step.batches[0]) for step in expected[:3]]
-    assert [content(step.batches[0]) for step in steps] == [content(step.batches[0]) for step in expected]
-    assert [step.counts for step in steps] == [step.counts for step in expected]
+@pytest.mark.parametrize(("batches_per_step", "world_size"), [(1, 1), (2, 1), (2, 2)])
+def test_preview_shows_the_next_batches_of_all_ranks_and_moves_nothing(mixture, make_writer, batches_per_step, world_size):
+    arguments = {"world_size": world_size, "batches_per_step": batches_per_step}
+    ranks = [steps_of(mixture, make_writer(), 5, rank=rank, **arguments) for rank in range(world_size)]
+    steps_of_ranks = [[step.batches for step in steps] for steps in zip(*ranks, strict=True)]
+    in_order = [content(batch) for step in steps_of_ranks for batches in zip(*step, strict=True) for batch in batches]
+    with PackedLoader(mixture=mixture, writer=make_writer(), spec=spec_of(), **arguments) as previewed:
+        assert [content(batch) for batch in previewed.preview_batches(3)] == in_order[:3]
+        assert [content(batch) for batch in previewed.preview_batches(5)] == in_order[:5]
+        steps = list(islice(previewed, 2))
+        assert [content(batch) for batch in previewed.preview_batches(2)] == in_order[2 * batches_per_step :][:2]
+        steps += list(islice(previewed, 3))
+    for step, expected in zip(steps, ranks[0], strict=True):
+        assert [content(batch) for batch in step.batches] == [content(batch) for batch in expected.batches]
+        assert (step.counts, step.state) == (expected.counts, expected.state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_previewed_is_read_once_and_counted_in_its_step(ramps, make_writer, workers):
+    class Counted(ramps):
+        reads = 0
+
+        def load(self, index):
+            type(self).reads += 1
+            return super().load(index)
+
+    lengths, tasks, spec = range(500, 8000, 333), {"generate": 1.0}, spec_of(workers=workers, skip_limit=1.0)
+    expected = steps_of(mixture_of(ramps(lengths=lengths, broken=(3, 8)), tasks=tasks), make_writer(), 8, spec=spec)
+    with PackedLoader(mixture=mixture_of(Counted(lengths=lengths, broken=(3, 8)), tasks=tasks), writer=make_writer(), spec=spec) as loader:
+        for count in (2, 4, 8):
+            loader.preview_batches(count)
+        assert Counted.reads == sum(step.counts["seen"] for step in expected)
+        steps = list(islice(loader, 6))  # reading two steps ahead
+        assert Counted.reads == sum(step.counts["seen"] for step in expected)
+    assert sum(step.counts["unreadable"] for step in steps) > 0
+    assert [step.counts for step in steps] == [step.counts for step in expected[:6]]
+    assert [content(step.batches[0]) for step in steps] == [content(step.batches[0]) for step in expected[:6]]
 
 
 def test_reading_ahead_is_bounded_and_close_ends_the_threads(mixture, make_writer):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import DataError, PluginError, SpecError
 from soundomni.core.interfaces import Skip
-from soundomni.core.registry import build
-from soundomni.core.schema import DataSpec, MixtureEntry, Slot
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, Slot
 from soundomni.data.mixture import Mixture, Source
 
 
@@ -88,7 +88,7 @@ def test_a_draw_is_named_by_its_data_set_and_cursor(ramps):
 def test_other_data_cannot_go_on(ramps):
     state = mix(ramps).stream().state
     for other in (mix(ramps, sizes=(5, 8)), mix(ramps, seed=9), mix(ramps, sizes=(5,))):
-        with pytest.raises(DataError, match="cannot go on with other data"):
+        with pytest.raises(DataError, match="cannot be resumed with other data"):
             other.stream(state)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundomni.data.pack_offline import pack_offline
+from soundomni.data.best_fit import pack_offline
 
 
 def textbook_loads(lengths, budget):
@@ -44,5 +44,5 @@ def test_many_samples_are_within_a_thousandth_of_the_bound(budget):
 
 @pytest.mark.parametrize("length", [0, 11])
 def test_lengths_out_of_range(length):
-    with pytest.raises(ValueError, match="within 1 and the budget 10"):
+    with pytest.raises(ValueError, match="expected 1 to the budget, 10"):
         pack_offline(np.asarray([5, length]), 10)

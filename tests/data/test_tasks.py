@@ -4,8 +4,8 @@ import pytest
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item
-from soundomni.core.schema import SegmentTemplate as Template
-from soundomni.data.tasks import BUILT_IN, build_tasks, find_task
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import BUILT_IN, build_tasks, find_task
 
 MUTE = Item(key="a", num_samples=1, sample_rate=8000)
 CAPTIONED = Item(key="a", num_samples=1, sample_rate=8000, captions=("x",))
@@ -38,9 +38,9 @@ def test_custom_tasks_join_the_built_in_ones():
             "segment 2 has an unknown placeholder '{captoin}'.*Did you mean 'caption'",
         ),
         ([Template(text="{}", loss=True)], "unknown placeholder"),
-        ([Template(text="{caption", loss=True)], "no pattern"),
-        ([Template(text="{caption!r}", loss=True)], "plainly"),
-        ([Template(text="{caption:>9}", loss=True)], "plainly"),
+        ([Template(text="{caption", loss=True)], "not a valid pattern"),
+        ([Template(text="{caption!r}", loss=True)], "without a format"),
+        ([Template(text="{caption:>9}", loss=True)], "without a format"),
         ([Template(audio="features", loss=True)], "loss on audio 'features'"),
         ([Template(audio="target", loss=True)], "loss on audio 'target'"),
         ([Template(audio="context", known=(0.1, 0.2)), Template(audio="target")], "sets known, which only"),

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from soundomni.core.interfaces import Skip
-from soundomni.core.schema import DataSpec
+from soundomni.core.spec.schema import DataSpec
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source

@@ -6,11 +6,11 @@ import pytest
 from soundomni.core.errors import SpecError, UnreadableAudioError
 from soundomni.core.interfaces import Item, Skip
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
-from soundomni.core.schema import DropoutSpec
-from soundomni.core.schema import SegmentTemplate as Template
 from soundomni.core.sequence import NO_LABEL, Attend, PackedBatch, PositionRule, Role
+from soundomni.core.spec.schema import DropoutSpec
+from soundomni.core.spec.schema import SegmentTemplate as Template
+from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.audio import resample, resampled_length
-from soundomni.data.tasks import build_tasks
 
 NO_DROPOUT = DropoutSpec(text=0.0, latent=0.0, features=0.0)
 TASKS = build_tasks(
@@ -107,11 +107,11 @@ def test_fill_gives_the_codec_its_channels(make_writer, ramps):
 def test_fill_refuses_a_clip_that_is_not_what_was_planned(make_writer):
     writer = make_writer()
     planned = plan(writer, "generate")
-    with pytest.raises(UnreadableAudioError, match="8000 Hz where 11025 Hz"):
+    with pytest.raises(UnreadableAudioError, match="8000 Hz, but 11025 Hz"):
         writer.fill(planned, np.zeros((1, 11025), np.float32), 8000)
-    with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples where 11025"):
+    with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples, but 11025"):
         writer.fill(planned, np.zeros((1, 5000), np.float32), 11025)
-    with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples where 11025"):
+    with pytest.raises(UnreadableAudioError, match="'set:a': it decodes to 5000 samples, but 11025"):
         writer.fill(planned, np.zeros((1, 5000), np.float32), 11025, cut=True)
     short = writer.fill(planned, np.ones((1, 11000), np.float32), 11025)
     assert short.segments[-1].waveform.shape == (1, 8000)
@@ -147,7 +147,7 @@ def test_the_latent_connector_limits_what_is_made(make_writer, ramps):
     for task in ("generate", "edit"):
         refused = plan(writer, task, item=long.item(0))
         assert isinstance(refused, Skip) and refused.key == "set:ramp-0"
-        assert "0.11 s of it are used, and the latent connector takes at most 0.1125 s; set max_seconds" in refused.reason
+        assert "0.11 s of it are used, and the latent connector takes at most 0.1125 s. Set max_seconds" in refused.reason
         assert not isinstance(plan(writer, task, item=short.item(0)), Skip)
     assert not isinstance(plan(writer, "describe", item=long.item(0)), Skip)
     cut = plan(writer, "generate", item=long.item(0), max_seconds=0.1125)
@@ -223,5 +223,5 @@ def test_a_chat_template_holds_what_is_heard_and_leaves_generation_alone(make_wr
     bare, chat = plan(make_writer(dropout=NO_DROPOUT), "generate", seed=3), plan(writer, "generate", seed=3)
     for mine, theirs in zip(chat.sample.segments, bare.sample.segments, strict=True):
         assert mine.token_ids.tolist() == theirs.token_ids.tolist() and mine.role == theirs.role
-    with pytest.raises(SpecError, match="gives clean latents in a chat"):
+    with pytest.raises(SpecError, match="puts clean latents into a chat"):
         writer.check(build_tasks({"say": [Template(audio="context"), Template(text="{caption}", loss=True)]})["say"])

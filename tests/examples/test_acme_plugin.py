@@ -22,7 +22,7 @@ model:
   connectors: {latent: linear, features: linear}
   objective: flow-matching
   tokenizer: {vocab_size: 300}
-  normalise: global
+  normalize: global
 data:
   datasets:
     toys:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import PADDING, StoredOrder, store
 from soundomni.core.interfaces import Router
-from soundomni.core.layout import PADDING, Layout, StoredOrder, store
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, text_segment
 
 

@@ -17,16 +17,16 @@ from qwen2_audio_files import edit_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from soundomni.core.assembly.model import frame_places
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.model import frame_places
-from soundomni.core.schema import DataSpec
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
+from soundomni.core.spec.schema import DataSpec
 from soundomni.core.waveform import Audio
-from soundomni.experts.bagel_import import import_bagel
-from soundomni.experts.language_import import write_imported
-from soundomni.experts.original_export import export_soundomni
-from soundomni.experts.original_import import import_soundomni
+from soundomni.experts.checkpoints.bagel_import import import_bagel
+from soundomni.experts.checkpoints.language_import import write_imported
+from soundomni.experts.checkpoints.original_export import export_soundomni
+from soundomni.experts.checkpoints.original_import import import_soundomni
 
 RATE = 8000
 
@@ -176,7 +176,7 @@ def test_a_table_of_places_in_double_precision_is_the_same_table(tmp_path: Path)
 
 
 def test_a_bagel_model_leaves_in_the_layout_of_the_original_and_comes_back(tmp_path: Path) -> None:
-    layer = [*CODEC, ("model.normalise", "none")]
+    layer = [*CODEC, ("model.normalize", "none")]
     omni = loaded(import_bagel(write_bagel(tmp_path / "source", bagel()), overrides=layer), tmp_path / "out")
     back = tmp_path / "back"
     back.mkdir()
@@ -235,23 +235,29 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (truncate, "cannot be read as safetensors, it is damaged or incomplete"),
-        (damaged(lambda tensors: tensors.pop("language_model.model.norm_moe_gen.weight")), "holds no model of the original SoundOmni"),
+        (truncate, "cannot be read as safetensors; it is damaged or incomplete"),
+        (
+            damaged(lambda tensors: tensors.pop("language_model.model.norm_moe_gen.weight")),
+            "does not hold a model of the original SoundOmni",
+        ),
         (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensors that its config asks for ({DEEP})"),
-        (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32], by its config [20, 32] is expected"),
-        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "tensors that a model of the original SoundOmni has not"),
-        (damaged(lambda tensors: tensors.update({"gen_pos_embed": torch.ones(9, 32)})), "gen_pos_embed [9, 32] is not the table"),
-        (damaged(lambda tensors: tensors.pop("audiovae2llm.weight")), "lacks audiovae2llm.weight: it makes no audio"),
+        (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32]; its config says [20, 32]"),
+        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "do not belong to a model of the original SoundOmni"),
+        (
+            damaged(lambda tensors: tensors.update({"gen_pos_embed": torch.ones(9, 32)})),
+            "gen_pos_embed [9, 32] is not the original's table",
+        ),
+        (damaged(lambda tensors: tensors.pop("audiovae2llm.weight")), "lacks audiovae2llm.weight: it cannot generate audio"),
         (
             damaged(lambda tensors: tensors.update({"audiovae2llm.weight": torch.ones(32, 64)})),
-            "makes latents of 64 dimensions, the codec mdct has 16",
+            "makes latents of 64 dimensions, but the codec mdct has 16",
         ),
-        (damaged(lambda tensors: tensors.update({EMBEDDING: torch.tensor(1.0)})), f"{EMBEDDING} is [], expected 2 dimensions"),
-        (damaged(lambda tensors: tensors.update({"audio_encoder.conv1.weight": torch.ones(3)})), "is [3], expected 3 dimensions"),
-        (damaged(lose_a_layer), "holds 1 layers of language_model.model, by its config 2 are expected"),
-        (lambda source: (source / "config.json").unlink(), "has not the sizes of Qwen2-Audio-7B; name the directory"),
-        (lambda source: edit_json(source / "config.json", audio_config=None), "an audio tower 16 wide, by the config"),
-        (lambda source: edit_json(source / "config.json", text_config__num_attention_heads=8), "by its config"),
+        (damaged(lambda tensors: tensors.update({EMBEDDING: torch.tensor(1.0)})), f"{EMBEDDING} is []; expected 2 dimensions"),
+        (damaged(lambda tensors: tensors.update({"audio_encoder.conv1.weight": torch.ones(3)})), "is [3]; expected 3 dimensions"),
+        (damaged(lose_a_layer), "holds 1 layers of language_model.model; its config says 2"),
+        (lambda source: (source / "config.json").unlink(), "does not have the sizes of Qwen2-Audio-7B; name the directory"),
+        (lambda source: edit_json(source / "config.json", audio_config=None), "an audio tower of width 16; the config"),
+        (lambda source: edit_json(source / "config.json", text_config__num_attention_heads=8), "its config says"),
         (lambda source: edit_json(source / "config.json", text_config__model_type="llama"), "model_type is 'llama'"),
         (lambda source: (source / "tokenizer.json").unlink(), "no tokenizer.json in"),
     ],
@@ -267,7 +273,7 @@ def test_wrong_files_are_refused(tmp_path: Path, damage: Callable[[Path], Any], 
 def test_checkpoints_of_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lacks audiovae2llm"):
         import_soundomni(write_bagel(tmp_path / "bagel", bagel()) / "ema.safetensors", overrides=CODEC)
-    with pytest.raises(CheckpointError, match="tensors that a BAGEL model for audio has not"):
+    with pytest.raises(CheckpointError, match="tensors that do not belong to a BAGEL model for audio"):
         import_bagel(write_original(tmp_path / "original", original()), overrides=CODEC)
     with pytest.raises(CheckpointError, match="holds several weight files"):
         source = write_bagel(tmp_path / "other", bagel())
@@ -281,20 +287,20 @@ def test_norms_in_the_understanding_expert_alone_are_refused(tmp_path: Path) -> 
     tensors = bagel()
     for name in [name for name in tensors if "_norm_moe_gen" in name and "self_attn" in name]:
         del tensors[name]
-    with pytest.raises(CheckpointError, match="q/k norms in its understanding expert alone"):
+    with pytest.raises(CheckpointError, match="q/k norms only in its understanding expert"):
         import_bagel(write_bagel(tmp_path / "source", tensors))
 
 
 def test_a_codec_without_weights_is_not_taken_for_the_vae(tmp_path: Path) -> None:
     source = write_original(tmp_path / "source", original())
-    with pytest.raises(CheckpointError, match=r"makes latents of 16 dimensions, the codec oobleck has 64; name the one"):
+    with pytest.raises(CheckpointError, match=r"makes latents of 16 dimensions, but the codec oobleck has 64; name the codec"):
         import_soundomni(source)
-    with pytest.raises(CheckpointError, match=r"no VAE, and the codec oobleck no weights; name the one .*--config codec\.yaml"):
+    with pytest.raises(CheckpointError, match=r"no VAE, and the codec oobleck has no weights; name the codec .*--config codec\.yaml"):
         import_soundomni(source, overrides=[("model.codec", "oobleck"), ("model.codec.latent_dim", "16")])
 
 
 def test_sizes_of_the_original_run_need_no_config(tmp_path: Path) -> None:
-    from soundomni.experts.original_import import QWEN2_AUDIO_7B, _known
+    from soundomni.experts.checkpoints.original_import import QWEN2_AUDIO_7B, _known
 
     with torch.device("meta"):
         at, wide = "language_model.model.layers.", torch.empty(4096, 4096)
@@ -311,15 +317,15 @@ def test_sizes_of_the_original_run_need_no_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model.backbone.hidden_dim", "64"), ("model.normalise", "global"), ("model.objective", "x-prediction")]
+    ("key", "value"), [("model.backbone.hidden_dim", "64"), ("model.normalize", "global"), ("model.objective", "x-prediction")]
 )
 def test_layers_may_not_contradict_the_checkpoint(tmp_path: Path, key: str, value: str) -> None:
-    with pytest.raises(SpecError, match="a layer changes what follows from the checkpoint"):
+    with pytest.raises(SpecError, match="a layer changes what the checkpoint determines"):
         import_soundomni(write_original(tmp_path / "source", original()), overrides=[*CODEC, (key, value)])
 
 
 def test_what_the_original_lacks_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"model\.connectors\.latent is 'fourier'; the original SoundOmni has 'linear' alone"):
+    with pytest.raises(SpecError, match=r"model\.connectors\.latent is 'fourier', but the original SoundOmni only has 'linear'"):
         export_soundomni(SoundOmni.from_pretrained("nano"), tmp_path)
     assert not list(tmp_path.iterdir())
 

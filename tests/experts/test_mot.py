@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import plan_attention
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import PADDING
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Router
-from soundomni.core.layout import PADDING, Layout
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, text_segment
 from soundomni.experts import DenseRouter, ModalityRouter, MoTBackbone, MoTExpert, RMSNorm, SwiGLU, TopKRouter
 from soundomni.experts.rope import rope_tables, rotate
@@ -317,7 +318,7 @@ def test_layers_can_be_checkpointed_alone(lay_out: LayOut, documents: list[list[
 def test_copies_start_equal_where_shapes_agree() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_dim": 16, "num_layers": 2, "intermediate_dim": 24, "gen_intermediate_dim": 9}
-    backbone = MoTBackbone(vocab_size=VOCAB, router=ModalityRouter(), qk_norm="gen", copy_initialise=True, **sizes)  # type: ignore[arg-type]
+    backbone = MoTBackbone(vocab_size=VOCAB, router=ModalityRouter(), qk_norm="gen", copy_initialize=True, **sizes)  # type: ignore[arg-type]
     rows = [j * 24 // 9 for j in range(9)]
     for layer in backbone.layers:
         und, gen = layer.experts["und"], layer.experts["gen"]
@@ -337,7 +338,7 @@ def test_copies_start_equal_where_shapes_agree() -> None:
 
 def test_copies_of_mixtures_pair_their_networks() -> None:
     router = TopKRouter(num_experts=3, k=1)
-    backbone = MoTBackbone(vocab_size=VOCAB, router=router, hidden_dim=8, num_heads=2, num_layers=1, copy_initialise=True)
+    backbone = MoTBackbone(vocab_size=VOCAB, router=router, hidden_dim=8, num_heads=2, num_layers=1, copy_initialize=True)
     und, gen = (backbone.blocks[0].experts[name].mlp for name in router.streams)
     assert all(torch.equal(a, b) for a, b in zip(und.parameters(), gen.parameters(), strict=True))
     assert not torch.equal(und.networks[0].down.weight, und.networks[1].down.weight)
@@ -371,8 +372,8 @@ def test_initial_weights_have_the_stated_spread() -> None:
         ({"hidden_dim": 30}, "hidden_dim is 30; expected a multiple of num_heads, which is 4"),
         ({"num_heads": 0}, "num_heads is 0; expected at least 1"),
         ({"num_kv_heads": 3}, "num_heads is 4; expected a multiple of num_kv_heads, which is 3"),
-        ({"head_dim": 5}, "head_dim is 5; rotary positions expect an even number"),
-        ({"intermediate_dim": 8, "gen_intermediate_dim": 9, "copy_initialise": True}, "gen_intermediate_dim is 9 .* at most .* 8"),
+        ({"head_dim": 5}, "head_dim is 5; expected an even number"),
+        ({"intermediate_dim": 8, "gen_intermediate_dim": 9, "copy_initialize": True}, "gen_intermediate_dim is 9 .* at most .* 8"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(sizes: dict[str, object], message: str) -> None:

@@ -13,14 +13,15 @@ from qwen2_audio_files import LIMIT, RATE, SPECIALS, VOCAB, edit_json, model, pr
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
-from soundomni.core.chat import DESCRIBE
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.generation import context_length, sample_text
-from soundomni.core.hub import SoundOmni
+from soundomni.core.inference.decoding import sample_text
+from soundomni.core.inference.sampling import context_length
+from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
 from soundomni.core.waveform import Audio
-from soundomni.experts.language_import import write_imported
-from soundomni.experts.qwen2_audio_import import import_qwen2_audio
+from soundomni.core.writing.chat import DESCRIBE
+from soundomni.experts.checkpoints.language_import import write_imported
+from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 
 PROCESSOR = processor()
 CHAT = [
@@ -201,10 +202,10 @@ def test_both_spellings_of_theta_are_read(tmp_path: Path) -> None:
     )
     assert import_qwen2_audio(source).spec.model.backbone.init_args["rope_theta"] == 5.0
     edit_json(source / "config.json", text_config__rope_theta=6.0)
-    with pytest.raises(CheckpointError, match="rope_theta is given as 5 and 6"):
+    with pytest.raises(CheckpointError, match="rope_theta is both 5 and 6"):
         import_qwen2_audio(source)
     edit_json(source / "config.json", text_config__rope_theta=None, text_config__rope_parameters={"rope_type": "yarn", "rope_theta": 5.0})
-    with pytest.raises(CheckpointError, match="rope_type is 'yarn', only 'default' can be imported"):
+    with pytest.raises(CheckpointError, match="rope_type is 'yarn'; only 'default' can be imported"):
         import_qwen2_audio(source)
 
 
@@ -212,7 +213,7 @@ def test_a_sparse_config_means_the_defaults_of_transformers(tmp_path: Path) -> N
     """The published config leaves most sizes out; theirs are what transformers takes them to be."""
     from transformers import Qwen2AudioConfig
 
-    from soundomni.experts.qwen2_audio_config import read_source_config
+    from soundomni.experts.checkpoints.qwen2_audio_config import read_source_config
 
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_audio", "text_config": {"model_type": "qwen2"}}')
     ours, theirs = read_source_config(tmp_path), Qwen2AudioConfig.from_pretrained(tmp_path)
@@ -239,17 +240,17 @@ def change(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (change(model_type="llama"), "is of a model of type 'llama', expected 'qwen2_audio'"),
-        (change(text_config__model_type="qwen3"), "model_type is 'qwen3', only 'qwen2' can be imported"),
+        (change(model_type="llama"), "model_type is 'llama'; expected 'qwen2_audio'"),
+        (change(text_config__model_type="qwen3"), "model_type is 'qwen3'; only 'qwen2' can be imported"),
         (change(text_config__hidden_act="gelu"), "hidden_act is 'gelu'"),
-        (change(text_config__layer_types=["sliding_attention"] * 2), "layer_types names"),
-        (change(text_config__hidden_size=40), "embed_tokens.weight is [330, 32], by its config [330, 40] is expected"),
-        (change(text_config__num_hidden_layers=10**9), "holds 2 layers of language_model.model, by its config 1000000000 are expected"),
+        (change(text_config__layer_types=["sliding_attention"] * 2), "layer_types is"),
+        (change(text_config__hidden_size=40), "embed_tokens.weight is [330, 32]; its config says [330, 40]"),
+        (change(text_config__num_hidden_layers=10**9), "holds 2 layers of language_model.model; its config says 1000000000"),
         (change(text_config__num_hidden_layers=1), "holds 2 layers"),
-        (change(text_config__num_attention_heads=0), "num_attention_heads is 0, expected a whole number above 0"),
-        (change(audio_config__d_model=20), "multi_modal_projector.linear.weight is [32, 16], by its config [32, 20] is expected"),
-        (change(text_config=[1]), "text_config is [1], expected an object"),
-        (lambda source: edit_json(source / "processor_config.json", feature_extractor__hop_length=320), "hop_length is 320, only 160"),
+        (change(text_config__num_attention_heads=0), "num_attention_heads is 0; expected a whole number above 0"),
+        (change(audio_config__d_model=20), "multi_modal_projector.linear.weight is [32, 16]; its config says [32, 20]"),
+        (change(text_config=[1]), "text_config is [1]; expected an object"),
+        (lambda source: edit_json(source / "processor_config.json", feature_extractor__hop_length=320), "hop_length is 320; only 160"),
         (lambda source: (source / "tokenizer.json").unlink(), "no tokenizer.json in"),
         (lambda source: (source / "config.json").unlink(), "no config.json in"),
     ],
@@ -269,15 +270,15 @@ def test_tensors_that_nothing_explains_are_refused_and_known_ones_listed(tmp_pat
     save_file(tensors | {frequencies: torch.ones(4)}, source / "model.safetensors")
     assert import_qwen2_audio(source).unused == {frequencies: "rotary frequencies, which follow from rope_theta"}
     save_file(tensors | {"visual.proj": torch.ones(4)}, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds 1 tensors that a Qwen2-Audio model has not \(visual\.proj\)"):
+    with pytest.raises(CheckpointError, match=r"has 1 tensors that do not belong to a Qwen2-Audio model \(visual\.proj\)"):
         import_qwen2_audio(source)
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match="quantised weights cannot be imported"):
+    with pytest.raises(CheckpointError, match="quantized weights cannot be imported"):
         write_imported(import_qwen2_audio(source), tmp_path)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has ids up to 315, the embedding 300 rows"):
+    with pytest.raises(CheckpointError, match="has ids up to 315, but the embedding has 300 rows"):
         import_qwen2_audio(write(tmp_path / "source", model(vocab_size=300)))
 
 
@@ -288,8 +289,8 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         ("model.encoder", "log-mel", "model.encoder.class_path"),
         ("model.router", "dense", "model.router.class_path: 'modality' -> 'dense'"),
         ("model.feature_attend", "full", "model.feature_attend: 'causal' -> 'full'"),
-        ("model.backbone.qk_norm", "all", "would change what the language model computes"),
-        ("model.backbone.gen_intermediate_dim", "37", "gen_intermediate_dim is 37; a copy of the language model has at most 36"),
+        ("model.backbone.qk_norm", "all", "would change the language model's outputs"),
+        ("model.backbone.gen_intermediate_dim", "37", "gen_intermediate_dim is 37; expected at most 36"),
     ],
 )
 def test_layers_may_not_contradict_the_checkpoint(tmp_path: Path, key: str, value: str, told: str) -> None:
@@ -313,7 +314,7 @@ def test_an_imported_model_learns_to_make_audio(tmp_path: Path) -> None:
     """The frozen understanding side stays as it is; the generation expert and the latent connector get gradients."""
     from soundomni.core.sequence import Attend, PositionRule, audio_segment, text_segment
 
-    layer = [("model.codec.frame_size", "16"), ("model.freeze", "[und, embedding, encoder]"), ("model.normalise", "none")]
+    layer = [("model.codec.frame_size", "16"), ("model.freeze", "[und, embedding, encoder]"), ("model.normalize", "none")]
     omni = imported(write(tmp_path / "source", model()), tmp_path / "out", overrides=layer)
     target = audio_segment(
         role=Role.LATENT,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from soundomni.core.spec import changed_keys, load_spec, resolve, spec_to_dict
-from soundomni.experts.language_import import ALWAYS_FREE
-from soundomni.experts.qwen2_audio_config import read_source_config
-from soundomni.experts.qwen2_audio_import import FREE, base_layer
+from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
+from soundomni.experts.checkpoints.language_import import ALWAYS_FREE
+from soundomni.experts.checkpoints.qwen2_audio_config import read_source_config
+from soundomni.experts.checkpoints.qwen2_audio_import import FREE, base_layer
 
 SPECS = ("soundomni-7b", "soundomni-7b-full")
 ROWS = 156032
@@ -42,7 +42,7 @@ CONFIG = {
 def changes(folder: Path, name: str, *overrides: tuple[str, str]) -> list[str]:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     base = base_layer(read_source_config(folder), vocab_rows=ROWS, tied=False)
-    alone, layered = (resolve(load_spec([base, *layers], given, start="ignore")) for layers, given in (([], ()), ([name], overrides)))
+    alone, layered = (resolve(load_spec([base, *layers], given, base={})) for layers, given in (([], ()), ([name], overrides)))
     return changed_keys(spec_to_dict(alone), spec_to_dict(layered), may_change=(*FREE, *ALWAYS_FREE))
 
 
@@ -55,7 +55,7 @@ def test_a_shipped_spec_may_lie_over_the_checkpoint(tmp_path: Path, name: str) -
 
 
 def test_the_specs_differ_in_the_width_of_the_generation_expert_alone() -> None:
-    narrow, full = (spec_to_dict(resolve(load_spec([name], start="ignore"))) for name in SPECS)
+    narrow, full = (spec_to_dict(resolve(load_spec([name], base={}))) for name in SPECS)
     assert changed_keys(narrow, full, may_change=["model.start", "train.run_dir"]) == [
         "model.backbone.init_args.gen_intermediate_dim: 2048 -> None"
     ]

@@ -1,6 +1,7 @@
 """The flow matching objective against its formulas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,10 +132,36 @@ def test_timesteps_are_distributed_as_named(arguments, median, share):
 def test_refuses_wrong_arguments():
     with pytest.raises(SpecError, match="Did you mean 'uniform'"):
         FlowMatching(timesteps="unifrom")
-    with pytest.raises(SpecError, match="std must be above 0"):
+    with pytest.raises(SpecError, match="std is .*; expected a number above 0"):
         FlowMatching(std=0.0)
-    with pytest.raises(SpecError, match="shift must be above 0"):
+    with pytest.raises(SpecError, match="shift is .*; expected a number above 0"):
         FlowMatching(shift=-1.0)
     codes = RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=4, codebook_sizes=(9, 9, 9))
     with pytest.raises(SpecError, match="codes"):
         corrupt(FlowMatching(), Representation(torch.zeros(1, 3, 2, dtype=torch.int64), torch.tensor([2]), codes), seeds=[1])
+
+
+@pytest.mark.parametrize("timesteps", ["logit-normal", "uniform"])
+def test_quantiles_are_those_of_the_drawn_timesteps(timesteps):
+    objective = FlowMatching(timesteps=timesteps, mean=0.3, std=0.7, shift=2.0)
+    clean = clips([2] * 2000)
+    known, noise = torch.zeros(2000, 2, dtype=torch.bool), torch.ones(2000, dtype=torch.bool)
+    drawn = corrupt(objective, clean, seeds=range(2000)).timesteps[:, 0].sort().values
+    places = [(i + 0.5) / 2000 for i in range(2000)]
+    spread = objective.corrupt_at(clean, known=known, noise=noise, generators=generators(range(2000)), quantiles=places)
+    assert (spread.timesteps[:, 0].diff() > 0).all()
+    assert (spread.timesteps[:, 0] - drawn).abs().max() < 0.06, "the two distributions are one"
+    again = objective.corrupt_at(clean, known=known, noise=noise, generators=generators(range(2000)), quantiles=places)
+    assert torch.equal(again.inputs, spread.inputs)
+    torch.testing.assert_close(spread.inputs, clean.values + spread.timesteps[:, None] * spread.targets)
+
+
+def test_a_corruption_of_ones_own_is_the_one_that_is_measured():
+    class Own(FlowMatching):
+        def corrupt(self, clean, *, known, noise, generators):
+            query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+            return replace(query, inputs=query.inputs + 1)
+
+    clean, known, noise = clips([4, 4]), torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    at = Own().corrupt_at(clean, known=known, noise=noise, generators=generators([1, 2]), quantiles=[0.2, 0.7])
+    assert torch.equal(at.inputs, corrupt(Own(), clean, seeds=[1, 2]).inputs)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from soundomni.core.errors import SpecError
-from soundomni.core.guidance import PartialTarget, guided
-from soundomni.core.schema import GuidanceSpec
+from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.spec.schema import GuidanceSpec
 from soundomni.flow import EulerSampler
 
 
@@ -36,7 +36,7 @@ def test_the_formula():
 
 def test_a_scale_of_one_asks_for_the_conditional_branch_alone():
     branches = Branches()
-    out = guided(branches, GuidanceSpec(scale=1.0, renormalise="global"))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
+    out = guided(branches, GuidanceSpec(scale=1.0, renormalize="global"))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
     assert torch.equal(out, branches.conditional) and branches.asked == [1]
 
 
@@ -67,14 +67,14 @@ def test_a_timestep_per_frame_guides_per_frame():
 
 
 @pytest.mark.parametrize("least", [0.0, 0.6])
-def test_global_renormalisation_is_per_clip_over_valid_frames(least):
+def test_global_renormalization_is_per_clip_over_valid_frames(least):
     branches = Branches()
     lengths = (5, 3, 4)
     valid = torch.arange(5) < torch.tensor(lengths)[:, None]
     for prediction in (branches.conditional, branches.unconditional):
         prediction.masked_fill_(~valid[:, None], float("nan"))
     branches.unconditional[2] = branches.conditional[2]  # not steered: nothing to shrink
-    out = guided(branches, GuidanceSpec(scale=4.0, renormalise="global", renormalise_min=least), valid=valid)(
+    out = guided(branches, GuidanceSpec(scale=4.0, renormalize="global", renormalize_min=least), valid=valid)(
         torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5)
     )
     for i, n in enumerate(lengths):
@@ -84,19 +84,19 @@ def test_global_renormalisation_is_per_clip_over_valid_frames(least):
         torch.testing.assert_close(out[i, :, :n].double(), v * factor, atol=1e-5, rtol=1e-5)
 
 
-def test_global_renormalisation_never_mixes_clips():
+def test_global_renormalization_never_mixes_clips():
     together = Branches()
-    predict = guided(together, GuidanceSpec(scale=5.0, renormalise="global"))(torch.zeros(3, 4, 5), at(0.3, 0.3, 0.3))
+    predict = guided(together, GuidanceSpec(scale=5.0, renormalize="global"))(torch.zeros(3, 4, 5), at(0.3, 0.3, 0.3))
     for i in range(3):
         alone = Branches()
         alone.conditional, alone.unconditional = together.conditional[i : i + 1], together.unconditional[i : i + 1]
-        out = guided(alone, GuidanceSpec(scale=5.0, renormalise="global"))(torch.zeros(1, 4, 5), at(0.3))
+        out = guided(alone, GuidanceSpec(scale=5.0, renormalize="global"))(torch.zeros(1, 4, 5), at(0.3))
         torch.testing.assert_close(out[0], predict[i])
 
 
-def test_channel_renormalisation_is_per_token():
+def test_channel_renormalization_is_per_token():
     branches = Branches()
-    out = guided(branches, GuidanceSpec(scale=4.0, renormalise="channel", renormalise_min=0.3))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
+    out = guided(branches, GuidanceSpec(scale=4.0, renormalize="channel", renormalize_min=0.3))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
     steered = branches.unconditional + 4.0 * (branches.conditional - branches.unconditional)
     for i in range(3):
         for t in range(5):
@@ -109,7 +109,7 @@ def test_a_vanishing_prediction_stays_finite():
     branches.conditional.zero_()
     branches.unconditional.zero_()
     for kind in ("global", "channel"):
-        out = guided(branches, GuidanceSpec(scale=2.0, renormalise=kind))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
+        out = guided(branches, GuidanceSpec(scale=2.0, renormalize=kind))(torch.zeros(3, 4, 5), at(0.5, 0.5, 0.5))
         assert (out == 0).all()
 
 
@@ -138,8 +138,8 @@ def test_holding_known_frames_works_around_guidance():
     ("arguments", "told"),
     [
         ({"interval": (0.7, 0.3)}, "low <= high"),
-        ({"renormalise": "gobal"}, "Did you mean 'global'"),
-        ({"renormalise_min": 1.5}, "between 0 and 1"),
+        ({"renormalize": "gobal"}, "Did you mean 'global'"),
+        ({"renormalize_min": 1.5}, "a number from 0 to 1"),
     ],
 )
 def test_refuses_wrong_guidance(arguments, told):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from soundomni.core.assembly.normalizer import STD_FLOOR, LatentNormalizer
 from soundomni.core.errors import CheckpointError, DataError, SpecError
-from soundomni.core.normalizer import STD_FLOOR, LatentNormalizer
 from soundomni.core.representation import Representation, RepresentationSpec
 
 SPEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=4, latent_dim=3)
@@ -47,11 +47,11 @@ def test_channel_gives_zero_mean_and_unit_variance_and_back():
     data = batch([400, 300])
     normalizer = LatentNormalizer(token_dim=3, kind="channel")
     normalizer.fit([data])
-    normalised = normalizer.normalise(data)
-    frames = valid([normalised])
+    normalized = normalizer.normalize(data)
+    frames = valid([normalized])
     np.testing.assert_allclose(frames.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(frames.std(0), 1, atol=1e-5)
-    back = normalizer.denormalise(normalised)
+    back = normalizer.denormalize(normalized)
     torch.testing.assert_close(back.values, data.values, equal_nan=True)
     assert back.lengths is data.lengths and back.spec == SPEC
 
@@ -63,13 +63,13 @@ def test_global_is_one_root_mean_square():
     expected = np.sqrt((valid([data]) ** 2).mean())
     np.testing.assert_allclose(normalizer.std.numpy(), [expected] * 3, rtol=1e-6)
     assert (normalizer.mean == 0).all()
-    assert (valid([normalizer.normalise(data)]) ** 2).mean() == pytest.approx(1.0, abs=1e-5)
+    assert (valid([normalizer.normalize(data)]) ** 2).mean() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_none_changes_nothing_and_needs_no_fit():
     normalizer = LatentNormalizer(token_dim=3, kind="none")
     data = batch([4])
-    assert normalizer.normalise(data) is data and normalizer.denormalise(data) is data
+    assert normalizer.normalize(data) is data and normalizer.denormalize(data) is data
     normalizer.fit(iter([]))
     assert bool(normalizer.fitted)
 
@@ -81,12 +81,12 @@ def test_a_silent_dimension_does_not_explode():
     normalizer.fit([data])
     assert normalizer.std[2] == pytest.approx(STD_FLOOR * normalizer.std.max().item())
     loud = Representation(torch.ones(1, 3, 1), torch.tensor([1]), SPEC)
-    assert normalizer.normalise(loud).values.abs().max() < 1 / STD_FLOOR
+    assert normalizer.normalize(loud).values.abs().max() < 1 / STD_FLOOR
 
 
 def test_refuses_use_before_a_fit():
     normalizer = LatentNormalizer(token_dim=3, kind="channel")
-    for use in (normalizer.normalise, normalizer.denormalise):
+    for use in (normalizer.normalize, normalizer.denormalize):
         with pytest.raises(CheckpointError, match="has not been fitted"):
             use(batch([4]))
 
@@ -98,14 +98,14 @@ def test_travels_with_the_weights(tmp_path):
     loaded = LatentNormalizer(token_dim=3, kind="channel")
     loaded.load_state_dict(load_file(tmp_path / "n.safetensors"))
     data = batch([7], seed=9)
-    assert torch.equal(loaded.normalise(data).values, normalizer.normalise(data).values)
+    assert torch.equal(loaded.normalize(data).values, normalizer.normalize(data).values)
 
 
 def test_keeps_the_dtype_of_the_latents():
     normalizer = LatentNormalizer(token_dim=3, kind="global")
     normalizer.fit([batch([50])])
     data = batch([4])
-    assert normalizer.normalise(data.with_values(data.values.bfloat16())).values.dtype == torch.bfloat16
+    assert normalizer.normalize(data.with_values(data.values.bfloat16())).values.dtype == torch.bfloat16
 
 
 def test_refuses_what_cannot_be_fitted():
@@ -114,7 +114,7 @@ def test_refuses_what_cannot_be_fitted():
         normalizer.fit([])
     with pytest.raises(DataError, match="not silent"):
         normalizer.fit([Representation(torch.zeros(1, 3, 4), torch.tensor([4]), SPEC)])
-    with pytest.raises(CheckpointError, match="of 3 latent dimensions"):
+    with pytest.raises(CheckpointError, match="expected 3 latent dimensions"):
         normalizer.fit([Representation(torch.zeros(1, 2, 4), torch.tensor([4]), SPEC)])
     with pytest.raises(SpecError, match="codes"):
         normalizer.fit([Representation(torch.zeros(1, 3, 4, dtype=torch.int64), torch.tensor([4]), SPEC)])
@@ -128,7 +128,7 @@ def test_half_lies_between_and_gives_one_root_mean_square_over_all():
     representation = Representation(values, torch.tensor([50, 50]), SPEC)
     normalizer = LatentNormalizer(token_dim=3, kind="half").double()
     normalizer.fit([representation])
-    out = normalizer.normalise(representation).values
+    out = normalizer.normalize(representation).values
     size = out.square().mean(dim=(0, 2)).sqrt()
     assert out.square().mean().sqrt().item() == pytest.approx(1.0)
     before = values.square().mean(dim=(0, 2)).sqrt()

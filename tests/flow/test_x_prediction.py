@@ -61,5 +61,5 @@ def test_a_sampler_that_is_told_the_data_finds_them(sampler, num_steps: int) -> 
 
 
 def test_out_of_range() -> None:
-    with pytest.raises(SpecError, match="min_timestep must be above 0 and at most 1, 0 was given"):
+    with pytest.raises(SpecError, match="min_timestep is 0; expected a number above 0 and at most 1"):
         XPrediction(min_timestep=0)

@@ -21,5 +21,5 @@ def test_the_interval_of_none_and_of_all_holds_the_share_exactly() -> None:
 
 def test_what_is_no_share() -> None:
     for successes, count in ((0, 0), (3, 2), (-1, 2)):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="not a share"):
             wilson_interval(successes, count)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -15,29 +16,30 @@ import numpy as np
 import pytest
 
 from soundomni import SoundOmni
-from soundomni.cli.evaluation import written
-from soundomni.core.editing import Kept
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.editing import Kept
 from soundomni.core.interfaces import Item
-from soundomni.core.model_directory import SHIPPED, find_model, portable, shipped_models
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.pretrained.directory import SHIPPED, find_model, portable, shipped_models
+from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.waveform import Audio
-from soundomni.data.analysis import analyse, compare
-from soundomni.data.toy_recipe import Recipe
-from soundomni.data.toy_sounds import ToySounds
-from soundomni.metrics.waveform import spectral_convergence
+from soundomni.data.toys.analysis import analyze, compare
+from soundomni.data.toys.toy_recipe import Recipe
+from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.evaluation import evaluate, score_text
+from soundomni.metrics.waveform_distances import spectral_convergence
 
 SCORES = json.loads((SHIPPED / "nano-scores.json").read_text(encoding="utf-8"))
 ROWS = (
-    ("prompts made with every attribute right", "generated", "right"),
-    ("attributes of what was made", "generated", "attributes"),
+    ("prompts generated with every attribute right", "generated", "right"),
+    ("attributes generated right", "generated", "attributes"),
     ("clips described with every attribute right", "described", "right"),
-    ("attributes described", "described", "attributes"),
-    ("questions answered", "answered", "right"),
+    ("attributes described right", "described", "attributes"),
+    ("questions answered right", "answered", "right"),
     ("chirps continued in their direction", "continued", "direction"),
     ("sounds continued at their pitch", "continued", "pitch"),
     ("variants at strength 0.8 with every attribute of the prompt", "varied", "right at 0.8"),
 )
+README = Path(__file__).parents[2] / "README.md"
 EDITING = Path(__file__).parents[2] / "tools" / "nano_editing.yaml"
 NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
 
@@ -67,7 +69,7 @@ def test_a_model_directory_of_that_name_wins_and_any_other_folder_does_not(tmp_p
 
 def test_it_is_small_and_assembled_as_the_shipped_spec_says(nano: SoundOmni) -> None:
     assert (SHIPPED / "nano" / "model.safetensors").stat().st_size <= 8_000_000
-    spec = portable(resolve(load_spec(["nano", EDITING], start="ignore")))
+    spec = portable(resolve(load_spec(["nano", EDITING], base={})))
     own = resolve(nano.spec)
     model = replace(spec.model, tokenizer=own.model.tokenizer)  # which the first part of training learnt
     assert (own.model, own.sampler, own.guidance) == (model, spec.sampler, spec.guidance)
@@ -78,26 +80,29 @@ def test_the_card_says_what_evaluate_printed() -> None:
     rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| "))
     cells = {row[0]: row[1:] for row in rows}
     for label, task, key in ROWS:
-        assert cells[label] == [written(key, found[task][key]) if task in found else "" for found in SCORES.values()], label
+        assert cells[label] == [score_text(key, found[task][key]) if task in found else "" for found in SCORES.values()], label
     for scores, tasks in (
         ("new-combinations", ("generated", "described", "answered", "reconstructed")),
         ("editing", ("continued", "varied")),
     ):
         for task in tasks:
             for name, value in SCORES[scores][task].items():
-                assert f"| {task} | {name} | {written(name, value)} |" in card
+                assert f"| {task} | {name} | {score_text(name, value)} |" in card
     weights = hashlib.sha256((SHIPPED / "nano" / "model.safetensors").read_bytes()).hexdigest()
     assert {score["made_with"]["model"]["sha256"] for score in SCORES.values()} == {weights}
+
+
+def test_the_readme_says_what_evaluate_printed() -> None:
+    said = README.read_text(encoding="utf-8").partition("<!-- scores of nano")[2].partition("<!-- end of scores -->")[0]
+    first = SCORES["new-combinations"]
+    tasks = ("generated", "described", "answered")
+    assert re.findall(r"[\d.]+ %", said) == [score_text("right", first[task]["right"]) for task in tasks]
 
 
 @pytest.mark.long
 def test_a_sixth_of_the_list_scores_about_what_the_card_says(nano: SoundOmni) -> None:
     """Of 32 clips a share has a standard error below 9 points; weights that were not those of the card would be far off."""
-    from soundomni.cli.evaluation import Settings, run_model, score
-    from soundomni.cli.evaluation_lists import open_list
-
-    opened = open_list("new-combinations")
-    result = score(run_model(nano, opened.dataset, Settings(limit=32, seed=0, batch=16)))
+    result = evaluate(nano, "new-combinations", limit=32)
     for task, name in (("generated", "attributes"), ("described", "attributes"), ("answered", "right")):
         assert abs(result[task][name] - SCORES["new-combinations"][task][name]) < 0.15, (task, name)
 
@@ -113,7 +118,7 @@ def level(waveform: np.ndarray) -> float:
 
 
 def test_a_clip_longer_than_its_places_is_refused(nano: SoundOmni) -> None:
-    with pytest.raises(SpecError, match=r"a clip of 220 frames is too long for the latent connector: it takes 192, 3\.056 s"):
+    with pytest.raises(SpecError, match=r"a clip of 220 frames is too long for the latent connector; expected at most 192 \(3\.056 s\)"):
         nano.generate(["white noise"], seconds=3.5)
 
 
@@ -158,7 +163,7 @@ def test_a_rising_tone_goes_on_rising_whatever_the_seed(nano: SoundOmni) -> None
     (clip,) = nano.generate("a rising sine tone, then two clicks", seconds=1.0)
     made = nano.generate(["a rising sine tone"] * 4, seconds=1.0, known=Kept(clip, [(0.0, 0.4)]), seeds=0)
     for one in made:
-        (event,) = analyse(one.waveform, 8000).events
+        (event,) = analyze(one.waveform, 8000).events
         assert event.kind == "chirp" and event.sweep is not None and event.sweep > 4.0
 
 
@@ -176,7 +181,7 @@ def test_strength_leads_from_the_clip_to_the_prompt(nano: SoundOmni) -> None:
         return float(np.median([spectral_convergence(clip.waveform, one.waveform) for clip, one in zip(clips, made, strict=True)]))
 
     def right(made: list[Audio], items: list[Item]) -> float:
-        heard = [compare(Recipe.from_json(item.attributes), analyse(one.waveform, 8000)) for item, one in zip(items, made, strict=True)]
+        heard = [compare(Recipe.from_json(item.attributes), analyze(one.waveform, 8000)) for item, one in zip(items, made, strict=True)]
         return float(np.mean([all(verdict.values()) for verdict in heard]))
 
     slight, half, strong = (varied(others, strength) for strength in (0.2, 0.5, 0.8))

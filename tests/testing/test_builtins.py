@@ -8,8 +8,8 @@ import soundfile
 from stable_audio_files import audio_vae
 
 from soundomni import testing
-from soundomni.core import registry
-from soundomni.core.schema import Slot
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot
 
 RATE = 8000
 

@@ -15,23 +15,24 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from soundomni.core import registry
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.interfaces import Dataset
-from soundomni.core.model import UnifiedModel
-from soundomni.core.schema import Spec
 from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
+from soundomni.data.samples import SampleWriter
 from soundomni.train.ema import EMA
-from soundomni.train.live_memory import LiveMemory, saved_bytes
 from soundomni.train.loop import train_step
-from soundomni.train.optim import build_optimizer
-from soundomni.train.parallel import World, computing_precision, open_world, parallelise
-from soundomni.train.sample_writer import sample_writer
-from soundomni.train.typical_batch import BatchSizes, ClipSizes
+from soundomni.train.memory.live_memory import LiveMemory
+from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
+from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.parallel import World, computing_precision, open_world, parallelize
 
 
 def held(tensors: Iterable[Tensor | None]) -> int:
@@ -56,7 +57,7 @@ def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
     tokenizer = TextTokenizer.train(mixture.captions(64), vocab_size=spec.model.tokenizer.vocab_size)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
     model.normalizer.leave()
-    writer = sample_writer(model, spec.model, tokenizer=tokenizer, dropout=data.condition_dropout)
+    writer = SampleWriter(segment_writer(model, spec.model, tokenizer=tokenizer), dropout=data.condition_dropout)
     loader = PackedLoader(
         mixture=mixture, writer=writer, spec=data, rank=world.rank, world_size=world.size, batches_per_step=train.batches_per_step
     )
@@ -68,7 +69,7 @@ def real_step(spec: Spec, world: World) -> tuple[dict[str, int], BatchSizes]:
     train = spec.train
     assert train is not None
     model, loader = parts(spec, world)
-    parallelise(model, world, train)
+    parallelize(model, world, train)
     ema = EMA(model, decay=train.ema_decay)
     optimizer = build_optimizer(model, train.optimizer)
     train_step(model, next(loader).batches, train=train, optimizer=optimizer, world=world)
@@ -92,6 +93,13 @@ def real_step(spec: Spec, world: World) -> tuple[dict[str, int], BatchSizes]:
     optimizer.step = lambda: found.update(gradients=held(p.grad for p in model.parameters())) or step()  # type: ignore[method-assign]
     assert train_step(model, batches, train=train, optimizer=optimizer, world=world).is_finite
     return found, sizes_of(batches[0])
+
+
+def saved_bytes(saved: Iterable[Tensor], ignored: Iterable[Tensor]) -> int:
+    """Returns the bytes of the distinct storages of `saved`, without those of `ignored`."""
+    without = {tensor.untyped_storage()._cdata for tensor in ignored}
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in saved}
+    return sum(size for key, size in storages.items() if key not in without)
 
 
 def main(config: str, out: Path) -> None:

@@ -13,10 +13,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from soundomni.core.errors import PluginError, SpecError
-from soundomni.core.schema import OptimizerSpec, Slot
-from soundomni.train.adamw import AdamW
-from soundomni.train.adamw_8bit import AdamW8bit
+from soundomni.core.spec.schema import OptimizerSpec, Slot
 from soundomni.train.checkpoint import Checkpointer, find_latest
+from soundomni.train.optimizers.adamw import AdamW
+from soundomni.train.optimizers.adamw_8bit import AdamW8bit
 
 SETTINGS = OptimizerSpec(lr=0.01, eps=1e-8, weight_decay=0.1)
 RULE = OptimizerSpec(rule=Slot("adamw-8bit", {"min_size": 1}), lr=0.01, eps=1e-8, weight_decay=0.1)
@@ -71,7 +71,7 @@ def test_sharded_parameters_are_refused() -> None:
 
 
 def test_what_is_missing_or_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpecError, match="min_size must be at least 1, 0 was given"):
+    with pytest.raises(SpecError, match="min_size is 0; expected at least 1"):
         AdamW8bit(min_size=0)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(PluginError, match=r"needs the package bitsandbytes: pip install soundomni\[bitsandbytes\]"):

@@ -9,16 +9,20 @@ from typing import Any, get_args
 import pytest
 import torch
 from tiny_spec import TEXT, tiny_spec
+from torch.overrides import TorchFunctionMode
 
 from soundomni.cli.main import main
 from soundomni.cli.train import EXISTING
-from soundomni.core.checks import check_loss_weights, check_train
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.uninitialized import DRAWS
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
-from soundomni.core.registry import load
-from soundomni.core.schema import TrainSpec
-from soundomni.train.checks import check_spec
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.ranges import check_loss_weights, check_train
+from soundomni.core.spec.registry import load
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.train.preflight import build_without_memory, check_spec
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import Existing
+from soundomni.train.run_directory.opening import Existing
 
 WRONG = [
     ("steps", 0),
@@ -66,7 +70,7 @@ def test_a_number_out_of_its_range_is_named_with_what_was_given_and_expected(key
     with pytest.raises(SpecError) as caught:
         check_train(changed(TrainSpec(run_dir="unused"), key, value))
     line = str(caught.value)
-    assert line.startswith(f"train.{key} is ") and "; it must be " in line and "\n" not in line
+    assert line.startswith(f"train.{key} is ") and "; expected " in line and "\n" not in line
 
 
 def test_what_training_can_use_is_let_through() -> None:
@@ -83,8 +87,33 @@ def test_losses_that_a_model_does_not_have_are_named() -> None:
 
 
 def test_checking_imports_no_torch() -> None:
-    code = "import sys, soundomni.core.checks; sys.exit('torch' in sys.modules)"
+    code = "import sys, soundomni.core.spec.ranges; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Drawn(TorchFunctionMode):
+    """Counts what writes to parameters in place."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += isinstance(args[0] if args else None, torch.nn.Parameter) and getattr(func, "__name__", "") in DRAWS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["nano", "demo", "soundomni-7b", "soundomni-7b-full"])
+def test_a_model_is_checked_without_drawing_its_weights(name: str) -> None:
+    spec = resolve(load_spec([name], base={}))
+    with Drawn() as drawn:
+        model = build_without_memory(spec, trust_class_paths=False)
+    assert model is not None and all(p.is_meta for p in model.parameters())
+    assert drawn.count == 0
+
+
+def test_drawing_is_noticed(tmp_path: Path) -> None:
+    with Drawn() as drawn:
+        build_model(tiny_spec(tmp_path / "unused").model, vocab_size=300)
+    assert drawn.count > 0
 
 
 def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +121,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
     path.write_text(TEXT)
     assert main(["spec", "validate", str(path), "--train.run_dir=run"]) == 0
     assert main(["spec", "validate", str(path), "--train.run_dir=run", "--train.optimizer.lr=-1"]) == 2
-    assert "train.optimizer.lr is -1.0; it must be finite and at least 0" in capsys.readouterr().err
+    assert "train.optimizer.lr is -1.0; expected finite and at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -101,7 +130,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("sampler.num_steps=0", SpecError, "num_steps"),
         ("sampler=os.path.join", PluginError, "trust-class-paths"),
         ("guidance.interval=[1.0, 0.0]", SpecError, "guidance.interval"),
-        ("guidance.renormalise_min=2", SpecError, "guidance.renormalise_min"),
+        ("guidance.renormalize_min=2", SpecError, "guidance.renormalize_min"),
         ("guidance.scale=.nan", SpecError, "guidance scale"),
         ("train.validation.seconds=0", SpecError, "train.validation.seconds"),
         ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),

@@ -7,11 +7,11 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ScheduleSpec, Spec
-from soundomni.core.spec import dump_spec, load_spec, shipped_specs
-from soundomni.train.checks import check_spec
+from soundomni.core.spec.load import dump_spec, load_spec, shipped_specs
+from soundomni.core.spec.schema import ScheduleSpec, Spec
 from soundomni.train.ema import EMA
-from soundomni.train.schedule import learning_rate, warmup_steps
+from soundomni.train.learning_rate import learning_rate, warmup_steps
+from soundomni.train.preflight import check_spec
 
 UNPROMPTED = "data.condition_dropout={text: 0.0}"
 
@@ -29,7 +29,7 @@ DOUBTFUL = [
     ),
     (("train.loss_weights={ce: 0, velocity: 0}",), "train.loss_weights is 0 for every loss (ce, velocity): the model learns nothing"),
     (("train.trackers=[tensorboard, tensorboard]",), "train.trackers names 'tensorboard' 2 times"),
-    (("train.validation={every: 2, num_describe: 0}",), "train.validation makes nothing: it has no prompts"),
+    (("train.validation={every: 2, num_describe: 0}",), "train.validation does nothing: it has no prompts"),
     (("train.validation={every: 2, prompts: [a], seconds: 0.001}",), "train.validation.seconds is 0.001, shorter than one frame"),
     (("data.condition_dropout={text: 1.0}",), "data.condition_dropout.text is 1: the model never sees a caption"),
     ((UNPROMPTED, "guidance.scale=2"), "guidance.scale is 2, but data.condition_dropout.text is 0"),
@@ -60,7 +60,7 @@ FINE = [
 def test_a_setting_that_can_hardly_be_meant_is_one_line(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     (line,) = check_spec(tiny_spec(tmp_path / "run", *overrides))
     assert line.startswith(message) and "\n" not in line
-    assert "; set" in line or "; name it once" in line, "what to do comes last"
+    assert ". Set" in line or ". Name it once" in line, "what to do comes last"
 
 
 @pytest.mark.parametrize("overrides", FINE, ids=" ".join)
@@ -70,7 +70,7 @@ def test_what_may_be_meant_is_not_doubted(overrides: tuple[str, ...], tmp_path: 
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs_are_not_doubted(name: str) -> None:
-    spec = load_spec([name], start="ignore") if name in ("nano", "demo") else None
+    spec = load_spec([name], base={}) if name in ("nano", "demo") else None
     assert spec is None or check_spec(spec) == []
 
 
@@ -119,7 +119,7 @@ NULLS = [
     ("train.ema_decay", "set it to 0"),
     ("train.optimizer.clip", "set it to 0"),
     ("model.freeze", r"set it to \[\]"),
-    ("model.normalise", "set it to none"),
+    ("model.normalize", "set it to none"),
 ]
 
 
@@ -131,7 +131,7 @@ def test_null_where_it_is_refused_comes_with_the_way_to_switch_off(key: str, cur
         layer = {name: layer}
     path = tmp_path / "spec.yaml"
     path.write_text(dump_spec(tiny_spec(tmp_path / "run")))
-    with pytest.raises(SpecError, match=rf"^{key}: given None, expected .*\. To switch it off, {cure}$"):
+    with pytest.raises(SpecError, match=rf"^{key} is None; expected .*\. To switch it off, {cure}$"):
         load_spec([path] if typed else [path, layer], [(key, "null")] if typed else [], validate_plugins=False)  # type: ignore[list-item]
 
 

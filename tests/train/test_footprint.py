@@ -15,17 +15,17 @@ import torch
 from real_footprint import real_step
 from torch import nn
 
-from soundomni.core import registry
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import OptimizerSpec, Slot, Spec
-from soundomni.core.spec import load_spec, resolve
-from soundomni.train.activations import measure_kept, measure_step
-from soundomni.train.diagnosis import Diagnosis, Setting, diagnose, first_change
-from soundomni.train.footprint import FEW, list_parts, optimizer_state, resident_bytes, shard_numel
-from soundomni.train.live_memory import LiveMemory
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import OptimizerSpec, Slot, Spec
+from soundomni.train.memory.activations import MeasuredRun, measure_step
+from soundomni.train.memory.diagnosis import Diagnosis, Setting, diagnose, first_change
+from soundomni.train.memory.footprint import FEW, list_parts, optimizer_state, resident_bytes, shard_numel
+from soundomni.train.memory.live_memory import LiveMemory
+from soundomni.train.memory.typical_batch import typical_batch
 from soundomni.train.parallel import World
-from soundomni.train.typical_batch import typical_batch
 
 WORKER = Path(__file__).with_name("real_footprint.py")
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -57,6 +57,15 @@ train:
 """
 RECIPE = ("model.freeze", "[und, embedding, encoder]")
 WIDER = [("model.backbone.hidden_dim", "80"), ("model.backbone.gen_intermediate_dim", "32"), ("data.tokens_per_batch", "1024")]
+
+
+def measure_kept(model, sizes, *, bf16=False, recompute=False, device="cuda"):
+    """Returns the bytes that the forward pass of one process keeps; see `measure_step`. "cpu" is for comparing with what runs here."""
+    run = MeasuredRun(model, sizes, bf16=bf16, sharded=False, num_layers=len(model.backbone.layers))
+    with run.staged("cuda"):
+        encoder = run.encoder().total
+    with run.staged(device):
+        return run.kept(device, recompute=recompute).total + encoder
 
 
 @pytest.fixture
@@ -238,7 +247,7 @@ def test_what_an_optimizer_keeps_is_measured_or_unknown(config: Path, monkeypatc
             return made
 
     for rule, reason in ((Rows(), "it keeps a tensor"), (Halves(), "it keeps others for larger parameters")):
-        monkeypatch.setattr("soundomni.core.registry.build", lambda *_, made=rule, **__: made)
+        monkeypatch.setattr("soundomni.core.spec.registry.build", lambda *_, made=rule, **__: made)
         assert reason in str(optimizer_state(nn.Linear(512, 512, device="meta"), OptimizerSpec()).unknown)
 
 

@@ -11,32 +11,32 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ParallelSpec
-from soundomni.core.spec import dump_spec
+from soundomni.core.spec.load import dump_spec
+from soundomni.core.spec.schema import ParallelSpec
 from soundomni.train.launch import LAUNCHERS, Launch, read_launch
 from soundomni.train.parallel import open_world
 
 WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 WRONG = [
-    ({"RANK": "0"}, "RANK is set, but WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not; start the processes with torchrun"),
+    ({"RANK": "0"}, "RANK is set, but WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not. Start the processes with torchrun"),
     ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK is set, but MASTER_ADDR is not"),
     (WHOLE | {"MASTER_PORT": ""}, "RANK is set, but MASTER_PORT is not"),
-    (WHOLE | {"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'; expected a whole number, at least 0"),
-    ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'; expected a whole number, at least 0"),
+    (WHOLE | {"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'; expected a whole number of at least 0"),
+    ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'; expected a whole number of at least 0"),
     (WHOLE | {"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'; expected"),
     (WHOLE | {"LOCAL_RANK": "2"}, "LOCAL_RANK is 2; expected 0 to 1, because WORLD_SIZE is 2"),
     (WHOLE | {"RANK": "2"}, "RANK is 2; expected 0 to 1, because WORLD_SIZE is 2"),
     (WHOLE | {"RANK": "1.0"}, "RANK is '1.0'; expected a whole number"),
     (WHOLE | {"RANK": "-1"}, "RANK is '-1'; expected"),
-    (WHOLE | {"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'; expected a whole number, at least 1"),
+    (WHOLE | {"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'; expected a whole number of at least 1"),
     (WHOLE | {"WORLD_SIZE": "-3"}, "WORLD_SIZE is '-3'; expected"),
     (WHOLE | {"WORLD_SIZE": "²"}, "WORLD_SIZE is '²'; expected"),
-    (WHOLE | {"WORLD_SIZE": "9" * 5000}, "expected a whole number, at least 1"),
+    (WHOLE | {"WORLD_SIZE": "9" * 5000}, "expected a whole number of at least 1"),
     ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but RANK is not set"),
-    (WHOLE | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'; expected a whole number, at least 1"),
+    (WHOLE | {"MASTER_PORT": "http"}, "MASTER_PORT is 'http'; expected a whole number of at least 1"),
     (WHOLE | {"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; expected 1 to 65535"),
-    ({"SLURM_NTASKS": "2"}, "SLURM_NTASKS is 2, but RANK is not set, so each of these processes would train the same run; let srun"),
+    ({"SLURM_NTASKS": "2"}, "SLURM_NTASKS is 2, but RANK is not set, so each of these processes would train the same run. Let srun"),
     ({"OMPI_COMM_WORLD_SIZE": "8"}, "OMPI_COMM_WORLD_SIZE is 8, but RANK is not set"),
 ]
 
@@ -70,7 +70,7 @@ def test_more_local_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
-        pytest.raises(SpecError, match=r"LOCAL_RANK is 1, but this machine has 1 GPUs; start one process per GPU"),
+        pytest.raises(SpecError, match=r"LOCAL_RANK is 1, but this machine has 1 GPUs. Start one process per GPU"),
         open_world(ParallelSpec(), environment=WHOLE | {"LOCAL_RANK": "1"}),
     ):
         pass
@@ -97,7 +97,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     code = (
         "import json, socket, sys\n"
         "from soundomni.core.errors import SpecError\n"
-        "from soundomni.core.schema import ParallelSpec\n"
+        "from soundomni.core.spec.schema import ParallelSpec\n"
         "from soundomni.train.parallel import open_world\n"
         "taken = socket.create_server(('127.0.0.1', 0))\n"
         f"environment = {WHOLE!r} | {{'MASTER_PORT': str(taken.getsockname()[1])}}\n"

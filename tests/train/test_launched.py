@@ -15,7 +15,7 @@ from tiny_training import alone
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError
-from soundomni.core.spec import dump_spec
+from soundomni.core.spec.load import dump_spec
 from soundomni.train.checkpoint import find_latest
 from soundomni.train.parallel import World
 

@@ -11,11 +11,12 @@ from tiny_training import TinyBatch, TinyModel, TinyRun, alone, make_batch, sett
 from torch import nn
 
 from soundomni.core.errors import SoundOmniError, SpecError
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
 from soundomni.train.ema import EMA
+from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.loop import Hooks, train_step
-from soundomni.train.optim import build_optimizer, clip_gradients
-from soundomni.train.parallel import parallelise
+from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.parallel import parallelize
 from soundomni.train.trainable import as_trainable
 
 
@@ -150,7 +151,7 @@ def test_recomputation_runs_the_layers_again() -> None:
     calls: list[int] = []
     for unit in model.units:
         unit.linear.register_forward_hook(lambda *_: calls.append(1))
-    parallelise(model, alone(), settings(activation_checkpointing=True))
+    parallelize(model, alone(), settings(activation_checkpointing=True))
     model(make_batch(0))["mse"][0].backward()
     assert len(calls) == 2 * len(model.units)
 
@@ -216,5 +217,5 @@ def test_a_finished_run_does_nothing_more() -> None:
 
 
 def test_what_cannot_be_trained_says_what_it_lacks() -> None:
-    with pytest.raises(TypeError, match="Linear cannot be trained: it lacks units, count_terms"):
+    with pytest.raises(TypeError, match="Linear cannot be trained: it does not have units, count_terms"):
         as_trainable(nn.Linear(1, 1))

@@ -12,17 +12,17 @@ from test_run_processes import ENVIRONMENT, PROGRAM, TORCHRUN
 from tiny_spec import tiny_spec
 
 from soundomni import SoundOmni
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.lora import LoRALinear, add_adapters
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.lora import LoRALinear, add_adapters
-from soundomni.core.model import UnifiedModel
 from soundomni.core.sequence import PackedBatch, Sample, text_segment
-from soundomni.core.spec import resolve, spec_to_dict
+from soundomni.core.spec.load import resolve, spec_to_dict
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.train.checks import check_spec
 from soundomni.train.export import load_run, save_run_adapters
+from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import check_unchanged
+from soundomni.train.run_directory.opening import check_unchanged
 from soundomni.train.state import load_trained_weights
 
 LORA = ("train.lora={streams: [und, gen], rank: 2, alpha: 3.5, targets: [qkv, output, mlp.down]}", "train.optimizer.lr=0.02")
@@ -101,7 +101,7 @@ def test_a_run_is_exported_merged_and_as_adapters(whole: Path, tmp_path: Path) -
 def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
     run_training(tiny_spec(tmp_path / "run", *LORA, "train.steps=1"))
     with pytest.raises(
-        CheckpointError, match=r"trained \d+ parameters beside its adapters, such as 'backbone.embedding.weight'; export it"
+        CheckpointError, match=r"trained \d+ parameters besides its adapters, such as 'backbone.embedding.weight'. Export it"
     ):
         save_run_adapters(tmp_path / "run", tmp_path / "out")
     run_training(tiny_spec(tmp_path / "plain", "train.steps=1"))
@@ -113,9 +113,9 @@ def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.lora={streams: [gen], rank: 0}"], "train.lora.rank is 0; it must be at least 1"),
-        (["train.lora={streams: [gen], alpha: 0}"], "train.lora.alpha is 0.0; it must be finite and above 0"),
-        (["train.lora={streams: [gen], dropout: 1}"], "train.lora.dropout is 1.0; it must be at least 0 and below 1"),
+        (["train.lora={streams: [gen], rank: 0}"], "train.lora.rank is 0; expected at least 1"),
+        (["train.lora={streams: [gen], alpha: 0}"], "train.lora.alpha is 0.0; expected finite and above 0"),
+        (["train.lora={streams: [gen], dropout: 1}"], "train.lora.dropout is 1.0; expected at least 0 and below 1"),
         (["train.lora={streams: []}"], "train.lora.streams is empty"),
         (["train.lora={streams: [gen], targets: []}"], "train.lora.targets is empty"),
         (["train.lora={streams: [gem]}"], "no expert stream 'gem'. Did you mean 'gen'"),

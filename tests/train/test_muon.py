@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import OptimizerSpec
-from soundomni.train.muon import Muon, orthogonal
+from soundomni.core.spec.schema import OptimizerSpec
+from soundomni.train.optimizers.muon import Muon, orthogonal
 
 SETTINGS = OptimizerSpec(lr=0.1, eps=1e-8, weight_decay=0.0)
 
@@ -56,7 +56,7 @@ def test_matrices_of_layers_move_by_muon_and_the_rest_as_with_adamw() -> None:
 
 
 def test_what_it_cannot_use_is_refused() -> None:
-    with pytest.raises(SpecError, match="momentum must be at least 0 and below 1, 1.0 was given"):
+    with pytest.raises(SpecError, match="momentum is 1.0; expected at least 0 and below 1"):
         Muon(momentum=1.0)
-    with pytest.raises(SpecError, match=r"no matrix that is trained has a name like \*blocks\.\* or \*layers\.\*"):
+    with pytest.raises(SpecError, match=r"no trained matrix has a name like \*blocks\.\* or \*layers\.\*"):
         Muon().build({"embedding.weight": nn.Parameter(torch.zeros(2, 2))}, SETTINGS)

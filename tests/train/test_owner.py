@@ -22,13 +22,13 @@ from torch import nn
 
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Tracker
-from soundomni.core.schema import Slot, Spec
+from soundomni.core.spec.schema import Slot, Spec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.ema import EMA
 from soundomni.train.export import load_run
-from soundomni.train.owner import FILE_NAME, Claim, Owner
 from soundomni.train.run import run_training
-from soundomni.train.run_directory import Existing
+from soundomni.train.run_directory.opening import Existing
+from soundomni.train.run_directory.owner import FILE_NAME, Claim, Owner
 
 
 def claim(**changes: object) -> Claim:
@@ -247,7 +247,7 @@ def test_a_directory_that_is_deleted_is_made_again_and_ends_the_run(whole: Path,
 @pytest.mark.parametrize("how", ["move", "replace"])
 def test_a_directory_that_is_moved_is_saved_in_and_ends_the_run(how: str, whole: Path, tmp_path: Path) -> None:
     run_dir, moved = tmp_path / "run", tmp_path / "moved"
-    with pytest.raises(CheckpointError, match=rf"was moved to '{moved}' during the run; go on with --train.run_dir={moved}"):
+    with pytest.raises(CheckpointError, match=rf"was moved to '{moved}' during the run; resume with --train.run_dir={moved}"):
         meddled(run_dir, how)
     assert run_dir.exists() == (how == "replace")
     assert not (moved / FILE_NAME).exists() and load_run(moved, trust_class_paths=True)[1] == 3

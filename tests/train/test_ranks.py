@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_held_out import held_out
 from tiny_training import TinyRun, alone, settings
 from two_ranks import MUON
 
 from soundomni.core.errors import SpecError
-from soundomni.core.schema import ParallelSpec
+from soundomni.core.spec.schema import ParallelSpec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.parallel import mesh_shape, open_world
 
@@ -170,15 +171,26 @@ def test_validation_that_fails_on_one_rank_or_on_all_leaves_training_as_it_is(se
 
 def test_a_rank_that_fails_while_the_others_compute_ends_instead_of_waiting(seen: list[dict[str, Any]]) -> None:
     assert seen[0]["left_alone"] == {"failure": "left alone (on rank 1)"}
-    assert "this rank failed, and the others cannot go on without it: MemoryError; resume from" in seen[1]["left_alone"]["error"]
+    assert "this rank failed, and the others cannot continue without it: MemoryError. Resume from" in seen[1]["left_alone"]["error"]
     assert seen[1]["left_alone"]["notes"] == ["on rank 1"]
 
 
 def test_settings_that_do_not_fit_the_ranks_are_refused(seen: list[dict[str, Any]]) -> None:
     refused = seen[1]["refusals"]
-    assert "train.batches_per_step is 3; it must be a multiple of the 2 running processes, such as 4" in refused["batches"]
+    assert "train.batches_per_step is 3; expected a multiple of the 2 running processes, such as 4" in refused["batches"]
     assert "1 x 3 processes, but 2 are running" in refused["mesh"]
-    assert "train.parallel.replicate is 3; it must divide" in refused["replicate"]
+    assert "train.parallel.replicate is 3; expected a divisor" in refused["replicate"]
+
+
+def test_held_out_losses_are_those_of_one_process(tmp_path: Path, seen: list[dict[str, Any]]) -> None:
+    numbers = held_out(alone(), tmp_path)(0)
+    for rank in seen:
+        assert rank["measured"]["batches"] % 2 == 1
+        assert rank["measured"]["numbers"] == rank["measured"]["again"] == numbers
+
+
+def test_losses_by_group_are_counted_over_ranks(seen: list[dict[str, Any]]) -> None:
+    assert [rank["in_parts"] for rank in seen] == [{"loss/ce/a": 1.0, "loss/ce/b": 0.25}] * 2
 
 
 def test_ranks_that_list_other_data_are_named_to_all(seen: list[dict[str, Any]]) -> None:
@@ -208,5 +220,5 @@ def test_mesh_shapes(replicate: int, shard: int, size: int, expected: tuple[int,
 def test_without_torchrun_there_is_no_group() -> None:
     with open_world(ParallelSpec(), environment={}) as world:
         assert (world.rank, world.size, world.mesh) == (0, 1, None)
-    with pytest.raises(SpecError, match=r"replicate is 2; it must divide"), open_world(ParallelSpec(replicate=2), environment={}):
+    with pytest.raises(SpecError, match=r"replicate is 2; expected a divisor"), open_world(ParallelSpec(replicate=2), environment={}):
         pass

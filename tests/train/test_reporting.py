@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 import re
 from soundomni.core.interfaces import Tracker
-from soundomni.core.registry import load
-from soundomni.core.schema import Spec
+from soundomni.core.spec.registry import load
+from soundomni.core.spec.schema import Spec
 
 FAILURES = {"error": ValueError("boom"), "memory": torch.OutOfMemoryError("no memory"), "exit": SystemExit(3)}
 
@@ -172,7 +172,7 @@ def test_a_log_or_a_terminal_that_cannot_be_written_is_named_once_and_tried_agai
     for step in (2, 3):
         reporter.log(step, {"loss": 1.0})
     (line,) = warned(caplog)
-    assert re.match(rf"(.*/)?{output}'? cannot be written( at step 2)?; training goes on", line)
+    assert re.match(rf"(.*/)?{output}'? cannot be written( at step 2)?; training continues", line)
     assert len(tracker.seen) == 2
     if output == "metrics.jsonl":
         (tmp_path / "metrics.jsonl").rmdir()
@@ -193,7 +193,7 @@ def test_a_run_outlives_its_tracker(where: str, what: str, rough: None, tmp_path
 def test_a_tracker_that_cannot_begin_is_refused_before_the_first_step(rough: None, tmp_path: Path) -> None:
     tracker = "train.trackers=[{class_path: rough, init_args: {where: begin, what: exit}}]"
     with pytest.raises(
-        PluginError, match=r"^tracker 'rough' \(train.trackers\[0\]\) cannot start: sys\.exit\(3\) was called; fix it, or remove it"
+        PluginError, match=r"^tracker 'rough' \(train.trackers\[0\]\) cannot start: sys\.exit\(3\) was called. Fix it, or remove it"
     ):
         run_training(tiny_spec(tmp_path / "run", tracker))
 
@@ -205,7 +205,7 @@ def test_a_sampler_that_fails_ends_only_what_it_makes_and_changes_nothing(
     result = run_training(tiny_spec(tmp_path / "run", *spec))
     (line,) = warned(caplog)
     assert line.startswith(
-        "generating from train.validation.prompts at step 2 failed; training goes on, and this warning is not repeated: "
+        "generating from train.validation.prompts at step 2 failed; training continues, and this warning is not repeated: "
     )
     assert line.endswith("sampler 'rough' of acme-rough 1.2.3 failed: OutOfMemoryError: no memory")
     samples = tmp_path / "run" / "samples"
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_made_leaves_the_others(
     monkeypatch.setattr(f"soundomni.train.validation.{name}", fails)
     assert run_training(tiny_spec(tmp_path / "run", *VALIDATION)).finished
     assert warned(caplog) == [
-        f"what validation made at step 3 could not be written; training goes on, and this warning is not repeated: {reasons}"
+        f"what validation made at step 3 could not be written; training continues, and this warning is not repeated: {reasons}"
     ]
     assert len(list((tmp_path / "run" / "samples" / "step-00000006").iterdir())) == left
 

@@ -13,12 +13,12 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, DataError
-from soundomni.core.spec import dump_spec
+from soundomni.core.spec.load import dump_spec
 from soundomni.train import validation
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
+from soundomni.train.learning_rate import learning_rate
 from soundomni.train.run import run_training
-from soundomni.train.schedule import learning_rate
 
 COSINE = "train.schedule.kind=cosine"
 
@@ -57,7 +57,7 @@ def test_another_version_of_a_distribution_is_told(tmp_path: Path, caplog: pytes
     (run_dir / "lock.json").write_text(json.dumps([{**entry, "version": "0.0.7"} for entry in lock]))
     with caplog.at_level(logging.WARNING, "soundomni"):
         run_training(tiny_spec(run_dir, "train.steps=2"))
-    assert f"the run used soundomni 0.0.7 so far and goes on with {version}" in caplog.text
+    assert f"the run used soundomni 0.0.7 so far and continues with {version}" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "soundomni"):
         run_training(tiny_spec(run_dir, "train.steps=3"))
@@ -85,8 +85,8 @@ def test_an_error_in_validation_costs_no_training(
     def broken(*args: object, **settings: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("soundomni.core.hub.SoundOmni.generate", broken)
-    monkeypatch.setattr("soundomni.core.culprit.loaded", dict)  # other tests of this process may have loaded plugins
+    monkeypatch.setattr("soundomni.core.pretrained.omni.SoundOmni.generate", broken)
+    monkeypatch.setattr("soundomni.core.spec.culprit.loaded", dict)  # other tests of this process may have loaded plugins
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(tmp_path / "run", *VALIDATION)).step == 6
     (line,) = [record.getMessage() for record in caplog.records]

@@ -11,19 +11,19 @@ import torch
 from safetensors.torch import load_file
 from tiny_spec import tiny_spec
 
-from soundomni.core.assembly import build_model
+from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import CheckpointError, PluginError, SpecError
-from soundomni.core.registry import build
-from soundomni.core.schema import Slot
-from soundomni.core.spec import load_spec, resolve
+from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import Slot
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.audio import read_audio
-from soundomni.train.metrics import MetricsLog, read_metrics
+from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.run import run_training
 from soundomni.train.state import load_trained_weights
 
 VALIDATION = ("train.validation.every=3", "train.validation.prompts=[a Sine!]", "train.validation.seconds=0.3")
-TIMES = {"run", "seconds", "tokens_per_second", "steps_per_second"}
+TIMES = {"run", "seconds", "tokens_per_second", "steps_per_second", "peak_memory"}
 
 
 def measured(run_dir: Path) -> list[dict[str, Any]]:
@@ -134,18 +134,18 @@ def test_damage_falls_back_and_the_run_goes_on(whole: Path, tmp_path: Path, capl
     (run_dir / "checkpoints" / "step-00000006" / "state.json").write_text("{}")
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(run_dir)).step == 6
-    assert "step-00000006' is damaged (state.json is not what was written" in caplog.text
+    assert "step-00000006' is damaged (state.json has changed since it was written" in caplog.text
     assert measured(run_dir) == measured(whole)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=0", "train.steps is 0; it must be at least 1"),
+        ("train.steps=0", "train.steps is 0; expected at least 1"),
         ("train.ema_decay=1", "train.ema_decay is 1.0"),
         ("train.loss_weights={velocty: 2.0}", "the losses are ce, velocity. Did you mean 'velocity'"),
         ("train.target=codec", "MDCTCodec has nothing to train"),
-        ("train.parallel.replicate=2", "train.parallel.replicate is 2; it must divide"),
+        ("train.parallel.replicate=2", "train.parallel.replicate is 2; expected a divisor"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, override: str, message: str) -> None:

@@ -14,14 +14,14 @@ from test_run import VALIDATION, measured
 from tiny_spec import tiny_spec
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.start import has_checkpoint
+from soundomni.core.pretrained.start import has_checkpoint
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
-from soundomni.train.inventory import Inventory
-from soundomni.train.metrics import MetricsLog, read_metrics
+from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.run import run_training
-from soundomni.train.run_files import read_run_id, refuse_foreign
+from soundomni.train.run_directory.files import read_run_id, refuse_foreign
+from soundomni.train.run_directory.inventory import Inventory
 
 
 def snapshot(folder: Path) -> dict[str, str | bytes]:
@@ -266,7 +266,7 @@ def test_a_log_that_cannot_grow_never_stops_training(what: str, tmp_path: Path, 
         log.symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING, "soundomni"):
         assert run_training(tiny_spec(run_dir, "train.steps=4")).finished
-    assert len([record for record in caplog.records if "cannot be written; training goes on" in record.message]) == 1
+    assert len([record for record in caplog.records if "cannot be written; training continues" in record.message]) == 1
 
 
 def test_a_line_that_was_cut_short_is_ended_before_the_next(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ STATES: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("key", "value"), STATES)
 def test_a_state_of_another_form_is_an_error_of_one_line(run_dir: Path, key: str, value: object) -> None:
     change_state(newest(run_dir), **{key: value})
-    with pytest.raises(CheckpointError, match=r"does not say which step its run has .*; remove it to go on from the previous"):
+    with pytest.raises(CheckpointError, match=r"does not say which step its run has .*; remove it to resume from the previous"):
         run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
 
 
@@ -359,7 +359,7 @@ def test_an_id_that_is_not_one_is_named(tmp_path: Path, text: str) -> None:
 def test_a_tokenizer_that_is_a_pipe_does_not_hang(run_dir: Path) -> None:
     (run_dir / "tokenizer.json").unlink()
     os.mkfifo(run_dir / "tokenizer.json")
-    with pytest.raises(CheckpointError, match="tokenizer.json' cannot be read: it is a pipe, expected a regular file"):
+    with pytest.raises(CheckpointError, match="tokenizer.json' cannot be read: it is a pipe; expected a regular file"):
         run_training(tiny_spec(run_dir, *VALIDATION, "train.steps=4"))
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from soundomni.core.schema import ScheduleSpec
-from soundomni.train.schedule import learning_rate
+from soundomni.core.spec.schema import ScheduleSpec
+from soundomni.train.learning_rate import learning_rate
 
 
 def rates(kind: str, *, warmup: int, total: int, steps: int) -> list[float]:

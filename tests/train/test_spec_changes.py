@@ -17,12 +17,12 @@ from tiny_spec import tiny_spec
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.interfaces import Dataset, Item
-from soundomni.core.schema import Spec
-from soundomni.core.spec import dump_spec, resolve, spec_to_dict
+from soundomni.core.spec.load import dump_spec, resolve, spec_to_dict
+from soundomni.core.spec.schema import Spec
 from soundomni.data.digest import MOST_BLOCKS, list_dataset
 from soundomni.train.checkpoint import read_state
 from soundomni.train.run import run_training
-from soundomni.train.spec_changes import check_allowed, check_unchanged
+from soundomni.train.run_directory.spec_changes import check_allowed, check_unchanged
 
 
 def folder(path: Path, names: str = "abcdefgh") -> Path:
@@ -80,7 +80,7 @@ def test_a_key_that_came_later_counts_only_if_it_is_set(key: str, tmp_path: Path
         ("train.precision=bf16", "train.precision", True),
         ("train.optimizer.lr=0.5", "train.optimizer.lr", True),
         ("data.tokens_per_batch=256", "data.tokens_per_batch", True),
-        ("model.normalise=global", "model.normalise", False),
+        ("model.normalize=global", "model.normalize", False),
         ("train.lora={streams: [und]}", "train.lora", False),
     ],
 )
@@ -100,6 +100,27 @@ def test_a_change_is_named_with_the_option_that_allows_it(override: str, key: st
             check_unchanged(saved, after, "it", allowed=allowed)
 
 
+def with_old_names(spec: Spec) -> dict[str, Any]:
+    """Returns a spec as it was saved before its keys had their present spelling."""
+    text = json.dumps(spec_to_dict(spec))
+    for new, old in (("normalize", "normalise"), ("renormalize_min", "renormalise_min"), ("copy_initialize", "copy_initialise")):
+        text = text.replace(f'"{new}"', f'"{old}"')
+    tree: dict[str, Any] = json.loads(text)
+    assert tree != spec_to_dict(spec)
+    return tree
+
+
+def test_keys_that_were_renamed_have_not_changed(tmp_path: Path) -> None:
+    overrides = ("model.normalize=global", "model.backbone.copy_initialize=true", "train.steps=1")
+    spec = resolve(tiny_spec(tmp_path / "run", *overrides))
+    assert check_unchanged(with_old_names(spec), spec, "it") == []
+    with pytest.raises(CheckpointError, match="model.normalize: 'global' -> 'half'"):
+        check_unchanged(with_old_names(spec), resolve(tiny_spec(tmp_path / "run", *overrides, "model.normalize=half")), "it")
+    run_training(spec)
+    change_state(newest(tmp_path / "run"), spec=with_old_names(spec))
+    assert run_training(tiny_spec(tmp_path / "run", *overrides, "train.steps=2")).step == 2
+
+
 def test_an_argument_that_a_plugin_has_no_more_can_be_let_go(tmp_path: Path) -> None:
     spec = resolve(tiny_spec(tmp_path / "run"))
     saved = spec_to_dict(spec)
@@ -112,7 +133,7 @@ def test_an_argument_that_a_plugin_has_no_more_can_be_let_go(tmp_path: Path) -> 
 
 
 def test_keys_that_cannot_change_are_left_out_of_the_options(tmp_path: Path) -> None:
-    before, after = (resolve(tiny_spec(tmp_path / "run", *o)) for o in ((), ("train.optimizer.lr=0.5", "model.normalise=global")))
+    before, after = (resolve(tiny_spec(tmp_path / "run", *o)) for o in ((), ("train.optimizer.lr=0.5", "model.normalize=global")))
     with pytest.raises(CheckpointError, match="allow those that may change with --allow-change train.optimizer.lr, choose"):
         check_unchanged(spec_to_dict(before), after, "it")
 
@@ -195,11 +216,11 @@ def shrink(sounds: Path) -> str:
 @pytest.mark.parametrize("change", [swap, recaption, lengthen, grow, shrink])
 def test_other_data_are_named_and_gone_on_with_on_request(change: Any, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = change(base / "sounds")
-    with pytest.raises(DataError, match=rf"dataset 'mine' {told}; restore them, or .*--allow-change data.datasets.mine$"):
+    with pytest.raises(DataError, match=rf"dataset 'mine' {told}; restore it, or .*--allow-change data.datasets.mine$"):
         go_on(base)
     assert len(measured(base / "run")) == 2
     go_on(base, "data")
-    assert "the data have changed: the run goes on with its samples in a new order" in capsys.readouterr().err
+    assert "the data has changed: the run resumes with its samples in a new order" in capsys.readouterr().err
     go_on(base, steps=5)
     assert "the data changed" not in capsys.readouterr().err, "the checkpoint knows them now"
     assert [line["step"] for line in measured(base / "run")] == [1, 2, 3, 4, 5]

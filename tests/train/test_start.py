@@ -20,11 +20,12 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.hub import SoundOmni
-from soundomni.core.model_directory import SHIPPED, Origin
-from soundomni.core.schema import Spec
-from soundomni.core.spec import load_spec
-from soundomni.core.start import KEPT_FILE, kept_text, read_kept, read_start
+from soundomni.core.pretrained.directory import SHIPPED, Origin
+from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.spec_with_start import load_spec_with_start
+from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept, read_start
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import Spec
 from soundomni.core.waveform import Audio
 from soundomni.train.export import load_run
 from soundomni.train.run import run_training
@@ -53,7 +54,7 @@ REST: dict[str, Any] = {
 
 def spec_from(start: Path | str, run_dir: Path, *overrides: str) -> Spec:
     pairs = [("model.start", str(start)), ("train.run_dir", str(run_dir)), *(tuple(text.split("=", 1)) for text in overrides)]
-    return load_spec([REST], pairs)  # type: ignore[arg-type]
+    return load_spec_with_start([REST], pairs)  # type: ignore[arg-type]
 
 
 def state(omni: SoundOmni) -> dict[str, torch.Tensor]:
@@ -148,7 +149,7 @@ def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it
     assert load_run(run)[0].origin == Origin(), "the spec names no start"
 
 
-@pytest.mark.parametrize(("before", "after"), [("licence: theirs", "licence: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
+@pytest.mark.parametrize(("before", "after"), [("license: theirs", "license: 5"), ("commit: null", "commit: 5"), ("origin:", "origins:")])
 def test_what_a_run_kept_is_checked(tiny: Path, tmp_path: Path, before: str, after: str) -> None:
     (tmp_path / KEPT_FILE).write_text(kept_text(replace(read_start(str(tiny), tiny), origin=Origin("theirs", "X"))))
     found = read_kept(tmp_path)
@@ -195,7 +196,7 @@ def test_parts_may_be_new(imported: Path, tmp_path: Path, capsys: pytest.Capture
     assert "new: codec, latent_connector, normalizer; the spec changes model.codec.init_args.frame_size: 160 -> 80, model.conn" in told
     omni, _ = load_run(tmp_path / "run")
     assert omni.model.normalizer.measured and omni.model.codec.spec.token_dim == 80
-    assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialised"
+    assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialized"
 
 
 def test_adapters_are_added_to_what_is_taken(imported: Path, tmp_path: Path) -> None:
@@ -227,12 +228,12 @@ def test_latents_that_were_never_measured_are_measured(tmp_path: Path) -> None:
     [
         (
             "model.backbone.hidden_dim=32",
-            r"do not fit model.backbone.init_args.hidden_dim: 16 -> 32: 0 tensors missing.*leave these keys out$",
+            r"do not fit model.backbone.init_args.hidden_dim: 16 -> 32: 0 tensors missing.*Leave these keys out$",
         ),
         ("model.connectors.latent=mlp", r"connectors.latent.class_path: 'linear' -> 'mlp'.*or name latent_connector in model.start_fresh"),
         ("model.codec.frame_size=32", r"model.codec.init_args.frame_size: 64 -> 32: .* or name latent_connector in model.start_fresh"),
-        ("model.tokenizer.vocab_size=999", r"model.tokenizer.vocab_size: \d+ -> 999: the tokenizer is that of model.start"),
-        ("model.tokenizer.path=tokenizer.json", "model.tokenizer.path: None -> 'tokenizer.json': the tokenizer is that of model.start"),
+        ("model.tokenizer.vocab_size=999", r"model.tokenizer.vocab_size: \d+ -> 999: the tokenizer comes from model.start"),
+        ("model.tokenizer.path=tokenizer.json", "model.tokenizer.path: None -> 'tokenizer.json': the tokenizer comes from model.start"),
         ("model.start_fresh=[codce]", "Did you mean 'codec'"),
     ],
 )
@@ -255,8 +256,8 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         return line
 
     assert "Did you mean 'nano'?" in told("--model.start=nan0")
-    assert "model, sampler: missing" in told()
-    assert "model.start_fresh names parts of a model" in told("--config", "nano", "--model.start_fresh=[codec]")
+    assert "model, sampler are missing" in told()
+    assert "model.start_fresh is set, but model.start is not" in told("--config", "nano", "--model.start_fresh=[codec]")
     damaged = Path(shutil.copytree(tiny, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])
     assert "cannot be read as safetensors" in told(f"--model.start={damaged}")
@@ -264,7 +265,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         file.write("unknown: 1\n")
     assert "unknown key 'unknown'" in told(f"--model.start={damaged}")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(SpecError, match=r"model.start: a model directory holds all weights itself, 'nano' was given; leave it out"):
+    with pytest.raises(SpecError, match=r"model.start is 'nano', but a model directory holds all weights itself; leave it out"):
         SoundOmni.from_pretrained(tiny, overrides={"model.start": "nano"})
 
 
@@ -277,7 +278,7 @@ def test_weights_of_a_codec_are_either_of_the_model_or_given(tmp_path: Path) -> 
     given = tmp_path / "codec.safetensors"
     save_file({name: torch.full_like(tensor, 0.5) for name, tensor in omni.model.codec.state_dict().items()}, given)
     weights, steps = f"model.codec.weights={given}", ("train.steps=1", "data.tokens_per_batch=1024")
-    with pytest.raises(SpecError, match=r"the codec's weights are those of model.start, .*or name codec in model.start_fresh"):
+    with pytest.raises(SpecError, match=r"the codec's weights come from model.start, .*or name codec in model.start_fresh"):
         run_training(spec_from(start, tmp_path / "both", weights, *steps))
     run_training(spec_from(start, tmp_path / "kept", *steps))
     run_training(spec_from(start, tmp_path / "new", weights, "model.start_fresh=[codec]", *steps))

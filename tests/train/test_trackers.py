@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from soundomni.core.schema import Slot
+from soundomni.core.spec.schema import Slot
 from soundomni.testing.tracker import SPEC
 from soundomni.train.reporting import _patterns, tracker_files
-from soundomni.train.tensorboard import TensorBoardTracker
-from soundomni.train.wandb import ID_FILE, WandbTracker
+from soundomni.train.trackers.tensorboard import TensorBoardTracker
+from soundomni.train.trackers.wandb import ID_FILE, WandbTracker
 
 
 def track(run_dir: Path, *, finished: int, last: int, value: float) -> None:

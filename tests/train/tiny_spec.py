@@ -9,8 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
-from soundomni.core.schema import Spec
-from soundomni.core.spec import load_spec
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import Spec
 from soundomni.train.run import run_training
 
 TEXT = """

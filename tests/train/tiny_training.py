@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.schema import OptimizerSpec, ScheduleSpec, TrainSpec
+from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from soundomni.train.checkpoint import Checkpointer
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Hooks, Progress, fit
-from soundomni.train.optim import build_optimizer
-from soundomni.train.parallel import World, batches_per_rank, parallelise
+from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.parallel import World, batches_per_rank, parallelize
 from soundomni.train.state import RunState
 
 
@@ -160,7 +160,7 @@ class TinyRun:
     def __post_init__(self) -> None:
         batches_per_rank(self.train.batches_per_step, self.world.size)
         model = TinyModel(seed=0 if self.resume is None else 99)
-        parallelise(model, self.world, self.train)
+        parallelize(model, self.world, self.train)
         ema = EMA(model, decay=self.train.ema_decay) if self.train.ema_decay > 0 else None
         self.state = RunState(model, build_optimizer(model, self.train.optimizer), ema, Progress())
         if self.resume is not None:

@@ -19,17 +19,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from tiny_held_out import held_out
 from tiny_training import TinyModel, TinyRun, make_batch, settings
 
 from soundomni.core.errors import CheckpointError, DataError, SoundOmniError, SpecError
 from soundomni.core.interfaces import Dataset, Item
-from soundomni.core.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
+from soundomni.core.spec.schema import OptimizerSpec, ParallelSpec, Slot, ValidationSpec
 from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
-from soundomni.train.loop import Hooks
+from soundomni.train.loop import Hooks, part_means
 from soundomni.train.parallel import World, batches_per_rank, open_world
-from soundomni.train.same_data import list_data
+from soundomni.train.run_directory.same_data import list_data
 from soundomni.train.signals import StopRequest
 from soundomni.train.validation import Made, Part, Validation
 
@@ -313,8 +314,20 @@ def copied(world: World, out: Path) -> Seen:
     return {"values": [tensor.tolist() for tensor in tensors]}
 
 
+def measured(world: World, out: Path) -> Seen:
+    """An odd number of held-out batches: one rank computes a batch with nothing in it."""
+    measure = held_out(world, out)
+    return {"numbers": measure(0), "batches": len(measure.batches), "again": measure(1)}
+
+
+def in_parts(world: World, out: Path) -> Seen:
+    """Each rank has a part that the other one may not have."""
+    own = [{"ce/a": (3.0, 2.0)}, {"ce/a": (5.0, 6.0), "ce/b": (1.0, 4.0), "ce/c": (0.0, 0.0)}][world.rank]
+    return part_means({name: (torch.tensor(total), torch.tensor(count)) for name, (total, count) in own.items()}, world)
+
+
 LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16)
-SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied)
+SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied, measured, in_parts)
 
 
 def main(out: Path) -> None:

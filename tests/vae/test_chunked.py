@@ -2,6 +2,7 @@
 
 import gc
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from soundomni.core.chunked import decode_in_chunks, encode_in_chunks, iter_decoded, iter_encoded
+from soundomni.core.assembly.chunked import decode_in_chunks, decode_in_groups, encode_in_chunks, iter_decoded, iter_encoded
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae import MDCTCodec, OobleckCodec
-from soundomni.vae.clips import zero_beyond
+from soundomni.vae.padding import zero_beyond
 from soundomni.vae.receptive_field import input_span
 
 STRIDES = [(2, 4), (3, 2), (5, 3), (4,)]
@@ -235,19 +236,70 @@ def test_too_few_frames_for_a_sample_decode_to_nothing():
 def test_what_cannot_be_cut_is_refused_before_anything_is_read():
     codec, waveform, lengths = MDCTCodec(frame_size=4), torch.randn(2, 1, 30), torch.tensor([30, 10])
     for cut in (iter_encoded, iter_decoded):
-        with pytest.raises(SpecError, match="chunk_frames must be at least 1, 0"):
+        with pytest.raises(SpecError, match="chunk_frames is 0; expected at least 1"):
             cut(codec, [], chunk_frames=0)
         with pytest.raises(SpecError, match="WholeClips declares no receptive_field, .* whole"):
             cut(WholeClips(), [], chunk_frames=1)
-    with pytest.raises(SpecError, match="chunk_frames must be at least 1, -3"):
+    with pytest.raises(SpecError, match="chunk_frames is -3; expected at least 1"):
         encode_in_chunks(codec, waveform, lengths, chunk_frames=-3)
     with pytest.raises(SpecError, match="declares no receptive_field"):
         encode_in_chunks(WholeClips(), waveform, lengths, chunk_frames=1)
-    with pytest.raises(DataError, match=r"lengths must be from 1 to 30, \[30, 0\] were given"):
+    with pytest.raises(DataError, match=r"lengths is \[30, 0\]; expected numbers from 1 to 30"):
         encode_in_chunks(codec, waveform, torch.tensor([30, 0]), chunk_frames=1)
-    with pytest.raises(DataError, match=r"lengths must be \[2\], one per clip"):
+    with pytest.raises(DataError, match=r"expected \[2\], one per clip"):
         encode_in_chunks(codec, waveform, torch.tensor([30]), chunk_frames=1)
     with pytest.raises(DataError, match="there is nothing to encode"):
         list(iter_encoded(codec, [torch.zeros(1, 0)], chunk_frames=1))
-    with pytest.raises(DataError, match=r"lengths must be from 0 to 3, \[4\]"):
+    with pytest.raises(DataError, match=r"lengths is \[4\]; expected numbers from 0 to 3"):
         decode_in_chunks(codec, Representation(torch.zeros(1, 4, 3), torch.tensor([4]), codec.spec), chunk_frames=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    codec=st.sampled_from([oobleck((2, 4), dtype=torch.float64), MDCTCodec(frame_size=5), WholeClips(frame_size=5), Overlapping()]),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=5),
+    most_frames=st.integers(1, 80),
+)
+def test_groups_of_clips_are_decoded_as_all_at_once(codec, lengths, most_frames):
+    encoded, expected = in_one_piece(codec, torch.randn(len(lengths), codec.spec.channels, max(lengths), dtype=torch.float64), lengths)
+    found = decode_in_groups(codec, encoded, most_frames=most_frames)
+    for i, frames in enumerate(encoded.lengths.tolist()):
+        samples = codec.spec.num_samples(frames)
+        assert_equal_to(found[i, :, :samples], expected[i, :, :samples], 1e-13)
+
+
+@pytest.mark.parametrize(("clips", "frames", "calls"), [(6, 10, 2), (6, 30, 6), (6, 31, 6), (2, 70, 2), (40, 1, 2)])
+def test_as_many_whole_clips_share_a_call_as_there_is_memory_for(clips, frames, calls, monkeypatch):
+    codec, seen = WholeClips(frame_size=5), []
+    decode = codec.decode
+    monkeypatch.setattr(codec, "decode", lambda given: (seen.append(len(given.values)), decode(given))[1])
+    decode_in_groups(codec, Representation(torch.randn(clips, 5, frames), torch.full((clips,), frames), codec.spec), most_frames=30)
+    assert sum(seen) == clips and len(seen) == calls
+
+
+@pytest.mark.parametrize("run", ["groups", "decode", "encode"])
+def test_normalized_weights_are_computed_once_for_all_pieces_and_anew_after_a_change(run):
+    codec, counts = oobleck((2, 4)), Counter()
+    network = codec.encoder if run == "encode" else codec.decoder
+    norms = [m for name, m in network.named_modules() if name.endswith("parametrizations.weight.0")]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, *_: counts.update([module]))
+    waveform, length = torch.randn(3, 1, 400), torch.tensor([400, 400, 170])
+    encoded, _ = in_one_piece(codec, waveform, length.tolist())
+
+    def once():
+        counts.clear()
+        if run == "encode":
+            return encode_in_chunks(codec, waveform, length, chunk_frames=7).values
+        used = decode_in_groups if run == "groups" else decode_in_chunks
+        size = {"most_frames": 100} if run == "groups" else {"chunk_frames": 7}
+        return used(codec, encoded, **size)
+
+    first = once()
+    assert len(norms) > 5 and set(counts.values()) == {1} and len(counts) == len(norms)
+    with torch.no_grad():
+        for norm in [p for name, p in network.named_parameters() if name.endswith("original0")]:
+            norm.mul_(1.5)
+    assert not torch.allclose(first, once(), rtol=1e-2)
+    (codec.training_losses(waveform, length, [torch.Generator()] * 3)["l1"][0]).backward()
+    assert all(p.grad is not None for p in network.parameters())

@@ -128,9 +128,9 @@ def test_nothing_to_train():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"frame_size": 0}, "frame_size must be at least 1, 0"),
+        ({"frame_size": 0}, "frame_size is 0; expected at least 1"),
         ({"window": "sin"}, "Did you mean 'sine'"),
-        ({"companding": 0.0}, r"companding must lie in \(0, 1\]"),
+        ({"companding": 0.0}, r"companding is 0\.0; expected a number above 0"),
         ({"channels": 0}, "at least 1"),
     ],
 )
@@ -141,7 +141,7 @@ def test_refuses_wrong_arguments(arguments, told):
 
 def test_refuses_other_shapes():
     codec = MDCTCodec(channels=2, frame_size=4)
-    with pytest.raises(DataError, match=r"\[B, 2, S\].*\[1, 1, 10\]"):
+    with pytest.raises(DataError, match=r"\[1, 1, 10\]; expected float \[B, 2, S\]"):
         codec.encode(torch.zeros(1, 1, 10), torch.tensor([10]))
     with pytest.raises(DataError, match="one per clip"):
         codec.encode(torch.zeros(1, 2, 10), torch.tensor([10, 10]))

@@ -227,9 +227,9 @@ def test_weights_that_do_not_fit_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"strides": (2, 4, 4)}, "must be as many"),
-        ({"strides": (1, 4)}, "strides must be at least 2"),
-        ({"latent_dim": 0}, "must be at least 1"),
+        ({"strides": (2, 4, 4)}, "expected lists of the same length"),
+        ({"strides": (1, 4)}, "expected strides of at least 2"),
+        ({"latent_dim": 0}, "expected at least 1"),
         ({"stft_windows": (33,)}, "even lengths"),
         ({"sample_rate": 0}, "at least 1"),
     ],

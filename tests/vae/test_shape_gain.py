@@ -11,7 +11,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation
 from soundomni.vae import MDCTCodec, ShapeGainCodec
-from soundomni.vae.level import CENTRE_DB, DB_PER_UNIT, FLOOR_DB
+from soundomni.vae.level import CENTER_DB, DB_PER_UNIT, FLOOR_DB
 
 
 def encode(codec: ShapeGainCodec, waveform: Tensor) -> Representation:
@@ -53,7 +53,7 @@ def test_shape_times_gain_are_the_coefficients() -> None:
     codec, plain = ShapeGainCodec(sample_rate=8000, channels=2, frame_size=16), MDCTCodec(sample_rate=8000, channels=2, frame_size=16)
     waveform = noise(2, 100)
     values = encode(codec, waveform).values
-    size = 10.0 ** ((values[:, -1:] * DB_PER_UNIT + CENTRE_DB) / 20.0)
+    size = 10.0 ** ((values[:, -1:] * DB_PER_UNIT + CENTER_DB) / 20.0)
     torch.testing.assert_close(values[:, :-1] * size, plain.encode(waveform, torch.tensor([100, 100])).values)
     torch.testing.assert_close(values[:, :-1].square().mean(1), torch.ones(2, values.shape[-1], dtype=torch.float64))
 
@@ -61,9 +61,9 @@ def test_shape_times_gain_are_the_coefficients() -> None:
 def test_silence_has_the_lowest_gain_and_no_shape() -> None:
     values = encode(ShapeGainCodec(sample_rate=8000, frame_size=16), torch.zeros(1, 1, 100)).values
     assert float(values[:, :-1].abs().max()) == 0.0
-    torch.testing.assert_close(values[:, -1], torch.full_like(values[:, -1], (FLOOR_DB - CENTRE_DB) / DB_PER_UNIT))
+    torch.testing.assert_close(values[:, -1], torch.full_like(values[:, -1], (FLOOR_DB - CENTER_DB) / DB_PER_UNIT))
 
 
 def test_companding_out_of_range_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"companding must lie in \(0, 1\], 1\.5 was given"):
+    with pytest.raises(SpecError, match=r"companding is 1\.5; expected a number above 0 and at most 1"):
         ShapeGainCodec(companding=1.5)

@@ -19,11 +19,11 @@ from stable_audio_files import (
 )
 
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.weight_files import read_weights
-from soundomni.vae.stable_audio import import_stable_audio_vae
-from soundomni.vae.stable_audio_config import find_config, parse_config, read_config
-from soundomni.vae.stable_audio_layouts import find_autoencoder, shapes_of
-from soundomni.vae.stable_audio_sizes import infer_config
+from soundomni.core.pretrained.foreign_weights import read_weights
+from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.stable_audio_config import find_config, parse_config, read_config
+from soundomni.vae.checkpoints.stable_audio_layouts import find_autoencoder, shapes_of
+from soundomni.vae.checkpoints.stable_audio_sizes import infer_config
 
 
 @pytest.mark.parametrize("tree", [audio_vae(), whole_model(), diffusers_config()])
@@ -58,8 +58,8 @@ def test_the_published_one_is_the_default_of_our_codec() -> None:
         model__latent_dim=64,
         model__downsampling_ratio=2048,
     )
-    from soundomni.core.registry import validate_init_args
-    from soundomni.core.schema import Slot
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.core.spec.schema import Slot
 
     defaults = validate_init_args("codec", Slot("oobleck"))
     expected = {name: defaults[name] for name in parse_config(tree).init_args}
@@ -90,7 +90,7 @@ def test_defaults_are_those_of_the_package_that_wrote_the_config() -> None:
 def test_soft_clip_is_a_final_tanh() -> None:
     config = parse_config(audio_vae(model__decoder__soft_clip=True))
     assert config.init_args["final_tanh"] is True and "soft_clip" in config.notes[0]
-    with pytest.raises(SpecError, match=r"model\.decoder\.soft_clip: given beside config\.final_tanh"):
+    with pytest.raises(SpecError, match=r"model\.decoder has both soft_clip and config\.final_tanh"):
         parse_config(audio_vae(model__decoder__soft_clip=True, model__decoder__config__final_tanh=True))
 
 
@@ -102,36 +102,36 @@ def test_odd_strides_are_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model__encoder__type": "dac"}, "model.encoder.type: given 'dac', expected 'oobleck'"),
-        ({"model__decoder__type": "taae"}, "model.decoder.type: given 'taae', expected 'oobleck'"),
-        ({"model__bottleneck__type": "rvq"}, "model.bottleneck.type: given 'rvq', expected 'vae'"),
+        ({"model__encoder__type": "dac"}, "model.encoder.type is 'dac'; expected 'oobleck'"),
+        ({"model__decoder__type": "taae"}, "model.decoder.type is 'taae'; expected 'oobleck'"),
+        ({"model__bottleneck__type": "rvq"}, "model.bottleneck.type is 'rvq'; expected 'vae'"),
         ({"model__bottleneck": ...}, "model.bottleneck.type: missing"),
         ({"model__bottleneck__config": {"dim": 2}}, "unknown key 'model.bottleneck.config.dim'"),
-        ({"model__pretransform": {"type": "wavelet"}}, "model.pretransform: given, expected none"),
-        ({"model__decoder__config__use_nearest_upsample": True}, "model.decoder.config.use_nearest_upsample: given true, expected false"),
-        ({"model__encoder__config__antialias_activation": True}, "model.encoder.config.antialias_activation: given true, expected false"),
-        ({"model__decoder__config__antialias_activation": True}, "model.decoder.config.antialias_activation: given true, expected false"),
-        ({"model__encoder__config__latent_dim": 2}, "model.encoder.config.latent_dim: given 2, expected 4"),
-        ({"model__decoder__config__channels": 8}, "model.decoder.config.channels: given 8, expected 4"),
-        ({"model__decoder__config__c_mults": [1, 3]}, "model.decoder.config.c_mults: given [1, 3], expected [1, 2]"),
-        ({"model__decoder__config__strides": [4, 2]}, "model.decoder.config.strides: given [4, 2], expected [2, 4]"),
-        ({"model__decoder__config__use_snake": False}, "model.decoder.config.use_snake: given False, expected True"),
-        ({"model__decoder__config__out_channels": 1}, "model.decoder.config.out_channels: given 1, expected 2"),
-        ({"audio_channels": 1}, "audio_channels: given 1, expected 2"),
-        ({"model__io_channels": 1}, "model.io_channels: given 1, expected 2"),
-        ({"model__out_channels": 1}, "model.out_channels: given 1, expected 2"),
-        ({"model__latent_dim": 3}, "model.latent_dim: given 3, expected 2"),
-        ({"model__downsampling_ratio": 2048}, "model.downsampling_ratio: given 2048, expected 8"),
+        ({"model__pretransform": {"type": "wavelet"}}, "model.pretransform is given; expected none"),
+        ({"model__decoder__config__use_nearest_upsample": True}, "model.decoder.config.use_nearest_upsample is true; expected false"),
+        ({"model__encoder__config__antialias_activation": True}, "model.encoder.config.antialias_activation is true; expected false"),
+        ({"model__decoder__config__antialias_activation": True}, "model.decoder.config.antialias_activation is true; expected false"),
+        ({"model__encoder__config__latent_dim": 2}, "model.encoder.config.latent_dim is 2; expected 4"),
+        ({"model__decoder__config__channels": 8}, "model.decoder.config.channels is 8; expected 4"),
+        ({"model__decoder__config__c_mults": [1, 3]}, "model.decoder.config.c_mults is [1, 3]; expected [1, 2]"),
+        ({"model__decoder__config__strides": [4, 2]}, "model.decoder.config.strides is [4, 2]; expected [2, 4]"),
+        ({"model__decoder__config__use_snake": False}, "model.decoder.config.use_snake is False; expected True"),
+        ({"model__decoder__config__out_channels": 1}, "model.decoder.config.out_channels is 1; expected 2"),
+        ({"audio_channels": 1}, "audio_channels is 1; expected 2"),
+        ({"model__io_channels": 1}, "model.io_channels is 1; expected 2"),
+        ({"model__out_channels": 1}, "model.out_channels is 1; expected 2"),
+        ({"model__latent_dim": 3}, "model.latent_dim is 3; expected 2"),
+        ({"model__downsampling_ratio": 2048}, "model.downsampling_ratio is 2048; expected 8"),
         ({"sample_rate": ...}, "sample_rate: missing"),
         ({"model__latent_dim": None}, "model.latent_dim: missing"),
-        ({"sample_rate": "44100"}, "sample_rate: given '44100', expected int"),
-        ({"model__encoder__config__channels": True}, "model.encoder.config.channels: given True, expected int"),
-        ({"model__encoder__config__strides": 2}, "model.encoder.config.strides: given 2, expected a list of int"),
+        ({"sample_rate": "44100"}, "sample_rate is '44100'; expected int"),
+        ({"model__encoder__config__channels": True}, "model.encoder.config.channels is True; expected int"),
+        ({"model__encoder__config__strides": 2}, "model.encoder.config.strides is 2; expected a list of int"),
         ({"model__encoder__config__chanels": 2}, "unknown key 'model.encoder.config.chanels'. Did you mean 'channels'?"),
-        ({"model__encoder": [1]}, "model.encoder: given [1], expected"),
+        ({"model__encoder": [1]}, "model.encoder is [1]; expected"),
         ({"model__encodr": {}}, "unknown key 'model.encodr'. Did you mean 'encoder'?"),
         ({"sampl_size": 3}, "unknown key 'sampl_size'. Did you mean 'sample_size'?"),
-        ({"model_type": "diffusion_cond"}, "model_type: given 'diffusion_cond', expected 'autoencoder'"),
+        ({"model_type": "diffusion_cond"}, "model_type is 'diffusion_cond'; expected 'autoencoder'"),
     ],
 )
 def test_what_the_codec_cannot_be(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -144,19 +144,19 @@ def test_what_the_codec_cannot_be(tmp_path: Path, changes: dict[str, Any], told:
 @pytest.mark.parametrize(
     ("tree", "told"),
     [
-        (diffusers_config(encoder_hidden_size=8), "decoder_channels: given 4, expected 8"),
-        (diffusers_config(encoder_hidden_size=8, decoder_channels=8), "encoder_hidden_size: given 8, expected 4"),
-        (diffusers_config(_class_name="AutoencoderKL"), "_class_name: given 'AutoencoderKL', expected 'AutoencoderOobleck'"),
+        (diffusers_config(encoder_hidden_size=8), "decoder_channels is 4; expected 8"),
+        (diffusers_config(encoder_hidden_size=8, decoder_channels=8), "encoder_hidden_size is 8; expected 4"),
+        (diffusers_config(_class_name="AutoencoderKL"), "_class_name is 'AutoencoderKL'; expected 'AutoencoderOobleck'"),
         (diffusers_config(final_tanh=True), "unknown key 'final_tanh'"),
-        (diffusers_config(sampling_rate=8000.5), "sampling_rate: given 8000.5, expected int"),
+        (diffusers_config(sampling_rate=8000.5), "sampling_rate is 8000.5; expected int"),
         (
             whole_model(model__pretransform__type="dac_pretrained"),
-            "model.pretransform.type: given 'dac_pretrained', expected 'autoencoder'",
+            "model.pretransform.type is 'dac_pretrained'; expected 'autoencoder'",
         ),
         (whole_model(model__pretransform=...), "model.pretransform.type: missing"),
         (whole_model(model__pretransform__overlap=3), "unknown key 'model.pretransform.overlap'"),
-        (whole_model(model__pretransform__config__latent_dim=9), "model.pretransform.config.latent_dim: given 9, expected 2"),
-        ({"architectures": ["Qwen2AudioForConditionalGeneration"]}, "no config of an autoencoder: expected the key 'model'"),
+        (whole_model(model__pretransform__config__latent_dim=9), "model.pretransform.config.latent_dim is 9; expected 2"),
+        ({"architectures": ["Qwen2AudioForConditionalGeneration"]}, "not a config of an autoencoder; expected the key 'model'"),
         ({}, "found none"),
         ([], "expected"),
     ],
@@ -185,7 +185,7 @@ def test_sizes_follow_from_tensors(tmp_path: Path, layout: str, changes: dict[st
     found = find_autoencoder(weights)
     config = infer_config(shapes_of(weights, found), found.layout)
     assert config.init_args == {**SIZES, **changes, "sample_rate": 44100}
-    assert "the sample rate is taken to be 44100 Hz" in config.notes
+    assert "the sample rate is assumed to be 44100 Hz" in config.notes
     assert any("tanh" in note for note in config.notes) == (layout == "stable-audio-vae")
 
 
@@ -195,7 +195,9 @@ def test_sizes_that_do_not_follow(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="encoder block 1 has 6 channels and a kernel of 5: expected a multiple of 4"):
         infer_config(odd, "stable-audio-vae")
     flat_shape = {**shapes, "decoder.layers.0.parametrizations.weight.original1": (8,)}
-    with pytest.raises(CheckpointError, match=r"'decoder\.layers\.0' is no convolution with a weight norm; give --config"):
+    with pytest.raises(
+        CheckpointError, match=r"'decoder\.layers\.0' is not a convolution with weight norm, so the sizes are unknown; give --config"
+    ):
         infer_config(flat_shape, "stable-audio-vae")
 
 
@@ -206,9 +208,9 @@ def test_a_config_beside_the_weights_is_taken_and_told(tmp_path: Path) -> None:
     assert find_config(path) == find_config(tmp_path) == config
     imported = import_stable_audio_vae(path)
     assert_same(source, imported.codec())
-    assert "the config is audio_vae.json, which lies beside the weights" in imported.config.notes
+    assert "the config is audio_vae.json, found next to the weights" in imported.config.notes
     write_json(audio_vae(model__io_channels=7), config)
-    with pytest.raises(SpecError, match=r"it lies beside the weights; name another with --config"):
+    with pytest.raises(SpecError, match=r"this config is next to the weights; name another with --config"):
         import_stable_audio_vae(path)
     write_json(diffusers_config(), tmp_path / "config.json")
     with pytest.raises(SpecError, match=r"several configs \(audio_vae.json, config.json\); name one with --config"):

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from stable_audio_files import SIZES, assert_same, diffusers, flat, full_model, tiny_codec, training, write_layout
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.weight_files import read_weights
+from soundomni.core.pretrained.foreign_weights import read_weights
 from soundomni.vae import OobleckCodec
-from soundomni.vae.stable_audio_layouts import check_fit, find_autoencoder, load_state, shapes_of, to_layout
+from soundomni.vae.checkpoints.stable_audio_layouts import check_fit, find_autoencoder, load_state, shapes_of, to_layout
 
 LAYOUTS = ["stable-audio-vae", "unwrapped", "full-model", "training-average", "training", "diffusers-oobleck"]
 
@@ -51,11 +51,11 @@ def test_every_layout_loads_to_the_bit_and_every_key_is_told(tmp_path: Path, lay
     if layout == "full-model":
         assert reasons == {"the diffusion model", "a conditioner of the diffusion model"}
     if layout == "training-average":
-        assert found.unused["state_dict.autoencoder.encoder.layers.0.bias"] == "the last weights, of which the average is used"
+        assert found.unused["state_dict.autoencoder.encoder.layers.0.bias"] == "the last weights; their average is used instead"
         assert found.unused["state_dict.autoencoder_ema.online_model.encoder.layers.0.bias"].startswith("the last weights")
     if layout.startswith("training"):
         assert {"the discriminator of its training", "a loss of its training", "not a tensor"} <= reasons
-        assert found.unused["optimizer_states.0.state.0.exp_avg"] == "kept beside the weights by the training"
+        assert found.unused["optimizer_states.0.state.0.exp_avg"] == "kept next to the weights by the training"
 
 
 @pytest.mark.parametrize("spelling", ["weight_g", "parametrizations", "folded"])
@@ -90,9 +90,9 @@ def test_names_go_out_as_they_came_in(tmp_path: Path, layout: str, reference) ->
 
 
 def test_what_cannot_go_out(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="unknown layout 'diffuser': expected stable-audio-vae or diffusers-oobleck"):
+    with pytest.raises(CheckpointError, match="unknown layout 'diffuser'; expected stable-audio-vae or diffusers-oobleck"):
         to_layout(tiny_codec().state_dict(), "diffuser")
-    with pytest.raises(CheckpointError, match="'encoder.layers.0.weight' is no parameter of an OobleckCodec with weight norm"):
+    with pytest.raises(CheckpointError, match="'encoder.layers.0.weight' is not a parameter of an OobleckCodec with weight norm"):
         to_layout({"encoder.layers.0.weight": torch.zeros(1)}, "stable-audio-vae")
 
 
@@ -106,11 +106,11 @@ def refused(tensors: dict[str, torch.Tensor], folder: Path, like: OobleckCodec |
 def test_other_models_are_refused(tmp_path: Path) -> None:
     bert = {"encoder.layers.0.self_attn.in_proj_weight": torch.zeros(2), "embeddings.word": torch.zeros(3)}
     line = refused(bert, tmp_path)
-    assert "holds no autoencoder of Stable Audio: expected tensors such as encoder.layers.1.layers.0.layers.1.weight_g" in line
+    assert "does not hold Stable Audio's autoencoder; expected tensors such as encoder.layers.1.layers.0.layers.1.weight_g" in line
     assert "found 2 others (embeddings.word, encoder.layers.0.self_attn.in_proj_weight)" in line
     assert "found 0 others (none)" in refused({}, tmp_path)
     without = {name: tensor for name, tensor in full_model(tiny_codec()).items() if not name.startswith("pretransform")}
-    assert "holds no autoencoder" in refused(without, tmp_path)
+    assert "does not hold Stable Audio's autoencoder" in refused(without, tmp_path)
 
 
 def check_refused(tensors: dict[str, torch.Tensor], folder: Path, like: OobleckCodec | None = None) -> str:
@@ -148,9 +148,9 @@ def test_a_parameter_may_be_there_once(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be_weights(tmp_path: Path) -> None:
     tensors = flat(tiny_codec())
     broken = {**tensors, "encoder.layers.0.bias": torch.tensor([0.0, float("nan"), 1.0, 2.0])}
-    assert "'encoder.layers.0.bias' holds numbers that are not finite" in refused(broken, tmp_path)
+    assert "'encoder.layers.0.bias' has numbers that are not finite" in refused(broken, tmp_path)
     double = {**tensors, "encoder.layers.0.bias": torch.zeros(4, dtype=torch.float64)}
-    assert "'encoder.layers.0.bias' is torch.float64, expected one of torch.float32" in refused(double, tmp_path)
+    assert "'encoder.layers.0.bias' is torch.float64; expected one of torch.float32" in refused(double, tmp_path)
 
 
 def test_the_average_is_preferred_and_the_last_weights_do(tmp_path: Path) -> None:

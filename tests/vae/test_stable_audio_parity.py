@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from soundomni.core.registry import validate_init_args
 from soundomni.core.representation import Representation
-from soundomni.core.schema import Slot
+from soundomni.core.spec.registry import validate_init_args
+from soundomni.core.spec.schema import Slot
+from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.stable_audio_export import export_codec
+from soundomni.vae.checkpoints.stable_audio_layouts import to_layout
 from soundomni.vae.oobleck import OobleckCodec
-from soundomni.vae.stable_audio import import_stable_audio_vae
-from soundomni.vae.stable_audio_export import export_codec
-from soundomni.vae.stable_audio_layouts import to_layout
 from soundomni.vae.weight_norm import fold_weight_norm
 
 pytestmark = pytest.mark.long

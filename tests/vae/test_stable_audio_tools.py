@@ -75,13 +75,13 @@ def with_model(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "config: no 'model_type'; expected what the JSON of an autoencoder of stable-audio-tools holds"),
-        (without("sample_rate"), "config: no 'sample_rate'"),
-        (config() | {"model_type": "diffusion_cond"}, "config.model_type is 'diffusion_cond', expected 'autoencoder'"),
-        (config("rvq"), "config.model.bottleneck.type is 'rvq', expected one of vae, tanh, l2_norm, none"),
-        (config() | {"model": {"encoder": {"type": "oobleck"}}}, "config.model.decoder.type is 'None', expected one of oobleck"),
-        (with_model(pretransform={"type": "dac_pretrained", "config": {}}), "config.model.pretransform is given, expected none"),
-        (with_model(encoder={"type": "seanet", "config": {}}), "config: stable-audio-tools cannot build it: "),
+        ({}, "config has no 'model_type'; expected the JSON config of a stable-audio-tools autoencoder"),
+        (without("sample_rate"), "config has no 'sample_rate'"),
+        (config() | {"model_type": "diffusion_cond"}, "config.model_type is 'diffusion_cond'; expected 'autoencoder'"),
+        (config("rvq"), "config.model.bottleneck.type is 'rvq'; expected one of vae, tanh, l2_norm, none"),
+        (config() | {"model": {"encoder": {"type": "oobleck"}}}, "config.model.decoder.type is 'None'; expected one of oobleck"),
+        (with_model(pretransform={"type": "dac_pretrained", "config": {}}), "config.model.pretransform is given; expected none"),
+        (with_model(encoder={"type": "seanet", "config": {}}), "stable-audio-tools cannot build this config: "),
     ],
 )
 def test_what_it_cannot_wrap_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The suites that SoundOmni holds plugins to."""
+"""SoundOmni's conformance suites, applied to these plugins."""
 
 from soundomni.testing import CodecSuite, RouterSuite, SamplerSuite
 

@@ -1,1 +1,2 @@
-"""The page that `soundomni demo` ends in: what it shows (report), how a clip becomes part of it (sounds), and its HTML (render, curves)."""
+"""The result page of `soundomni demo`: its contents (report), how a clip becomes part of it (sounds), and its HTML
+(render, curves)."""

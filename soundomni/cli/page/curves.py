@@ -1,4 +1,4 @@
-"""A training curve as SVG: every logged value, faint, under their moving average."""
+"""A training curve as SVG: every logged value, faint, and their moving average."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ REACH = 0.04
 
 
 def smooth(points: Points) -> list[tuple[int, float | None]]:
-    """Returns for each point the mean of it and as many points before as after it, up to REACH of all; None stays None.
+    """Return for each point the mean over it and equally many points before and after it, up to REACH of all; None
+    stays None.
 
-    The mean is centred, and narrower near both ends, so that it does not lag behind a falling curve.
+    The mean is centered, and narrower near both ends, so that it does not lag behind a falling curve.
     """
     reach = max(1, round(REACH * len(points)))
     smoothed: list[tuple[int, float | None]] = []
@@ -30,10 +31,10 @@ def smooth(points: Points) -> list[tuple[int, float | None]]:
 
 
 def curve_svg(name: str, points: Points) -> str:
-    """Draws one loss over steps; the axis of the loss is logarithmic when all values are above 0.
+    """Draw one loss over steps; the axis of the loss is logarithmic if all values are above 0.
 
     Args:
-        name: of the loss.
+        name: name of the loss.
         points: (step, value) in order of steps, with at least one value.
     """
     values = [value for _, value in points if value is not None]
@@ -65,7 +66,7 @@ def curve_svg(name: str, points: Points) -> str:
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Returns at most six round numbers, evenly spaced, from at or below `low` to at or above `high`.
+    """Return at most six round numbers, evenly spaced, from at or below `low` to at or above `high`.
 
     >>> linear_ticks(0, 1150)
     [0.0, 500.0, 1000.0, 1500.0]
@@ -76,7 +77,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Returns numbers 1, 2 and 5 times a power of ten, or the powers alone where that is enough, around `low` to `high`.
+    """Return numbers 1, 2 and 5 times a power of ten, or only the powers if that is enough, around `low` to `high`.
 
     >>> log_ticks(0.03, 4.0)
     [0.01, 0.1, 1.0, 10.0]
@@ -92,13 +93,13 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _round_numbers(least: float) -> list[float]:
-    """Returns 1, 2 and 5 times powers of ten, from at or below `least` upwards."""
+    """Return 1, 2 and 5 times powers of ten, starting at or below `least`."""
     power = math.floor(math.log10(least))
     return [factor * 10.0**p for p in (power, power + 1) for factor in (1, 2, 5)]
 
 
 def _path(points: Sequence[tuple[float, float | None]]) -> str:
-    """Writes a line through points; it is broken where a value is missing."""
+    """Return the path of a line through points; it is broken where a value is missing."""
     parts, pen = [], "M"
     for x, y in points:
         if y is None:

@@ -1,4 +1,4 @@
-"""What the models of the demo make, say and score: each file is written, then shown as it is on disk."""
+"""What the models of the demo make, say and score: each file is written first, then shown as it is on disk."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Sai
 from soundomni.cli.page.sounds import judge, show_sound
 
 if TYPE_CHECKING:
-    from soundomni.core.hub import SoundOmni
-    from soundomni.core.schema import Spec
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.schema import Spec
     from soundomni.core.waveform import Audio
-    from soundomni.data.toy_sounds import ToySounds
+    from soundomni.data.toys.toy_sounds import ToySounds
 
 CLIPS = "clips"
-"""The folder whose contents are made anew each time."""
+"""The folder whose contents are replaced each time."""
 HEARD = 6
 MEASURE_SEED = 0
 ERROR_RATES = ("wer", "cer")
-"""Scores in per cent that are not shares of what is right."""
+"""Scores in percent that are error rates, not shares of what is right."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Contender:
     """A model to show.
 
     Args:
-        name: the heading of its columns.
-        folder: added to the names of its folders.
-        model: ready for use.
-        unseen: clips that it is measured on.
-        data: the spec that says what it was trained on; None where that is not known.
+        name: heading of its columns.
+        folder: suffix of the names of its folders.
+        model: the model, ready for use.
+        unseen: clips to measure it on.
+        data: the spec of its training data; None if that is not known.
     """
 
     name: str
@@ -45,17 +45,17 @@ class Contender:
 
     @property
     def kind(self) -> str:
-        """What its clips are, in words."""
+        """Description of its clips, in words."""
         counts = sorted({len(self.unseen.recipe(i).events) for i in range(len(self.unseen))})
         events = " or ".join(("no", "one", "two")[count] for count in counts)
         return f"clips of {self.unseen.seconds:g} s with {events} event{'s' if counts[-1] > 1 else ''}"
 
 
 def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path) -> tuple[Prompt, ...]:
-    """Makes a clip and a picture from each prompt with each model, as long as its clips."""
+    """Make a clip and a picture from each prompt with each model, as long as the model's own clips."""
+    from soundomni.cli.console import note
     from soundomni.cli.generate import Request, generate_files
-    from soundomni.cli.output import note
-    from soundomni.data.toy_language import parse_caption
+    from soundomni.data.toys.toy_language import parse_caption
 
     columns: list[list[Made]] = []
     for one in contenders:
@@ -73,8 +73,8 @@ def generate(contenders: Sequence[Contender], prompts: Sequence[str], out: Path)
 
 
 def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
-    """Writes the first of the clips that the models are measured on, and what is said of them."""
-    from soundomni.cli.output import note
+    """Write the first of the clips that the models are measured on, and what each model says about them."""
+    from soundomni.cli.console import note
 
     parts = []
     for own in _kinds(contenders):
@@ -90,22 +90,26 @@ def listen(contenders: Sequence[Contender], out: Path) -> tuple[Listening, ...]:
 
 
 def measure(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """Measures each model on its own list of clips; returns what `evaluate` does."""
-    from soundomni.cli.evaluation import evaluate, lines
-    from soundomni.cli.output import note
+    """Measure each model on its own list of clips; return the results of `score_outcome`."""
+    from soundomni.cli.console import note
+    from soundomni.cli.result_lines import result_lines
+    from soundomni.cli.stderr_observer import StderrObserver
+    from soundomni.evaluation import Settings, run_model, score_outcome
 
+    observer = StderrObserver()
     results = []
     for one in contenders:
         note(f"\nmeasured: {one.name} on {_list(one)}")
-        result = evaluate(one.model, one.unseen, limit=len(one.unseen), seed=MEASURE_SEED, batch=16)
-        note("\n".join(f"  {line}" for line in lines(result)))
+        outcome = run_model(one.model, one.unseen, Settings(seed=MEASURE_SEED), observer=observer)
+        result = score_outcome(outcome, observer=observer)
+        note("\n".join(f"  {line}" for line in result_lines(result)))
         results.append(result)
     return results
 
 
 def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
-    """Returns what the page shows of a model and of what `measure` found."""
-    from soundomni.core.spec import dump_spec
+    """Return what the page shows about a model and its results from `measure`."""
+    from soundomni.core.spec.load import dump_spec
 
     scores: dict[str, dict[str, Score]] = {}
     for row in result["details"]:
@@ -120,11 +124,11 @@ def show_model(one: Contender, result: Mapping[str, Any]) -> Model:
 
 
 def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
-    """Reads how a finished run went from its metrics."""
-    from soundomni.train.metrics import FILE_NAME, read_metrics
+    """Read from its metrics how a finished run went."""
+    from soundomni.train.metrics_log import FILE_NAME, read_metrics
 
-    entries = list(read_metrics(run_dir / FILE_NAME))
-    losses = sorted({name for entry in entries for name in entry if name.startswith("loss/")})
+    entries = [entry for entry in read_metrics(run_dir / FILE_NAME) if "loss" in entry]  # others only have held-out losses
+    losses = sorted({name for entry in entries for name in entry if name.startswith("loss/") and name.count("/") == 1})
     return Training(
         spec=spec,
         steps=entries[-1]["step"],
@@ -136,40 +140,40 @@ def show_training(run_dir: Path, spec: str, *, earlier: bool) -> Training:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    from soundomni.cli.evaluation import written
+    from soundomni.evaluation import score_text
 
-    text = written(row["score"], row["value"])
+    text = score_text(row["score"], row["value"])
     is_share = text.endswith("%") and row["score"] not in ERROR_RATES
     interval = None if row["low"] is None else (row["low"], row["high"])
     return Score(text=text, count=row["of"], share=row["value"] if is_share else None, interval=interval)
 
 
 def _emptied(folder: Path) -> Path:
-    """Makes a folder of the demo's own anew."""
-    from soundomni.cli.files import make_directory
+    """Make one of the demo's own folders, empty."""
+    from soundomni.cli.folders import make_directory
 
     shutil.rmtree(folder, ignore_errors=True)
     return make_directory(folder)
 
 
 def _list(one: Contender) -> str:
-    from soundomni.cli.demo import toy_entries
+    from soundomni.data.toys.in_specs import toy_entries
 
     if one.data is None:
-        return f"{len(one.unseen)} {one.kind}; whether it was trained on them is not known here"
+        return f"{len(one.unseen)} {one.kind}; it is not known here whether it was trained on them"
     if any(entry.source.init_args.get("held_out", "exclude") != "exclude" for entry in toy_entries(one.data)):
         return f"{len(one.unseen)} new {one.kind}"
     new = sum(bool(one.unseen.item(i).attributes["held_out"]) for i in range(len(one.unseen)))
     if one.unseen.variation == 0.0:
         return (
-            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; but for noise, a combination sounds "
-            "the same each time, as it did in training"
+            f"{len(one.unseen)} {one.kind}, {new} of them of combinations that training never had; except for noise, a combination "
+            "sounds the same each time, as it did in training"
         )
     return f"{len(one.unseen)} new {one.kind}, {new} of them of combinations that training never had"
 
 
 def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
-    """Puts together the models that have the same clips."""
+    """Group the models that have the same clips."""
     import numpy as np
 
     groups: list[list[Contender]] = []
@@ -185,7 +189,7 @@ def _kinds(contenders: Sequence[Contender]) -> Iterator[list[Contender]]:
 
 
 def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out: Path) -> list[Heard]:
-    """Writes the first clips of a list, and asks each model about all of them."""
+    """Write the first clips of a list, and ask each model about all of them."""
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import write_wav
 
@@ -200,9 +204,9 @@ def _hear(contenders: Sequence[Contender], unseen: ToySounds, folder: Path, out:
 
 
 def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> list[Said]:
-    """Returns what a model says of the first clips of a list, what of it is wrong, and what it leaves out."""
-    from soundomni.data.toy_language import parse_caption
-    from soundomni.data.toy_recipe import agreement
+    """Return what a model says about the first clips of a list, what is wrong in that, and what it leaves out."""
+    from soundomni.data.toys.toy_language import parse_caption
+    from soundomni.data.toys.toy_recipe import agreement
 
     if model.model.encoder is None:
         return [Said(text=None)] * len(clips)

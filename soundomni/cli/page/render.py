@@ -1,7 +1,7 @@
-"""A report as one HTML page: no file beside it, no request, nothing run but the script that it holds.
+"""A report as one HTML page, which needs no other file and makes no request, and whose only script is its own.
 
-Every text is escaped, and the page's content security policy names its one style sheet and its one script by their hashes, so that
-nothing else could run even if it got in.
+Every text is escaped, and the page's content security policy names its one style sheet and its one script by their
+hashes, so that nothing else could run even if it got in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from soundomni.cli.page.report import Heard, Listening, Made, Model, Prompt, Rep
 
 TASKS = {
     "generated": "Generated: what analysis hears in clips made from captions",
-    "described": "Described: what the model says of clips",
+    "described": "Described: what the model says about clips",
     "answered": "Answered: questions about clips",
     "reconstructed": "Reconstructed: through the codec and back",
 }
@@ -32,7 +32,7 @@ MEASURES = {
     "clicks": "number of clicks",
     "direction": "direction of chirps",
     "loudness": "loudness",
-    "noise": "colour of noise",
+    "noise": "color of noise",
     "pitch": "pitch of tones",
     "waveform": "waveform of tones",
     "si_sdr": "SI-SDR",
@@ -47,19 +47,19 @@ MEASURES = {
     "energy_above": "energy above what the codec keeps",
 }
 ALL_ANSWERS = "all questions together"
-ATTRIBUTES = {"events": "events", "kinds": "kind", "pitch": "note", "noise": "colour"}
-"""Attribute → its name where it is not that of the analysis."""
+ATTRIBUTES = {"events": "events", "kinds": "kind", "pitch": "note", "noise": "color"}
+"""Attribute → its name on the page, if that differs from the analysis."""
 LOSSES = {
     "ce": "cross-entropy of the words, in nats",
     "velocity": "squared error of the flow that makes audio",
 }
 QUIETEST_SCALE = 0.3
-"""Waveforms that stay within this are drawn to this scale, so that quiet clips look quiet."""
+"""Waveforms within this range are drawn to this scale, so that quiet clips look quiet."""
 _FREQUENCIES = [factor * 10**power for power in range(1, 5) for factor in (1, 2, 5)]
 
 
 def render(report: Report) -> str:
-    """Writes the page: the same report always gives the same text."""
+    """Return the page: the same report always gives the same text."""
     style, script = _template("page.css"), _template("page.js")
     policy = (
         f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -106,7 +106,7 @@ def _data(kind: str, data: bytes) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Writes a time in the two units that matter.
+    """Return a time in the two units that matter.
 
     >>> [_duration(7.26), _duration(241.9), _duration(4000)]
     ['7.3 s', '4 min 2 s', '1 h 7 min']
@@ -126,7 +126,7 @@ def _introduction(report: Report) -> str:
         "machine that wrote this page."
     )
     others = [model.name for model in report.models[1:]]
-    beside = f" Beside it stands {escape(others[0])}, trained earlier, given the same prompts." if others else ""
+    beside = f" Next to it is {escape(others[0])}, trained earlier, with the same prompts." if others else ""
     facts = {
         "Parameters": f"{first.parameters:,}",
         "Steps": f"{training.steps:,}",
@@ -142,13 +142,13 @@ def _generated(report: Report) -> str:
     low, high = report.levels
     ends = [f"{level:g} dB".replace("-", "−") for level in (low, high)]
     legend = (
-        f'<p class="legend"><span>{ends[0]}</span><img src="{_data("image/png", report.colours)}" width="160" height="10" '
-        f'alt="Colours of the spectrograms, from dark at {ends[0]} to light at {ends[1]}."><span>{ends[1]}</span></p>'
+        f'<p class="legend"><span>{ends[0]}</span><img src="{_data("image/png", report.colors)}" width="160" height="10" '
+        f'alt="Colors of the spectrograms, from dark at {ends[0]} to light at {ends[1]}."><span>{ends[1]}</span></p>'
     )
     text = (
-        "<p>Each prompt, and what was made from it. The marks say whether signal analysis, which knows nothing of the models, hears in "
-        "the clip what the prompt asks for. Pictures show the waveform above its spectrogram, whose colours are levels relative to full "
-        "scale.</p>"
+        "<p>Each prompt, and what was made from it. The marks say whether signal analysis, which knows nothing about the models, hears "
+        "in the clip what the prompt asks for. Pictures show the waveform above its spectrogram, whose colors are levels relative to "
+        "full scale.</p>"
     )
     names = [model.name for model in report.models]
     return f'{text}{legend}<div class="prompts models-{len(names)}">{"".join(_prompt(prompt, names) for prompt in report.prompts)}</div>'
@@ -183,7 +183,7 @@ def _mark(right: bool) -> str:
 
 
 def _sound(sound: Sound, what: str) -> str:
-    """A waveform above a spectrogram with its axes, a player, and for print the name of the file."""
+    """Return a waveform above a spectrogram with its axes, a player, and, for print, the name of the file."""
     low, high = sound.frequencies
     width, height = sound.size
     shown = f"Spectrogram of {what}: {sound.seconds:g} s from left to right, {low:.0f} to {high:.0f} Hz from the bottom up, logarithmic."
@@ -201,7 +201,7 @@ def _sound(sound: Sound, what: str) -> str:
 
 
 def _axes(sound: Sound) -> str:
-    """Ticks in per cent of the picture, over its edges: text that neither scales nor warps with it."""
+    """Return ticks in percent of the picture, over its edges: text that neither scales nor distorts with it."""
     low, high = sound.frequencies
     parts = ['<svg class="axes" aria-hidden="true">']
     for tick in _FREQUENCIES:
@@ -220,8 +220,8 @@ def _axes(sound: Sound) -> str:
 
 def _heard(report: Report) -> str:
     text = (
-        "<p>Clips synthesised from a seed that the training here did not use. Each is shown with what it is and, below the player, what "
-        "was said of it. A model listens to the first clips of the list that it is measured on.</p>"
+        "<p>Clips synthesized from a seed that the training here did not use. Each is shown with what it is and, below the player, what "
+        "the models say about it. A model listens to the first clips of the list that it is measured on.</p>"
     )
     return text + "".join(_listening(listening) for listening in report.listening)
 
@@ -260,10 +260,10 @@ def _measured(models: tuple[Model, ...]) -> str:
         title = TASKS.get(task, task)
         bodies.append(f'<tbody><tr><th class="task" scope="rowgroup" colspan="{len(models) + 1}">{escape(title)}</th></tr>{rows}</tbody>')
     return (
-        "<p>The same marks, counted over more clips: a list for each model.</p>"
+        "<p>The same marks, counted over more clips: one list for each model.</p>"
         f'<ul class="lists">{lists}</ul>'
-        '<div class="card sheet"><table class="scores"><caption>Percentages are shares that are right, but for error rates. Beside a share '
-        "are its 95 % interval and how many it is of.</caption>"
+        '<div class="card sheet"><table class="scores"><caption>Percentages are shares that are right, except for error rates. Next to a '
+        "share are its 95 % interval and the count behind it.</caption>"
         f'<thead><tr><th scope="col">Measure</th>{head}</tr></thead>{"".join(bodies)}</table></div>'
     )
 
@@ -305,7 +305,7 @@ def _making(report: Report) -> str:
         f"<details><summary>Spec: {escape(model.name)}, {model.parameters:,} parameters</summary><pre>{escape(model.spec)}</pre></details>"
         for model in report.models
     )
-    earlier = "<p>The training itself was already done, by an earlier call of this command.</p>" if report.training.earlier else ""
+    earlier = "<p>The training itself was already done by an earlier call of this command.</p>" if report.training.earlier else ""
     return (
         f"<pre><code>{escape(report.command)}</code></pre>{earlier}"
         f'<div class="tables">{_pairs("Seeds", report.seeds)}{_pairs("Versions", report.versions)}</div>'

@@ -1,4 +1,4 @@
-"""What the page shows: plain values, so that a page can be made without a model and without audio."""
+"""Contents of the page as plain values, so that a page can be made without a model and without audio."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """A clip as it is shown.
+    """A clip as the page shows it.
 
     Args:
         file: its path, relative to the page.
         wav: the bytes of that file.
         spectrogram: PNG; time runs from left to right, frequency from the bottom up, logarithmically.
-        size: of the picture, (width, height) in pixels.
+        size: (width, height) of the picture in pixels.
         frequencies: lowest and highest edge of the picture, in Hz.
         outline: lowest and highest sample in each of equally long stretches, in order of time; full scale is 1.
         seconds: length of the clip.
@@ -31,7 +31,8 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One attribute that a prompt states: its value there, what signal analysis heard ("" for nothing), and whether that is right."""
+    """One attribute that a prompt states: its value there, what signal analysis heard ("" for nothing), and whether
+    that is right."""
 
     name: str
     wanted: str
@@ -57,7 +58,8 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a model said of a clip, the attributes that are wrong in it and those it leaves out; no text from one that only generates."""
+    """What a model said about a clip, the attributes that are wrong in it and those that it omits; no text if the model
+    only generates."""
 
     text: str | None
     wrong: tuple[str, ...] = ()
@@ -66,7 +68,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A clip, what it is, and what each model that listened said of it."""
+    """A clip, what it is, and what each model that listened said about it."""
 
     sound: Sound
     truth: str
@@ -95,8 +97,8 @@ class Score:
     Args:
         text: the number with its unit.
         count: clips, answers or attributes that it sums up.
-        share: the number where it is a share of what is right, to be drawn as a bar.
-        interval: ends of its 95 % interval, where there is one.
+        share: the number as a share of what is right, drawn as a bar; None if it is not such a share.
+        interval: ends of its 95 % interval, if there is one.
     """
 
     text: str
@@ -110,10 +112,10 @@ class Model:
     """One of the models that the page compares.
 
     Args:
-        name: the heading of its columns.
-        parameters: how many.
+        name: heading of its columns.
+        parameters: number of parameters.
         spec: YAML text of what it is assembled from.
-        measured_on: the list of clips that `scores` are of.
+        measured_on: the list of clips behind `scores`.
         scores: task → measure → score, with the names that evaluation gives them.
     """
 
@@ -130,10 +132,10 @@ class Training:
 
     Args:
         spec: the name of its spec.
-        steps: finished steps.
-        seconds: spent on them.
-        samples: that it was trained on, counted each time.
-        earlier: whether it had been trained before the command that made the page, which then only used it.
+        steps: number of finished steps.
+        seconds: time spent on them.
+        samples: number of samples it was trained on; repeats count each time.
+        earlier: whether it had already been trained before the command that made the page.
         curves: loss → (step, value) in order of steps; None where it was not finite.
     """
 
@@ -150,13 +152,13 @@ class Report:
     """All that a page shows.
 
     Args:
-        training: of the first model.
+        training: training of the first model.
         models: the one trained, then any that it is compared with.
-        prompts: what was made.
-        listening: what was heard.
-        levels: dB of full scale at the two ends of the spectrograms' colours.
-        colours: PNG of these colours, from left to right.
-        command: that made all this.
+        prompts: the prompts and what was made from them.
+        listening: what the models heard.
+        levels: dB of full scale at the two ends of the spectrograms' colors.
+        colors: PNG of these colors, from left to right.
+        command: the command that made all this.
         seeds: what each one is for → its value.
         versions: program → version.
     """
@@ -166,7 +168,7 @@ class Report:
     prompts: tuple[Prompt, ...]
     listening: tuple[Listening, ...]
     levels: tuple[float, float]
-    colours: bytes
+    colors: bytes
     command: str
     seeds: Mapping[str, str]
     versions: Mapping[str, str]

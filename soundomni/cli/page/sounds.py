@@ -1,4 +1,5 @@
-"""From an audio file to what the page shows of it: its bytes, its outline, its spectrogram, and what signal analysis hears in it.
+"""From an audio file to what the page shows: its bytes, its outline, its spectrogram, and what signal analysis hears in
+it.
 
 Shape letters: C channels, S samples, F frequencies, T frames.
 """
@@ -14,18 +15,18 @@ from soundomni.cli.page.report import Sound, Verdict
 if TYPE_CHECKING:
     import numpy as np
 
-    from soundomni.data.toy_recipe import Recipe
+    from soundomni.data.toys.toy_recipe import Recipe
 
 LEVELS = (-80.0, -10.0)
-"""dB of full scale at the ends of the colours: the same in all pictures, so that quiet clips look quiet."""
-COLOUR_MAP = "magma"
+"""dB of full scale at the ends of the colors: the same in all pictures, so that quiet clips look quiet."""
+COLOR_MAP = "magma"
 LOWEST = 50.0
-"""Hz: below is no toy sound, and most of what a logarithmic axis would show."""
+"""Lowest frequency shown, in Hz: no toy sound is below it, and it would take up most of a logarithmic axis."""
 STRETCHES = 240
 
 
 def show_sound(path: Path, root: Path) -> Sound:
-    """Reads an audio file below `root`, the page's folder. Raises UnreadableAudioError."""
+    """Read an audio file below `root`, the page's folder. Raise UnreadableAudioError if it cannot be read."""
     import numpy as np
 
     from soundomni.data.audio import read_audio
@@ -47,23 +48,23 @@ def show_sound(path: Path, root: Path) -> Sound:
 
 
 def picture(level: np.ndarray) -> bytes:
-    """Returns the PNG of levels in dB `[F, T]`, the lowest frequency at the bottom, in the colours of LEVELS."""
+    """Return the PNG of levels in dB `[F, T]`, the lowest frequency at the bottom, in the colors of LEVELS."""
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    imsave(buffer, level, cmap=COLOUR_MAP, vmin=LEVELS[0], vmax=LEVELS[1], origin="lower", format="png", metadata={"Software": "soundomni"})
+    imsave(buffer, level, cmap=COLOR_MAP, vmin=LEVELS[0], vmax=LEVELS[1], origin="lower", format="png", metadata={"Software": "soundomni"})
     return buffer.getvalue()
 
 
-def colours() -> bytes:
-    """Returns the PNG of all colours from the lowest to the highest level."""
+def colors() -> bytes:
+    """Return the PNG of all colors from the lowest to the highest level."""
     import numpy as np
 
     return picture(np.linspace(*LEVELS, 256)[None])
 
 
 def outline(waveform: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """Returns the lowest and the highest sample of any channel of `[C, S]` in each of at most STRETCHES stretches."""
+    """Return the lowest and the highest sample of any channel of `[C, S]` in each of at most STRETCHES stretches."""
     import numpy as np
 
     starts = np.unique(np.linspace(0, waveform.shape[1], STRETCHES, endpoint=False).astype(int))
@@ -73,11 +74,11 @@ def outline(waveform: np.ndarray) -> tuple[tuple[float, float], ...]:
 
 
 def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
-    """Says for each attribute that a recipe states what signal analysis hears in an audio file."""
-    from soundomni.data.analysis import analyse, compare
+    """Return for each attribute that a recipe states what signal analysis hears in an audio file."""
     from soundomni.data.audio import read_audio
+    from soundomni.data.toys.analysis import analyze, compare
 
-    report = analyse(*read_audio(path))
+    report = analyze(*read_audio(path))
     wanted, heard = attributes(recipe), attributes(report.recipe)
     return tuple(
         Verdict(name=name, wanted=wanted[name], heard=heard.get(name, ""), right=right) for name, right in compare(recipe, report).items()
@@ -85,11 +86,12 @@ def judge(recipe: Recipe, path: Path) -> tuple[Verdict, ...]:
 
 
 def attributes(recipe: Recipe) -> dict[str, str]:
-    """Returns the values of the attributes that `agreement` compares, in words; those of several events in the order of time.
+    """Return the values of the attributes that `agreement` compares, in words, ordered by time if there are several
+    events.
 
-    >>> from soundomni.data.toy_language import parse_caption
-    >>> attributes(parse_caption("two loud clicks, then white noise"))
-    {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white', 'loudness': 'loud'}
+    >>> from soundomni.data.toys.toy_language import parse_caption >>> attributes(parse_caption("two loud clicks, then
+    white noise")) {'events': '2', 'kinds': 'clicks, noise', 'order': 'clicks, noise', 'clicks': '2', 'noise': 'white',
+    'loudness': 'loud'}
     """
     events = recipe.events
     columns: dict[str, list[str | int | None]] = {
@@ -99,7 +101,7 @@ def attributes(recipe: Recipe) -> dict[str, str]:
         "pitch": [event.note for event in events],
         "direction": [event.direction for event in events],
         "clicks": [event.clicks for event in events],
-        "noise": [event.colour for event in events],
+        "noise": [event.color for event in events],
         "loudness": [event.loudness for event in events],
     }
     stated = {name: ", ".join(str(value) for value in values if value is not None) for name, values in columns.items()}

@@ -1,4 +1,5 @@
-"""Attention over packed batches: one rule of who sees whom, several exact executors, and a planner that picks one per batch."""
+"""Attention over packed batches: one rule of who sees whom, several exact executors, and a planner that picks one per
+batch."""
 
 from soundomni.core.attention.cached import CachedPlan, plan_cached
 from soundomni.core.attention.planner import EXECUTORS, plan_attention

@@ -1,8 +1,9 @@
 """The BlockMask of a batch, straight from the segment table.
 
-It equals `create_block_mask` of the same rule, which evaluates every query-key pair. Here the token axis is cut at the edges of segments
-and of blocks into pieces; a piece sees whole pieces, but for the triangle within itself, so that counting the allowed pairs of each
-block is a matter of cumulative sums over pieces. The mask does not depend on the head, and its indices are full width.
+The result equals `create_block_mask` for the same rule, which evaluates every query-key pair. Here the token axis is
+cut into pieces at the edges of segments and blocks. A piece sees whole pieces, except for the triangle within itself,
+so that the allowed pairs of each block can be counted by cumulative sums over pieces. The mask does not depend on the
+head, and its indices are full width.
 
 Shape letters: G segments, N tokens, n pieces, b blocks.
 """
@@ -24,7 +25,7 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Runs of tokens of one segment in one block, int64 `[n]` each: the block, the tokens, the segment."""
+    """Runs of tokens of one segment in one block, int64 `[n]` each: block, number of tokens, and segment."""
 
     block: np.ndarray
     length: np.ndarray
@@ -32,7 +33,7 @@ class _Pieces:
 
 
 def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
-    """Returns int64 `[b, b]`: how many query-key pairs of each block the rule allows."""
+    """Return int64 `[b, b]`: how many query-key pairs the rule allows in each block."""
     blocks = -(-table.num_tokens // block)
     if blocks == 0:
         return np.zeros((0, 0), dtype=np.int64)
@@ -58,9 +59,10 @@ def block_counts(table: SegmentTable, *, block: int = BLOCK) -> np.ndarray:
 
 
 def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ...]:
-    """Returns what a BlockMask of blocks of 128 is made of, int32, in the order that `assemble_mask` takes.
+    """Return the int32 tensors of a BlockMask with blocks of 128, in the order that `assemble_mask` takes.
 
-    For partial and for full blocks by query, then for both by key: how many there are `[1, 1, b]` and their indices `[1, 1, b, b]`.
+    These are, for partial and full blocks by query, then for both by key: their number `[1, 1, b]` and their indices
+    `[1, 1, b, b]`.
     """
     counts = block_counts(table)
     full = counts == BLOCK * BLOCK
@@ -70,7 +72,7 @@ def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ..
 
 
 def assemble_mask(length: int, blocks: Sequence[Tensor], mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
-    """Returns the BlockMask `[1, 1, N, N]` of N = `length` tokens; `mask_mod` is the rule within partial blocks."""
+    """Return the BlockMask `[1, 1, N, N]` for N = `length` tokens; `mask_mod` is the rule within partial blocks."""
     kv, kv_index, full_kv, full_kv_index, q, q_index, full_q, full_q_index = blocks
     return BlockMask(
         seq_lengths=(length, length),
@@ -95,12 +97,12 @@ def _cut(table: SegmentTable, block: int) -> _Pieces:
 
 
 def _running_sum(values: np.ndarray) -> np.ndarray:
-    """`[n, b]` → `[n + 1, b]`: the sum of all rows before."""
+    """Map `[n, b]` to `[n + 1, b]`: the sum of all earlier rows."""
     sums = np.zeros((len(values) + 1, values.shape[1]), dtype=np.int64)
     np.cumsum(values, axis=0, out=sums[1:])
     return sums
 
 
 def _ordered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many blocks each row has, int32 `[b]`, and all columns, those blocks first, int32 `[b, b]`."""
+    """Return how many blocks each row has, int32 `[b]`, and all columns, starting with those blocks, int32 `[b, b]`."""
     return blocks.sum(axis=1, dtype=np.int32), np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)

@@ -1,7 +1,7 @@
 """Attention of new tokens over a key-value cache: rows of any lengths in one call.
 
-Shape letters: B rows, L cached places per row that are looked at, q the most new tokens of a row, P stored tokens of the call, h heads,
-h_kv key-value heads, d head dimensions.
+Shape letters: B rows, L cached places per row that are looked at, q the most new tokens of a row, P stored tokens of
+the call, h heads, h_kv key-value heads, d head dimensions.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundomni.core.attention.places import token_places
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 
 
 @uncompiled
 class CachedPlan:
-    """Executor "cached": `scaled_dot_product_attention` on padded rows, with a mask over keys when rows differ."""
+    """Executor "cached": `scaled_dot_product_attention` on padded rows, with a mask over keys if rows differ."""
 
     executor = "cached"
     reason = "new tokens look into a key-value cache"
@@ -49,14 +49,14 @@ class CachedPlan:
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
 
     def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
-        """Returns `[B, 1 or q]`: how many keys of its row a query sees."""
+        """Return `[B, 1 or q]`: how many keys of its row each query sees."""
         if not causal or self._shape[1] <= 1:
             return totals[:, None]
         limit: np.ndarray = np.minimum(cache_lengths[:, None] + np.arange(1, self._shape[1] + 1), totals[:, None])
         return limit
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value: the whole buffers `[B * capacity, h_kv, d]` → `[P, h, d]`."""
+        """Map query `[P, h, d]`, and key and value as whole buffers `[B * capacity, h_kv, d]`, to `[P, h, d]`."""
         if not len(self._real):
             return torch.zeros_like(query)
         q = query.index_select(0, self._query).view(*self._shape, *query.shape[1:]).transpose(1, 2)
@@ -71,7 +71,7 @@ class CachedPlan:
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 
     def _rows(self, buffer: Tensor) -> Tensor:
-        """`[B' * capacity, h_kv, d]`, B' >= B → `[B, h_kv, L, d]` of the first B rows, a view."""
+        """Map `[B' * capacity, h_kv, d]`, B' >= B, to `[B, h_kv, L, d]`, a view of the first B rows."""
         return buffer.view(-1, self._capacity, *buffer.shape[1:])[: self._shape[0], : self._length].transpose(1, 2)
 
 
@@ -84,18 +84,20 @@ def plan_cached(
     causal: bool,
     device: torch.device,
 ) -> CachedPlan:
-    """Plans attention of the new tokens of B rows over the whole flat cache buffers, the new tokens already written after each context.
+    """Plan attention of the new tokens of B rows over whole cache buffers in which the new tokens already follow each
+    row's context.
 
-    The buffers may have more than B rows: the first B are used.
+    The buffers may have more than B rows; only the first B are used.
 
-    A query sees all of its row's context and the new tokens of its row: all of them, or those not after it when `causal`.
+    A query sees the whole context of its row and the new tokens of its row: all of them, or only those up to itself if
+    `causal`.
 
     Args:
         cache_lengths: int64 `[B]`, tokens of context in each row.
-        capacity: places per row of the buffers `[B * capacity, h_kv, d]`.
-        new_lengths: int64 `[B]`, new tokens of each row, which follow one another in token order, row after row.
+        capacity: places per row in the buffers `[B * capacity, h_kv, d]`.
+        new_lengths: int64 `[B]`, new tokens in each row; in token order, they follow one another row after row.
         stored: stored order of the new tokens.
         causal: whether new tokens see each other causally.
-        device: of queries and buffers.
+        device: device of queries and buffers.
     """
     return CachedPlan(cache_lengths, capacity, new_lengths, stored, causal=causal, device=device)

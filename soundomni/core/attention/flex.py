@@ -1,8 +1,8 @@
 """Any layout in one compiled kernel: FlexAttention (Dong et al. 2024) with the BlockMask of the segment table.
 
-It runs in token order, padded to one of few lengths, so that batches of a run share one compiled kernel: the ids of the rule and
-the blocks are arguments of the compiled function, never captured. Padding tokens form documents of their own, so that no row is
-without a key.
+It runs in token order, padded to one of a few lengths, so that the batches of a run share one compiled kernel: the
+rule's ids and the blocks are arguments of the compiled function, never captured. Padding tokens form their own
+documents, so that every row has a key.
 
 Shape letters: N tokens, S padded tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -23,17 +23,20 @@ from torch.nn.attention.flex_attention import flex_attention
 from soundomni.core.attention.block_mask import BLOCK, assemble_mask, block_tensors
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import OUTSIDE, token_rule
-from soundomni.core.layout import StoredOrder
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
 
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 RECOMPILE_LIMIT = 64
-"""Kernels of one process: lengths x head shapes x dtypes x gradient or not x threads. Beyond it flex raises, it never runs eager."""
+"""Largest number of kernels per process: lengths x head shapes x dtypes x with or without gradients x threads.
+
+Beyond it, flex raises.
+"""
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Returns why flex can't run on `device` in the present gradient mode, None when it can."""
+    """Return why flex cannot run on `device` in the current gradient mode, or None if it can."""
     if device.type not in ("cpu", "cuda"):
         return f"flex attention needs a CPU or CUDA device, and the batch is on '{device.type}'"
     if device.type == "cpu" and torch.is_grad_enabled():
@@ -42,14 +45,15 @@ def obstacle(device: torch.device) -> str | None:
 
 
 def padded_length(num_tokens: int) -> int:
-    """Returns S: the next multiple of 128 of the form 2^k or 3 * 2^k blocks, so that a run meets few lengths."""
+    """Return S: the next multiple of 128 of the form 2^k or 3 * 2^k blocks, so that a run meets few lengths."""
     blocks = max(1, -(-num_tokens // BLOCK))
     power = 1 << (blocks - 1).bit_length()
     return BLOCK * (power * 3 // 4 if power >= 4 and blocks <= power * 3 // 4 else power)
 
 
 def pad_table(table: SegmentTable, length: int) -> SegmentTable:
-    """Returns the table of a batch of `length` tokens: padding is causal text in documents that end with their block."""
+    """Return the table of a batch padded to `length` tokens: padding is causal text in documents that end with their
+    block."""
     edges = np.union1d([table.num_tokens, length], np.arange(table.num_tokens // BLOCK + 1, length // BLOCK) * BLOCK)
     pads = len(edges) - 1
     columns = {
@@ -66,7 +70,8 @@ def pad_table(table: SegmentTable, length: int) -> SegmentTable:
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-    """query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, ids of the rule `[S]`, `block_tensors` → `[1, h, S, d]`."""
+    """Map query `[1, h, S, d]`, key and value `[1, h_kv, S, d]`, the rule's ids `[S]` and `block_tensors` to `[1, h, S,
+    d]`."""
     document, block, noise = ids
 
     def rule(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -82,15 +87,18 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Te
 
 @functools.cache
 def _compiled(num_threads: int) -> MaskedAttention:
-    """Returns `masked_attention` compiled for `num_threads`. Whole-graph compilation raises at the limit instead of running eager."""
+    """Return `masked_attention` compiled for `num_threads`.
+
+    At the limit, whole-graph compilation raises instead of running eagerly.
+    """
     return torch.compile(masked_attention, fullgraph=True, dynamic=False, options={"cpp.threads": num_threads})
 
 
 def compiled_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-    """`masked_attention` in a kernel that is compiled once per process and number of threads.
+    """Run `masked_attention` in a kernel that is compiled once per process and number of threads.
 
-    A kernel for the CPU has buffers for the threads that it was compiled for, and with more it would write beyond them. As an option
-    their number is also part of the key by which kernels are kept on disk.
+    A CPU kernel has buffers for the threads that it was compiled for, and would write beyond them with more. As an
+    option, their number is also part of the key of kernels cached on disk.
     """
     with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
         return _compiled(torch.get_num_threads())(query, key, value, ids, blocks)
@@ -121,12 +129,12 @@ class FlexPlan:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
         out = self._attention(self._in_order(query), self._in_order(key), self._in_order(value), self._ids, self._blocks)
         tokens = out[0].transpose(0, 1)[: len(self._places)]
         return torch.zeros_like(query).index_copy(0, self._places, tokens)
 
     def _in_order(self, stored: Tensor) -> Tensor:
-        """`[P, h, d]` → `[1, h, S, d]`, zero at padding."""
+        """Map `[P, h, d]` to `[1, h, S, d]`, zero at padding."""
         tokens = F.pad(stored.index_select(0, self._places), (0, 0, 0, 0, 0, self._padding))
         return tokens.transpose(0, 1)[None]

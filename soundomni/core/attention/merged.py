@@ -1,10 +1,11 @@
 """Exact attention on the CPU, forward and backward, by one flash call per rectangle; nothing of size N x N.
 
-Rectangles of (nearly) equal size share a call. Where a query has two rectangles their results are merged by log-sum-exp (Dao et al.
-2022, FlashAttention, section 3.1). The backward pass calls each flash backward with the merged output and log-sum-exp, which makes the
-probabilities those of the whole row, and adds the gradients up.
+Rectangles of (nearly) equal size share a call. If a query has two rectangles, their results are merged by log-sum-exp
+(Dao et al. 2022, FlashAttention, section 3.1). The backward pass calls each flash backward with the merged output and
+log-sum-exp, which gives the probabilities of the whole row, and adds up the gradients.
 
-Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, n rectangles of a group, q and k their padded lengths.
+Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, n rectangles of a group, q and k their
+padded lengths.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from torch.autograd.function import once_differentiable
 
 from soundomni.core.attention.places import Rows, token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 
 WASTE = 1024
-"""Padded query-key pairs per rectangle, on average, up to which sharing a call is cheaper than another call."""
+"""Average number of padded query-key pairs per rectangle up to which sharing a call is cheaper than another call."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Returns why the kernels can't run on `device`, None when they can."""
+    """Return why the kernels cannot run on `device`, or None if they can."""
     return None if device.type == "cpu" else f"its kernels are for the CPU, and the batch is on '{device.type}'"
 
 
@@ -42,9 +43,9 @@ class _Group:
     Args:
         count: n.
         query, key: the rows of all rectangles, n * q and n * k of them; padding repeats the first row of its rectangle.
-        causal: of all of them.
-        padding: int64, which of the n * q query rows are padding; None when there are none.
-        mask: `[n, 1, 1, k]`, -inf at padding keys, else 0; None where no real query can see a padding key.
+        causal: whether all of them are causal.
+        padding: int64, which of the n * q query rows are padding; None if none are.
+        mask: `[n, 1, 1, k]`, -inf at padding keys, otherwise 0; None if no real query can see a padding key.
     """
 
     count: int
@@ -55,29 +56,29 @@ class _Group:
     mask: Tensor | None
 
     def queries_of(self, stored: Tensor) -> Tensor:
-        """`[P, h, d]` → `[n, h, q, d]`."""
+        """Map `[P, h, d]` to `[n, h, q, d]`."""
         return self._batched(self.query.of(stored))
 
     def keys_of(self, stored: Tensor) -> Tensor:
-        """`[P, h_kv, d]` → `[n, h_kv, k, d]`."""
+        """Map `[P, h_kv, d]` to `[n, h_kv, k, d]`."""
         return self._batched(self.key.of(stored))
 
     def _batched(self, rows: Tensor) -> Tensor:
         return rows.view(self.count, -1, *rows.shape[1:]).transpose(1, 2)
 
     def mask_as(self, dtype: torch.dtype) -> Tensor | None:
-        """The mask in the dtype of the queries, as the kernel wants it."""
+        """Return the mask in the dtype of the queries, as the kernel requires."""
         return None if self.mask is None else self.mask.to(dtype)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the output `[n * q, h, d]` and log-sum-exp `[n * q, h]` of these rectangles alone."""
+        """Return the output `[n * q, h, d]` and log-sum-exp `[n * q, h]` of only these rectangles."""
         q, k, v = self.queries_of(query), self.keys_of(key), self.keys_of(value)
         out, lse = _flash(q, k, v, 0.0, self.causal, attn_mask=self.mask_as(q.dtype))
         return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
 def _group(rectangles: Sequence[Rectangle], places: np.ndarray, device: torch.device) -> list[_Group]:
-    """Puts rectangles of similar size into one group each, the largest first."""
+    """Sort rectangles of similar size into groups, the largest first."""
     groups: list[list[Rectangle]] = []
     longest = area = 0
     for rectangle in sorted(rectangles, key=lambda r: (r.causal, len(r.key), len(r.query)), reverse=True):
@@ -112,7 +113,7 @@ def _build(members: Sequence[Rectangle], places: np.ndarray, device: torch.devic
 
 
 def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows as one array, short ones filled with their first entry, and where it was filled."""
+    """Return the rows as one array, short ones filled up with their first entry, and where they were filled."""
     lengths = np.asarray([len(row) for row in rows])
     padding = np.arange(lengths.max()) >= lengths[:, None]
     filled = np.repeat(np.asarray([row[0] for row in rows])[:, None], lengths.max(), axis=1)
@@ -125,7 +126,7 @@ class _MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, first: Sequence[_Group], second: Sequence[_Group]) -> Tensor:
-        precise = torch.promote_types(query.dtype, torch.float32)  # of the kernel's log-sum-exp
+        precise = torch.promote_types(query.dtype, torch.float32)  # dtype of the kernel's log-sum-exp
         out, lse = torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=precise)
         for group in first:
             part, part_lse = group.forward(query, key, value)
@@ -139,7 +140,7 @@ class _MergedAttention(torch.autograd.Function):
             before, before_lse = group.query.of(out), group.query.of(lse)
             both = torch.logaddexp(before_lse, part_lse)
             merged = before * (before_lse - both).exp()[..., None] + part * (part_lse - both).exp()[..., None]
-            group.query.write_to(out, merged.to(out.dtype))  # padding repeats a query of this rectangle, hence its values
+            group.query.write_to(out, merged.to(out.dtype))  # padding repeats a query of this rectangle, and so its values
             group.query.write_to(lse, both)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.groups = (*first, *second)
@@ -184,7 +185,7 @@ class MergedPlan:
         self._second = _group(rectangles.second, places, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
         out: Tensor = _MergedAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, self._first, self._second
         )

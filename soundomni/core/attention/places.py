@@ -1,6 +1,6 @@
-"""Where tokens lie in stored tensors.
+"""Places of tokens in stored tensors.
 
-Shape letters: N tokens, P stored tokens (padding included), R rows that are chosen.
+Shape letters: N tokens, P stored tokens (padding included), R chosen rows.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundomni.core.layout import PADDING, StoredOrder
+from soundomni.core.attention.stored_order import PADDING, StoredOrder
 
 
 def token_places(stored: StoredOrder) -> np.ndarray:
-    """Returns int64 `[N]`: the stored place of each token."""
+    """Return int64 `[N]`: the stored place of each token."""
     filled = np.flatnonzero(stored.order != PADDING)
     places = np.empty(len(filled), dtype=np.int64)
     places[stored.order[filled]] = filled
@@ -21,27 +21,28 @@ def token_places(stored: StoredOrder) -> np.ndarray:
 
 
 class Rows:
-    """R rows of stored tensors `[P, ...]`: a slice when they are consecutive, so that nothing is copied, an index otherwise."""
+    """R rows of stored tensors `[P, ...]`: a slice if they are consecutive, so that nothing is copied; otherwise an
+    index."""
 
     def __init__(self, places: np.ndarray, device: torch.device) -> None:
         self._first, self._count = int(places[0]), len(places)
         self._index = None if (np.diff(places) == 1).all() else torch.from_numpy(places).to(device)
 
     def of(self, stored: Tensor) -> Tensor:
-        """Returns the rows `[R, ...]`, a view where possible."""
+        """Return the rows `[R, ...]`, a view if possible."""
         if self._index is None:
             return stored.narrow(0, self._first, self._count)
         return stored.index_select(0, self._index)
 
     def add_to(self, stored: Tensor, values: Tensor) -> None:
-        """Adds values `[R, ...]` to the rows; a row that occurs twice receives both."""
+        """Add values `[R, ...]` to the rows; a row that occurs twice receives both."""
         if self._index is None:
             stored.narrow(0, self._first, self._count).add_(values)
         else:
             stored.index_add_(0, self._index, values)
 
     def write_to(self, stored: Tensor, values: Tensor) -> None:
-        """Overwrites the rows with values `[R, ...]`; of a row that occurs twice, one value stays."""
+        """Overwrite the rows with values `[R, ...]`; of a row that occurs twice, one value stays."""
         if self._index is None:
             stored.narrow(0, self._first, self._count).copy_(values)
         else:

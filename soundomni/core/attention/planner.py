@@ -1,4 +1,4 @@
-"""Chooses how the attention of a batch is computed, once per batch, from the segment table.
+"""Choice of how to compute the attention of a batch, once per batch, from the segment table.
 
 Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from soundomni.core.attention import merged, reference, varlen
+from soundomni.core.attention.layout import AttentionPlan
 from soundomni.core.attention.rectangles import cut_rectangles
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.layout import AttentionPlan, StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 EXECUTORS = ("auto", "merged", "varlen", "flex", "reference")
@@ -24,24 +25,25 @@ def plan_attention(
     executor: str = "auto",
     dtype: torch.dtype = torch.float32,
 ) -> AttentionPlan:
-    """Plans exact attention of a packed batch under the rule of `soundomni.core.sequence`.
+    """Plan exact attention of a packed batch under the rule of `soundomni.core.sequence`.
 
-    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and has gradients for all three.
-    Its `executor` and `reason` say what was chosen and why. What was asked for is used or refused, never replaced.
+    The plan takes query `[P, h, d]`, key and value `[P, h_kv, d]` in stored order, h a multiple of h_kv, and is
+    differentiable in all three. Its `executor` and `reason` say what was chosen and why. A requested executor is used
+    or refused, never replaced.
 
     Args:
         table: the segments of the batch.
-        stored: where its tokens lie.
-        device: of the queries.
-        executor: one of EXECUTORS. "auto" takes merged on the CPU; on CUDA varlen where its kernels fit, otherwise flex.
-        dtype: of the queries: the varlen kernels take float16 and bfloat16 only.
+        stored: stored order of its tokens.
+        device: device of the queries.
+        executor: one of EXECUTORS. "auto" takes merged on the CPU; on CUDA varlen if its kernels fit, otherwise flex.
+        dtype: dtype of the queries; the varlen kernels only take float16 and bfloat16.
 
     Raises:
-        SpecError: the executor is unknown, or can't run here; the message says why.
+        SpecError: the executor is unknown or cannot run here; the message says why.
     """
     if executor not in EXECUTORS:
         known = ", ".join(EXECUTORS)
-        raise SpecError(f"unknown attention executor '{executor}': expected one of {known}.{did_you_mean(executor, EXECUTORS)}")
+        raise SpecError(f"unknown attention executor '{executor}'; expected one of {known}.{did_you_mean(executor, EXECUTORS)}")
     name, reason = _choose(table, device, dtype) if executor == "auto" else (executor, "asked for")
     obstacle = _obstacle(name, table, device, dtype)
     if obstacle is not None:
@@ -51,14 +53,14 @@ def plan_attention(
     if name == "varlen":
         return varlen.VarlenPlan(cut_rectangles(table), stored, device=device, reason=reason)
     if name == "flex":
-        from soundomni.core.attention import flex  # imports the compiler, as long as the rest of torch
+        from soundomni.core.attention import flex  # here, because it imports the compiler, which takes as long as the rest of torch
 
         return flex.FlexPlan(table, stored, device=device, reason=reason)
     return reference.ReferencePlan(table, stored, device=device, reason=reason)
 
 
 def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """Returns the executor of "auto" and the reason."""
+    """Return the executor that "auto" chooses, and the reason."""
     if device.type == "cpu":
         return "merged", "on the CPU, flash calls per segment are exact and the only ones with a backward pass"
     hindrance = varlen.obstacle(table, device, dtype)
@@ -68,7 +70,7 @@ def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tu
 
 
 def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why the executor can't run here, None when it can."""
+    """Return why the executor cannot run here, or None if it can."""
     if name == "merged":
         return merged.obstacle(device)
     if name == "varlen":

@@ -1,8 +1,9 @@
-"""Cuts the allowed pairs of a batch into rectangles that a flash kernel computes exactly, without a mask.
+"""Cut the allowed pairs of a batch into rectangles that a flash kernel computes exactly, without a mask.
 
-A full or noise segment is one rectangle: its queries see the visible (that is, non-noise) tokens before it and itself. Causal tokens
-with only causal or noise segments before them form one causal rectangle, since the noise between them is not seen. Causal tokens after
-a full segment need two: the causal one among themselves and a full one over everything visible before. Only these are merged.
+A full or noise segment is one rectangle: its queries see the visible (that is, non-noise) tokens before it and itself.
+Causal tokens with only causal or noise segments before them form one causal rectangle, because nothing sees the noise
+between them. Causal tokens after a full segment need two: the causal one among themselves and a full one over
+everything visible before. Only these are merged.
 
 Shape letters: G segments, N tokens.
 """
@@ -19,7 +20,8 @@ from soundomni.core.sequence import Attend, SegmentTable
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Queries that all see the same keys, or, when causal, the keys up to themselves (query and key are then the same tokens).
+    """Queries that all see the same keys, or, if causal, the keys up to themselves (query and key are then the same
+    tokens).
 
     Args:
         query, key: int64, ascending tokens; never empty.
@@ -45,7 +47,7 @@ class Rectangles:
 
 
 def cut_rectangles(table: SegmentTable) -> Rectangles:
-    """Covers every allowed pair of the batch exactly once."""
+    """Return rectangles that cover every allowed pair of the batch exactly once."""
     found = Rectangles()
     edges = np.flatnonzero(np.diff(table.document, prepend=-1, append=-1))
     for first, last in pairwise(edges):

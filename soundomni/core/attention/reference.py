@@ -1,4 +1,4 @@
-"""Dense attention with the mask written out, in the precision of its inputs: what every other executor must agree with.
+"""Dense attention with an explicit mask, in the precision of its inputs: the reference for every other executor.
 
 Shape letters: N tokens, P stored tokens, h heads, h_kv key-value heads, d head dimensions.
 """
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import dense_mask
-from soundomni.core.layout import StoredOrder
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 MAX_TOKENS = 16384
 
 
 def obstacle(table: SegmentTable) -> str | None:
-    """Returns why the batch can't be computed densely, None when it can."""
+    """Return why the batch cannot be computed densely, or None if it can."""
     if table.num_tokens > MAX_TOKENS:
-        return f"its mask is dense, which is for tests of at most {MAX_TOKENS} tokens, and the batch has {table.num_tokens}"
+        return f"its mask is dense, which is for tests with at most {MAX_TOKENS} tokens, and the batch has {table.num_tokens}"
     return None
 
 
@@ -34,7 +34,7 @@ class ReferencePlan:
         self._mask = torch.from_numpy(dense_mask(table)).to(device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` to `[P, h, d]`."""
         group = query.shape[1] // key.shape[1]
         q = query.index_select(0, self._places)
         k = key.index_select(0, self._places).repeat_interleave(group, dim=1)

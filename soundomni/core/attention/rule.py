@@ -1,8 +1,8 @@
 """Who sees whom, token by token.
 
-Query q sees key k if and only if both are in the same document, and k is not after q or both are in the same full or noise segment,
-and k is not in a noise segment other than q's own. The boundary tokens of a segment belong to it. With three ids per token the rule
-is pointwise, so that kernels evaluate it without a mask of size N x N.
+Query q sees key k if and only if both are in the same document, and k is not after q or both are in the same full or
+noise segment, and k is not in a noise segment other than q's own. The boundary tokens of a segment belong to it. With
+three ids per token the rule can be evaluated pointwise, so that kernels need no mask of size N x N.
 
 Shape letters: G segments, N tokens.
 """
@@ -20,7 +20,7 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class TokenRule:
-    """What the rule needs to know of each token, int64 `[N]` each.
+    """The ids that the rule needs for each token, int64 `[N]` each.
 
     Args:
         document: the token's document.
@@ -34,7 +34,7 @@ class TokenRule:
 
 
 def token_rule(table: SegmentTable) -> TokenRule:
-    """Returns the three ids of every token of the batch."""
+    """Return the three ids of every token of the batch."""
     row = table.token_segments()
     attend = table.attend[row]
     return TokenRule(
@@ -45,7 +45,7 @@ def token_rule(table: SegmentTable) -> TokenRule:
 
 
 def dense_mask(table: SegmentTable) -> np.ndarray:
-    """Returns bool `[N, N]`, True where the query of the row sees the key of the column. For tests and small batches."""
+    """Return bool `[N, N]`, True where the query of the row sees the key of the column. For tests and small batches."""
     rule = token_rule(table)
     token = np.arange(table.num_tokens)
     same_document = rule.document[:, None] == rule.document
@@ -56,9 +56,9 @@ def dense_mask(table: SegmentTable) -> np.ndarray:
 
 
 def is_single_pass(table: SegmentTable) -> bool:
-    """Whether no causal segment comes after a full one of its document.
+    """Return whether no causal segment comes after a full one in its document.
 
-    The keys of a query are then either a causal chain that ends at the query, or a plain set that its whole segment shares.
+    A query's keys are then either a causal chain that ends at the query, or a plain set that its whole segment shares.
     """
     full = np.append(0, np.cumsum(table.attend == Attend.FULL))
     first_row = np.searchsorted(table.document, table.document)

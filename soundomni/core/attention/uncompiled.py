@@ -1,6 +1,7 @@
 """Keeps executors out of torch.compile without importing the compiler, which takes as long as the rest of torch.
 
-`torch.compiler.disable` imports all of it. Executors are marked instead, and what compiles a model asks for the marks to take effect.
+`torch.compiler.disable` would import all of it. Instead, executors are marked, and whoever compiles a model makes the
+marks take effect.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _marked: list[type] = []
 
 
 def uncompiled(executor: Executor) -> Executor:
-    """Marks a class whose calls are not to be compiled: what they do depends on numbers that differ in every batch."""
+    """Mark a class whose calls must not be compiled, because they depend on numbers that differ in every batch."""
     _marked.append(executor)
     if "torch._dynamo" in sys.modules:
         exempt_executors()
@@ -24,7 +25,10 @@ def uncompiled(executor: Executor) -> Executor:
 
 
 def exempt_executors() -> None:
-    """Makes the compiler leave all marked classes alone. To be called before a model is compiled; again does no harm."""
+    """Make the compiler skip all marked classes.
+
+    Call this before a model is compiled; calling it again does no harm.
+    """
     while _marked:
         executor = _marked.pop()
         executor.__call__ = torch.compiler.disable(executor.__call__)  # type: ignore[method-assign, no-untyped-call]

@@ -1,10 +1,11 @@
 """Variable-length flash attention on CUDA: one call for all causal rectangles of a batch, one for all others.
 
-Exact when every query has one rectangle, that is, when no causal segment follows a full one; then nothing is merged. Rectangles are
-gathered one after the other, so that the kernel sees a batch of sequences whose queries and keys may differ in number
-(FlashAttention-2, Dao 2023).
+It is exact if every query has one rectangle, that is, if no causal segment follows a full one; then nothing is merged.
+Rectangles are gathered one after another, so that the kernel sees a batch of sequences whose queries and keys may
+differ in number (FlashAttention-2, Dao 2023).
 
-Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head dimensions.
+Shape letters: P stored tokens, Q and K gathered queries and keys, n rectangles, h heads, h_kv key-value heads, d head
+dimensions.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from torch.nn.attention.varlen import varlen_attn
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
-from soundomni.core.layout import StoredOrder
 from soundomni.core.sequence import SegmentTable
 
 HALF = (torch.bfloat16, torch.float16)
 
 
 def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why the varlen kernels can't compute the batch, None when they can."""
+    """Return why the varlen kernels cannot compute the batch, or None if they can."""
     if device.type != "cuda":
         return f"varlen kernels need a CUDA device, and the batch is on '{device.type}'"
     if dtype not in HALF:
@@ -40,11 +41,11 @@ def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> s
 
 @dataclass(frozen=True)
 class VarlenCall:
-    """The arguments of one call: every rectangle is one sequence, none is empty.
+    """Arguments of one call: every rectangle is one sequence, and none is empty.
 
     Args:
         query, key: int64 `[Q]` and `[K]`, stored places, rectangle after rectangle.
-        cu_seqlens_q, cu_seqlens_k: int32 `[n + 1]`, where each rectangle begins.
+        cu_seqlens_q, cu_seqlens_k: int32 `[n + 1]`, start of each rectangle.
         causal: whether query i of a rectangle sees only its first i + 1 keys.
     """
 
@@ -56,7 +57,7 @@ class VarlenCall:
 
 
 def varlen_calls(rectangles: Sequence[Rectangle], places: np.ndarray) -> list[VarlenCall]:
-    """Returns at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
+    """Return at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
     calls = []
     for causal in (True, False):
         chosen = [rectangle for rectangle in rectangles if rectangle.causal == causal]
@@ -83,7 +84,7 @@ class _DeviceCall:
         self._window = (-1, 0) if call.causal else (-1, -1)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` → `[Q, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` to `[Q, h, d]`."""
         group = query.shape[1] // key.shape[1]  # the operator is specified for equal numbers of heads
         k, v = (x.index_select(0, self.key).repeat_interleave(group, dim=1) for x in (key, value))
         q = query.index_select(0, self.query)
@@ -104,7 +105,8 @@ class VarlenPlan:
         self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv → `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv,
+        to `[P, h, d]`."""
         out = torch.zeros_like(query)
         if not self._calls:  # nothing to attend to: the parameters behind q, k and v still take part in the backward pass
             return out + 0.0 * (query.sum() + key.sum() + value.sum())

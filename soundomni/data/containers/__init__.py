@@ -1,4 +1,5 @@
-"""What the bytes of an audio file announce, read without decoding, to tell a whole file from a part of one."""
+"""Contents of an audio file as its bytes announce them, read without decoding, to distinguish a whole file from a part
+of one."""
 
 from __future__ import annotations
 
@@ -36,13 +37,13 @@ _BY_FRAMES = {_FLAC: read_flac, _OGG: read_ogg}
 
 
 def examine(file: BinaryIO, *, thorough: bool) -> Contents | None:
-    """Return what a file announces and holds, or None when it is in no container that this package reads.
+    """Return what a file announces and holds, or None if this package does not read its container.
 
     Args:
         file: opened for reading bytes.
-        thorough: whether to look at all of the file where its beginning and its end do not prove that it is whole.
+        thorough: whether to look at the whole file if its beginning and end do not prove that it is complete.
 
-    Raises ContainerError when it holds less than it announces, more than can be read, or contradicts itself.
+    Raise ContainerError if it holds less than it announces, more than can be read, or contradicts itself.
     """
     source = Source(file)
     start = skip_id3(source, 0)
@@ -56,7 +57,7 @@ def examine(file: BinaryIO, *, thorough: bool) -> Contents | None:
 
 def _read(source: Source, start: int, thorough: bool) -> Contents | None:
     head = source.read(start, 20)
-    if head.startswith(_SAMPLE_DUMP):  # before libsndfile sees it, which prints what it stumbles over
+    if head.startswith(_SAMPLE_DUMP):  # before libsndfile sees it, which would print its complaints
         raise ContainerError("it is a file of type SDS, and a truncated file of this type looks complete. Convert it to WAV or FLAC")
     for magic, read in _BY_HEADER.items():
         if head.startswith(magic):
@@ -72,7 +73,7 @@ def _read(source: Source, start: int, thorough: bool) -> Contents | None:
 
 
 def _is_mpeg(source: Source, start: int) -> bool:
-    """Do two frames of MPEG audio follow each other, or one that ends the file?"""
+    """Return whether two frames of MPEG audio follow each other, or a single one ends the file."""
     first = parse(source.read(start, 4))
     if first is None:
         return False

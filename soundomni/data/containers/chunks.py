@@ -1,4 +1,5 @@
-"""Files made of chunks (a name, a size, the data): where the chunk with the audio ends, whatever its size field says."""
+"""Files made of chunks (a name, a size, the data): where the chunk with the audio ends, whatever its size field
+says."""
 
 from __future__ import annotations
 
@@ -8,26 +9,26 @@ from dataclasses import dataclass
 from soundomni.data.containers.contents import ByteOrder, ContainerError, Source, check_rest, is_streamed
 
 _MOST_CHUNKS = 10_000
-_MOST_JUNK = 4096  # bytes of anything behind the last chunk, if the container's size confirms that it is the last; more may be audio
+_MOST_JUNK = 4096  # bytes of junk after the last chunk, if the container's size confirms that it is the last; more may be audio
 _LITTLE_JUNK = 16
 _NAMES = (
     b"LIST|id3 |ID3 |bext|cue |smpl|inst|fact|PEAK|JUNK|junk|PAD |FLLR|afsp|iXML|axml|chna|_PMX|cart|DISP|acid|strc|plst|umid"
     b"|MARK|INST|MIDI|AESD|APPL|COMT|NAME|AUTH|(c) |ANNO|ATAK|RLSE|CHAN|info|user|strg|free|pakt|kuki|mark|regn|chan"
 )
 _DESCRIBING = frozenset(_NAMES.split(b"|"))
-"""Names of chunks that describe the audio: one may be cut by the end of the file, the audio before it is whole."""
+"""Names of chunks that describe the audio: if the file ends within one, the audio before it is still complete."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How chunks are written.
+    """Format of chunks.
 
     Args:
-        order: of the bytes of a size.
-        name_bytes: the length of a name.
-        size_bytes: the length of a size.
-        align: each chunk starts at a multiple of this.
-        size_has_header: whether a size counts the name and itself.
+        order: byte order of a size.
+        name_bytes: length of a name.
+        size_bytes: length of a size.
+        align: chunks start at multiples of this.
+        size_has_header: whether a size includes the name and itself.
     """
 
     order: ByteOrder
@@ -46,8 +47,8 @@ class Chunks:
     """The chunks of a file.
 
     Args:
-        found: start of the data and announced size, by name; of a name that comes more than once, the first.
-        end: where the last chunk ends. What follows is no chunk.
+        found: start of the data and announced size, by name; the first one if a name occurs more than once.
+        end: end of the last chunk. What follows is not a chunk.
     """
 
     found: Mapping[bytes, tuple[int, int]]
@@ -57,17 +58,17 @@ class Chunks:
 def walk(
     source: Source, start: int, layout: Layout, *, audio: bytes, magic: tuple[bytes, ...], size_elsewhere: int | None = None
 ) -> Chunks:
-    """Walk the chunks of a file until something that is not one.
+    """Walk the chunks of a file until something that is not a chunk.
 
     Args:
         source: the file.
         start: where the first chunk begins.
-        layout: how chunks are written.
+        layout: format of the chunks.
         audio: name of the chunk with the audio.
-        magic: how files of this kind begin; such a name is not a chunk's.
-        size_elsewhere: the size of the audio, if it is not written in front of it.
+        magic: beginnings of files of this kind, which are not names of chunks.
+        size_elsewhere: size of the audio, if it is not written in front of it.
 
-    Raises ContainerError when there is not exactly one chunk with audio.
+    Raise ContainerError if there is not exactly one chunk with audio.
     """
     found: dict[bytes, tuple[int, int]] = {}
     position = start
@@ -117,17 +118,17 @@ def _chunk(source: Source, position: int, layout: Layout, audio: bytes, magic: t
 def audio_range(
     source: Source, chunks: Chunks, layout: Layout, *, audio: bytes, magic: tuple[bytes, ...], whole: int | None
 ) -> tuple[int, int]:
-    """Return where the audio starts and ends. When its size was never filled in, it is the rest of the file.
+    """Return where the audio starts and ends. If its size was never filled in, it is the rest of the file.
 
     Args:
         source: the file.
         chunks: its chunks.
-        layout: how they are written.
+        layout: format of the chunks.
         audio: name of the chunk with the audio.
-        magic: how files of the kind begin, to find another one behind this.
-        whole: where the container ends by its own header, if that can be relied on.
+        magic: beginnings of files of this kind, to find another one after this.
+        whole: end of the container according to its own header, if that can be relied on.
 
-    Raises ContainerError when the file ends before its audio, or when more follows than chunks and a little junk.
+    Raise ContainerError if the file ends before its audio, or if more follows than chunks and a little junk.
     """
     begin, size = chunks.found[audio]
     beyond = begin + size > source.size

@@ -1,7 +1,7 @@
-"""What a container's bytes announce, and views of a file with its header put right.
+"""Contents that a container's bytes announce, and views of a file with a corrected header.
 
-Decoders such as libsndfile trust or silently correct what a header says about lengths. The modules of this package read the header
-themselves, so that a file is decoded whole or refused with a reason.
+Decoders such as libsndfile trust or silently correct a header's lengths. The modules of this package read the header
+themselves, so that a file is either decoded completely or refused with a reason.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _MOST_TAGS = 100
 ByteOrder = Literal["big", "little"]
 
 Pieces = tuple[bytes | tuple[int, int], ...]
-"""A file put together: bytes, and ranges (start, end) of another file."""
+"""A file put together from bytes and ranges (start, end) of another file."""
 
 
 class ContainerError(Exception):
-    """The bytes contradict themselves, or do not hold all that they announce; the message is the reason."""
+    """The bytes contradict themselves, or do not hold everything that they announce; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found in a file.
+    """Findings about a file.
 
     Args:
         kind: the container's name.
-        frames: samples per channel that it announces and holds, if its header says so exactly.
-        pieces: what a decoder should be given instead of the file, if it would not read all of the file.
-        estimated: whether a decoder only estimates the length, so that `frames` counts and not what it says.
+        frames: samples per channel that it announces and holds, if its header states them exactly.
+        pieces: what to give a decoder instead of the file, if it would not read the whole file.
+        estimated: whether a decoder only estimates the length, so that `frames` is right instead.
     """
 
     kind: str
@@ -41,35 +41,38 @@ class Contents:
 
 
 class Source:
-    """A file opened for reading, with its size, as the readers of containers use it."""
+    """An open file with its size, for the readers of containers."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = file.seek(0, io.SEEK_END)
         self._file = file
 
     def read(self, position: int, count: int) -> bytes:
-        """Return `count` bytes from `position`, or what there is of them."""
+        """Return `count` bytes from `position`, or as many as there are."""
         self._file.seek(position)
         return self._file.read(count)
 
     def need(self, position: int, count: int, what: str) -> bytes:
-        """Return exactly `count` bytes. Raises ContainerError, naming `what` is cut, when the file ends before."""
+        """Return exactly `count` bytes.
+
+        Raise ContainerError, which says that `what` is cut, if the file ends earlier.
+        """
         data = self.read(position, count)
         if len(data) < count:
             raise ContainerError(f"truncated in its {what}")
         return data
 
     def number(self, position: int, count: int, order: ByteOrder, what: str) -> int:
-        """Return an unsigned integer of `count` bytes. Raises ContainerError like `need`."""
+        """Return an unsigned integer of `count` bytes. Raise ContainerError like `need`."""
         return int.from_bytes(self.need(position, count, what), order)
 
     def skip_zeros(self, start: int) -> int:
-        """Return where the padding at `start` ends, or `start` when it is longer than a block."""
+        """Return where the padding at `start` ends, or `start` if it is longer than a block."""
         block = self.read(start, _BLOCK)
         return start + len(block) - len(block.lstrip(b"\0")) if block.count(0) < len(block) else start
 
     def is_zero(self, start: int) -> bool:
-        """Are all bytes from `start` on zero?"""
+        """Return whether all bytes from `start` on are zero."""
         for position in range(start, self.size, _BLOCK):
             block = self.read(position, _BLOCK)
             if block.count(0) < len(block):
@@ -78,7 +81,7 @@ class Source:
 
 
 class View(io.RawIOBase):
-    """The pieces of a file one after the other, as a file."""
+    """The pieces of a file, one after another, as a file."""
 
     def __init__(self, file: BinaryIO, pieces: Pieces) -> None:
         self._file = file
@@ -121,7 +124,8 @@ class View(io.RawIOBase):
 
 
 def is_streamed(size: int, bits: int = 32) -> bool:
-    """Is this a size as writers to a pipe leave it, because they cannot go back: the most that fits, a bit less, or SoX's 0x7F000000?"""
+    """Return whether a size looks like one left by a writer to a pipe: the largest that fits, a bit less, or SoX's
+    0x7F000000."""
     most = 1 << bits
     return size >= most - 0x10000 or most // 2 - 0x10000 <= size <= most // 2 or 0x7F000000 <= size <= 0x7F000100
 
@@ -138,7 +142,8 @@ def skip_id3(source: Source, position: int) -> int:
 
 
 def before_tags(source: Source, start: int) -> int:
-    """Return where the ID3v1, APE and Lyrics3 tags at the end of a file begin, or its end when it has none; never before `start`."""
+    """Return where the ID3v1, APE and Lyrics3 tags at the end of a file begin, or its end if it has none; never before
+    `start`."""
     end = source.size
     for _ in range(_MOST_TAGS):
         if end - start < 128:
@@ -159,9 +164,10 @@ def before_tags(source: Source, start: int) -> int:
 
 
 def check_rest(source: Source, end: int, *, magic: tuple[bytes, ...], junk: int = 16) -> None:
-    """Check what follows the audio that a header announces: tags, zeros and up to `junk` bytes of anything are passed over.
+    """Check what follows the audio that a header announces: tags, zeros and up to `junk` other bytes are accepted.
 
-    Raises ContainerError for another file, which begins with one of `magic`, and for more, which may well be audio.
+    Raise ContainerError for another file, which begins with one of `magic`, and for anything else, which may well be
+    audio.
     """
     if source.read(end, 16).startswith(magic):
         raise ContainerError(f"another file follows it at byte {end}. Split the file")

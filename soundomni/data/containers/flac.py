@@ -1,4 +1,4 @@
-"""FLAC: how many samples STREAMINFO announces, and how many the last frame ends with (RFC 9639)."""
+"""FLAC: how many samples STREAMINFO announces, and with how many the last frame ends (RFC 9639)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ MAGIC = b"fLaC"
 _STREAMINFO = b"fLaC\x00\x00\x00\x22"
 _LARGEST_TAIL = 1 << 20
 _BLOCK = 1 << 20
-_CANDIDATES = 16  # of the last bytes that look like a frame's header, how many are tried
+_CANDIDATES = 16  # how many of the last possible frame headers are tried
 
 
 def read_flac(source: Source, start: int, thorough: bool) -> Contents:
-    """Read STREAMINFO and the last frame; with `thorough`, look for another file behind this one. Raises ContainerError."""
+    """Read STREAMINFO and the last frame; with `thorough`, look for another file after this one.
+
+    Raise ContainerError.
+    """
     info = source.need(start + 8, 34, "header")
     largest_block, largest_frame = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big")
     packed = int.from_bytes(info[10:18], "big")
@@ -41,7 +44,7 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
         if _crc16(tail[position:]) == 0:
             exact = struct.pack(">Q", packed | end)
             return Contents("FLAC", end, ((start, start + 18), exact, (start + 26, stop)))
-    raise ContainerError("truncated or damaged: its header does not say how long it is, and its last frame is not whole")
+    raise ContainerError("truncated or damaged: its header does not say how long it is, and its last frame is not complete")
 
 
 def _after_metadata(source: Source, position: int) -> int:
@@ -62,7 +65,7 @@ def _refuse_second(source: Source, start: int) -> None:
 
 
 def _frames_from_the_end(tail: bytes, variable: bool, block: int) -> Iterator[tuple[int, int]]:
-    """Yield (position in `tail`, number of the sample after the frame) of what may be frames, the last one first."""
+    """Yield (position in `tail`, number of the sample after the frame) of possible frames, the last one first."""
     sync = b"\xff\xf9" if variable else b"\xff\xf8"
     position = tail.rfind(sync)
     while position >= 0:
@@ -73,11 +76,11 @@ def _frames_from_the_end(tail: bytes, variable: bool, block: int) -> Iterator[tu
 
 
 def _frame_end(head: bytes, variable: bool, block: int) -> int | None:
-    """Return the number of the sample after the frame with this header, or None when it is not a header."""
+    """Return the number of the sample after the frame with this header, or None if it is not a header."""
     if len(head) < 6:
         return None
     size_code, rate_code, first = head[2] >> 4, head[2] & 15, head[4]
-    ones = 8 - (first ^ 0xFF).bit_length()  # leading ones say how many bytes the number takes, as in UTF-8
+    ones = 8 - (first ^ 0xFF).bit_length()  # the number of leading ones is the number's length in bytes, as in UTF-8
     more = ones - 1 if ones else 0
     after = 5 + more + {6: 1, 7: 2}.get(size_code, 0) + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if ones in (1, 8) or size_code == 0 or rate_code == 15 or len(head) <= after or _crc8(head[: after + 1]) != 0:

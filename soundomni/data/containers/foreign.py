@@ -1,11 +1,11 @@
-"""What a file is that is not read as audio, told by how it begins: suffixes are often wrong."""
+"""What a file is if it is not read as audio, by its first bytes: suffixes are often wrong."""
 
 from __future__ import annotations
 
 import re
 
 HEAD = 64
-"""Bytes that are looked at."""
+"""Number of bytes to look at."""
 
 _CONVERT = "which cannot be read. Convert it to WAV or FLAC"
 _ASK_AGAIN = "not audio. Fetch it again"
@@ -26,13 +26,13 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\s*[\[{]\s*[\"\]}{]", "JSON text", _ASK_AGAIN),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ", "an archive", "not audio. Unpack it"),
     (rb"%PDF|\x89PNG|GIF8|\xff\xd8\xff", "a document or picture", "not audio. Remove it or its audio suffix"),
-    (rb"\0{%d}" % HEAD, "a file that begins with zeros", "as after a download or copy that did not end. Fetch it again"),
+    (rb"\0{%d}" % HEAD, "a file that begins with zeros", "as after an incomplete download or copy. Fetch it again"),
 )
 
 
 def foreign_kind(head: bytes) -> str:
-    """Return why a file that begins with `head` is not read, and what to do: one line."""
+    """Return in one line why a file that begins with `head` is not read, and what to do."""
     for pattern, kind, action in _KINDS:
         if re.match(pattern, head[:HEAD], re.DOTALL):
             return f"it is {kind}, {action}"
-    return "it is not audio, or of a kind that cannot be read. Convert it to WAV or FLAC"
+    return "it is not audio, or its format is not supported. Convert it to WAV or FLAC"

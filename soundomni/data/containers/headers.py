@@ -8,21 +8,21 @@ import struct
 from soundomni.data.containers.contents import ByteOrder, ContainerError, Contents, Source, check_rest, is_streamed
 
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
-"""Bytes per sample of AU's encodings whose samples all take the same."""
+"""Bytes per sample of AU's encodings with samples of fixed size."""
 
 _SHORT_BY = 16
-"""SoX writes the size of VOC's block of sound a little too small."""
+"""Tolerance for SoX, which writes the size of VOC's sound block a little too small."""
 
 _FIELDS: dict[bytes, tuple[str, int, ByteOrder]] = {
     b"2BIT": ("AVR", 26, "big"),
     b"ALaw": ("WVE", 18, "big"),
     b"\x01\x04": ("MPC2K", 26, "little"),
 }
-"""Where the number of samples stands, in 4 bytes, by how a file begins."""
+"""Where the number of samples is, in 4 bytes, by how a file begins."""
 
 
 def read_au(source: Source, start: int) -> Contents:
-    """Read the header of a Sun AU file. Raises ContainerError."""
+    """Read the header of a Sun AU file. Raise ContainerError."""
     mark = ">" if source.need(start, 4, "header") == b".snd" else "<"
     offset, size, encoding, _, channels = struct.unpack(mark + "5I", source.need(start + 4, 20, "header"))
     begin = start + offset
@@ -40,7 +40,7 @@ def read_au(source: Source, start: int) -> Contents:
 
 
 def read_nist(source: Source, start: int) -> Contents:
-    """Read the header of a NIST SPHERE file. Raises ContainerError."""
+    """Read the header of a NIST SPHERE file. Raise ContainerError."""
     head = source.read(start, 16)
     length = int(head[8:16]) if head[8:16].strip().isdigit() else 0
     fields = dict(re.findall(rb"^(\w+) -\w+ (\S+)", source.read(start, min(length, 1 << 16)), re.MULTILINE))
@@ -56,7 +56,7 @@ def read_nist(source: Source, start: int) -> Contents:
 
 
 def read_voc(source: Source, start: int) -> Contents:
-    """Read the blocks of a Creative VOC file. Raises ContainerError."""
+    """Read the blocks of a Creative VOC file. Raise ContainerError."""
     position = start + source.number(start + 20, 2, "little", "header")
     sounds = 0
     while position < source.size:
@@ -79,7 +79,7 @@ def read_voc(source: Source, start: int) -> Contents:
 
 
 def read_small(source: Source, start: int) -> Contents:
-    """Read the number of samples in the header of an AVR, WVE or MPC2K file. Raises ContainerError."""
+    """Read the number of samples in the header of an AVR, WVE or MPC2K file. Raise ContainerError."""
     head = source.read(start, 4)
     kind, offset, order = _FIELDS[head if head in _FIELDS else head[:2]]
     return Contents(kind, source.number(start + offset, 4, order, "header"))

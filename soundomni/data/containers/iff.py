@@ -1,6 +1,7 @@
-"""AIFF, AIFF-C and Amiga's 8SVX and 16SV; and Apple's CAF, which has chunks too.
+"""AIFF, AIFF-C and Amiga's 8SVX and 16SV; and Apple's CAF, which also has chunks.
 
-Sources: Apple, "Audio Interchange File Format AIFF-C" (1991); EA, "IFF 8SVX" (1985); Apple, "Core Audio Format Specification 1.0".
+Sources: Apple, "Audio Interchange File Format AIFF-C" (1991); EA, "IFF 8SVX" (1985); Apple, "Core Audio Format
+Specification 1.0".
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ _BYTES = {
     **dict.fromkeys((b"fl32", b"FL32"), 4),
     **dict.fromkeys((b"fl64", b"FL64"), 8),
 }
-"""Bytes per sample of AIFF-C's encodings; 0 means that its header says how many bits."""
+"""Bytes per sample of AIFF-C's encodings; 0 means that its header gives the number of bits."""
 
 
 def read_iff(source: Source, start: int) -> Contents:
-    """Read the header of an AIFF, AIFF-C, 8SVX or 16SV file. Raises ContainerError."""
+    """Read the header of an AIFF, AIFF-C, 8SVX or 16SV file. Raise ContainerError."""
     kind = source.need(start, 12, "header")[8:]
     if kind in (b"8SVX", b"16SV"):
         chunks = walk(source, start + 12, _IFF, audio=b"BODY", magic=(b"FORM",))
@@ -31,7 +32,7 @@ def read_iff(source: Source, start: int) -> Contents:
             raise ContainerError("its header does not say how long it is. Save it again as WAV or FLAC")
         return Contents("SVX", (end - begin) // (1 if kind == b"8SVX" else 2), ((start, end),))  # libsndfile reads on to the file's end
     if kind not in (b"AIFF", b"AIFC"):
-        raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}, expected 'AIFF'")
+        raise ContainerError(f"it is an IFF file of type {kind.decode('latin-1')!r}; expected 'AIFF'")
     chunks = walk(source, start + 12, _IFF, audio=b"SSND", magic=(b"FORM",))
     return _read_aiff(source, start, chunks)
 
@@ -66,7 +67,7 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
 
 
 def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -> Pieces:
-    """Return the pieces of an AIFF file with the same audio and true sizes."""
+    """Return the pieces of an AIFF file with the same audio and correct sizes."""
     body = b"AIFC" if len(common) >= 22 else b"AIFF"
     common = common[:2] + struct.pack(">I", frames) + common[6:]
     body += b"COMM" + struct.pack(">I", len(common)) + common + bytes(len(common) % 2)
@@ -77,7 +78,7 @@ def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -
 
 
 def read_caf(source: Source, start: int) -> Contents:
-    """Read the header of a CAF file. Raises ContainerError."""
+    """Read the header of a CAF file. Raise ContainerError."""
     chunks = walk(source, start + 8, _CAF, audio=b"data", magic=(b"caff",))
     begin, end = audio_range(source, chunks, _CAF, audio=b"data", magic=(b"caff",), whole=None)
     if b"desc" not in chunks.found:

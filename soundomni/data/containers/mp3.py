@@ -1,4 +1,4 @@
-"""MPEG audio (MP3 and layers I and II): its frames are counted, because a decoder only estimates how many there are.
+"""MPEG audio (MP3 and layers I and II): its frames are counted, because a decoder only estimates their number.
 
 Sources: ISO/IEC 11172-3 and 13818-3; for the tag in the first frame, "Xing VBR tag" and the LAME tag specification.
 """
@@ -23,7 +23,7 @@ _RATES = (44100, 48000, 32000)
 
 @dataclass(frozen=True)
 class Frame:
-    """The header of a frame: its length in bytes, whether it is mono, and the fields that never change within a stream."""
+    """Header of a frame: its length in bytes, whether it is mono, and the fields that never change within a stream."""
 
     length: int
     mono: bool
@@ -34,12 +34,12 @@ class Frame:
 
     @property
     def tag_at(self) -> int:
-        """Where a Xing tag stands in this frame: after the side information."""
+        """Position of a Xing tag in this frame: after the side information."""
         return 4 + ((17 if self.mono else 32) if self.version == 1 else (9 if self.mono else 17))
 
 
 def parse(head: bytes) -> Frame | None:
-    """Return what 4 bytes say as the header of a frame, or None when they are not one; a length of 0 stands for free format."""
+    """Return the frame header in 4 bytes, or None if they are not one; a length of 0 means free format."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer, kbits, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
@@ -59,9 +59,9 @@ def parse(head: bytes) -> Frame | None:
 
 
 def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
-    """Count the frames from `start`, where the first one is. Raises ContainerError when they are not all there.
+    """Count the frames from `start`, where the first one is. Raise ContainerError if they are not all there.
 
-    Without `thorough`, a tag in the first frame is believed if it announces exactly the bytes that are there.
+    Without `thorough`, a tag in the first frame is trusted if it announces exactly the number of bytes in the file.
     """
     first = parse(source.need(start, 4, "first frame"))
     if first is None:
@@ -84,7 +84,8 @@ def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
 
 
 def _tag(source: Source, start: int, first: Frame) -> tuple[bytes, int | None, int | None]:
-    """Return the mark of the tag in the first frame (b"" for none), and the frames and bytes that it announces."""
+    """Return the mark of the tag in the first frame (b"" if there is none), and the frames and bytes that it
+    announces."""
     data = source.read(start, 64).ljust(64, b"\0")
     if data[36:40] == b"VBRI":
         return b"VBRI", int.from_bytes(data[50:54], "big"), int.from_bytes(data[46:50], "big")
@@ -99,7 +100,7 @@ def _tag(source: Source, start: int, first: Frame) -> tuple[bytes, int | None, i
 
 
 def _is_end(source: Source, position: int) -> bool:
-    """Does only padding or a tag follow?"""
+    """Return whether only padding or a tag follows."""
     return position <= source.size and (position == before_tags(source, position) or source.is_zero(position))
 
 
@@ -126,14 +127,14 @@ def _count(source: Source, position: int, first: Frame) -> tuple[int, int]:
 
 
 def _retagged(source: Source, start: int, first: Frame, count: int, size: int) -> bytes:
-    """Return the first frame, whose tag announces `count` frames and `size` bytes."""
+    """Return the first frame with a tag that announces `count` frames and `size` bytes."""
     frame = bytearray(source.need(start, first.length, "first frame"))
     frame[first.tag_at + 4 : first.tag_at + 16] = struct.pack(">3I", frame[first.tag_at + 7] | 3, count, size)
     return bytes(frame)
 
 
 def _new_tag(first: Frame, count: int, size: int) -> bytes:
-    """Return a frame with a tag for `count` frames of `size` bytes in front of them, as encoders write it."""
+    """Return a frame with a tag for the `count` frames of `size` bytes after it, as encoders write it."""
     heads = (bytes((0xFF, first.head[1] | 1, kbits << 4 | first.head[2] & 0x0C, first.head[3])) for kbits in range(1, 15))
     room = first.tag_at + 16
     frame = next(frame for frame in map(parse, heads) if frame is not None and frame.length >= room)

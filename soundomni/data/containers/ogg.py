@@ -1,4 +1,4 @@
-"""Ogg (RFC 3533): whether its pages are all there, and belong to one stream."""
+"""Ogg (RFC 3533): whether its pages are all there and belong to one stream."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from soundomni.data.containers.contents import ContainerError, Contents, Source,
 
 MAGIC = b"OggS"
 _HEADER = 27
-_FIRST, _LAST = 2, 4  # bits of a page's flags
+_FIRST, _LAST = 2, 4  # bits in a page's flags
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
-    """Walk the pages; with `thorough`, check their checksums. Raises ContainerError when a page is missing, cut, damaged or foreign."""
+    """Walk the pages; with `thorough`, check their checksums.
+
+    Raise ContainerError if a page is missing, cut, damaged or foreign.
+    """
     stream, number, ended, position = None, 0, False, start
     for position, head, sizes in _pages(source, start):
         end = position + len(head) + sum(sizes)
@@ -35,7 +38,8 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
 
 
 def _pages(source: Source, start: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (position, header with the sizes of its segments, those sizes) of each page, until something that is not a page."""
+    """Yield (position, header with the sizes of its segments, those sizes) of each page, until something that is not a
+    page."""
     position = start
     while True:
         head = source.read(position, _HEADER + 255)
@@ -49,6 +53,6 @@ def _pages(source: Source, start: int) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _checksum(page: bytes) -> bytes:
-    """Return Ogg's CRC-32 of a page, whose own checksum counts as zero: that of zlib with all bits the other way round."""
+    """Return Ogg's CRC-32 of a page, with its own checksum counted as zero: zlib's with the bits in reverse order."""
     reflected = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return reflected.to_bytes(4, "big").translate(_REVERSED)

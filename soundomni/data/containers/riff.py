@@ -14,16 +14,16 @@ MAGIC = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 W64_MAGIC = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _W64 = Layout("little", name_bytes=16, size_bytes=8, align=8, size_has_header=True)
-_PLAIN = {1, 3, 6, 7}  # PCM, float, A-law and mu-law: every sample takes the same bytes
+_PLAIN = {1, 3, 6, 7}  # PCM, float, A-law and mu-law: samples have a fixed size
 _EXTENSIBLE = 0xFFFE
-_MOST_BYTES = (1 << 32) - 4096  # of a WAV file, whose sizes have 32 bits
+_MOST_BYTES = (1 << 32) - 4096  # size limit of a WAV file, whose sizes have 32 bits
 
 
 def read_riff(source: Source, start: int) -> Contents:
-    """Read the header of a WAV, RF64 or BW64 file. Raises ContainerError."""
+    """Read the header of a WAV, RF64 or BW64 file. Raise ContainerError."""
     head = source.need(start, 12, "header")
     if head[8:] != b"WAVE":
-        raise ContainerError(f"it is a RIFF file of type {head[8:].decode('latin-1')!r}, expected 'WAVE'")
+        raise ContainerError(f"it is a RIFF file of type {head[8:].decode('latin-1')!r}; expected 'WAVE'")
     layout = Layout("big" if head[:4] == b"RIFX" else "little")
     form, size = source.number(start + 4, 4, layout.order, "header"), None
     if head[:4] in (b"RF64", b"BW64"):
@@ -39,7 +39,7 @@ def read_riff(source: Source, start: int) -> Contents:
 
 
 def read_w64(source: Source, start: int) -> Contents:
-    """Read the header of a Wave64 file. Raises ContainerError."""
+    """Read the header of a Wave64 file. Raise ContainerError."""
     audio = b"data" + _W64_TAIL
     chunks = walk(source, start + 40, _W64, audio=audio, magic=(W64_MAGIC,))
     begin, end = audio_range(source, chunks, _W64, audio=audio, magic=(W64_MAGIC,), whole=None)
@@ -53,7 +53,7 @@ def _content(source: Source, chunk: tuple[int, int] | None) -> bytes:
 
 
 def _frames(order: ByteOrder, fmt: bytes, size: int) -> int | None:
-    """Return the samples per channel in `size` bytes, or None when the encoding does not fix it."""
+    """Return the samples per channel in `size` bytes, or None if the encoding does not determine them."""
     if len(fmt) < 16:
         raise ContainerError("it has no fmt chunk, which says how it is encoded")
     mark = ">" if order == "big" else "<"
@@ -65,7 +65,8 @@ def _frames(order: ByteOrder, fmt: bytes, size: int) -> int | None:
 
 
 def _rebuilt(order: ByteOrder, fmt: bytes, fact: bytes, begin: int, end: int) -> Pieces:
-    """Return the pieces of a WAV file with this audio, with true sizes and without anything that a decoder could stumble over."""
+    """Return the pieces of a WAV file with this audio, with correct sizes and without anything that a decoder could
+    misread."""
     mark = ">" if order == "big" else "<"
     body = b"WAVE"
     for name, content in ((b"fmt ", fmt), (b"fact", fact)):

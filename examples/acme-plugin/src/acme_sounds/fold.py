@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class FoldCodec(Codec):
-    """Latents `[B, C·M, T]`, coefficient k of channel c in row c·M + k, T = ceil(S / M). Decoding gives back the samples.
+    """Latents `[B, C·M, T]`, coefficient k of channel c in row c·M + k, T = ceil(S / M). Decoding restores the samples.
 
     Args:
         sample_rate: in Hz.
@@ -32,7 +32,7 @@ class FoldCodec(Codec):
         super().__init__()
         for name, value in {"sample_rate": sample_rate, "channels": channels, "frame_size": frame_size}.items():
             if value < 1:
-                raise SpecError(f"{name} must be at least 1, {value} was given")
+                raise SpecError(f"{name} is {value}; expected at least 1")
         self._spec = RepresentationSpec(
             kind="continuous",
             sample_rate=sample_rate,
@@ -43,13 +43,13 @@ class FoldCodec(Codec):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Of the latents."""
+        """Spec of the latents."""
         return self._spec
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encodes `[B, C, S]`, clips of `lengths` `[B]` samples; what lies beyond a clip is taken as silence."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip."""
         if waveform.ndim != 3 or waveform.shape[1] != self._spec.channels:
-            raise DataError(f"a waveform must be [clips, {self._spec.channels} channels, samples], {list(waveform.shape)} was given")
+            raise DataError(f"the waveform is {list(waveform.shape)}; expected [clips, {self._spec.channels} channels, samples]")
         size = self._spec.downsampling_ratio
         inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None, None]
         samples = torch.where(inside, waveform, 0.0)
@@ -58,14 +58,15 @@ class FoldCodec(Codec):
         return Representation(rearrange(frames, "b c t m -> b (c m) t"), self._spec.frame_lengths(lengths), self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decodes `[B, C·M, T]` to `[B, C, T·M]`."""
+        """Decode `[B, C·M, T]` to `[B, C, T·M]`."""
         frames = rearrange(representation.values, "b (c m) t -> b c t m", c=self._spec.channels)
         waveform: Tensor = rearrange(frames @ cosines(frames.shape[-1], frames), "b c t m -> b c (t m)")
         return waveform
 
 
 def cosines(size: int, like: Tensor) -> Tensor:
-    """Returns the orthonormal DCT-II matrix `[M, M]`, row k being frequency k, in the type and on the device of `like`."""
+    """Return the orthonormal DCT-II matrix `[M, M]`, with frequency k in row k, in the dtype and on the device of
+    `like`."""
     steps = torch.arange(size, dtype=torch.float64)
     matrix = math.sqrt(2.0 / size) * torch.cos(math.pi / size * steps[:, None] * (steps + 0.5))
     matrix[0] /= math.sqrt(2.0)

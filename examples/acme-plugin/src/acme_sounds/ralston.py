@@ -1,4 +1,4 @@
-"""Ralston's method, the second-order Runge-Kutta method of two stages with the least error bound (Ralston 1962).
+"""Ralston's method, the two-stage second-order Runge-Kutta method with the smallest error bound (Ralston 1962).
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class RalstonSampler(Sampler):
-    """A quarter of the slope at the start of a step and three quarters of the slope two thirds into it.
+    """Combines a quarter of the slope at the start of a step and three quarters of the slope two thirds into it.
 
     Args:
-        num_steps: steps from noise to values, evenly spaced.
+        num_steps: number of steps from noise to values, evenly spaced.
 
     Raises:
         SpecError: num_steps is below 1.
@@ -25,7 +25,7 @@ class RalstonSampler(Sampler):
 
     def __init__(self, *, num_steps: int = 16) -> None:
         if num_steps < 1:
-            raise SpecError(f"num_steps must be at least 1, {num_steps} was given")
+            raise SpecError(f"num_steps is {num_steps}; expected at least 1")
         self.num_steps = num_steps
 
     @property
@@ -42,7 +42,7 @@ class RalstonSampler(Sampler):
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Takes `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
+        """Integrate `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
         values, width = start, -begin / self.num_steps
         for step in range(self.num_steps):
             time = begin * (1.0 - step / self.num_steps)
@@ -55,5 +55,5 @@ class RalstonSampler(Sampler):
 
 
 def _times(values: Tensor, time: float) -> Tensor:
-    """One timestep for every clip, in at least float32 whatever the values are."""
+    """Return one timestep for every clip, in at least float32 whatever the values are."""
     return torch.full((len(values),), time, dtype=torch.promote_types(values.dtype, torch.float32), device=values.device)

@@ -1,4 +1,4 @@
-"""Two expert streams: what is heard and read, and what is made."""
+"""Two expert streams: one for input that is heard or read, one for what is generated."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class SplitRouter(Router):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """("listen", "speak")."""
+        """Names of the streams: "listen" and "speak"."""
         return ("listen", "speak")
 
     def stream_of(self, role: Role) -> int:
-        """Returns 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
+        """Return 0 for TEXT and FEATURES, 1 for LATENT and CODES."""
         return 0 if role in (Role.TEXT, Role.FEATURES) else 1

@@ -1,0 +1,97 @@
+"""The command line's grammar: fixed options by argparse, and next to them spec overrides `--a.b.c=value` or `--a.b.c
+value`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from soundomni.core.errors import SoundOmniError, did_you_mean
+
+Overrides = list[tuple[str, str]]
+"""(dotted key, text) pairs in the order in which they were given."""
+
+
+class UsageError(SoundOmniError):
+    """The command line contains something that the command does not accept."""
+
+
+class ParserExit(SystemExit):
+    """A parser has printed what it was asked for, such as --help. Any other SystemExit comes from somebody else."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that accepts no abbreviations and raises UsageError instead of ending the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raise ParserExit."""
+        if message:
+            self._print_message(message, sys.stderr)
+        raise ParserExit(status)
+
+
+def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
+    """Separate the spec overrides from a command's arguments; an option of the parser takes precedence over a spec key
+    of that name.
+
+    Raise UsageError, with the nearest alternative, for an option that is neither.
+    """
+    options = set(_options(parser))
+    rest: list[str] = []
+    overrides: Overrides = []
+    queue = list(arguments)
+    while queue:
+        token = queue.pop(0)
+        if token == "--":
+            return [*rest, token, *queue], overrides
+        option, equals, value = token.partition("=")
+        key = option.removeprefix("--")
+        if not option.startswith("--") or option in options:
+            rest.append(token)
+        elif key.partition(".")[0] in _spec_roots():
+            if not equals:
+                if not queue or queue[0].startswith("--"):
+                    raise UsageError(f"{option} needs a value; use {option}=VALUE")
+                value = queue.pop(0)
+            overrides.append((key, value))
+        else:
+            from soundomni.core.spec.keys import spec_keys
+
+            if key.replace("_", "-") == "print-config":
+                other = "Use `soundomni spec print` with the same spec and keys"
+                raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
+            known = [*options, *(f"--{of_spec.name}" for of_spec in spec_keys())]
+            raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{parser.prog} --help`")
+    return rest, overrides
+
+
+def refuse_overrides(overrides: Overrides, command: str) -> None:
+    """Raise UsageError if a command that reads no spec is given spec overrides."""
+    if overrides:
+        raise UsageError(f"`soundomni {command}` does not read a spec; remove --{overrides[0][0]}")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # argparse has no public list of a parser's options
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for chosen in action.choices.values():
+                yield from _options(chosen)
+
+
+@functools.cache
+def _spec_roots() -> set[str]:
+    from soundomni.core.spec.schema import Spec
+
+    return {field.name for field in dataclasses.fields(Spec)}

@@ -1,0 +1,35 @@
+"""The result of an evaluation as text, for `soundomni evaluate` and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def result_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return a result as lines of text: a table with a row per score, and what was not measured."""
+    from soundomni.cli.console import table
+    from soundomni.evaluation import score_text
+
+    left_out = "".join(f", {result[kind]} {kind}" for kind in ("unreadable", "unmeasurable") if result[kind])
+    head = f"{result['clips']} clips{left_out}"
+    rows = [[row["task"], row["score"], score_text(row["score"], row["value"]), _interval(row), row["of"]] for row in result["details"]]
+    shown = table(["task", "score", "value", "95 % interval", "of"], rows).splitlines()
+    rates = [_rates_line(result["rates"])] if "rates" in result else []
+    return [head, *shown, *rates, *(f"not measured: {line}" for line in result["not_measured"])]
+
+
+def _rates_line(rates: Mapping[str, Any]) -> str:
+    """Return a line about the rates of codec and files; if they differ, it also explains scores that end in "_file"."""
+    files = ", ".join(f"{count} at {rate} Hz" for rate, count in rates["files"].items())
+    line = f"reconstructed: the codec is at {rates['codec']} Hz and keeps 0-{rates['codec_keeps_hz'][1]:g} Hz; files: {files}"
+    if list(rates["files"]) == [str(rates["codec"])]:
+        return line
+    return (
+        f"{line}; scores named _file compare with the files at their own rate; "
+        "energy_above is the share of their energy above what the codec keeps"
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %"

@@ -1,0 +1,72 @@
+"""A batch as the backbone sees it: where its tokens are stored, their positions, how they attend, and what earlier
+calls left.
+
+Shape letters: N tokens of the batch, P stored tokens (padding included), H hidden dimensions, h heads, d head
+dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.stored_order import StoredOrder
+from soundomni.core.sequence import Role
+
+
+class AttentionPlan(Protocol):
+    """Exact attention for one batch. Made once per batch, used by every layer."""
+
+    executor: str
+    """Name of the executor that was chosen."""
+    reason: str
+    """Why it was chosen."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out
+        as zero."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A batch as the backbone sees it: positions, the attention plan, and the cache if there is one.
+
+    Args:
+        stored: the stored order.
+        position_ids: int64 `[P]` on the device.
+        attention: the attention plan.
+        cache: keys and values of earlier calls; None in training.
+    """
+
+    stored: StoredOrder
+    position_ids: Tensor
+    attention: AttentionPlan
+    cache: KVCache | None = None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is
+        one."""
+        if self.cache is not None:
+            key, value = self.cache.update(layer, key, value)
+        out: Tensor = self.attention(query, key, value)
+        return out
+
+    def place(self, blocks: dict[Role, Tensor], hidden_dim: int) -> list[Tensor]:
+        """Join blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
+        sample = next(iter(blocks.values()))
+        streams = []
+        for stream, length in enumerate(self.stored.stream_lengths):
+            mine = [blocks[role] for role in Role if role in blocks and self.stored.role_slices[role][0] == stream]
+            count = sum(len(block) for block in mine)
+            streams.append(torch.cat([*mine, sample.new_zeros(length - count, hidden_dim)]))
+        return streams
+
+    def take(self, streams: list[Tensor], role: Role) -> Tensor:
+        """Return the hidden tokens of a role, `[N_role, H]`, in token order."""
+        stream, first, last = self.stored.role_slices[role]
+        return streams[stream][first:last]

@@ -1,0 +1,7 @@
+"""Names of files that model directories, run directories and imported checkpoints share."""
+
+SPEC_FILE = "spec.yaml"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+LOCK_FILE = "lock.json"
+REPORT_FILE = "import-report.json"

@@ -1,0 +1,124 @@
+"""What generation does around a model's prediction: classifier-free guidance, and targets with some given frames.
+
+Both wrap a prediction into another one, so that samplers need not know about them. Velocities, scores and logits are
+guided alike.
+
+Shape letters: B clips, D latent dimensions, T frames, G guidance branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.interfaces import Predict
+from soundomni.core.spec.schema import GuidanceSpec
+
+PredictBranches = Callable[[Tensor, Tensor, int], Tensor]
+"""(values `[B, D, T]`, timesteps `[B]`, G) → predictions `[G, B, D, T]`: the conditional one, then, if G is 2, the one
+without a prompt or with the negative prompt."""
+
+RENORMALIZATIONS = ("none", "global", "channel")
+
+
+def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None) -> Predict:
+    """Wrap the branches into one guided prediction.
+
+    v = v_uncond + scale * (v_cond - v_uncond) (Ho and Salimans 2022, eq. 6), for clips whose timestep lies within the interval, both
+    ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. Then v is scaled by clamp(|v_cond| / |v|, renormalize_min, 1).
+    The unconditional branch only runs at steps at which some clip is guided, and never if the scale is 1.
+
+    Args:
+        predict_branches: called with G = 1 or G = 2.
+        guidance: scale, interval and renormalization.
+        valid: bool `[B, T]`, the frames that count in the norm of a clip; None for all.
+
+    Returns:
+        (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
+
+    Raises:
+        SpecError: a value of the guidance is out of its range.
+    """
+    check_guidance(guidance)
+    low, high = guidance.interval
+    everywhere = low <= 0.0 and high >= 1.0
+
+    def predict(values: Tensor, timesteps: Tensor) -> Tensor:
+        within = (timesteps >= low) & (timesteps <= high)
+        if guidance.scale == 1.0 or not (everywhere or bool(within.any())):
+            return predict_branches(values, timesteps, 1)[0]
+        conditional, unconditional = predict_branches(values, timesteps, 2)
+        steered: Tensor = unconditional + guidance.scale * (conditional - unconditional)
+        if guidance.renormalize != "none":
+            steered = steered * _shrink(conditional, steered, guidance, valid)
+        return steered if everywhere else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
+
+    return predict
+
+
+def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid: Tensor | None) -> Tensor:
+    """Return the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional
+    prediction.
+    """
+    if guidance.renormalize == "channel":
+        norms = [torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
+    else:
+        if valid is not None:
+            conditional, steered = (v.masked_fill(~valid[:, None], 0.0) for v in (conditional, steered))
+        norms = [torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
+    tiny = torch.finfo(torch.float32).tiny
+    factor: Tensor = norms[0] / norms[1].clamp_min(tiny)
+    return factor.clamp(guidance.renormalize_min, 1.0).to(steered.dtype)
+
+
+def check_guidance(guidance: GuidanceSpec) -> None:
+    """Raise SpecError, naming the dotted key, if a value is out of its range."""
+    low, high = guidance.interval
+    if not low <= high:
+        raise SpecError(f"guidance.interval is {(low, high)}; expected (low, high) with low <= high")
+    if guidance.renormalize not in RENORMALIZATIONS:
+        near = did_you_mean(guidance.renormalize, RENORMALIZATIONS)
+        raise SpecError(f"guidance.renormalize is '{guidance.renormalize}'; expected none, global or channel.{near}")
+    if not 0.0 <= guidance.renormalize_min <= 1.0:
+        raise SpecError(f"guidance.renormalize_min is {guidance.renormalize_min}; expected a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialTarget:
+    """A target with some given frames: continuation, inpainting.
+
+    The model is always shown the given frames clean, at timestep 0, as in training; the sampler moves only the others. Sampling reads
+    `target.show(sampler.sample(target.hold(predict), target.show(noise), ...))`.
+
+    Args:
+        values: `[B, D, T]`, read at known frames only.
+        known: bool `[B, T]`.
+    """
+
+    values: Tensor
+    known: Tensor
+
+    def show(self, values: Tensor) -> Tensor:
+        """Return `[B, D, T]` with exactly the given values at known frames."""
+        return torch.where(self.known[:, None], self.values.to(values.dtype), values)
+
+    def timesteps(self, timesteps: Tensor) -> Tensor:
+        """Return timesteps `[B, T]` from `[B]`, 0 at known frames."""
+        return timesteps[:, None].masked_fill(self.known, 0.0)
+
+    def hold(self, predict: Predict) -> Predict:
+        """Wrap a velocity prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip,
+        `[B]`.
+
+        The velocity is zero at known frames, so that a sampler leaves them where they are.
+        """
+
+        def held(values: Tensor, timesteps: Tensor) -> Tensor:
+            velocity = predict(self.show(values), self.timesteps(timesteps))
+            return velocity.masked_fill(self.known[:, None], 0.0)
+
+        return held

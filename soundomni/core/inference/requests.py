@@ -1,0 +1,77 @@
+"""What a model is asked to make: a prompt, and a clip to vary or parts of a clip to keep.
+
+Shape letters: C audio channels, S samples, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.editing import Kept, known_frames
+from soundomni.core.inference.sampling import AudioRequest
+from soundomni.core.limits import check_seed
+from soundomni.core.waveform import Audio, convert, fit_length
+from soundomni.core.writing.prompts import PromptWriter
+
+
+class RequestBuilder:
+    """Turns prompts and clips into requests for clips of one length.
+
+    Args:
+        model: the network.
+        contexts: writes the model's prompts.
+        num_samples: S of each clip, at the codec's rate.
+        negative_prompt: what to steer away from, or None.
+    """
+
+    def __init__(self, model: UnifiedModel, contexts: PromptWriter, *, num_samples: int, negative_prompt: str | None) -> None:
+        self._model = model
+        self._contexts = contexts
+        self._negative_prompt = negative_prompt
+        self.num_samples = num_samples
+
+    def request(self, prompt: str, *, seed: int, kept: Kept | None = None, varied: Audio | None = None) -> AudioRequest:
+        """Return the request for one clip.
+
+        Args:
+            prompt: what to make.
+            seed: seed of the noise.
+            kept: the parts of a clip to keep, or None to make all of it.
+            varied: the clip to start from, or None to start from noise.
+
+        Raises:
+            SpecError: the seed is out of its range, or the kept spans do not hold a whole frame.
+            DataError: the prompt and the clip are longer than the samples that the model was trained with.
+        """
+        check_seed(seed)
+        slot = self._contexts.slot(self.num_samples)
+        self._model.check_frames(slot.num_frames)
+        context = self._contexts.prompt(prompt, slot)
+        negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt") if self._negative_prompt else ()
+        request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed)
+        if varied is not None:
+            request = replace(request, varied=self._encode(self._to_codec(varied), self.num_samples))
+        return request if kept is None else self._keep(request, kept)
+
+    def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
+        """Add the normalized values `[D, T]` of the kept parts."""
+        waveform, num_samples = self._to_codec(kept.clip), self.num_samples
+        mask = known_frames(kept.spans, self._model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        given = self._encode(waveform, min(num_samples, waveform.shape[1]))
+        known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
+        return replace(request, known=known, known_mask=torch.from_numpy(mask))
+
+    @torch.no_grad()
+    def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
+        """Return normalized values `[D, T]` of `[C, S]` at the codec's rate, cut or padded to `num_samples`."""
+        batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self._model.device)
+        return self._model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
+
+    def _to_codec(self, clip: Audio) -> np.ndarray:
+        """Return `[C, S]` with the codec's rate and channels."""
+        return convert(clip, channels=self._model.codec.spec.channels, sample_rate=self._model.codec.spec.sample_rate)

@@ -1,0 +1,225 @@
+"""Generation with a key-value cache: the context is computed once, then only the slot that is being made.
+
+Each row of the cache holds one guidance branch of one sample. At every step, the sampler rewrites the audio slots
+behind the rows, in one batch. Text is written in decoding.py.
+
+Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.attention import plan_cached
+from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.inference.bounded_change import Bound, bounded
+from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.interfaces import Sampler
+from soundomni.core.representation import Representation, length_mask
+from soundomni.core.sequence import (
+    Context,
+    PackedBatch,
+    Sample,
+    Segment,
+    SegmentTable,
+    context_length,
+    next_position,
+)
+from soundomni.core.spec.schema import GuidanceSpec
+
+
+def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
+    """Allocate a cache with one row per context and room for `room` more tokens in each, and compute the contexts into
+    it.
+    """
+    cache = empty_cache(model, contexts, room)
+    model.prefill(packed(model, contexts), cache)
+    return cache
+
+
+def packed(model: UnifiedModel, contexts: Sequence[Context]) -> PackedBatch:
+    """Return contexts as documents of one batch on the model's device."""
+    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
+    return PackedBatch.from_samples(samples).to(model.device)
+
+
+def empty_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
+    """Allocate a cache with one row per context, for the context and `room` more tokens."""
+    backbone = model.backbone
+    parameter = next(backbone.parameters())
+    kind = parameter.device.type
+    return KVCache(
+        num_rows=len(contexts),
+        capacity=max(map(context_length, contexts)) + room,
+        num_layers=len(backbone.layers),
+        num_kv_heads=backbone.num_kv_heads,
+        head_dim=backbone.head_dim,
+        device=parameter.device,
+        dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
+    )
+
+
+class AudioSlots:
+    """The audio slots behind the contexts of some rows, with everything that does not change between sampling steps.
+
+    Args:
+        model: the model.
+        cache: holds the contexts; rows 0 to len(slots) - 1 are used.
+        slots: the clip to make in each row, as the writer of segments writes a target.
+        positions: position id of each slot.
+    """
+
+    def __init__(self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int]) -> None:
+        table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
+        rows = len(slots)
+        self._model, self._cache = model, cache
+        stored = model.stored(table, inference=True)
+        self._rows = table.document[table.token_segments()]
+        plan = plan_cached(
+            cache.lengths[:rows],
+            cache.capacity,
+            np.asarray([slot.length for slot in slots]),
+            stored,
+            causal=False,
+            device=model.device,
+        )
+        self._layout = model.layout(stored, plan, cache)
+        self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
+        self._frames = np.asarray([slot.num_frames for slot in slots])
+
+    def predict(self, values: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the prediction `[R, D, T]` for values `[R, D, T]` at timesteps `[R, T]`."""
+        self._cache.begin(self._layout.stored.order, self._rows, whole=True)
+        places = frame_places(self._frames, values.shape[-1], self._model.device)
+        return self._model.predict_frames(values, timesteps, self._boundary, places, self._layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRequest:
+    """One clip to make.
+
+    Args:
+        context: segments before the clip.
+        negative: segments of the guidance branch; empty for the unconditional one.
+        slot: the segment of the clip itself, as a target is written.
+        seed: seed of the noise.
+        known: normalized values `[D, T]`, given in the frames that `known_mask` marks; None to make all frames.
+        known_mask: bool `[T]`.
+        varied: normalized values `[D, T]` of a clip to mix with the noise that sampling starts from; None to start from
+            only noise.
+        most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
+    """
+
+    context: Context
+    negative: Context = ()
+    slot: Segment
+    seed: int
+    known: Tensor | None = None
+    known_mask: Tensor | None = None
+    varied: Tensor | None = None
+    most_change: float = math.inf
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames to make."""
+        return self.slot.num_frames
+
+
+def sampler_seed(seed: int) -> int:
+    """Return the seed for what a stochastic sampler draws, a stream different from those of the noise of nearby clip
+    seeds.
+    """
+    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
+
+
+def start_noise(requests: Sequence[AudioRequest], dim: int) -> Tensor:
+    """Return noise `[B, D, T]`, each clip from its own seed, independent of the batch around it."""
+    longest = max(request.num_frames for request in requests)
+    noise = torch.zeros(len(requests), dim, longest)
+    for i, request in enumerate(requests):
+        generator = torch.Generator().manual_seed(request.seed)
+        noise[i, :, : request.num_frames] = torch.randn(request.num_frames, dim, generator=generator).T
+    return noise
+
+
+@torch.no_grad()
+def sample_audio(
+    model: UnifiedModel,
+    requests: Sequence[AudioRequest],
+    *,
+    sampler: Sampler,
+    guidance: GuidanceSpec,
+    begin: float = 1.0,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Representation:
+    """Make one batch of clips. No clip's result depends on the others in the batch.
+
+    Below 1, `begin` is the timestep to start from, with noise added to the clips to vary up to there (Meng et al. 2022,
+    SDEdit, algorithm 1).
+
+    Returns:
+        the normalized representation, `[B, D, T]`.
+    """
+    frames = [request.num_frames for request in requests]
+    branches = 2 if guidance.scale != 1.0 else 1
+    contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
+    cache = make_cache(model, contexts, room=max(frames) + 2)
+    slots = {
+        count: AudioSlots(
+            model,
+            cache,
+            [request.slot for request in requests] * count,
+            positions=[next_position(context) for context in contexts[: count * len(requests)]],
+        )
+        for count in range(1, branches + 1)
+    }
+    lengths = torch.tensor(frames, device=model.device)
+    start = start_noise(requests, model.codec.spec.token_dim).to(model.device)
+    valid = length_mask(lengths, start.shape[-1])
+    target = _partial_target(requests, start)
+    start = _varied(model, requests, start, begin)
+
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int) -> Tensor:
+        # Conditional rows come first in the cache, so that only they run outside the guidance interval.
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
+        return out.reshape(count, *values.shape)
+
+    made = valid & ~target.known
+    predict = target.hold(guided(predict_branches, guidance, valid=made))
+    predict = bounded(predict, model.objective, [_bound(request) for request in requests], made=made)
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
+    values = sampler.sample(predict, target.show(start), generators=generators, begin=begin, on_step=on_step)
+    return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
+
+
+def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor, begin: float) -> Tensor:
+    """Return what sampling starts from, `[B, D, T]`: noise, mixed with the clip if one is varied."""
+    start = noise.clone()
+    for i, request in enumerate(requests):
+        if request.varied is not None:
+            clip, frames = request.varied[None].to(noise), request.num_frames
+            start[i : i + 1, :, :frames] = model.objective.noised(clip, noise[i : i + 1, :, :frames], begin)
+    return start
+
+
+def _bound(request: AudioRequest) -> Bound | None:
+    if request.varied is None or math.isinf(request.most_change):
+        return None
+    return Bound(request.varied, request.most_change)
+
+
+def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTarget:
+    values = torch.zeros_like(like)
+    mask = torch.zeros(len(requests), like.shape[-1], dtype=torch.bool, device=like.device)
+    for i, request in enumerate(requests):
+        if request.known is not None and request.known_mask is not None:
+            values[i, :, : request.num_frames] = request.known.to(like.device)
+            mask[i, : request.num_frames] = request.known_mask.to(like.device)
+    return PartialTarget(values=values, known=mask)

@@ -1,0 +1,594 @@
+"""A trained model and how it is used: load, save, generate, describe, reconstruct.
+
+Nothing in a model directory (see directory.py) is ever unpickled, and its spec may only name registered plugins.
+
+Shape letters: C audio channels, S samples, D latent dimensions, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from soundomni.core.assembly.build import build_model, build_sampler
+from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
+from soundomni.core.assembly.lora import check_merged
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
+from soundomni.core.assembly.uninitialized import uninitialized
+from soundomni.core.errors import SpecError
+from soundomni.core.files.names import SPEC_FILE
+from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
+from soundomni.core.inference.editing import Kept
+from soundomni.core.inference.inputs import (
+    as_callback,
+    as_clip,
+    as_clips,
+    as_directory,
+    as_known,
+    as_messages,
+    as_number,
+    as_overrides,
+    as_seeds,
+    as_text,
+    as_texts,
+    as_varied,
+    as_whole,
+    shown,
+)
+from soundomni.core.inference.requests import RequestBuilder
+from soundomni.core.inference.sampling import sample_audio
+from soundomni.core.inference.variation import beginnings
+from soundomni.core.interfaces import Sampler
+from soundomni.core.limits import (
+    MOST_NEW_TOKENS,
+    MOST_STEPS,
+    check_count,
+    check_negative,
+    check_scale,
+    check_seconds,
+    check_seed,
+    check_strength,
+    check_text_sampling,
+    resolve_device,
+)
+from soundomni.core.pretrained.adapters import merge_adapter_file
+from soundomni.core.pretrained.declared_sizes import check_declared
+from soundomni.core.pretrained.directory import (
+    Origin,
+    check_portable,
+    find_model,
+    portable,
+    read_max_tokens,
+    read_origin,
+    replacing,
+    trained_max_tokens,
+    write_model,
+)
+from soundomni.core.pretrained.directory import (
+    card as model_card,
+)
+from soundomni.core.pretrained.hub import check_pushable, push
+from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, weight_shapes
+from soundomni.core.sequence import Context, context_length
+from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import GuidanceSpec, Spec
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.waveform import Audio, convert, fit_length
+from soundomni.core.writing.chat import Message
+from soundomni.core.writing.prompts import PromptWriter
+
+T = TypeVar("T")
+
+STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEFAULT_STRENGTH = 0.5
+"""How much a variation changes its clip by default."""
+
+
+class SoundOmni:
+    """A model ready for use.
+
+    Args:
+        model: the network.
+        spec: the spec that it was built from.
+        tokenizer: the tokenizer of its texts.
+        max_tokens: the longest sample that it was trained with; longer ones are refused. None for no limit.
+        origin: where its weights come from.
+        trust_class_paths: let the spec's sampler be named by import path.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        spec: Spec,
+        tokenizer: TextTokenizer,
+        *,
+        max_tokens: int | None = None,
+        origin: Origin = Origin(),  # noqa: B008  it is frozen
+        trust_class_paths: bool = False,
+    ) -> None:
+        self.model = model
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.origin = origin
+        self._trust_class_paths = trust_class_paths
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        offline: bool = False,
+    ) -> SoundOmni:
+        """Load a model directory. The weights must fit the spec exactly, in names and shapes; the model computes in
+        fp32.
+
+        Memory holds the model and little more: weights are read tensor by tensor into their place.
+
+        Args:
+            directory: a model directory. If there is none, the name of a model that comes with the package, such as
+                "nano", or the owner/name or owner/name@revision of a model on the Hugging Face Hub; only the files of a
+                model directory are fetched.
+            overrides: dotted spec keys to change, such as {"sampler": "heun"}.
+            device: device of the model, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is
+                there.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: directory of the Hub's cache; None leaves it to HF_HUB_CACHE and HF_HOME.
+            offline: only look for a Hub model in the cache, as with HF_HUB_OFFLINE=1.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, the weights belong to another model, or the Hub does not
+                provide it.
+            PluginError: the spec names an unregistered plugin.
+            SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
+        """
+        device = resolve_device(str(device))
+        path = find_model(as_directory("the model", directory), revision=revision, cache_dir=cache_dir, offline=offline)
+        max_tokens = read_max_tokens(path)
+        spec = load_spec([path / SPEC_FILE], list(as_overrides(overrides).items()), base={})
+        check_portable(spec)
+        spec = portable(spec)
+        tokenizer = TextTokenizer.load(path)
+        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        check_declared(spec, build, weight_shapes(path), path)
+        with uninitialized():
+            model = build()
+        load_weights(model, path)
+        return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        card: str | None = None,
+        license: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> Path:
+        """Write a model directory, whole or not at all; an older one is replaced.
+
+        Args:
+            directory: the directory to write.
+            card: text of the model card; None for a card with the spec, and with the license and source of imported
+                weights.
+            license: license of the weights; None keeps that of their origin.
+            dtype: dtype of the stored weights; torch.float16, or its name, halves the file.
+            max_shard_bytes: weights beyond this size are stored in several files with an index.
+
+        Raises:
+            CheckpointError: the directory cannot be written or holds something other than an older model, a weight is
+                too large for `dtype`, or there are adapters that are not merged.
+            SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
+            DataError: a path or a text is of a wrong kind.
+        """
+        stored, shard = _stored_dtype(dtype), as_whole("max_shard_bytes", max_shard_bytes)
+        check_count("max_shard_bytes", shard)
+        directory = as_directory("the directory", directory)
+        card, license = (None if text is None else as_text(name, text) for name, text in (("card", card), ("license", license)))
+        check_merged(self.model)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        origin = self.origin if license is None else replace(self.origin, license=license)
+        with replacing(directory) as path:
+            write_model(
+                path,
+                self.spec,
+                self.model.state_dict(),
+                self.tokenizer,
+                parameters=parameters,
+                sample_rate=self.sample_rate,
+                max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
+                origin=origin,
+                card=card or model_card(self.spec, parameters, origin),
+                dtype=stored,
+                max_shard_bytes=shard,
+            )
+        return Path(directory)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+        card: str | None = None,
+        license: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+    ) -> str:
+        """Push the model directory as a commit to a Hugging Face Hub repository, and return the commit's address.
+
+        Args:
+            repository: owner/name; it is created if it does not exist.
+            private: whether only its owner can see a new repository.
+            token: token of the account; None leaves it to HF_TOKEN or the stored login.
+            commit_message: message of the commit.
+            card, dtype, license: as in `save_pretrained`.
+
+        Raises:
+            CheckpointError: the repository name is not valid, the Hub cannot be reached or refuses, or the directory
+                cannot be written.
+        """
+        repository = as_text("the repository", repository)
+        check_pushable(repository)
+        with TemporaryDirectory() as folder:
+            path = self.save_pretrained(Path(folder) / "model", card=card, license=license, dtype=dtype)
+            return push(path, repository, private=private, token=token, message=commit_message)
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of generated clips in Hz."""
+        return self.model.codec.spec.sample_rate
+
+    @property
+    def contexts(self) -> PromptWriter:
+        """Writer of prompts, clips, questions and chats in the form that the model takes."""
+        return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
+
+    def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
+        """Return the builder of requests for clips of `seconds`, steered away from the negative prompt."""
+        seconds = as_number("seconds", seconds)
+        check_seconds(seconds)
+        return RequestBuilder(
+            self.model,
+            self.contexts,
+            num_samples=max(1, round(seconds * self.sample_rate)),
+            negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
+        )
+
+    def generate(
+        self,
+        prompts: Iterable[str] | str,
+        *,
+        seconds: float,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        known: Iterable[Kept | None] | Kept | None = None,
+        vary: Iterable[Audio] | Audio | None = None,
+        strength: float | None = None,
+        seeds: Iterable[int] | int = 0,
+        batch_size: int = 16,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[Audio]:
+        """Make a clip of `seconds` for each prompt.
+
+        Args:
+            prompts: what to make; a single text makes one clip.
+            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None for the spec's.
+            negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
+                a prompt.
+            known: for each prompt, the parts of a clip to keep (continuation, inpainting), or None to make all of it. A
+                single `Kept` applies to every prompt.
+            vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
+                noise added, not from only noise.
+            strength: how much of the clip the noise hides from the model, and how far the variant may go from it, above 0 and at most
+                1: 0.2 is a slight change with any prompt, 0.8 a strong one, and at 1 nothing is left of the clip (see
+                `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary, it must be None.
+            seeds: one per prompt, or the first of consecutive ones. What a clip becomes only depends on its seed and
+                prompt.
+            batch_size: clips made at once.
+            on_step: called with the index of a sampling step and the values so far.
+
+        Raises:
+            SpecError: a number is out of its range or of a wrong kind, or the kept spans do not hold a whole frame.
+            DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
+                wrong kind.
+        """
+        texts = as_texts("prompts", prompts)
+        builder = self.requests(seconds, negative_prompt=negative_prompt)
+        guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
+        size, share = _batch_size(batch_size), _strength(strength, vary)
+        numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
+        starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
+        clips: list[Audio] = []
+        requests = [
+            builder.request(prompt, seed=seed, kept=kept, varied=clip)
+            for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
+        ]
+        begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance)
+        callback = as_callback("on_step", on_step)
+        requests = [replace(request, most_change=begin_of(request.varied).most_change) for request in requests]
+        for begin, group in groupby(requests, lambda request: begin_of(request.varied).timestep):
+            for batch in _batches(list(group), size):
+                waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
+                clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
+        return clips
+
+    def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
+        """Return the spec's guidance with another scale, if one is given.
+
+        Raise SpecError for a scale out of its range.
+        """
+        guidance = self.spec.guidance if scale is None else replace(self.spec.guidance, scale=as_number("guidance scale", scale))
+        check_scale(guidance.scale)
+        check_negative(negative_prompt, guidance.scale)
+        return guidance
+
+    def _sampler(self, num_steps: int | None) -> Sampler:
+        """Return the spec's sampler with another number of steps, if one is given.
+
+        Raise SpecError for a number out of its range.
+        """
+        steps = None if num_steps is None else as_whole("num_steps", num_steps)
+        if steps is not None:
+            check_count("num_steps", steps, most=MOST_STEPS)
+        return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
+
+    def describe(
+        self,
+        clips: Iterable[Audio] | Audio,
+        *,
+        question: str | None = None,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seeds: Iterable[int] | int = 0,
+    ) -> list[str]:
+        """Say what is heard in each clip, or answer a question about it. Any rate and channel count.
+
+        Args:
+            clips: what to hear, one or several.
+            question: what to answer; None asks for a description.
+            max_new_tokens: most tokens of a text; it ends earlier if the sample reaches the length that the model was
+                trained with.
+            batch_size: clips heard at once.
+            temperature, top_k, top_p: draw each token instead of taking the likeliest one: see `TextSampling` in
+                core/inference/decoding.py. Without a temperature the likeliest token is always taken.
+            seeds: seeds for drawing tokens: one per clip, or the first of consecutive ones. A text only depends on its
+                seed and clip.
+
+        Raises:
+            SpecError: the model cannot describe, or a number is out of its range.
+            DataError: a clip is too long for the encoder, or with its question longer than the samples that the model
+                was trained with, or an argument is not a clip.
+        """
+        longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
+        sampling, given = _text_sampling(temperature, top_k, top_p), as_clips("clips", clips)
+        contexts = [self._heard(clip, question) for clip in given]
+        numbered = list(zip(contexts, map(_text_seed, as_seeds(seeds, len(given), of="clip")), strict=True))
+        return [text for batch in _batches(numbered, size) for text in self._write(batch, longest, sampling)]
+
+    def stream(
+        self,
+        clip: Audio,
+        *,
+        question: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Describe one clip, or answer a question about it, piece by piece as it is written.
+
+        Arguments and errors are those of `describe`; errors are raised at once.
+
+        Returns:
+            pieces of at least one character each. Joined, they are the text that `describe` returns.
+        """
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._heard(as_clip("the clip", clip), question), _text_seed(seed), longest, sampling)
+
+    def _heard(self, clip: Audio, question: str | None) -> Context:
+        return self.contexts.clip(clip, None if question is None else as_text("the question", question))
+
+    def chat(
+        self,
+        messages: Iterable[Message] | Message | str,
+        clips: Iterable[Audio] | Audio = (),
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """Answer a chat about any number of clips.
+
+        Args:
+            messages: as the processor of Qwen2-Audio takes them: `{"role": "user", "content": [{"type": "audio"}, {"type": "text",
+                "text": "What is heard?"}]}`; content may be plain text, and a system message may come first. A single message or text
+                is a chat of one turn.
+            clips: the clips that the messages mention, in that order, one or several. Any rate and channel count.
+            max_new_tokens: most tokens of the answer; it ends earlier if the chat reaches the length that the model was
+                trained with.
+            temperature, top_k, top_p, seed: as in `describe`.
+
+        Raises:
+            SpecError: the model was not trained on chats, or a number is out of its range.
+            DataError: a message is malformed, the clips do not match the messages, a clip is too long for the encoder,
+                or the chat is longer than the samples that the model was trained with.
+        """
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._write([(self._asked(messages, clips), _text_seed(seed))], longest, sampling)[0]
+
+    def stream_chat(
+        self,
+        messages: Iterable[Message] | Message | str,
+        clips: Iterable[Audio] | Audio = (),
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Answer a chat piece by piece as the answer is written.
+
+        Arguments and errors are those of `chat`; errors are raised at once.
+
+        Returns:
+            pieces of at least one character each. Joined, they are the answer that `chat` returns.
+        """
+        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._asked(messages, clips), _text_seed(seed), longest, sampling)
+
+    def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
+        if self.spec.model.chat == "none":
+            raise SpecError("this model was not trained on chats: its spec has model.chat: none. Use describe() to ask it about a clip")
+        return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
+
+    def _write(self, numbered: Sequence[tuple[Context, int]], max_new_tokens: int, sampling: TextSampling) -> list[str]:
+        """Write the text that follows each context, drawn by its seed."""
+        contexts, seeds = zip(*numbered, strict=True)
+        rooms = [self._room(context, max_new_tokens) for context in contexts]
+        ids = sample_text(
+            self.model,
+            contexts,
+            tokenizer=self.tokenizer,
+            max_new_tokens=max(rooms),
+            opening=self.contexts.opening(),
+            sampling=sampling,
+            seeds=seeds,
+        )
+        return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
+
+    def _stream(self, context: Context, seed: int, max_new_tokens: int, sampling: TextSampling) -> Iterator[str]:
+        """Write the text that follows a context, piece by piece."""
+        tokens = iter_tokens(
+            self.model,
+            [context],
+            tokenizer=self.tokenizer,
+            max_new_tokens=self._room(context, max_new_tokens),
+            opening=self.contexts.opening(),
+            sampling=sampling,
+            seeds=[seed],
+        )
+        return self.tokenizer.pieces(token for (token,) in tokens if token is not None)
+
+    def _room(self, context: Context, max_new_tokens: int) -> int:
+        """Return how many tokens a text can have before the sample is as long as the longest in training."""
+        if self.max_tokens is None:
+            return max_new_tokens
+        return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
+        """Encode and decode a clip with the codec; the result has the codec's rate and channels and the clip's length.
+
+        Args:
+            clip: a clip of at least one sample.
+            chunk_seconds: a longer clip goes through the codec in pieces of this length. The audio is the same, and the
+                device only needs memory for one piece. None means pieces of 30 s, or the whole clip if the codec cannot
+                work in pieces.
+
+        Raises:
+            SpecError: `chunk_seconds` is out of its range, or the codec cannot work in pieces.
+            DataError: `clip` is not a clip.
+        """
+        clip = as_clip("the clip", clip)
+        codec = self.model.codec
+        waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
+        num_samples = waveform.shape[-1]
+        if chunk_seconds is None and codec.receptive_field is None:
+            batch = waveform.to(self.model.device)
+            out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
+        else:
+            seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
+            check_seconds(seconds, name="chunk_seconds")
+            frames = chunk_frames_of(codec.spec, seconds)
+            encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
+            out = decode_in_chunks(codec, encoded, chunk_frames=frames)
+        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
+
+    def load_adapter(self, directory: str | Path) -> None:
+        """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft
+        wrote.
+
+        Raises:
+            CheckpointError: the folder is damaged, is not plain LoRA, or has a layer or a shape that this model does
+                not have.
+            SpecError: a layer shares its weight with another one, which the adapter would change too.
+        """
+        merge_adapter_file(self.model, as_directory("the adapter", directory))
+
+
+def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
+    """Return the dtype that a name stands for. Raise SpecError for one that weights cannot be stored as."""
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
+        return dtype
+    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def _strength(strength: float | None, vary: object) -> float:
+    """Return the strength of a variation. Raise SpecError for one out of its range, or without a clip to vary."""
+    if strength is None:
+        return DEFAULT_STRENGTH
+    share = as_number("strength", strength)
+    check_strength(share)
+    if vary is None:
+        raise SpecError(f"strength is {share:g}, but there is no clip to vary. Pass the clip as vary, or leave strength out")
+    return share
+
+
+def _batch_size(value: int) -> int:
+    size = as_whole("batch_size", value)
+    check_count("batch_size", size)
+    return size
+
+
+def _most_new_tokens(value: int) -> int:
+    most = as_whole("max_new_tokens", value)
+    check_count("max_new_tokens", most, most=MOST_NEW_TOKENS)
+    return most
+
+
+def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TextSampling:
+    """Return how tokens are chosen.
+
+    Raise SpecError for a number that is out of its range, of a wrong kind or without effect.
+    """
+    heat = None if temperature is None else as_number("temperature", temperature)
+    most = None if top_k is None else as_whole("top_k", top_k)
+    share = None if top_p is None else as_number("top_p", top_p)
+    check_text_sampling(heat, most, share)
+    return TextSampling(temperature=heat or 0.0, top_k=most, top_p=1.0 if share is None else share)
+
+
+def _text_seed(value: int) -> int:
+    """Return the seed of a text. Raise SpecError for one out of its range or of a wrong kind."""
+    seed = as_whole("seed", value)
+    check_seed(seed)
+    return seed
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

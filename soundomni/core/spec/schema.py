@@ -1,0 +1,368 @@
+"""Structure of a spec: what a YAML file may contain.
+
+No torch here: specs are checked before anything heavy is imported.
+
+A field of type Slot holds a plugin: in YAML a short name, `dist:name`, or `{class_path: name, init_args: {...}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A plugin chosen by a spec.
+
+    Args:
+        class_path: a registered name (`oobleck`, `acme:oobleck`); a dotted import path only with --trust-class-paths.
+        init_args: keyword arguments of its constructor.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+def replaced(default: Callable[[], Any]) -> Any:
+    """Declare a mapping that a later layer replaces as a whole, unlike other mappings, which merge; an override still
+    sets one entry."""
+    return field(default_factory=default, metadata={"replace": True})
+
+
+def switched_off(by: str, default: Any) -> Any:
+    """Declare a field that does not accept null; `by` is what the error for null says to set instead."""
+    metadata = {"off": by}
+    return field(default_factory=default, metadata=metadata) if callable(default) else field(default=default, metadata=metadata)
+
+
+def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
+    """Declare a field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name
+    one."""
+    metadata = {"kind": kind, "optional": optional, "many": many}
+    if many:
+        return field(default_factory=list, metadata=metadata)
+    if optional:
+        return field(default=None, metadata=metadata)
+    if default is not None:
+        return field(default=Slot(default), metadata=metadata)
+    return field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Text tokenizer: the tokenizer.json in `path`, or byte-level BPE learned from the run's captions.
+
+    Args:
+        path: a tokenizer.json, or a directory with one.
+        vocab_size: vocabulary size of the learned tokenizer, including special tokens; 261 or fewer means bytes.
+    """
+
+    path: str | None = None
+    vocab_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorsSpec:
+    """Connectors for latents (in and out) and for understanding features (in)."""
+
+    latent: Slot = slot("connector")
+    features: Slot | None = slot("connector", optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The parts of a model.
+
+    Args:
+        backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
+        tokenizer: text tokens.
+        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder",
+            "connectors".
+        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
+            "advance".
+        feature_positions: position rule of understanding features.
+        feature_attend: attention among understanding features.
+        normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
+            one "global" scale, "half" way between, or "none".
+        chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
+            "qwen2-audio" for the turns that Qwen2-Audio was trained on.
+        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
+            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
+        start_fresh: parts that are not taken from `start` but begin as they would without it.
+    """
+
+    backbone: Slot = slot("backbone")
+    router: Slot = slot("router")
+    codec: Slot = slot("codec")
+    connectors: ConnectorsSpec
+    objective: Slot = slot("objective")
+    encoder: Slot | None = slot("encoder", optional=True)
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    freeze: list[str] = field(default_factory=list)
+    latent_positions: Literal["shared", "advance"] = "shared"
+    feature_positions: Literal["shared", "advance"] = "advance"
+    feature_attend: Literal["full", "causal"] = "full"
+    normalize: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
+    chat: Literal["none", "qwen2-audio"] = switched_off("it to none", "none")
+    start: str | None = None
+    start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSpec:
+    """Classifier-free guidance.
+
+    Args:
+        scale: v = v_uncond + scale * (v_cond - v_uncond); 1 turns guidance off.
+        interval: timesteps (low, high) within which guidance applies; outside, the scale is 1.
+        renormalize: limit on the guided prediction's norm: that of the conditional prediction over the whole clip
+            ("global") or per token ("channel"); "none" for no limit.
+        renormalize_min: lower bound of the renormalization factor.
+    """
+
+    scale: float = switched_off("it to 1", 1.0)
+    interval: tuple[float, float] = (0.0, 1.0)
+    renormalize: Literal["none", "global", "channel"] = "none"
+    renormalize_min: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTemplate:
+    """One segment of a task: exactly one of `text` and `audio`.
+
+    Args:
+        text: pattern with `{caption}`, `{question}` or `{answer}`.
+        audio: "features" (to understand), "target" (to generate) or "context" (clean latents).
+        loss: whether the text is predicted; targets always are.
+        known: for a target, (least, most) share of frames at its start that are kept, for continuation.
+        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
+            kept.
+    """
+
+    text: str | None = None
+    audio: Literal["features", "target", "context"] | None = None
+    loss: bool = False
+    known: tuple[float, float] | None = None
+    gap: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureEntry:
+    """A dataset in the mixture.
+
+    Args:
+        source: the dataset plugin.
+        tasks: task → weight among the tasks; names of built-in tasks or of `data.tasks`. A mapping in a later layer
+            replaces this one entirely; `tasks.describe=2` sets one weight.
+        weight: how often it is drawn, relative to the other datasets.
+        is_mandatory: whether an empty or missing dataset stops the run; otherwise it is left out with a warning.
+        num_used: number of items to use, from the start of the seeded order; -1 for all.
+        held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
+            that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
+        max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
+    """
+
+    source: Slot = slot("dataset")
+    tasks: dict[str, float] = replaced(lambda: {"generate": 1.0, "describe": 1.0})
+    weight: float = 1.0
+    is_mandatory: bool = True
+    num_used: int = -1
+    held_out: float = 0.0
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutSpec:
+    """Probability of leaving out each condition of a generated target, independently per segment."""
+
+    text: float = switched_off("it to 0", 0.1)
+    latent: float = switched_off("it to 0", 0.3)
+    features: float = switched_off("it to 0", 0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Training data and how it is packed.
+
+    Args:
+        datasets: name → dataset; null removes a dataset of an earlier layer.
+        tasks: name → segments, in addition to the built-in tasks generate, describe, answer, continue and fill.
+        tokens_per_batch: token budget of a packed batch (fixed).
+        max_tokens_per_sample: longer samples are skipped and reported; null means the budget.
+        lookahead: number of samples that the packer may choose from.
+        condition_dropout: how often conditions are left out, for guidance.
+        skip_limit: share of unreadable clips among all clips seen, beyond which the run stops.
+        workers: threads that read and resample ahead.
+        seed: seed of order, task choice, cuts, noise and dropout.
+    """
+
+    datasets: dict[str, MixtureEntry | None]
+    tasks: dict[str, list[SegmentTemplate]] = field(default_factory=dict)
+    tokens_per_batch: int = 4096
+    max_tokens_per_sample: int | None = None
+    lookahead: int = 64
+    condition_dropout: DropoutSpec = switched_off("its text, latent and features to 0", DropoutSpec)
+    skip_limit: float = switched_off("it to 1", 0.1)
+    workers: int = 2
+    seed: int = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """Optimizer and gradient clipping.
+
+    Args:
+        rule: the optimizer.
+        lr: peak learning rate.
+        betas, eps: parameters of Adam's moments.
+        weight_decay: share of each weight, times the learning rate, that a step subtracts; applies to matrices, not to
+            biases and gains.
+        clip: largest norm of all gradients together; 0 for no limit.
+    """
+
+    rule: Slot = slot("optimizer", default="adamw")
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-15
+    weight_decay: float = switched_off("it to 0", 0.0)
+    clip: float = switched_off("it to 0", 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """Learning rate over steps.
+
+    Args:
+        kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root.
+        warmup_steps: steps of the warm-up; null means a tenth of the run, at most 2000.
+        min_lr: learning rate at the end of a cosine.
+    """
+
+    kind: Literal["constant", "cosine", "inverse"] = "constant"
+    warmup_steps: int | None = None
+    min_lr: float = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASpec:
+    """Low-rank adapters: the weights of the named streams are frozen, and only their adapters are trained.
+
+    `model.freeze` still decides about other streams and parts.
+
+    Args:
+        streams: expert streams that get adapters, such as "und" and "gen".
+        rank: rank of an adapter's two matrices.
+        alpha: adapters are scaled by alpha / rank.
+        dropout: share of an adapter's inputs that are zeroed in training.
+        targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up"
+            and "mlp.down".
+    """
+
+    streams: list[str]
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = switched_off("it to 0", 0.0)
+    targets: list[str] = field(default_factory=lambda: ["qkv", "output"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSpec:
+    """Device mesh: parameters are sharded over `shard` ranks (-1: all that are left), replicated over `replicate`."""
+
+    shard: int = -1
+    replicate: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSpec:
+    """Losses to measure, and clips to generate and describe, during training, to follow its progress.
+
+    The losses are measured on the items that `held_out` of a dataset keeps from training: before the first step, every
+    `every` steps, and at the end.
+
+    Args:
+        every: steps between validations; 0 for never.
+        num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
+        best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
+            kept. null compares none.
+        better: whether a "lower" or a "higher" number is better.
+        patience: validations in a row that are not better than the best one before the run ends early; 0 for never.
+        prompts: texts to generate from.
+        seconds: length of each generated clip.
+        num_describe: number of clips of the data to describe.
+    """
+
+    every: int = switched_off("it to 0", 0)
+    num_held_out: int = switched_off("it to 0", 256)
+    best: str | None = None
+    better: Literal["lower", "higher"] = "lower"
+    patience: int = switched_off("it to 0", 0)
+    prompts: list[str] = field(default_factory=list)
+    seconds: float = 1.0
+    num_describe: int = switched_off("it to 0", 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Settings of a run.
+
+    Args:
+        run_dir: directory for everything that the run writes.
+        target: what is trained: the "model", or only the "codec".
+        steps: number of optimizer steps.
+        batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
+        loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer
+            replaces this one entirely; `loss_weights.ce=2` sets one weight.
+        lora: adapters for some expert streams; null trains the weights themselves.
+        ema_decay: decay of the averaged weights; 0 for no averaging.
+        validation: what to generate and describe during training; null for nothing.
+        precision: precision of the forward and backward pass; parameters and optimizer are always float32.
+        activation_checkpointing: recompute each layer in the backward pass.
+        compile: compile each layer.
+        log_every: steps between lines of metrics.
+        save_every: steps between checkpoints; 0 saves only at the end.
+        keep_checkpoints: number of newest complete checkpoints to keep.
+        keep_every: steps between checkpoints that are kept for good, besides the newest ones; 0 for none.
+        seed: seed of the initial weights.
+        threads: CPU threads per process; 0 leaves the choice to torch.
+    """
+
+    run_dir: str
+    target: Literal["model", "codec"] = "model"
+    steps: int = 1000
+    batches_per_step: int = 1
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = switched_off("its kind to constant and its warmup_steps to 0", ScheduleSpec)
+    loss_weights: dict[str, float] = replaced(dict)
+    lora: LoRASpec | None = None
+    ema_decay: float = switched_off("it to 0", 0.9999)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    parallel: ParallelSpec = field(default_factory=ParallelSpec)
+    validation: ValidationSpec | None = field(default_factory=ValidationSpec)
+    trackers: list[Slot] = slot("tracker", many=True)
+    log_every: int = 10
+    save_every: int = switched_off("it to 0, which saves at the end only", 500)
+    keep_checkpoints: int = 2
+    keep_every: int = switched_off("it to 0", 0)
+    seed: int = 4396
+    threads: int = 0
+
+    @property
+    def validating(self) -> ValidationSpec:
+        """Effective validation settings: null means never."""
+        return self.validation if self.validation is not None else ValidationSpec(every=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A complete spec. Model directories do not have `data` and `train`."""
+
+    model: ModelSpec
+    sampler: Slot = slot("sampler")
+    guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
+    data: DataSpec | None = None
+    train: TrainSpec | None = None

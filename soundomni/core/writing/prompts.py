@@ -1,0 +1,156 @@
+"""What a model gets before it makes audio or writes text: the segments of a task up to those that it learned to
+produce.
+
+Shape letters: S samples.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from soundomni.core.errors import DataError, SpecError
+from soundomni.core.representation import FeatureSpec
+from soundomni.core.sequence import AUDIO_BOUNDARIES, Context, Segment, context_length
+from soundomni.core.spec.schema import SegmentTemplate
+from soundomni.core.waveform import Audio, convert
+from soundomni.core.writing.chat import Message, answer_opening, chat_context, taught_chat
+from soundomni.core.writing.segments import SegmentWriter
+from soundomni.core.writing.tasks import BUILT_IN
+
+
+class PromptWriter:
+    """Writes prompts, clips, questions and chats as a model was trained on them.
+
+    Args:
+        writer: writer of the model's segments.
+        max_tokens: the longest sample that the model was trained with; None for no limit.
+    """
+
+    def __init__(self, writer: SegmentWriter, *, max_tokens: int | None) -> None:
+        self._writer = writer
+        self._max_tokens = max_tokens
+
+    def opening(self) -> list[int]:
+        """Return the ids with which a text begins that the model writes."""
+        tokenizer = self._writer.tokenizer
+        return answer_opening(tokenizer) if self._writer.chat != "none" else [int(self._writer.text("", loss=True).token_ids[0])]
+
+    def slot(self, num_samples: int) -> Segment:
+        """Write the clip that is made: S samples at the codec's rate."""
+        return self._writer.target(num_samples)
+
+    def prompt(self, text: str, slot: Segment, *, name: str = "prompt") -> Context:
+        """Write a prompt in front of the clip that is made.
+
+        Args:
+            text: what to make.
+            slot: segment of the clip.
+            name: what errors call the text.
+
+        Raise DataError if prompt and clip are longer than the samples that the model was trained with.
+        """
+        context = self._before_target("generate", {"caption": text})
+        num_text, total = context_length(context), context_length(context) + slot.length
+        if self._max_tokens is not None and total > self._max_tokens:
+            spec = self._writer.codec_spec
+            fits = spec.num_samples(self._max_tokens - num_text - AUDIO_BOUNDARIES) / spec.sample_rate
+            raise DataError(
+                f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
+                f"tokens; the model was trained with at most {self._max_tokens}. "
+                + (f"Ask for at most {fits:g} s with this {name}" if fits > 0 else f"Shorten the {name}")
+            )
+        return context
+
+    def chat(self, messages: Sequence[Message], clips: Sequence[Audio]) -> Context:
+        """Write a chat and its clips, in the order in which messages mention them, up to the turn that answers it.
+
+        Raises:
+            SpecError: the model has no encoder.
+            DataError: a message is malformed, the clips do not match the messages, a clip is too long for the encoder,
+                or the chat is longer than the samples that the model was trained with.
+        """
+        heard = [self._hear(self._to_encoder(clip)) for clip in clips]
+        return self._checked_chat(chat_context(self._writer.tokenizer, messages, heard), heard)
+
+    def clip(self, clip: Audio, question: str | None) -> Context:
+        """Write a clip and a question about it; None asks for a description.
+
+        Raises:
+            SpecError: the model has no encoder.
+            DataError: the clip is too long for the encoder, or with its question longer than the samples that the model
+                was trained with.
+        """
+        waveform = self._to_encoder(clip)
+        if self._writer.chat != "none":
+            heard = self._hear(waveform)
+            asked = [question] if question else []
+            return self._checked_chat(taught_chat(self._writer.tokenizer, [heard, *asked]), [heard])
+        task, texts = ("answer", {"question": question}) if question else ("describe", {})
+        context = self._before_text(task, texts, waveform)
+        self._check_heard(waveform.shape[1], context)
+        return context
+
+    def _before_target(self, task: str, texts: Mapping[str, str]) -> Context:
+        """Write a task up to the clip that it makes."""
+        templates = takewhile(lambda template: template.audio != "target", BUILT_IN[task])
+        return tuple(self._writer.segment(template, texts=texts) for template in templates)
+
+    def _before_text(self, task: str, texts: Mapping[str, str], waveform: np.ndarray) -> Context:
+        """Write a task about a clip `[1, S]`, at the encoder's rate, up to the text that it writes."""
+
+        def written(template: SegmentTemplate) -> Segment:
+            segment = self._writer.segment(template, texts=texts, num_heard=waveform.shape[1])
+            return segment.with_waveform(waveform) if template.audio == "features" else segment
+
+        return tuple(map(written, takewhile(lambda template: not template.loss, BUILT_IN[task])))
+
+    @property
+    def _encoder_spec(self) -> FeatureSpec:
+        """Spec of the encoder. Raise SpecError if the model has none."""
+        if self._writer.encoder_spec is None:
+            raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
+        return self._writer.encoder_spec
+
+    def _to_encoder(self, clip: Audio) -> np.ndarray:
+        """Return `[1, S]` at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
+        spec = self._encoder_spec
+        waveform = convert(clip, channels=1, sample_rate=spec.sample_rate)
+        if spec.max_seconds is not None and waveform.shape[1] > spec.max_seconds * spec.sample_rate:
+            seconds = waveform.shape[1] / spec.sample_rate
+            raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {spec.max_seconds:g} s. Cut it first")
+        return waveform
+
+    def _hear(self, waveform: np.ndarray) -> Segment:
+        """Write a clip `[1, S]` to understand, at the encoder's rate."""
+        return self._writer.features(waveform.shape[1]).with_waveform(waveform)
+
+    def _checked_chat(self, context: Context, heard: Sequence[Segment]) -> Context:
+        """Return a chat. Raise DataError if it and the start of the answer are too long."""
+        total = context_length(context) + len(self.opening())
+        if self._max_tokens is not None and total > self._max_tokens:
+            raise DataError(
+                f"the chat and the start of the answer take {total} tokens, {sum(segment.length for segment in heard)} of them clips; "
+                f"the model was trained with at most {self._max_tokens}. Shorten the clips or the messages"
+            )
+        return context
+
+    def _check_heard(self, num_samples: int, context: Context) -> None:
+        """Raise DataError if a clip of S samples, a question about it and the start of an answer are too long."""
+        opening = len(self.opening())
+        total = context_length(context) + opening
+        if self._max_tokens is None or total <= self._max_tokens:
+            return
+        asked = context_length(context[1:])
+        room = self._max_tokens - asked - opening - AUDIO_BOUNDARIES
+        rate = self._encoder_spec.sample_rate
+        fits = bisect_right(range(1, num_samples + 1), room, key=self._writer.num_features) / rate
+        question = f", a question of {asked} tokens" if asked else ""
+        raise DataError(
+            f"a clip of {num_samples / rate:g} s{question} and the start of the text take {total} tokens; "
+            f"the model was trained with at most {self._max_tokens}. "
+            + (f"Cut the clip to at most {fits:g} s" if fits > 0 else "Shorten the question")
+        )

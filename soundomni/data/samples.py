@@ -1,0 +1,219 @@
+"""Writes clips as samples, in two steps: `plan` from the listing, `fill` once the clip has been read.
+
+Token counts only depend on the specs of codec and encoder, so every rank packs the whole stream without reading audio.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
+from soundomni.core.interfaces import Item, Skip
+from soundomni.core.sequence import Role, Sample, Segment
+from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
+from soundomni.core.writing.chat import Answer, taught_chat
+from soundomni.core.writing.segments import SegmentWriter
+from soundomni.core.writing.tasks import Task
+from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
+from soundomni.data.data_section import check_dropout
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a clip that is used: samples `[offset, offset + num_samples)` of `total`, at the file's `rate`."""
+
+    offset: int
+    num_samples: int
+    total: int
+    rate: int
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """A sample without its waveforms.
+
+    Args:
+        sample: the sample, without the conditions that dropout removed.
+        crop: the part of the clip that the waveforms will come from.
+        full_length: number of tokens with all conditions. Limits use it, so dropout does not decide whether an item is
+            used.
+    """
+
+    sample: Sample
+    crop: Crop
+    full_length: int
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.sample.length
+
+
+class SampleWriter:
+    """Writes the samples of one model.
+
+    Args:
+        writer: writes the model's segments.
+        dropout: how often conditions of a target are dropped.
+    """
+
+    def __init__(self, writer: SegmentWriter, *, dropout: DropoutSpec | None = None) -> None:
+        self._writer = writer
+        self._dropout = dropout or DropoutSpec()
+        check_dropout(self._dropout)
+
+    def check(self, task: Task) -> None:
+        """Raise SpecError if the model cannot do this task."""
+        if self._writer.encoder_spec is None and task.uses("features"):
+            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
+        if self._in_chat(task) and task.uses("context"):
+            raise SpecError(
+                f"task '{task.name}' puts clean latents into a chat, but model.chat '{self._writer.chat}' does not "
+                "support them. Leave out the task"
+            )
+
+    def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
+        """Write `item` for a suitable task, without its waveforms.
+
+        Only `seed` decides the caption or question, the cut of a clip longer than `max_seconds`, the part of a target
+        to keep, and the dropout of conditions. Return a Skip if the clip is too long to be understood, or has too many
+        frames.
+        """
+        draws = np.random.default_rng(seed)
+        caption_draw, question_draw, crop_draw = draws.random(3)
+        crop = self._crop(item, task, crop_draw, max_seconds)
+        if isinstance(crop, Skip):
+            return replace(crop, key=key)
+        texts = {"caption": _choose(item.captions, caption_draw)}
+        if item.questions:
+            texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
+        if self._in_chat(task):
+            chat = taught_chat(self._writer.tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
+            return PlannedSample(Sample(key=key, segments=chat, seed=seed), crop, sum(segment.length for segment in chat))
+        targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
+        segments: list[Segment] = []
+        full_length = 0
+        for i, template in enumerate(task.templates):
+            share_draw, place_draw, dropout_draw = draws.random(3)  # for every segment: no choice shifts another
+            segment = self._segment(template, crop, texts, share_draw, place_draw)
+            full_length += segment.length
+            is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
+            if not (is_condition and dropout_draw < self._dropout_share(template)):
+                segments.append(segment)
+        return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
+
+    def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int, *, cut: bool = False) -> Sample:
+        """Attach the clip, float32 `[C, S]` at `rate`: cut, resampled and with the channels that each segment needs.
+
+        With `cut`, `waveform` is only the part of the clip given by `planned.crop`.
+
+        Raise UnreadableAudioError if the clip has another rate or length (see `fit_announced`) than planned, or
+        channels that cannot be converted.
+        """
+        crop, key = planned.crop, planned.sample.key
+        if rate != crop.rate:
+            raise UnreadableAudioError(f"cannot use '{key}': it decodes at {rate} Hz, but {crop.rate} Hz were announced")
+        part = fit_announced(waveform, crop.num_samples if cut else crop.total, rate, name=key)
+        if not cut and crop.num_samples < crop.total:
+            part = part[:, crop.offset : crop.offset + crop.num_samples].copy()  # a view would keep the whole file in memory
+        made: dict[tuple[int, int], np.ndarray] = {}
+        segments: list[Segment] = []
+        for segment in planned.sample.segments:
+            if segment.role == Role.TEXT:
+                segments.append(segment)
+                continue
+            need = self._needs(segment.role)
+            if need not in made:
+                made[need] = _convert(part, rate, *need, key=key)
+            segments.append(segment.with_waveform(made[need]))
+        return replace(planned.sample, segments=tuple(segments))
+
+    def _needs(self, role: Role) -> tuple[int, int]:
+        """Return (rate, channels) of the waveform that a segment of this role needs."""
+        if role == Role.FEATURES:
+            assert self._writer.encoder_spec is not None, "checked by check()"
+            return self._writer.encoder_spec.sample_rate, 1
+        return self._writer.codec_spec.sample_rate, self._writer.codec_spec.channels
+
+    def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
+        limits = [max_seconds]
+        if task.uses("features") and self._writer.encoder_spec is not None:
+            limits.append(self._writer.encoder_spec.max_seconds)
+        seconds = min((limit for limit in limits if limit is not None), default=None)
+        longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
+        # a caption of the whole clip may not fit a part of it
+        if item.num_samples > longest and not task.uses("target"):
+            length = item.num_samples / item.sample_rate
+            way_out = "Cut the file into shorter ones, each with its own caption"
+            if seconds == max_seconds:
+                way_out += (
+                    f", raise max_seconds of its dataset, or add the folder as a second dataset for '{task.name}' with a higher max_seconds"
+                )
+            reason = f"it lasts {length:.2f} s, but task '{task.name}' accepts at most {seconds:g} s. {way_out}"
+            return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
+        num_samples = min(item.num_samples, longest)
+        crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
+        codec, most = self._writer.codec_spec, self._writer.max_frames
+        frames = codec.num_frames(resampled_length(num_samples, crop.rate, codec.sample_rate))
+        if (task.uses("target") or task.uses("context")) and most is not None and frames > most:
+            reason = (
+                f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
+                f"{codec.seconds(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
+            )
+            group = f"longer than the {codec.seconds(most):g} s of the latent connector, for {task.name}"
+            return Skip(item.key, reason, "unsuitable", group)
+        return crop
+
+    def _in_chat(self, task: Task) -> bool:
+        """Return whether a task uses the chat template: it only makes text, as `describe` and `chat` do."""
+        return self._writer.chat != "none" and not task.uses("target")
+
+    def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
+        if template.text is None:
+            return self._writer.features(self._num_heard(crop))
+        text = template.text.format(**texts)
+        return Answer(text) if template.loss else text
+
+    def _num_heard(self, crop: Crop) -> int:
+        """Return the number of samples of a clip at the encoder's rate; 0 without an encoder."""
+        spec = self._writer.encoder_spec
+        return resampled_length(crop.num_samples, crop.rate, spec.sample_rate) if spec is not None else 0
+
+    def _dropout_share(self, template: SegmentTemplate) -> float:
+        if template.text is not None:
+            return self._dropout.text
+        return self._dropout.features if template.audio == "features" else self._dropout.latent
+
+    def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
+        num_made = resampled_length(crop.num_samples, crop.rate, self._writer.codec_spec.sample_rate)
+        made = _made(template, self._writer.codec_spec.num_frames(num_made), share_draw, place_draw)
+        return self._writer.segment(template, texts=texts, num_heard=self._num_heard(crop), num_made=num_made, made=made)
+
+
+def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:
+    """Return the frames of a target to generate, (first, end)."""
+    least, most = template.gap or template.known or (0.0, 0.0)
+    count = int((least + (most - least) * share_draw) * frames)
+    if template.gap is None:
+        return count, frames
+    width = max(1, count)
+    first = int(place_draw * (frames - width + 1))
+    return first, first + width
+
+
+def _choose(texts: tuple[str, ...], draw: float) -> str:
+    return texts[int(draw * len(texts))] if texts else ""
+
+
+def _convert(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
+    """Return `[channels, S]` at `to_rate`, resampling as few channels as possible."""
+    try:
+        if channels < part.shape[0]:
+            return resample(match_channels(part, channels), from_rate, to_rate)
+        return match_channels(resample(part, from_rate, to_rate), channels)
+    except DataError as error:
+        raise UnreadableAudioError(f"cannot use '{key}': {error}") from error

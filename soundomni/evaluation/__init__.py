@@ -1,0 +1,92 @@
+"""Measuring a model from Python: `evaluate` does everything in one call, and each step has its own function.
+
+| step | name |
+|---|---|
+| open the data | `open_data`, `open_list`, `shipped_lists` |
+| let the model do its tasks | `run_model`, with `Settings`, gives an `Outcome` |
+| score what it made and said | `score_outcome`, with `load_judges` for networks that judge |
+| save the outcome | `save_outcome`, `made_with` |
+| show a score | `score_text`, `comparison_text` |
+| compare a clip with what came back through a codec | `compare` |
+
+The library prints nothing. An `Observer` receives reports of what is going on.
+
+Names are imported on first use: importing this package imports neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soundomni.evaluation.evaluating import evaluate
+    from soundomni.evaluation.evaluation_data import EvaluationData, open_data
+    from soundomni.evaluation.fixed_lists import FixedList, open_list, shipped_lists
+    from soundomni.evaluation.judges import Judges, load_judges
+    from soundomni.evaluation.observer import Observer, Progress, Silent
+    from soundomni.evaluation.outcome import Outcome
+    from soundomni.evaluation.provenance import made_with
+    from soundomni.evaluation.result_text import comparison_text, score_text
+    from soundomni.evaluation.running import run_model
+    from soundomni.evaluation.saving import save_outcome
+    from soundomni.evaluation.score import Score
+    from soundomni.evaluation.scoring import score_outcome
+    from soundomni.evaluation.settings import COMMON_TASKS, DEFAULT_LIST, TASKS, Settings
+    from soundomni.evaluation.tasks.reconstruction import Comparison, compare
+
+_MODULES = {
+    "evaluating": ("evaluate",),
+    "evaluation_data": ("EvaluationData", "open_data"),
+    "fixed_lists": ("FixedList", "open_list", "shipped_lists"),
+    "judges": ("Judges", "load_judges"),
+    "observer": ("Observer", "Progress", "Silent"),
+    "outcome": ("Outcome",),
+    "provenance": ("made_with",),
+    "result_text": ("comparison_text", "score_text"),
+    "running": ("run_model",),
+    "saving": ("save_outcome",),
+    "score": ("Score",),
+    "scoring": ("score_outcome",),
+    "settings": ("COMMON_TASKS", "DEFAULT_LIST", "TASKS", "Settings"),
+    "tasks.reconstruction": ("Comparison", "compare"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "COMMON_TASKS",
+    "DEFAULT_LIST",
+    "TASKS",
+    "Comparison",
+    "EvaluationData",
+    "FixedList",
+    "Judges",
+    "Observer",
+    "Outcome",
+    "Progress",
+    "Score",
+    "Settings",
+    "Silent",
+    "compare",
+    "comparison_text",
+    "evaluate",
+    "load_judges",
+    "made_with",
+    "open_data",
+    "open_list",
+    "run_model",
+    "save_outcome",
+    "score_outcome",
+    "score_text",
+    "shipped_lists",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,79 @@
+"""A whole evaluation in one call: open the data, run the model, score its output, and record what the numbers depend
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundomni.evaluation.evaluation_data import EvaluationData, open_data
+from soundomni.evaluation.judges import NO_JUDGES, Judges, check_judged_tasks
+from soundomni.evaluation.observer import SILENT, Observer
+from soundomni.evaluation.provenance import check_sources, made_with
+from soundomni.evaluation.running import run_model
+from soundomni.evaluation.saving import empty_folder, save_outcome
+from soundomni.evaluation.scoring import score_outcome
+from soundomni.evaluation.settings import DEFAULT_BATCH_SIZE, DEFAULT_LIST, Settings
+
+if TYPE_CHECKING:
+    from soundomni.core.interfaces import Dataset
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.core.spec.schema import Slot
+
+
+def evaluate(
+    model: SoundOmni,
+    data: str | Path | Slot | Dataset | EvaluationData = DEFAULT_LIST,
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
+    judges: Judges = NO_JUDGES,
+    save: str | Path | None = None,
+    loaded_from: str | Path | None = None,
+    adapter: str | Path | None = None,
+    observer: Observer = SILENT,
+) -> dict[str, Any]:
+    """Measure a model, and return what `soundomni evaluate --json` prints. This function prints nothing.
+
+    Args:
+        model: the model to measure.
+        data: name of a fixed list or path to its file, a dataset, the slot of a dataset, or the result of `open_data`.
+        tasks: some of TASKS; None for those of the list, or COMMON_TASKS on a dataset.
+        limit: measure on the first `limit` clips; None for all clips of a list, and the first 100 of a dataset.
+        seed: seed of the first clip that is generated; later clips use seed + 1, seed + 2, …
+        batch_size: clips that the model takes at once.
+        num_steps, guidance_scale: settings of the sampler; None for the model's own.
+        judges: networks that judge generated clips, see `load_judges`.
+        save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
+        loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
+        adapter: directory of adapters that have been merged into the model; only recorded, with its checksum.
+        observer: receives reports of what is going on.
+
+    Returns:
+        the scores and counts that `score_outcome` describes, and "made_with", everything that the numbers depend on.
+
+    Raises:
+        SpecError: there is no such list, a number is out of its range, a task is unknown, or judges have nothing to judge.
+        DataError: none of the clips can be read and measured, or `save` cannot be written to.
+        CheckpointError: there is no model `loaded_from`, or no adapter.
+        PluginError: there is no dataset plugin of the slot's name.
+    """
+    opened = data if isinstance(data, EvaluationData) else open_data(data, observer=observer)
+    limit, chosen = opened.default_limit if limit is None else limit, opened.choose_tasks(tasks)
+    settings = Settings(limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, tasks=chosen)
+    if judges:
+        check_judged_tasks(chosen)
+    check_sources(loaded_from, adapter)
+    folder = None if save is None else empty_folder(save)
+    outcome = run_model(model, opened.dataset, settings, judges=judges, observer=observer)
+    if folder is not None:
+        save_outcome(outcome, folder, observer=observer)
+    result = score_outcome(outcome, judges=judges, observer=observer)
+    record = made_with(model, opened, settings, outcome, judges=judges, loaded_from=loaded_from, adapter=adapter)
+    return {**result, "made_with": record}

@@ -1,0 +1,137 @@
+"""What a result was made with: everything that its numbers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundomni.core.errors import CheckpointError
+from soundomni.core.files.paths import local_path, place
+from soundomni.evaluation.checksums import audio_sha256, items_sha256
+from soundomni.evaluation.judges import NO_JUDGES, Judges
+
+if TYPE_CHECKING:
+    from soundomni.core.pretrained.omni import SoundOmni
+    from soundomni.evaluation.evaluation_data import EvaluationData
+    from soundomni.evaluation.outcome import Outcome
+    from soundomni.evaluation.settings import Settings
+
+PACKAGES = ("soundomni", "torch", "numpy", "transformers", "soxr", "jiwer")
+"""Packages whose versions are recorded."""
+
+
+def made_with(
+    model: SoundOmni,
+    data: EvaluationData,
+    settings: Settings,
+    outcome: Outcome,
+    *,
+    judges: Judges = NO_JUDGES,
+    loaded_from: str | Path | None = None,
+    adapter: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return everything that the numbers depend on: model, data, seed, sampler, guidance, judges, resampler, device and versions.
+
+    Args:
+        model: the measured model.
+        data: the data that it was measured on.
+        settings: how it was run.
+        outcome: what it made; its items and clips are the measured ones.
+        judges: networks that judged the generated clips.
+        loaded_from: the name or directory that the model was loaded from; None if unknown.
+        adapter: directory of the adapters that were merged into the model, if any.
+
+    Raises:
+        CheckpointError: there is no model of the name `loaded_from`, or no adapter.
+    """
+    from soundomni.core.assembly.build import build_sampler
+    from soundomni.core.spec.registry import distributions
+    from soundomni.core.spec.slots import slots
+    from soundomni.core.waveform import RESAMPLER_QUALITY
+
+    sampler, guidance = model.spec.sampler, model.spec.guidance
+    scale = {} if settings.guidance_scale is None else {"scale": settings.guidance_scale}
+    return {
+        "model": _model(model, loaded_from),
+        "adapter": None if adapter is None else _adapter(adapter),
+        "judges": {"clap": _network(judges.clap_directory), "classifier": _network(judges.classifier_directory)},
+        "data": data.identity()
+        | {
+            "items_sha256": items_sha256(outcome.items),
+            "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
+        },
+        "limit": settings.count(len(data.dataset)),
+        "seed": settings.seed,
+        "batch": settings.batch_size,
+        "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
+        "steps": build_sampler(sampler, num_steps=settings.num_steps).num_steps,
+        "guidance": dataclasses.asdict(guidance) | scale,
+        "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
+        "device": str(model.model.device),
+        "plugins": distributions([("dataset", data.plugin), *((kind, slot) for _, kind, slot in slots(model.spec))]),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) -> None:
+    """Raise CheckpointError if `made_with` would miss a file whose checksum it records, before anything is computed in
+    vain.
+    """
+    from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
+    from soundomni.core.pretrained.directory import find_model
+
+    if loaded_from is not None:
+        find_model(loaded_from)
+    if adapter is None:
+        return
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (local_path(adapter) / file).is_file():
+            raise CheckpointError(f"adapter is {place(adapter)}, which has no {file}; expected a folder in peft's format")
+
+
+def weights_sha256(name: str) -> str:
+    """Return the SHA-256 of the weights of a model that `from_pretrained` takes; for several files, that of their
+    checksums.
+
+    Raise CheckpointError if there is no model of that name.
+    """
+    from soundomni.core.pretrained.directory import find_model
+    from soundomni.core.pretrained.weights import weight_files
+
+    return _sum(weight_files(find_model(name)))
+
+
+def _model(model: SoundOmni, loaded_from: str | Path | None) -> dict[str, Any]:
+    from soundomni.core.spec.load import dump_spec
+
+    name = None if loaded_from is None else str(loaded_from)
+    weights = None if name is None else weights_sha256(name)
+    return {"name": name, "sha256": weights, "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()}
+
+
+def _adapter(folder: str | Path) -> dict[str, Any]:
+    from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
+
+    path = local_path(folder)
+    return {"name": str(folder), "sha256": _sum([path / WEIGHTS_FILE]), "config_sha256": _sum([path / CONFIG_FILE])}
+
+
+def _network(folder: str | None) -> dict[str, Any] | None:
+    """Identify a network in the layout of transformers: its weights, its configuration and the settings of its preprocessing."""
+    if folder is None:
+        return None
+    files = sorted(Path(folder).glob("*.json"))
+    return {"name": folder, "sha256": _sum(sorted(Path(folder).glob("*.safetensors"))), "config_sha256": _sum(files)}
+
+
+def _sum(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file; for several files, that of their checksums."""
+    from soundomni.core.pretrained.foreign_weights import digest
+
+    sums = [str(digest(file)["sha256"]) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

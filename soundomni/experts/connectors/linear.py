@@ -1,0 +1,31 @@
+"""The connector of BAGEL and the original SoundOmni: one linear layer each way.
+
+Shape letters: N tokens, H hidden dimensions.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from soundomni.experts.connectors.projection import ProjectionConnector, initialize
+
+
+class LinearConnector(ProjectionConnector):
+    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and
+    bias.
+
+    Args:
+        token_dim: numbers per token (runtime).
+        hidden_dim: H (runtime).
+        generates: whether tokens are generated: if so, they carry time and place, and there is an output layer
+            (runtime).
+        time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
+    """
+
+    def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, time_scale: float = 1.0) -> None:
+        super().__init__(
+            inward=initialize(nn.Linear(token_dim, hidden_dim), std=0.02),
+            outward=initialize(nn.Linear(hidden_dim, token_dim), std=0.0) if generates else None,
+            hidden_dim=hidden_dim,
+            time_scale=time_scale,
+        )

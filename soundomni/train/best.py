@@ -1,0 +1,92 @@
+"""Which step is the best by a measured number, and when a run has waited long enough for a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.spec.schema import ValidationSpec
+
+LOSS, CLIPS = "validation/loss", "validation/clips"
+"""Names of two numbers: the weighted sum of all held-out losses, whose name starts those of its parts; the clips."""
+
+
+@dataclass
+class Best:
+    """The best step so far; a checkpoint stores it, so a resumed run judges as if it had never stopped.
+
+    Args:
+        judged_by: how steps are compared, such as "lower validation/loss"; None if they are not.
+        value: the number at the best step; None before the first one.
+        step: the best step; None before the first one. Step 0 is not judged, as it has no checkpoint.
+        waited: number of validations since then; none was better.
+    """
+
+    judged_by: str | None = None
+    value: float | None = None
+    step: int | None = None
+    waited: int = 0
+
+    def judge(self, step: int, measured: Mapping[str, float], spec: ValidationSpec) -> bool:
+        """Record what was measured at a step, and return whether it is the best one so far.
+
+        A step whose number is not finite is never the best.
+
+        Raises:
+            SpecError: `validation.best` is not among the numbers that are measured.
+        """
+        self.start_over_if_changed(spec)
+        if spec.best is None or not measured:
+            return False
+        if spec.best not in measured:
+            raise _unknown(spec.best, list(measured))
+        if step == 0:
+            return False
+        value = measured[spec.best]
+        is_better = self.value is None or (value > self.value if spec.better == "higher" else value < self.value)
+        if not (is_better and math.isfinite(value)):
+            self.waited += 1
+            return False
+        self.value, self.step, self.waited = value, step, 0
+        return True
+
+    def start_over_if_changed(self, spec: ValidationSpec) -> bool:
+        """Forget the best step if the spec now compares steps differently, and return whether it does."""
+        judged_by = criterion(spec)
+        if judged_by == self.judged_by:
+            return False
+        self.judged_by, self.value, self.step, self.waited = judged_by, None, None, 0
+        return True
+
+    def is_over(self, spec: ValidationSpec) -> bool:
+        """Return whether the run should end early: `validation.patience` validations in a row were not better."""
+        return 0 < spec.patience <= self.waited and self.judged_by == criterion(spec)
+
+    def describe_end(self, step: int, spec: ValidationSpec) -> str:
+        """Return one line that says why the run ended early."""
+        return (
+            f"stopped early after step {step}: {spec.best} has not been {spec.better} than {self.value:.6g} "
+            f"since step {self.step}, for {self.waited} validations (train.validation.patience)"
+        )
+
+
+def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:
+    """Raise SpecError if no run of a model with these losses measures `validation.best`.
+
+    Whether this run measures it depends on what is held out; that shows at the first measurement.
+    """
+    named = [f"{LOSS}/{name}" for name in losses]
+    known = [LOSS, *named, CLIPS]
+    if spec.best is not None and spec.best not in known and not spec.best.startswith(tuple(f"{name}/" for name in named)):
+        raise _unknown(spec.best, known)
+
+
+def _unknown(best: str, known: Collection[str]) -> SpecError:
+    return SpecError(f"train.validation.best is '{best}'; expected one of {', '.join(known)}.{did_you_mean(best, known)}")
+
+
+def criterion(spec: ValidationSpec) -> str | None:
+    """Return in words how steps are compared; None if they are not."""
+    return None if spec.best is None else f"{spec.better} {spec.best}"

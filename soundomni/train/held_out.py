@@ -1,0 +1,141 @@
+"""Losses on data that training never draws, the same on any number of ranks.
+
+Each rank computes some of the batches; the sums and counts of all batches are then added up in one order. The model is
+in evaluation mode, with the averaged weights if the run keeps them. The random state of training does not change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.errors import reason
+from soundomni.core.sequence import PackedBatch
+from soundomni.core.spec.schema import TrainSpec
+from soundomni.data.held_out_batches import PlannedBatch, read_in_turn
+from soundomni.data.prefetch import ClipReader
+from soundomni.train.best import CLIPS, LOSS
+from soundomni.train.ema import EMA
+from soundomni.train.loss_weighting import weighted_total
+from soundomni.train.parallel import World, computing_precision, reshard
+from soundomni.train.state import kept_random_state
+from soundomni.train.trainable import as_trainable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Measures the held-out losses at a step, by their names in metrics.jsonl.
+
+    `validation/loss` is the weighted sum of the losses; `validation/loss/NAME` is one of them. If the batches come from
+    several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
+    `validation/clips` counts the clips that were read. A failure gives a warning instead of numbers.
+
+    Args:
+        batches: not empty, the same on every rank.
+        reader: reads their clips.
+        module: a Trainable, after `parallelize`.
+        ema: the averages, or None.
+        world, train: those of the run.
+        explain: returns an error as one line, with the plugin that raised it if that is known.
+    """
+
+    batches: Sequence[PlannedBatch]
+    reader: ClipReader
+    module: nn.Module
+    ema: EMA | None
+    world: World
+    train: TrainSpec
+    explain: Callable[[BaseException], str] = reason
+    told: set[str] = field(default_factory=set)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return the measured numbers. Every rank must call this at the same step, and gets the same numbers."""
+        averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
+        with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
+            found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
+        reshard(self.module)
+        if failure is not None:
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if failure not in self.told:
+                self.told.add(failure)
+                what = f"the held-out losses could not be measured at step {step}"
+                logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
+        return self._named(*found) if found is not None else {}
+
+    def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
+        """Read some of the batches, in order."""
+        return read_in_turn(batches, self.reader)
+
+    def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor]:
+        """Return the names of the losses, the names of those counted by element, and two float64 tensors: the losses
+        `[batches, losses, (sum, count)]` and the number of clips in each batch."""
+        size, rank, count = self.world.size, self.world.rank, len(self.batches)
+        mine = range(rank, count, size)
+        rounds = -(-count // size)
+        own = self.read([self.batches[number] for number in mine])
+        empty = PackedBatch.from_samples([])
+        counted = sorted(as_trainable(self.module).count_terms(empty))
+        names: list[str] = []
+        rows: list[Tensor] = []
+        clips = torch.zeros(count, dtype=torch.float64)
+        for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):
+            with computing_precision(self.world, self.train):
+                terms = as_trainable(self.module)(batch.to(self.world.device))
+            names = sorted(terms)
+            rows.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
+            if number < count:
+                clips[number] = len(batch.keys)
+        sums = torch.zeros(count, len(names), 2, dtype=torch.float64)
+        sums[mine.start :: size] = torch.stack(rows).cpu()[: len(mine)]
+        return names, counted, self.world.sum(sums), self.world.sum(clips)
+
+    def _named(self, names: Sequence[str], counted: Sequence[str], sums: Tensor, clips: Tensor) -> dict[str, float]:
+        read = clips > 0
+        means = {name: _mean(sums[read, i], by_element=name in counted) for i, name in enumerate(names)}
+        losses = {name: mean for name, mean in means.items() if mean is not None}
+        measured = {LOSS: weighted_total(losses, self.train.loss_weights)}
+        measured |= {f"{LOSS}/{name}": mean for name, mean in losses.items()}
+        for label, rows in self._parts().items():
+            chosen = torch.tensor(rows) & read
+            for i, name in enumerate(names):
+                mean = _mean(sums[chosen, i], by_element=name in counted)
+                if mean is not None:
+                    measured[f"{LOSS}/{name}/{label}"] = mean
+        return measured | {CLIPS: float(clips.sum())}
+
+    def _parts(self) -> Mapping[str, list[bool]]:
+        """Return which batches belong to each dataset, and to each dataset and task, unless all of them do."""
+        groups = [batch.group for batch in self.batches]
+        datasets = dict.fromkeys(group.dataset for group in groups)
+        parts = {dataset: [group.dataset == dataset for group in groups] for dataset in datasets}
+        parts |= {f"{one.dataset}/{one.task}": [group == one for group in groups] for one in dict.fromkeys(groups)}
+        return {label: rows for label, rows in parts.items() if not all(rows)}
+
+
+def _mean(rows: Tensor, *, by_element: bool) -> float | None:
+    """Return the mean of a loss over `[batches, (sum, count)]`, by element or by batch; None if nothing is counted."""
+    rows = rows[rows[:, 1] > 0]
+    if not len(rows):
+        return None
+    return float(rows[:, 0].sum() / rows[:, 1].sum()) if by_element else float((rows[:, 0] / rows[:, 1]).mean())
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put every part of a module into evaluation mode in this context, and restore the mode of each at the end."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

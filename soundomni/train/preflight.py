@@ -1,0 +1,81 @@
+"""Checks that a spec can be trained, before a run directory is opened, data is listed or memory is allocated."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from soundomni.core.assembly.build import build_model, build_sampler
+from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.uninitialized import without_memory
+from soundomni.core.errors import ConstructionError, SoundOmniError, SpecError
+from soundomni.core.inference.guidance import check_guidance
+from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
+from soundomni.core.pretrained.directory import portable
+from soundomni.core.spec.culprit import named
+from soundomni.core.spec.ranges import check_loss_weights, check_train
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import Spec, ValidationSpec
+from soundomni.data.data_section import check_data
+from soundomni.train.best import check_best
+from soundomni.train.doubts import find_doubts
+
+logger = logging.getLogger(__name__)
+
+
+def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
+    """Check the numbers of every section, and that the parts of the model can be built and fit together.
+
+    The model is built without memory, on torch's meta device, and no weights are drawn. If a plugin cannot be built
+    like that, a warning says so, and wrong sizes only show when it is built for training.
+
+    Returns:
+        A line for each setting that works but is probably a mistake; see doubts.py.
+
+    Raises:
+        SoundOmniError: something is wrong; the message names it.
+    """
+    check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
+    check_guidance(spec.guidance)
+    check_scale(spec.guidance.scale)
+    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
+    if spec.data is not None:
+        check_data(spec.data)
+    if spec.train is not None:
+        check_train(spec.train)
+        build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
+    model = build_without_memory(spec, trust_class_paths=trust_class_paths)
+    if model is not None and spec.train is not None and spec.train.target == "model":
+        losses = ("ce", *model.objective.loss_names, *model.router.loss_names)
+        check_loss_weights(spec.train.loss_weights, losses)
+        _check_validation(model, spec.train.validating)
+        check_best(spec.train.validating, losses)
+        if spec.train.lora is not None:
+            add_adapters(model, spec.train.lora)
+    return find_doubts(spec, model)
+
+
+def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
+    codec = model.codec.spec
+    if validation.every and validation.prompts:
+        try:
+            model.check_frames(codec.num_frames(max(1, round(validation.seconds * codec.sample_rate))))
+        except SpecError as error:
+            raise SpecError(f"train.validation.seconds is {validation.seconds:g}: {error}") from error
+
+
+def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
+    """Return the model of a spec, built on torch's meta device; None, with a warning, if that fails."""
+    section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
+    try:
+        with without_memory():
+            return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
+    except SoundOmniError as error:
+        if not isinstance(error, ConstructionError):
+            raise
+        reason = str(error)
+    except Exception as error:  # a plugin may do anything that needs memory
+        reason = named(error)
+    logger.warning("sizes are not checked beforehand, because the model cannot be built without memory: %s", reason)
+    return None

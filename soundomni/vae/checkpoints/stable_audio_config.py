@@ -1,0 +1,291 @@
+"""Configs of Stable Audio's autoencoder, read as arguments of the codec `oobleck`.
+
+Three kinds are known: stable-audio-tools' config of an autoencoder (`audio_vae.json`), its config of a whole model,
+whose `model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderOobleck. A key that a config
+omits has the default of the package it belongs to, which is not always the one here. Unknown keys and anything our
+codec cannot do are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soundomni.core.errors import SpecError, message_of
+from soundomni.core.files.small_files import read_json
+from soundomni.core.spec.values import convert, join, unknown_key
+
+NAMES = ("audio_vae.json", "model_config.json", "config.json")
+"""Names of configs next to their weights."""
+
+_DIFFUSERS_CLASS = "AutoencoderOobleck"
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """What is known about an autoencoder without its weights.
+
+    Args:
+        init_args: arguments of the codec `oobleck` that determine its function.
+        unused: keys of the config that do not matter for it.
+        notes: what was assumed, or differs from the original; one sentence each.
+    """
+
+    init_args: dict[str, Any]
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Coder:
+    """Settings of the encoder or the decoder, with the defaults of stable-audio-tools."""
+
+    channels: int = 128
+    c_mults: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    strides: list[int] = field(default_factory=lambda: [2, 4, 8, 8])
+    latent_dim: int = 32
+    use_snake: bool = False
+    antialias_activation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoder(_Coder):
+    in_channels: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoder(_Coder):
+    out_channels: int = 2
+    use_nearest_upsample: bool = False
+    final_tanh: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Diffusers:
+    """Settings of AutoencoderOobleck, with the defaults of diffusers."""
+
+    encoder_hidden_size: int = 128
+    downsampling_ratios: list[int] = field(default_factory=lambda: [2, 4, 4, 8, 8])
+    channel_multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    decoder_channels: int = 128
+    decoder_input_channels: int = 64
+    audio_channels: int = 2
+    sampling_rate: int = 44100
+
+
+_MISSING = object()
+
+
+class _Section:
+    """One mapping of a config: returns checked values, and knows which ones nobody asked for."""
+
+    def __init__(self, value: Any, key: str) -> None:
+        self.key = key
+        self._values: dict[str, Any] = convert(value, dict[str, Any], key)
+        self._left = dict.fromkeys(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
+        """Return a value; null counts as absent.
+
+        Raise SpecError if it has another type, or is absent and has no default.
+        """
+        self._left.pop(name, None)
+        if name in self:
+            return convert(self._values[name], annotation, join(self.key, name))
+        if default is _MISSING:
+            raise SpecError(f"{join(self.key, name)}: missing; it is needed to build the codec")
+        return default
+
+    def section(self, name: str) -> _Section:
+        """Return a mapping within this one, or an empty one if it is absent."""
+        return _Section(self.take(name, dict[str, Any], {}), join(self.key, name))
+
+    def fields(self, of: type) -> Any:
+        """Return a dataclass of the values; none may be left over."""
+        for name in self._values:
+            self._left.pop(name)
+        return convert(self._values, of, self.key)
+
+    def expect(self, name: str, expected: str) -> None:
+        """Raise SpecError unless a value is the text `expected`."""
+        given = self.take(name, str)
+        if given != expected:
+            raise SpecError(f"{join(self.key, name)} is '{given}'; expected '{expected}', the only one that the codec oobleck has")
+
+    def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
+        """Return the keys that nobody asked for.
+
+        Raise SpecError for one that is not in `unused`, unless `others` are allowed.
+        """
+        for name in self._left:
+            if name not in unused and not others:
+                raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
+        return [join(self.key, name) for name in self._left]
+
+
+def read_config(path: str | Path) -> CodecConfig:
+    """Read a config of any of the three kinds.
+
+    Raises:
+        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the
+            codec cannot do.
+    """
+    try:
+        tree = read_json(path)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"'{path}' cannot be read as JSON: {message_of(error)}") from error
+    try:
+        return parse_config(tree)
+    except SpecError as error:
+        raise SpecError(f"'{path}': {error}") from error
+
+
+def find_config(source: Path) -> Path | None:
+    """Return the config next to a weight file, or in a directory of them; None if there is none.
+
+    Raise SpecError for several.
+    """
+    folder = source if source.is_dir() else source.parent
+    found = [name for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise SpecError(f"'{folder}' holds several configs ({', '.join(found)}); name one with --config")
+    return folder / found[0] if found else None
+
+
+def parse_config(tree: Any) -> CodecConfig:
+    """Read a config as `read_config` does, from parsed JSON."""
+    if isinstance(tree, Mapping) and not isinstance(tree.get("model"), Mapping):
+        known = {"_class_name", *_Diffusers.__dataclass_fields__}
+        if known & tree.keys():
+            return _parse_diffusers(_Section(tree, ""))
+        raise SpecError(
+            "it is not a config of an autoencoder; expected the key 'model', of stable-audio-tools, or "
+            f"'_class_name': '{_DIFFUSERS_CLASS}', found {', '.join(map(repr, list(tree)[:5])) or 'none'}"
+        )
+    top = _Section(tree, "")
+    sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
+    audio_channels = top.take("audio_channels", int, None)
+    model = top.section("model")
+    if "encoder" in model:
+        if kind not in ("", "autoencoder"):
+            raise SpecError(f"model_type is '{kind}'; expected 'autoencoder'")
+        unused = top.close(unused=("sample_size", "training"))
+        return _parse_autoencoder(model, sample_rate, audio_channels, unused)
+    pretransform = model.section("pretransform")
+    pretransform.expect("type", "autoencoder")
+    autoencoder = pretransform.section("config")
+    unused = top.close(others=True) + model.close(others=True)  # keys of the model's other networks
+    unused += pretransform.close(unused=("scale", "iterate_batch", "chunked", "model_half", "enable_grad"))
+    return _parse_autoencoder(autoencoder, sample_rate, audio_channels, unused)
+
+
+def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | None, unused: list[str]) -> CodecConfig:
+    if "pretransform" in model:
+        raise SpecError(f"{join(model.key, 'pretransform')} is given; expected none, because the codec oobleck takes waveforms")
+    model.take("pretransform", Any, None)
+    encoder_section, decoder_section, bottleneck = (model.section(name) for name in ("encoder", "decoder", "bottleneck"))
+    for section, kind in ((encoder_section, "oobleck"), (decoder_section, "oobleck"), (bottleneck, "vae")):
+        section.expect("type", kind)
+    bottleneck.section("config").close()
+    soft_clip = decoder_section.take("soft_clip", bool, False)
+    encoder: _Encoder = encoder_section.section("config").fields(_Encoder)
+    decoder: _Decoder = decoder_section.section("config").fields(_Decoder)
+    unused = unused + encoder_section.close(unused=("requires_grad",)) + decoder_section.close(unused=("requires_grad",))
+    bottleneck.close()
+    _check_coders(encoder, decoder, soft_clip, model.key)
+    channels, ratio = encoder.in_channels, math.prod(encoder.strides)
+    _check_equal(
+        {
+            "audio_channels": (audio_channels, channels),
+            join(model.key, "io_channels"): (model.take("io_channels", int), channels),
+            join(model.key, "in_channels"): (model.take("in_channels", int, None), channels),
+            join(model.key, "out_channels"): (model.take("out_channels", int, None), channels),
+            join(model.key, "latent_dim"): (model.take("latent_dim", int), decoder.latent_dim),
+            join(model.key, "downsampling_ratio"): (model.take("downsampling_ratio", int), ratio),
+        }
+    )
+    unused += model.close()
+    notes = stride_notes(encoder.strides)
+    if soft_clip:
+        notes += ("decoder.soft_clip is a tanh at the end of the decoder; it became final_tanh",)
+    init_args = {
+        "sample_rate": sample_rate,
+        "channels": channels,
+        "base_channels": encoder.channels,
+        "channel_multiples": encoder.c_mults,
+        "strides": encoder.strides,
+        "latent_dim": decoder.latent_dim,
+        "final_tanh": decoder.final_tanh or soft_clip,
+        "use_snake": encoder.use_snake,
+    }
+    return CodecConfig(init_args, tuple(unused), notes)
+
+
+def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: str) -> None:
+    """Raise SpecError for anything the codec cannot do, and if encoder and decoder do not mirror each other."""
+    for coder, config in (("encoder", encoder), ("decoder", decoder)):
+        if config.antialias_activation:
+            raise SpecError(f"{join(key, coder)}.config.antialias_activation is true; expected false, as in the codec oobleck")
+    if decoder.use_nearest_upsample:
+        raise SpecError(
+            f"{join(key, 'decoder')}.config.use_nearest_upsample is true; expected false, as the codec oobleck uses transposed convolutions"
+        )
+    if soft_clip and decoder.final_tanh:
+        raise SpecError(f"{join(key, 'decoder')} has both soft_clip and config.final_tanh; expected one of them: a tanh is applied once")
+    name = join(key, "decoder.config")
+    _check_equal(
+        {
+            f"{name}.channels": (decoder.channels, encoder.channels),
+            f"{name}.c_mults": (decoder.c_mults, encoder.c_mults),
+            f"{name}.strides": (decoder.strides, encoder.strides),
+            f"{name}.use_snake": (decoder.use_snake, encoder.use_snake),
+            f"{name}.out_channels": (decoder.out_channels, encoder.in_channels),
+            f"{join(key, 'encoder.config')}.latent_dim": (encoder.latent_dim, 2 * decoder.latent_dim),
+        }
+    )
+
+
+def _parse_diffusers(top: _Section) -> CodecConfig:
+    if "_class_name" in top:
+        top.expect("_class_name", _DIFFUSERS_CLASS)
+    given = {name: top.take(name, Any) for name in _Diffusers.__dataclass_fields__ if name in top}
+    config: _Diffusers = convert(given, _Diffusers, "")
+    unused = top.close(unused=("_class_name", "_diffusers_version", "_name_or_path"))
+    _check_equal(
+        {
+            "decoder_channels": (config.decoder_channels, config.encoder_hidden_size),
+            "encoder_hidden_size": (config.encoder_hidden_size, 2 * config.decoder_input_channels),
+        }
+    )
+    init_args = {
+        "sample_rate": config.sampling_rate,
+        "channels": config.audio_channels,
+        "base_channels": config.encoder_hidden_size,
+        "channel_multiples": config.channel_multiples,
+        "strides": config.downsampling_ratios,
+        "latent_dim": config.decoder_input_channels,
+        "final_tanh": False,
+        "use_snake": True,
+    }
+    return CodecConfig(init_args, tuple(unused), stride_notes(config.downsampling_ratios))
+
+
+def _check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise SpecError, which names the key, for a (given, expected) pair of different values; a missing value is
+    fine."""
+    for key, (given, expected) in values.items():
+        if given is not None and given != expected:
+            raise SpecError(f"{key} is {given}; expected {expected}, to agree with the rest of the config")
+
+
+def stride_notes(strides: Collection[int]) -> tuple[str, ...]:
+    """Return how a codec with odd strides differs from the original; nothing for even strides."""
+    if not any(stride % 2 for stride in strides):
+        return ()
+    return ("with odd strides the original shortens clips; here they keep their length, so the ends of clips sound different",)

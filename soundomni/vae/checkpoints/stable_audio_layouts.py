@@ -1,0 +1,236 @@
+"""Where the tensors of Stable Audio's autoencoder are in published checkpoints, and what else is there.
+
+| layout | prefix of the autoencoder |
+|---|---|
+| stable-audio-vae | none, or `state_dict.` for a checkpoint that was unwrapped |
+| full-model | `pretransform.model.`, next to the diffusion model and its conditioners |
+| training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, next to the discriminator and the losses |
+| diffusers-oobleck | none; the modules are those of diffusers' AutoencoderOobleck |
+
+Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import CheckpointError, some
+from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
+from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
+
+Shape = tuple[int, ...]
+
+STABLE_AUDIO, DIFFUSERS = "stable-audio-vae", "diffusers-oobleck"
+
+CONTAINER = "state_dict."
+
+_LOSS = "a loss of its training"
+_NOT_TRAINED = {
+    "discriminator.": "the discriminator of its training",
+    "losses_gen.": _LOSS,
+    "losses_disc.": _LOSS,
+    "losses.": _LOSS,
+    "eval_losses.": _LOSS,
+    "sdstft.": _LOSS,
+    "lrstft.": _LOSS,
+    "teacher_model.": "the teacher of its training",
+    "autoencoder_ema.online_model.": "the last weights; their average is used instead",
+    "autoencoder_ema.initted": "a counter of the average",
+    "autoencoder_ema.step": "a counter of the average",
+}
+_PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "training-average": (
+        "autoencoder_ema.ema_model.",
+        _NOT_TRAINED | {"autoencoder.": "the last weights; their average is used instead"},
+    ),
+    "training": ("autoencoder.", _NOT_TRAINED),
+    "full-model": (
+        "pretransform.model.",
+        {"model.": "the diffusion model", "conditioner.": "a conditioner of the diffusion model"},
+    ),
+    STABLE_AUDIO: ("", {}),
+}
+"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
+taken."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the tensors of the autoencoder are in a file.
+
+    Args:
+        layout: one of the layouts above.
+        sources: parameter here → tensor of the file; a folded convolution has the parameter `weight`.
+        unused: tensor or other value of the file → why it is not used.
+        unexpected: tensors of the file that nothing explains.
+    """
+
+    layout: str
+    sources: Mapping[str, str]
+    unused: Mapping[str, str]
+    unexpected: tuple[str, ...]
+
+    def used(self) -> dict[str, list[str]]:
+        """Return tensor of the file → parameters here."""
+        return {source: _parameters(ours) for ours, source in self.sources.items()}
+
+    def source_of(self, parameter: str) -> str:
+        """Return the tensor of the file that a parameter here comes from."""
+        return next(source for ours, source in self.sources.items() if parameter in _parameters(ours))
+
+
+def find_autoencoder(weights: WeightFile) -> Found:
+    """Find the layout of a file by its prefixes, and where each tensor belongs.
+
+    Raises:
+        CheckpointError: no tensor belongs to Oobleck, or one parameter occurs twice.
+    """
+    container = CONTAINER if any(name.startswith(CONTAINER) for name in weights) else ""
+    inner = {name.removeprefix(container): name for name in weights if name.startswith(container)}
+    unused = dict.fromkeys(weights.others, "not a tensor")
+    unused |= {name: "kept next to the weights by the training" for name in weights if not name.startswith(container)}
+    layout = next((layout for layout, (prefix, _) in _PREFIXES.items() if num_blocks(_under(prefix, inner))), None)
+    if layout is None:
+        raise CheckpointError(
+            f"'{weights.path}' does not hold Stable Audio's autoencoder; expected tensors such as "
+            f"encoder.layers.1.layers.0.layers.1.weight_g under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} "
+            f"or no prefix, found {len(weights)} others ({some(sorted(weights)) or 'none'})"
+        )
+    prefix, reasons = _PREFIXES[layout]
+    under = _under(prefix, inner)
+    sources, unexpected = _assign(weights, under)
+    for name, full in inner.items():
+        if not name.startswith(prefix):
+            reason = next((why for start, why in reasons.items() if name.startswith(start)), None)
+            if reason is None:
+                unexpected.append(full)
+            else:
+                unused[full] = reason
+    named = DIFFUSERS if is_diffusers(under) and layout == STABLE_AUDIO else layout
+    return Found(named, sources, unused, tuple(sorted(unexpected)))
+
+
+def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
+    """Return parameter here → the shape that `load_state` gives it, without reading any tensor."""
+    shapes: dict[str, Shape] = {}
+    for ours, source in found.sources.items():
+        shape = weights.shape(source)
+        if ours.endswith(f".{FOLDED}"):
+            magnitude, direction = _parameters(ours)
+            shapes |= {magnitude: (*shape[:1], *(1 for _ in shape[1:])), direction: shape}
+        else:
+            shapes[ours] = shape[1:2] if _is_snake(ours, shape) else shape
+    return shapes
+
+
+def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) -> None:
+    """Raise CheckpointError unless the file has exactly the parameters `expected`, name → shape, and no unexplained
+    tensor."""
+    given = shapes_of(weights, found)
+    told = {
+        "missing": sorted(expected.keys() - given.keys()),
+        "unexpected": sorted([*found.unexpected, *(found.source_of(name) for name in given.keys() - expected.keys())]),
+        "of another shape": [
+            f"{found.source_of(name)} {list(given[name])} instead of {list(expected[name])}"
+            for name in sorted(expected.keys() & given.keys())
+            if given[name] != expected[name]
+        ],
+    }
+    problems = [f"{len(names)} {what} ({some(names)})" for what, names in told.items() if names]
+    if problems:
+        raise CheckpointError(
+            f"'{weights.path}' does not fit the codec's sizes: of the {len(expected)} tensors of the autoencoder, {'; '.join(problems)}"
+        )
+
+
+def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
+    """Read the parameters as float32, under their names here.
+
+    A folded convolution is split into g and v of the same weight.
+
+    Raises:
+        CheckpointError: a tensor is not floating point of at most 32 bits, or holds a number that is not finite.
+    """
+    state: dict[str, Tensor] = {}
+    for ours, source in found.sources.items():
+        tensor = weights[source]
+        if tensor.dtype not in _FLOATS:
+            raise CheckpointError(f"'{weights.path}': '{source}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"'{weights.path}': '{source}' has numbers that are not finite, as if its training had diverged")
+        tensor = tensor.to(torch.float32, copy=True).contiguous()
+        if ours.endswith(f".{FOLDED}"):
+            state |= dict(zip(_parameters(ours), split_weight(tensor), strict=True))
+        else:
+            state[ours] = tensor.flatten() if _is_snake(ours, tuple(tensor.shape)) else tensor
+    return state
+
+
+def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """Rename the state dict of an OobleckCodec for other packages: the inverse of reading.
+
+    Args:
+        state: the codec's state dict, with weight norm.
+        layout: "stable-audio-vae", flat, or "diffusers-oobleck", whose snakes have parameters `[1, C, 1]`. Both have
+            weight_g, weight_v.
+
+    Raises:
+        CheckpointError: the state belongs to something else, or there is no such layout.
+    """
+    if layout not in (STABLE_AUDIO, DIFFUSERS):
+        raise CheckpointError(f"unknown layout '{layout}'; expected {STABLE_AUDIO} or {DIFFUSERS}")
+    modules = to_diffusers(num_blocks(state)) if layout == DIFFUSERS else {name: name for name in our_modules(num_blocks(state))}
+    spelled = {MAGNITUDE: "weight_g", DIRECTION: "weight_v"}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        module, parameter = split_name(name) or (name, "")
+        if module not in modules or parameter == FOLDED:
+            raise CheckpointError(f"'{name}' is not a parameter of an OobleckCodec with weight norm")
+        snake = layout == DIFFUSERS and parameter in ("alpha", "beta")
+        renamed[f"{modules[module]}.{spelled.get(parameter, parameter)}"] = tensor[None, :, None] if snake else tensor
+    return renamed
+
+
+def _under(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(prefix): full for name, full in names.items() if name.startswith(prefix)}
+
+
+def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the parameter here of each tensor, by its name without the prefix, and the tensors that have none."""
+    blocks = num_blocks(names)
+    modules = from_diffusers(blocks) if is_diffusers(names) else {name: name for name in our_modules(blocks)}
+    sources: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    unexpected: list[str] = []
+    for name, full in names.items():
+        module, parameter = split_name(name) or (name, "")
+        if module not in modules:
+            unexpected.append(full)
+            continue
+        ours = f"{modules[module]}.{parameter}"
+        for part in _parameters(ours):
+            if part in taken:
+                raise CheckpointError(f"'{weights.path}' holds the parameter '{part}' twice: as '{taken[part]}' and as '{full}'")
+            taken[part] = full
+        sources[ours] = full
+    return sources, unexpected
+
+
+def _parameters(ours: str) -> list[str]:
+    """Return the codec's parameters that one entry of Found.sources provides."""
+    if not ours.endswith(f".{FOLDED}"):
+        return [ours]
+    module = ours.removesuffix(FOLDED)
+    return [f"{module}{MAGNITUDE}", f"{module}{DIRECTION}"]
+
+
+def _is_snake(ours: str, shape: Shape) -> bool:
+    """Return whether it is a parameter `[1, C, 1]` of an activation, which is `[C]` here."""
+    return ours.endswith((".alpha", ".beta")) and len(shape) == 3 and shape[0] == shape[2] == 1

@@ -1,0 +1,98 @@
+"""The best step by a measured number, patience, and which checkpoints are kept for it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tiny_training import TinyRun, alone, settings
+
+from soundomni.core.errors import SpecError
+from soundomni.core.spec.ranges import check_train
+from soundomni.core.spec.schema import ValidationSpec
+from soundomni.train.best import Best
+from soundomni.train.checkpoint import Checkpointer, find_latest
+from soundomni.train.loop import Hooks
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "step", "waited"),
+    [
+        ("lower", [3, 2, 2, 4], 2, 2),
+        ("higher", [3, 2, 5, 4], 3, 1),
+        ("lower", [NAN, 2, NAN, 1], 4, 0),
+        ("higher", [INF, NAN, 1, INF], 3, 1),
+        ("lower", [NAN], None, 1),
+    ],
+)
+def test_the_best_step(better: str, values: list[float], step: int | None, waited: int) -> None:
+    best, spec = Best(), ValidationSpec(best="x", better=better)  # type: ignore[arg-type]
+    found = [number for number, value in enumerate(values, start=1) if best.judge(number, {"x": value, "y": 0.0}, spec)]
+    assert (best.step, best.waited) == (step, waited) and (found[-1] if found else None) == step
+
+
+def test_step_0_has_no_checkpoint_and_is_not_judged() -> None:
+    best, spec = Best(), ValidationSpec(best="x")
+    assert not best.judge(0, {"x": -5.0}, spec) and best.judge(2, {"x": 1.0}, spec)
+
+
+@pytest.mark.parametrize("change", [{"best": "y"}, {"better": "higher"}])
+def test_another_comparison_starts_over(change: dict[str, str]) -> None:
+    best, spec = Best(), ValidationSpec(best="x")
+    best.judge(2, {"x": 1.0, "y": 9.0}, spec)
+    changed = ValidationSpec(**({"best": "x"} | change))  # type: ignore[arg-type]
+    assert best.judge(4, {"x": 0.5, "y": 9.5}, changed) and best.step == 4
+
+
+def test_patience_needs_a_number_to_compare() -> None:
+    with pytest.raises(SpecError, match="train.validation.patience needs a number to compare"):
+        check_train(settings(validation=ValidationSpec(patience=3)))
+
+
+SCRIPT = {0: 9.0, 2: 5.0, 4: 4.0, 6: 4.5, 8: 4.5, 10: 4.1, 12: 1.0}
+"""What is measured at each step: with a patience of 3 it ends at step 10, and 4 is the best."""
+
+
+def train(run: TinyRun, checkpointer: Checkpointer, log: list[Mapping[str, float]], *, stop_at: int = 99) -> bool:
+    progress = run.state.progress
+    hooks = Hooks(
+        measure=lambda step: {"validation/loss": SCRIPT[step]},
+        log=lambda step, metrics: log.append({"step": step, **metrics}),
+        save=lambda progress: run.state.save(checkpointer, run.world, identity={"name": "tiny"}),
+        should_stop=lambda: progress.step == stop_at,
+    )
+    finished = run.run(0, hooks=hooks)
+    checkpointer.wait()
+    return finished
+
+
+def steps(directory: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in directory.glob("step-*"))
+
+
+PATIENT = settings(steps=30, validation=ValidationSpec(every=2, best="validation/loss", patience=3), log_every=5, keep_every=7)
+
+
+def test_a_run_ends_when_patience_does_and_keeps_the_best_and_every_seventh(tmp_path: Path) -> None:
+    log: list[Mapping[str, float]] = []
+    run = TinyRun(alone(), PATIENT)
+    assert train(run, Checkpointer(tmp_path, alone(), keep=1, keep_every=7), log)
+    assert run.state.progress.step == 10 and steps(tmp_path) == [4, 7, 10]
+    assert [line["step"] for line in log] == [0, 2, 4, 5, 6, 8, 10]
+    assert [line["step"] for line in log if "validation/loss" in line] == [0, 2, 4, 6, 8, 10]
+    assert log[-1]["stopped_early"] == 1 and not any("stopped_early" in line for line in log[:-1])
+    again = TinyRun(alone(), PATIENT, resume=find_latest(tmp_path))
+    assert train(again, Checkpointer(tmp_path, alone(), keep=1, keep_every=7), log) and again.state.progress.step == 10
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 6, 9])
+def test_a_run_that_stopped_between_ends_at_the_same_step_with_the_same_best(stop_at: int, tmp_path: Path) -> None:
+    log: list[Mapping[str, float]] = []
+    checkpointer = Checkpointer(tmp_path, alone(), keep=1, keep_every=7)
+    assert not train(TinyRun(alone(), PATIENT), checkpointer, log, stop_at=stop_at)
+    run = TinyRun(alone(), PATIENT, resume=find_latest(tmp_path))
+    assert train(run, checkpointer, log)
+    assert run.state.progress.step == 10 and steps(tmp_path) == [4, 7, 10]
+    assert run.state.progress.best == Best("lower validation/loss", 4.0, 4, 3)
+    assert [line["step"] for line in log if "validation/loss" in line] == [0, 2, 4, 6, 8, 10]

@@ -1,0 +1,158 @@
+"""Losses on held-out data: what is measured, what it leaves as it was, and what a run does with the numbers."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from test_run import measured
+from tiny_held_out import HELD_OUT, held_out
+from tiny_spec import tiny_spec
+from tiny_training import alone
+
+from soundomni.cli.main import main
+from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.train.checkpoint import read_state
+from soundomni.train.run import run_training
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """The numbers of one process."""
+    return held_out(alone(), tmp_path_factory.mktemp("held-out"))(0)
+
+
+def test_losses_are_measured_as_a_whole_and_by_dataset_and_task(numbers: dict[str, float]) -> None:
+    names = {"", "/ce", "/velocity", "/velocity/others", "/velocity/toys/generate", "/velocity/toys", "/ce/toys", "/ce/toys/describe"}
+    assert {f"validation/loss{name}" for name in names} | {"validation/clips"} <= numbers.keys()
+    assert "validation/loss/ce/others" not in numbers, "nothing in it is predicted as text"
+    assert numbers["validation/loss"] == numbers["validation/loss/ce"] + numbers["validation/loss/velocity"]
+    parts = sorted(numbers[f"validation/loss/velocity/{name}"] for name in ("toys", "others"))
+    assert parts[0] < numbers["validation/loss/velocity"] < parts[1]
+    assert numbers["validation/clips"] == 15
+
+
+def test_the_loss_of_the_clips_together_is_the_mean_over_their_elements(tmp_path: Path) -> None:
+    measure = held_out(alone(), tmp_path)
+    measured = measure(0)
+    totals: dict[str, list[float]] = {}
+    assert measure.ema is not None
+    with torch.no_grad(), measure.ema.swapped(measure.module):
+        for batch in measure.batches:
+            (packed,) = measure.read([batch])
+            for name, (total, count) in measure.module(packed).items():
+                totals.setdefault(name, []).append(float(total))
+                totals.setdefault(f"{name} count", []).append(float(count))
+    for name in ("ce", "velocity"):
+        assert measured[f"validation/loss/{name}"] == pytest.approx(sum(totals[name]) / sum(totals[f"{name} count"]), rel=1e-6)
+
+
+def test_measuring_changes_nothing_and_gives_the_same_again(tmp_path: Path, numbers: dict[str, float]) -> None:
+    measure = held_out(alone(), tmp_path)
+    measure.module.latent_connector.eval()  # type: ignore[union-attr]
+    before = {name: p.detach().clone() for name, p in measure.module.named_parameters()}
+    state = torch.get_rng_state()
+    assert measure(0) == measure(1) == numbers
+    assert all(torch.equal(p, before[name]) for name, p in measure.module.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert measure.module.training and measure.module.backbone.training and not measure.module.latent_connector.training  # type: ignore[union-attr]
+
+
+def test_a_failure_is_told_once_and_gives_no_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    measure = held_out(alone(), tmp_path)
+
+    def fail(*_: object) -> None:
+        assert not measure.module.training
+        raise MemoryError
+
+    measure.module.register_forward_pre_hook(fail)
+    with caplog.at_level(logging.WARNING, "soundomni"):
+        assert measure(5) == measure(7) == {}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the held-out losses could not be measured at step 5; training continues") and line.endswith("MemoryError")
+
+
+RUN = (
+    *HELD_OUT,
+    "train.steps=4",
+    "train.validation.every=2",
+    "train.validation.num_describe=0",
+    "train.validation.num_held_out=4",
+    "train.log_every=3",
+    "train.save_every=0",
+    "train.keep_checkpoints=1",
+    "train.validation.best=validation/clips",
+    "train.optimizer.lr=0.0",
+)
+"""The number that is compared stays as it is: the first step is the best one, and the others are not better."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ends early, told to wait for one validation, in a folder with the spec of a longer one."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    result = run_training(tiny_spec(run_dir, *RUN, "train.steps=20", "train.validation.patience=1"))
+    assert (result.finished, result.exit_status, result.step) == (True, 0, 4)
+    return run_dir
+
+
+def test_held_out_losses_are_logged_before_the_first_step_and_at_the_end(whole: Path) -> None:
+    lines = measured(whole)
+    assert [line["step"] for line in lines] == [0, 2, 3, 4]
+    assert [line["step"] for line in lines if "validation/loss" in line] == [0, 2, 4]
+    assert "loss" not in lines[1] and "loss" in lines[3], "a line of its own, or with the other numbers of the step"
+    assert lines[0]["validation/loss/velocity"] > 0 and lines[-1]["stopped_early"] == 1
+
+
+def test_a_run_that_ended_early_does_not_train_on_and_more_patience_goes_on(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = measured(whole)
+    assert run_training(tiny_spec(whole, *RUN, "train.steps=20", "train.validation.patience=1")).step == 4
+    assert measured(whole) == before
+    assert (
+        "stopped early after step 4: validation/clips has not been lower than 8 since step 2, for 1 validations" in capsys.readouterr().err
+    )
+    assert sorted(path.name for path in (whole / "checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"], "best and newest"
+    progress = read_state(whole / "checkpoints" / "step-00000004")["progress"]
+    assert progress["best"] == {"judged_by": "lower validation/clips", "value": 8.0, "step": 2, "waited": 1}
+
+
+def test_the_best_and_any_other_step_are_exported(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, step in ((["--best"], 2), (["--step", "4"], 4), ([], 4)):
+        assert main(["export", str(whole), "--out", str(tmp_path / f"model-{len(list(tmp_path.iterdir()))}"), *options]) == 0
+        assert f"the weights of step {step}" in capsys.readouterr().out
+    assert main(["export", str(whole), "--out", str(tmp_path / "other"), "--step", "3"]) == 2
+    assert "has no checkpoint of step 3; expected one of 2, 4" in capsys.readouterr().err
+
+
+def test_a_run_goes_back_to_a_step_and_keeps_the_later_ones_aside(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tiny_spec(whole, *RUN, "train.validation.patience=0", "train.validation.best=null", "train.steps=3")
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 1; expected one of 2, 4"):
+        run_training(spec, from_step=1)
+    with pytest.raises(SpecError, match="can only go back to step 2 if it is resumed"):
+        run_training(spec, from_step=2, existing="overwrite")
+    assert run_training(spec, from_step=2).step == 3
+    assert "resuming from step 2" in capsys.readouterr().err
+    assert [path.name for path in (whole / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert [path.name for path in (whole / "checkpoints-1").iterdir()] == ["step-00000004"]
+    assert [line["step"] for line in measured(whole)] == [0, 2, 2, 3], "step 2 is measured again, as it is no longer compared"
+
+
+def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    result = run_training(tiny_spec(run_dir, "train.steps=5"), profile_steps=1)
+    told = capsys.readouterr().err
+    assert "5 steps in 0:00:" in told and "tokens/s, peak memory " in told and str(run_dir / "trace.json") in told
+    assert any(
+        event.get("name", "").startswith("Optimizer.step") for event in json.loads((run_dir / "trace.json").read_text())["traceEvents"]
+    )
+    assert "trace.json" in [json.loads(line)["file"] for line in (run_dir / "inventory.jsonl").read_text().splitlines()]
+    assert result.metrics["peak_memory"] > 1e7 and "loss/velocity/toys/generate" in result.metrics
+    run_training(tiny_spec(run_dir, "train.steps=1"), existing="overwrite")
+    assert not (run_dir / "trace.json").exists()
+
+
+@pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])
+def test_a_number_that_is_not_measured_is_refused_before_the_first_step(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=rf"train.validation.best is '{name}'; expected one of validation/loss, validation/loss/ce, "):
+        run_training(tiny_spec(tmp_path / "run", *RUN, f"train.validation.best={name}"))
