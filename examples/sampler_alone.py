@@ -1,5 +1,4 @@
-"""Flow matching without a codec or a backbone: your own network learns a distribution in the plane, and a sampler draws
-from it.
+"""Flow matching without a codec or a backbone: your own network learns a distribution, and a sampler draws from it.
 
 An objective determines the network's target, and a sampler takes any function of values `[B, D, T]` and timesteps
 `[B]`. Here a "frame" is a point on a ring of radius 2, so D = 2, and each of B "clips" is T points. Timestep 1 is
