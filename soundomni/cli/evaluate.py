@@ -59,6 +59,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"number of clips to process at once (default: {DEFAULT_BATCH_SIZE})",
     )
     add_device(parser)
+    _add_judges(parser)
+    parser.add_argument(
+        "--save",
+        type=expanded,
+        metavar="DIR",
+        help="save the generated audio as WAV files, and the generated text in results.jsonl",
+    )
+
+
+def _add_judges(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clap",
         type=expanded,
@@ -70,12 +80,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=expanded,
         metavar="DIR",
         help="audio classifier in transformers format, to add KL divergence and Fréchet distance",
-    )
-    parser.add_argument(
-        "--save",
-        type=expanded,
-        metavar="DIR",
-        help="save the generated audio as WAV files, and the generated text in results.jsonl",
     )
 
 
