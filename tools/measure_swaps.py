@@ -24,7 +24,7 @@ GIB = 2**30
 
 GENERATING = (
     ("`--steps 8`", "half the steps", ["--steps", "8"]),
-    ("`--sampler=heun --steps 8`", "a solver of second order", ["--sampler=heun", "--steps", "8"]),
+    ("`--sampler=heun --steps 8`", "a second-order solver", ["--sampler=heun", "--steps", "8"]),
     ("`--sampler=dpmpp --steps 8`", "a multistep solver", ["--sampler=dpmpp", "--steps", "8"]),
     ("`--guidance 1`", "no guidance: one prediction per step, not two", ["--guidance", "1"]),
 )

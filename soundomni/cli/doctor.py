@@ -144,7 +144,7 @@ def _gib(size: int | None) -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 1,000,000")
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number from 1 to 1,000,000")
     return int(text)
 
 
@@ -153,7 +153,7 @@ def _seconds(text: str) -> float:
 
     value = _amount(text)
     if value > LONGEST_SECONDS:
-        raise argparse.ArgumentTypeError(f"'{text}' is too long; expected at most {LONGEST_SECONDS:g}")
+        raise argparse.ArgumentTypeError(f"'{text}'; expected at most {LONGEST_SECONDS:g}")
     return value
 
 
@@ -163,5 +163,5 @@ def _amount(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a number above 0")
     return value

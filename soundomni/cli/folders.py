@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from soundomni.core.files.paths import place
+
 
 def user_path(path: str | Path) -> Path:
     """Return a path that a user gave with "~" expanded, which the shell does not expand in --out=~/x.
@@ -53,18 +55,14 @@ def make_directory(path: str | Path) -> Path:
         raise DataError("the path is empty; expected the name of a directory")
     folder = user_path(path)
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"cannot write to '{folder}': it is a file; expected a directory{_meant(folder)}")
+        raise DataError(f"cannot write to {place(folder)}: it is a file; expected a directory")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot write to '{folder}': {error.strerror or error}{_meant(folder)}") from error
+        raise DataError(f"cannot write to {place(folder)}: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
-        raise DataError(f"cannot write to '{folder}': permission denied{_meant(folder)}")
+        raise DataError(f"cannot write to {place(folder)}: permission denied")
     return folder
-
-
-def _meant(path: Path) -> str:
-    return "" if path.is_absolute() else f"; it is '{path.absolute()}'"
 
 
 def empty_directory(path: str, *, option: str) -> Path:
@@ -118,7 +116,7 @@ def claimed_number(folder: Path) -> Iterator[int]:
             number += 1
             continue
         except OSError as error:
-            raise DataError(f"cannot write to '{folder}': {error.strerror or error}{_meant(folder)}") from error
+            raise DataError(f"cannot write to {place(folder)}: {error.strerror or error}") from error
         if number not in _numbers(folder):  # otherwise another process took the number, wrote its file and gave it back
             break
         claim.unlink(missing_ok=True)

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         if getattr(args, option) is not None:
             setattr(args, option, str(input_file(getattr(args, option))))
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
-    _check(requests, args.batch)
+    _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
     model = load_model(args, overrides, device=choose_device(args))
     check_model_format(args.format, model)
@@ -219,7 +219,7 @@ def _span(text: str) -> tuple[float, float]:
             return float(start), float(end)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a span; expected FROM:TO in seconds, such as 0:1.5")
+    raise argparse.ArgumentTypeError(f"{text!r}; expected FROM:TO in seconds, such as 0:1.5")
 
 
 def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:
@@ -236,8 +236,8 @@ def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]
     shortest = min(request.seconds for request in requests)
     if not args.span and samples / rate > shortest:
         raise SpecError(
-            f"'{args.keep}' lasts {samples / rate:g} s and would be kept whole, but the clip to make lasts {shortest:g} s; "
-            "give more --seconds, or --span FROM:TO for the part to keep"
+            f"'{args.keep}' lasts {samples / rate:g} s and would be kept whole, but the clip to make lasts {shortest:g} s. "
+            "Give more --seconds, or --span FROM:TO for the part to keep"
         )
     return [replace(request, keep=args.keep, spans=spans) for request in requests]
 
@@ -249,10 +249,10 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
     if args.vary is None:
         if args.strength is not None:
-            raise SpecError("--strength says how much to vary a file; give the file with --vary FILE")
+            raise SpecError("--strength says how much to vary a file. Give the file with --vary FILE")
         return requests
     strength = 0.5 if args.strength is None else args.strength
-    check_strength(strength)
+    check_strength(strength, name="--strength")
     return [replace(request, vary=args.vary, strength=strength) for request in requests]
 
 
@@ -286,9 +286,9 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     except (OSError, UnicodeDecodeError) as error:
         reason = (getattr(error, "strerror", None) or message_of(error)) + looked_for(path)
         raise DataError(f"cannot read the grid '{path}': {reason}") from error
-    tree = yaml_text.parse(text, f"the grid '{path}'")
+    tree = yaml_text.parse(text, f"the grid {path}")
     if not isinstance(tree, dict) or "prompt" not in tree:
-        raise SpecError(f"the grid '{path}' must be a mapping with the key prompt; see `soundomni generate --help`")
+        raise SpecError(f"the grid '{path}' is not a mapping; expected the key prompt. See `soundomni generate --help`")
     text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
     types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}
     for key in tree:
@@ -299,7 +299,7 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     }
     for key, values in columns.items():
         if not values:
-            raise SpecError(f"the grid '{path}': {key} is an empty list; give it a value, or leave it out")
+            raise SpecError(f"the grid '{path}': {key} is an empty list. Give it a value, or leave it out")
         for value in values:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
@@ -312,16 +312,17 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
 
 
-def _check(requests: list[Request], batch: int) -> None:
+def _check(requests: list[Request], batch: int, *, option: str) -> None:
+    """Raise SpecError for a number that is out of its range; `option` stands before its name in the error."""
     from soundomni.core.errors import SpecError
     from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seconds, check_seed
 
     check_count("--batch", batch)
     for request in requests:
-        check_seconds(request.seconds)
+        check_seconds(request.seconds, name=f"{option}seconds")
         check_seed(request.seed)
         if request.steps is not None:
-            check_count("steps", request.steps, most=MOST_STEPS)
+            check_count(f"{option}steps", request.steps, most=MOST_STEPS)
         if request.guidance is not None:
             check_scale(request.guidance)
         if not request.prompt.strip():

@@ -32,7 +32,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+        from soundomni.cli.usage_messages import in_our_form
+
+        raise UsageError(f"{in_our_form(message).removesuffix('.')}. See `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Raise ParserExit."""
@@ -48,6 +50,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
     Raise UsageError, with the nearest alternative, for an option that is neither.
     """
     options = set(_options(parser))
+    helped, allowed = _chosen(parser, arguments)
     rest: list[str] = []
     overrides: Overrides = []
     queue = list(arguments)
@@ -71,8 +74,8 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
             if key.replace("_", "-") == "print-config":
                 other = "Use `soundomni spec print` with the same spec and keys"
                 raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
-            known = [*options, *(f"--{of_spec.name}" for of_spec in spec_keys())]
-            raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{parser.prog} --help`")
+            known = [*allowed, *(f"--{of_spec.name}" for of_spec in spec_keys())]
+            raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{helped.prog} --help`")
     return rest, overrides
 
 
@@ -88,6 +91,18 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for chosen in action.choices.values():
                 yield from _options(chosen)
+
+
+def _chosen(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, set[str]]:
+    """Return the parser of the action that the arguments choose, or `parser` without one, and the options that apply to it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for token in arguments:
+                if token in action.choices:
+                    chosen = action.choices[token]
+                    own = {name for one in parser._actions for name in one.option_strings}
+                    return chosen, own | set(_options(chosen))
+    return parser, set(_options(parser))
 
 
 @functools.cache

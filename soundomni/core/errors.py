@@ -14,6 +14,7 @@ LONGEST_SHOWN = 80
 MOST_COMPARED = 5000
 """How many known names a name is compared with to find the nearest, if it is at most LONGEST_COMPARED long."""
 LONGEST_COMPARED = 200
+SHORT_NAME = 6
 LONGEST_LINE = 4000
 """Characters of an error: the text that it quotes may come from a file without end."""
 
@@ -27,7 +28,8 @@ class SoundOmniError(Exception):
 
     def __str__(self) -> str:
         """Return the message as one line of bounded length that no terminal obeys: it may quote a stranger's text."""
-        return one_line(super().__str__())
+        text = one_line(super().__str__())
+        return text if text.endswith("..") else text.removesuffix(".")  # a sentence that may be followed by a suggestion
 
 
 class SpecError(SoundOmniError):
@@ -57,7 +59,8 @@ class CheckpointError(SoundOmniError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of the known names, or an empty string."""
     compared = list(islice(known, MOST_COMPARED)) if len(name) <= LONGEST_COMPARED else []
-    near = difflib.get_close_matches(name, compared, n=1, cutoff=0.5)
+    alike = 0.5 if len(name) <= SHORT_NAME else 0.6  # two letters that changed places are half of a short name
+    near = difflib.get_close_matches(name, compared, n=1, cutoff=alike)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

@@ -22,7 +22,7 @@ MOST_VOCABULARY = 2**20
 def check_seconds(seconds: float, *, name: str = "seconds") -> None:
     """Raise SpecError, with the name of the argument, unless a length in seconds is above 0 and at most a day."""
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise SpecError(f"{name} is {seconds}; expected a number above 0 and at most {LONGEST_SECONDS:g}")
+        raise SpecError(f"{name} is {seconds:g}; expected a number above 0 and at most {LONGEST_SECONDS:g}")
 
 
 def check_count(name: str, value: int, *, most: int | None = None) -> None:
@@ -42,13 +42,13 @@ def check_seed(seed: int) -> None:
 def check_scale(scale: float) -> None:
     """Raise SpecError if a guidance scale is not finite, or beyond ±LARGEST_SCALE."""
     if not abs(scale) <= LARGEST_SCALE:
-        raise SpecError(f"the guidance scale is {scale}; expected a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
+        raise SpecError(f"the guidance scale is {scale:g}; expected a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
 
 
-def check_strength(strength: float) -> None:
+def check_strength(strength: float, *, name: str = "strength") -> None:
     """Raise SpecError if the strength of a variation is not above 0 and at most 1."""
     if not 0 < strength <= 1:
-        raise SpecError(f"strength is {strength}; expected a number above 0 (the clip as it is) and at most 1 (nothing left of it)")
+        raise SpecError(f"{name} is {strength:g}; expected a number above 0 (the clip as it is) and at most 1 (nothing left of it)")
 
 
 def check_negative(negative_prompt: str | None, scale: float) -> None:

@@ -28,11 +28,11 @@ class LogMelEncoder(Encoder):
     order.
 
     Args:
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
         n_fft: window length in samples.
         hop_length: samples between mel frames.
-        num_mels: M.
-        feature_dim: F.
+        num_mels: number of mel bins M.
+        feature_dim: feature dimensions F.
         num_layers: convolutions, at least 2.
     """
 

@@ -36,11 +36,11 @@ class MoTBackbone(Backbone):
     Args:
         vocab_size: V (runtime).
         router: determines the streams and builds their feed-forward networks (runtime).
-        hidden_dim: H.
+        hidden_dim: hidden size H.
         num_layers: number of layers.
         num_heads: number of query heads.
         num_kv_heads: number of key-value heads; None means as many as query heads.
-        head_dim: d; None means hidden_dim / num_heads.
+        head_dim: dimensions of each head, d; None means hidden_dim / num_heads.
         intermediate_dim: width of the feed-forward networks; None means 8/3 of hidden_dim, rounded up to a multiple of
             16.
         gen_intermediate_dim: their width in streams other than the first; None means the same.

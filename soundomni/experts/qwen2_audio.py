@@ -31,8 +31,8 @@ class Qwen2AudioEncoder(Encoder):
     attention does not see; longer ones are refused, never cut. Weights are random until they are loaded.
 
     Args:
-        num_mel_bins: M.
-        d_model: F.
+        num_mel_bins: number of mel bins M.
+        d_model: feature dimensions F.
         num_layers: transformer layers.
         num_heads: attention heads.
         ffn_dim: width of the feed-forward networks.

@@ -26,7 +26,7 @@ class TopKRouter(Router):
     2.1), and the load is balanced by the auxiliary loss of Switch Transformer (Fedus et al. 2021, eq. 4–6).
 
     Args:
-        num_experts: E, networks per stream and layer.
+        num_experts: networks per stream and layer, E.
         k: networks that each token runs through.
         by_modality: whether "und" and "gen" have separate attention and norms, as in ModalityRouter; otherwise one
             stream, "all".

@@ -10,7 +10,7 @@ from soundomni.flow.timestep_schedule import predict_at
 
 
 class HeunSampler(OneStepSampler):
-    """Uses the mean of the slopes at both ends of a step.
+    """Heun's method: the mean of the slopes at both ends of a step.
 
     The last step, which ends at t = 0, is Euler's; the order is still two.
     """

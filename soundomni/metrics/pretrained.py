@@ -114,7 +114,9 @@ def _quiet() -> Iterator[None]:
 def _require(path: Path, name: str, *files: Path) -> None:
     if not any(file.is_file() for file in files):
         what = f"it has no {name}" if path.is_dir() else "there is no such directory"
-        raise CheckpointError(f"'{path}' is not a network: {what}; expected a directory with config.json, *.safetensors and the settings")
+        raise CheckpointError(
+            f"'{path}' does not hold a network: {what}; expected a directory with config.json, *.safetensors and the settings"
+        )
 
 
 def _shortened(error: Exception) -> str:

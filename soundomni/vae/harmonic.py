@@ -45,19 +45,21 @@ _TINY = 1e-12
 
 
 class HarmonicCodec(Codec):
-    """Latents `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the
+    """Pitch, level and harmonics of each frame, and the MDCT of what they leave over.
+
+    Latents are `[B, C·(2K + 2 + M), T]`: for each channel pitch, level and harmonics, then the MDCT coefficients of the
     residual.
 
     Pitch is in semitones from the middle of the range. Level is that of all harmonics together, in steps of 3 dB from
     −40 dB, and −10 if a frame has no pitch. Harmonics are K real, then K imaginary parts, at the middle of the frame:
     the first by its phase, each other by its phase relative to k times that of the first, all divided by their RMS.
-    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
+    Decoding restores the samples to float precision. There is nothing to learn.
 
     Args:
         sample_rate, channels, frame_size: as in MDCTCodec.
-        num_harmonics: K. Higher harmonics go into the residual.
+        num_harmonics: number of harmonics, K; higher harmonics go into the residual.
         pitch_range: lowest and highest pitch to look for, in Hz.
-        companding: p in (0, 1] of |x|^p, for harmonics and for the residual's coefficients.
+        companding: exponent p in (0, 1] of |x|^p, for harmonics and for the residual's coefficients.
 
     Raises:
         SpecError: an argument is out of range.

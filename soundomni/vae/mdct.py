@@ -38,18 +38,19 @@ well."""
 
 
 class MDCTCodec(Codec):
-    """Latents `[B, C·M, T]`, channel by channel (coefficient k of channel c is row c·M + k), T = ceil(S / M) + 1.
+    """The modified discrete cosine transform: exactly invertible, with nothing to learn.
 
-    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
+    Latents are `[B, C·M, T]` with T = ceil(S / M) + 1, channel by channel: coefficient k of channel c is row c·M + k.
+    Decoding restores the samples to float precision.
 
     Args:
-        sample_rate: in Hz.
-        channels: C.
-        frame_size: M.
-        window: "sine", or "kbd", Kaiser-Bessel-derived with alpha 4, which leaks less far but separates close tones
-            less well.
-        companding: p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1 changes
-            nothing.
+        sample_rate: sample rate in Hz.
+        channels: number of audio channels C.
+        frame_size: samples per frame, M.
+        window: "sine"; or "kbd", Kaiser-Bessel-derived with alpha 4, which suppresses distant frequencies better and
+            close ones less well.
+        companding: exponent p in (0, 1] of sign(x)·|x|^p, which brings quiet coefficients nearer to loud ones; 1
+            changes nothing.
 
     Raises:
         SpecError: an argument is out of range.

@@ -24,18 +24,20 @@ from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
 
 
 class OobleckCodec(Codec):
-    """Continuous latents `[B, D, T]` with T = ceil(S / product of the strides). The defaults are Stable Audio 2.0's.
+    """Stable Audio's convolutional autoencoder; the defaults are those of Stable Audio 2.0.
+
+    Latents are `[B, D, T]` with T = ceil(S / product of the strides).
 
     Each clip is padded with silence to a multiple of the ratio, and its result does not depend on other clips in the
     batch.
 
     Args:
-        sample_rate: in Hz.
-        channels: C.
+        sample_rate: sample rate in Hz.
+        channels: number of audio channels C.
         base_channels: width of the first layer.
         channel_multiples: width of each block, in multiples of `base_channels`.
         strides: stride of each block, at least 2; as many as `channel_multiples`.
-        latent_dim: D.
+        latent_dim: latent dimensions D.
         final_tanh: whether to limit decoded samples to (-1, 1).
         use_snake: SnakeBeta activations; otherwise ELU.
         sample_latents: if generators are given, as in training, encode to mean + std·ε instead of the mean.

@@ -22,16 +22,18 @@ from soundomni.vae.mdct import MDCTCodec, Window, check_companding, compand, exp
 
 
 class ShapeGainCodec(Codec):
-    """Latents `[B, C·M + 1, T]`: a frame's MDCT coefficients, all channels together, divided by their RMS, and the
-    level of that RMS.
+    """The modified discrete cosine transform, split into the shape of each frame and its level.
+
+    Latents are `[B, C·M + 1, T]`: the MDCT coefficients of a frame, all channels together, divided by their RMS, and
+    the level of that RMS.
 
     A frame whose RMS is below FLOOR has the lowest level, and its shape fades: silence has no shape.
 
-    Decoding restores the samples to float precision. There is nothing to train and nothing to load.
+    Decoding restores the samples to float precision. There is nothing to learn.
 
     Args:
         sample_rate, channels, frame_size, window: as in MDCTCodec.
-        companding: p in (0, 1] of sign(x)·|x|^p, for the shape.
+        companding: exponent p in (0, 1] of sign(x)·|x|^p, for the shape.
 
     Raises:
         SpecError: an argument is out of range.

@@ -33,7 +33,9 @@ NETWORKS = ("oobleck", "seanet", "dac", "local_attn", "taae")
 
 
 class StableAudioToolsCodec(Codec):
-    """Continuous latents `[B, D, T]` of any autoencoder with the bottleneck vae, tanh or l2_norm, or with none.
+    """An autoencoder of the package stable-audio-tools, with the bottleneck vae, tanh or l2_norm, or without one.
+
+    Latents are `[B, D, T]`.
 
     The network is frozen, and each clip runs on its own, padded with silence to a multiple of the ratio, so that its
     result does not depend on the batch. Latents are not scaled beyond what the package does.

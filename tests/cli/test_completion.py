@@ -104,7 +104,7 @@ def test_zsh_offers_the_same(tmp_path: Path, words: str, expected: str) -> None:
 
 def test_a_shell_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", "fish"]) == 2
-    assert "invalid choice: 'fish' (choose from 'bash', 'zsh')" in capsys.readouterr().err
+    assert "SHELL is 'fish'; expected one of bash, zsh" in capsys.readouterr().err
     assert cli.main(["completion", "bash", "--sampler=heun"]) == 2
     assert "`soundomni completion` does not read a spec" in capsys.readouterr().err
 

@@ -218,12 +218,12 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--list", "a", "--dataset", "toy-sounds"], "not allowed with"),
+        (["--list", "a", "--dataset", "toy-sounds"], "exclude each other. Give only one of them"),
         (["--list", "between-notes", "--clap", "x"], "does not generate anything that a CLAP network or a classifier could judge"),
         (["--list", ""], "no list ''"),
         (["--list", "between-notes", "--tasks", "describe", "generate"], "does not measure generate; expected some of describe, answer"),
         (["--tasks", "describe", "--clap", "x"], "describe does not generate anything"),
-        (["--tasks", "hear"], "invalid choice: 'hear'"),
+        (["--tasks", "hear"], "--tasks is 'hear'; expected one of"),
         (["--limit", "0"], "--limit is 0; expected at least 1"),
         (["--steps", "0"], "--steps is 0; expected at least 1"),
         (["--guidance", "nan"], "the guidance scale is nan; expected a number from"),

@@ -97,7 +97,7 @@ def test_version(run):
     [
         (["trian"], "unknown command 'trian'. Did you mean 'train'? Commands: train, "),
         (["--jsn", "plugins", "list"], "unknown option '--jsn'. Did you mean '--json'? See `soundomni --help`"),
-        (["plugins", "list", "--chek"], "unknown option '--chek'. Did you mean '--check'? See `soundomni plugins --help`"),
+        (["plugins", "list", "--chek"], "unknown option '--chek'. Did you mean '--check'? See `soundomni plugins list --help`"),
         (["spec", "print", "x", "--confg=y"], "unknown option '--confg'. Did you mean '--config'?"),
         (["spec", "print", "x", "--modle.codec=mdct"], "unknown option '--modle.codec'. Did you mean '--model.codec'?"),
         (["spec", "print", "x", "--conf", "y"], "unknown option '--conf'. Did you mean '--config'?"),
@@ -106,10 +106,10 @@ def test_version(run):
         (["spec", "print"], "`soundomni spec print` needs a spec"),
         (["spec", "schema", "--sampler=x"], "`soundomni spec schema` does not read a spec; remove --sampler"),
         (["plugins", "list", "--model.codec=x"], "`soundomni plugins` does not read a spec; remove --model.codec"),
-        (["plugins", "lst"], "argument list|show|new: invalid choice: 'lst'"),
+        (["plugins", "lst"], "the action is 'lst'; expected one of list, show, new. Did you mean 'list'?"),
         (["plugins", "show", "codek", "x"], "unknown kind of plugin 'codek'. Did you mean 'codec'?"),
         (["plugins", "show", "sampler", "eulr"], "unknown sampler 'eulr'. Did you mean 'euler'? Installed: "),
-        (["plugins", "list", "a", "b"], "unrecognized arguments: b; see `soundomni plugins --help`"),
+        (["plugins", "list", "a", "b"], "unexpected argument 'b'. See `soundomni plugins --help`"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(run, arguments, expected):

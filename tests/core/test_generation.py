@@ -191,7 +191,7 @@ def test_a_variant_keeps_what_is_kept() -> None:
         ({"vary": []}, "vary has length 0; expected 1, one for each prompt"),
         (
             {"vary": [Audio(clip(0, 100), RATE)], "strength": 0.0},
-            "strength is 0.0; expected a number above 0 (the clip as it is) and at most 1",
+            "strength is 0; expected a number above 0 (the clip as it is) and at most 1",
         ),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength is nan; expected a number above 0"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "strength is 1.5; expected a number above 0"),

@@ -74,7 +74,7 @@ def test_existing_runs_are_refused_or_overwritten_by_option(tmp_path: Path, caps
     assert main([*command, "--existing", "refuse"]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert main([*command, "--existing", "overwrit"]) == 2
-    assert "invalid choice: 'overwrit'" in capsys.readouterr().err
+    assert "--existing is 'overwrit'; expected one of resume, refuse, overwrite. Did you mean 'overwrite'?" in capsys.readouterr().err
     assert main([*command, "--existing", "overwrite", "--train.optimizer.lr=0.5"]) == 0
     assert [line["step"] for line in measured(run_dir)] == [1]
 

@@ -284,8 +284,8 @@ class UnifiedModel(nn.Module):
         """Raise SpecError for a clip of more frames than the latent connector tells apart."""
         most = self.latent_connector.max_frames
         if most is not None and num_frames > most:
-            seconds = self.codec.spec.seconds(most)
-            raise SpecError(f"a clip of {num_frames} frames is too long for the latent connector; expected at most {most} ({seconds:g} s)")
+            given, longest = (self.codec.spec.seconds(frames) for frames in (num_frames, most))
+            raise SpecError(f"the clip lasts {given:g} s; the latent connector takes at most {longest:g} s. Choose a shorter length")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
         """Return the prediction `[B, D, T]` of hidden tokens `[N, H]`, zero in the padding."""

@@ -156,7 +156,8 @@ def _read_config(folder: Path) -> tuple[float, int]:
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         near = f". Name one of its folders: {', '.join(inside)}" if inside else ""
-        raise CheckpointError(f"'{folder}' is not an adapter: it has no {CONFIG_FILE}{near}")
+        what = f"it has no {CONFIG_FILE}" if folder.is_dir() else "there is no such folder"
+        raise CheckpointError(f"'{folder}' is not an adapter: {what}{near}")
     config = read_object(file)
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f'\'{file}\' is not a LoRA config; expected an object with "peft_type": "LORA"')

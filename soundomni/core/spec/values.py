@@ -263,6 +263,16 @@ def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("true or false", "true or false"),
+    Slot: ("the name of a plugin, or class_path and init_args", "names of plugins, or class_path and init_args"),
+}
+"""Annotation → how an error names one value, and several."""
+
+
 def type_name(annotation: Any) -> str:
     """Return an annotation in words that a user of YAML knows."""
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -287,12 +297,29 @@ def type_name(annotation: Any) -> str:
     return known.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
+def _in_words(annotation: Any, *, many: bool = False) -> str:
+    """Return an annotation as a sentence would name a value of it, or many values."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _WORDS:
+        return _WORDS[annotation][many]
+    if is_union(annotation):
+        return " or ".join(_in_words(member, many=many) for member in inner)
+    if origin is tuple and inner[-1] is not ... and len(set(inner)) == 1:
+        return f"{'lists' if many else 'a list'} of {len(inner)} {_in_words(inner[0], many=True)}"
+    if origin in (tuple, *LISTS):
+        return f"{'lists' if many else 'a list'} of {_in_words(inner[0], many=True)}"
+    if origin in DICTS:
+        of = "names" if inner[0] is str else _in_words(inner[0], many=True)
+        return f"{'mappings' if many else 'a mapping'} of {of} to {_in_words(inner[1], many=True)}"
+    return type_name(annotation)
+
+
 def wrong(value: Any, annotation: Any, key: str) -> SpecError:
     """Return an error that says what was given and what was expected."""
     given = repr(plain(value))
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
     near = did_you_mean(value, map(str, get_args(annotation))) if isinstance(value, str) and get_origin(annotation) is Literal else ""
-    return SpecError(f"{key or 'the spec'} is {given}; expected {type_name(annotation)}{'.' + near if near else ''}")
+    return SpecError(f"{key or 'the spec'} is {given}; expected {_in_words(annotation)}{'.' + near if near else ''}")
 
 
 def unknown_key(name: str, known: Sequence[str] | Mapping[str, Any], key: str) -> SpecError:
