@@ -13,7 +13,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialized
+from soundomni.core.batches import batches
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
@@ -49,6 +49,7 @@ from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
+    DEFAULT_STRENGTH,
     MOST_NEW_TOKENS,
     MOST_STEPS,
     check_count,
@@ -86,11 +87,7 @@ from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
 
-T = TypeVar("T")
-
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-DEFAULT_STRENGTH = 0.5
-"""How much a variation changes its clip by default."""
 
 
 class SoundOmni:
@@ -321,9 +318,10 @@ class SoundOmni:
         begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
         sample = partial(sample_audio, sampler=sampler, guidance=guidance)
         callback = as_callback("on_step", on_step)
-        requests = [replace(request, most_change=begin_of(request.varied).most_change) for request in requests]
-        for begin, group in groupby(requests, lambda request: begin_of(request.varied).timestep):
-            for batch in _batches(list(group), size):
+        begun = [begin_of(request.varied) for request in requests]
+        requests = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
+        for begin, group in groupby(zip(begun, requests, strict=True), lambda pair: pair[0].timestep):
+            for batch in batches([request for _, request in group], size):
                 waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
                 clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
@@ -382,7 +380,7 @@ class SoundOmni:
         sampling, given = _text_sampling(temperature, top_k, top_p), as_clips("clips", clips)
         contexts = [self._heard(clip, question) for clip in given]
         numbered = list(zip(contexts, map(_text_seed, as_seeds(seeds, len(given), of="clip")), strict=True))
-        return [text for batch in _batches(numbered, size) for text in self._write(batch, longest, sampling)]
+        return [text for batch in batches(numbered, size) for text in self._write(batch, longest, sampling)]
 
     def stream(
         self,
@@ -587,8 +585,3 @@ def _text_seed(value: int) -> int:
     seed = as_whole("seed", value)
     check_seed(seed)
     return seed
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]
