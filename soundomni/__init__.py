@@ -1,8 +1,9 @@
 """SoundOmni: a modular plugin library for models that both generate and understand audio."""
 
-from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from soundomni.core.lazy_names import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
     from soundomni.core.inference.editing import Kept as Kept
@@ -13,16 +14,12 @@ if TYPE_CHECKING:
 __version__ = _version("soundomni")
 __all__ = ["Audio", "Kept", "SoundOmni", "__version__", "extend_jsonargparse"]
 
-_HOMES = {
-    "Audio": "soundomni.core.waveform",
-    "Kept": "soundomni.core.inference.editing",
-    "SoundOmni": "soundomni.core.pretrained.omni",
-    "extend_jsonargparse": "soundomni.core.spec.parsers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that `import soundomni` does not import torch."""
-    if name in _HOMES:
-        return getattr(_import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'soundomni' has no attribute '{name}'")
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "core.inference.editing": ("Kept",),
+        "core.pretrained.omni": ("SoundOmni",),
+        "core.spec.parsers": ("extend_jsonargparse",),
+        "core.waveform": ("Audio",),
+    },
+)

@@ -28,8 +28,11 @@ MAY_IMPORT = {
 CORE_ROOMS = ("language", "attention", "spec", "writing", "assembly", "inference", "pretrained")
 """Rooms of core; each may import those before it. The modules at its root, and core.files, are the language."""
 LIGHT = {
+    "soundomni.data.audio_formats",
     "soundomni.evaluation.settings",
+    "soundomni.core.batches",
     "soundomni.core.errors",
+    "soundomni.core.lazy_names",
     "soundomni.core.limits",
     "soundomni.core.files.names",
     "soundomni.core.files.paths",

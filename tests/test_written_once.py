@@ -12,6 +12,8 @@ ONCE = {
     r"cannot be read as safetensors": ("core/files/safe_tensors.py",),
     r"mkstemp|NamedTemporaryFile|\bpart\.write_(text|bytes)\(": (),
     r'^\w*(FILE|LOCK|REPORT|SPEC)\w*(, \w+)* = .*"(spec\.yaml|lock\.json|import-report\.json)"': ("core/files/names.py",),
+    r"module '.*' has no attribute": ("core/lazy_names.py",),
+    r"\bfirst : first \+ (size|batch\w*)\]": ("core/batches.py", "data/digest.py"),
     r"\[\^a-z0-9\]\+.*\.strip": ("core/files/paths.py",),
 }
 

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
 
-FORMATS = "wav (16 bits), wav24, wav32f (floats), flac, mp3 or ogg (Vorbis)"
-
 
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add `--format`."""
+    from soundomni.data.audio_formats import DEFAULT_FORMAT, FORMATS
+
+    *first, last = (f"{name} ({kind.described})" for name, kind in FORMATS.items())
+    known = f"{', '.join(first)} or {last}"
     parser.add_argument(
         "--format",
-        default="wav",
+        default=DEFAULT_FORMAT,
         metavar="FORMAT",
-        help=f"format of the audio files: {FORMATS}; mp3 only allows some sample rates from 8000 to 48000 Hz, and nothing is "
-        "resampled to fit (default: wav)",
+        help=f"format of the audio files: {known}; mp3 only allows some sample rates from 8000 to 48000 Hz, and nothing is "
+        f"resampled to fit (default: {DEFAULT_FORMAT})",
     )
 
 
 def check_model_format(name: str, model: SoundOmni) -> None:
     """Raise DataError, before any clip is made, if a format cannot hold the output of the model's codec."""
-    from soundomni.data.audio_writing import check_format
+    from soundomni.data.audio_formats import check_format
 
     codec = model.model.codec.spec
     check_format(name, sample_rate=codec.sample_rate, channels=codec.channels)
@@ -76,32 +78,21 @@ class Failures:
         return {"error": error, **result, "failures": self.found}
 
 
-def usable(files: Sequence[str], failures: Failures) -> list[Path]:
-    """Return the files whose headers can be read, in order: a mistyped name is found before a model is loaded for
-    it."""
+def usable(files: Sequence[str], failures: Failures) -> dict[int, Path]:
+    """Return the files whose headers can be read, each at its place among those given: a mistyped name is found before
+    a model is loaded for it.
+    """
     from soundomni.cli.folders import input_file
     from soundomni.core.errors import DataError
     from soundomni.data.audio import audio_info
 
-    found = []
-    for given in files:
+    found: dict[int, Path] = {}
+    for place, given in enumerate(files):
         try:
             file = input_file(given)
             audio_info(file)
         except (DataError, OSError) as error:
             failures.add(given, error)
         else:
-            found.append(file)
+            found[place] = file
     return found
-
-
-def batches(files: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    """Yield up to `size` files at a time."""
-    batch: list[Path] = []
-    for file in files:
-        batch.append(file)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from typing import Literal, get_args, get_origin
 
+from soundomni.cli.parsing import reads_no_spec, takes_overrides
+
 HELP = "print a script that completes commands, options, spec keys and plugin names in bash or zsh"
 
 SHELLS = {
@@ -24,12 +26,10 @@ _WORD = re.compile(r"[\w.+-]+")
 
 _Named = tuple[str, argparse.ArgumentParser]
 
-PLAIN = ("plugins", "export", "import", "completion")
-"""Commands that do not read a spec, so they do not accept its keys."""
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    reads_no_spec(parser)
     parser.add_argument(
         "shell",
         metavar="SHELL",
@@ -44,9 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Print the script."""
     from soundomni.cli.console import emit
-    from soundomni.cli.parsing import refuse_overrides
 
-    refuse_overrides(overrides, "completion")
     text = script(args.shell)
     emit(args, {"shell": args.shell, "script": text}, text=text)
     return 0
@@ -66,7 +64,7 @@ def script(shell: str) -> str:
         "SHARED": " ".join(("--help", *GLOBAL_OPTIONS)),
         "OPTIONS": _cases((name, _options(parser, without=GLOBAL_OPTIONS)) for name, parser in parsers.items()),
         "VALUES": _cases([*_values_of_keys(), *_values_of_parsers(parsers)]),
-        "PLAIN": " | ".join(f"{name}*" for name in PLAIN),
+        "PLAIN": " | ".join(f"{shlex.quote(name)}*" for name, parser in parsers.items() if not takes_overrides(parser)),
         "START": SHELLS[shell],
     }
     text = (resources.files("soundomni.cli") / "templates" / "completion.txt").read_text(encoding="utf-8")

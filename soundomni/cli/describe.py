@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soundomni.cli.audio_files import Failures, batches, usable
+from soundomni.cli.audio_files import Failures, usable
 from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
 
@@ -73,14 +73,15 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return failures.status
 
 
-def _hear(model: SoundOmni, files: list[Path], failures: Failures, args: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """Yield the text for each file that can be used. Memory holds the clips of one batch."""
+def _hear(model: SoundOmni, files: Mapping[int, Path], failures: Failures, args: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """Yield the text for each file that can be used, by its place on the command line. Memory holds the clips of one batch."""
     from soundomni.cli.progress import Progress
+    from soundomni.core.batches import batches
 
     first = args.seed or 0
     with Progress("describing files", total=len(files)) as progress:
-        for batch in batches(files, args.batch):
-            clips = dict(_read(model, batch, failures, args.question))
+        for places in batches(list(files), args.batch):
+            clips = dict(_read(model, {place: files[place] for place in places}, failures, args.question))
             texts = model.describe(
                 list(clips.values()),
                 question=args.question,
@@ -89,24 +90,23 @@ def _hear(model: SoundOmni, files: list[Path], failures: Failures, args: argpars
                 temperature=args.temperature,
                 top_k=args.top_k,
                 top_p=args.top_p,
-                seeds=[first + i for i in clips],
+                seeds=[first + place for place in clips],
             )
-            yield from zip((batch[i] for i in clips), texts, strict=True)
-            first += len(batch)
-            progress.advance(len(batch))
+            yield from zip((files[place] for place in clips), texts, strict=True)
+            progress.advance(len(places))
 
 
-def _read(model: SoundOmni, batch: list[Path], failures: Failures, question: str | None) -> Iterator[tuple[int, Audio]]:
+def _read(model: SoundOmni, batch: Mapping[int, Path], failures: Failures, question: str | None) -> Iterator[tuple[int, Audio]]:
     """Yield the clips of a batch that the model can use, with their places; the others are failures."""
     from soundomni.core.errors import DataError
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
 
-    for i, file in enumerate(batch):
+    for place, file in batch.items():
         try:
             clip = Audio(*read_audio(file))
             model.contexts.clip(clip, question)  # made again with the batch, at little cost next to the encoder
         except (DataError, OSError) as error:
             failures.add(file, error)
         else:
-            yield i, clip
+            yield place, clip

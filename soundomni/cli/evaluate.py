@@ -86,7 +86,6 @@ def _add_judges(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Print every measured number, and with --json also the settings."""
     from soundomni.cli.console import emit
-    from soundomni.cli.folders import empty_directory
     from soundomni.cli.result_lines import result_lines
     from soundomni.cli.stderr_observer import StderrObserver
     from soundomni.evaluation import evaluate, load_judges, open_data
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         num_steps=args.steps,
         guidance_scale=args.guidance,
         judges=judges,
-        save=None if args.save is None else empty_directory(args.save, option="--save"),
+        save=args.save,
         loaded_from=args.model,
         adapter=args.adapter,
         observer=observer,

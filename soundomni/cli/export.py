@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soundomni.cli.parsing import reads_no_spec
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -22,6 +24,7 @@ FORMATS = (MODEL, ORIGINAL, ADAPTER, *CODECS)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    reads_no_spec(parser)
     parser.add_argument(
         "source",
         metavar="RUN",
@@ -52,9 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Export a checkpoint of a run, by default the newest intact one, or a model."""
     from soundomni.cli.console import emit
-    from soundomni.cli.parsing import refuse_overrides
 
-    refuse_overrides(overrides, "export")
     _check_options(args)
     told = _codec(args) if args.format in CODECS else _adapters(args) if args.format == ADAPTER else _model(args)
     pushed = _push(args)

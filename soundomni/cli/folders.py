@@ -65,19 +65,6 @@ def make_directory(path: str | Path) -> Path:
     return folder
 
 
-def empty_directory(path: str, *, option: str) -> Path:
-    """Make a folder, or take an empty one.
-
-    Raise DataError, which names the option, if it cannot be written to or is not empty.
-    """
-    from soundomni.core.errors import DataError
-
-    folder = make_directory(path)
-    if any(folder.iterdir()):
-        raise DataError(f"'{path}' is not empty; give {option} a new or empty directory")
-    return folder
-
-
 def new_directory(path: str) -> Path:
     """Return the absolute path. Raise CheckpointError if the path already exists and is not an empty directory."""
     from soundomni.core.errors import CheckpointError

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from soundomni.cli.audio_files import add_format, check_model_format, say_gain
 from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.core.limits import DEFAULT_STRENGTH
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
@@ -42,7 +43,7 @@ class Request:
     keep: str | None = None
     spans: tuple[tuple[float, float], ...] = ()
     vary: str | None = None
-    strength: float = 0.5
+    strength: float = DEFAULT_STRENGTH
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vary", type=expanded, metavar="FILE", help="audio file to vary: noise is added to it, then it is regenerated from the prompt"
     )
-    parser.add_argument("--strength", type=float, help="how much --vary changes: 0.2 slightly, 0.8 strongly, 1 completely (default: 0.5)")
+    parser.add_argument(
+        "--strength", type=float, help=f"how much --vary changes: 0.2 slightly, 0.8 strongly, 1 completely (default: {DEFAULT_STRENGTH:g})"
+    )
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
     add_format(parser)
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.folders import input_file, make_directory
     from soundomni.core.errors import one_line
     from soundomni.core.limits import check_negative
-    from soundomni.data.audio_writing import find_format
+    from soundomni.data.audio_formats import find_format
 
     find_format(args.format)
     for option in ("keep", "vary"):
@@ -175,7 +178,8 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     from soundomni.cli.folders import append_line, claimed_number
     from soundomni.core.errors import message_of
     from soundomni.core.files.paths import slug
-    from soundomni.data.audio_writing import find_format, write_audio
+    from soundomni.data.audio_formats import find_format
+    from soundomni.data.audio_writing import write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
     with claimed_number(out) as number:
@@ -196,11 +200,11 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     return Written(request, [file, picture], gain)
 
 
-def _groups(requests: list[Request], batch: int) -> Iterator[list[Request]]:
+def _groups(requests: list[Request], batch: int) -> Iterator[Sequence[Request]]:
+    from soundomni.core.batches import batches
+
     for _, same in itertools.groupby(requests, key=lambda request: replace(request, prompt="", seed=0)):
-        group = list(same)
-        for first in range(0, len(group), batch):
-            yield group[first : first + batch]
+        yield from batches(list(same), batch)
 
 
 def _from_options(args: argparse.Namespace, prompt: str) -> Request:
@@ -251,7 +255,7 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
         if args.strength is not None:
             raise SpecError("--strength says how much to vary a file. Give the file with --vary FILE")
         return requests
-    strength = 0.5 if args.strength is None else args.strength
+    strength = DEFAULT_STRENGTH if args.strength is None else args.strength
     check_strength(strength, name="--strength")
     return [replace(request, vary=args.vary, strength=strength) for request in requests]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from soundomni import __version__
-from soundomni.cli.parsing import Parser, ParserExit, UsageError, split_overrides
+from soundomni.cli.parsing import Parser, ParserExit, UsageError, refuse_overrides, split_overrides
 from soundomni.cli.progress import Progress
 from soundomni.cli.slot_help import find_request, show
 from soundomni.core.errors import SoundOmniError, did_you_mean, one_line, reason
@@ -117,9 +117,10 @@ def _dispatch(arguments: list[str]) -> int:
     asked = find_request(after)
     if asked is None:
         rest, overrides = split_overrides([*given, *after], parser)
-        args = parser.parse_args(rest)
+        args, overrides = parser.parse_args(rest), [*early, *overrides]
+        refuse_overrides(overrides, args)
     else:  # the help of a plugin was requested; as with --help, the rest of the line does not matter
-        args = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given)
+        args, overrides = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given), []
     from soundomni.cli.console import results_only
     from soundomni.core.spec.discovery import only_readable
 
@@ -129,7 +130,7 @@ def _dispatch(arguments: list[str]) -> int:
     with only_readable(), results, progress:  # plugins may print what they like
         if asked is not None:
             return show(asked, args, prog=parser.prog)
-        return int(module.run(args, [*early, *overrides]))
+        return int(module.run(args, overrides))
 
 
 def command_parser(name: str) -> Parser:

@@ -79,10 +79,21 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
     return rest, overrides
 
 
-def refuse_overrides(overrides: Overrides, command: str) -> None:
+def reads_no_spec(parser: argparse.ArgumentParser) -> None:
+    """Declare that a command or one of its actions does not read a spec, so that it takes no spec overrides."""
+    parser.set_defaults(without_spec=parser.prog)
+
+
+def takes_overrides(parser: argparse.ArgumentParser) -> bool:
+    """Return whether a command or one of its actions takes spec overrides, unless the command above it does not."""
+    return parser.get_default("without_spec") is None
+
+
+def refuse_overrides(overrides: Overrides, args: argparse.Namespace) -> None:
     """Raise UsageError if a command that reads no spec is given spec overrides."""
-    if overrides:
-        raise UsageError(f"`soundomni {command}` does not read a spec; remove --{overrides[0][0]}")
+    command = getattr(args, "without_spec", None)
+    if overrides and command is not None:
+        raise UsageError(f"`{command}` does not read a spec; remove --{overrides[0][0]}")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

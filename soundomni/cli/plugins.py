@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.parsing import Overrides, refuse_overrides
+from soundomni.cli.parsing import Overrides, reads_no_spec
 
 if TYPE_CHECKING:
     from soundomni.core.spec.registry import PluginEntry
@@ -18,6 +18,7 @@ HELP = "list installed plugins, show one, or create a new one"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions."""
+    reads_no_spec(parser)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|new")
     listing = actions.add_parser("list", help="list all plugins", description="List all plugins without importing any of them.")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="list only this kind, such as codec")
@@ -37,7 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
     """List, show or write."""
-    refuse_overrides(overrides, "plugins")
     if args.action == "new":
         from soundomni.cli import plugins_new
 

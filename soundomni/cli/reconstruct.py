@@ -42,14 +42,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.progress import tracked
     from soundomni.core.errors import DataError
     from soundomni.core.limits import check_seconds
-    from soundomni.data.audio_writing import find_format
+    from soundomni.data.audio_formats import find_format
 
     find_format(args.format)
     if args.chunk is not None:
         check_seconds(args.chunk, name="--chunk")
     device = choose_device(args)
     failures = Failures(len(args.files))
-    files = usable(args.files, failures)
+    files = list(usable(args.files, failures).values())
     rows: list[dict[str, Any]] = []
     lines = []
     if files:
@@ -73,7 +73,8 @@ def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespa
     from soundomni.cli.folders import claimed_number
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
-    from soundomni.data.audio_writing import find_format, write_audio
+    from soundomni.data.audio_formats import find_format
+    from soundomni.data.audio_writing import write_audio
     from soundomni.evaluation import compare, comparison_text
 
     clip = Audio(*read_audio(file))

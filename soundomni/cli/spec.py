@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from soundomni.cli.parsing import Overrides, UsageError, refuse_overrides
+from soundomni.cli.parsing import Overrides, UsageError, reads_no_spec
 
 if TYPE_CHECKING:
     from soundomni.core.spec.schema import Slot, Spec
@@ -36,17 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--config", action="append", default=[], metavar="SPEC", help="the same as SPEC")
         if name == "validate":
             action.add_argument("--no-data", action="store_true", help="check the spec without opening its datasets")
-    actions.add_parser(
+    schema = actions.add_parser(
         "schema",
         help="write the JSON schema of specs, including installed plugins",
         description="Write the JSON schema of specs.",
     )
+    reads_no_spec(schema)
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
     """Validate or print a spec, or write the schema."""
     if args.action == "schema":
-        refuse_overrides(overrides, "spec schema")
         return _schema()
     if not args.specs and not args.config:
         raise UsageError(f"`soundomni spec {args.action}` needs a spec. Give a YAML file or the name of a shipped spec")

@@ -16,6 +16,8 @@ seed."""
 LARGEST_SCALE = 1e6
 MOST_STEPS = 10_000
 MOST_NEW_TOKENS = 65_536
+DEFAULT_STRENGTH = 0.5
+"""How much a variation changes its clip by default."""
 MOST_VOCABULARY = 2**20
 
 

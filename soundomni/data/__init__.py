@@ -3,8 +3,9 @@
 Names are imported on first use, so modules that measure sounds or read files do not wait for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from soundomni.data.audio import audio_info, fit_announced, match_channels, read_audio, resample, resampled_length
@@ -30,7 +31,6 @@ _MODULES = {
     "toys.toy_sounds": ("ToySounds",),
     "samples": ("Crop", "PlannedSample", "SampleWriter"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AudioCaps",
@@ -57,13 +57,4 @@ __all__ = [
     "write_wav",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

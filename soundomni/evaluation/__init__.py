@@ -14,8 +14,9 @@ The library prints nothing. An `Observer` receives reports of what is going on.
 Names are imported on first use: importing this package imports neither torch nor numpy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from soundomni.evaluation.evaluating import evaluate
@@ -49,7 +50,6 @@ _MODULES = {
     "settings": ("COMMON_TASKS", "DEFAULT_LIST", "TASKS", "Settings"),
     "tasks.reconstruction": ("Comparison", "compare"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "COMMON_TASKS",
@@ -79,14 +79,4 @@ __all__ = [
     "shipped_lists",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,17 @@ RESULTS_FILE = "results.jsonl"
 
 
 def empty_folder(path: str | Path) -> Path:
-    """Make an empty folder. Raise DataError if it is not empty or cannot be made."""
+    """Make an empty folder. Raise DataError if it is not empty, or cannot be made or written to."""
+    if not str(path):
+        raise DataError("the path to save to is empty; expected the name of a directory")
     folder = local_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())
     except OSError as error:
         raise DataError(f"cannot write to {place(path)}: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write to {place(path)}: permission denied")
     if occupied:
         raise DataError(f"{place(path)} is not empty. Save to a directory that does not exist, or to an empty one")
     return folder

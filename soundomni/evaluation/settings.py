@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seed
+from soundomni.core.limits import MOST_STEPS, check_scale
 
 TASKS = ("generate", "describe", "answer", "reconstruct", "continue", "vary")
 """Tasks that can be measured."""
@@ -44,14 +44,14 @@ class Settings:
     tasks: Sequence[str] = COMMON_TASKS
 
     def __post_init__(self) -> None:
-        from soundomni.core.inference.inputs import as_number, as_whole  # here, as it imports numpy
+        from soundomni.core.inference.inputs import as_count, as_number, as_seed  # here, as it imports numpy
 
-        check_seed(as_whole("seed", self.seed))
-        check_count("batch_size", as_whole("batch_size", self.batch_size))
+        as_seed(self.seed)
+        as_count("batch_size", self.batch_size)
         if self.limit is not None:
-            check_count("limit", as_whole("limit", self.limit))
+            as_count("limit", self.limit)
         if self.num_steps is not None:
-            check_count("num_steps", as_whole("num_steps", self.num_steps), most=MOST_STEPS)
+            as_count("num_steps", self.num_steps, most=MOST_STEPS)
         if self.guidance_scale is not None:
             check_scale(as_number("guidance_scale", self.guidance_scale))
         check_tasks("tasks", self.tasks)

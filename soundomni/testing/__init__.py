@@ -11,8 +11,9 @@ name it with the reason in `known_failures = {"batch": "attends across clips"}`;
 pytest.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from soundomni.testing.backbone import BackboneSuite
@@ -39,9 +40,5 @@ __all__ = [
     "TrackerSuite",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a suite on first use, because suites need pytest and torch."""
-    if name in __all__:
-        return getattr(import_module(f"soundomni.testing.{name.removesuffix('Suite').lower()}"), name)
-    raise AttributeError(f"module 'soundomni.testing' has no attribute '{name}'")
+# on first use, because suites need pytest and torch
+__getattr__, __dir__ = lazy_names(__name__, {name.removesuffix("Suite").lower(): (name,) for name in __all__})

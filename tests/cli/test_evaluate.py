@@ -147,7 +147,7 @@ def test_networks_judge_what_was_generated(tiny_model: Path, tmp_path: Path, res
     record = judged["made_with"]["judges"]
     assert [(record[name]["name"], len(record[name]["sha256"])) for name in ("clap", "classifier")] == [(str(one), 64) for one in networks]
     assert plain["made_with"]["judges"] == {"clap": None, "classifier": None}
-    assert "is not empty; give --save a new or empty directory" in fails(*folder, "--save", tmp_path / "kept")
+    assert "is not empty. Save to a directory that does not exist" in fails(*folder, "--save", tmp_path / "kept")
     # each clip is made as long as the one it stands for
     assert [len(soundfile.read(path)[0]) for path in sorted((tmp_path / "kept").glob("*.wav"))] == [2000, 3000, 4000]
 

@@ -16,7 +16,7 @@ from soundomni.cli.main import main
 from soundomni.core.errors import DataError
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.waveform import Audio
-from soundomni.data.audio_writing import FORMATS
+from soundomni.data.audio_formats import FORMATS
 
 SINE = 0.3 * np.sin(np.arange(4000) / 5)
 
@@ -125,9 +125,6 @@ def test_every_format_is_written(tiny_model: Path, tmp_path: Path, name: str, re
 
 
 def test_formats_are_checked_before_anything_is_made(tiny_model: Path, wav: Path, tmp_path: Path, fails: Any) -> None:
-    from soundomni.cli.audio_files import FORMATS as NAMED
-
-    assert all(name in NAMED for name in FORMATS)  # what the help says
     out = tmp_path / "out"
     assert "Did you mean 'mp3'?" in fails("generate", "--model", tiny_model, "--prompt", "x", "--format", "mp4", "--out", out)
     assert "expected one of wav, wav24" in fails("reconstruct", wav, "--model", tiny_model, "--format", "m4a", "--out", out)

@@ -197,11 +197,16 @@ def test_describe_says_something_of_each_file(tiny_model: Path, wav: Path, resul
     assert asked["heard"][0]["text"] == texts[0] != texts[1]
 
 
-def test_described_files_are_drawn_by_their_own_seeds_whatever_the_batch(tiny_model: Path, wav: Path, result: Any) -> None:
+def test_described_files_are_drawn_by_their_own_seeds_whatever_the_batch(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:
     drawn = ["--model", tiny_model, "--max-tokens", "6", "--temperature", "1.5", "--top-k", "200", "--top-p", "0.99"]
     texts = [one["text"] for one in result("describe", wav, wav, wav, *drawn, "--seed", "7", "--batch", "2")["heard"]]
     assert len(set(texts)) > 1
     assert [result("describe", wav, *drawn, "--seed", str(seed))["heard"][0]["text"] for seed in (7, 8, 9)] == texts
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    for unusable in (broken, tmp_path / "missing.wav"):  # a file keeps its seed if another one cannot be used
+        heard = result("describe", unusable, wav, wav, *drawn, "--seed", "7", status=1)["heard"]
+        assert [one["text"] for one in heard] == texts[1:]
 
 
 def test_reconstruct_measures_an_invertible_codec(tiny_model: Path, wav: Path, tmp_path: Path, result: Any) -> None:

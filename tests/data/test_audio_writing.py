@@ -11,7 +11,8 @@ import soundfile
 
 from soundomni.core.errors import DataError
 from soundomni.data.audio import read_audio
-from soundomni.data.audio_writing import FORMATS, _encode, check_format, write_audio, write_wav
+from soundomni.data.audio_formats import FORMATS, check_format
+from soundomni.data.audio_writing import _encode, write_audio, write_wav
 
 STEP = {"wav": 2.0**-15, "flac": 2.0**-15, "wav24": 2.0**-23, "wav32f": 0.0}
 """What a sample may be off by, in formats that lose nothing else."""

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from soundomni.evaluation import (
     score_outcome,
     score_text,
 )
+from soundomni.evaluation.saving import empty_folder
 
 TOYS: dict[str, Any] = {"size": 3, "seconds": 0.5, "events": (1, 1), "kinds": ("tone", "chirp"), "seed": 5}
 
@@ -115,6 +117,24 @@ def test_the_steps_are_functions_of_their_own(model: SoundOmni, tmp_path: Path) 
         evaluate(model, data, limit=1, save=tmp_path)
     with pytest.raises(DataError, match=r"cannot write to '.*0000.wav'"):
         evaluate(model, data, limit=1, save=tmp_path / "0000.wav")
+    with pytest.raises(DataError, match="the path to save to is empty; expected the name of a directory"):
+        evaluate(model, data, limit=1, save="")
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="permissions are those of POSIX")
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    closed, user = tmp_path / "closed", os.getuid()
+    closed.mkdir(mode=0o555)
+    if user == 0:
+        for folder in (*tmp_path.parents[:2], tmp_path):
+            folder.chmod(0o755)  # so that another user gets this far
+        os.setresuid(65534, 65534, 0)
+    try:
+        with pytest.raises(DataError, match=r"cannot write to '.*closed': permission denied"):
+            empty_folder(closed)
+    finally:
+        if user == 0:
+            os.setresuid(0, 0, 0)
 
 
 def test_nothing_is_printed_and_an_observer_hears_everything(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundomni.cli.folders import expanded
+from soundomni.cli.parsing import reads_no_spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ HELP = "import Stable Audio's autoencoder, from stable-audio-tools or diffusers,
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    reads_no_spec(parser)
     parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
     parser.add_argument("--config", metavar="JSON", help="its config (default: the one next to it, or the sizes of the tensors)")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
@@ -30,7 +32,6 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Write the directory, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
-    from soundomni.cli.parsing import refuse_overrides
     from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
     from soundomni.data.audio import read_audio
@@ -38,7 +39,6 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.vae.checkpoints.stable_audio import WEIGHTS_FILE, import_stable_audio_vae, write_codec
     from soundomni.vae.oobleck import OobleckCodec
 
-    refuse_overrides(overrides, "import stable-audio-vae")
     out = new_directory(args.out)
     clip = read_audio(args.check) if args.check else None
     imported = import_stable_audio_vae(args.source, config=args.config)

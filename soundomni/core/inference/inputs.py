@@ -19,6 +19,7 @@ import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.inference.editing import Kept
+from soundomni.core.limits import DEFAULT_STRENGTH, check_count, check_seed, check_strength
 from soundomni.core.waveform import Audio
 
 T = TypeVar("T")
@@ -46,6 +47,34 @@ def as_whole(name: str, value: Any) -> int:
     except TypeError:
         pass
     raise SpecError(f"{name} is {shown(value)}; expected a whole number")
+
+
+def as_count(name: str, value: Any, *, most: int | None = None) -> int:
+    """Return a whole number of at least 1, and at most `most`. Raise SpecError for anything else."""
+    count = as_whole(name, value)
+    check_count(name, count, most=most)
+    return count
+
+
+def as_seed(value: Any) -> int:
+    """Return the seed of one clip or text. Raise SpecError for one that is out of its range or of a wrong kind."""
+    seed = as_whole("seed", value)
+    check_seed(seed)
+    return seed
+
+
+def as_strength(value: Any, *, varied: bool) -> float:
+    """Return the strength of a variation, DEFAULT_STRENGTH for None.
+
+    Raise SpecError for one that is out of its range, or if no clip is varied.
+    """
+    if value is None:
+        return DEFAULT_STRENGTH
+    strength = as_number("strength", value)
+    check_strength(strength)
+    if not varied:
+        raise SpecError(f"strength is {strength:g}, but there is no clip to vary. Pass the clip as vary, or leave strength out")
+    return strength
 
 
 def as_number(name: str, value: Any) -> float:

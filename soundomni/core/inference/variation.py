@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.batches import batches
 from soundomni.core.inference.bounded_change import most_change
 from soundomni.core.inference.clean_estimate import clean_estimate
 from soundomni.core.inference.sampling import AudioSlots, make_cache
@@ -122,8 +123,8 @@ def estimate_errors(model: UnifiedModel, clip: Tensor, *, slot: Segment, batch_s
     clip = clip.to(model.device)
     rows = [(timestep, noise) for timestep in TIMESTEPS for noise in _noises(clip)]
     errors: list[float] = []
-    for first in range(0, len(rows), batch_size):
-        errors += _errors(model, clip, rows[first : first + batch_size], slot=slot)
+    for batch in batches(rows, batch_size):
+        errors += _errors(model, clip, batch, slot=slot)
     means: list[float] = torch.tensor(errors, dtype=torch.float64).reshape(len(TIMESTEPS), -1).mean(1).tolist()
     return means
 

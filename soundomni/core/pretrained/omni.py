@@ -13,7 +13,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialized
+from soundomni.core.batches import batches
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
@@ -32,17 +32,19 @@ from soundomni.core.inference.inputs import (
     as_callback,
     as_clip,
     as_clips,
+    as_count,
     as_directory,
     as_known,
     as_messages,
     as_number,
     as_overrides,
+    as_seed,
     as_seeds,
+    as_strength,
     as_text,
     as_texts,
     as_varied,
     as_whole,
-    shown,
 )
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.inference.sampling import sample_audio
@@ -51,12 +53,9 @@ from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
     MOST_STEPS,
-    check_count,
     check_negative,
     check_scale,
     check_seconds,
-    check_seed,
-    check_strength,
     check_text_sampling,
     resolve_device,
 )
@@ -77,7 +76,7 @@ from soundomni.core.pretrained.directory import (
     card as model_card,
 )
 from soundomni.core.pretrained.hub import check_pushable, push
-from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, weight_shapes
+from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
 from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, Spec
@@ -85,12 +84,6 @@ from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
-
-T = TypeVar("T")
-
-STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-DEFAULT_STRENGTH = 0.5
-"""How much a variation changes its clip by default."""
 
 
 class SoundOmni:
@@ -194,8 +187,7 @@ class SoundOmni:
             SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
             DataError: a path or a text is of a wrong kind.
         """
-        stored, shard = _stored_dtype(dtype), as_whole("max_shard_bytes", max_shard_bytes)
-        check_count("max_shard_bytes", shard)
+        stored, shard = stored_dtype(dtype), as_count("max_shard_bytes", max_shard_bytes)
         directory = as_directory("the directory", directory)
         card, license = (None if text is None else as_text(name, text) for name, text in (("card", card), ("license", license)))
         check_merged(self.model)
@@ -310,7 +302,7 @@ class SoundOmni:
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt)
         guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
-        size, share = _batch_size(batch_size), _strength(strength, vary)
+        size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
         starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
         clips: list[Audio] = []
@@ -321,9 +313,10 @@ class SoundOmni:
         begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
         sample = partial(sample_audio, sampler=sampler, guidance=guidance)
         callback = as_callback("on_step", on_step)
-        requests = [replace(request, most_change=begin_of(request.varied).most_change) for request in requests]
-        for begin, group in groupby(requests, lambda request: begin_of(request.varied).timestep):
-            for batch in _batches(list(group), size):
+        begun = [begin_of(request.varied) for request in requests]
+        requests = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
+        for begin, group in groupby(zip(begun, requests, strict=True), lambda pair: pair[0].timestep):
+            for batch in batches([request for _, request in group], size):
                 waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
                 clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
         return clips
@@ -343,9 +336,7 @@ class SoundOmni:
 
         Raise SpecError for a number out of its range.
         """
-        steps = None if num_steps is None else as_whole("num_steps", num_steps)
-        if steps is not None:
-            check_count("num_steps", steps, most=MOST_STEPS)
+        steps = None if num_steps is None else as_count("num_steps", num_steps, most=MOST_STEPS)
         return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
 
     def describe(
@@ -378,11 +369,11 @@ class SoundOmni:
             DataError: a clip is too long for the encoder, or with its question longer than the samples that the model
                 was trained with, or an argument is not a clip.
         """
-        longest, size = _most_new_tokens(max_new_tokens), _batch_size(batch_size)
+        longest, size = as_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS), as_count("batch_size", batch_size)
         sampling, given = _text_sampling(temperature, top_k, top_p), as_clips("clips", clips)
         contexts = [self._heard(clip, question) for clip in given]
-        numbered = list(zip(contexts, map(_text_seed, as_seeds(seeds, len(given), of="clip")), strict=True))
-        return [text for batch in _batches(numbered, size) for text in self._write(batch, longest, sampling)]
+        numbered = list(zip(contexts, map(as_seed, as_seeds(seeds, len(given), of="clip")), strict=True))
+        return [text for batch in batches(numbered, size) for text in self._write(batch, longest, sampling)]
 
     def stream(
         self,
@@ -402,8 +393,8 @@ class SoundOmni:
         Returns:
             pieces of at least one character each. Joined, they are the text that `describe` returns.
         """
-        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
-        return self._stream(self._heard(as_clip("the clip", clip), question), _text_seed(seed), longest, sampling)
+        longest, sampling = as_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._heard(as_clip("the clip", clip), question), as_seed(seed), longest, sampling)
 
     def _heard(self, clip: Audio, question: str | None) -> Context:
         return self.contexts.clip(clip, None if question is None else as_text("the question", question))
@@ -435,8 +426,8 @@ class SoundOmni:
             DataError: a message is malformed, the clips do not match the messages, a clip is too long for the encoder,
                 or the chat is longer than the samples that the model was trained with.
         """
-        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
-        return self._write([(self._asked(messages, clips), _text_seed(seed))], longest, sampling)[0]
+        longest, sampling = as_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS), _text_sampling(temperature, top_k, top_p)
+        return self._write([(self._asked(messages, clips), as_seed(seed))], longest, sampling)[0]
 
     def stream_chat(
         self,
@@ -456,8 +447,8 @@ class SoundOmni:
         Returns:
             pieces of at least one character each. Joined, they are the answer that `chat` returns.
         """
-        longest, sampling = _most_new_tokens(max_new_tokens), _text_sampling(temperature, top_k, top_p)
-        return self._stream(self._asked(messages, clips), _text_seed(seed), longest, sampling)
+        longest, sampling = as_count("max_new_tokens", max_new_tokens, most=MOST_NEW_TOKENS), _text_sampling(temperature, top_k, top_p)
+        return self._stream(self._asked(messages, clips), as_seed(seed), longest, sampling)
 
     def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
         if self.spec.model.chat == "none":
@@ -539,37 +530,6 @@ class SoundOmni:
         merge_adapter_file(self.model, as_directory("the adapter", directory))
 
 
-def _stored_dtype(value: torch.dtype | str) -> torch.dtype:
-    """Return the dtype that a name stands for. Raise SpecError for one that weights cannot be stored as."""
-    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
-    if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
-        return dtype
-    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
-
-
-def _strength(strength: float | None, vary: object) -> float:
-    """Return the strength of a variation. Raise SpecError for one out of its range, or without a clip to vary."""
-    if strength is None:
-        return DEFAULT_STRENGTH
-    share = as_number("strength", strength)
-    check_strength(share)
-    if vary is None:
-        raise SpecError(f"strength is {share:g}, but there is no clip to vary. Pass the clip as vary, or leave strength out")
-    return share
-
-
-def _batch_size(value: int) -> int:
-    size = as_whole("batch_size", value)
-    check_count("batch_size", size)
-    return size
-
-
-def _most_new_tokens(value: int) -> int:
-    most = as_whole("max_new_tokens", value)
-    check_count("max_new_tokens", most, most=MOST_NEW_TOKENS)
-    return most
-
-
 def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TextSampling:
     """Return how tokens are chosen.
 
@@ -580,15 +540,3 @@ def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | 
     share = None if top_p is None else as_number("top_p", top_p)
     check_text_sampling(heat, most, share)
     return TextSampling(temperature=heat or 0.0, top_k=most, top_p=1.0 if share is None else share)
-
-
-def _text_seed(value: int) -> int:
-    """Return the seed of a text. Raise SpecError for one out of its range or of a wrong kind."""
-    seed = as_whole("seed", value)
-    check_seed(seed)
-    return seed
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -19,17 +19,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from soundomni.core.errors import CheckpointError, some
+from soundomni.core.errors import CheckpointError, SpecError, some
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import read_json
+from soundomni.core.inference.inputs import shown
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 MAX_SHARD_BYTES = 5_000_000_000
 """Largest file that is written, unless a single tensor is larger."""
+STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 _MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which releases their pages
+
+
+def stored_dtype(value: torch.dtype | str) -> torch.dtype:
+    """Return the dtype that a name stands for. Raise SpecError for one that weights cannot be stored as."""
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
+        return dtype
+    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
 
 
 def write_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from soundomni.evaluation.batches import batches
+from soundomni.core.batches import batches
 from soundomni.evaluation.observer import Observer
 from soundomni.evaluation.score import Score, Scores, mean, share
 

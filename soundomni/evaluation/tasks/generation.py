@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from soundomni.evaluation.batches import batches
+from soundomni.core.batches import batches
 from soundomni.evaluation.observer import Observer, counted
 from soundomni.evaluation.score import Scores
 from soundomni.evaluation.toy_attributes import attribute_scores, heard_attributes
