@@ -1,6 +1,7 @@
 """The best step by a measured number, patience, and which checkpoints are kept for it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,35 @@ def test_the_best_step(better: str, values: list[float], step: int | None, waite
 def test_step_0_has_no_checkpoint_and_is_not_judged() -> None:
     best, spec = Best(), ValidationSpec(best="x")
     assert not best.judge(0, {"x": -5.0}, spec) and best.judge(2, {"x": 1.0}, spec)
+
+
+@pytest.mark.parametrize("earlier", [1.0, NAN])
+def test_a_number_that_is_missing_once_is_not_judged_and_ends_nothing(earlier: float, caplog: pytest.LogCaptureFixture) -> None:
+    best, spec = Best(), ValidationSpec(best="x", patience=2)
+    best.judge(2, {"x": earlier, "y": 0.0}, spec)
+    before = replace(best)
+    assert not best.judge(4, {"y": -1.0}, spec) and best == before
+    assert "step 4 is not compared with the best step: x was not measured" in caplog.text
+
+
+def test_a_number_that_is_never_measured_is_refused() -> None:
+    with pytest.raises(SpecError, match="train.validation.best is 'x'; expected one of y"):
+        Best().judge(2, {"y": 0.0}, ValidationSpec(best="x"))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([NAN, INF], "x has not been finite, for 2 validations"),
+        ([3.0, NAN, 4.0], "x has not been lower than 3 since step 1, for 2 validations"),
+    ],
+)
+def test_the_line_at_an_early_end_says_what_was_waited_for(values: list[float], line: str) -> None:
+    best, spec = Best(), ValidationSpec(best="x", patience=2)
+    for number, value in enumerate(values, start=1):
+        best.judge(number, {"x": value}, spec)
+    assert best.is_over(spec)
+    assert best.describe_end(len(values), spec) == f"stopped early after step {len(values)}: {line} (train.validation.patience)"
 
 
 @pytest.mark.parametrize("change", [{"best": "y"}, {"better": "higher"}])
