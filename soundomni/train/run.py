@@ -335,7 +335,7 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     )
     stack.callback(checkpointer.wait)
     hooks = _hooks(parts, world, state, checkpointer, reporter, stop=stop, trust_class_paths=trust_class_paths)
-    hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack), usage=usage)
+    hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack, should_stop=hooks.should_stop), usage=usage)
     steps = _steps(parts, state.progress, world)
     if parts.profile and world.is_main:
         steps = stack.enter_context(closing(traced(steps, parts.profile, partial(_write_trace, parts))))
@@ -509,7 +509,7 @@ def _check_unreadable(parts: _Parts, totals: Mapping[str, float], world: World) 
     check_skip_limit(totals["unreadable"], totals["seen"], limit=parts.data.skip_limit, skips=skips)
 
 
-def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) -> HeldOut | None:
+def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack, *, should_stop: Callable[[], bool]) -> HeldOut | None:
     """Return a measurement of the losses on held-out items; None if nothing is held out, or it is switched off."""
     train, validating = parts.train, parts.train.validating
     if not validating.every or not validating.num_held_out:
@@ -521,7 +521,16 @@ def _held_out(parts: _Parts, world: World, ema: EMA | None, stack: ExitStack) ->
         return None
     reader = ClipReader(mixture=parts.mixture, writer=writer, workers=parts.data.workers)
     stack.callback(reader.close)
-    return HeldOut(batches=batches, reader=reader, module=parts.module, ema=ema, world=world, train=train, explain=named)
+    return HeldOut(
+        batches=batches,
+        reader=reader,
+        module=parts.module,
+        ema=ema,
+        world=world,
+        train=train,
+        should_stop=should_stop,
+        explain=named,
+    )
 
 
 def _validation(
