@@ -12,10 +12,10 @@ from typing import Any
 from soundomni.core.errors import DataError
 from soundomni.core.spec.schema import DataSpec
 from soundomni.data.data_section import check_packing
-from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.packer import StreamPacker
 from soundomni.data.reports import Reports, name_first
+from soundomni.data.sample_limits import SampleLimits, Unfit
 from soundomni.data.samples import PlannedSample, SampleWriter
 
 _EXAMPLES = 3  # items named in the log; usage.py reports how many there are of each kind before the first step
@@ -82,7 +82,7 @@ class Planner:
                 if weight > 0:
                     writer.check(task)
         self._mixture = mixture
-        self._fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
+        self._limits = SampleLimits(mixture=mixture, writer=writer, spec=spec)
         self.refused = refused or Reports("refused", limit=_EXAMPLES, told=told)
         self.ineligible = ineligible or Reports("ineligible", limit=_EXAMPLES, told=told)
         self._stream = mixture.stream(state["mixture"] if state else None)
@@ -117,11 +117,11 @@ class Planner:
 
     def _write(self, draw: Draw) -> Planned | None:
         if draw.task is None:
-            lacking = [self._fitting.lacking(draw.item, task) for task in self._fitting.tasks(draw.source)]
+            lacking = [self._limits.lacking(draw.item, task) for task in self._limits.tasks(draw.source)]
             reasons = [unfit for unfit in lacking if unfit is not None]
             self.ineligible.add(draw.key, lambda: ", ".join(unfit.reason() for unfit in reasons), group=reasons[0].group)
             return None
-        plan = self._fitting.plan(draw.source, draw.item, draw.task, seed=draw.seed)
+        plan = self._limits.plan(draw.source, draw.item, draw.task, seed=draw.seed)
         if isinstance(plan, Unfit):
             self.refused.add(draw.key, plan.reason, group=plan.group)
             return None

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.schema import DataSpec
 from soundomni.data.batch_planner import Planned
-from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.prefetch import ClipReader
+from soundomni.data.sample_limits import SampleLimits, Unfit
 from soundomni.data.samples import SampleWriter
 
 GOLDEN_RATIO = (1.0 + 5.0**0.5) / 2.0
@@ -52,7 +52,7 @@ def plan_held_out(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, mos
         spec: the data section, which limits the tokens of a batch.
         most: largest number of items from each dataset; -1 for all.
     """
-    fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
+    limits = SampleLimits(mixture=mixture, writer=writer, spec=spec)
     batches: list[PlannedBatch] = []
     for name in mixture.sources:
         indices = mixture.held_out(name)
@@ -60,7 +60,7 @@ def plan_held_out(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, mos
         groups: dict[str, list[Planned]] = {}
         unfit: list[Unfit] = []
         for number, index in enumerate(indices.tolist()):
-            planned = _plan(mixture, fitting, name, index, number=number, count=len(indices))
+            planned = _plan(mixture, limits, name, index, number=number, count=len(indices))
             if isinstance(planned, Unfit):
                 unfit.append(planned)
             elif planned.draw.task is not None:
@@ -88,14 +88,14 @@ def read_in_turn(batches: Sequence[PlannedBatch], reader: ClipReader) -> Iterato
         yield PackedBatch.from_samples(reader.finish(current))
 
 
-def _plan(mixture: Mixture, fitting: Fitting, name: str, index: int, *, number: int, count: int) -> Planned | Unfit:
+def _plan(mixture: Mixture, limits: SampleLimits, name: str, index: int, *, number: int, count: int) -> Planned | Unfit:
     item = mixture.sources[name].dataset.item(index)
     task = mixture.choose_task(name, item, number * GOLDEN_RATIO % 1.0)
     if task is None:
-        problems = (fitting.lacking(item, one) for one in fitting.tasks(name))
+        problems = (limits.lacking(item, one) for one in limits.tasks(name))
         return next(problem for problem in problems if problem is not None)
     seed = _seed(item.key)
-    plan = fitting.plan(name, item, task, seed=seed)
+    plan = limits.plan(name, item, task, seed=seed)
     if isinstance(plan, Unfit):
         return plan
     draw = Draw(name, number, 0, index, item, task, seed)

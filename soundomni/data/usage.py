@@ -13,8 +13,8 @@ import numpy as np
 
 from soundomni.core.interfaces import Item, Skip
 from soundomni.core.spec.schema import DataSpec
-from soundomni.data.fitting import Fitting, Unfit
 from soundomni.data.mixture import Mixture
+from soundomni.data.sample_limits import SampleLimits, Unfit
 from soundomni.data.samples import SampleWriter
 
 MOST_ITEMS = 10_000
@@ -67,8 +67,8 @@ def survey(mixture: Mixture, writer: SampleWriter, spec: DataSpec) -> list[Usage
 
     Conditions that are drawn, such as one of several captions, are drawn once.
     """
-    fitting = Fitting(mixture=mixture, writer=writer, spec=spec)
-    return [_usage(name, mixture, fitting) for name in mixture.sources]
+    limits = SampleLimits(mixture=mixture, writer=writer, spec=spec)
+    return [_usage(name, mixture, limits) for name in mixture.sources]
 
 
 def summarize(skips: Iterable[Skip]) -> dict[str, int]:
@@ -83,7 +83,7 @@ def looked_at(mixture: Mixture, name: str, *, most: int = MOST_ITEMS, few: int =
     return indices if len(indices) <= most else indices[np.linspace(0, len(indices) - 1, few).astype(int)]
 
 
-def _usage(name: str, mixture: Mixture, fitting: Fitting) -> Usage:
+def _usage(name: str, mixture: Mixture, limits: SampleLimits) -> Usage:
     dataset = mixture.sources[name].dataset
     indices = looked_at(mixture, name)
     left_out, in_part = Counter(summarize(dataset.skipped)), Counter[str]()
@@ -91,8 +91,8 @@ def _usage(name: str, mixture: Mixture, fitting: Fitting) -> Usage:
     used = 0
     for index in indices.tolist():
         item = dataset.item(index)
-        problems = _problems(name, item, fitting)
-        is_used = len(problems) < len(fitting.tasks(name))
+        problems = _problems(name, item, limits)
+        is_used = len(problems) < len(limits.tasks(name))
         used += is_used
         if problems and not is_used:  # each clip is left out only once
             left_out[" and ".join(problem.group for problem in problems)] += 1
@@ -112,7 +112,7 @@ def _ordered(counts: Counter[str]) -> dict[str, int]:
     return dict((+counts).most_common())
 
 
-def _problems(source: str, item: Item, fitting: Fitting) -> list[Unfit]:
+def _problems(source: str, item: Item, limits: SampleLimits) -> list[Unfit]:
     """Return why an item cannot be used, for each task of its dataset that cannot use it."""
-    planned = (fitting.lacking(item, task) or fitting.plan(source, item, task, seed=0) for task in fitting.tasks(source))
+    planned = (limits.lacking(item, task) or limits.plan(source, item, task, seed=0) for task in limits.tasks(source))
     return [plan for plan in planned if isinstance(plan, Unfit)]

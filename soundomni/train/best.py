@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.spec.schema import ValidationSpec
+
+logger = logging.getLogger(__name__)
 
 LOSS, CLIPS = "validation/loss", "validation/clips"
 """Names of two numbers: the weighted sum of all held-out losses, whose name starts those of its parts; the clips."""
@@ -32,7 +35,8 @@ class Best:
     def judge(self, step: int, measured: Mapping[str, float], spec: ValidationSpec) -> bool:
         """Record what was measured at a step, and return whether it is the best one so far.
 
-        A step whose number is not finite is never the best.
+        A step whose number is not finite is never the best. A step without the number is not judged if it was measured
+        before: this time, none of its clips could be read.
 
         Raises:
             SpecError: `validation.best` is not among the numbers that are measured.
@@ -41,7 +45,10 @@ class Best:
         if spec.best is None or not measured:
             return False
         if spec.best not in measured:
-            raise _unknown(spec.best, list(measured))
+            if self.value is None and not self.waited:
+                raise _unknown(spec.best, list(measured))
+            logger.warning("step %d is not compared with the best step: %s was not measured", step, spec.best)
+            return False
         if step == 0:
             return False
         value = measured[spec.best]
@@ -66,10 +73,9 @@ class Best:
 
     def describe_end(self, step: int, spec: ValidationSpec) -> str:
         """Return one line that says why the run ended early."""
-        return (
-            f"stopped early after step {step}: {spec.best} has not been {spec.better} than {self.value:.6g} "
-            f"since step {self.step}, for {self.waited} validations (train.validation.patience)"
-        )
+        missed = "finite" if self.value is None else f"{spec.better} than {self.value:.6g} since step {self.step}"
+        why = f"{spec.best} has not been {missed}, for {self.waited} validations"
+        return f"stopped early after step {step}: {why} (train.validation.patience)"
 
 
 def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:

@@ -36,7 +36,8 @@ class HeldOut:
 
     `validation/loss` is the weighted sum of the losses; `validation/loss/NAME` is one of them. If the batches come from
     several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
-    `validation/clips` counts the clips that were read. A failure gives a warning instead of numbers.
+    `validation/clips` counts the clips that were read. A failure gives a warning instead of numbers, and so do clips of
+    which none can be read. A run that is asked to stop does not wait for the numbers.
 
     Args:
         batches: not empty, the same on every rank.
@@ -44,6 +45,8 @@ class HeldOut:
         module: a Trainable, after `parallelize`.
         ema: the averages, or None.
         world, train: those of the run.
+        should_stop: asked before each round of batches, one per rank; must return the same on every rank. If it is
+            true, nothing is measured.
         explain: returns an error as one line, with the plugin that raised it if that is known.
     """
 
@@ -53,6 +56,7 @@ class HeldOut:
     ema: EMA | None
     world: World
     train: TrainSpec
+    should_stop: Callable[[], bool] = lambda: False
     explain: Callable[[BaseException], str] = reason
     told: set[str] = field(default_factory=set)
 
@@ -62,22 +66,24 @@ class HeldOut:
         with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
             found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
         reshard(self.module)
-        if failure is not None:
-            if self.world.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if failure not in self.told:
-                self.told.add(failure)
-                what = f"the held-out losses could not be measured at step {step}"
-                logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
-        return self._named(*found) if found is not None else {}
+        if failure is not None and self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        measured = self._named(*found) if found is not None else {}
+        if measured.get(CLIPS) == 0:
+            measured, failure = {}, "none of the held-out clips can be read"
+        if failure is not None and failure not in self.told:
+            self.told.add(failure)
+            what = f"the held-out losses could not be measured at step {step}"
+            logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
+        return measured
 
     def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
         """Read some of the batches, in order."""
         return read_in_turn(batches, self.reader)
 
-    def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor]:
+    def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor] | None:
         """Return the names of the losses, the names of those counted by element, and two float64 tensors: the losses
-        `[batches, losses, (sum, count)]` and the number of clips in each batch."""
+        `[batches, losses, (sum, count)]` and the number of clips in each batch. Return None if asked to stop."""
         size, rank, count = self.world.size, self.world.rank, len(self.batches)
         mine = range(rank, count, size)
         rounds = -(-count // size)
@@ -87,7 +93,9 @@ class HeldOut:
         names: list[str] = []
         rows: list[Tensor] = []
         clips = torch.zeros(count, dtype=torch.float64)
-        for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):
+        for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):  # repeat never ends
+            if self.should_stop():
+                return None
             with computing_precision(self.world, self.train):
                 terms = as_trainable(self.module)(batch.to(self.world.device))
             names = sorted(terms)

@@ -93,7 +93,8 @@ class Hooks:
 
     Args:
         measure: returns the held-out losses at a step, the same on every rank: before the first step, every
-            `validation.every` steps, and at the end; not when stopping. None if nothing is held out.
+            `validation.every` steps, and at the end; not when stopping, when it may also return nothing. None if nothing
+            is held out.
         usage: returns further metrics about the machine at a logged step, from the step's metrics.
         log: receives the step and its metrics every `log_every` steps, and held-out losses after every measurement.
         should_stop: called after every step; must return the same on every rank.
@@ -189,6 +190,8 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
         return {}, False
     with clock.paused():
         measured = hooks.measure(progress.step)
+    if not measured and hooks.should_stop():  # it may have been asked to stop while it measured
+        return {}, False
     progress.measured = progress.step
     return measured, progress.best.judge(progress.step, measured, train.validating)
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
-from soundomni.core.assembly.build import build_model, build_sampler
-from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.build import build_sampler
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.uninitialized import without_memory
-from soundomni.core.errors import ConstructionError, SoundOmniError, SpecError
+from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
-from soundomni.core.pretrained.directory import portable
-from soundomni.core.spec.culprit import named
 from soundomni.core.spec.ranges import check_loss_weights, check_train
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Spec, ValidationSpec
 from soundomni.data.data_section import check_data
 from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
+from soundomni.train.without_memory import model_without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +47,6 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         check_loss_weights(spec.train.loss_weights, losses)
         _check_validation(model, spec.train.validating)
         check_best(spec.train.validating, losses)
-        if spec.train.lora is not None:
-            add_adapters(model, spec.train.lora)
     return find_doubts(spec, model)
 
 
@@ -67,15 +61,8 @@ def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
 
 def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
     """Return the model of a spec, built on torch's meta device; None, with a warning, if that fails."""
-    section = replace(portable(spec).model, tokenizer=spec.model.tokenizer)
     try:
-        with without_memory():
-            return build_model(section, vocab_size=max(1, section.tokenizer.vocab_size), trust_class_paths=trust_class_paths)
-    except SoundOmniError as error:
-        if not isinstance(error, ConstructionError):
-            raise
-        reason = str(error)
-    except Exception as error:  # a plugin may do anything that needs memory
-        reason = named(error)
-    logger.warning("sizes are not checked beforehand, because the model cannot be built without memory: %s", reason)
-    return None
+        return model_without_memory(spec, trust_class_paths=trust_class_paths)
+    except ConstructionError as error:
+        logger.warning("sizes are not checked beforehand, because the model cannot be built without memory: %s", error)
+        return None

@@ -1,6 +1,7 @@
 """The best step by a measured number, patience, and which checkpoints are kept for it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,35 @@ def test_step_0_has_no_checkpoint_and_is_not_judged() -> None:
     assert not best.judge(0, {"x": -5.0}, spec) and best.judge(2, {"x": 1.0}, spec)
 
 
+@pytest.mark.parametrize("earlier", [1.0, NAN])
+def test_a_number_that_is_missing_once_is_not_judged_and_ends_nothing(earlier: float, caplog: pytest.LogCaptureFixture) -> None:
+    best, spec = Best(), ValidationSpec(best="x", patience=2)
+    best.judge(2, {"x": earlier, "y": 0.0}, spec)
+    before = replace(best)
+    assert not best.judge(4, {"y": -1.0}, spec) and best == before
+    assert "step 4 is not compared with the best step: x was not measured" in caplog.text
+
+
+def test_a_number_that_is_never_measured_is_refused() -> None:
+    with pytest.raises(SpecError, match="train.validation.best is 'x'; expected one of y"):
+        Best().judge(2, {"y": 0.0}, ValidationSpec(best="x"))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([NAN, INF], "x has not been finite, for 2 validations"),
+        ([3.0, NAN, 4.0], "x has not been lower than 3 since step 1, for 2 validations"),
+    ],
+)
+def test_the_line_at_an_early_end_says_what_was_waited_for(values: list[float], line: str) -> None:
+    best, spec = Best(), ValidationSpec(best="x", patience=2)
+    for number, value in enumerate(values, start=1):
+        best.judge(number, {"x": value}, spec)
+    assert best.is_over(spec)
+    assert best.describe_end(len(values), spec) == f"stopped early after step {len(values)}: {line} (train.validation.patience)"
+
+
 @pytest.mark.parametrize("change", [{"best": "y"}, {"better": "higher"}])
 def test_another_comparison_starts_over(change: dict[str, str]) -> None:
     best, spec = Best(), ValidationSpec(best="x")
@@ -54,13 +84,23 @@ SCRIPT = {0: 9.0, 2: 5.0, 4: 4.0, 6: 4.5, 8: 4.5, 10: 4.1, 12: 1.0}
 """What is measured at each step: with a patience of 3 it ends at step 10, and 4 is the best."""
 
 
-def train(run: TinyRun, checkpointer: Checkpointer, log: list[Mapping[str, float]], *, stop_at: int = 99) -> bool:
+def train(
+    run: TinyRun, checkpointer: Checkpointer, log: list[Mapping[str, float]], *, stop_at: int = 99, stop_in: int | None = None
+) -> bool:
+    """Train until a request to stop, which comes after step `stop_at` or while step `stop_in` is measured."""
     progress = run.state.progress
+    asked: list[int] = []
+
+    def measure(step: int) -> dict[str, float]:
+        if step == stop_in:
+            asked.append(step)
+        return {} if asked else {"validation/loss": SCRIPT[step]}
+
     hooks = Hooks(
-        measure=lambda step: {"validation/loss": SCRIPT[step]},
+        measure=measure,
         log=lambda step, metrics: log.append({"step": step, **metrics}),
         save=lambda progress: run.state.save(checkpointer, run.world, identity={"name": "tiny"}),
-        should_stop=lambda: progress.step == stop_at,
+        should_stop=lambda: progress.step == stop_at or bool(asked),
     )
     finished = run.run(0, hooks=hooks)
     checkpointer.wait()
@@ -86,11 +126,11 @@ def test_a_run_ends_when_patience_does_and_keeps_the_best_and_every_seventh(tmp_
     assert train(again, Checkpointer(tmp_path, alone(), keep=1, keep_every=7), log) and again.state.progress.step == 10
 
 
-@pytest.mark.parametrize("stop_at", [3, 4, 6, 9])
-def test_a_run_that_stopped_between_ends_at_the_same_step_with_the_same_best(stop_at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [{"stop_at": 3}, {"stop_at": 4}, {"stop_at": 6}, {"stop_at": 9}, {"stop_in": 4}, {"stop_in": 8}])
+def test_a_run_that_stopped_between_ends_at_the_same_step_with_the_same_best(stop: dict[str, int], tmp_path: Path) -> None:
     log: list[Mapping[str, float]] = []
     checkpointer = Checkpointer(tmp_path, alone(), keep=1, keep_every=7)
-    assert not train(TinyRun(alone(), PATIENT), checkpointer, log, stop_at=stop_at)
+    assert not train(TinyRun(alone(), PATIENT), checkpointer, log, **stop)
     run = TinyRun(alone(), PATIENT, resume=find_latest(tmp_path))
     assert train(run, checkpointer, log)
     assert run.state.progress.step == 10 and steps(tmp_path) == [4, 7, 10]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from tiny_spec import tiny_spec
 from tiny_training import alone
 
 from soundomni.cli.main import main
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
+from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.train.checkpoint import read_state
 from soundomni.train.run import run_training
 
@@ -71,6 +73,37 @@ def test_a_failure_is_told_once_and_gives_no_numbers(tmp_path: Path, caplog: pyt
         assert measure(5) == measure(7) == {}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("the held-out losses could not be measured at step 5; training continues") and line.endswith("MemoryError")
+
+
+def test_clips_of_which_none_can_be_read_give_no_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, numbers: dict[str, float]
+) -> None:
+    measure = held_out(alone(), tmp_path)
+
+    def gone(*_: object) -> None:
+        raise UnreadableAudioError("the disk is away")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "soundomni.train"):
+        patch.setattr(ToySounds, "load", gone)
+        assert measure(5) == measure(7) == {}
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("soundomni.train")] == [
+        "the held-out losses could not be measured at step 5; training continues, and this warning is not repeated: "
+        "none of the held-out clips can be read"
+    ]
+    assert measure(9) == numbers
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_request_to_stop_ends_measuring_between_two_batches(rounds: int, tmp_path: Path, numbers: dict[str, float]) -> None:
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(len(asked) == rounds)
+        return asked[-1]
+
+    measure = replace(held_out(alone(), tmp_path), should_stop=should_stop)
+    assert measure(5) == {} and len(asked) == rounds + 1
+    assert measure(5) == numbers and measure.module.training
 
 
 RUN = (

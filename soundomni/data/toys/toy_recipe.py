@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 Kind = Literal["tone", "chirp", "clicks", "noise"]
@@ -74,7 +74,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON: {"events": [{"kind": ..., stated attributes}]}."""
-        stated = [{name: value for name, value in asdict(event).items() if value is not None} for event in self.events]
+        stated = [{name: value for name, value in vars(event).items() if value is not None} for event in self.events]
         return {"events": [{_WRITTEN.get(name, name): value for name, value in event.items()} for event in stated]}
 
     @classmethod

@@ -8,13 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from soundomni.core.assembly.build import build_model
-from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.uninitialized import without_memory
-from soundomni.core.errors import SoundOmniError, SpecError
+from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.interfaces import Optimizer
-from soundomni.core.pretrained.directory import portable
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.ranges import check_train
 from soundomni.core.spec.registry import load
@@ -24,6 +20,7 @@ from soundomni.train.memory.activations import StepMemory, measure_step
 from soundomni.train.memory.footprint import OptimizerState, Part, gathered_bytes, list_parts, optimizer_state, resident_bytes
 from soundomni.train.memory.typical_batch import TEXT_TOKENS, BatchSizes, typical_batch
 from soundomni.train.parallel import mesh_shape
+from soundomni.train.without_memory import model_without_memory
 
 RESERVE = 1 << 30
 """Bytes of a GPU that nothing here uses: the CUDA context, libraries, gaps between blocks of memory."""
@@ -164,19 +161,11 @@ def diagnose(
 
 
 def _build(spec: Spec, trust_class_paths: bool) -> UnifiedModel:
-    """Build the model as for training, but without memory and without reading the files that its codec and tokenizer
-    start from."""
-    section = portable(spec).model
+    """Build the model without memory. Raise SpecError if a plugin cannot be built like that."""
     try:
-        with without_memory():
-            model = build_model(section, vocab_size=section.tokenizer.vocab_size, trust_class_paths=trust_class_paths)
-            if spec.train is not None and spec.train.lora is not None:
-                add_adapters(model, spec.train.lora)
-            return model
-    except SoundOmniError:
-        raise
-    except Exception as error:  # any error of a plugin that needs memory
-        raise SpecError(f"the model cannot be built without memory: {named(error)}") from error
+        return model_without_memory(spec, trust_class_paths=trust_class_paths)
+    except ConstructionError as error:
+        raise SpecError(f"the model cannot be built without memory: {error}") from error
 
 
 def _check_optimizer(train: TrainSpec, gpus: int, *, trust_class_paths: bool) -> None:
@@ -299,8 +288,8 @@ def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond
     samples = ", ".join(f"{count} x {task}" for task, count in batch.samples.items())
     yield f"a batch of {batch.num_tokens} tokens consists of {samples}, with {batch.seconds:g} s and {batch.text_tokens} tokens per text"
     yield "no data, tokenizer or weights were read"
-    if "vocab_rows" not in spec.model.backbone.init_args:
-        yield f"the tokenizer has {portable(spec).model.tokenizer.vocab_size} ids"
+    if spec.model.backbone.init_args.get("vocab_rows") is None:
+        yield f"the tokenizer has {spec.model.tokenizer.vocab_size} ids"
     if setting.gpus == 1:
         yield "one GPU is one process without torchrun: nothing is sharded"
     if train.batches_per_step % setting.gpus:

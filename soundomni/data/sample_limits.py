@@ -28,7 +28,7 @@ class Unfit:
     reason: Callable[[], str]
 
 
-class Fitting:
+class SampleLimits:
     """Plans samples within the limits of a spec.
 
     Args:
