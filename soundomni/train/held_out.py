@@ -62,13 +62,14 @@ class HeldOut:
         with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
             found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
         reshard(self.module)
-        if failure is not None:
-            if self.world.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if failure not in self.told:
-                self.told.add(failure)
-                what = f"the held-out losses could not be measured at step {step}"
-                logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
+        if failure is not None and self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if found is not None and not found[-1].any():
+            found, failure = None, f"none of their {sum(len(batch.samples) for batch in self.batches)} clips can be read"
+        if failure is not None and failure not in self.told:
+            self.told.add(failure)
+            what = f"the held-out losses could not be measured at step {step}"
+            logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
         return self._named(*found) if found is not None else {}
 
     def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
