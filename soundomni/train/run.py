@@ -44,7 +44,8 @@ from soundomni.data.prefetch import ClipReader
 from soundomni.data.reports import check_skip_limit
 from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
-from soundomni.train.checkpoint import Checkpointer, list_checkpoints, read_state
+from soundomni.train.best import Best, criterion
+from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints, read_state
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.ema import EMA
 from soundomni.train.held_out import HeldOut
@@ -326,6 +327,7 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
             state.load(parts.opened.latest, world)
     if parts.opened.goes_back:
         world.on_main(lambda: held(home).go_back(state.progress.step))
+    _forget_lost_best(parts, state.progress, world)
     resumed_step, run = state.progress.step, parts.opened.run
     reporter = world.on_main(partial(open_reporter, parts.spec, train, resumed_step, run=run, trust_class_paths=trust_class_paths))
     if reporter is not None:
@@ -360,6 +362,29 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(_write_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _forget_lost_best(parts: _Parts, progress: Progress, world: World) -> None:
+    """Compare steps anew, with a warning, if the best step so far no longer has an intact checkpoint.
+
+    Otherwise no later step could become the best unless it is better than one that nobody has. A run that has ended early stays so.
+    """
+    best, validating = progress.best, parts.train.validating
+    if best.step in (None, progress.step) or best.judged_by != criterion(validating) or best.is_over(validating):
+        return
+    lost = world.gather(world.on_main(partial(_lost, Path(parts.train.run_dir) / CHECKPOINTS, int(best.step or 0), parts.opened.run)))[0]
+    if lost is not None:
+        logger.warning("steps are compared anew from step %d on, because the best one so far is lost: %s", progress.step, lost)
+        progress.best = Best()
+
+
+def _lost(checkpoints: Path, step: int, run: str) -> str | None:
+    """Return why the checkpoint of a step cannot be used, or None."""
+    try:
+        find_step(checkpoints, step, run=run)
+    except CheckpointError as error:
+        return str(error).removesuffix(". Choose another step")
+    return None
 
 
 def _tell_end(parts: _Parts, progress: Progress, usage: Usage, world: World) -> None:
