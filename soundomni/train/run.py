@@ -405,10 +405,13 @@ def _write_trace(parts: _Parts, profiler: profile) -> None:
     home = held(parts.home)
     part = home.directory / f".{TRACE_FILE}.part"
     try:
+        part.unlink(missing_ok=True)  # left by a killed run, or a link, which would be followed
         profiler.export_chrome_trace(str(part))
         home.adopt(part, TRACE_FILE)
     except (OSError, RuntimeError, CheckpointError) as error:
         logger.warning("the trace could not be written; training continues: %s", named(error))
+        with suppress(OSError):
+            part.unlink(missing_ok=True)  # a part of it would take the space that checkpoints need
         return
     tell(f"the trace is '{home.directory / TRACE_FILE}'. Open it in chrome://tracing or ui.perfetto.dev")
 

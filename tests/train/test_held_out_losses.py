@@ -11,6 +11,7 @@ from test_run import measured
 from tiny_held_out import HELD_OUT, held_out
 from tiny_spec import tiny_spec
 from tiny_training import alone
+from torch.profiler import profile
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
@@ -231,6 +232,24 @@ def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: py
     assert result.metrics["peak_memory"] > 1e7 and "loss/velocity/toys/generate" in result.metrics
     run_training(tiny_spec(run_dir, "train.steps=1"), existing="overwrite")
     assert not (run_dir / "trace.json").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("Failed to write")])
+def test_a_trace_that_fails_leaves_no_part_of_itself(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: profile, path: str) -> None:
+        assert not Path(path).exists(), "what a killed run left is gone"
+        Path(path).write_text("a part")
+        raise error
+
+    monkeypatch.setattr(profile, "export_chrome_trace", fail)
+    run_dir = tmp_path / "run"
+    run_training(tiny_spec(run_dir, "train.steps=4"))
+    (run_dir / ".trace.json.part").symlink_to(tmp_path / "elsewhere")
+    run_training(tiny_spec(run_dir, "train.steps=9"), profile_steps=1)
+    assert "the trace could not be written; training continues" in caplog.text
+    assert not list(run_dir.glob("*trace*")) and not list(run_dir.glob(".trace*")) and not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])
