@@ -24,7 +24,7 @@ from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.interfaces import Codec, Dataset
 from soundomni.core.pretrained.directory import without_weights
 from soundomni.core.pretrained.omni import SoundOmni
@@ -65,7 +65,7 @@ from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
-from soundomni.train.tracing import traced
+from soundomni.train.tracing import WARMUP_STEPS, traced
 from soundomni.train.usage import Usage, peak_memory, summary
 from soundomni.train.validation import Part, Validation, known_clips, make_and_describe, reconstruct
 
@@ -340,6 +340,10 @@ def _train(parts: _Parts, world: World, *, stop: StopRequest, stack: ExitStack, 
     hooks = dataclasses.replace(hooks, measure=_held_out(parts, world, ema, stack), usage=usage)
     steps = _steps(parts, state.progress, world)
     if parts.profile and world.is_main:
+        left = max(0, train.steps - state.progress.step)
+        if left <= WARMUP_STEPS:
+            what = f"--profile records nothing: {amount(left, 'step')} left, and the first {WARMUP_STEPS} are not recorded"
+            logger.warning("%s. Set train.steps above %d", what, state.progress.step + WARMUP_STEPS)
         steps = stack.enter_context(closing(traced(steps, parts.profile, partial(_write_trace, parts))))
     finished = fit(
         module,

@@ -252,6 +252,15 @@ def test_a_trace_that_fails_leaves_no_part_of_itself(
     assert not list(run_dir.glob("*trace*")) and not list(run_dir.glob(".trace*")) and not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(("steps", "left"), [(1, "1 step"), (3, "3 steps")])
+def test_a_trace_that_has_nothing_to_record_is_said(steps: int, left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_dir = tmp_path / "run"
+    for remaining, above in ((left, 3), ("0 steps", steps + 3)):
+        run_training(tiny_spec(run_dir, f"train.steps={steps}"), profile_steps=2)
+        told = f"--profile records nothing: {remaining} left, and the first 3 are not recorded. Set train.steps above {above}"
+        assert told in caplog.text and not (run_dir / "trace.json").exists()
+
+
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])
 def test_a_number_that_is_not_measured_is_refused_before_the_first_step(name: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=rf"train.validation.best is '{name}'; expected one of validation/loss, validation/loss/ce, "):
