@@ -45,7 +45,7 @@ def held_out_indices(name: str, dataset: Dataset, share: float) -> np.ndarray:
 def _share_between(least: float, most: float, *, low: bool) -> float:
     """Return a share with few digits that is above `least` and at most `most`: about the lowest one, or about the highest."""
     for digits in range(2, 18):
-        steps = 10**digits
+        steps = int(10**digits)
         share = (math.floor(least * steps) + 1) / steps if low else math.floor(most * steps) / steps
         if least < share <= most:
             return share

@@ -31,7 +31,6 @@ from soundomni.train.parallel import World
 from soundomni.train.reporting import tracker_files
 from soundomni.train.run_directory.files import (
     NOTED,
-    RUN_FILE,
     SAMPLES,
     TENSORBOARD,
     WANDB_FILE,
@@ -43,7 +42,7 @@ from soundomni.train.run_directory.files import (
     remove,
     written,
 )
-from soundomni.train.run_directory.inventory import Inventory, free_name, set_aside
+from soundomni.train.run_directory.inventory import RUN_FILE, Inventory, free_name, set_aside
 from soundomni.train.run_directory.owner import Owner
 from soundomni.train.run_directory.spec_changes import check_steps, check_unchanged
 from soundomni.train.terminal import tell
