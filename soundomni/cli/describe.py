@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     check_count("--batch", args.batch)
     check_text_sampling(args.temperature, args.top_k, args.top_p, options=True)
     if args.seed is not None:
-        check_seed(args.seed)
+        check_seed(args.seed, count=len(args.files))
         if args.temperature is None:
             raise SpecError(f"--seed is {args.seed}, but without a temperature no token is sampled. Set --temperature too, such as 1")
     if args.question is not None and not args.question.strip():

@@ -213,6 +213,9 @@ def _from_options(args: argparse.Namespace, prompt: str) -> Request:
 
 def _all_from_options(args: argparse.Namespace) -> list[Request]:
     """Return one request per prompt, with consecutive seeds."""
+    from soundomni.core.limits import check_seed
+
+    check_seed(args.seed, count=len(args.prompt))
     return [replace(_from_options(args, prompt), seed=args.seed + i) for i, prompt in enumerate(args.prompt)]
 
 

@@ -64,6 +64,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def amount(count: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> amount(1, "step"), amount(2, "step")
+    ('1 step', '2 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def describe(error: BaseException, *, whole: bool = False) -> str:
     """Return type and message of an unexpected error on one line; for SystemExit, what was called.
 

@@ -35,10 +35,13 @@ def check_count(name: str, value: int, *, most: int | None = None) -> None:
         raise SpecError(f"{name} is {value}; expected at most {most}")
 
 
-def check_seed(seed: int) -> None:
-    """Raise SpecError if a seed is negative or above 2^63 - 1."""
+def check_seed(seed: int, *, count: int = 1) -> None:
+    """Raise SpecError if a seed, or the last of `count` seeds that count up from it, is negative or above 2^63 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
         raise SpecError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}")
+    if seed > LARGEST_SEED - count + 1:
+        most = LARGEST_SEED - count + 1
+        raise SpecError(f"the seed is {seed}, and {count} seeds count up from it; expected at most {most}. Set a smaller seed")
 
 
 def check_scale(scale: float) -> None:

@@ -7,6 +7,7 @@ if others are added to the dataset.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -34,10 +35,21 @@ def held_out_indices(name: str, dataset: Dataset, share: float) -> np.ndarray:
     count = int((places < share).sum())
     if not 0 < count < len(places):
         least, most = float(places[order[0]]), float(places[order[-1]])
-        found, cure = ("none", f"above {least:.2g}") if count == 0 else ("all", f"below {most:.2g}, or to 1 to only measure it")
+        found = "none" if count == 0 else "all"
+        cure = "to 0 or 1" if least == most else f"to {_share_between(least, most, low=count == 0):g}, or to 1 to only measure it"
         what = f"which holds out {found} of its {len(places)} items"
         raise DataError(f"data.datasets.{name}.held_out is {share:g}, {what}. Set it {cure}")
     return order[:count]
+
+
+def _share_between(least: float, most: float, *, low: bool) -> float:
+    """Return a share with few digits that is above `least` and at most `most`: about the lowest one, or about the highest."""
+    for digits in range(2, 18):
+        steps = int(10**digits)
+        share = (math.floor(least * steps) + 1) / steps if low else math.floor(most * steps) / steps
+        if least < share <= most:
+            return share
+    return most
 
 
 def key_place(key: str) -> float:

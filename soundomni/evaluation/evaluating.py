@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundomni.core.errors import SpecError
 from soundomni.evaluation.evaluation_data import EvaluationData, open_data
 from soundomni.evaluation.judges import NO_JUDGES, Judges, check_judged_tasks
 from soundomni.evaluation.observer import SILENT, Observer
@@ -59,21 +60,41 @@ def evaluate(
         the scores and counts that `score_outcome` describes, and "made_with", everything that the numbers depend on.
 
     Raises:
-        SpecError: there is no such list, a number is out of its range, a task is unknown, or judges have nothing to judge.
-        DataError: none of the clips can be read and measured, or `save` cannot be written to.
+        SpecError: an argument is of a wrong kind, there is no such list, a number is out of its range, a task is unknown,
+            or judges have nothing to judge.
+        DataError: a path is of a wrong kind, none of the clips can be read and measured, or `save` cannot be written to.
         CheckpointError: there is no model `loaded_from`, or no adapter.
         PluginError: there is no dataset plugin of the slot's name.
     """
+    from soundomni.core.inference.inputs import as_directory  # here, as it imports numpy
+
+    _check_kinds(model, judges, observer)
     opened = data if isinstance(data, EvaluationData) else open_data(data, observer=observer)
     limit, chosen = opened.default_limit if limit is None else limit, opened.choose_tasks(tasks)
     settings = Settings(limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, tasks=chosen)
     if judges:
         check_judged_tasks(chosen)
+    sources = (("loaded_from", loaded_from), ("adapter", adapter))
+    loaded_from, adapter = (None if path is None else as_directory(name, path) for name, path in sources)
     check_sources(loaded_from, adapter)
-    folder = None if save is None else empty_folder(save)
+    folder = None if save is None else empty_folder(as_directory("save", save))
     outcome = run_model(model, opened.dataset, settings, judges=judges, observer=observer)
     if folder is not None:
         save_outcome(outcome, folder, observer=observer)
     result = score_outcome(outcome, judges=judges, observer=observer)
     record = made_with(model, opened, settings, outcome, judges=judges, loaded_from=loaded_from, adapter=adapter)
     return {**result, "made_with": record}
+
+
+def _check_kinds(model: object, judges: object, observer: object) -> None:
+    """Raise SpecError for an object that is not what its name says, before any clip is read."""
+    from soundomni.core.inference.inputs import shown
+    from soundomni.core.pretrained.omni import SoundOmni
+
+    if not isinstance(model, SoundOmni):
+        raise SpecError(f"model is {shown(model)}; expected a SoundOmni. Load it first: SoundOmni.from_pretrained(...)")
+    if not isinstance(judges, Judges):
+        raise SpecError(f"judges is {shown(judges)}; expected Judges. Call load_judges, or leave judges out")
+    lacking = [name for name in ("begin", "note") if not callable(getattr(observer, name, None))]
+    if lacking:
+        raise SpecError(f"observer is {shown(observer)}, without the method {lacking[0]}(); expected an Observer, or leave it out")

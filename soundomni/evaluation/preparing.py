@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from soundomni.core.errors import DataError
+from soundomni.core.limits import check_seed
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.lazy_clips import Clips
 from soundomni.evaluation.observer import Observer, counted
@@ -30,8 +31,10 @@ def prepare(
     the model or the clips do not allow are in the outcome's `not_measured`.
 
     Raises:
+        SpecError: the seed is too large to count up from it once for each clip.
         DataError: the dataset is empty, or none of its clips can be read and measured.
     """
+    check_seed(settings.seed, count=settings.count(len(dataset)))
     outcome = _read(dataset, settings.count(len(dataset)), observer)
     refused = {task: _obstacle(task, model, outcome.items, judged=bool(judges)) for task in settings.tasks}
     outcome.not_measured = {task: why for task, why in refused.items() if why is not None}

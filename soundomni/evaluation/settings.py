@@ -64,6 +64,8 @@ class Settings:
 def check_tasks(name: str, tasks: Sequence[str]) -> None:
     """Raise SpecError if `tasks` is empty or has an unknown task; `name` says where the tasks come from."""
     known = ", ".join(TASKS)
+    if not isinstance(tasks, (str, Sequence)):
+        raise SpecError(f"{name} is {tasks!r} ({type(tasks).__name__}); expected a list of some of {known}")
     if isinstance(tasks, str):
         raise SpecError(f"{name} is the text '{tasks}'; expected a list of some of {known}. Write ['{tasks}']")
     if not tasks:

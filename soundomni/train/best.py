@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, amount, did_you_mean
 from soundomni.core.spec.schema import ValidationSpec
 
 logger = logging.getLogger(__name__)
@@ -25,18 +25,32 @@ class Best:
         value: the number at the best step; None before the first one.
         step: the best step; None before the first one. Step 0 is not judged, as it has no checkpoint.
         waited: number of validations since then; none was better.
+        clips: number of clips that the best step was measured on; None if unknown.
+
+    Raises:
+        SpecError: a number is out of its range, as in a checkpoint that something else wrote.
     """
 
     judged_by: str | None = None
     value: float | None = None
     step: int | None = None
     waited: int = 0
+    clips: float | None = None
+
+    def __post_init__(self) -> None:
+        known = (("step", self.step, 1), ("waited", self.waited, 0), ("clips", self.clips, 1))
+        for name, number, least in known:
+            if number is not None and not number >= least:
+                raise SpecError(f"{name} of the best step is {number}; expected at least {least}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise SpecError(f"value of the best step is {self.value}; expected a finite number")
 
     def judge(self, step: int, measured: Mapping[str, float], spec: ValidationSpec) -> bool:
         """Record what was measured at a step, and return whether it is the best one so far.
 
-        A step whose number is not finite is never the best. A step without the number is not judged if it was measured
-        before: this time, none of its clips could be read.
+        A step whose number is not finite is never the best. A step without the number is not judged if it was measured before:
+        this time, none of its clips could be read. Steps that were measured on different clips do not compare: one with
+        fewer clips than the best step, because some could not be read, is left out, and one with more becomes the best.
 
         Raises:
             SpecError: `validation.best` is not among the numbers that are measured.
@@ -51,20 +65,27 @@ class Best:
             return False
         if step == 0:
             return False
-        value = measured[spec.best]
-        is_better = self.value is None or (value > self.value if spec.better == "higher" else value < self.value)
+        value, clips = measured[spec.best], measured.get(CLIPS)
+        if self.has_fewer_clips(measured):
+            return False
+        has_more = None not in (clips, self.clips) and clips != self.clips
+        is_better = has_more or self.value is None or (value > self.value if spec.better == "higher" else value < self.value)
         if not (is_better and math.isfinite(value)):
             self.waited += 1
             return False
-        self.value, self.step, self.waited = value, step, 0
+        self.value, self.step, self.waited, self.clips = value, step, 0, clips
         return True
+
+    def has_fewer_clips(self, measured: Mapping[str, float]) -> bool:
+        """Return whether fewer clips were measured than at the best step, with which they then do not compare."""
+        return self.clips is not None and measured.get(CLIPS, self.clips) < self.clips
 
     def start_over_if_changed(self, spec: ValidationSpec) -> bool:
         """Forget the best step if the spec now compares steps differently, and return whether it does."""
         judged_by = criterion(spec)
         if judged_by == self.judged_by:
             return False
-        self.judged_by, self.value, self.step, self.waited = judged_by, None, None, 0
+        self.judged_by, self.value, self.step, self.waited, self.clips = judged_by, None, None, 0, None
         return True
 
     def is_over(self, spec: ValidationSpec) -> bool:
@@ -73,9 +94,12 @@ class Best:
 
     def describe_end(self, step: int, spec: ValidationSpec) -> str:
         """Return one line that says why the run ended early."""
-        missed = "finite" if self.value is None else f"{spec.better} than {self.value:.6g} since step {self.step}"
-        why = f"{spec.best} has not been {missed}, for {self.waited} validations"
-        return f"stopped early after step {step}: {why} (train.validation.patience)"
+        if self.value is None:
+            missed = f"was not a finite number in any of {amount(self.waited, 'validation')}"
+        else:
+            worse = f"has not been {spec.better} than {self.value:.6g} since step {self.step}"
+            missed = f"{worse}, for {amount(self.waited, 'validation')}"
+        return f"stopped early after step {step}: {spec.best} {missed} (train.validation.patience)"
 
 
 def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:

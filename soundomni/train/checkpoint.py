@@ -222,7 +222,7 @@ def find_step(directory: Path, step: int, world: World | None = None, *, run: st
     """
     steps = {step_of(found): found for found in reversed(list_checkpoints(directory))}
     if step not in steps:
-        known = f"expected one of {', '.join(map(str, steps))}" if steps else "it has no checkpoints at all"
+        known = f"expected {'one of ' if len(steps) > 1 else ''}{', '.join(map(str, steps))}" if steps else "it has no checkpoints at all"
         raise CheckpointError(f"'{directory}' has no checkpoint of step {step}; {known}")
     path = steps[step]
     problem = _problem(path, world, run)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters, merge_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.uninitialized import uninitialized
-from soundomni.core.errors import CheckpointError
+from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.interfaces import Codec
 from soundomni.core.pretrained.adapters import save_adapters
@@ -56,16 +57,26 @@ def best_step(run_dir: str | Path) -> int:
     """Return the best step of a run so far by `train.validation.best`; its checkpoint is kept.
 
     Raises:
-        CheckpointError: the run does not compare steps, or has not done so yet.
+        CheckpointError: the run does not compare steps, or has not done so yet; or the checkpoint of the best one is missing or damaged.
     """
     path = Path(run_dir)
     latest = _find(path, None)
-    best = convert(read_state(latest)["progress"].get("best", {}), Best, "progress.best")
+    try:
+        best = convert(convert(read_state(latest).get("progress"), dict[str, Any], "progress").get("best", {}), Best, "progress.best")
+    except SpecError as error:
+        raise CheckpointError(f"the checkpoint '{latest}' does not say which step is the best: {error}. Export with --step N") from error
     if best.step is None:
         raise CheckpointError(
             f"the run '{path}' has no best checkpoint: it has not compared any steps up to step {step_of(latest)}. "
             "Set train.validation.best, or export without --best"
         )
+    try:
+        find_step(path / CHECKPOINTS, best.step, run=read_run_id(path))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"step {best.step} is the best of the run '{path}', but its checkpoint cannot be used: {error}. "
+            "Export another step with --step N, or resume the run to compare steps anew"
+        ) from error
     return int(best.step)
 
 

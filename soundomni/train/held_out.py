@@ -68,14 +68,13 @@ class HeldOut:
         reshard(self.module)
         if failure is not None and self.world.device.type == "cuda":
             torch.cuda.empty_cache()
-        measured = self._named(*found) if found is not None else {}
-        if measured.get(CLIPS) == 0:
-            measured, failure = {}, "none of the held-out clips can be read"
+        if found is not None and not found[-1].any():
+            found, failure = None, f"none of their {sum(len(batch.samples) for batch in self.batches)} clips can be read"
         if failure is not None and failure not in self.told:
             self.told.add(failure)
             what = f"the held-out losses could not be measured at step {step}"
             logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
-        return measured
+        return self._named(*found) if found is not None else {}
 
     def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
         """Read some of the batches, in order."""

@@ -27,7 +27,7 @@ from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import LossTerms
 from soundomni.core.spec.ranges import check_loss_weights
 from soundomni.core.spec.schema import TrainSpec
-from soundomni.train.best import Best
+from soundomni.train.best import CLIPS, Best
 from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.learning_rate import learning_rate, set_learning_rate
@@ -193,6 +193,14 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
     if not measured and hooks.should_stop():  # it may have been asked to stop while it measured
         return {}, False
     progress.measured = progress.step
+    if progress.best.has_fewer_clips(measured):
+        logger.warning(
+            "step %d was measured on %d held-out clips, fewer than the %d of the best step, because some could not be read; "
+            "it is not compared with other steps",
+            progress.step,
+            measured[CLIPS],
+            progress.best.clips,
+        )
     return measured, progress.best.judge(progress.step, measured, train.validating)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from torch.profiler import profile
@@ -92,9 +92,12 @@ def write_trace(parts: Parts, profiler: profile) -> None:
     home = held(parts.home)
     part = home.directory / f".{TRACE_FILE}.part"
     try:
+        part.unlink(missing_ok=True)  # left by a killed run, or a link, which would be followed
         profiler.export_chrome_trace(str(part))
         home.adopt(part, TRACE_FILE)
     except (OSError, RuntimeError, CheckpointError) as error:
         logger.warning("the trace could not be written; training continues: %s", named(error))
+        with suppress(OSError):
+            part.unlink(missing_ok=True)  # a part of it would take the space that checkpoints need
         return
     tell(f"the trace is '{home.directory / TRACE_FILE}'. Open it in chrome://tracing or ui.perfetto.dev")

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.load import resolve
 from soundomni.core.spec.schema import Spec
 from soundomni.data.reports import check_skip_limit
-from soundomni.train.checkpoint import Checkpointer, list_checkpoints
+from soundomni.train.best import Best, criterion
+from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress, fit, is_log_step
@@ -38,7 +39,7 @@ from soundomni.train.signals import STOPPED_STATUS, StopRequest
 from soundomni.train.start_weights import Start, open_start
 from soundomni.train.state import RunState
 from soundomni.train.terminal import tell
-from soundomni.train.tracing import traced
+from soundomni.train.tracing import WARMUP_STEPS, traced
 from soundomni.train.usage import Usage, peak_memory, summary
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
             state.load(parts.opened.latest, world)
     if parts.opened.goes_back:
         world.on_main(lambda: held(home).go_back(state.progress.step))
+    _forget_lost_best(parts, state.progress, world)
     resumed_step, run = state.progress.step, parts.opened.run
     reporter = world.on_main(partial(open_reporter, parts.spec, train, resumed_step, run=run, trust_class_paths=trust_class_paths))
     if reporter is not None:
@@ -180,6 +182,10 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     )
     steps = _steps(parts, state.progress, world)
     if profile_steps and world.is_main:
+        left = max(0, train.steps - state.progress.step)
+        if left <= WARMUP_STEPS:
+            what = f"--profile records nothing: {amount(left, 'step')} left, and the first {WARMUP_STEPS} are not recorded"
+            logger.warning("%s. Set train.steps above %d", what, state.progress.step + WARMUP_STEPS)
         steps = stack.enter_context(closing(traced(steps, profile_steps, partial(write_trace, parts))))
     finished = fit(
         module,
@@ -202,6 +208,29 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(write_trained_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _forget_lost_best(parts: Parts, progress: Progress, world: World) -> None:
+    """Compare steps anew, with a warning, if the best step so far no longer has an intact checkpoint.
+
+    Otherwise no later step could become the best unless it is better than one that nobody has. A run that has ended early stays so.
+    """
+    best, validating = progress.best, parts.train.validating
+    if best.step in (None, progress.step) or best.judged_by != criterion(validating) or best.is_over(validating):
+        return
+    lost = world.gather(world.on_main(partial(_lost, Path(parts.train.run_dir) / CHECKPOINTS, int(best.step or 0), parts.opened.run)))[0]
+    if lost is not None:
+        logger.warning("steps are compared anew from step %d on, because the best one so far is lost: %s", progress.step, lost)
+        progress.best = Best()
+
+
+def _lost(checkpoints: Path, step: int, run: str) -> str | None:
+    """Return why the checkpoint of a step cannot be used, or None."""
+    try:
+        find_step(checkpoints, step, run=run)
+    except CheckpointError as error:
+        return str(error).removesuffix(". Choose another step")
+    return None
 
 
 def _tell_end(parts: Parts, progress: Progress, world: World) -> None:

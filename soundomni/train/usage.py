@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.errors import amount
 from soundomni.train.parallel import World
 
 _TERA = 1e12
@@ -88,4 +89,4 @@ def peak_memory(device: torch.device) -> float:
 def summary(step: int, totals: Mapping[str, float], *, seconds: float, memory: float) -> str:
     """Return one line about a run: its steps, tokens and seconds, and its peak memory in bytes."""
     rate, time = totals.get("tokens", 0.0) / max(seconds, 1e-9), timedelta(seconds=round(seconds))
-    return f"{step} steps in {time}, {rate:,.0f} tokens/s, peak memory {memory / 1e9:.2f} GB"
+    return f"{amount(step, 'step')} in {time}, {rate:,.0f} tokens/s, peak memory {memory / 1e9:.2f} GB"

@@ -144,6 +144,14 @@ def test_a_clip_is_continued_and_a_gap_is_filled() -> None:
     np.testing.assert_allclose(free.waveform, alone.waveform, atol=1e-4)
 
 
+@pytest.mark.parametrize("strength", [1e-5, 1e-20, 1e-200, 5e-324])
+def test_the_slightest_strength_gives_the_clip_back(strength: float) -> None:
+    model = omni()
+    given_clip = Audio(clip(5, 160), RATE)
+    (varied,) = model.generate(["one"], seconds=0.16, vary=given_clip, strength=strength, num_steps=3)
+    np.testing.assert_allclose(varied.waveform, model.reconstruct(given_clip).waveform, atol=1e-3)
+
+
 def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     model = omni()
     given_clip = Audio(clip(5, 160), RATE)
@@ -206,6 +214,10 @@ def test_a_variant_keeps_what_is_kept() -> None:
         ({"seeds": -1}, "the seed is -1; expected a whole number from 0"),
         ({"seeds": [2**63]}, "the seed is 9223372036854775808; expected a whole number from 0"),
         ({"seeds": [1, 2]}, "seeds has length 2; expected 1, one for each prompt"),
+        (
+            {"prompts": ["one", "two"], "seeds": 2**63 - 1},
+            "the seed is 9223372036854775807, and 2 seeds count up from it; expected at most 9223372036854775806. Set a smaller seed",
+        ),
         ({"known": []}, "known has length 0; expected 1, one for each prompt"),
         (
             {"known": [Kept(Audio(clip(0, 100), RATE), [(0.0, 0.2)])]},
@@ -220,7 +232,7 @@ def test_a_variant_keeps_what_is_kept() -> None:
 )
 def test_what_cannot_be_made_is_refused_in_one_line(settings_: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(SpecError) as refused:
-        omni().generate(["one"], **{"seconds": 0.2, **settings_})
+        omni().generate(**{"prompts": ["one"], "seconds": 0.2, **settings_})
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -60,6 +60,16 @@ def test_one_layer_may_not_give_both_names(old: str, new: str, value: str, tmp_p
         load_spec(["demo", file])
 
 
+@pytest.mark.parametrize(
+    ("layer", "key"),
+    [("model.normalise: half", "model.normalise"), ("model: {backbone: {init_args.copy_initialise: true}}", "init_args.copy_initialise")],
+)
+def test_a_dotted_key_in_a_file_is_named_as_it_was_written(layer: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(layer)
+    with pytest.raises(SpecError, match=f"(?s)unknown .*'?{key}"):
+        load_spec(["demo", tmp_path / "mine.yaml"])
+
+
 def test_other_plugins_and_keys_keep_their_names() -> None:
     tree = {"model": {"backbone": {"class_path": "acme:mot", "init_args": {"copy_initialise": True}}, "codec": {"normalise": 1}}}
     assert current_names(tree) == tree

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from soundomni.core.errors import CheckpointError, did_you_mean, shown
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown
 from soundomni.core.files.small_files import open_regular, parse_json, read_json, read_piped_text, read_text
+from soundomni.core.spec import yaml_text
 
 
 def bound_socket(path: Path) -> None:
@@ -90,3 +91,12 @@ def test_errors_are_one_line_of_bounded_length_that_no_terminal_obeys() -> None:
     assert str(CheckpointError("two  spaces, ä and 音")) == "two  spaces, ä and 音"
     assert shown("x" * 1000).endswith("xxx…") and "cannot be shown" in shown(10**5000)
     assert did_you_mean("x" * 10_000, ["x" * 9999]) == ""
+
+
+@pytest.mark.parametrize("digits", [4301, 100_000])
+def test_a_number_of_too_many_digits_is_explained_in_the_words_of_a_file(digits: int) -> None:
+    number = "9" * digits
+    with pytest.raises(ValueError, match="^it has a whole number of too many digits$"):
+        parse_json(f'{{"a": [{number}]}}')
+    with pytest.raises(SpecError, match="^mine.yaml: not valid YAML: it has a whole number of too many digits$"):
+        yaml_text.parse(f"a: {number}", "mine.yaml")

@@ -63,14 +63,28 @@ def test_a_dataset_that_is_only_measured_is_never_drawn(ramps):
 @pytest.mark.parametrize(
     ("share", "size", "told"),
     [
-        (0.001, 20, "which holds out none of its 20 items. Set it above 0.0"),
-        (0.999, 20, "which holds out all of its 20 items. Set it below 0.9"),
+        (0.001, 20, "which holds out none of its 20 items. Set it to 0.0"),
+        (0.999, 20, "which holds out all of its 20 items. Set it to 0.9"),
         (1.0, 20, "every item of the data is held out"),
     ],
 )
 def test_a_share_that_leaves_one_side_empty_is_refused(share, size, told, ramps):
     with pytest.raises(DataError, match=told):
         mix(ramps(lengths=[1000] * size), held_out=share)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.9999999])
+@pytest.mark.parametrize("size", [2, 3, 7, 40, 300])
+def test_the_share_that_an_error_proposes_splits_the_items(share, size, ramps):
+    with pytest.raises(DataError, match="Set it to") as caught:
+        mix(ramps(lengths=[1000] * size), held_out=share)
+    proposed = float(str(caught.value).partition("Set it to ")[2].partition(",")[0])
+    assert 0 < len(mix(ramps(lengths=[1000] * size), held_out=proposed).held_out("mine")) < size
+
+
+def test_one_item_cannot_be_split(ramps):
+    with pytest.raises(DataError, match=r"of its 1 items\. Set it to 0 or 1$"):
+        mix(ramps(lengths=[1000]), held_out=0.5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])

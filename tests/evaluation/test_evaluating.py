@@ -196,6 +196,11 @@ def test_networks_judge_other_collections(model: SoundOmni, folder: Path, networ
         (None, {"tasks": []}, "tasks is empty"),
         (None, {"tasks": ["describes"]}, "unknown task 'describes'.* Did you mean 'describe'"),
         (None, {"tasks": [3]}, "unknown task '3'"),
+        (None, {"tasks": 3}, r"tasks is 3 \(int\); expected a list of some of generate"),
+        (None, {"judges": None}, r"judges is None \(NoneType\); expected Judges. Call load_judges"),
+        (None, {"save": 5}, r"save is 5 \(int\); expected a path"),
+        (None, {"loaded_from": 5}, r"loaded_from is 5 \(int\); expected a path"),
+        (None, {"seed": 2**63 - 1, "limit": 2}, "and 2 seeds count up from it; expected at most 9223372036854775806. Set a smaller seed"),
         ("between-notes", {"tasks": ["vary"]}, "'between-notes' does not measure vary; expected some of describe, answer"),
         (Slot("toy-sound"), {}, "Did you mean 'toy-sounds'"),
         (None, {"loaded_from": "nnao"}, "'nnao'"),
@@ -209,6 +214,18 @@ def test_mistakes_are_refused_in_one_line_before_anything_is_made(
     with pytest.raises(SoundOmniError, match=message) as caught:
         evaluate(model, ToySounds(**TOYS) if data is None else data, **arguments, observer=heard)
     assert "\n" not in str(caught.value) and "reading clips" not in heard.done
+
+
+@pytest.mark.parametrize("given", ["nano", None])
+def test_what_is_not_a_model_is_refused(given: Any) -> None:
+    with pytest.raises(SpecError, match="^model is .*; expected a SoundOmni. Load it first: SoundOmni.from_pretrained"):
+        evaluate(given)
+
+
+@pytest.mark.parametrize("given", [None, print])
+def test_what_is_not_an_observer_is_refused(model: SoundOmni, given: Any) -> None:
+    with pytest.raises(SpecError, match=r"^observer is .* without the method begin\(\); expected an Observer, or leave it out"):
+        evaluate(model, ToySounds(**TOYS), observer=given)
 
 
 def test_every_public_name_is_there_and_none_is_the_name_of_a_module() -> None:

@@ -10,7 +10,8 @@ from tiny_training import TinyRun, alone, settings
 from soundomni.core.errors import SpecError
 from soundomni.core.spec.ranges import check_train
 from soundomni.core.spec.schema import ValidationSpec
-from soundomni.train.best import Best
+from soundomni.core.spec.values import convert
+from soundomni.train.best import CLIPS, Best
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
 
@@ -55,7 +56,7 @@ def test_a_number_that_is_never_measured_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ([NAN, INF], "x has not been finite, for 2 validations"),
+        ([NAN, INF], "x was not a finite number in any of 2 validations"),
         ([3.0, NAN, 4.0], "x has not been lower than 3 since step 1, for 2 validations"),
     ],
 )
@@ -73,6 +74,35 @@ def test_another_comparison_starts_over(change: dict[str, str]) -> None:
     best.judge(2, {"x": 1.0, "y": 9.0}, spec)
     changed = ValidationSpec(**({"best": "x"} | change))  # type: ignore[arg-type]
     assert best.judge(4, {"x": 0.5, "y": 9.5}, changed) and best.step == 4
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_steps_measured_on_different_clips_are_not_compared(better: str) -> None:
+    best, spec = Best(), ValidationSpec(best="x", better=better, patience=1)  # type: ignore[arg-type]
+    good = -9.0 if better == "lower" else 9.0
+    assert best.judge(1, {"x": 1.0, CLIPS: 8.0}, spec)
+    assert not best.judge(2, {"x": good, CLIPS: 7.0}, spec) and best.has_fewer_clips({CLIPS: 7.0})
+    assert (best.step, best.waited) == (1, 0), "it is not a validation that patience counts either"
+    assert best.judge(3, {"x": -good, CLIPS: 9.0}, spec) and best.step == 3
+    assert not best.judge(4, {"x": NAN, CLIPS: 10.0}, spec)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_run_without_a_finite_number_says_so_when_patience_ends(value: float) -> None:
+    best, spec = Best(), ValidationSpec(best="x", patience=2)
+    for step in (1, 2):
+        best.judge(step, {"x": value}, spec)
+    assert best.is_over(spec)
+    assert best.describe_end(2, spec).startswith("stopped early after step 2: x was not a finite number in any of 2 validations")
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [({"value": NAN, "step": 2}, "finite"), ({"step": -1}, "at least 1"), ({"waited": -5}, "at least 0"), ({"clips": NAN}, "at least 1")],
+)
+def test_a_best_step_that_cannot_be_is_refused(entry: dict[str, float], problem: str) -> None:
+    with pytest.raises(SpecError, match=f"of the best step is .*; expected .*{problem}"):
+        convert(entry, Best, "progress.best")
 
 
 def test_patience_needs_a_number_to_compare() -> None:

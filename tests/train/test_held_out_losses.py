@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from test_run import measured
 from tiny_held_out import HELD_OUT, held_out
 from tiny_spec import tiny_spec
 from tiny_training import alone
+from torch.profiler import profile
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
+from soundomni.core.spec.schema import ValidationSpec
 from soundomni.data.toys.toy_sounds import ToySounds
+from soundomni.train.best import Best
 from soundomni.train.checkpoint import read_state
+from soundomni.train.export import best_step
 from soundomni.train.run import run_training
+from soundomni.train.run_directory.inventory import digest
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_clips_of_which_none_can_be_read_give_no_numbers(
         assert measure(5) == measure(7) == {}
     assert [record.getMessage() for record in caplog.records if record.name.startswith("soundomni.train")] == [
         "the held-out losses could not be measured at step 5; training continues, and this warning is not repeated: "
-        "none of the held-out clips can be read"
+        "none of their 15 clips can be read"
     ]
     assert measure(9) == numbers
 
@@ -104,6 +110,36 @@ def test_a_request_to_stop_ends_measuring_between_two_batches(rounds: int, tmp_p
     measure = replace(held_out(alone(), tmp_path), should_stop=should_stop)
     assert measure(5) == {} and len(asked) == rounds + 1
     assert measure(5) == numbers and measure.module.training
+
+
+@pytest.mark.parametrize("unreadable", ["every clip", "the clips of one task"])
+def test_clips_that_cannot_be_read_are_not_a_loss_of_zero(
+    unreadable: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, load, spec = held_out(alone(), tmp_path), ToySounds.load, ValidationSpec(best="validation/loss")
+    lost = {
+        sample.draw.index
+        for batch in measure.batches
+        for sample in batch.samples
+        if "every" in unreadable or batch.group.task == "describe"
+    }
+    best = Best()
+    best.judge(1, measure(1), spec)
+
+    def fail(self: ToySounds, index: int) -> object:
+        if index in lost:
+            raise UnreadableAudioError(f"cannot read {index}")
+        return load(self, index)
+
+    monkeypatch.setattr(ToySounds, "load", fail)
+    with caplog.at_level(logging.WARNING, "soundomni.train"):
+        numbers = measure(2)
+    assert not best.judge(2, numbers, spec) and best.step == 1
+    if "every" in unreadable:
+        assert numbers == {}
+        assert "could not be measured at step 2; training continues" in caplog.text and "none of their 15 clips can be read" in caplog.text
+    else:
+        assert 0 < numbers["validation/clips"] < 15
 
 
 RUN = (
@@ -143,11 +179,11 @@ def test_a_run_that_ended_early_does_not_train_on_and_more_patience_goes_on(whol
     assert run_training(tiny_spec(whole, *RUN, "train.steps=20", "train.validation.patience=1")).step == 4
     assert measured(whole) == before
     assert (
-        "stopped early after step 4: validation/clips has not been lower than 8 since step 2, for 1 validations" in capsys.readouterr().err
+        "stopped early after step 4: validation/clips has not been lower than 8 since step 2, for 1 validation " in capsys.readouterr().err
     )
     assert sorted(path.name for path in (whole / "checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"], "best and newest"
     progress = read_state(whole / "checkpoints" / "step-00000004")["progress"]
-    assert progress["best"] == {"judged_by": "lower validation/clips", "value": 8.0, "step": 2, "waited": 1}
+    assert progress["best"] == {"judged_by": "lower validation/clips", "value": 8.0, "step": 2, "waited": 1, "clips": 8.0}
 
 
 def test_the_best_and_any_other_step_are_exported(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +192,51 @@ def test_the_best_and_any_other_step_are_exported(whole: Path, tmp_path: Path, c
         assert f"the weights of step {step}" in capsys.readouterr().out
     assert main(["export", str(whole), "--out", str(tmp_path / "other"), "--step", "3"]) == 2
     assert "has no checkpoint of step 3; expected one of 2, 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["missing", "damaged"])
+def test_a_best_step_that_is_lost_is_said_and_steps_are_compared_anew(
+    loss: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    best = run_dir / "checkpoints" / "step-00000002"
+    if loss == "missing":
+        shutil.rmtree(best)
+    else:
+        (best / "rank-00000.json").write_text("{}")
+    assert main(["export", str(run_dir), "--out", str(tmp_path / "model"), "--best"]) == 2
+    assert f"step 2 is the best of the run '{run_dir}', but its checkpoint cannot be used: " in capsys.readouterr().err
+    spec = tiny_spec(run_dir, *RUN, "train.steps=6", "train.validation.patience=5")
+    assert run_training(spec).step == 6
+    assert "steps are compared anew from step 4 on, because the best one so far is lost: " in caplog.text
+    assert best_step(run_dir) == 4
+
+
+@pytest.mark.parametrize("best", [5, {"step": "x"}, {"zz": 1}, {"step": -1}])
+def test_a_checkpoint_that_lies_about_the_best_step_is_named(best: object, whole: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    checkpoint = run_dir / "checkpoints" / "step-00000004"
+    state, manifest = (json.loads((checkpoint / name).read_text()) for name in ("state.json", "manifest.json"))
+    state["progress"] = {**state["progress"], "best": best}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest["files"]["state.json"]["sha256"] = digest(checkpoint / "state.json")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="step-00000004' does not say which step is the best: "):
+        best_step(run_dir)
+
+
+@pytest.mark.parametrize("holds", ["nothing", "a log without checkpoints"])
+def test_going_back_in_a_directory_without_checkpoints_changes_nothing(holds: str, whole: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    if holds != "nothing":
+        shutil.copytree(whole, run_dir)
+        shutil.rmtree(run_dir / "checkpoints")
+    before = {path.name: path.read_bytes() for path in run_dir.glob("*.*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 2; it has no checkpoints at all"):
+        run_training(tiny_spec(run_dir, *RUN), from_step=2)
+    assert {path.name: path.read_bytes() for path in run_dir.glob("*.*") if path.is_file()} == before
 
 
 def test_a_run_goes_back_to_a_step_and_keeps_the_later_ones_aside(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +264,33 @@ def test_a_trace_and_a_line_of_sums_are_left_by_a_run(tmp_path: Path, capsys: py
     assert result.metrics["peak_memory"] > 1e7 and "loss/velocity/toys/generate" in result.metrics
     run_training(tiny_spec(run_dir, "train.steps=1"), existing="overwrite")
     assert not (run_dir / "trace.json").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("Failed to write")])
+def test_a_trace_that_fails_leaves_no_part_of_itself(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: profile, path: str) -> None:
+        assert not Path(path).exists(), "what a killed run left is gone"
+        Path(path).write_text("a part")
+        raise error
+
+    monkeypatch.setattr(profile, "export_chrome_trace", fail)
+    run_dir = tmp_path / "run"
+    run_training(tiny_spec(run_dir, "train.steps=4"))
+    (run_dir / ".trace.json.part").symlink_to(tmp_path / "elsewhere")
+    run_training(tiny_spec(run_dir, "train.steps=9"), profile_steps=1)
+    assert "the trace could not be written; training continues" in caplog.text
+    assert not list(run_dir.glob("*trace*")) and not list(run_dir.glob(".trace*")) and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(("steps", "left"), [(1, "1 step"), (3, "3 steps")])
+def test_a_trace_that_has_nothing_to_record_is_said(steps: int, left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_dir = tmp_path / "run"
+    for remaining, above in ((left, 3), ("0 steps", steps + 3)):
+        run_training(tiny_spec(run_dir, f"train.steps={steps}"), profile_steps=2)
+        told = f"--profile records nothing: {remaining} left, and the first 3 are not recorded. Set train.steps above {above}"
+        assert told in caplog.text and not (run_dir / "trace.json").exists()
 
 
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])

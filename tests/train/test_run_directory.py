@@ -20,6 +20,7 @@ from soundomni.train.checkpoint import find_latest, read_state
 from soundomni.train.export import load_run
 from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.run import run_training
+from soundomni.train.run_directory import inventory
 from soundomni.train.run_directory.files import read_run_id, refuse_foreign
 from soundomni.train.run_directory.inventory import Inventory
 
@@ -207,6 +208,29 @@ def test_a_first_run_replaces_nothing(tmp_path: Path, name: str, existing: str) 
         run_training(tiny_spec(tmp_path / "run"), existing=existing)  # type: ignore[arg-type]
     found = {key: value for key, value in snapshot(tmp_path).items() if key.startswith("run/")}
     assert found == {key: value for key, value in before.items() if key.startswith("run/")}
+
+
+@pytest.mark.parametrize("reached", ["nothing was written", "the line was written", "the file was written in part"])
+def test_a_run_whose_disk_was_full_before_it_began_begins_later(reached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir, sub = tmp_path / "run", "train.steps=1"
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        if "part" in reached:
+            (path.parent / f".{path.name}.part").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    def full_at_once(path: Path, records: object) -> None:
+        path.touch()
+        full(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inventory, "write_whole", full)
+        if "nothing" in reached:
+            patched.setattr(inventory, "append_lines", full_at_once)
+        with pytest.raises(CheckpointError, match="cannot be written: No space left on device"):
+            run_training(tiny_spec(run_dir, sub))
+    assert (run_dir / "inventory.jsonl").exists() and not (run_dir / "run.json").exists()
+    assert run_training(tiny_spec(run_dir, sub)).finished
 
 
 def test_a_file_that_was_edited_is_set_aside_when_the_run_goes_on(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

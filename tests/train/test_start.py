@@ -245,6 +245,19 @@ def test_what_does_not_fit_is_refused_with_its_key_before_anything_is_written(
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["5", "2024", "1e3", "true", "[a]", "in a section"])
+def test_a_start_that_looks_like_another_value_is_still_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    override = ("model", "{start: named}") if name == "in a section" else ("model.start", name)
+    start = "named" if name == "in a section" else name
+    (tmp_path / start).symlink_to(SHIPPED / "nano")
+    spec = load_spec_with_start([{"guidance": {"scale": 2.0}}], [override])
+    nano = load_spec([SHIPPED / "nano" / "spec.yaml"])
+    assert spec.model.backbone == nano.model.backbone and spec.model.start == start
+    with pytest.raises(SpecError, match="whose spec load_spec does not read"):
+        load_spec(["demo"], [override])
+
+
 def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = tmp_path / "rest.yaml"
     rest.write_text(json.dumps(REST))

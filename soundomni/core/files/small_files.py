@@ -78,6 +78,10 @@ def parse_json(text: str, *, most_values: int = MOST_VALUES) -> Any:
         raise ValueError(f"it holds more than {most_values:,} values")
     try:
         return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # which Python explains with a setting of its own
+        raise ValueError("it has a whole number of too many digits") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -106,9 +106,13 @@ def as_texts(name: str, value: Any) -> list[str]:
 
 
 def as_seeds(value: Any, count: int, *, of: str = "prompt") -> list[int]:
-    """Return `count` seeds, from a list or counting up from one number. Raise SpecError for anything else, or for another count."""
+    """Return `count` seeds, from a list or counting up from one number.
+
+    Raise SpecError for anything else, for another count, or if there are no such seeds.
+    """
     if isinstance(value, (int, np.integer)) or (hasattr(value, "__index__") and np.ndim(value) == 0):
         first = as_whole("seeds", value)
+        check_seed(first, count=count)
         return list(range(first, first + count))
     try:
         seeds = _listed("seeds", value, "a whole number or a list of them")

@@ -33,6 +33,8 @@ from soundomni.core.sequence import Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
 """Timesteps at which the loss of a clip is measured; it is interpolated between them."""
+LEAST_STRENGTH = 1e-6
+"""Lower strengths count as this one: float32 does not show so slight a change, and divisions by yet smaller timesteps fail."""
 NUM_DRAWS = 1
 """Draws of noise that the loss is averaged over; each is used with both signs."""
 
@@ -85,6 +87,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     """
     if strength == 1.0:
         return Beginning()
+    strength = max(strength, LEAST_STRENGTH)
     errors = estimate_errors(model, clip, slot=slot, batch_size=batch_size)
     timestep = timestep_of_share(strength**2, lost_shares(errors))
     if errors[-1] == 0.0:  # nothing to measure a change by

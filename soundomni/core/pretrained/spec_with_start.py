@@ -41,10 +41,10 @@ def load_spec_with_start(
     """
     layers = read_layers(configs, overrides)
     base: dict[str, Any] = {}
-    if isinstance(name := layers.last("model", "start"), str):
+    if (name := layers.last_text("model", "start")) is not None:
         from soundomni.core.pretrained.start import start_layer
 
-        run_dir = layers.last("train", "run_dir") if start != "directory" else None
+        run_dir = layers.last_text("train", "run_dir") if start != "directory" else None
         may_be_absent = start == "if-here" and layers.last("model", "backbone") is not None
-        base = start_layer(at_home(name), at_home(run_dir) if isinstance(run_dir, str) else None, may_be_absent=may_be_absent)
+        base = start_layer(at_home(name), at_home(run_dir) if run_dir is not None else None, may_be_absent=may_be_absent)
     return join_layers(layers, base=base, trust_class_paths=trust_class_paths, validate_plugins=validate_plugins)

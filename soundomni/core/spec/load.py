@@ -23,7 +23,7 @@ from soundomni.core.spec.provenance import Record, Source, check_installed, own_
 from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_names, map_slots
-from soundomni.core.spec.values import convert, join, plain, settle
+from soundomni.core.spec.values import Text, convert, join, plain, settle
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -42,9 +42,22 @@ class SpecLayers:
 
     def last(self, section: str, name: str) -> Any:
         """Return what the highest layer with the key `section.name` says there, or None if none has it."""
-        sections = [tree[section] for tree in self.trees if isinstance(tree.get(section), Mapping)]
-        found = [inner[name] for inner in sections if name in inner]
-        return settle(found[-1]) if found else None
+        return settle(self._last(section, name))
+
+    def last_text(self, section: str, name: str) -> str | None:
+        """Return the text of the highest layer with the key `section.name`; None if none has it, or if it is not text.
+
+        Unlike `last`, this reads what was typed as text: `--model.start=5` names the directory 5.
+        """
+        value = self._last(section, name)
+        text = convert(value, str | None, f"{section}.{name}") if isinstance(value, Text) else value
+        return text if isinstance(text, str) else None
+
+    def _last(self, section: str, name: str) -> Any:
+        sections = [tree[section] for tree in self.trees if section in tree]
+        inner = [settle(found) if isinstance(found, Text) else found for found in sections]
+        named = [found[name] for found in inner if isinstance(found, Mapping) and name in found]
+        return named[-1] if named else None
 
 
 def load_spec(
@@ -77,7 +90,7 @@ def load_spec(
     `train.run_dir`; plugins expand it in their own.
     """
     layers = read_layers(configs, overrides)
-    if base is None and isinstance(name := layers.last("model", "start"), str):
+    if base is None and (name := layers.last_text("model", "start")) is not None:
         alternatives = "Use load_spec_with_start, or give base={} if the spec is complete"
         raise SpecError(f"model.start is '{name}', whose spec load_spec does not read. {alternatives}")
     return join_layers(layers, base=base or {}, trust_class_paths=trust_class_paths, validate_plugins=validate_plugins)

@@ -37,7 +37,7 @@ def _renamed(tree: Mapping[str, Any], above: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{above}.{name}" if above else name
-        new = _RENAMED.get(key, name)
+        new = name if "." in str(name) else _RENAMED.get(key, name)  # a dotted key is only a key on the command line
         if new != name and new in tree:
             raise SpecError(f"{key} and {above}.{new} are both given; expected one. Remove {key}, the old name")
         within = isinstance(value, Mapping) and any(old.startswith(f"{key}.") for old in _RENAMED) and _is_meant(key, value)

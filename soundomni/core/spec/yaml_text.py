@@ -133,8 +133,8 @@ def parse(text: str, source: str) -> Any:
         raise SpecError(f"{source}: not valid YAML: {message_of(error)}") from error
     except RecursionError as error:
         raise SpecError(f"{source}: nested too deeply") from error
-    except ValueError as error:  # such as an integer of more digits than Python converts
-        raise SpecError(f"{source}: {error}") from error
+    except ValueError as error:  # which Python explains with a setting of its own
+        raise SpecError(f"{source}: not valid YAML: it has a whole number of too many digits") from error
 
 
 def render(tree: Any) -> str:

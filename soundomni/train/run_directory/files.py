@@ -47,9 +47,9 @@ from soundomni.train.checkpoint import (
 from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics_log import RUN, read_metrics
 from soundomni.train.run_directory.inventory import FILE_NAME as INVENTORY_FILE
-from soundomni.train.run_directory.inventory import Inventory, digest, is_plain_file
+from soundomni.train.run_directory.inventory import RUN_FILE, Inventory, digest, is_plain_file
 
-RUN_FILE, SAMPLES, CODEC_FILE = "run.json", "samples", "codec.safetensors"
+SAMPLES, CODEC_FILE = "samples", "codec.safetensors"
 TRACE_FILE = "trace.json"
 TENSORBOARD, WANDB_FILE = "tensorboard", "wandb-id"
 """Files that SoundOmni's trackers leave; they would make one log of two runs."""
@@ -94,6 +94,8 @@ def refuse_foreign(directory: Path) -> None:
     """Raise CheckpointError, which names them, if a directory without a run has files that a run would replace."""
     files = (*NOTED, METRICS_FILE, INVENTORY_FILE, WANDB_FILE, f"{CHECKPOINTS}/{POINTER_FILE}")
     names = [name for name in files if _exists(directory / name)]
+    if names == [INVENTORY_FILE] and Inventory(directory).is_of_run_that_never_began():
+        names = []
     for folder in (CHECKPOINTS, SAMPLES):
         names += [f"{folder}/{path.name}" for path in _list(directory / folder) if is_step_name(path.name)]
     # A run would write into the same log, and could not tell later which part of it is its own.

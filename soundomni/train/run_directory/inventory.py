@@ -14,6 +14,8 @@ from soundomni.core.files.whole_files import write_whole
 from soundomni.train.json_lines import append_lines, read_lines
 
 FILE_NAME = "inventory.jsonl"
+RUN_FILE = "run.json"
+"""The first file that a run writes; with it, the directory is a run directory."""
 
 
 class Inventory:
@@ -52,6 +54,12 @@ class Inventory:
     def knows(self, path: Path) -> bool:
         """Return whether something was ever written to `path`."""
         return self._name(path) in self._digests
+
+    def is_of_run_that_never_began(self) -> bool:
+        """Return whether the inventory only lists the file that begins a run: the run was killed, or the disk was full, before it was
+        written.
+        """
+        return is_plain_file(self._path) and (not self._path.stat().st_size or self._digests.keys() == {RUN_FILE})
 
     def knows_any_in(self, folder: Path) -> bool:
         """Return whether something was ever written to a file in `folder`."""

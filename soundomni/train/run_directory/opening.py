@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, did_you_mean
+from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError, amount, did_you_mean
 from soundomni.core.files.names import LOCK_FILE, SPEC_FILE
 from soundomni.core.files.small_files import read_json
 from soundomni.core.pretrained.start import CHECKPOINTS, KEPT_FILE, has_checkpoint
@@ -31,7 +31,6 @@ from soundomni.train.parallel import World
 from soundomni.train.reporting import tracker_files
 from soundomni.train.run_directory.files import (
     NOTED,
-    RUN_FILE,
     SAMPLES,
     TENSORBOARD,
     WANDB_FILE,
@@ -43,7 +42,7 @@ from soundomni.train.run_directory.files import (
     remove,
     written,
 )
-from soundomni.train.run_directory.inventory import Inventory, free_name, set_aside
+from soundomni.train.run_directory.inventory import RUN_FILE, Inventory, free_name, set_aside
 from soundomni.train.run_directory.owner import Owner
 from soundomni.train.run_directory.spec_changes import check_steps, check_unchanged
 from soundomni.train.terminal import tell
@@ -186,7 +185,7 @@ class RunDirectory:
             point_at(self.directory / CHECKPOINTS, step_name(step))
         except OSError as error:
             raise _not_writable(self.directory, error) from error
-        tell(f"the {len(later)} checkpoints of later steps are kept in '{aside}'")
+        tell(f"{amount(len(later), 'checkpoint')} of later steps moved to '{aside}'")
 
     def record(self, files: Collection[Path]) -> None:
         """Record files that a run has written. Raise OSError."""
@@ -331,9 +330,11 @@ def open_run(
         CheckpointError: there is a run that may not be touched, none of its checkpoints, or not the one of `from_step`, is
             intact, it was made from another spec, or the directory cannot be written.
     """
-    run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     directory = Path(spec.train.run_dir) if spec.train is not None else Path()
     checkpoints = directory / CHECKPOINTS
+    if from_step is not None:  # before anything changes: a directory without checkpoints would start over
+        world.on_main(lambda: find_step(checkpoints, from_step))
+    run = str(world.gather(world.on_main(lambda: held(home).prepare(existing, trust_class_paths=trust_class_paths)))[0])
     latest = find_latest(checkpoints, world, run=run) if from_step is None else find_step(checkpoints, from_step, world, run=run)
     changed: list[str] = []
     if latest is not None:
