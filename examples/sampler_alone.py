@@ -8,11 +8,10 @@ noise, 0 is data.
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation
 from soundomni.flow import EulerSampler, FlowMatching, HeunSampler
 
 B, T = 256, 8
-PLANE = RepresentationSpec(kind="continuous", sample_rate=1, channels=1, downsampling_ratio=1, latent_dim=2)
 
 
 def ring() -> Tensor:
@@ -28,7 +27,7 @@ optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
 generators = [torch.Generator().manual_seed(clip) for clip in range(B)]
 
 
-def velocity(values: Tensor, timesteps: Tensor) -> Tensor:
+def velocity(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
     """Return the network's prediction for values `[B, 2, T]` at timesteps `[B, T]`, or one per clip `[B]`."""
     times = timesteps.reshape(len(values), -1, 1).expand(-1, values.shape[-1], 1)
     return network(torch.cat([values.mT, times], dim=-1)).mT
@@ -36,14 +35,14 @@ def velocity(values: Tensor, timesteps: Tensor) -> Tensor:
 
 nothing_known, all_noisy = torch.zeros(B, T, dtype=torch.bool), torch.ones(B, dtype=torch.bool)
 for _ in range(300):
-    clean = Representation(ring(), torch.full((B,), T), PLANE)
-    query = objective.corrupt(clean, known=nothing_known, noise=all_noisy, generators=generators)
+    query = objective.corrupt(Representation.of_latents(ring()), known=nothing_known, noise=all_noisy, generators=generators)
     total, count = objective.loss(velocity(query.inputs, query.timesteps), query)["velocity"]
     (total / count).backward()
     optimizer.step()
     optimizer.zero_grad()
 for sampler in (EulerSampler(num_steps=2), EulerSampler(num_steps=20), HeunSampler(num_steps=10)):
     with torch.no_grad():
-        radius = sampler.sample(velocity, torch.randn(B, 2, T), generators=generators).norm(dim=1)
-    asked = f"{type(sampler).__name__}, {sampler.num_evaluations} evaluations"
+        start = Representation.of_latents(torch.randn(B, 2, T))
+        radius = sampler.sample(velocity, start, generators=generators).values.norm(dim=1)
+    asked = f"{type(sampler).__name__}, {sampler.num_evaluations(start)} evaluations"
     print(f"{asked}: radius {radius.mean():.2f} with deviation {radius.std():.2f} (data: 2.00, 0.00)")

@@ -186,10 +186,10 @@ def test_what_a_page_was_filled_with_is_made_anew(tmp_path: Path) -> None:
     hooks, fill = module("hooks"), module("fill")
     page = "before\n\n{{ runtime connector }}\n\n```python\nprint(1)\n```\n\n{{ output }}\n\nsee [this][soundomni.core.errors.SpecError]\n"
     filled = fill.fill(page, Path("concepts/x.md"), run=True)
-    assert "The assembly passes `token_dim`" in filled and "```text\n1\n```" in filled
+    assert "The assembly passes `tokens`" in filled and "```text\n1\n```" in filled
     assert "[soundomni.core.errors.SpecError]: ../../soundomni/core/errors.py" in filled
     assert hooks.expand(filled).startswith(hooks.expand(page).rstrip("\n"))
-    stale = filled.replace("token_dim", "size").replace("\n1\n", "\n2\n")
+    stale = filled.replace("tokens", "size").replace("\n1\n", "\n2\n")
     assert fill.fill(stale, Path("concepts/x.md"), run=True) == filled
     assert fill.fill(stale, Path("concepts/x.md"), run=False) == filled.replace("\n1\n", "\n2\n")
 

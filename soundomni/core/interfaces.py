@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec
-from soundomni.core.sequence import Role
+from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec, TokenSpec
+from soundomni.core.sequence import Attend, Role
 
 if TYPE_CHECKING:
     from soundomni.core.attention.layout import Layout
@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 LossTerms = dict[str, tuple[Tensor, Tensor]]
 """Name of a loss → (sum over its elements, number of its elements), so that ranks and micro-batches add up exactly."""
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""(values `[B, D, T]`, timesteps `[B]`) → prediction of the same shape as the target."""
+Prediction = Literal["velocity", "logits"]
+"""What an objective predicts and a sampler takes."""
+
+
+class Predict(Protocol):
+    """What a sampler asks for predictions."""
+
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        """Return the prediction `[B, P, T]` for values `[B, D, T]` or codes `[B, K, T]` at timesteps `[B]`.
+
+        Tokens before `first` are settled: they were asked for in earlier calls, stay as they were then, and are not in
+        `values`. Samplers that change all tokens in every step leave it at 0.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +126,9 @@ class Encoder(nn.Module, ABC):
 class Connector(nn.Module, ABC):
     """Maps tokens into the hidden space and back. Group `soundomni.connectors`.
 
-    Runtime arguments: `token_dim` (D or F), `hidden_dim` (H), and `generates` (whether `leave` is used; if so, tokens
-    also come with a timestep and their index in the clip).
+    Runtime arguments: `tokens` (a TokenSpec: D numbers, F features, or the vocabularies of K codes), `hidden_dim` (H), and
+    `generates` (whether `leave` is used; if so, tokens also come with a timestep and their index in the clip). The
+    constructor raises SpecError for tokens that it does not map.
     """
 
     @property
@@ -125,7 +138,7 @@ class Connector(nn.Module, ABC):
 
     @abstractmethod
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """Map `[N, token_dim]` to `[N, H]`.
+        """Map numbers `[N, D]`, or ids `[N, K]` int64 of which some may be HIDDEN, to `[N, H]`.
 
         With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each frame within its clip, are
         given too.
@@ -133,7 +146,7 @@ class Connector(nn.Module, ABC):
 
     @abstractmethod
     def leave(self, hidden: Tensor) -> Tensor:
-        """Map `[N, H]` to the prediction `[N, token_dim]`, which is zero at the start of training."""
+        """Map `[N, H]` to the prediction `[N, P]`, which is zero at the start of training; P is `tokens.num_outputs`."""
 
 
 class Router(ABC):
@@ -219,9 +232,9 @@ class Query:
     """What an objective asks the model to predict.
 
     Args:
-        inputs: corrupted values, in the shape of the representation's values.
-        timesteps: `[B, T]` in [0, 1]; 1 is all noise, 0 is clean.
-        targets: what to predict, in the shape of the prediction.
+        inputs: corrupted values, in the shape of the representation's values; hidden cells of codes are HIDDEN.
+        timesteps: `[B, T]` in [0, 1]; 1 is all noise or all hidden, 0 is clean.
+        targets: what to predict: velocities `[B, D, T]`, or codes `[B, K, T]`, HIDDEN in cells that need not be predicted.
         loss_mask: bool `[B, T]`, frames that count in the loss.
     """
 
@@ -235,13 +248,44 @@ class Objective(nn.Module, ABC):
     """Corrupts a representation and scores the prediction. Group `soundomni.objectives`; no runtime arguments.
 
     Objectives keep no state between calls. `loss_names` names what `loss` returns; each loss counts the frames of noise
-    segments that are not known, so that ranks can weight them before anything is computed.
+    segments that are not known, so that ranks can weight them before anything is computed. `predicts` says what samplers
+    get, and `attend` how the tokens of a clip see each other while it is made.
 
-    Samplers follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path, d`noised`/dt:
-    `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
+    Samplers of velocities follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path,
+    d`noised`/dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
+    Logits `[B, P, T]` are those of all levels one after the other.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
+    predicts: ClassVar[Prediction] = "velocity"
+    attend: ClassVar[Attend] = Attend.NOISE
+
+    def tokens(self, spec: RepresentationSpec) -> TokenSpec:
+        """Return what the tokens of a codec's representation look like to the connector.
+
+        Raise SpecError for a representation that the objective does not corrupt.
+        """
+        return TokenSpec(spec.tokens, spec.tokens)
+
+    def num_tokens(self, spec: RepresentationSpec, frames: int) -> int:
+        """Return how many tokens a clip of `frames` frames takes in a sequence."""
+        return frames
+
+    def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Representation:
+        """Return what sampling starts from, in the shape of `given`: by default standard normal noise.
+
+        The noise of a clip is drawn frame by frame, so that a longer clip begins with the noise of a shorter one.
+
+        Args:
+            given: read at known frames only; its dtype, device and lengths are those of the result.
+            known: bool `[B, T]`, frames that keep their given values.
+            generators: one for each clip.
+        """
+        noise = torch.zeros_like(given.values)
+        for i, (frames, generator) in enumerate(zip(given.frame_counts, generators, strict=True)):
+            drawn = torch.randn(frames, noise.shape[1], generator=generator, device=generator.device)
+            noise[i, :, :frames] = drawn.T.to(noise)
+        return given.with_values(torch.where(known[:, None], given.values, noise))
 
     @abstractmethod
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
@@ -267,15 +311,21 @@ class Objective(nn.Module, ABC):
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
 
-    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output
         itself.
 
         Args:
-            output, inputs: `[B, D, T]`, the network's output and its input.
+            output: `[B, P, T]`, what the network gave.
+            inputs: `[B, D, T]` or `[B, K, T]`, what it was shown.
             timesteps: `[B, T]`.
+            first: index of the first of these tokens in the clip.
         """
         return output
+
+    def made(self, values: Representation) -> Representation:
+        """Return the representation that sampled tokens stand for; by default they are its frames."""
+        return values
 
     @abstractmethod
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
@@ -286,40 +336,46 @@ class Objective(nn.Module, ABC):
         """Return values `[B, D, T]` between `clean` (timestep 0) and `start`, the values that sampling starts from
         (timestep 1).
 
-        This is what `corrupt` gives at that timestep for that noise. Varying a clip begins there instead of at timestep
-        1.
+        For velocities, this is what `corrupt` gives at that timestep for that noise. For codes, a share of the cells that
+        grows with the timestep is HIDDEN. Varying a clip begins there instead of at timestep 1.
         """
 
 
 class Sampler(ABC):
-    """Turns noise into values by asking for predictions. Group `soundomni.samplers`; no runtime arguments.
+    """Turns what an objective starts from into values by asking for predictions. Group `soundomni.samplers`; no runtime
+    arguments.
 
-    Samplers keep no state between calls.
+    Samplers keep no state between calls. `takes` says which predictions they need.
     """
 
+    takes: ClassVar[Prediction] = "velocity"
     num_steps: int
 
-    @property
+    def count_steps(self, start: Representation) -> int:
+        """Return how many steps `sample` takes from `start`; by default `num_steps`."""
+        return self.num_steps
+
     @abstractmethod
-    def num_evaluations(self) -> int:
-        """Number of predictions that one call of `sample` asks for."""
+    def num_evaluations(self, start: Representation) -> int:
+        """Return the number of predictions that `sample` asks for from `start`."""
 
     @abstractmethod
     def sample(
         self,
         predict: Predict,
-        start: Tensor,
+        start: Representation,
         *,
         generators: Sequence[torch.Generator],
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Start from values `[B, D, T]` at timestep `begin`, pure noise at 1, and return values of that shape at
-        timestep 0.
+    ) -> Representation:
+        """Start from values `[B, D, T]` at timestep `begin`, pure noise at 1, or from codes `[B, K, T]` of which some are
+        HIDDEN, and return values of that shape at timestep 0, none of them HIDDEN.
 
-        It always takes `num_steps` steps, wherever it begins, and asks for predictions only at timesteps above 0: at 0
-        nothing is left to predict, and a model treats values at timestep 0 as known. `on_step(index, values)` is called
-        after each step. A stochastic sampler draws for clip b from `generators[b]` only.
+        It always takes `count_steps(start)` steps, wherever it begins, and asks for predictions only at timesteps above 0:
+        at 0 nothing is left to predict, and a model treats values at timestep 0 as known. Codes that are not HIDDEN never
+        change. `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from
+        `generators[b]` only.
         """
 
 
@@ -485,6 +541,6 @@ class Runtime:
 
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "backbone": ("vocab_size", "router"),
-        "connector": ("token_dim", "hidden_dim", "generates"),
+        "connector": ("tokens", "hidden_dim", "generates"),
         "tracker": ("run_dir", "spec"),
     }

@@ -13,6 +13,38 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+HIDDEN = -1
+"""A cell of codes that is not known yet. Connectors of codes have an embedding for it."""
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What the tokens of a representation look like to a connector.
+
+    Args:
+        inputs: numbers per token, or the vocabulary of each of its K ids.
+        outputs: numbers that are predicted per token, or the number of classes of each id.
+    """
+
+    inputs: int | tuple[int, ...]
+    outputs: int | tuple[int, ...]
+
+    @property
+    def num_inputs(self) -> int:
+        """Values per token that enter: numbers or ids."""
+        return self.inputs if isinstance(self.inputs, int) else len(self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """P, the numbers per token that leave: predicted values, or logits of all ids one after the other."""
+        return self.outputs if isinstance(self.outputs, int) else sum(self.outputs)
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether tokens are numbers both ways, not ids."""
+        return isinstance(self.inputs, int) and isinstance(self.outputs, int)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepresentationSpec:
     """Everything that data, packing and assembly need to know about a codec; no torch, no weights.
@@ -53,8 +85,13 @@ class RepresentationSpec:
 
     @property
     def token_dim(self) -> int:
-        """Numbers per frame: D for continuous latents, K for codes."""
+        """Values per frame: D for continuous latents, K for codes."""
         return self.latent_dim if self.latent_dim is not None else len(self.codebook_sizes)
+
+    @property
+    def tokens(self) -> int | tuple[int, ...]:
+        """A frame as a token: D numbers, or the vocabulary of each of K ids."""
+        return self.latent_dim if self.latent_dim is not None else self.codebook_sizes
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -93,6 +130,16 @@ class Representation:
         """The lengths as plain numbers. If they are not known on the host, this waits for the device."""
         return self.frames if self.frames is not None else tuple(self.lengths.tolist())
 
+    @classmethod
+    def of_latents(cls, values: Tensor) -> Representation:
+        """Return latents `[B, D, T]` that no codec made, all frames valid: for using an objective or a sampler on its own."""
+        import torch
+
+        clips, dim, frames = values.shape
+        spec = RepresentationSpec(kind="continuous", sample_rate=1, channels=1, downsampling_ratio=1, latent_dim=dim)
+        lengths = torch.full((clips,), frames, dtype=torch.int64, device=values.device)
+        return cls(values, lengths, spec, (frames,) * clips)
+
     def with_values(self, values: Tensor) -> Representation:
         """Return the same clips with other values of the same shape, for example normalized ones."""
         return replace(self, values=values)
@@ -111,3 +158,8 @@ class FeatureSpec:
     sample_rate: int
     feature_dim: int
     max_seconds: float | None = None
+
+    @property
+    def tokens(self) -> TokenSpec:
+        """A row of features as a token."""
+        return TokenSpec(self.feature_dim, self.feature_dim)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
+from soundomni.core.representation import Representation
 from soundomni.flow.timestep_schedule import check_shift, check_steps, predict_at, sampling_timesteps
 
 
@@ -38,22 +39,21 @@ class DPMppSampler(Sampler):
         self.num_steps = check_steps(num_steps)
         self.shift = check_shift(shift)
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """One per step."""
         return self.num_steps
 
     def sample(
         self,
         predict: Predict,
-        start: Tensor,
+        start: Representation,
         *,
         generators: Sequence[torch.Generator] = (),
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
+    ) -> Representation:
         """Integrate values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not used."""
-        values = start
+        values = start.values
         before: Tensor | None = None
         width_before = math.inf
         for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
@@ -66,7 +66,7 @@ class DPMppSampler(Sampler):
             before, width_before = data, width
             if on_step is not None:
                 on_step(index, values)
-        return values
+        return start.with_values(values)
 
 
 def _log_snr(timestep: float) -> float:

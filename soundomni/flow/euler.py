@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict
+from soundomni.core.representation import Representation
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.timestep_schedule import predict_at
 
@@ -12,8 +13,7 @@ from soundomni.flow.timestep_schedule import predict_at
 class EulerSampler(OneStepSampler):
     """Computes x ← x + (t' − t)·v(x, t) in each step."""
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """One per step."""
         return self.num_steps
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import LossTerms, Objective, Query
-from soundomni.core.representation import Representation, draw_noise, length_mask
+from soundomni.core.representation import Representation, RepresentationSpec, TokenSpec, draw_noise, length_mask
 from soundomni.flow.timestep_schedule import check_shift, shift_timestep
 
 Timesteps = Literal["logit-normal", "uniform"]
@@ -46,6 +46,12 @@ class FlowMatching(Objective):
         self.mean = mean
         self.std = std
         self.shift = check_shift(shift)
+
+    def tokens(self, spec: RepresentationSpec) -> TokenSpec:
+        """Return D numbers in and out. Raise SpecError for a codec of codes."""
+        if spec.kind != "continuous":
+            raise SpecError("flow matching needs continuous latents, but the codec makes codes. Use an objective for codes, such as masked")
+        return super().tokens(spec)
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
@@ -83,8 +89,7 @@ class FlowMatching(Objective):
         generators: Sequence[torch.Generator],
         timesteps: Sequence[Callable[[torch.Generator], float]],
     ) -> Query:
-        if clean.spec.kind != "continuous":
-            raise SpecError("flow matching needs continuous latents, but the codec makes codes; choose an objective for codes")
+        self.tokens(clean.spec)
         values = clean.values
         noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict
+from soundomni.core.representation import Representation
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.timestep_schedule import predict_at
 
@@ -15,8 +16,7 @@ class HeunSampler(OneStepSampler):
     The last step, which ends at t = 0, is Euler's; the order is still two.
     """
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """Two per step, one in the last."""
         return 2 * self.num_steps - 1
 

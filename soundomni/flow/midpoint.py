@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict
+from soundomni.core.representation import Representation
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.timestep_schedule import predict_at
 
@@ -12,8 +13,7 @@ from soundomni.flow.timestep_schedule import predict_at
 class MidpointSampler(OneStepSampler):
     """Uses the slope in the middle of a step, where Euler's half step leads."""
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """Two per step."""
         return 2 * self.num_steps
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
+from soundomni.core.representation import Representation
 from soundomni.flow.timestep_schedule import check_shift, check_steps, sampling_timesteps
 
 
@@ -40,16 +41,16 @@ class OneStepSampler(Sampler):
     def sample(
         self,
         predict: Predict,
-        start: Tensor,
+        start: Representation,
         *,
         generators: Sequence[torch.Generator] = (),
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
+    ) -> Representation:
         """Integrate values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not used."""
-        values = start
+        values = start.values
         for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
             values = self.step(predict, values, timestep, next_timestep)
             if on_step is not None:
                 on_step(index, values)
-        return values
+        return start.with_values(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict
+from soundomni.core.representation import Representation
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.timestep_schedule import predict_at
 
@@ -14,8 +15,7 @@ class RK4Sampler(OneStepSampler):
     all lie before its end: its error in that one step is of fourth order, so the order of the whole method is still
     four."""
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """Four per step, three in the last."""
         return 4 * self.num_steps - 1
 

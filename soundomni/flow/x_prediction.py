@@ -48,7 +48,7 @@ class XPrediction(FlowMatching):
             raise SpecError(f"min_timestep is {min_timestep}; expected a number above 0 and at most 1")
         self.min_timestep = min_timestep
 
-    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor) -> Tensor:
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         """Return the velocity `[B, D, T]` toward x̂0 = `output`, in at least float32."""
         values, clean = inputs.float(), output.float()
         return (values - clean) / timesteps[:, None].float().clamp_min(SMALLEST)

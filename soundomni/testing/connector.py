@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Connector
-from soundomni.testing.suite import ModuleSuite, noise, seeded
+from soundomni.core.representation import HIDDEN, TokenSpec
+from soundomni.testing.suite import ModuleSuite, generator, noise, seeded
 
 TOLERANCE = 1e-5
 """Tokens that differ by less than this share of the longest are the same."""
@@ -22,20 +23,20 @@ class ConnectorSuite(ModuleSuite):
     """Clauses of `soundomni.core.interfaces.Connector`.
 
     Attributes:
-        token_dim, hidden_dim: D and H of the connectors that are made.
+        tokens, hidden_dim: the tokens and H of the connectors that are made.
     """
 
     kind: ClassVar[str] = "connector"
-    token_dim: ClassVar[int] = 6
+    tokens: ClassVar[TokenSpec] = TokenSpec(6, 6)
     hidden_dim: ClassVar[int] = 16
 
     @abstractmethod
-    def make(self, *, token_dim: int, hidden_dim: int, generates: bool) -> Connector:
+    def make(self, *, tokens: TokenSpec, hidden_dim: int, generates: bool) -> Connector:
         """Return a new connector on the CPU; the assembly passes these arguments."""
 
     def built(self, seed: int = 0, *, generates: bool = True) -> Connector:
         """Return a connector with weights drawn from `seed`."""
-        connector: Connector = seeded(lambda: self.make(token_dim=self.token_dim, hidden_dim=self.hidden_dim, generates=generates), seed)
+        connector: Connector = seeded(lambda: self.make(tokens=self.tokens, hidden_dim=self.hidden_dim, generates=generates), seed)
         return connector
 
     def outputs(self, plugin: Any) -> list[Tensor]:
@@ -43,7 +44,7 @@ class ConnectorSuite(ModuleSuite):
         return [self._enter(plugin, 5), plugin.leave(noise(1, 5, self.hidden_dim))]
 
     def test_enter(self) -> None:
-        """Tokens `[N, token_dim]` become float `[N, H]`, whether or not anything is generated, N = 0 included."""
+        """Tokens `[N, D]`, or ids `[N, K]`, become float `[N, H]`, whether or not anything is generated, N = 0 included."""
         for generates in (False, True):
             connector = self.built(generates=generates)
             for count in (5, 1, 0):
@@ -53,10 +54,10 @@ class ConnectorSuite(ModuleSuite):
                 self.require(bool(hidden.isfinite().all()), "enter", f"with generates={generates}, enter gave values that are not finite")
 
     def test_leave(self) -> None:
-        """Hidden tokens `[N, H]` become predictions `[N, token_dim]`, N = 0 included."""
+        """Hidden tokens `[N, H]` become predictions `[N, P]`, N = 0 included."""
         connector = self.built()
         for count in (5, 1, 0):
-            left, wanted = connector.leave(noise(0, count, self.hidden_dim)), [count, self.token_dim]
+            left, wanted = connector.leave(noise(0, count, self.hidden_dim)), [count, self.tokens.num_outputs]
             self.require(list(left.shape) == wanted, "leave", f"{count} tokens left as {list(left.shape)}; expected {wanted}")
 
     def test_zero_start(self) -> None:
@@ -72,7 +73,7 @@ class ConnectorSuite(ModuleSuite):
             most is None or (type(most) is int and most >= 1), "max_frames", f"max_frames is {most!r}; expected None or an int from 1"
         )
         if most is not None:
-            tokens = connector.enter(torch.zeros(most, self.token_dim), timesteps=torch.zeros(most), frames=torch.arange(most)).detach()
+            tokens = connector.enter(self._some(1).expand(most, -1), timesteps=torch.zeros(most), frames=torch.arange(most)).detach()
             apart = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
             nearest, closest = divmod(int(apart.argmin()), most)
             same = float(apart.min()) <= TOLERANCE * float(tokens.norm(dim=1).max())
@@ -89,8 +90,30 @@ class ConnectorSuite(ModuleSuite):
                     loss = loss + connector.leave(noise(1, count, self.hidden_dim)).sum()
                 self.require_gradients(connector, loss, "gradients", f"a batch of {count} tokens with generates={generates}")
 
+    def test_hidden(self) -> None:
+        """Hidden cells of codes enter as a token of their own, at every level."""
+        if isinstance(self.tokens.inputs, int):
+            return
+        connector, ids = self.built(), self._some(1)
+        at = {"timesteps": torch.zeros(1), "frames": torch.zeros(1, dtype=torch.int64)}
+        shown = connector.enter(ids, **at)
+        for level, size in enumerate(self.tokens.inputs):
+            hidden = ids.clone()
+            hidden[:, level] = HIDDEN
+            entered = connector.enter(hidden, **at)
+            others = [connector.enter(ids.index_copy(1, torch.tensor([level]), torch.tensor([[id]])), **at) for id in range(size)]
+            same = any(torch.equal(entered, other) for other in (shown, *others))
+            self.require(not same, "hidden", f"a hidden cell of level {level} enters like a code; expected a token of its own")
+
+    def _some(self, count: int) -> Tensor:
+        """Return `count` tokens: numbers, or ids of which some are hidden."""
+        if isinstance(self.tokens.inputs, int):
+            return noise(0, count, self.tokens.inputs)
+        ids = [torch.randint(HIDDEN, size, (count,), generator=generator(level)) for level, size in enumerate(self.tokens.inputs)]
+        return torch.stack(ids, 1)
+
     def _enter(self, connector: Connector, count: int, *, generates: bool = True) -> Tensor:
-        tokens = noise(0, count, self.token_dim)
+        tokens = self._some(count)
         if generates:
             return connector.enter(tokens, timesteps=torch.linspace(0, 1, count), frames=torch.arange(count))
         return connector.enter(tokens)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
+from soundomni.core.representation import Representation
 from soundomni.testing.suite import ConformanceSuite, generator, noise, seeded
 
 SHAPE = (3, 2, 5)
@@ -44,7 +45,7 @@ class SamplerSuite(ConformanceSuite):
     def test_num_evaluations(self) -> None:
         """One call asks for `num_evaluations` predictions."""
         sampler = self.built()
-        steps, expected, found = sampler.num_steps, sampler.num_evaluations, len(_asked(sampler))
+        steps, expected, found = sampler.num_steps, sampler.num_evaluations(_start()), len(_asked(sampler))
         self.require(isinstance(steps, int) and steps >= 1, "num_evaluations", f"num_steps is {steps!r}; expected an int from 1")
         message = f"one call asked for {found} predictions, but num_evaluations says {expected}"
         self.require(found == expected, "num_evaluations", message)
@@ -61,7 +62,7 @@ class SamplerSuite(ConformanceSuite):
             kept = start.clone()
             seen: list[Tensor] = []
 
-            def predict(values: Tensor, timesteps: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            def predict(values: Tensor, timesteps: Tensor, *, first: int = 0, seen: list[Tensor] = seen) -> Tensor:
                 seen.append(values)
                 return _swirl(values, timesteps)
 
@@ -75,7 +76,7 @@ class SamplerSuite(ConformanceSuite):
         if not self.velocity:
             pytest.skip("this sampler does not take velocities")
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
-        result = _sample(self.built(), lambda values, timesteps: start - data, start)
+        result = _sample(self.built(), lambda values, timesteps, *, first=0: start - data, start)
         self.require_close(result, data, self.tolerance, "target", "constant velocity ε − x0 did not lead from ε to x0")
 
     def test_begin(self) -> None:
@@ -91,7 +92,7 @@ class SamplerSuite(ConformanceSuite):
             return
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
         middle = (1 - begin) * data + begin * start
-        result = _sample(sampler, lambda values, timesteps: start - data, middle, begin=begin)
+        result = _sample(sampler, lambda values, timesteps, *, first=0: start - data, middle, begin=begin)
         self.require_close(result, data, self.tolerance, "begin", "constant velocity ε − x0 did not lead from the middle to x0")
 
     def test_no_state(self) -> None:
@@ -108,7 +109,7 @@ class SamplerSuite(ConformanceSuite):
         sampler, start = self.built(), noise(0, *SHAPE)
         together = _sample(sampler, _swirl, start)
         for clip in range(SHAPE[0]):
-            alone = sampler.sample(_swirl, start[clip : clip + 1], generators=[generator(clip)])
+            alone = _sample(sampler, _swirl, start[clip : clip + 1], first_seed=clip)
             message = f"clip {clip} gave another result on its own than in a batch of {SHAPE[0]}"
             self.require_close(together[clip : clip + 1], alone, self.tolerance, "batch", message)
 
@@ -139,22 +140,34 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(seen[-1][1], result, self.tolerance, clause, "the last call of on_step had other values than the result")
 
 
-def _swirl(values: Tensor, timesteps: Tensor) -> Tensor:
+def _swirl(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
     """Return a smooth prediction that treats each clip, frame and dimension separately."""
     return torch.sin(3 * values) + timesteps[:, None, None].to(values) * values
 
 
+def _start() -> Representation:
+    return Representation.of_latents(noise(0, *SHAPE))
+
+
 def _sample(
-    sampler: Sampler, predict: Predict, start: Tensor, on_step: Callable[[int, Tensor], None] | None = None, *, begin: float = 1.0
+    sampler: Sampler,
+    predict: Predict,
+    start: Tensor,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    *,
+    begin: float = 1.0,
+    first_seed: int = 0,
 ) -> Tensor:
-    return sampler.sample(predict, start, generators=[generator(clip) for clip in range(len(start))], begin=begin, on_step=on_step)
+    generators = [generator(first_seed + clip) for clip in range(len(start))]
+    made = sampler.sample(predict, Representation.of_latents(start), generators=generators, begin=begin, on_step=on_step)
+    return made.values
 
 
 def _asked(sampler: Sampler, begin: float = 1.0) -> list[Tensor]:
     """Return the timesteps `[B]` of every prediction of one call."""
     asked: list[Tensor] = []
 
-    def predict(values: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         asked.append(timesteps.clone())
         return _swirl(values, timesteps)
 

@@ -183,7 +183,7 @@ def test_plugins_show(run, spec):
     assert lines[0] == ["codec", "tiny:", "cli_codec.Tiny"] and lines[1] == ["A", "codec", "of", "a", "third", "party."]
     assert ["frame_size", "int", "required", "samples", "per", "frame."] in lines and ["gain", "float", "1.0"] in lines
     _, out, _ = run("plugins", "show", "connector", "linear", "--json")
-    assert json.loads(out)["runtime_args"] == ["token_dim", "hidden_dim", "generates"]
+    assert json.loads(out)["runtime_args"] == ["tokens", "hidden_dim", "generates"]
     assert "cannot be imported" in error_of(run("plugins", "show", "codec", "lost"))
 
 

@@ -23,6 +23,7 @@ from soundomni.core.inference.sampling import AudioRequest, sample_audio
 from soundomni.core.inference.variation import beginning
 from soundomni.core.interfaces import Objective, Predict
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.representation import Representation
 from soundomni.core.sequence import PositionRule, Segment
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
@@ -41,7 +42,7 @@ def drawn(seed: int) -> Tensor:
 def towards(target: Tensor, objective: Objective) -> Predict:
     """Return a prediction that stands for `target`, whatever it is shown."""
 
-    def predict(values: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         point = path_point(objective, float(timesteps[0]))
         return point.velocity_change(target - point.clean(values, torch.zeros_like(values)))
 
@@ -73,8 +74,8 @@ def test_every_sampler_ends_at_the_bound(sampler: str) -> None:
     clips, target = drawn(1), drawn(2)
     bounds = [Bound(one[:, :n], 0.3) for one, n in zip(clips, LENGTHS, strict=True)]
     predict = bounded(towards(target, FlowMatching()), FlowMatching(), bounds, made=MADE)
-    start = FlowMatching().noised(clips, drawn(3), 0.4)
-    made = build_sampler(Slot(sampler, {"num_steps": 4})).sample(predict, start, generators=[], begin=0.4)
+    start = Representation.of_latents(FlowMatching().noised(clips, drawn(3), 0.4))
+    made = build_sampler(Slot(sampler, {"num_steps": 4})).sample(predict, start, generators=[], begin=0.4).values
     torch.testing.assert_close(distances(made, clips), torch.full((3,), 0.3, dtype=torch.float64), rtol=1e-4, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints
 from soundomni import extend_jsonargparse
 from soundomni.core.errors import PluginError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Router, Sampler
+from soundomni.core.representation import TokenSpec
 from soundomni.experts import MLPConnector, ModalityRouter, MoTBackbone
 from soundomni.flow import EulerSampler, HeunSampler
 from soundomni.vae import MDCTCodec, OobleckCodec, ShapeGainCodec
@@ -23,7 +24,9 @@ from soundomni.core.interfaces import Sampler
 class Halving(Sampler):
     def __init__(self, *, num_steps: int = 3) -> None:
         self.num_steps = num_steps
-    num_evaluations = 1
+    def num_evaluations(self, start):
+        return 1
+
     def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
         return start / 2
 """
@@ -161,9 +164,18 @@ def test_plugins_of_other_packages_are_found(install: Any) -> None:
 
 def test_runtime_arguments_are_options_where_the_class_is_asked_for() -> None:
     parser = parser_of("connector", Connector)
-    with pytest.raises(ArgumentError, match="required: token_dim, hidden_dim, generates"):
+    with pytest.raises(ArgumentError, match="required: tokens.inputs, tokens.outputs, hidden_dim, generates"):
         parser.parse_args(["--connector", "mlp"])
-    sizes = ["--connector.token_dim", "4", "--connector.hidden_dim", "8", "--connector.generates", "false"]
+    sizes = [
+        "--connector.tokens.inputs",
+        "4",
+        "--connector.tokens.outputs",
+        "4",
+        "--connector.hidden_dim",
+        "8",
+        "--connector.generates",
+        "false",
+    ]
     assert isinstance(built(parser, "--connector", "mlp", *sizes).connector, MLPConnector)
 
     parts = ["--backbone.router", "modality", "--backbone.vocab_size", "300", "--backbone.hidden_dim", "32", "--backbone.num_layers", "1"]
@@ -174,14 +186,14 @@ def test_runtime_arguments_are_options_where_the_class_is_asked_for() -> None:
 class MakeConnector(Protocol):
     """Makes a connector of what the program knows."""
 
-    def __call__(self, *, token_dim: int, hidden_dim: int, generates: bool) -> Connector: ...
+    def __call__(self, *, tokens: TokenSpec, hidden_dim: int, generates: bool) -> Connector: ...
 
 
 def test_runtime_arguments_are_left_to_the_program_where_a_factory_is_asked_for() -> None:
     parser = parser_of("connector", MakeConnector)
     make = built(parser, "--connector", "mlp", "--connector.multiple", "3").connector
     assert isinstance(make, functools.partial)
-    connector = make(token_dim=4, hidden_dim=8, generates=False)
+    connector = make(tokens=TokenSpec(4, 4), hidden_dim=8, generates=False)
     assert isinstance(connector, MLPConnector) and connector.inward[0].out_features == 24
     with pytest.raises(ArgumentError, match="Did you mean 'mlp'"):
         parser.parse_args(["--connector", "mpl"])

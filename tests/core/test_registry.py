@@ -66,7 +66,9 @@ from dataclasses import dataclass, field
 from soundomni.core.interfaces import Sampler
 
 class _Base(Sampler):
-    num_evaluations = 1
+    def num_evaluations(self, start):
+        return 1
+
     def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
         return start
 
@@ -101,9 +103,10 @@ class Fine(_Base):
 
 CONNECTOR = """
 from soundomni.core.interfaces import Connector
+from soundomni.core.representation import TokenSpec
 
 class Half(Connector):
-    def __init__(self, *, token_dim: int, hidden_dim: int) -> None: ...
+    def __init__(self, *, tokens: TokenSpec, hidden_dim: int) -> None: ...
 """
 
 

@@ -253,7 +253,7 @@ def test_wrong_files_end_in_one_line_with_the_key(write, layer, expected):
         ("model.codec", "large", "model.codec: codec 'large': missing argument latent_dim"),
         ("model.codec.frame_siz", "3", "model.codec: codec 'small' has no argument 'frame_siz'. Did you mean 'frame_size'?"),
         ("model.codec.frame_size", "x", "model.codec: codec 'small': frame_size is 'x'; expected a whole number"),
-        ("model.connectors.latent.token_dim", "3", "model.connectors.latent: connector 'linear': 'token_dim' is set by the assembly"),
+        ("model.connectors.latent.tokens", "3", "model.connectors.latent: connector 'linear': 'tokens' is set by the assembly"),
         ("model.codec", "spec_codecs.Small", "model.codec: codec 'spec_codecs.Small' is an import path"),
     ],
 )

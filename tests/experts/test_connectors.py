@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from soundomni.core.errors import SpecError
+from soundomni.core.representation import TokenSpec
 from soundomni.experts import FourierConnector, LinearConnector, MLPConnector
 from soundomni.experts.sinusoids import TimeEmbedding, fourier_places, place_embedding
 
@@ -53,7 +54,7 @@ def test_time_is_cos_sin_of_the_scaled_timestep(scale: float) -> None:
 
 
 def test_linear_connector_is_the_sum_of_its_parts() -> None:
-    connector = LinearConnector(token_dim=5, hidden_dim=8, generates=True)
+    connector = LinearConnector(tokens=TokenSpec(5, 5), hidden_dim=8, generates=True)
     tokens, t, frames = torch.randn(7, 5), torch.rand(7), torch.arange(7)
     assert connector.time_and_place is not None and isinstance(connector.inward, nn.Linear)
     expected = tokens @ connector.inward.weight.T + connector.time_and_place.time(t) + place_embedding(frames, 8)
@@ -61,8 +62,8 @@ def test_linear_connector_is_the_sum_of_its_parts() -> None:
 
 
 def test_fourier_connector_is_the_linear_one_but_for_its_places() -> None:
-    linear = LinearConnector(token_dim=5, hidden_dim=8, generates=True)
-    fourier = FourierConnector(token_dim=5, hidden_dim=8, generates=True)
+    linear = LinearConnector(tokens=TokenSpec(5, 5), hidden_dim=8, generates=True)
+    fourier = FourierConnector(tokens=TokenSpec(5, 5), hidden_dim=8, generates=True)
     fourier.load_state_dict(linear.state_dict())
     tokens, t, frames = torch.randn(7, 5), torch.rand(7), torch.arange(7)
     places = fourier_places(frames, 8) - place_embedding(frames, 8)
@@ -71,12 +72,12 @@ def test_fourier_connector_is_the_linear_one_but_for_its_places() -> None:
 
 
 def test_connectors_say_how_many_frames_they_tell_apart() -> None:
-    sizes = {"token_dim": 5, "hidden_dim": 8, "generates": True}
+    sizes = {"tokens": TokenSpec(5, 5), "hidden_dim": 8, "generates": True}
     assert FourierConnector(**sizes).max_frames == 8 and LinearConnector(**sizes).max_frames is None
 
 
 def test_mlp_connector_is_gelu_between_two_layers() -> None:
-    connector = MLPConnector(token_dim=5, hidden_dim=8, generates=False, multiple=3)
+    connector = MLPConnector(tokens=TokenSpec(5, 5), hidden_dim=8, generates=False, multiple=3)
     first, last = connector.inward[0], connector.inward[2]  # type: ignore[index]
     assert first.weight.shape == (24, 5)
     tokens = torch.randn(7, 5)
@@ -87,7 +88,7 @@ def test_mlp_connector_is_gelu_between_two_layers() -> None:
 
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_the_way_out_starts_at_zero_and_learns(kind: type[LinearConnector]) -> None:
-    connector = kind(token_dim=5, hidden_dim=8, generates=True)
+    connector = kind(tokens=TokenSpec(5, 5), hidden_dim=8, generates=True)
     hidden = torch.randn(7, 8)
     out = connector.leave(hidden)
     assert out.shape == (7, 5) and not out.any()
@@ -98,7 +99,7 @@ def test_the_way_out_starts_at_zero_and_learns(kind: type[LinearConnector]) -> N
 
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_no_tokens_still_reach_every_parameter(kind: type[LinearConnector]) -> None:
-    connector = kind(token_dim=5, hidden_dim=8, generates=True)
+    connector = kind(tokens=TokenSpec(5, 5), hidden_dim=8, generates=True)
     entered = connector.enter(torch.zeros(0, 5), timesteps=torch.zeros(0), frames=torch.zeros(0, dtype=torch.int64))
     assert entered.shape == (0, 8)
     connector.leave(entered).sum().backward()
@@ -107,13 +108,13 @@ def test_no_tokens_still_reach_every_parameter(kind: type[LinearConnector]) -> N
 
 def test_initial_spread_of_the_way_in() -> None:
     torch.manual_seed(0)
-    connector = LinearConnector(token_dim=64, hidden_dim=512, generates=False)
+    connector = LinearConnector(tokens=TokenSpec(64, 64), hidden_dim=512, generates=False)
     assert connector.inward.weight.std().item() == pytest.approx(0.02, rel=0.02)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_wrong_use_is_named(kind: type[LinearConnector]) -> None:
-    listens, speaks = (kind(token_dim=5, hidden_dim=8, generates=g) for g in (False, True))
+    listens, speaks = (kind(tokens=TokenSpec(5, 5), hidden_dim=8, generates=g) for g in (False, True))
     with pytest.raises(TypeError, match="generates=False"):
         listens.leave(torch.zeros(1, 8))
     with pytest.raises(ValueError, match="neither timesteps nor frames"):
@@ -121,6 +122,6 @@ def test_wrong_use_is_named(kind: type[LinearConnector]) -> None:
     with pytest.raises(ValueError, match="needs both timesteps and frames"):
         speaks.enter(torch.zeros(1, 5), timesteps=torch.zeros(1))
     with pytest.raises(SpecError, match="multiple is 0; expected at least 1"):
-        MLPConnector(token_dim=5, hidden_dim=8, generates=False, multiple=0)
+        MLPConnector(tokens=TokenSpec(5, 5), hidden_dim=8, generates=False, multiple=0)
     with pytest.raises(SpecError, match="hidden_dim is 7"):
-        kind(token_dim=5, hidden_dim=7, generates=True)
+        kind(tokens=TokenSpec(5, 5), hidden_dim=7, generates=True)

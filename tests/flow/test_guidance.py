@@ -5,6 +5,7 @@ import torch
 
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.representation import Representation
 from soundomni.core.spec.schema import GuidanceSpec
 from soundomni.flow import EulerSampler
 
@@ -17,7 +18,7 @@ class Branches:
         self.conditional, self.unconditional = torch.randn(2, batch, dim, frames, generator=generator)
         self.asked = []
 
-    def __call__(self, values, timesteps, count):
+    def __call__(self, values, timesteps, count, *, first=0):
         self.asked.append(count)
         return torch.stack([self.conditional, self.unconditional][:count])
 
@@ -54,7 +55,9 @@ def test_outside_the_interval_only_the_conditional_branch_counts():
 def test_the_interval_is_on_shifted_time():
     branches = Branches(batch=1)
     sampler = EulerSampler(num_steps=4, shift=3.0)  # at 1, 0.9, 0.75, 0.5
-    sampler.sample(guided(branches, GuidanceSpec(scale=2.0, interval=(0.7, 0.95))), torch.zeros(1, 4, 5), generators=[])
+    sampler.sample(
+        guided(branches, GuidanceSpec(scale=2.0, interval=(0.7, 0.95))), Representation.of_latents(torch.zeros(1, 4, 5)), generators=[]
+    )
     assert branches.asked == [1, 2, 2, 1]
 
 
@@ -117,19 +120,20 @@ def test_guidance_moves_a_gaussian_as_computed_by_hand():
     """Both branches straight flows to a point: guidance then aims at u + g·(c − u)."""
     start = torch.randn(2, 3, 4, dtype=torch.float64)
 
-    def branches(values, timesteps, count):
+    def branches(values, timesteps, count, *, first=0):
         t = timesteps[:, None, None]
         return torch.stack([(values - 1.0) / t, (values - 0.25) / t][:count])
 
-    made = EulerSampler(num_steps=6).sample(guided(branches, GuidanceSpec(scale=3.0)), start, generators=[])
-    torch.testing.assert_close(made, torch.full_like(start, 0.25 + 3.0 * 0.75))
+    made = EulerSampler(num_steps=6).sample(guided(branches, GuidanceSpec(scale=3.0)), Representation.of_latents(start), generators=[])
+    torch.testing.assert_close(made.values, torch.full_like(start, 0.25 + 3.0 * 0.75))
 
 
 def test_holding_known_frames_works_around_guidance():
     branches = Branches(batch=1, dim=2, frames=3)
     target = PartialTarget(values=torch.ones(1, 2, 3), known=torch.tensor([[True, False, False]]))
     predict = target.hold(guided(branches, GuidanceSpec(scale=2.0)))
-    made = target.show(EulerSampler(num_steps=1).sample(predict, target.show(torch.zeros(1, 2, 3)), generators=[]))
+    start = Representation.of_latents(target.show(torch.zeros(1, 2, 3)))
+    made = target.show(EulerSampler(num_steps=1).sample(predict, start, generators=[]).values)
     assert (made[..., 0] == 1).all()
     torch.testing.assert_close(made[..., 1:], -(2 * branches.conditional - branches.unconditional)[..., 1:])
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.guidance import PartialTarget
+from soundomni.core.representation import Representation
 from soundomni.flow import (
     DPMppSampler,
     EulerSampler,
@@ -38,7 +39,7 @@ class Counting:
     def __init__(self, predict):
         self.predict, self.asked = predict, []
 
-    def __call__(self, values, timesteps):
+    def __call__(self, values, timesteps, *, first=0):
         assert timesteps.shape == (len(values),) and (timesteps == timesteps[0]).all()
         self.asked.append(timesteps[0].item())
         return self.predict(values, timesteps)
@@ -53,10 +54,14 @@ def bent_velocity(values, timesteps):
     return values.square() * torch.cos(3 * timesteps)[:, None, None]
 
 
+def solve(sampler, predict, start, **given):
+    return sampler.sample(predict, Representation.of_latents(start), generators=[], **given).values
+
+
 def measured_orders(sampler, steps, shift, velocity, start, solution):
     errors = []
     for factor in (1, 2, 4):
-        made = sampler(num_steps=steps * factor, shift=shift).sample(velocity, start, generators=[])
+        made = solve(sampler(num_steps=steps * factor, shift=shift), velocity, start)
         errors.append((made - solution).abs().max().item())
     return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
 
@@ -95,14 +100,14 @@ def test_dpmpp_is_the_published_recursion():
         ratio = widths[-2] / widths[-1] if i else math.inf
         mixed = (1 + 1 / (2 * ratio)) * data[-1] - 1 / (2 * ratio) * data[-2] if i else data[-1]
         x = t / s * x - (1 - t) * (math.exp(-widths[-1]) - 1) * mixed
-    torch.testing.assert_close(DPMppSampler(num_steps=steps).sample(gaussian_velocity, noise(2, 3, 4), generators=[]), x, atol=1e-8, rtol=0)
+    torch.testing.assert_close(solve(DPMppSampler(num_steps=steps), gaussian_velocity, noise(2, 3, 4)), x, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("sampler", "steps"), [(EulerSampler, 500), (HeunSampler, 50), (MidpointSampler, 50), (RK4Sampler, 15), (DPMppSampler, 60)]
 )
 def test_reaches_the_marginal(sampler, steps):
-    made = sampler(num_steps=steps).sample(gaussian_velocity, noise(1, 8, 5000), generators=[])
+    made = solve(sampler(num_steps=steps), gaussian_velocity, noise(1, 8, 5000))
     assert made.mean().item() == pytest.approx(MEAN, abs=0.01) and made.std().item() == pytest.approx(STD, abs=0.01)
 
 
@@ -111,7 +116,7 @@ def test_a_known_clip_is_reached_exactly(sampler):
     """With all data in one point the path is straight, and every sampler is exact with any number of steps."""
     data, start = noise(2, 3, 4), noise(2, 3, 4) + 1
     for steps in (1, 2, 3, 7):
-        made = sampler(num_steps=steps, shift=3.0).sample(lambda x, t: (x - data) / t[:, None, None], start, generators=[])
+        made = solve(sampler(num_steps=steps, shift=3.0), lambda x, t: (x - data) / t[:, None, None], start)
         torch.testing.assert_close(made, data)
 
 
@@ -122,10 +127,10 @@ def test_counts_evaluations_and_never_asks_at_zero(sampler, steps):
     chosen = sampler(num_steps=steps)
     start = noise(2, 3, 4).float()
     before = start.clone()
-    made = chosen.sample(predict, start, generators=[], on_step=lambda index, values: seen.append((index, values)))
-    assert len(predict.asked) == chosen.num_evaluations
+    made = solve(chosen, predict, start, on_step=lambda index, values: seen.append((index, values)))
+    assert len(predict.asked) == chosen.num_evaluations(Representation.of_latents(start))
     assert predict.asked[0] == 1.0 and min(predict.asked) > 0.0
-    assert [index for index, _ in seen] == list(range(steps)) and seen[-1][1] is made
+    assert [index for index, _ in seen] == list(range(steps)) and torch.equal(seen[-1][1], made)
     assert made.dtype == torch.float32 and torch.equal(start, before)
 
 
@@ -133,11 +138,11 @@ def test_counts_evaluations_and_never_asks_at_zero(sampler, steps):
 def test_holds_no_state_and_treats_clips_alone(sampler):
     chosen, start = sampler(num_steps=5), noise(3, 2, 4)
     state = dict(vars(chosen))
-    together = chosen.sample(gaussian_velocity, start, generators=[])
-    chosen.sample(gaussian_velocity, noise(1, 1, 1), generators=[])
+    together = solve(chosen, gaussian_velocity, start)
+    solve(chosen, gaussian_velocity, noise(1, 1, 1))
     assert vars(chosen) == state
     for i in range(3):
-        torch.testing.assert_close(chosen.sample(gaussian_velocity, start[i : i + 1], generators=[])[0], together[i], atol=0, rtol=0)
+        torch.testing.assert_close(solve(chosen, gaussian_velocity, start[i : i + 1])[0], together[i], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -146,15 +151,18 @@ def test_known_frames_end_exactly_and_are_shown_clean(sampler):
     known = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 1]], dtype=torch.bool)
     target, start = PartialTarget(values=values, known=known), noise(2, 3, 6).float() + 3
 
-    def predict(shown, timesteps):
+    def predict(shown, timesteps, *, first=0):
         assert timesteps.shape == (2, 6) and (timesteps[known] == 0).all() and (timesteps[~known] > 0).all()
         assert torch.equal(shown.transpose(1, 2)[known], values.transpose(1, 2)[known])
         t = timesteps.clamp_min(1e-3)[:, None]
         return (shown - 7.0) / t
 
     drift = []
-    made = sampler(num_steps=4).sample(
-        target.hold(predict), target.show(start), generators=[], on_step=lambda _, x: drift.append((x - values).transpose(1, 2)[known])
+    made = solve(
+        sampler(num_steps=4),
+        target.hold(predict),
+        target.show(start),
+        on_step=lambda _, x: drift.append((x - values).transpose(1, 2)[known]),
     )
     torch.testing.assert_close(torch.stack(drift), torch.zeros(4, 4, 3), atol=1e-5, rtol=0)
     shown = target.show(made)

@@ -57,7 +57,9 @@ def test_a_sampler_that_is_told_the_data_finds_them(sampler, num_steps: int) -> 
     def predict(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return objective.predicted(data, values, timesteps[:, None].expand(-1, 5))
 
-    torch.testing.assert_close(sampler(num_steps=num_steps).sample(predict, start), data, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        sampler(num_steps=num_steps).sample(predict, Representation.of_latents(start)).values, data, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_out_of_range() -> None:

@@ -15,6 +15,7 @@ from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
+from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import ModelSpec, Slot
 
@@ -60,16 +61,16 @@ def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int,
             with weights_of("encoder"):
                 encoder = cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust_class_paths))
 
-        def connector(slot: Slot, token_dim: int, generates: bool) -> Connector:
-            sizes = {"token_dim": token_dim, "hidden_dim": backbone.hidden_dim, "generates": generates}
+        def connector(slot: Slot, tokens: TokenSpec, generates: bool) -> Connector:
+            sizes = {"tokens": tokens, "hidden_dim": backbone.hidden_dim, "generates": generates}
             return cast(Connector, build("connector", slot, trust_class_paths=trust_class_paths, **sizes))
 
         features = spec.connectors.features
-        with weights_of("latent_connector"):
-            latent_connector = connector(spec.connectors.latent, codec.spec.token_dim, True)
-        with weights_of("features_connector"):
-            features_connector = connector(features, encoder.spec.feature_dim, False) if encoder and features else None
         objective = cast(Objective, build("objective", spec.objective, trust_class_paths=trust_class_paths))
+        with weights_of("latent_connector"):
+            latent_connector = connector(spec.connectors.latent, objective.tokens(codec.spec), True)
+        with weights_of("features_connector"):
+            features_connector = connector(features, encoder.spec.tokens, False) if encoder and features else None
         try:
             return UnifiedModel(
                 backbone=backbone,

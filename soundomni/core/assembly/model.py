@@ -187,9 +187,14 @@ class UnifiedModel(nn.Module):
 
         The connectors still run, on nothing, so that every rank computes the same gradients.
         """
-        values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=self.dtype)
-        mask = values[:, 0]
-        return Query(inputs=values, timesteps=mask, targets=values, loss_mask=mask.bool())
+        dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
+        values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
+        timesteps = self._no_timesteps(values)
+        return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool())
+
+    def _no_timesteps(self, values: Tensor) -> Tensor:
+        """Return timesteps of 0, `[B, T]`, for values `[B, D, T]`."""
+        return torch.zeros(values.shape[0], values.shape[-1], device=values.device, dtype=self.dtype)
 
     def fit_latents(self, batches: Iterable[PackedBatch]) -> None:
         """Fit the latent normalizer on the clips of some batches."""
@@ -288,7 +293,7 @@ class UnifiedModel(nn.Module):
             raise SpecError(f"the clip lasts {given:g} s; the latent connector takes at most {longest:g} s. Choose a shorter length")
 
     def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Return the prediction `[B, D, T]` of hidden tokens `[N, H]`, zero in the padding."""
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
         tokens = self.latent_connector.leave(hidden)
         b, _, t = like.shape
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
@@ -323,9 +328,10 @@ class UnifiedModel(nn.Module):
             blocks[Role.FEATURES] = self.enter_features(batch.features)
         if len(batch.latents):
             clean = self.encode(batch.latents.waveform, batch.latents.lengths)
-            clean = clean.with_values(clean.values.to(self.dtype))
+            if clean.values.is_floating_point():
+                clean = clean.with_values(clean.values.to(self.dtype))
             places = frame_places(batch.latents.num_frames, clean.values.shape[-1], self.device)
-            blocks[self.audio_role] = self.enter_frames(clean.values, torch.zeros_like(clean.values[:, 0]), places)
+            blocks[self.audio_role] = self.enter_frames(clean.values, self._no_timesteps(clean.values), places)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
         return layout.take(streams, Role.TEXT)
@@ -334,21 +340,22 @@ class UnifiedModel(nn.Module):
         """Predict for the audio slots of all rows at once.
 
         Args:
-            values: `[R, D, T]`.
+            values: `[R, D, T]`, or codes `[R, K, T]`.
             timesteps: `[R, T]`.
             boundary_ids: int64 `[2 R]`, start and end token of each row's slot.
             places: the frames of the slots, from `frame_places`.
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
 
         Returns:
-            The prediction `[R, D, T]`.
+            The prediction `[R, P, T]`.
         """
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
-        frames = self.enter_frames(values.to(self.dtype), timesteps, places)
+        frames = self.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places)
         blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         output = self.leave_frames(layout.take(streams, self.audio_role), places, values)
-        return self.objective.predicted(output.to(values.dtype), values, timesteps).to(values.dtype)
+        precise = values.dtype if values.is_floating_point() else torch.float32
+        return self.objective.predicted(output.to(precise), values, timesteps).to(precise)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""

@@ -58,8 +58,8 @@ def bounded(predict: Predict, objective: Objective, bounds: Sequence[Bound | Non
     if not any(bounds):
         return predict
 
-    def predict_bounded(values: Tensor, timesteps: Tensor) -> Tensor:
-        velocity = predict(values, timesteps).clone()
+    def predict_bounded(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        velocity = predict(values, timesteps, first=first).clone()
         times = timesteps.tolist()
         points = {timestep: path_point(objective, timestep) for timestep in set(times)}
         for row, (bound, timestep) in enumerate(zip(bounds, times, strict=True)):

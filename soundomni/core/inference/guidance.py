@@ -8,8 +8,8 @@ Shape letters: B clips, D latent dimensions, T frames, G guidance branches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,15 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Predict
 from soundomni.core.spec.schema import GuidanceSpec
 
-PredictBranches = Callable[[Tensor, Tensor, int], Tensor]
-"""(values `[B, D, T]`, timesteps `[B]`, G) → predictions `[G, B, D, T]`: the conditional one, then, if G is 2, the one
-without a prompt or with the negative prompt."""
+
+class PredictBranches(Protocol):
+    """What guidance asks for predictions."""
+
+    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
+        """Return predictions `[G, B, P, T]` for G = `count`: the conditional one, then, if G is 2, the one without a prompt or
+        with the negative prompt. The other arguments are those of `Predict`."""
+        ...
+
 
 RENORMALIZATIONS = ("none", "global", "channel")
 
@@ -47,14 +53,14 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
-    def predict(values: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         within = (timesteps >= low) & (timesteps <= high)
         if guidance.scale == 1.0 or not (everywhere or bool(within.any())):
-            return predict_branches(values, timesteps, 1)[0]
-        conditional, unconditional = predict_branches(values, timesteps, 2)
+            return predict_branches(values, timesteps, 1, first=first)[0]
+        conditional, unconditional = predict_branches(values, timesteps, 2, first=first)
         steered: Tensor = unconditional + guidance.scale * (conditional - unconditional)
         if guidance.renormalize != "none":
-            steered = steered * _shrink(conditional, steered, guidance, valid)
+            steered = steered * _shrink(conditional, steered, guidance, None if valid is None else valid[:, first:])
         return steered if everywhere else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
 
     return predict
@@ -95,7 +101,7 @@ class PartialTarget:
     `target.show(sampler.sample(target.hold(predict), target.show(noise), ...))`.
 
     Args:
-        values: `[B, D, T]`, read at known frames only.
+        values: `[B, D, T]` or codes `[B, K, T]`, read at known frames only.
         known: bool `[B, T]`.
     """
 
@@ -111,14 +117,15 @@ class PartialTarget:
         return timesteps[:, None].masked_fill(self.known, 0.0)
 
     def hold(self, predict: Predict) -> Predict:
-        """Wrap a velocity prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip,
-        `[B]`.
+        """Wrap a prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip, `[B]`.
 
-        The velocity is zero at known frames, so that a sampler leaves them where they are.
+        It is zero at known frames, so that a sampler of velocities leaves them where they are. Codes that are known do not
+        change anyway.
         """
 
-        def held(values: Tensor, timesteps: Tensor) -> Tensor:
-            velocity = predict(self.show(values), self.timesteps(timesteps))
-            return velocity.masked_fill(self.known[:, None], 0.0)
+        def held(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+            own = replace(self, values=self.values[..., first:], known=self.known[:, first:])
+            prediction = predict(own.show(values), own.timesteps(timesteps), first=first)
+            return prediction.masked_fill(own.known[:, None], 0.0)
 
         return held

@@ -94,8 +94,13 @@ class AudioSlots:
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._frames = np.asarray([slot.num_frames for slot in slots])
 
-    def predict(self, values: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the prediction `[R, D, T]` for values `[R, D, T]` at timesteps `[R, T]`."""
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`.
+
+        Raise ValueError unless `first` is 0: every token of a noise segment sees all others, so none of them is settled.
+        """
+        if first:
+            raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._frames, values.shape[-1], self._model.device)
         return self._model.predict_frames(values, timesteps, self._boundary, places, self._layout)
@@ -139,16 +144,6 @@ def sampler_seed(seed: int) -> int:
     return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
 
 
-def start_noise(requests: Sequence[AudioRequest], dim: int) -> Tensor:
-    """Return noise `[B, D, T]`, each clip from its own seed, independent of the batch around it."""
-    longest = max(request.num_frames for request in requests)
-    noise = torch.zeros(len(requests), dim, longest)
-    for i, request in enumerate(requests):
-        generator = torch.Generator().manual_seed(request.seed)
-        noise[i, :, : request.num_frames] = torch.randn(request.num_frames, dim, generator=generator).T
-    return noise
-
-
 @torch.no_grad()
 def sample_audio(
     model: UnifiedModel,
@@ -180,33 +175,33 @@ def sample_audio(
         )
         for count in range(1, branches + 1)
     }
-    lengths = torch.tensor(frames, device=model.device)
-    start = start_noise(requests, model.codec.spec.token_dim).to(model.device)
-    valid = length_mask(lengths, start.shape[-1])
-    target = _partial_target(requests, start)
-    start = _varied(model, requests, start, begin)
+    given, target = _given(model, requests)
+    noise = [torch.Generator().manual_seed(request.seed) for request in requests]
+    start = _varied(model, requests, model.objective.start(given, target.known, noise), begin)
+    valid = length_mask(given.lengths, given.values.shape[-1])
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
         # Conditional rows come first in the cache, so that only they run outside the guidance interval.
-        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1))
-        return out.reshape(count, *values.shape)
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first)
+        return out.reshape(count, len(values), *out.shape[1:])
 
     made = valid & ~target.known
     predict = target.hold(guided(predict_branches, guidance, valid=made))
     predict = bounded(predict, model.objective, [_bound(request) for request in requests], made=made)
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    values = sampler.sample(predict, target.show(start), generators=generators, begin=begin, on_step=on_step)
-    return Representation(target.show(values) * valid[:, None], lengths, model.codec.spec)
+    start = start.with_values(target.show(start.values))
+    made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step)
+    return model.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
 
 
-def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], noise: Tensor, begin: float) -> Tensor:
-    """Return what sampling starts from, `[B, D, T]`: noise, mixed with the clip if one is varied."""
-    start = noise.clone()
+def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], start: Representation, begin: float) -> Representation:
+    """Return what sampling starts from: `start`, mixed with the clip if one is varied."""
+    mixed = start.values.clone()
     for i, request in enumerate(requests):
         if request.varied is not None:
-            clip, frames = request.varied[None].to(noise), request.num_frames
-            start[i : i + 1, :, :frames] = model.objective.noised(clip, noise[i : i + 1, :, :frames], begin)
-    return start
+            clip, frames = request.varied[None].to(mixed), request.num_frames
+            mixed[i : i + 1, :, :frames] = model.objective.noised(clip, start.values[i : i + 1, :, :frames], begin)
+    return start.with_values(mixed)
 
 
 def _bound(request: AudioRequest) -> Bound | None:
@@ -215,11 +210,15 @@ def _bound(request: AudioRequest) -> Bound | None:
     return Bound(request.varied, request.most_change)
 
 
-def _partial_target(requests: Sequence[AudioRequest], like: Tensor) -> PartialTarget:
-    values = torch.zeros_like(like)
-    mask = torch.zeros(len(requests), like.shape[-1], dtype=torch.bool, device=like.device)
+def _given(model: UnifiedModel, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
+    """Return the given values of all clips, zero where nothing is given, and which frames these are."""
+    spec, frames = model.codec.spec, tuple(request.num_frames for request in requests)
+    dtype = torch.float32 if spec.kind == "continuous" else torch.int64
+    values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=model.device)
+    mask = torch.zeros(len(requests), max(frames), dtype=torch.bool, device=model.device)
     for i, request in enumerate(requests):
         if request.known is not None and request.known_mask is not None:
-            values[i, :, : request.num_frames] = request.known.to(like.device)
-            mask[i, : request.num_frames] = request.known_mask.to(like.device)
-    return PartialTarget(values=values, known=mask)
+            values[i, :, : request.num_frames] = request.known.to(model.device)
+            mask[i, : request.num_frames] = request.known_mask.to(model.device)
+    lengths = torch.tensor(frames, device=model.device)
+    return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask)

@@ -23,7 +23,7 @@ from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.files.names import REPORT_FILE
-from soundomni.core.interfaces import Codec, Encoder
+from soundomni.core.interfaces import Codec, Encoder, Objective
 from soundomni.core.pretrained.directory import (
     Origin,
     front_matter,
@@ -37,6 +37,7 @@ from soundomni.core.pretrained.directory import (
 )
 from soundomni.core.pretrained.foreign_weights import WeightFile, digest
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
+from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Spec
@@ -255,20 +256,20 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
     hidden_dim = spec.model.backbone.init_args["hidden_dim"]
     parts: dict[str, nn.Module] = {}
 
-    def connector(slot: Any, token_dim: int, generates: bool) -> nn.Module:
-        return cast(nn.Module, build("connector", slot, token_dim=token_dim, hidden_dim=hidden_dim, generates=generates))
+    def connector(slot: Any, tokens: TokenSpec, generates: bool) -> nn.Module:
+        return cast(nn.Module, build("connector", slot, tokens=tokens, hidden_dim=hidden_dim, generates=generates))
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         codec = cast(Codec, build("codec", spec.model.codec))
-        token_dim = codec.spec.token_dim
-        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=token_dim, kind=spec.model.normalize)}
+        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.model.normalize)}
         if "latent_connector" in wanted:
-            parts["latent_connector"] = connector(spec.model.connectors.latent, token_dim, True)
+            objective = cast(Objective, build("objective", spec.model.objective))
+            parts["latent_connector"] = connector(spec.model.connectors.latent, objective.tokens(codec.spec), True)
         if {"encoder", "features_connector"} & wanted and spec.model.encoder is not None:
             encoder = cast(Encoder, build("encoder", spec.model.encoder))
             parts["encoder"] = encoder
-            parts["features_connector"] = connector(spec.model.connectors.features, encoder.spec.feature_dim, False)
+            parts["features_connector"] = connector(spec.model.connectors.features, encoder.spec.tokens, False)
     return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 

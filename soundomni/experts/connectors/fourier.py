@@ -9,7 +9,7 @@ from soundomni.experts.sinusoids import fourier_places
 
 
 class FourierConnector(LinearConnector):
-    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each, like `linear`; places are Fourier features of
+    """Maps `[N, D]` → `[N, H]` and back by one linear layer each, like `linear`; places are Fourier features of
     the frame index.
 
     Use it for tokens whose values oscillate fast from frame to frame, such as MDCT coefficients of a steady tone: they

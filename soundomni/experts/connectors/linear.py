@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from torch import nn
 
-from soundomni.experts.connectors.projection import ProjectionConnector, initialize
+from soundomni.core.representation import TokenSpec
+from soundomni.experts.connectors.projection import ProjectionConnector, initialize, numbers_in_and_out
 
 
 class LinearConnector(ProjectionConnector):
-    """Maps `[N, token_dim]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and
+    """Maps `[N, D]` → `[N, H]` and back by one linear layer each; the output layer starts with zero weight and
     bias.
 
     Args:
-        token_dim: numbers per token (runtime).
+        tokens: numbers per token, D in and P out (runtime).
         hidden_dim: H (runtime).
         generates: whether tokens are generated: if so, they carry time and place, and there is an output layer
             (runtime).
         time_scale: factor of timesteps in [0, 1] before their sinusoids; 1 as in the original.
     """
 
-    def __init__(self, *, token_dim: int, hidden_dim: int, generates: bool, time_scale: float = 1.0) -> None:
+    def __init__(self, *, tokens: TokenSpec, hidden_dim: int, generates: bool, time_scale: float = 1.0) -> None:
+        inputs, outputs = numbers_in_and_out("linear", tokens)
         super().__init__(
-            inward=initialize(nn.Linear(token_dim, hidden_dim), std=0.02),
-            outward=initialize(nn.Linear(hidden_dim, token_dim), std=0.0) if generates else None,
+            inward=initialize(nn.Linear(inputs, hidden_dim), std=0.02),
+            outward=initialize(nn.Linear(hidden_dim, outputs), std=0.0) if generates else None,
             hidden_dim=hidden_dim,
             time_scale=time_scale,
         )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Connector
+from soundomni.core.representation import TokenSpec
 from soundomni.experts.sinusoids import TimeAndPlace, place_embedding
 
 
@@ -18,8 +20,8 @@ class ProjectionConnector(Connector):
     at zero.
 
     Args:
-        inward: `[N, token_dim]` → `[N, H]`.
-        outward: `[N, H]` → `[N, token_dim]`; None if nothing is generated.
+        inward: `[N, D]` → `[N, H]`.
+        outward: `[N, H]` → `[N, P]`; None if nothing is generated.
         hidden_dim: H.
         time_scale: factor of timesteps before their sinusoids.
     """
@@ -37,7 +39,7 @@ class ProjectionConnector(Connector):
         return place_embedding(frames, dim)
 
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
-        """Map `[N, token_dim]` to `[N, H]`.
+        """Map `[N, D]` to `[N, H]`.
 
         A connector that generates needs `timesteps` `[N]` in [0, 1] and `frames` `[N]`.
 
@@ -54,7 +56,7 @@ class ProjectionConnector(Connector):
         return out
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """Map `[N, H]` to `[N, token_dim]`; zero at the start of training.
+        """Map `[N, H]` to `[N, P]`; zero at the start of training.
 
         Raise TypeError if the connector does not generate.
         """
@@ -62,6 +64,13 @@ class ProjectionConnector(Connector):
             raise TypeError("this connector was built with generates=False and cannot map tokens back")
         out: Tensor = self.outward(hidden)
         return out
+
+
+def numbers_in_and_out(name: str, tokens: TokenSpec) -> tuple[int, int]:
+    """Return D and P of tokens that are numbers. Raise SpecError, which names the connector, for codes."""
+    if not tokens.is_numbers:
+        raise SpecError(f"connector '{name}' maps numbers, but these tokens are codes. Use the connector codes")
+    return tokens.num_inputs, tokens.num_outputs
 
 
 def initialize(layer: nn.Linear, *, std: float) -> nn.Linear:

@@ -160,7 +160,8 @@ class _Shadow(UnifiedModel):
         if len(clips) == 0:
             return self._empty_query()
         shape = (len(clips), self.codec.spec.token_dim, int(clips.num_frames.max()))
-        values = torch.empty(2, *shape, device=self.device)
+        dtype = torch.float32 if self.codec.spec.kind == "continuous" else torch.int64
+        values = torch.empty(2, *shape, device=self.device, dtype=dtype)
         times = torch.empty(shape[0], shape[2], device=self.device)
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Predict, Sampler
+from soundomni.core.representation import Representation
 from torch import Tensor
 
 
@@ -28,22 +29,21 @@ class RalstonSampler(Sampler):
             raise SpecError(f"num_steps is {num_steps}; expected at least 1")
         self.num_steps = num_steps
 
-    @property
-    def num_evaluations(self) -> int:
+    def num_evaluations(self, start: Representation) -> int:
         """Two per step."""
         return 2 * self.num_steps
 
     def sample(
         self,
         predict: Predict,
-        start: Tensor,
+        start: Representation,
         *,
         generators: Sequence[torch.Generator],
         begin: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Integrate `start` `[B, D, T]` from timestep `begin` to 0; draws nothing."""
-        values, width = start, -begin / self.num_steps
+    ) -> Representation:
+        """Integrate values `[B, D, T]` from timestep `begin` to 0; draws nothing."""
+        values, width = start.values, -begin / self.num_steps
         for step in range(self.num_steps):
             time = begin * (1.0 - step / self.num_steps)
             slope = predict(values, _times(values, time))
@@ -51,7 +51,7 @@ class RalstonSampler(Sampler):
             values = values + width * (slope / 4 + 3 / 4 * late)
             if on_step is not None:
                 on_step(step, values)
-        return values
+        return start.with_values(values)
 
 
 def _times(values: Tensor, time: float) -> Tensor:
