@@ -75,7 +75,7 @@ def best_step(run_dir: str | Path) -> int:
     except CheckpointError as error:
         raise CheckpointError(
             f"step {best.step} is the best of the run '{path}', but its checkpoint cannot be used: {error}. "
-            "Export another step with --step N, or resume the run to compare steps anew"
+            "Export another step with --step N, or resume the run to compare steps from scratch"
         ) from error
     return int(best.step)
 

@@ -204,6 +204,8 @@ def as_directory(name: str, value: Any) -> str | Path:
         return value
     if isinstance(value, PathLike):
         return Path(value)
+    if value == "":
+        raise DataError(f"{name} is empty; expected the name of a directory")
     raise DataError(f"{name} is {shown(value)}; expected a path")
 
 
