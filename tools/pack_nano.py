@@ -1,9 +1,8 @@
-"""Put a finished run of tools/nano_editing.yaml into the package, measure it, and write its model card and the README's line about it.
+"""Put a finished run of tools/nano_last.yaml into the package, measure it, and write its model card and the README's line about it.
 
-    soundomni train --config nano
-    soundomni export runs/nano --out nano-first
-    soundomni train --config tools/nano_editing.yaml --model.start=nano-first
-    python tools/pack_nano.py runs/nano-editing
+    python tools/pack_nano.py runs/nano-last
+
+The commands at the top of that file make the run.
 
 It needs no network; measuring takes about ten minutes on one core.
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from soundomni.evaluation import evaluate, score_text
 from soundomni.train.export import load_run
 
 NAME = "nano"
-EDITING = Path(__file__).with_name("nano_editing.yaml")
+EDITING, LAST = (Path(__file__).with_name(f"nano_{part}.yaml") for part in ("editing", "last"))
 MAY_CHANGE = ("model.start", "model.tokenizer.vocab_size", "train.run_dir", "train.threads", "sampler", "guidance")
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- scores of nano, written by tools/pack_nano.py -->", "<!-- end of scores -->"
@@ -55,15 +53,13 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory of tools/nano_editing.yaml")
+    parser.add_argument("run", type=Path, help="run directory of tools/nano_last.yaml")
     run = parser.parse_args().run
-    then, now = (spec_to_dict(resolve(load_spec(layers, base={}))) for layers in ([run / "spec.yaml"], [NAME, EDITING]))
+    then, now = (spec_to_dict(resolve(load_spec(layers, base={}))) for layers in ([run / "spec.yaml"], [NAME, LAST]))
     differences = changed_keys(then, now, may_change=MAY_CHANGE)
     if differences:
-        raise SystemExit(f"'{run}' is not a run of {EDITING.name}: {'; '.join(differences)}")
+        raise SystemExit(f"'{run}' is not a run of {LAST.name}: {'; '.join(differences)}")
     model, step = load_run(run)
-    shipped = resolve(load_spec([NAME]))
-    model.spec = replace(model.spec, sampler=shipped.sampler, guidance=shipped.guidance)
     assert model.spec.train is not None, "it was trained"
     if step != model.spec.train.steps:
         raise SystemExit(f"'{run}' is at step {step} of {model.spec.train.steps}: let it finish")
@@ -86,10 +82,10 @@ def measure(model: SoundOmni, name: str, num_steps: int | None) -> dict[str, Any
     return result
 
 
-def first_steps() -> int:
-    """Return the steps of the first part."""
-    train = resolve(load_spec([NAME])).train
-    assert train is not None, "the shipped spec trains"
+def steps_of(part: str | Path) -> int:
+    """Return the steps of one part of the training."""
+    train = resolve(load_spec([NAME, part], base={})).train
+    assert train is not None, "it trains"
     return train.steps
 
 
@@ -129,7 +125,8 @@ def card(run: Path, train: TrainSpec, scores: dict[str, dict[str, Any]]) -> str:
     return CARD.format(
         parameters=f"{parameters:,}",
         size=f"{size:.1f}",
-        first=f"{first_steps():,}",
+        first=f"{steps_of(NAME):,}",
+        second=f"{steps_of(EDITING):,}",
         step=f"{train.steps:,}",
         minutes=f"{metrics[-1]['seconds'] / 60:.0f}",
         samples=f"{metrics[-1]['samples']:,.0f}",
@@ -164,9 +161,10 @@ soundomni describe --model nano generated/000-a-rising-sine-tone-then-two-clicks
 
 ## What it was trained on
 
-The synthetic dataset `toy-sounds`, in two parts: {first} steps of the spec `nano`, then {step} steps of `tools/nano_editing.yaml`,
-which has more clips to continue, to fill and to vary ({samples} samples, {minutes} minutes on a CPU). The commands at the top of that file
-train it again, with the same data in the same order; `python tools/pack_nano.py runs/nano-editing` packs and measures it.
+The synthetic dataset `toy-sounds`, in three parts: {first} steps of the spec `nano`; {second} steps of `tools/nano_editing.yaml`, which
+has more clips to continue, to fill and to vary; and {step} steps of `tools/nano_last.yaml`, which has more clips to generate and to hear
+({samples} samples, {minutes} minutes on one core). The commands at the top of that file train it again, with the same data in the same
+order, and the last one packs and measures it.
 
 - It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
   and white, low and high noise; each quiet or loud; one sound or two in a row, in clips of one second at 8 kHz, mono.

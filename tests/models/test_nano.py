@@ -40,7 +40,7 @@ ROWS = (
     ("variants at strength 0.8 with every attribute of the prompt", "varied", "right at 0.8"),
 )
 README = Path(__file__).parents[2] / "README.md"
-EDITING = Path(__file__).parents[2] / "tools" / "nano_editing.yaml"
+LAST = Path(__file__).parents[2] / "tools" / "nano_last.yaml"
 NOTES = ("C4", "D4", "E4", "F4", "G4", "A4", "B4")
 
 
@@ -69,10 +69,10 @@ def test_a_model_directory_of_that_name_wins_and_any_other_folder_does_not(tmp_p
 
 def test_it_is_small_and_assembled_as_the_shipped_spec_says(nano: SoundOmni) -> None:
     assert (SHIPPED / "nano" / "model.safetensors").stat().st_size <= 8_000_000
-    spec = portable(resolve(load_spec(["nano", EDITING], base={})))
+    spec = portable(resolve(load_spec(["nano", LAST], base={})))
     own = resolve(nano.spec)
     model = replace(spec.model, tokenizer=own.model.tokenizer)  # which the first part of training learnt
-    assert (own.model, own.sampler, own.guidance) == (model, spec.sampler, spec.guidance)
+    assert own.model == model
 
 
 def test_the_card_says_what_evaluate_printed() -> None:
