@@ -33,8 +33,9 @@ from soundomni.cli.parsing import Parser
 from soundomni.core.spec import registry
 from soundomni.core.spec.arguments import argument_texts
 from soundomni.core.spec.load import shipped_specs
-from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import field_types, type_name, without_none
+from soundomni.core.spec.written import WrittenSpec
 from soundomni.evaluation import shipped_lists
 
 DIRECTIVE = re.compile(r"^\{\{ ([a-z-]+)((?: [^\s{}]+)*) \}\}$", re.MULTILINE)
@@ -298,12 +299,12 @@ def template(kind: str, name: str) -> str:
 
 def spec_reference() -> str:
     """A section for each mapping of a spec, with its keys."""
-    return "\n\n".join(_section(Spec, ""))
+    return "\n\n".join(_section(WrittenSpec, ""))
 
 
 def spec_keys(key: str) -> str:
     """The table of the keys of one mapping of a spec."""
-    of: Any = Spec
+    of: Any = WrittenSpec
     for name in key.split("."):
         of = _nested(field_types(of)[name])
     return f"{_summary(of)}\n\n{_keys(of, key)}"

@@ -31,7 +31,7 @@ def check_model_format(name: str, model: SoundOmni) -> None:
     """Raise DataError, before any clip is made, if a format cannot hold the output of the model's codec."""
     from soundomni.data.audio_formats import check_format
 
-    codec = model.model.codec.spec
+    codec = model.model.made().codec.spec
     check_format(name, sample_rate=codec.sample_rate, channels=codec.channels)
 
 

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     model = load_model(args, overrides, device=choose_device(args))
     check_model_format(args.format, model)
     for request in requests:
-        check_negative(request.negative, model.spec.guidance.scale if request.guidance is None else request.guidance)
+        check_negative(request.negative, model.made_spec().guidance.scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
     made, lines, failures = [], [], []
     for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):

@@ -15,6 +15,7 @@ import importlib
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ COMMANDS = {
 TRAINS = ("train", "demo")
 """Commands that show the progress of training themselves."""
 
+REPORTING_SECONDS = 5.0
+"""How long a silent process gives the first one to report the same error."""
 GLOBAL_OPTIONS = {
     "--json": "print one machine-readable result on stdout, everything else on stderr",
     "--debug": "show tracebacks of errors",
@@ -88,6 +91,7 @@ def _status(arguments: list[str]) -> int:
         return PIPE_CLOSED
     except SoundOmniError as error:
         if _is_reported_elsewhere(error):
+            time.sleep(REPORTING_SECONDS)  # torchrun ends all processes when one ends, also the one that is about to say why
             return 2
         return _fail(arguments, f"error: {' '.join([str(error), *_notes(error), *_origin(error)])}", status=2)
     except OSError as error:

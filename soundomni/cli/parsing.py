@@ -118,6 +118,6 @@ def _chosen(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[
 
 @functools.cache
 def _spec_roots() -> set[str]:
-    from soundomni.core.spec.schema import Spec
+    from soundomni.core.spec.written import WrittenSpec
 
-    return {field.name for field in dataclasses.fields(Spec)}
+    return {field.name for field in dataclasses.fields(WrittenSpec)}

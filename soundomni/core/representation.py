@@ -160,6 +160,6 @@ class FeatureSpec:
     max_seconds: float | None = None
 
     @property
-    def tokens(self) -> TokenSpec:
-        """A row of features as a token."""
-        return TokenSpec(self.feature_dim, self.feature_dim)
+    def tokens(self) -> int:
+        """A row of features as a token: F numbers."""
+        return self.feature_dim

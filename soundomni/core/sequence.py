@@ -11,7 +11,7 @@ Shape letters: G segments, M documents, N tokens, B clips, C audio channels, S s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Literal
@@ -31,7 +31,15 @@ class Role(IntEnum):
     LATENT = 2
     CODES = 3
 
+    @property
+    def modality(self) -> str:
+        """Name of the modality that tokens of this role belong to if nothing else is said: "text", "features", "latent" or
+        "codes"."""
+        return self.name.lower()
 
+
+TEXT = Role.TEXT.modality
+"""Name that text has among the modalities."""
 MADE = (Role.LATENT, Role.CODES)
 """Roles of the clips to make or to continue."""
 AUDIO_BOUNDARIES = 2
@@ -81,6 +89,7 @@ class Segment:
         role: what the tokens between the boundaries are.
         attend: how they see each other.
         length: tokens, boundaries included.
+        of: name of the modality; None for the one that is named after the role.
         token_ids: int64; `[length]` for text, `[2]` for audio (start and end of audio).
         positions: the position rule.
         labels: int64 `[length]`, the token that each text token predicts, NO_LABEL if it predicts nothing; None without
@@ -94,11 +103,17 @@ class Segment:
     attend: Attend
     length: int
     token_ids: np.ndarray
+    of: str | None = None
     positions: PositionRule = PositionRule.ADVANCE
     labels: np.ndarray | None = None
     num_samples: int = 0
     known: np.ndarray | None = None
     waveform: np.ndarray | None = None
+
+    @property
+    def modality(self) -> str:
+        """Name of the modality that the tokens between the boundaries belong to."""
+        return self.of if self.of is not None else self.role.modality
 
     @property
     def boundary(self) -> int:
@@ -143,6 +158,7 @@ def audio_segment(
     num_samples: int,
     boundary_ids: tuple[int, int],
     positions: PositionRule,
+    of: str | None = None,
     known: np.ndarray | None = None,
 ) -> Segment:
     """Write a clip of `num_frames` tokens between its start and end tokens, `boundary_ids`; the waveform is attached
@@ -153,6 +169,7 @@ def audio_segment(
         attend=attend,
         length=num_frames + AUDIO_BOUNDARIES,
         token_ids=np.asarray(boundary_ids, dtype=np.int64),
+        of=of,
         positions=positions,
         num_samples=num_samples,
         known=known,
@@ -205,6 +222,8 @@ class SegmentTable:
         boundary: boundary tokens on each side (0 or 1).
         position: position id of the first token.
         rule: value of PositionRule.
+        modality: index of the segment's modality in `names`.
+        names: names of modalities, text first.
     """
 
     document: np.ndarray
@@ -215,6 +234,8 @@ class SegmentTable:
     boundary: np.ndarray
     position: np.ndarray
     rule: np.ndarray
+    modality: np.ndarray
+    names: tuple[str, ...] = (TEXT,)
 
     @property
     def num_segments(self) -> int:
@@ -235,6 +256,7 @@ class SegmentTable:
         Positions restart in each document, at 0 or at `first_position[document]`.
         """
         rows: list[tuple[int, ...]] = []
+        names = {TEXT: 0}
         start = 0
         for document, segments in enumerate(samples):
             position = first_position[document] if first_position is not None else 0
@@ -249,12 +271,22 @@ class SegmentTable:
                         segment.boundary,
                         position,
                         segment.positions,
+                        names.setdefault(segment.modality, len(names)),
                     )
                 )
                 start += segment.length
                 position += position_advance(segment)
-        columns = np.asarray(rows, dtype=np.int64).reshape(-1, len(fields(cls))).T.copy()
-        return cls(*columns)
+        columns = np.asarray(rows, dtype=np.int64).reshape(-1, len(fields(cls)) - 1).T.copy()
+        table = dict(zip((field.name for field in fields(cls)), columns, strict=False))
+        return cls(**table, names=tuple(names))
+
+    def roles(self) -> dict[str, Role]:
+        """Return the role of each modality that has segments, by its name. Raise ValueError if one has several."""
+        found: dict[str, Role] = {}
+        for index, role in dict.fromkeys(zip(self.modality.tolist(), self.role.tolist(), strict=True)):
+            if found.setdefault(self.names[index], Role(role)) != role:
+                raise ValueError(f"modality '{self.names[index]}' has segments of several roles; expected one role")
+        return found
 
     def token_segments(self) -> np.ndarray:
         """Return int64 `[N]`: the row of each token."""
@@ -267,6 +299,14 @@ class SegmentTable:
         roles[self.start[framed]] = Role.TEXT
         roles[self.start[framed] + self.length[framed] - 1] = Role.TEXT
         return roles
+
+    def token_modalities(self) -> np.ndarray:
+        """Return int64 `[N]`: the modality of each token, as an index of `names`; boundary tokens are text."""
+        modalities = np.repeat(self.modality, self.length)
+        framed = self.boundary > 0
+        modalities[self.start[framed]] = 0
+        modalities[self.start[framed] + self.length[framed] - 1] = 0
+        return modalities
 
     def token_positions(self) -> np.ndarray:
         """Return int64 `[N]`: the position id of each token."""
@@ -285,7 +325,7 @@ def position_advance(segment: Segment) -> int:
 
 @dataclass(frozen=True)
 class Clips:
-    """The audio segments of one role, as waveforms that a codec or an encoder takes.
+    """The segments of one modality, as waveforms that a codec or an encoder takes.
 
     Args:
         waveform: float32 `[B, C, S]`, zero beyond each clip.
@@ -308,6 +348,11 @@ class Clips:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @classmethod
+    def none(cls) -> Clips:
+        """Return no clips, for a batch that has none of a modality."""
+        return _clips([])
+
     def to(self, device: torch.device | str) -> Clips:
         """Return the clips with their tensors on `device`."""
         return replace(
@@ -326,17 +371,22 @@ class Breakdown:
     Args:
         names: names of the groups.
         labels: int64 `[N]`, the group of each text token that predicts something, in token order.
-        clips: int64 `[B]`, the group of each clip of `latents`.
+        clips: int64 `[B]`, the group of each clip, by the name of its modality.
     """
 
     names: tuple[str, ...]
     labels: Tensor
-    clips: Tensor
+    clips: Mapping[str, Tensor]
+
+    def to(self, device: torch.device | str) -> Breakdown:
+        """Return the breakdown with its tensors on `device`."""
+        clips = {name: groups.to(device, non_blocking=True) for name, groups in self.clips.items()}
+        return replace(self, labels=self.labels.to(device, non_blocking=True), clips=clips)
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Many samples in one token budget: the segment table and the payloads by role, each in token order.
+    """Many samples in one token budget: the segment table and the payloads by modality, each in token order.
 
     Args:
         table: one row per segment.
@@ -344,7 +394,7 @@ class PackedBatch:
         text_ids: int64 `[N_text]`, ids of all text tokens, boundaries included.
         labels: int64 `[N_text]`, the token that each predicts, NO_LABEL for none.
         predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
-        features, latents: the clips to understand and the clips to make or continue from.
+        clips: the clips of each modality that the batch has, by its name; see `of`.
         groups: the sample's group of each document, `M` of them; empty without groups.
         breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """
@@ -354,8 +404,7 @@ class PackedBatch:
     text_ids: Tensor
     labels: Tensor
     predicting: Tensor
-    features: Clips
-    latents: Clips
+    clips: Mapping[str, Clips]
     groups: tuple[str, ...] = ()
     breakdown: Breakdown | None = None
 
@@ -373,19 +422,25 @@ class PackedBatch:
             text_ids=_flatten(ids),
             labels=flat_labels,
             predicting=torch.nonzero(flat_labels != NO_LABEL).squeeze(1),
-            features=_clips(samples, (Role.FEATURES,)),
-            latents=_clips(samples, MADE),
+            clips=_clips_by_modality(samples),
             groups=tuple(sample.group for sample in samples),
         )
+
+    def of(self, modality: str) -> Clips:
+        """Return the clips of a modality, none if the batch has none."""
+        return self.clips[modality] if modality in self.clips else Clips.none()
 
     def broken_down(self) -> PackedBatch:
         """Return the batch with a breakdown by `groups`; it must be on the host."""
         names = tuple(dict.fromkeys(self.groups))
         number = np.asarray([names.index(group) for group in self.groups], dtype=np.int64)
         of_text = number[self.table.document[self.table.token_segments()[self.table.token_roles() == Role.TEXT]]]
-        of_clips = number[self.table.document[np.isin(self.table.role, MADE)]]
+        of_clips = {
+            modality: torch.from_numpy(number[self.table.document[self.table.modality == self.table.names.index(modality)]])
+            for modality in self.clips
+        }
         labels = torch.from_numpy(of_text[self.predicting.numpy()])
-        return replace(self, breakdown=Breakdown(names, labels, torch.from_numpy(of_clips)))
+        return replace(self, breakdown=Breakdown(names, labels, of_clips))
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch with its tensors on `device`; the table stays on the host."""
@@ -394,14 +449,8 @@ class PackedBatch:
             text_ids=self.text_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             predicting=self.predicting.to(device, non_blocking=True),
-            features=self.features.to(device),
-            latents=self.latents.to(device),
-            breakdown=self.breakdown
-            and replace(
-                self.breakdown,
-                labels=self.breakdown.labels.to(device, non_blocking=True),
-                clips=self.breakdown.clips.to(device, non_blocking=True),
-            ),
+            clips={name: clips.to(device) for name, clips in self.clips.items()},
+            breakdown=self.breakdown and self.breakdown.to(device),
         )
 
 
@@ -409,22 +458,28 @@ def _flatten(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *arrays]).astype(np.int64))
 
 
-def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
-    chosen: list[tuple[Segment, int]] = []
-    quantiles: list[float | None] = []
+def _clips_by_modality(samples: Sequence[Sample]) -> dict[str, Clips]:
+    """Return the clips of each modality. No two clips to make in one sample have the same seed."""
+    chosen: dict[str, list[tuple[Segment, int, float | None]]] = {}
     for sample in samples:
-        audio = [segment for segment in sample.segments if segment.role in roles]
-        chosen += [(segment, sample.seed + 1_000_003 * i) for i, segment in enumerate(audio)]
-        quantiles += [sample.quantile] * len(audio)
-    for segment, _ in chosen:
+        for made in (False, True):
+            audio = [s for s in sample.segments if s.role != Role.TEXT and (s.role in MADE) == made]
+            for i, segment in enumerate(audio):
+                chosen.setdefault(segment.modality, []).append((segment, sample.seed + 1_000_003 * i, sample.quantile))
+    return {name: _clips(rows) for name, rows in chosen.items()}
+
+
+def _clips(chosen: Sequence[tuple[Segment, int, float | None]]) -> Clips:
+    """Join segments, each with its seed and its quantile."""
+    for segment, _, _ in chosen:
         if segment.waveform is None:
             raise ValueError("an audio segment without its waveform cannot be packed. Read the clip first")
-    waveforms = [segment.waveform for segment, _ in chosen if segment.waveform is not None]
-    frames = np.asarray([segment.num_frames for segment, _ in chosen], dtype=np.int64)
+    waveforms = [segment.waveform for segment, _, _ in chosen if segment.waveform is not None]
+    frames = np.asarray([segment.num_frames for segment, _, _ in chosen], dtype=np.int64)
     longest = max((w.shape[1] for w in waveforms), default=0)
     waveform = torch.zeros(len(chosen), waveforms[0].shape[0] if waveforms else 1, longest)
     known = torch.zeros(len(chosen), int(frames.max(initial=0)), dtype=torch.bool)
-    for i, (segment, _) in enumerate(chosen):
+    for i, (segment, _, _) in enumerate(chosen):
         waveform[i, :, : waveforms[i].shape[1]] = torch.from_numpy(waveforms[i])
         if segment.known is not None:
             known[i, : segment.num_frames] = torch.from_numpy(segment.known)
@@ -432,8 +487,8 @@ def _clips(samples: Sequence[Sample], roles: tuple[Role, ...]) -> Clips:
         waveform=waveform,
         lengths=torch.tensor([w.shape[1] for w in waveforms], dtype=torch.int64),
         num_frames=frames,
-        seeds=tuple(seed for _, seed in chosen),
+        seeds=tuple(seed for _, seed, _ in chosen),
         known=known,
-        noise=torch.tensor([segment.attend == Attend.NOISE for segment, _ in chosen], dtype=torch.bool),
-        quantiles=tuple(fixed) if len(fixed := [place for place in quantiles if place is not None]) == len(chosen) else None,
+        noise=torch.tensor([segment.attend == Attend.NOISE for segment, _, _ in chosen], dtype=torch.bool),
+        quantiles=tuple(fixed) if len(fixed := [place for _, _, place in chosen if place is not None]) == len(chosen) else None,
     )

@@ -7,6 +7,8 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +18,7 @@ from soundomni.core.interfaces import Item, Skip
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.writing.chat import Answer, taught_chat
-from soundomni.core.writing.segments import SegmentWriter
+from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
 from soundomni.core.writing.tasks import Task
 from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
 from soundomni.data.data_section import check_dropout
@@ -68,8 +70,12 @@ class SampleWriter:
 
     def check(self, task: Task) -> None:
         """Raise SpecError if the model cannot do this task."""
-        if self._writer.encoder_spec is None and task.uses("features"):
+        if not self._writer.hears and task.uses("features"):
             raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
+        for template in task.templates:
+            if template.audio is not None:
+                with _naming(task):
+                    self._writer.of(template)
         if self._in_chat(task) and task.uses("context"):
             raise SpecError(
                 f"task '{task.name}' puts clean latents into a chat, but model.chat '{self._writer.chat}' does not "
@@ -126,23 +132,16 @@ class SampleWriter:
             if segment.role == Role.TEXT:
                 segments.append(segment)
                 continue
-            need = self._needs(segment.role)
+            modality = self._writer.modalities[segment.modality]
+            need = (modality.sample_rate, modality.channels)
             if need not in made:
                 made[need] = _convert(part, rate, *need, key=key)
             segments.append(segment.with_waveform(made[need]))
         return replace(planned.sample, segments=tuple(segments))
 
-    def _needs(self, role: Role) -> tuple[int, int]:
-        """Return (rate, channels) of the waveform that a segment of this role needs."""
-        if role == Role.FEATURES:
-            assert self._writer.encoder_spec is not None, "checked by check()"
-            return self._writer.encoder_spec.sample_rate, 1
-        return self._writer.codec_spec.sample_rate, self._writer.codec_spec.channels
-
     def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
-        limits = [max_seconds]
-        if task.uses("features") and self._writer.encoder_spec is not None:
-            limits.append(self._writer.encoder_spec.max_seconds)
+        used = [self._writer.of(template) for template in task.templates if template.audio is not None]
+        limits = [max_seconds, *(one.spec.max_seconds for one in used if isinstance(one, HeardModality))]
         seconds = min((limit for limit in limits if limit is not None), default=None)
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
         # a caption of the whole clip may not fit a part of it
@@ -157,15 +156,15 @@ class SampleWriter:
             return Skip(item.key, reason, "unsuitable", f"longer than {seconds:g} s for {task.name}")
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
-        codec, most = self._writer.codec_spec, self._writer.max_frames
-        frames = codec.num_frames(resampled_length(num_samples, crop.rate, codec.sample_rate))
-        if (task.uses("target") or task.uses("context")) and most is not None and frames > most:
-            reason = (
-                f"{num_samples / crop.rate:.2f} s of it are used, and the latent connector takes at most "
-                f"{codec.seconds(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
-            )
-            group = f"longer than the {codec.seconds(most):g} s of the latent connector, for {task.name}"
-            return Skip(item.key, reason, "unsuitable", group)
+        for one in used:
+            most = one.max_frames if isinstance(one, CodecModality) else None
+            if isinstance(one, CodecModality) and most is not None and one.spec.num_frames(_samples_of(crop, one)) > most:
+                reason = (
+                    f"{num_samples / crop.rate:.2f} s of it are used, and the {one.name} connector takes at most "
+                    f"{one.spec.seconds(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
+                )
+                group = f"longer than the {one.spec.seconds(most):g} s of the {one.name} connector, for {task.name}"
+                return Skip(item.key, reason, "unsuitable", group)
         return crop
 
     def _in_chat(self, task: Task) -> bool:
@@ -174,14 +173,9 @@ class SampleWriter:
 
     def _chat_part(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str]) -> str | Segment | Answer:
         if template.text is None:
-            return self._writer.features(self._num_heard(crop))
+            return self._writer.features(_samples_of(crop, self._writer.heard(template.of)), of=template.of)
         text = template.text.format(**texts)
         return Answer(text) if template.loss else text
-
-    def _num_heard(self, crop: Crop) -> int:
-        """Return the number of samples of a clip at the encoder's rate; 0 without an encoder."""
-        spec = self._writer.encoder_spec
-        return resampled_length(crop.num_samples, crop.rate, spec.sample_rate) if spec is not None else 0
 
     def _dropout_share(self, template: SegmentTemplate) -> float:
         if template.text is not None:
@@ -189,9 +183,18 @@ class SampleWriter:
         return self._dropout.features if template.audio == "features" else self._dropout.latent
 
     def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
-        num_made = resampled_length(crop.num_samples, crop.rate, self._writer.codec_spec.sample_rate)
-        made = _made(template, self._writer.codec_spec.num_frames(num_made), share_draw, place_draw)
-        return self._writer.segment(template, texts=texts, num_heard=self._num_heard(crop), num_made=num_made, made=made)
+        if template.audio is None:
+            return self._writer.segment(template, texts=texts)
+        modality = self._writer.of(template)
+        num_samples, made = _samples_of(crop, modality), None
+        if template.audio == "target" and isinstance(modality, CodecModality):
+            made = _made(template, modality.spec.num_frames(num_samples), share_draw, place_draw)
+        return self._writer.segment(template, texts=texts, num_samples=num_samples, made=made)
+
+
+def _samples_of(crop: Crop, modality: HeardModality | CodecModality) -> int:
+    """Return the number of samples of a clip at the rate of a modality."""
+    return resampled_length(crop.num_samples, crop.rate, modality.sample_rate)
 
 
 def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw: float) -> tuple[int, int]:
@@ -203,6 +206,14 @@ def _made(template: SegmentTemplate, frames: int, share_draw: float, place_draw:
     width = max(1, count)
     first = int(place_draw * (frames - width + 1))
     return first, first + width
+
+
+@contextmanager
+def _naming(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"task '{task.name}': {error}") from error
 
 
 def _choose(texts: tuple[str, ...], draw: float) -> str:

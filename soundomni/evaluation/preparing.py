@@ -99,7 +99,7 @@ def _obstacle(task: str, model: SoundOmni, items: Sequence[Item], *, judged: boo
     from soundomni.evaluation.toy_attributes import are_toys
 
     toys = are_toys(items)
-    if task in ("describe", "answer") and model.model.encoder is None:
+    if task in ("describe", "answer") and not model.model.all_heard:
         return "the model has no encoder"
     if task in ("generate", "describe", "continue", "vary") and not all(item.captions for item in items):
         return "not every clip has a caption"

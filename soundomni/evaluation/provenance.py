@@ -54,7 +54,9 @@ def made_with(
     from soundomni.core.spec.slots import slots
     from soundomni.core.waveform import RESAMPLER_QUALITY
 
-    sampler, guidance = model.spec.sampler, model.spec.guidance
+    made = model.made_spec()
+    sampler, guidance = made.sampler, made.guidance
+    assert sampler is not None, "it is made"
     scale = {} if settings.guidance_scale is None else {"scale": settings.guidance_scale}
     return {
         "model": _model(model, loaded_from),

@@ -69,7 +69,7 @@ def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str])
         longest = max((question for question, _ in item.questions), key=lambda question: len(model.tokenizer.encode(question)))
         model.contexts.clip(clip, longest)
     if "reconstruct" in tasks:
-        match_channels(clip.waveform, model.model.codec.spec.channels)
+        match_channels(clip.waveform, model.model.made().channels)
 
 
 @contextmanager

@@ -14,19 +14,19 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from soundomni.core.interfaces import Tracker
-from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot, Spec
 from soundomni.testing.suite import ConformanceSuite
 
 SPEC = Spec(
     model=ModelSpec(
         backbone=Slot("mot"),
         router=Slot("modality"),
-        codec=Slot("mdct"),
-        connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("linear")),
-        objective=Slot("flow-matching"),
-        encoder=None,
+        modalities={
+            "latent": ModalitySpec(
+                codec=Slot("mdct"), connector=Slot("linear"), objective=Slot("flow-matching"), sampler=Slot("euler"), normalize="channel"
+            )
+        },
     ),
-    sampler=Slot("euler"),
 )
 
 OTHERS = ("spec.yaml", "metrics.jsonl", "checkpoints/latest", "samples/step-00000001/00-rain.wav", "notes.txt", "data/mine.csv")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Codec, LossTerms
-from soundomni.core.sequence import PackedBatch
+from soundomni.core.sequence import Clips, PackedBatch
 from soundomni.train.state import load_trained_weights
 
 SILENCE_SECONDS = 0.1
@@ -57,7 +57,7 @@ class CodecTraining(nn.Module):
 
         Without clips, a silent one takes their place and counts nothing, so that every rank computes the same gradients.
         """
-        clips = batch.latents
+        clips = next(iter(batch.clips.values()), Clips.none())
         if len(clips) == 0:
             terms = self._losses(*self._silence(clips.waveform.device), seeds=(0,))
             return {name: (0.0 * total, count) for name, (total, count) in terms.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, Spec, TrainSpec
+from soundomni.core.spec.shorthand import short_keys
 from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 HIGHEST_RATE = 1.0
@@ -88,13 +89,13 @@ def _trackers(train: TrainSpec) -> Iterator[str]:
 
 
 def _losses(train: TrainSpec, model: UnifiedModel) -> Iterator[str]:
-    names = ("ce", *model.objective.loss_names, *model.router.loss_names)
+    names = model.loss_names
     if all(train.loss_weights.get(name, 1.0) == 0 for name in names):
         yield f"train.loss_weights is 0 for every loss ({', '.join(names)}): the model learns nothing. Set at least one above 0"
 
 
 def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) -> Iterator[str]:
-    validation, codec = train.validating, model.codec.spec
+    validation = train.validating
     held_out = _held_out(data)
     if not validation.every:
         if held_out:
@@ -111,13 +112,14 @@ def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) ->
             "dataset in "
             "data.datasets, or set train.validation.best to null"
         )
-    if not measures and not validation.prompts and (model.encoder is None or validation.num_describe == 0):
+    if not measures and not validation.prompts and (not model.all_heard or validation.num_describe == 0):
         yield (
             "train.validation does nothing: it has no prompts, no clips to describe, and no held-out items. Set "
             "train.validation.prompts, or set train.validation to null"
         )
-    if validation.prompts and validation.seconds * codec.sample_rate < codec.downsampling_ratio:
-        yield _shorter("train.validation.seconds", validation.seconds, codec.downsampling_ratio / codec.sample_rate)
+    frame = max((one.codec.spec.downsampling_ratio / one.sample_rate for one in model.all_made), default=0.0)
+    if validation.prompts and validation.seconds < frame:
+        yield _shorter("train.validation.seconds", validation.seconds, frame)
 
 
 def _held_out(data: DataSpec | None) -> list[str]:
@@ -136,19 +138,24 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
         share = getattr(dropout, name)
         if share == 1 and any(task.uses("target") and task.uses(audio) for task in tasks):
             yield f"data.condition_dropout.{name} is 1: the model never sees audio of this kind before a target. Set it to about 0.3"
-    if prompted and dropout.text == 0 and spec.guidance.scale != 1:
+    short = short_keys(spec.model)
+    guided = {f"model.modalities.{name}.guidance": one.guidance for name, one in spec.model.all_made.items()}
+    for key, guidance in guided.items():
+        if not (prompted and dropout.text == 0 and guidance.scale != 1):
+            continue
+        key = short.get(key, key)
         yield (
-            f"guidance.scale is {spec.guidance.scale:g}, but data.condition_dropout.text is 0: guidance compares with generation without "
-            "a caption, which is never trained. Set data.condition_dropout.text to about 0.1, or set guidance.scale "
-            "to 1"
+            f"{key}.scale is {guidance.scale:g}, but data.condition_dropout.text is 0: guidance compares with generation without "
+            f"a caption, which is never trained. Set data.condition_dropout.text to about 0.1, or set {key}.scale to 1"
         )
 
 
 def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel, *, clip_only: bool) -> Iterator[str]:
     """Yield doubts about the longest clip of a dataset, compared with a frame and with the longest sample."""
-    codec, seconds = model.codec.spec, entry.max_seconds
+    seconds = entry.max_seconds
     if seconds is None:
         return
+    codec, heard = model.made().codec.spec, model.heard()
     if seconds * codec.sample_rate < codec.downsampling_ratio:
         yield _shorter(f"{where}.max_seconds", seconds, codec.downsampling_ratio / codec.sample_rate)
     limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
@@ -157,9 +164,9 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     tokens = {"codec frames": codec.num_frames(round(seconds * codec.sample_rate))}
     if not clip_only and not any(task.uses("target") or task.uses("context") for task in used):
         tokens = {}
-    if not clip_only and model.encoder is not None and any(task.uses("features") for task in used):
-        longest = min(seconds, model.encoder.spec.max_seconds or seconds)
-        tokens["encoder tokens"] = model.encoder.num_tokens(max(1, round(longest * model.encoder.spec.sample_rate)))
+    if not clip_only and heard is not None and any(task.uses("features") for task in used):
+        longest = min(seconds, heard.encoder.spec.max_seconds or seconds)
+        tokens["encoder tokens"] = heard.encoder.num_tokens(max(1, round(longest * heard.sample_rate)))
     for what, count in tokens.items():
         if count > limit:
             yield (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.interfaces import Codec
 from soundomni.core.pretrained.adapters import save_adapters
 from soundomni.core.pretrained.declared_sizes import check_declared
-from soundomni.core.pretrained.directory import Origin, without_weights
+from soundomni.core.pretrained.directory import Origin, without_codec_weights, without_weights
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.start import CHECKPOINTS, read_kept
 from soundomni.core.spec.load import load_spec
@@ -152,7 +151,7 @@ def _load(path: Path, *, average: bool, step: int | None, trust_class_paths: boo
     if spec.train is not None and spec.train.target == "codec":
         raise CheckpointError(f"the run '{path}' trained only a codec. Use its weights as model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
-    own_codec = replace(spec.model, codec=without_weights(spec.model.codec))  # the checkpoint holds its weights
+    own_codec = without_codec_weights(spec.model)  # the checkpoint holds its weights
 
     def build_whole() -> UnifiedModel:
         model = build_model(own_codec, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import DataError
 from soundomni.data.loader import PackedLoader
@@ -20,18 +21,22 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
     Raises:
         DataError: the first batches have no clip to generate.
     """
-    if model.normalizer.measured:
-        return
+    for modality in model.each():
+        if isinstance(modality, CodecModality) and not modality.normalizer.measured:
+            _fit(modality, mixture, loader)
+
+
+def _fit(modality: CodecModality, mixture: Mixture, loader: PackedLoader) -> None:
     tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
     if not any(task.uses("target") or task.uses("context") for task in tasks):
-        model.normalizer.leave()
+        modality.normalizer.leave()
         return
     for count in FIT_BATCHES:
         batches = loader.preview_batches(count)
-        num_clips = sum(len(batch.latents) for batch in batches)
+        num_clips = sum(len(batch.of(modality.name)) for batch in batches)
         if num_clips >= FIT_CLIPS:
             break
     if num_clips == 0:
         reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
         raise DataError(f"latents cannot be normalized: the first {len(batches)} packed batches have no clip to generate; {reason}")
-    model.fit_latents(batches)
+    modality.fit(batch.of(modality.name) for batch in batches)

@@ -14,11 +14,12 @@ from torch import nn
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Dataset
-from soundomni.core.pretrained.directory import without_weights
+from soundomni.core.pretrained.directory import without_codec_weights
 from soundomni.core.spec import registry
 from soundomni.core.spec.ranges import check_loss_weights
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
@@ -114,7 +115,7 @@ def build_parts(
     model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
     segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
     writer = SampleWriter(segments, dropout=data.condition_dropout)
-    told = announce(mixture, writer, data, codec_rate=model.codec.spec.sample_rate) if world.is_main else ()
+    told = announce(mixture, writer, data, codec_rate=model.made().sample_rate) if world.is_main else ()
     loader = PackedLoader(
         mixture=mixture,
         writer=writer,
@@ -127,12 +128,14 @@ def build_parts(
     )
     if train.lora is not None:  # after the model has its first weights
         add_adapters(model, train.lora, seed=train.seed)
-    module = CodecTraining(model.codec) if train.target == "codec" else model
+    module = CodecTraining(model.made().codec) if train.target == "codec" else model
     if module is model:
-        check_loss_weights(train.loss_weights, ("ce", *model.objective.loss_names, *model.router.loss_names))
+        check_loss_weights(train.loss_weights, model.loss_names)
         if opened.latest is None:
             world.on_main(lambda: fit_latents(model, mixture, loader))
-            world.copy_from_main(model.normalizer.buffers())
+            for modality in model.each():
+                if isinstance(modality, CodecModality):
+                    world.copy_from_main(modality.normalizer.buffers())
     return Parts(
         spec=spec,
         data=data,
@@ -158,7 +161,7 @@ def _model(
     """
     section = spec.model
     if opened.latest is not None:
-        section = dataclasses.replace(section, codec=without_weights(section.codec))
+        section = without_codec_weights(section)
     model = build_model(
         section,
         vocab_size=tokenizer.vocab_size,

@@ -33,9 +33,11 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         SoundOmniError: something is wrong; the message names it.
     """
     check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
-    check_guidance(spec.guidance)
-    check_scale(spec.guidance.scale)
-    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
+    for one in spec.model.all_made.values():
+        check_guidance(one.guidance)
+        check_scale(one.guidance.scale)
+        assert one.sampler is not None, "checked when the spec was read"
+        build_sampler(one.sampler, trust_class_paths=trust_class_paths)
     if spec.data is not None:
         check_data(spec.data)
     if spec.train is not None:
@@ -43,7 +45,7 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     if model is not None and spec.train is not None and spec.train.target == "model":
-        losses = ("ce", *model.objective.loss_names, *model.router.loss_names)
+        losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)
         _check_validation(model, spec.train.validating)
         check_best(spec.train.validating, losses)
@@ -51,10 +53,9 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
 
 
 def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
-    codec = model.codec.spec
-    if validation.every and validation.prompts:
+    for modality in model.all_made if validation.every and validation.prompts else ():
         try:
-            model.check_frames(codec.num_frames(max(1, round(validation.seconds * codec.sample_rate))))
+            modality.check_frames(modality.codec.spec.num_frames(max(1, round(validation.seconds * modality.sample_rate))))
         except SpecError as error:
             raise SpecError(f"train.validation.seconds is {validation.seconds:g}: {error}") from error
 

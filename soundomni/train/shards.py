@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from soundomni.core.errors import CheckpointError, did_you_mean, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.safe_tensors import open_tensors, readable
+from soundomni.core.pretrained.renamed_tensors import current_names
 
 MOST_INDEX_BYTES = 1 << 26
 """Largest index of a rank, in bytes: it also stores what waits in the loader and in the packer."""
@@ -97,8 +98,11 @@ class ShardReader:
         self._indices = [self._read_index(rank) for rank in range(num_ranks)]
         self._holders: dict[str, list[tuple[int, int]]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        current = current_names(dict.fromkeys(name for index in self._indices for name in index["tensors"]))
+        self._stored = {name: stored for stored, name in current.items()}
         for rank, index in enumerate(self._indices):
-            for name, place in index["tensors"].items():
+            for stored, place in index["tensors"].items():
+                name = current[stored]
                 if not _is_place(place):
                     raise CheckpointError(
                         f"'{_paths(directory, rank)[1]}' says {shown(place)} about '{name}'; expected its shape and start"
@@ -128,8 +132,8 @@ class ShardReader:
         for rank, index in enumerate(self._indices):
             path = _paths(self.directory, rank)[0]
             with readable(path), open_tensors(path) as file:
-                for name in index["tensors"]:
-                    held, shape = tuple(file.get_slice(name).get_shape()), self._shapes[name]
+                for name in [name for name, stored in self._stored.items() if stored in index["tensors"]]:
+                    held, shape = tuple(file.get_slice(self._stored[name]).get_shape()), self._shapes[name]
                     if held[1:] != shape[1:] or len(held) != len(shape):
                         raise CheckpointError(f"'{path}': '{name}' has the shape {held}; its index says {shape}")
                     rows[name] += held[0] if held else 0
@@ -141,7 +145,8 @@ class ShardReader:
         """Return the dtype of a tensor. Raise CheckpointError on failure."""
         path = _paths(self.directory, self._holders[name][0][1])[0]
         with readable(path), open_tensors(path) as file:
-            dtype: torch.dtype = (file.get_slice(name)[:0] if self._shapes[name] else file.get_tensor(name)).dtype
+            stored = self._stored[name]
+            dtype: torch.dtype = (file.get_slice(stored)[:0] if self._shapes[name] else file.get_tensor(stored)).dtype
         return dtype
 
     def extra(self, rank: int) -> dict[str, Any]:
@@ -171,13 +176,14 @@ class ShardReader:
         """Copy those of the rows `first` to `last` that are in a rank's file; return their number."""
         path = _paths(self.directory, rank)[0]
         with readable(path), open_tensors(path) as file:
-            held = file.get_slice(name).get_shape()
+            stored = self._stored[name]
+            held = file.get_slice(stored).get_shape()
             if tuple(held[1:]) != tuple(target.shape[1:]) or len(held) != target.ndim:
                 raise CheckpointError(f"'{path}': '{name}' has the shape {tuple(held)}; its index says {self._shapes[name]}")
             if target.ndim == 0:
-                target.copy_(_same_type(file.get_tensor(name), target, name, path))
+                target.copy_(_same_type(file.get_tensor(stored), target, name, path))
                 return 1
-            piece = file.get_slice(name)
+            piece = file.get_slice(stored)
             low, high = max(first, start), min(last, start + piece.get_shape()[0])
             if low >= high:
                 return 0

@@ -6,8 +6,8 @@ the spec layer of the model (core/pretrained/start.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.pretrained.directory import find_model, hub_name
+from soundomni.core.pretrained.directory import find_model, hub_name, without_codec_weights
+from soundomni.core.pretrained.renamed_tensors import part_of
 from soundomni.core.pretrained.start import StartModel, read_start
 from soundomni.core.pretrained.weights import differing_names, load_weights, weight_shapes
-from soundomni.core.spec.load import changed_keys, resolve, spec_to_dict
-from soundomni.core.spec.schema import Spec
-from soundomni.core.spec.values import convert
+from soundomni.core.spec.load import changed_keys, resolve, spec_of, spec_to_dict
+from soundomni.core.spec.schema import ModelSpec, Spec
+from soundomni.core.spec.shorthand import short_keys, short_part
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.preflight import build_without_memory
 from soundomni.train.shards import local_slice
 
-WHOLE = ("codec", "normalizer")
-"""Parts that every rank keeps whole. They are needed before anything is sharded, to measure latents."""
+WHOLE = (".codec", ".normalizer")
+"""Ends of the names of parts that every rank keeps whole. They are needed before anything is sharded, to measure latents."""
 ADAPTERS = ".lora_"
 """Part of the names of all tensors that train.lora adds to the model; they are always new."""
 CHOICES = ("start", "start_fresh", "freeze")
@@ -57,16 +58,16 @@ class Start:
 
     def load_whole(self, model: UnifiedModel) -> None:
         """Load codec and latent normalization, before anything is sharded. Raise CheckpointError on failure."""
-        load_weights(model, self.directory, wanted=self.wanted(lambda part: part in WHOLE))
+        load_weights(model, self.directory, wanted=self.wanted(lambda part: part.endswith(WHOLE)))
 
     def load(self, model: nn.Module) -> None:
         """Load everything else; each rank reads only its own rows. Raise CheckpointError on failure."""
-        load_weights(model, self.directory, wanted=self.wanted(lambda part: part not in WHOLE), part=_rows)
+        load_weights(model, self.directory, wanted=self.wanted(lambda part: not part.endswith(WHOLE)), part=_rows)
 
     def describe(self) -> str:
         """Return one line that says what is loaded."""
         parts = [f"starting from the weights of '{self.name}'"]
-        parts += [f"new: {', '.join(self.fresh)}"] if self.fresh else []
+        parts += [f"new: {', '.join(map(short_part, self.fresh))}"] if self.fresh else []
         parts += [f"the spec changes {', '.join(self.changed)}"] if self.changed else []
         return "; ".join(parts)
 
@@ -74,7 +75,7 @@ class Start:
         """Return a predicate: is the tensor of this name loaded from the start model, and is its part chosen?"""
 
         def wanted(name: str) -> bool:
-            part = name.partition(".")[0]
+            part = part_of(name)
             return part not in self.fresh and choose(part) and ADAPTERS not in name
 
         return wanted
@@ -104,18 +105,22 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     repository = hub_name(name)
     directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
     model = read_start(name, directory)
-    old, new = _model_keys(_resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)), _model_keys(spec)
-    codec_weights = new["codec"]["init_args"].pop("weights", None)
-    old["codec"]["init_args"].pop("weights", None)
-    _check_given(spec, codec_weights, changed_keys(old["tokenizer"], new["tokenizer"]), name)
+    own = _resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)
+    _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), name)
+    old, new = (replace(one, model=without_codec_weights(one.model)) for one in (own, spec))
     chosen = spec.model.start_fresh or []
-    new_latents = old["codec"] != new["codec"] or old["normalize"] != new["normalize"] or "codec" in chosen
-    fresh = (*chosen, *(("normalizer",) if new_latents else ()))
-    changed = tuple(f"model.{line}" for line in changed_keys(old, new))
+    fresh = (*chosen, *(f"{latents}.normalizer" for latents in _new_latents(old.model, new.model, chosen)))
+    changed = tuple(f"model.{line}" for line in changed_keys(_model_keys(old), _model_keys(new)))
     start = Start(name, directory, model, fresh, changed)
     if weights:
         _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start
+
+
+def _new_latents(old: ModelSpec, new: ModelSpec, fresh: Collection[str]) -> list[str]:
+    """Return the modalities that both models have but whose latents are measured again."""
+    both = [(name, old.used[name], one) for name, one in new.used.items() if name in old.used and one.codec is not None]
+    return [name for name, was, one in both if was.codec != one.codec or was.normalize != one.normalize or f"{name}.codec" in fresh]
 
 
 def _model_keys(spec: Spec) -> dict[str, Any]:
@@ -124,20 +129,24 @@ def _model_keys(spec: Spec) -> dict[str, Any]:
 
 def _resolved_like(spec: Spec, layer: Mapping[str, Any], *, trust_class_paths: bool) -> Spec:
     """Return the resolved spec of the model itself."""
-    return resolve(convert({**spec_to_dict(spec), **layer}, Spec, ""), trust_class_paths=trust_class_paths)
+    rest = {section: tree for section, tree in spec_to_dict(spec).items() if section in ("data", "train")}
+    return resolve(spec_of({**rest, **layer}), trust_class_paths=trust_class_paths)
 
 
-def _check_given(spec: Spec, codec_weights: object, tokenizer: list[str], name: str) -> None:
+def _check_given(spec: Spec, tokenizer: list[str], name: str) -> None:
     if tokenizer:
         raise SpecError(
             f"model.tokenizer.{tokenizer[0]}: the tokenizer comes from model.start, '{name}', so that ids keep their meaning. Leave it out"
         )
-    if codec_weights is not None and "codec" not in (spec.model.start_fresh or ()):
-        raise SpecError(
-            f"model.codec.weights: '{codec_weights}' was given, but the codec's weights come from model.start, "
-            f"'{name}'. "
-            "Leave it out, or name codec in model.start_fresh"
-        )
+    for modality, one in spec.model.used.items():
+        weights = one.codec.init_args.get("weights") if one.codec is not None else None
+        part = f"{modality}.codec"
+        if weights is not None and part not in (spec.model.start_fresh or ()):
+            key = short_keys(spec.model).get(f"model.modalities.{part}", f"model.modalities.{part}")
+            raise SpecError(
+                f"{key}.weights: '{weights}' was given, but the codec's weights come from model.start, '{name}'. "
+                f"Leave it out, or name {short_part(part)} in model.start_fresh"
+            )
 
 
 def _check_shapes(start: Start, spec: Spec, *, trust_class_paths: bool) -> None:
@@ -152,7 +161,7 @@ def _check_shapes(start: Start, spec: Spec, *, trust_class_paths: bool) -> None:
         return
     if not start.changed:
         raise CheckpointError(f"'{start.directory}' has the weights of another model: {differing}")
-    parts = sorted({name.partition(".")[0] for names in differing for name in names})
+    parts = sorted({short_part(part_of(name)) for names in differing for name in names})
     raise SpecError(
         f"model.start: the weights of '{start.name}' do not fit {'; '.join(start.changed)}: {differing}. Leave these "
         "keys out" + ("" if "backbone" in parts else f", or name {', '.join(parts)} in model.start_fresh")

@@ -160,7 +160,7 @@ def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownCl
     parts = []
     if train.validating.prompts:
         parts.append(Part("generating from train.validation.prompts", partial(_generate, omni, train)))
-    if omni.model.encoder is not None:
+    if omni.model.all_heard:
         parts += [Part(f"describing clip '{printable(clip.key)}'", partial(_describe, omni, clip)) for clip in clips]
     return parts
 
@@ -174,8 +174,9 @@ def _generate(omni: SoundOmni, train: TrainSpec) -> Made:
 
 
 def _describe(omni: SoundOmni, clip: KnownClip) -> Made:
-    assert omni.model.encoder is not None
-    (text,) = omni.describe([_cut(clip.audio, omni.model.encoder.spec.max_seconds)])
+    heard = omni.model.heard()
+    assert heard is not None, "the model hears"
+    (text,) = omni.describe([_cut(clip.audio, heard.encoder.spec.max_seconds)])
     return Made(lines={DESCRIPTIONS_FILE: [{"clip": clip.key, "captions": list(clip.captions), "description": text}]})
 
 

@@ -99,7 +99,7 @@ def test_a_model_trains_with_an_imported_codec(tmp_path: Path, tiny_spec: Path, 
     assert main(["export", str(run), "--out", str(model)]) == 0
     held = load_file(model / "model.safetensors")
     state = tiny_codec().state_dict()
-    assert all(torch.equal(held[f"codec.{name}"], state[name]) for name in state)
+    assert all(torch.equal(held[f"modalities.latent.codec.{name}"], state[name]) for name in state)
 
 
 def test_without_a_config_sizes_come_from_tensors_and_what_is_assumed_is_said(tmp_path: Path, result: Any) -> None:

@@ -51,7 +51,7 @@ def test_layers_say_what_generates(tmp_path: Path, source: Path, capsys: pytest.
     text = capsys.readouterr().out
     assert "channels floor(j * 36 / 12)" in text and "codec oobleck" in text and "explains the 0 unused entries" in text
     omni = SoundOmni.from_pretrained(out)
-    assert omni.spec.sampler.init_args == {"num_steps": 5} and omni.model.codec.spec.latent_dim == 6
+    assert omni.spec.model.made.sampler.init_args == {"num_steps": 5} and omni.model.made().codec.spec.latent_dim == 6
     assert omni.model.backbone.blocks[0].experts["gen"].mlp.down.in_features == 12
     assert torch.equal(omni.model.backbone.blocks[0].experts["gen"].q_norm.weight, torch.ones(8))
 

@@ -226,7 +226,7 @@ def test_a_codec_that_takes_clips_whole_reconstructs_them_and_is_not_cut(tiny_mo
     model = SoundOmni.from_pretrained(tiny_model)
     clip = Audio(np.sin(np.arange(900, dtype=np.float32) / 9)[None], 8000)
     cut = model.reconstruct(clip, chunk_seconds=0.02)
-    monkeypatch.setattr(type(model.model.codec), "receptive_field", None)
+    monkeypatch.setattr(type(model.model.made().codec), "receptive_field", None)
     assert np.allclose(model.reconstruct(clip).waveform, cut.waveform, atol=1e-5)
     with pytest.raises(SpecError, match="declares no receptive_field"):
         model.reconstruct(clip, chunk_seconds=0.02)
@@ -376,7 +376,7 @@ def test_export_destroys_nothing(tiny_run: Path, tiny_model: Path, tmp_path: Pat
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "README.md").write_text("my project")
-    (mine / "config.json").write_text('{"format": 2}')
+    (mine / "config.json").write_text('{"format": 3}')
     annotated, run = tmp_path / "annotated", tmp_path / "run"
     shutil.copytree(tiny_model, annotated)
     (annotated / "notes.txt").write_text("what I heard")
@@ -422,7 +422,11 @@ def test_a_model_directory_says_what_it_was_trained_with(tiny_model: Path, tmp_p
     for limit, expected in ((0, "max_tokens is 0; expected"), ("many", "max_tokens is 'many'; expected")):
         (copy / "config.json").write_text(json.dumps({**config, "max_tokens": limit}))
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
-    for text, expected in (("{", "cannot be read as JSON"), ("[]", "expected a JSON object"), ('{"format": 2}', "reads format 1")):
+    for text, expected in (
+        ("{", "cannot be read as JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"format": 3}', "reads the formats 1 and 2"),
+    ):
         (copy / "config.json").write_text(text)
         assert expected in fails("generate", "--model", copy, "--prompt", "x")
     (copy / "config.json").write_text('{"format": 1}')

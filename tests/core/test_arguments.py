@@ -61,7 +61,7 @@ def test_one_clip_is_heard_as_a_list_of_one(nano: SoundOmni) -> None:
 
 def test_overrides_and_devices_need_not_be_text() -> None:
     model = SoundOmni.from_pretrained("nano", overrides={"sampler.num_steps": np.int64(3), "guidance.scale": 2}, device=torch.device("cpu"))
-    assert model.spec.sampler.init_args["num_steps"] == 3 and model.spec.guidance.scale == 2.0
+    assert model.spec.model.made.sampler.init_args["num_steps"] == 3 and model.spec.model.made.guidance.scale == 2.0
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert SoundOmni.from_pretrained("nano", device="auto").model.device.type == expected
 

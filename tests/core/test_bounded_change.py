@@ -97,14 +97,15 @@ def test_what_has_no_bound_or_lies_within_it_or_is_kept_does_not_change_at_all()
 @cache
 def stubborn() -> UnifiedModel:
     """Return a model that predicts clean values from its prompt only: what it is shown and the timestep have no weight."""
-    spec = replace(model_spec(), objective=Slot("x-prediction"))
+    own = model_spec()
+    spec = replace(own, modalities={**own.modalities, "latent": replace(own.made, objective=Slot("x-prediction"))})
     model = build_model(spec, vocab_size=TOKENIZER.vocab_size, seed=1)
     torch.manual_seed(0)
-    model.normalizer.fit([model.codec.encode(torch.randn(4, 1, 160), torch.full((4,), 160))])
+    model.made().normalizer.fit([model.made().codec.encode(torch.randn(4, 1, 160), torch.full((4,), 160))])
     with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
+        for parameter in model.made().connector.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        connector = model.latent_connector
+        connector = model.made().connector
         assert isinstance(connector, LinearConnector) and connector.time_and_place is not None
         for layer in (connector.inward, connector.time_and_place):
             for parameter in layer.parameters():
@@ -165,7 +166,9 @@ def test_a_bounded_variant_does_not_depend_on_its_batch() -> None:
 
 
 def test_strength_is_a_scale_even_with_a_model_that_ignores_the_clip() -> None:
-    spec = Spec(model=replace(model_spec(), objective=Slot("x-prediction")), sampler=Slot("euler", {"num_steps": 2}))
+    own = model_spec(sampler=Slot("euler", {"num_steps": 2}))
+    made = replace(own.made, objective=Slot("x-prediction"))
+    spec = Spec(model=replace(own, modalities={**own.modalities, "latent": made}))
     model, given_clip = SoundOmni(stubborn(), spec, TOKENIZER), Audio(clip(5, 160), RATE)
     whole = model.reconstruct(given_clip).waveform
     generate = partial(model.generate, "one", seconds=0.16, seeds=4, guidance_scale=3.0)

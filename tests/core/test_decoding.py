@@ -73,7 +73,7 @@ class Chain(Backbone):
 
 @pytest.fixture(scope="module")
 def chain() -> UnifiedModel:
-    spec = replace(model_spec("dense"), backbone=Slot(f"{__name__}.Chain"), normalize="none")
+    spec = replace(model_spec("dense", normalize="none"), backbone=Slot(f"{__name__}.Chain"))
     return build_model(spec, vocab_size=TOKENIZER.vocab_size, trust_class_paths=True)
 
 
@@ -159,7 +159,7 @@ def test_tokens_are_cut_off_as_defined(logits: list[float], temperature: float, 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_context_only() -> None:
     model, sampling = MODELS["modality"], TextSampling(temperature=1.5, top_k=50)
-    omni = SoundOmni(model, Spec(model=model_spec(), sampler=Slot("euler"), guidance=GuidanceSpec()), TOKENIZER)
+    omni = SoundOmni(model, Spec(model=model_spec(sampler=Slot("euler"), guidance=GuidanceSpec())), TOKENIZER)
     contexts = [omni.contexts.clip(Audio(clip(seed, 40 + 7 * seed), RATE), None) for seed in range(4)]
 
     def written(which: list[int], seeds: list[int]) -> list[list[int]]:
@@ -183,7 +183,7 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_can_be_drawn(drawn: floa
 
 def omni(chat: bool = False, max_tokens: int | None = None) -> SoundOmni:
     spec = replace(model_spec(), chat="qwen2-audio") if chat else model_spec()
-    return SoundOmni(MODELS["modality"], Spec(model=spec, sampler=Slot("euler"), guidance=GuidanceSpec()), TOKENIZER, max_tokens=max_tokens)
+    return SoundOmni(MODELS["modality"], Spec(model=spec), TOKENIZER, max_tokens=max_tokens)
 
 
 DRAWN = {"temperature": 1.2, "top_k": 200, "top_p": 0.95}
@@ -211,7 +211,7 @@ def test_the_pieces_of_an_answer_are_the_answer() -> None:
 def test_the_first_piece_comes_before_the_text_is_whole() -> None:
     model, steps = make_model("dense"), []
     model.backbone.norms["all"].register_forward_hook(lambda *_: steps.append(None))
-    spec = Spec(model=model_spec("dense"), sampler=Slot("euler"), guidance=GuidanceSpec())
+    spec = Spec(model=model_spec("dense", sampler=Slot("euler"), guidance=GuidanceSpec()))
     pieces = SoundOmni(model, spec, TOKENIZER).stream(Audio(clip(2, 80), RATE), max_new_tokens=60, **DRAWN)
     assert not steps
     next(pieces)

@@ -102,7 +102,7 @@ def test_given_frames_are_shown_clean_to_the_others_as_in_the_whole_sequence(nam
 
 
 def omni(max_tokens: int | None = None) -> SoundOmni:
-    spec = Spec(model=model_spec(), sampler=Slot("euler", {"num_steps": 2}), guidance=GuidanceSpec(scale=2.0))
+    spec = Spec(model=model_spec(sampler=Slot("euler", {"num_steps": 2}), guidance=GuidanceSpec(scale=2.0)))
     return SoundOmni(MODELS["modality"], spec, TOKENIZER, max_tokens=max_tokens)
 
 
@@ -114,7 +114,7 @@ def omni(max_tokens: int | None = None) -> SoundOmni:
 def test_known_frames_are_those_that_nothing_outside_the_spans_changes(samples: int, spans: list[list[int]]) -> None:
     spans = [span for span in spans if span[0] < span[1] <= samples]
     assume(spans)
-    codec = MODELS["modality"].codec
+    codec = MODELS["modality"].made().codec
     inside = np.zeros(samples, dtype=bool)
     for start, end in spans:
         inside[start:end] = True
@@ -158,7 +158,7 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
     settings_ = {"seconds": 0.16, "seeds": [4, 9], "vary": [given_clip, given_clip]}
     first, second = model.generate(["one", "two"], strength=0.4, num_steps=3, guidance_scale=1.0, **settings_)
     (context,) = contexts_of(model.model, ["one"])
-    clean = model.model.encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
+    clean = model.model.made().encode(torch.from_numpy(given_clip.waveform)[None], torch.tensor([160])).values.double()
     noise = torch.randn(clean.shape[-1], 16, generator=torch.Generator().manual_seed(4)).T[None]
     begin = beginning(model.model, clean[0].float(), 0.4, slot=writer().target(160)).timestep
     values = (1 - begin) * clean + begin * noise
@@ -166,8 +166,8 @@ def test_a_variant_starts_from_the_clip_noised_in_part() -> None:
         with torch.no_grad():
             velocity = one_forward(model.model, context, values, torch.full((1, clean.shape[-1]), t), rule("shared"))
         values = values + (after - t) * velocity
-    made = Representation(values, torch.tensor([clean.shape[-1]]), model.model.codec.spec)
-    np.testing.assert_allclose(first.waveform, model.model.decode(made)[0, :, :160].float().numpy(), atol=1e-4)
+    made = Representation(values, torch.tensor([clean.shape[-1]]), model.model.made().codec.spec)
+    np.testing.assert_allclose(first.waveform, model.model.made().decode(made)[0, :, :160].float().numpy(), atol=1e-4)
     assert np.abs(first.waveform - second.waveform).max() > 0.01
 
 
@@ -258,7 +258,7 @@ def test_clips_beyond_the_length_of_training_are_refused_and_what_is_said_to_fit
 
 @pytest.mark.parametrize("question", [None, "two three"])
 def test_hearing_beyond_the_length_of_training_is_refused_and_what_is_said_to_fit_fits(question: str | None) -> None:
-    encoder = MODELS["modality"].encoder
+    encoder = MODELS["modality"].all_heard[0].encoder
     assert encoder is not None
     asked = context_length((writer().text(question),)) if question else 0
     longest = max(n for n in range(1, 301) if encoder.num_tokens(n) == encoder.num_tokens(300))

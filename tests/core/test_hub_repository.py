@@ -40,7 +40,7 @@ OTHERS = {
 
 
 def omni(**origin: str) -> SoundOmni:
-    spec = Spec(model=model_spec(), sampler=Slot("euler", {"num_steps": 2}))
+    spec = Spec(model=model_spec(sampler=Slot("euler", {"num_steps": 2})))
     return SoundOmni(make_model().float(), spec, TOKENIZER, max_tokens=200, origin=Origin(**origin))
 
 
@@ -83,8 +83,8 @@ def test_a_model_of_the_hub_is_the_local_one_and_nothing_else_is_fetched(hub: Hu
     assert sorted(fetched) == sorted(file.name for file in local.iterdir()) and len(fetched) == len(set(fetched))
     assert len([path for path in fetched if path.startswith("model-0")]) > 1
     assert f"ann/tiny at {sha('ann/tiny', 1)}\n" in capfd.readouterr().err
-    assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler.init_args == {"num_steps": 1}
-    assert SoundOmni.from_pretrained("ann/tiny", revision=sha("ann/tiny", 0)).spec.sampler.init_args == {"num_steps": 1}
+    assert SoundOmni.from_pretrained("ann/tiny@v1").spec.model.made.sampler.init_args == {"num_steps": 1}
+    assert SoundOmni.from_pretrained("ann/tiny", revision=sha("ann/tiny", 0)).spec.model.made.sampler.init_args == {"num_steps": 1}
 
 
 def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
 
 def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = load_spec_with_start([], [("model.start", "ann/tiny@v1")])
-    assert spec.sampler.init_args["num_steps"] == 1 and spec.model.backbone.init_args["hidden_dim"] == 32
+    assert spec.model.made.sampler.init_args["num_steps"] == 1 and spec.model.backbone.init_args["hidden_dim"] == 32
     (tmp_path / "start.yaml").write_text("model: {start: ann/tiny@v1}\n")
     assert main(["spec", "validate", str(tmp_path / "start.yaml")]) == 0
     assert "the weights of 'ann/tiny@v1' were not fetched; `soundomni train` compares their shapes" in capfd.readouterr().err
@@ -150,7 +150,7 @@ def test_a_spec_may_start_from_the_hub_without_its_weights(hub: Hub, tmp_path: P
         CheckpointError, match="the Hub cache does not have all of its files .offline|has no weights: .* the cache lacks them"
     ):
         find_model("ann/tiny@v1", offline=True)
-    assert SoundOmni.from_pretrained("ann/tiny@v1").spec.sampler == spec.sampler
+    assert SoundOmni.from_pretrained("ann/tiny@v1").spec.model.made.sampler == spec.model.made.sampler
 
 
 def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_start_of_the_hub_is_opened_and_kept_in_one_commit(hub: Hub, tmp_path:
 
 def test_what_is_pushed_comes_back(hub: Hub, local: Path) -> None:
     model = omni(license="Apache-2.0", source="Some-7B")
-    model.model.normalizer.std.mul_(1.5)
+    model.model.made().normalizer.std.mul_(1.5)
     address = model.push_to_hub("ann/new", private=True, token="hf_mine", commit_message="First")
     assert address == f"{hub.url}/ann/new/commit/{sha('ann/new', 1)}" and hub.private["ann/new"]
     assert set(hub.tokens) == {"Bearer hf_mine"}
@@ -240,8 +240,10 @@ def test_no_text_of_a_config_is_markup_in_a_card(tmp_path: Path) -> None:
 
 def test_texts_of_a_spec_stay_in_their_block() -> None:
     model = omni()
-    codec = replace(model.spec.model.codec, init_args={"note": "a\n\n````\n# Hello"})
-    block = spec_block(replace(model.spec, model=replace(model.spec.model, codec=codec)))
+    own = model.spec.model
+    codec = replace(own.codec, init_args={"note": "a\n\n````\n# Hello"})
+    modalities = {**own.modalities, "latent": replace(own.made, codec=codec)}
+    block = spec_block(replace(model.spec, model=replace(own, modalities=modalities)))
     assert block.count("`````") == 2 and block.endswith("`````\n")
 
 

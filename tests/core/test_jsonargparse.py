@@ -179,7 +179,7 @@ def test_another_class_replaces_the_arguments_of_the_one_before(tmp_path: Path) 
 
     layers = [("nano", "sampler: {class_path: euler, init_args: {num_steps: 3}}"), ("nano", "sampler: heun")]
     trees = [yaml_text.parse(text, name) for name, text in layers]
-    assert load_spec(["nano", *trees]).sampler.init_args == {}
+    assert load_spec(["nano", *trees]).model.made.sampler.init_args == {}
 
 
 def test_entries_of_mappings_merge(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.sampling import AudioSlots, make_cache
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, next_position, text_segment
-from soundomni.core.spec.schema import ConnectorsSpec, Slot
 
 
 def latent_segment(model: UnifiedModel, seed: int, samples: int, attend: Attend, positions: PositionRule) -> Segment:
     bare = audio_segment(
         role=Role.LATENT,
         attend=attend,
-        num_frames=model.codec.spec.num_frames(samples),
+        num_frames=model.made().codec.spec.num_frames(samples),
         num_samples=samples,
         boundary_ids=(TOKENIZER.audio_bos, TOKENIZER.audio_eos),
         positions=positions,
@@ -128,7 +127,7 @@ def test_a_noise_target_is_not_seen_by_what_follows() -> None:
 
 @pytest.mark.parametrize("part", ["und", "gen", "embedding", "encoder", "connectors"])
 def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
-    unfitted = replace(model_spec(), normalize="none")
+    unfitted = model_spec(normalize="none")
     free = build_model(unfitted, vocab_size=TOKENIZER.vocab_size)
     frozen = build_model(replace(unfitted, freeze=[part]), vocab_size=TOKENIZER.vocab_size)
     before = {name for name, p in free.named_parameters() if p.requires_grad}
@@ -143,11 +142,6 @@ def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
 def test_freezing_something_that_does_not_exist_is_a_mistake_in_the_spec() -> None:
     with pytest.raises(SpecError, match="no part 'generation'"):
         build_model(replace(model_spec(), freeze=["generation"]), vocab_size=TOKENIZER.vocab_size)
-
-
-def test_an_encoder_needs_its_connector() -> None:
-    with pytest.raises(SpecError, match="go together"):
-        build_model(replace(model_spec(), connectors=ConnectorsSpec(latent=Slot("linear"))), vocab_size=TOKENIZER.vocab_size)
 
 
 def test_the_same_seed_builds_the_same_model() -> None:

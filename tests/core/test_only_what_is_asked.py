@@ -51,12 +51,12 @@ class Padded(MoTBackbone):
 def built(router: str) -> UnifiedModel:
     if router in MODELS:
         return MODELS[router]
-    spec = replace(model_spec(), router=Slot(f"{__name__}.{router}"), normalize="none")
+    spec = replace(model_spec(normalize="none"), router=Slot(f"{__name__}.{router}"))
     return build_model(spec, vocab_size=TOKENIZER.vocab_size, trust_class_paths=True).double()
 
 
 def omni(router: str, scale: float = 2.0) -> SoundOmni:
-    spec = Spec(model=model_spec(), sampler=Slot("euler", {"num_steps": 2}), guidance=GuidanceSpec(scale=scale))
+    spec = Spec(model=model_spec(sampler=Slot("euler", {"num_steps": 2}), guidance=GuidanceSpec(scale=scale)))
     return SoundOmni(built(router), spec, TOKENIZER)
 
 
@@ -74,8 +74,8 @@ def counted(model: UnifiedModel) -> Iterator[Counter[str]]:
             expert = model.backbone.layers[0].expert(stream)
             handles.append(getattr(expert, part).register_forward_pre_hook(rows(f"{stream}.{part}")))
         handles.append(model.backbone.norms[stream].register_forward_pre_hook(rows(f"{stream}.norm")))
-    assert model.encoder is not None
-    handles += [part.register_forward_pre_hook(lambda *_: calls.update(["encoder"])) for part in model.encoder.modules()]
+    (heard,) = model.all_heard
+    handles += [part.register_forward_pre_hook(lambda *_: calls.update(["encoder"])) for part in heard.encoder.modules()]
     yield calls
     for handle in handles:
         handle.remove()
@@ -112,8 +112,7 @@ def test_no_expert_that_generates_runs_while_text_is_written(router: str) -> Non
 
 def test_heard_audio_runs_through_its_expert_once_and_not_again_for_each_token() -> None:
     model = omni("ByRole")
-    encoder = model.model.encoder
-    assert encoder is not None
+    encoder = model.model.all_heard[0].encoder
     with counted(model.model) as calls:
         model.describe(CLIPS, max_new_tokens=5)
     heard = sum(encoder.num_tokens(one.waveform.shape[1]) for one in CLIPS)
@@ -123,7 +122,7 @@ def test_heard_audio_runs_through_its_expert_once_and_not_again_for_each_token()
 @pytest.mark.parametrize("router", ["modality", "ByRole"])
 def test_experts_run_on_no_padding_while_audio_is_made(router: str) -> None:
     model = omni(router, scale=1.0)
-    prompts, steps, frames = ["one two", "zero"], 2, model.model.codec.spec.num_frames(80)
+    prompts, steps, frames = ["one two", "zero"], 2, model.model.made().codec.spec.num_frames(80)
     with counted(model.model) as calls:
         model.generate(prompts, seconds=0.08, num_steps=steps)
     words = sum(len(TOKENIZER.encode(prompt)) + 2 for prompt in prompts)
@@ -157,13 +156,14 @@ def test_in_training_everything_runs_whatever_the_batch_holds(router: str) -> No
 @pytest.mark.parametrize(("clips", "seconds"), [(8, 47), (16, 3), (3, 30), (1, 100)])
 def test_clips_are_decoded_with_the_memory_of_half_a_minute(clips: int, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, most = MODELS["modality"], 0
-    codec, decode = model.codec, model.codec.decode
+    made_modality = model.made()
+    codec, decode = made_modality.codec, made_modality.codec.decode
     spec, field = codec.spec, codec.receptive_field
     assert field is not None
     frames = spec.num_frames(seconds * RATE)
     made = torch.randn(clips, spec.token_dim, frames, dtype=torch.float64)
     with torch.no_grad():
-        whole = decode(model.normalizer.denormalize(Representation(made, torch.full((clips,), frames), spec)))
+        whole = decode(made_modality.normalizer.denormalize(Representation(made, torch.full((clips,), frames), spec)))
 
     def watched(given: Representation) -> Tensor:
         nonlocal most
@@ -171,6 +171,6 @@ def test_clips_are_decoded_with_the_memory_of_half_a_minute(clips: int, seconds:
         return decode(given)
 
     monkeypatch.setattr(codec, "decode", watched)
-    found = model.decode(Representation(made, torch.full((clips,), frames), spec))
+    found = made_modality.decode(Representation(made, torch.full((clips,), frames), spec))
     assert 0 < most <= 30 * RATE // spec.downsampling_ratio + 2 * (field.decode + spec.extra_frames)
     torch.testing.assert_close(found, whole[..., : found.shape[-1]], rtol=0, atol=1e-12)

@@ -60,7 +60,7 @@ def test_a_layer_that_names_another_slot_leaves_the_others_what_they_are(rival: 
     layer = tmp_path / "mine.yaml"
     layer.write_text("sampler: {init_args: {num_steps: 3}}\ntrain: {steps: 5}\n")
     spec = load_spec(["demo", layer], [("model.objective", "soundomni:x-prediction")])
-    assert spec.sampler.class_path.startswith("soundomni:") and spec.sampler.init_args["num_steps"] == 3
+    assert spec.model.made.sampler.class_path.startswith("soundomni:") and spec.model.made.sampler.init_args["num_steps"] == 3
     assert spec.train is not None and spec.train.optimizer.rule.class_path.startswith("soundomni:")
 
 
@@ -153,7 +153,7 @@ def test_a_rival_changes_nothing_for_what_was_made_before(
     rival()
     acme("other-audio")
     spec = SoundOmni.from_pretrained(acme_audio / "model").spec
-    assert spec.model.codec.class_path == "acme-audio:acme-vae" and spec.sampler.class_path == "soundomni:euler"
+    assert spec.model.codec.class_path == "acme-audio:acme-vae" and spec.model.made.sampler.class_path == "soundomni:euler"
     again = export(run, tmp_path / "again")
     assert slots_of(json.loads((again / "config.json").read_text())["distributions"])["acme-audio 1.2"] == ["model.codec"]
     # The run goes on with its own spec, which says which plugins are meant.
@@ -171,7 +171,7 @@ def test_a_model_made_among_rivals_is_read_without_them(
     model = export(acme_audio / "run", tmp_path / "model")
     assert "soundomni:euler" in (model / "spec.yaml").read_text()
     monkeypatch.setattr(sys, "path", before)
-    assert SoundOmni.from_pretrained(model, overrides={"sampler.num_steps": "3"}).spec.sampler.class_path == "euler"
+    assert SoundOmni.from_pretrained(model, overrides={"sampler.num_steps": "3"}).spec.model.made.sampler.class_path == "euler"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_models_without_a_record_mean_soundomnis_own_plugins(rival: Callable[[],
     (model / "spec.yaml").write_text("\n".join(line for line in TINY.splitlines()).partition("\ndata:")[0])
     (model / "config.json").write_text('{"format": 1, "plugins": {"sampler": "euler"}}')
     rival()
-    assert load_spec([model / "spec.yaml"]).sampler.class_path == "soundomni:euler"
+    assert load_spec([model / "spec.yaml"]).model.made.sampler.class_path == "soundomni:euler"
     (model / "config.json").unlink()  # now it is a file of one's own
     with pytest.raises(PluginError, match="Write one of: rival-audio:mot, soundomni:mot"):
         load_spec([model / "spec.yaml"])

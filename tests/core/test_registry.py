@@ -14,7 +14,9 @@ from soundomni.core import interfaces
 from soundomni.core.errors import PluginError, SpecError
 from soundomni.core.spec import registry
 from soundomni.core.spec.arguments import argument_texts
-from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import model_of
+from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -315,7 +317,7 @@ def test_data_never_names_code(acme):
 
 
 def test_lock_lists_the_distributions_of_a_spec(acme):
-    model = ModelSpec(
+    written = WrittenModel(
         backbone=Slot("mot"),
         router=Slot("dense"),
         codec=Slot("acme"),
@@ -323,5 +325,5 @@ def test_lock_lists_the_distributions_of_a_spec(acme):
         objective=Slot("flow-matching"),
     )
     ours = {"distribution": "soundomni", "version": registry.find("codec", "mdct").version}
-    locked = registry.lock(Spec(model=model, sampler=Slot("euler")))
+    locked = registry.lock(Spec(model=model_of(written, sampler=Slot("euler"))))
     assert locked == [{"distribution": "acme-audio", "version": "1.2.3"}, ours]

@@ -81,8 +81,8 @@ def test_every_token_has_one_place_one_role_and_one_payload(layout: list[list[Se
     roles = table.token_roles()
     assert table.num_tokens == sum(s.length for d in layout for s in d) == len(roles)
     assert len(batch.text_ids) == len(batch.labels) == (roles == Role.TEXT).sum()
-    assert batch.latents.num_frames.sum() == (roles == Role.LATENT).sum()
-    assert batch.features.num_frames.sum() == (roles == Role.FEATURES).sum()
+    assert batch.of("latent").num_frames.sum() == (roles == Role.LATENT).sum()
+    assert batch.of("features").num_frames.sum() == (roles == Role.FEATURES).sum()
     expected = np.concatenate([s.token_ids for d in layout for s in d])
     assert batch.text_ids.tolist() == expected.tolist()
     assert batch.table.document.tolist() == [i for i, d in enumerate(layout) for _ in d]
@@ -98,7 +98,8 @@ def test_the_stored_order_is_a_padded_permutation_grouped_by_role(layout: list[l
     assert all(length % multiple == 0 and length > 0 for length in stored.stream_lengths)
     offsets = np.cumsum([0, *stored.stream_lengths])
     roles = table.token_roles()
-    for role, (stream, first, last) in stored.role_slices.items():
+    for name, (stream, first, last) in stored.runs.items():
+        role = Role[name.upper()]
         tokens = stored.order[offsets[stream] + first : offsets[stream] + last]
         assert (roles[tokens] == role).all() and (np.diff(tokens) > 0).all()
         assert len(tokens) == (roles == role).sum()
@@ -119,7 +120,7 @@ def test_streams_place_and_take_are_inverse() -> None:
 
 def test_a_batch_without_samples_is_legal() -> None:
     batch = PackedBatch.from_samples([])
-    assert batch.table.num_tokens == 0 and len(batch.latents) == 0 and len(batch.text_ids) == 0
+    assert batch.table.num_tokens == 0 and len(batch.of("latent")) == 0 and len(batch.text_ids) == 0
     assert store(batch.table, modality, 2, multiple=8).stream_lengths == (8, 8)
 
 
@@ -140,9 +141,9 @@ def test_an_unread_clip_cannot_be_packed() -> None:
 def test_clips_of_one_sample_have_different_seeds_that_do_not_depend_on_the_batch() -> None:
     two = (audio(Role.LATENT, Attend.FULL, 2, PositionRule.SHARED), audio(Role.LATENT, Attend.NOISE, 2, PositionRule.SHARED))
     a, b = Sample(key="a", segments=two, seed=11), Sample(key="b", segments=two[:1], seed=12)
-    seeds = PackedBatch.from_samples([a]).latents.seeds
+    seeds = PackedBatch.from_samples([a]).of("latent").seeds
     assert len(set(seeds)) == 2
-    assert PackedBatch.from_samples([b, a]).latents.seeds[1:] == seeds
+    assert PackedBatch.from_samples([b, a]).of("latent").seeds[1:] == seeds
 
 
 def test_the_cache_writes_behind_each_rows_context_and_refuses_to_overflow() -> None:

@@ -16,10 +16,8 @@ from soundomni.core.spec import registry, yaml_text
 from soundomni.core.spec.json_schema import schema_of
 from soundomni.core.spec.load import changed_keys, dump_spec, load_spec, parse_slot, resolve, shipped_specs, spec_schema, spec_to_dict
 from soundomni.core.spec.schema import (
-    ConnectorsSpec,
     DataSpec,
     MixtureEntry,
-    ModelSpec,
     SegmentTemplate,
     Slot,
     Spec,
@@ -27,7 +25,9 @@ from soundomni.core.spec.schema import (
     TrainSpec,
     ValidationSpec,
 )
+from soundomni.core.spec.shorthand import model_of
 from soundomni.core.spec.slots import slots
+from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
 
 CODECS = '''
 from soundomni.core.interfaces import Codec
@@ -105,7 +105,7 @@ def refusal(configs, overrides=(), **options) -> str:
 def test_a_spec_becomes_typed(write):
     spec = load_spec(write(WHOLE), validate_plugins=False)
     assert spec.model.codec == Slot("small", {"frame_size": 32, "weights": {"a": 1}})
-    assert spec.sampler == Slot("euler", {})
+    assert spec.model.made.sampler == Slot("euler", {})
     assert spec.data.datasets["toy"].source == Slot("toy-sounds", {})
     assert spec.data.datasets["toy"].tasks == {"generate": 1.0}
     assert spec.train.trackers == [Slot("tensorboard", {})]
@@ -205,7 +205,7 @@ def test_overrides_reach_into_slots(write, overrides, class_path, init_args):
         ("train.trackers", "[wandb]", lambda s: s.train.trackers == [Slot("wandb")]),
         ("data.datasets.toy.weight", "3", lambda s: s.data.datasets["toy"].weight == 3.0),
         ("data.datasets.toy.source.seed", "3", lambda s: s.data.datasets["toy"].source == Slot("toy-sounds", {"seed": 3})),
-        ("model.encoder", "null", lambda s: s.model.encoder is None),
+        ("model.encoder", "null", lambda s: not s.model.all_heard),
         ("data", "null", lambda s: s.data is None),
         ("model.tokenizer.path", "null", lambda s: s.model.tokenizer.path is None),
         ("train.validation.prompts", "[a, b]", lambda s: s.train.validation.prompts == ["a", "b"]),
@@ -262,9 +262,11 @@ def test_wrong_overrides_end_in_one_line_with_the_key(write, key, text, expected
 
 
 def test_missing_keys_are_all_named(write):
-    assert refusal(write("model: {}")).startswith("sampler is missing. Add it to the spec")
+    assert refusal(write("model: {}")) == (
+        "model.backbone, model.router, model.codec, model.connectors.latent, model.objective, sampler are missing. Add them to the spec"
+    )
     message = refusal(write("sampler: euler\nmodel: {codec: small}"))
-    assert message == "model.backbone, model.router, model.connectors, model.objective are missing. Add them to the spec"
+    assert message == "model.backbone, model.router, model.connectors.latent, model.objective are missing. Add them to the spec"
 
 
 LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)) + "train: {steps: *a8}"
@@ -380,19 +382,22 @@ data = st.recursive(
     max_leaves=6,
 )
 slot = st.builds(Slot, text, st.dictionaries(text, data, max_size=3))
-specs = st.builds(
-    Spec,
-    model=st.builds(
-        ModelSpec,
+heard = st.none() | slot
+written = st.tuples(heard, slot).flatmap(
+    lambda parts: st.builds(
+        WrittenModel,
         backbone=slot,
         router=slot,
         codec=slot,
-        connectors=st.builds(ConnectorsSpec, latent=slot, features=st.none() | slot),
+        connectors=st.builds(ConnectorsSpec, latent=slot, features=st.just(None if parts[0] is None else parts[1])),
         objective=slot,
-        encoder=st.none() | slot,
+        encoder=st.just(parts[0]),
         tokenizer=st.builds(TokenizerSpec, path=st.none() | path),
-    ),
-    sampler=slot,
+    )
+)
+specs = st.builds(
+    Spec,
+    model=st.builds(lambda one, sampler: model_of(one, sampler=sampler), written, slot),
     data=st.none()
     | st.builds(
         DataSpec,

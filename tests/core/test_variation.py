@@ -59,7 +59,7 @@ def test_a_model_that_says_nothing_loses_a_clip_as_its_noise_does() -> None:
     """With a velocity of 0 the estimate is x_t itself: the error is t²·|ε − x0|², of which t² is the share, over both signs of ε."""
     model = make_model()
     with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
+        for parameter in model.made().connector.parameters():
             parameter.zero_()
     errors = estimate_errors(model, latents(5), slot=slot(9, rule("modality")))
     assert lost_shares(errors) == pytest.approx([t**2 for t in TIMESTEPS], abs=1e-6)

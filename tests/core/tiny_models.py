@@ -9,19 +9,31 @@ import numpy as np
 import torch
 
 from soundomni.core.assembly.build import build_model
-from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.assembly.modality import frame_places
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.sequence import Attend, Context, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
-from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot
+from soundomni.core.spec.schema import GuidanceSpec, ModelSpec, Slot
+from soundomni.core.spec.shorthand import model_of
+from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.segments import SegmentWriter
 
 RATE = 1000
 TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
 
+EULER = Slot("euler")
 
-def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec:
-    return ModelSpec(
+
+def model_spec(
+    router: str = "modality",
+    positions: str = "shared",
+    *,
+    sampler: Slot = EULER,
+    guidance: GuidanceSpec | None = None,
+    normalize: str = "global",
+) -> ModelSpec:
+    written = WrittenModel(
         backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"}),
         router=Slot(router),
         codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 16}),
@@ -29,8 +41,9 @@ def model_spec(router: str = "modality", positions: str = "shared") -> ModelSpec
         objective=Slot("flow-matching"),
         encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
         latent_positions=positions,  # type: ignore[arg-type]
-        normalize="global",
+        normalize=normalize,  # type: ignore[arg-type]
     )
+    return model_of(written, sampler=sampler, guidance=guidance)
 
 
 def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
@@ -38,9 +51,9 @@ def make_model(router: str = "modality", positions: str = "shared") -> UnifiedMo
     model = build_model(model_spec(router, positions), vocab_size=TOKENIZER.vocab_size, seed=1)
     torch.manual_seed(0)
     clips = torch.randn(4, 1, 160)
-    model.normalizer.fit([model.codec.encode(clips, torch.full((4,), 160))])
+    model.made().normalizer.fit([model.made().codec.encode(clips, torch.full((4,), 160))])
     with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
+        for parameter in model.made().connector.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.double()
 
@@ -83,7 +96,7 @@ def double(batch: PackedBatch) -> PackedBatch:
     def clips(c):  # type: ignore[no-untyped-def]
         return replace(c, waveform=c.waveform.double())
 
-    return replace(batch, features=clips(batch.features), latents=clips(batch.latents))
+    return replace(batch, clips={name: clips(c) for name, c in batch.clips.items()})
 
 
 def pack(samples: Sequence[Sample]) -> PackedBatch:
@@ -100,11 +113,11 @@ def one_forward(
     places = frame_places(np.asarray([values.shape[-1]]), values.shape[-1], model.device)
     blocks = {
         Role.TEXT: model.backbone.embed(batch.text_ids),
-        Role.FEATURES: model.enter_features(batch.features),
-        Role.LATENT: model.enter_frames(values, timesteps.double(), places),
+        Role.FEATURES: model.modalities["features"].enter(batch.of("features")).hidden,
+        Role.LATENT: model.made().enter_frames(values, timesteps.double(), places),
     }
     streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
-    return model.leave_frames(layout.take(streams, Role.LATENT), places, values)
+    return model.made().leave(layout.take(streams, Role.LATENT), places, values)
 
 
 def contexts_of(model: UnifiedModel, words: Sequence[str]) -> list[Context]:
@@ -118,7 +131,10 @@ def greedy(model: UnifiedModel, context: Context, count: int) -> list[int]:
         segment = text_segment(ids, bos=TOKENIZER.bos, eos=TOKENIZER.eos, loss=True)
         batch = pack([Sample(key="x", segments=(*context, segment))])
         layout = model.plan(batch.table)
-        blocks = {Role.TEXT: model.backbone.embed(batch.text_ids), Role.FEATURES: model.enter_features(batch.features)}
+        blocks = {
+            Role.TEXT: model.backbone.embed(batch.text_ids),
+            Role.FEATURES: model.modalities["features"].enter(batch.of("features")).hidden,
+        }
         with torch.no_grad():
             streams, _ = model.backbone(layout.place(blocks, model.backbone.hidden_dim), layout)
             chosen = int(model.backbone.head(layout.take(streams, Role.TEXT)[-1:]).argmax())

@@ -6,8 +6,9 @@ import pytest
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
+from soundomni.core.sequence import Attend, PositionRule
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.writing.segments import SegmentWriter
+from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
 from soundomni.data.samples import SampleWriter
 
 CODEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=4, extra_frames=1)
@@ -52,14 +53,26 @@ def tokenizer():
 def make_writer(tokenizer):
     """Returns a function that makes a writer for a tiny codec and encoder, with changes."""
 
-    def make(**changes):
-        parts = {
-            "tokenizer": tokenizer,
-            "codec_spec": CODEC,
-            "encoder_spec": ENCODER,
-            "encoder_tokens": lambda num_samples: -(-num_samples // 200),
-        }
-        dropout = changes.pop("dropout", None)
-        return SampleWriter(SegmentWriter(**(parts | changes)), dropout=dropout)
+    def make(
+        *,
+        dropout=None,
+        codec=CODEC,
+        encoder=ENCODER,
+        max_frames=None,
+        latent_positions="shared",
+        feature_positions="advance",
+        feature_attend="full",
+        chat="none",
+    ):
+        made = CodecModality(name="latent", spec=codec, max_frames=max_frames, positions=PositionRule.named(latent_positions))
+        heard = HeardModality(
+            name="features",
+            spec=encoder,
+            num_tokens=lambda num_samples: -(-num_samples // 200),
+            positions=PositionRule.named(feature_positions),
+            attend=Attend.named(feature_attend),
+        )
+        modalities = [made] if encoder is None else [made, heard]
+        return SampleWriter(SegmentWriter(tokenizer=tokenizer, modalities=modalities, chat=chat), dropout=dropout)
 
     return make

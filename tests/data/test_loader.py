@@ -51,10 +51,10 @@ def content(batch):
         batch.text_ids.tolist(),
         batch.labels.tolist(),
         batch.table.start.tolist(),
-        batch.latents.seeds,
-        batch.latents.known.tolist(),
-        batch.latents.waveform.numpy().tobytes(),
-        batch.features.waveform.numpy().tobytes(),
+        batch.of("latent").seeds,
+        batch.of("latent").known.tolist(),
+        batch.of("latent").waveform.numpy().tobytes(),
+        batch.of("features").waveform.numpy().tobytes(),
     )
 
 
@@ -151,7 +151,7 @@ def test_a_batch_may_be_empty(ramps, make_writer):
     dataset = ramps(lengths=[24000, 24000], broken=[0, 1])
     step = steps_of(mixture_of(dataset, tasks={"generate": 1.0}), make_writer(), 1)[0]
     assert step.batches[0].keys == () and step.batches[0].table.num_tokens == 0 and step.counts["samples"] == 0
-    assert step.batches[0].latents.waveform.shape == (0, 1, 0)
+    assert step.batches[0].of("latent").waveform.shape == (0, 1, 0)
 
 
 def test_a_rank_names_and_counts_what_it_cannot_read_and_leaves_the_judgement_to_the_run(ramps, make_writer):
@@ -207,7 +207,7 @@ def test_broken_files_in_a_real_folder(tmp_path, make_writer, caplog):
     assert keys == {f"main:{i}.{('wav', 'flac', 'ogg', 'mp3')[i % 4]}" for i in (0, 3, 4, 5, 6, 7)}
     assert "unreadable 'main:1.flac'" in caplog.text and "unreadable 'main:2.ogg'" in caplog.text and "no such file" in caplog.text
     for step in steps:
-        latents = step.batches[0].latents
+        latents = step.batches[0].of("latent")
         assert torch.isfinite(latents.waveform).all() and (latents.lengths == 4000).all()
 
 
@@ -280,7 +280,7 @@ def test_a_newcomer_is_told_how_long_clips_may_be_and_the_advice_works(ramps, ma
     assert length > 180 and seconds == 10.0 and numbers(r"set data.datasets.main.max_seconds to ([\d.]+)", message) == [fits]
     steps = steps_of(mixture_of(dataset, tasks=tasks, max_seconds=fits - 0.02), make_writer(), 2, spec=spec)  # captions differ by a byte
     assert all(step.counts["samples"] > 0 for step in steps)
-    latents = steps[0].batches[0].latents
+    latents = steps[0].batches[0].of("latent")
     assert (latents.lengths == int((fits - 0.02) * 8000)).all()
 
 
@@ -320,7 +320,7 @@ def test_items_without_captions_are_counted_as_ineligible(ramps, make_writer, ca
 def test_custom_tasks_are_loaded(ramps, make_writer):
     tasks = build_tasks({"edit": [Template(audio="context"), Template(text="Now {caption}"), Template(audio="target")]})
     mixture = Mixture(sources={"a": Source(dataset=ramps(lengths=[2000] * 3), tasks={"edit": 1.0})}, tasks=tasks)
-    latents = steps_of(mixture, make_writer(), 1)[0].batches[0].latents
+    latents = steps_of(mixture, make_writer(), 1)[0].batches[0].of("latent")
     assert latents.noise.any() and not latents.noise.all()
 
 
@@ -392,4 +392,4 @@ def test_numbers_that_do_not_fit_together(mixture, make_writer, changes, argumen
 
 def test_tasks_that_the_model_cannot_do_are_refused_before_reading(mixture, make_writer):
     with pytest.raises(SpecError, match="no encoder"):
-        PackedLoader(mixture=mixture, writer=make_writer(encoder_spec=None, encoder_tokens=None), spec=spec_of())
+        PackedLoader(mixture=mixture, writer=make_writer(encoder=None), spec=spec_of())

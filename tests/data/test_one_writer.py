@@ -16,7 +16,7 @@ from soundomni.core.sequence import Attend, PositionRule, Role, Segment
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.prompts import PromptWriter
-from soundomni.core.writing.segments import SegmentWriter
+from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
 from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.samples import SampleWriter
 
@@ -26,16 +26,17 @@ TEXTS = st.text(min_size=1, max_size=20)
 
 
 def writer(chat: str, positions: str) -> SegmentWriter:
-    return SegmentWriter(
-        tokenizer=TOKENIZER,
-        codec_spec=RepresentationSpec(kind="continuous", latent_dim=4, sample_rate=RATE, downsampling_ratio=100, channels=1),
-        encoder_spec=FeatureSpec(sample_rate=RATE, feature_dim=3),
-        encoder_tokens=lambda num_samples: -(-num_samples // 200),
-        latent_positions=positions,  # type: ignore[arg-type]
-        feature_positions=positions,  # type: ignore[arg-type]
-        feature_attend="causal" if positions == "advance" else "full",
-        chat=chat,  # type: ignore[arg-type]
+    rule = PositionRule.named(positions)  # type: ignore[arg-type]
+    codec = RepresentationSpec(kind="continuous", latent_dim=4, sample_rate=RATE, downsampling_ratio=100, channels=1)
+    made = CodecModality(name="latent", spec=codec, positions=rule)
+    heard = HeardModality(
+        name="features",
+        spec=FeatureSpec(sample_rate=RATE, feature_dim=3),
+        num_tokens=lambda num_samples: -(-num_samples // 200),
+        positions=rule,
+        attend=Attend.CAUSAL if positions == "advance" else Attend.FULL,
     )
+    return SegmentWriter(tokenizer=TOKENIZER, modalities=[made, heard], chat=chat)  # type: ignore[arg-type]
 
 
 def taught(segments: SegmentWriter, task: str, *, num_samples: int, caption: str, question: str, answer: str) -> tuple[Segment, ...]:

@@ -48,9 +48,7 @@ def test_describe_and_answer_learn_only_their_last_text(make_writer, tokenizer):
 
 def test_settings_of_the_model_are_followed(make_writer):
     codes = RepresentationSpec(kind="codes", sample_rate=16000, channels=2, downsampling_ratio=320, codebook_sizes=(64, 64))
-    writer = make_writer(
-        codec_spec=codes, latent_positions="advance", feature_positions="shared", feature_attend="causal", dropout=NO_DROPOUT
-    )
+    writer = make_writer(codec=codes, latent_positions="advance", feature_positions="shared", feature_attend="causal", dropout=NO_DROPOUT)
     context, features, _, target = plan(writer, "edit").sample.segments
     assert (context.role, context.attend, context.num_frames) == (Role.CODES, Attend.FULL, 50)
     assert (target.role, target.attend, target.positions) == (Role.CODES, Attend.NOISE, PositionRule.ADVANCE)
@@ -90,13 +88,13 @@ def test_fill_resamples_once_per_rate_and_packs(make_writer, ramps):
     assert features.waveform.shape == (1, 4000)
     assert sample.length == planned.length
     batch = PackedBatch.from_samples([sample])
-    assert batch.keys == ("set:a",) and len(batch.latents) == 2 and len(batch.features) == 1
-    assert batch.latents.noise.tolist() == [False, True]
+    assert batch.keys == ("set:a",) and len(batch.of("latent")) == 2 and len(batch.of("features")) == 1
+    assert batch.of("latent").noise.tolist() == [False, True]
 
 
 def test_fill_gives_the_codec_its_channels(make_writer, ramps):
     stereo = RepresentationSpec(kind="continuous", sample_rate=11025, channels=2, downsampling_ratio=100, latent_dim=4)
-    writer = make_writer(codec_spec=stereo)
+    writer = make_writer(codec=stereo)
     planned = plan(writer, "generate")
     filled = writer.fill(planned, *ramps(lengths=[11025], rate=11025).load(0)).segments[-1].waveform
     assert filled.shape == (2, 11025) and (filled[0] == filled[1]).all()
@@ -133,7 +131,7 @@ def test_long_targets_are_cut_at_a_random_place_and_long_clips_to_understand_are
 
 
 def test_the_encoder_limits_what_is_understood(make_writer, ramps):
-    writer = make_writer(encoder_spec=FeatureSpec(sample_rate=4000, feature_dim=8, max_seconds=1.0), dropout=NO_DROPOUT)
+    writer = make_writer(encoder=FeatureSpec(sample_rate=4000, feature_dim=8, max_seconds=1.0), dropout=NO_DROPOUT)
     long, short = ramps(lengths=[8001, 8000]), ramps(lengths=[8000])
     assert isinstance(plan(writer, "describe", item=long.item(0)), Skip)
     assert not isinstance(plan(writer, "describe", item=short.item(0)), Skip)
@@ -155,7 +153,7 @@ def test_the_latent_connector_limits_what_is_made(make_writer, ramps):
 
 
 def test_a_model_without_encoder_cannot_describe(make_writer):
-    writer = make_writer(encoder_spec=None, encoder_tokens=None)
+    writer = make_writer(encoder=None)
     writer.check(TASKS["generate"])
     with pytest.raises(SpecError, match="'describe' understands audio, but the model has no encoder"):
         writer.check(TASKS["describe"])

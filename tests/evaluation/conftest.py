@@ -12,7 +12,9 @@ from tiny_networks import save_tiny_clap, save_tiny_classifier
 
 from soundomni import Audio, SoundOmni
 from soundomni.core.assembly.build import build_model
-from soundomni.core.spec.schema import ConnectorsSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import model_of
+from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.evaluation import Outcome, compare
@@ -21,7 +23,7 @@ from soundomni.evaluation import Outcome, compare
 @pytest.fixture(scope="session")
 def model() -> SoundOmni:
     """A model at 8 kHz that takes and makes clips of half a second."""
-    spec = ModelSpec(
+    written = WrittenModel(
         backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}),
         router=Slot("modality"),
         codec=Slot("mdct", {"sample_rate": 8000, "frame_size": 64}),
@@ -29,13 +31,14 @@ def model() -> SoundOmni:
         connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("linear")),
         objective=Slot("flow-matching"),
     )
+    spec = model_of(written, sampler=Slot("euler", {"num_steps": 2}))
     tokenizer = TextTokenizer.train(["a sine tone, then two clicks"] * 4, vocab_size=280)
     built = build_model(spec, vocab_size=tokenizer.vocab_size, seed=0)
     clips = torch.from_numpy(np.stack([ToySounds(size=4, seconds=0.5, events=(1, 1)).load(i)[0] for i in range(4)]))
-    built.normalizer.fit([built.codec.encode(clips, torch.full((4,), clips.shape[-1]))])
+    built.made().normalizer.fit([built.made().codec.encode(clips, torch.full((4,), clips.shape[-1]))])
     with torch.no_grad():
         built.backbone.embedding.weight[tokenizer.eos] *= 30.0  # most texts end soon, which a model without training would not do
-    return SoundOmni(built, Spec(model=spec, sampler=Slot("euler", {"num_steps": 2})), tokenizer)
+    return SoundOmni(built, Spec(model=spec), tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from qwen2_audio_files import edit_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from soundomni.core.assembly.model import frame_places
+from soundomni.core.assembly.modality import frame_places
 from soundomni.core.errors import CheckpointError, SoundOmniError, SpecError
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, text_segment
@@ -53,14 +53,14 @@ def run(omni: SoundOmni, segments: list[Segment], latents: dict[int, tuple[Tenso
     values, times = torch.zeros(len(latents), LATENT_DIM, longest), torch.zeros(len(latents), longest)
     for row, (x, t) in enumerate(latents.values()):
         values[row, :, : len(x)], times[row] = x.T, t
-    spots = frame_places(batch.latents.num_frames, longest, net.device)
+    spots = frame_places(batch.of("latent").num_frames, longest, net.device)
     blocks = {
         Role.TEXT: net.backbone.embed(batch.text_ids),
-        Role.FEATURES: net.enter_features(batch.features),
-        Role.LATENT: net.enter_frames(values, times, spots),
+        **{one.name: one.enter(batch.of(one.name)).hidden for one in net.all_heard},
+        Role.LATENT: net.made().enter_frames(values, times, spots),
     }
     streams, _ = net.backbone(layout.place(blocks, HIDDEN), layout)
-    return net.latent_connector.leave(layout.take(streams, Role.LATENT)), net.backbone.head(layout.take(streams, Role.TEXT))
+    return net.made().connector.leave(layout.take(streams, Role.LATENT)), net.backbone.head(layout.take(streams, Role.TEXT))
 
 
 @pytest.mark.parametrize("given", [{}, {"qk_norm": "gen"}, {"qk_norm": "all", "gen_inner": 36}], ids=["plain", "gen-norms", "norms"])
@@ -78,10 +78,9 @@ def test_an_original_checkpoint_computes_what_its_rules_say(tmp_path: Path, give
         clip(Role.LATENT, Attend.NOISE, 5, 4 * LATENT_DIM),
         text_segment([11, 12], bos=1, eos=2),
     ]
-    assert omni.model.encoder is not None
     with torch.no_grad():
         waveform = torch.from_numpy(heard.waveform)[None]
-        features = omni.model.encoder(waveform, torch.tensor([6400]))[0, :10].double()
+        features = omni.model.all_heard[0].encoder(waveform, torch.tensor([6400]))[0, :10].double()
     projected = features @ tensors["audio_projector.weight"].double().T + tensors["audio_projector.bias"].double()
     blocks = [
         Block("text", [1, 7, 8, 9, 2]),
@@ -112,8 +111,10 @@ def test_a_bagel_checkpoint_computes_what_its_rules_say(tmp_path: Path, qk_norm:
         "time_embedder.mlp.2": "time_and_place.time.second",
     }
     with torch.no_grad():  # a new connector's way out is zero
-        state["latent_connector.outward.weight"].normal_(generator=torch.Generator().manual_seed(0))
-    mine = {f"{theirs}.{key}": state[f"latent_connector.{name}.{key}"] for theirs, name in ours.items() for key in ("weight", "bias")}
+        state["modalities.latent.connector.outward.weight"].normal_(generator=torch.Generator().manual_seed(0))
+    mine = {
+        f"{theirs}.{key}": state[f"modalities.latent.connector.{name}.{key}"] for theirs, name in ours.items() for key in ("weight", "bias")
+    }
     mine |= tensors | mine | {"gen_pos_embed": places()}
     noisy = torch.randn(4, LATENT_DIM, generator=torch.Generator().manual_seed(5))
     blocks = [Block("text", [1, 7, 8, 2]), Block("noise", [3, 4], latent_tokens(mine, noisy, 0.4))]
@@ -192,7 +193,7 @@ def test_an_encoder_of_a_layer_is_new(tmp_path: Path) -> None:
     layer = [*CODEC, ("model.encoder", "log-mel"), ("model.connectors.features", "linear")]
     imported = import_bagel(write_bagel(tmp_path / "source", bagel()), overrides=layer)
     omni = loaded(imported, tmp_path / "out")
-    assert omni.model.encoder is not None and "new and untrained: latent connector and encoder" in " ".join(imported.notes)
+    assert omni.model.all_heard and "new and untrained: latent connector and encoder" in " ".join(imported.notes)
     assert omni.describe([Audio(np.zeros((1, RATE), np.float32), RATE)], max_new_tokens=2)
 
 

@@ -71,7 +71,7 @@ def logits(omni: SoundOmni, messages: list[Any], clips: list[np.ndarray]) -> dic
     context = (*omni.contexts.chat(messages, [Audio(clip[None], RATE) for clip in clips]), plain_segment(omni.contexts.opening()))
     batch, net = PackedBatch.from_samples([Sample("chat", context)]), omni.model
     layout = net.plan(batch.table)
-    blocks = {Role.TEXT: net.backbone.embed(batch.text_ids), Role.FEATURES: net.enter_features(batch.features)}
+    blocks = {Role.TEXT: net.backbone.embed(batch.text_ids), Role.FEATURES: net.all_heard[0].enter(batch.of("features")).hidden}
     streams, _ = net.backbone(layout.place(blocks, net.backbone.hidden_dim), layout)
     return {role: net.backbone.head(layout.take(streams, role)) for role in (Role.TEXT, Role.FEATURES)}
 
@@ -133,7 +133,7 @@ def test_every_tensor_of_the_source_is_used_bit_for_bit_in_its_own_precision(tmp
     for parameter in set(report["keys"]["used"].values()):
         parts = [theirs[name] for name, place in report["keys"]["used"].items() if place == parameter]
         assert ours[parameter].dtype == torch.bfloat16 and torch.equal(ours[parameter], torch.cat(parts)), parameter
-    assert ours["latent_connector.inward.weight"].dtype == torch.float32
+    assert ours["modalities.latent.connector.inward.weight"].dtype == torch.float32
     assert next(SoundOmni.from_pretrained(out).model.parameters()).dtype == torch.float32
 
 
@@ -326,12 +326,12 @@ def test_an_imported_model_learns_to_make_audio(tmp_path: Path) -> None:
     ).with_waveform(noise(0, 160)[None])
     prompt = text_segment(omni.tokenizer.encode("a dog"), bos=omni.tokenizer.bos, eos=omni.tokenizer.eos)
     with torch.no_grad():
-        omni.model.latent_connector.outward.weight.normal_()
+        omni.model.made().connector.outward.weight.normal_()
     total, count = omni.model(PackedBatch.from_samples([Sample("x", (prompt, target))]))["velocity"]
     (total / count).backward()
     learning = {name for name, parameter in omni.model.named_parameters() if parameter.grad is not None and parameter.grad.any()}
-    assert all(".gen." in name or name.startswith(("latent_connector.", "backbone.norms.gen")) for name in learning)
-    assert any("gen.mlp.down" in name for name in learning) and any("latent_connector.inward" in name for name in learning)
+    assert all(".gen." in name or name.startswith(("modalities.latent.connector.", "backbone.norms.gen")) for name in learning)
+    assert any("gen.mlp.down" in name for name in learning) and any("latent.connector.inward" in name for name in learning)
 
 
 def test_the_sizes_of_these_files_are_what_the_tests_suppose() -> None:

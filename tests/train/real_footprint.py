@@ -46,7 +46,7 @@ def sizes_of(batch: PackedBatch) -> BatchSizes:
         return ClipSizes(tuple(of.lengths.tolist()), tuple(of.num_frames.tolist()), tuple(of.noise.tolist()))
 
     labels = int((batch.labels != NO_LABEL).sum())
-    return BatchSizes(batch.table, labels, clips(batch.features), clips(batch.latents), {}, 0.0, 0)
+    return BatchSizes(batch.table, labels, {name: clips(of) for name, of in batch.clips.items()}, {}, 0.0, 0)
 
 
 def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
@@ -56,7 +56,7 @@ def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
     mixture = Mixture.open(data, lambda slot: cast(Dataset, registry.build("dataset", slot)))
     tokenizer = TextTokenizer.train(mixture.captions(64), vocab_size=spec.model.tokenizer.vocab_size)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
-    model.normalizer.leave()
+    model.made().normalizer.leave()
     writer = SampleWriter(segment_writer(model, spec.model, tokenizer=tokenizer), dropout=data.condition_dropout)
     loader = PackedLoader(
         mixture=mixture, writer=writer, spec=data, rank=world.rank, world_size=world.size, batches_per_step=train.batches_per_step

@@ -139,7 +139,6 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("model.freeze=[undd]", SpecError, "no part 'undd'"),
         ("model.backbone.num_heads=5", SpecError, "expected a multiple of num_heads, which is 5"),
         ("model.codec.frame_size=0", SpecError, "frame_size"),
-        ("model.encoder=null", SpecError, "go together"),
         ("data.max_tokens_per_sample=999", SpecError, "expected 1 to data.tokens_per_batch, which is 192"),
         ("data.workers=-1", SpecError, "data.workers"),
         ("data.datasets.toys.tasks={generat: 1}", SpecError, "Did you mean 'generate'"),

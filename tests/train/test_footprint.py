@@ -136,12 +136,12 @@ def test_a_codec_that_looks_at_values_takes_what_it_takes_of_tones(config: Path)
     spec = read(config, ("model.codec", harmonic))
     model, real = on_meta(spec), build_model(spec.model, vocab_size=spec.model.tokenizer.vocab_size)
     sizes = typical_batch(model, spec.model, spec.data, seconds=0.4)
-    count, num_samples = len(sizes.latents.samples), max(sizes.latents.samples)
+    count, num_samples = len(sizes.clips["latent"].samples), max(sizes.clips["latent"].samples)
     time = torch.arange(num_samples) / 8000
     tones = torch.stack([torch.sin(6.2832 * (200 + 50 * i) * time) for i in range(count)])[:, None]
     lengths = torch.full((count,), num_samples)
-    with LiveMemory([*real.codec.parameters(), *real.codec.buffers(), tones, lengths]) as live:
-        real.run_codec(tones, lengths)
+    with LiveMemory([*real.made().codec.parameters(), *real.made().codec.buffers(), tones, lengths]) as live:
+        real.made().run_codec(tones, lengths)
     found = measure_step(model, sizes, bf16=False, sharded=False, recompute=False)
     assert found.encoding == pytest.approx(live.peak, rel=0.1)
 
@@ -314,13 +314,13 @@ def test_a_batch_holds_the_tasks_in_their_shares_and_no_sample_that_is_too_long(
     made, heard = sizes.samples["toys/generate"], sizes.samples["toys/describe"]
     assert abs(made - 2 * heard) <= 2 and 3900 < sizes.num_tokens <= 4096
     assert sizes.num_labels == heard * 10
-    assert sizes.latents.frames == (100,) * made and sizes.latents.samples == (3200,) * made
+    assert sizes.clips["latent"].frames == (100,) * made and sizes.clips["latent"].samples == (3200,) * made
     short = read(config, ("data.max_tokens_per_sample", "64"))
     assert typical_batch(model, short.model, short.data, seconds=60.0).seconds < 2
     places = read(config, ("model.connectors.latent", "fourier"))
     few = on_meta(places)
     longest = typical_batch(few, places.model, places.data, seconds=60.0)
-    assert max(longest.latents.frames) == few.latent_connector.max_frames
+    assert max(longest.clips["latent"].frames) == few.made().connector.max_frames
     none = read(config, ("data.max_tokens_per_sample", "12"))
     with pytest.raises(SpecError, match="no sample of task 'generate' fits into 12 tokens"):
         typical_batch(model, none.model, none.data)

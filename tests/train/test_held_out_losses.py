@@ -58,13 +58,13 @@ def test_the_loss_of_the_clips_together_is_the_mean_over_their_elements(tmp_path
 
 def test_measuring_changes_nothing_and_gives_the_same_again(tmp_path: Path, numbers: dict[str, float]) -> None:
     measure = held_out(alone(), tmp_path)
-    measure.module.latent_connector.eval()  # type: ignore[union-attr]
+    measure.module.made().connector.eval()  # type: ignore[union-attr]
     before = {name: p.detach().clone() for name, p in measure.module.named_parameters()}
     state = torch.get_rng_state()
     assert measure(0) == measure(1) == numbers
     assert all(torch.equal(p, before[name]) for name, p in measure.module.named_parameters())
     assert torch.equal(torch.get_rng_state(), state)
-    assert measure.module.training and measure.module.backbone.training and not measure.module.latent_connector.training  # type: ignore[union-attr]
+    assert measure.module.training and measure.module.backbone.training and not measure.module.made().connector.training  # type: ignore[union-attr]
 
 
 def test_a_failure_is_told_once_and_gives_no_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -112,14 +112,14 @@ def test_a_model_that_only_describes_is_trained_and_exported(tmp_path: Path, cap
     assert result.finished and result.metrics["loss/ce"] > 0 and result.metrics["loss/velocity"] == 0
     assert (run_dir / "samples" / "step-00000003" / "descriptions.jsonl").exists()
     model, _ = load_run(run_dir)
-    assert bool(model.model.normalizer.fitted) and (model.model.normalizer.std == 1).all()
+    assert bool(model.model.made().normalizer.fitted) and (model.model.made().normalizer.std == 1).all()
     assert len(model.generate(["a sine"], seconds=0.2)) == 1, "it makes noise, but it does not fail"
 
 
 def test_latents_that_are_rare_are_looked_for_further_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_training(tiny_spec(run_dir, "data.datasets.toys.tasks={generate: 0.02, describe: 1.0}", "train.steps=1"))
-    normalizer = load_run(run_dir)[0].model.normalizer
+    normalizer = load_run(run_dir)[0].model.made().normalizer
     assert bool(normalizer.fitted) and not (normalizer.std == 1).all()
 
 

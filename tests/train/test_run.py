@@ -168,15 +168,15 @@ def test_a_codec_is_trained_alone(tmp_path: Path) -> None:
     arguments = {**spec.model.codec.init_args, "weights": str(run_dir / "codec.safetensors")}
     codec = build("codec", Slot(spec.model.codec.class_path, arguments))
     model = build_model(spec.model, vocab_size=TextTokenizer.load(run_dir).vocab_size)
-    load_trained_weights(model.codec, run_dir / "checkpoints" / "step-00000024", prefix="codec.")
-    assert all(torch.equal(p, q) for p, q in zip(codec.parameters(), model.codec.parameters(), strict=True))
+    load_trained_weights(model.made().codec, run_dir / "checkpoints" / "step-00000024", prefix="codec.")
+    assert all(torch.equal(p, q) for p, q in zip(codec.parameters(), model.made().codec.parameters(), strict=True))
 
 
 def test_a_codec_is_trained_on_clips_that_the_connector_would_not_take(tmp_path: Path) -> None:
     spec = tiny_spec(tmp_path / "run", "train.steps=1", "model.connectors.latent=fourier", codec=True)
     with torch.device("meta"):
         model = build_model(spec.model, vocab_size=300)
-    assert model.codec.spec.num_frames(8000 // 4) > (model.latent_connector.max_frames or 0)
+    assert model.made().codec.spec.num_frames(8000 // 4) > (model.made().connector.max_frames or 0)
     assert run_training(spec).step == 1
 
 

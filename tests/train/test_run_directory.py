@@ -317,7 +317,7 @@ def test_a_run_with_weights_of_a_codec_needs_their_file_no_more(tmp_path: Path) 
     weights.unlink()
     run_training(tiny_spec(tmp_path / "run", *with_codec, "train.steps=2", codec=True))
     model, step = load_run(tmp_path / "run")
-    found = model.model.codec.state_dict()
+    found = model.model.made().codec.state_dict()
     assert step == 2 and all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 

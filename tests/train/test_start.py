@@ -95,9 +95,9 @@ def test_it_learns_on_from_what_the_model_knows(tmp_path: Path, capsys: pytest.C
     assert first["loss/ce"] < 0.2 * random["loss/ce"] and first["loss"] < 0.5 * random["loss"]
     made = load_run(tmp_path / "run")[0]
     given = SoundOmni.from_pretrained("nano")
-    assert torch.equal(made.model.normalizer.std, given.model.normalizer.std), "its latents are measured already"
+    assert torch.equal(made.model.made().normalizer.std, given.model.made().normalizer.std), "its latents are measured already"
     assert made.tokenizer.vocab_size == given.tokenizer.vocab_size
-    assert made.spec.sampler == given.spec.sampler and made.spec.guidance == given.spec.guidance
+    assert made.spec.model.made.sampler == given.spec.model.made.sampler and made.spec.model.made.guidance == given.spec.model.made.guidance
     assert load_spec([made.save_pretrained(tmp_path / "out") / "spec.yaml"]).model.start is None
 
 
@@ -133,9 +133,9 @@ def test_what_a_run_kept_counts_only_where_it_goes_on(tiny: Path, tmp_path: Path
     text = (start / "spec.yaml").read_text()
     assert "num_steps: 2" in text
     (start / "spec.yaml").write_text(text.replace("num_steps: 2", "num_steps: 3"))
-    assert spec_from(start, run).sampler.init_args["num_steps"] == 3, "the attempt before it left no checkpoint"
+    assert spec_from(start, run).model.made.sampler.init_args["num_steps"] == 3, "the attempt before it left no checkpoint"
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
-    assert spec_from(start, run).sampler.init_args["num_steps"] == 2
+    assert spec_from(start, run).model.made.sampler.init_args["num_steps"] == 2
 
 
 def test_a_run_that_begins_anew_does_not_keep_the_origin_of_an_attempt_before_it(tiny: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_imported_model_learns_to_make_audio(imported: Path, tmp_path: Path) 
     omni, _ = load_run(tmp_path / "run")
     omni.save_pretrained(tmp_path / "out")
     made, given = SoundOmni.from_pretrained(tmp_path / "out"), SoundOmni.from_pretrained(imported)
-    assert not bool(given.model.normalizer.fitted) and made.model.normalizer.measured, "latents are measured on the data"
+    assert not bool(given.model.made().normalizer.fitted) and made.model.made().normalizer.measured, "latents are measured on the data"
     assert made.origin == Origin("Apache-2.0", "source") and "license: apache-2.0\n" in (tmp_path / "out" / "README.md").read_text()
     assert made.max_tokens == 256 and made.spec.model.chat == "qwen2-audio"
     before, after = state(given), state(made)
@@ -195,7 +195,7 @@ def test_parts_may_be_new(imported: Path, tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert "new: codec, latent_connector, normalizer; the spec changes model.codec.init_args.frame_size: 160 -> 80, model.conn" in told
     omni, _ = load_run(tmp_path / "run")
-    assert omni.model.normalizer.measured and omni.model.codec.spec.token_dim == 80
+    assert omni.model.made().normalizer.measured and omni.model.made().codec.spec.token_dim == 80
     assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialized"
 
 
@@ -212,15 +212,17 @@ def test_adapters_are_added_to_what_is_taken(imported: Path, tmp_path: Path) -> 
 
 def test_another_codec_of_the_same_shape_has_latents_of_its_own(tiny: Path, tmp_path: Path) -> None:
     run_training(spec_from(tiny, tmp_path / "run", "model.codec.companding=0.5", "train.steps=1"))
-    assert not torch.equal(load_run(tmp_path / "run")[0].model.normalizer.std, SoundOmni.from_pretrained(tiny).model.normalizer.std)
+    assert not torch.equal(
+        load_run(tmp_path / "run")[0].model.made().normalizer.std, SoundOmni.from_pretrained(tiny).model.made().normalizer.std
+    )
 
 
 def test_latents_that_were_never_measured_are_measured(tmp_path: Path) -> None:
     run_training(tiny_spec(tmp_path / "run", "data.datasets.toys.tasks={describe: 1.0}", "train.steps=1"))
     hears = load_run(tmp_path / "run")[0].save_pretrained(tmp_path / "hears")
-    assert bool(SoundOmni.from_pretrained(hears).model.normalizer.fitted)
+    assert bool(SoundOmni.from_pretrained(hears).model.made().normalizer.fitted)
     run_training(spec_from(hears, tmp_path / "next", "train.steps=1"))
-    assert load_run(tmp_path / "next")[0].model.normalizer.measured
+    assert load_run(tmp_path / "next")[0].model.made().normalizer.measured
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         return line
 
     assert "Did you mean 'nano'?" in told("--model.start=nan0")
-    assert "model, sampler are missing" in told()
+    assert "model is missing" in told()
     assert "model.start_fresh is set, but model.start is not" in told("--config", "nano", "--model.start_fresh=[codec]")
     damaged = Path(shutil.copytree(tiny, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])
@@ -289,14 +291,14 @@ def test_weights_of_a_codec_are_either_of_the_model_or_given(tmp_path: Path) -> 
     omni = load_run(tmp_path / "run")[0]
     start = omni.save_pretrained(tmp_path / "start")
     given = tmp_path / "codec.safetensors"
-    save_file({name: torch.full_like(tensor, 0.5) for name, tensor in omni.model.codec.state_dict().items()}, given)
+    save_file({name: torch.full_like(tensor, 0.5) for name, tensor in omni.model.made().codec.state_dict().items()}, given)
     weights, steps = f"model.codec.weights={given}", ("train.steps=1", "data.tokens_per_batch=1024")
     with pytest.raises(SpecError, match=r"the codec's weights come from model.start, .*or name codec in model.start_fresh"):
         run_training(spec_from(start, tmp_path / "both", weights, *steps))
     run_training(spec_from(start, tmp_path / "kept", *steps))
     run_training(spec_from(start, tmp_path / "new", weights, "model.start_fresh=[codec]", *steps))
-    kept, new = (load_run(tmp_path / name)[0].model.codec.state_dict() for name in ("kept", "new"))
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in omni.model.codec.state_dict().items())
+    kept, new = (load_run(tmp_path / name)[0].model.made().codec.state_dict() for name in ("kept", "new"))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in omni.model.made().codec.state_dict().items())
     assert all(bool((tensor == 0.5).all()) for tensor in new.values())
 
 

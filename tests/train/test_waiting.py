@@ -31,7 +31,7 @@ def test_a_forward_pass_waits_for_nothing(drawn: bool, tmp_path: Path, monkeypat
     batches = [batch.broken_down() for batch in measure.read(measure.batches[:3])]
     if drawn:
         for batch in batches:
-            object.__setattr__(batch.latents, "quantiles", None)
+            object.__setattr__(batch.of("latent"), "quantiles", None)
 
     def tolist(tensor: torch.Tensor) -> Any:
         raise AssertionError("a tensor was asked for its values")

@@ -34,7 +34,7 @@ def held_out(world: World, directory: Path) -> HeldOut:
     assert spec.data is not None and spec.train is not None
     tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=3)
-    model.normalizer.leave()
+    model.made().normalizer.leave()
     mixture = Mixture.open(spec.data, lambda slot: cast(Dataset, build("dataset", cast(Slot, slot))))
     segments = segment_writer(model, spec.model, tokenizer=tokenizer)
     writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))

@@ -208,7 +208,7 @@ def _describe(model: SoundOmni, clips: Sequence[Audio], unseen: ToySounds) -> li
     from soundomni.data.toys.toy_language import parse_caption
     from soundomni.data.toys.toy_recipe import agreement
 
-    if model.model.encoder is None:
+    if not model.model.all_heard:
         return [Said(text=None)] * len(clips)
     said = []
     for i, text in enumerate(model.describe(clips)):

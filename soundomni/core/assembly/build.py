@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from soundomni.core.assembly.building_bounds import at_most
+from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
@@ -17,7 +18,7 @@ from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objec
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build
-from soundomni.core.spec.schema import ModelSpec, Slot
+from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
 
 
 def build_model(
@@ -30,61 +31,62 @@ def build_model(
         vocab_size: number of the tokenizer's tokens.
         trust_class_paths: let the spec name classes by import path.
         seed: seed of the weights.
-        drawn: parts whose weights are drawn, some of backbone, codec, encoder, latent_connector and features_connector;
+        drawn: parts whose weights are drawn, some of backbone, MODALITY.codec, MODALITY.encoder and MODALITY.connector;
             all others are about to be loaded (see uninitialized.py). None draws all.
 
     Raises:
         PluginError, SpecError: a plugin or an argument of the spec is wrong, or the parts do not fit together.
     """
-    if (spec.encoder is None) != (spec.connectors.features is None):
-        raise SpecError("model.encoder and model.connectors.features go together. Set both, or neither")
     with at_most():
         return _build(spec, vocab_size, trust_class_paths, seed, drawn)
 
 
-def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int, drawn: Collection[str] | None) -> UnifiedModel:
-    def weights_of(part: str) -> AbstractContextManager[object]:
-        return nullcontext() if drawn is None or part in drawn else uninitialized()
-
+def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Collection[str] | None) -> UnifiedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        router = cast(Router, build("router", spec.router, trust_class_paths=trust_class_paths))
-        with weights_of("backbone"):
-            backbone = cast(
-                Backbone,
-                build("backbone", spec.backbone, trust_class_paths=trust_class_paths, vocab_size=vocab_size, router=router),
-            )
-        with weights_of("codec"):
-            codec = cast(Codec, build("codec", spec.codec, trust_class_paths=trust_class_paths))
-        encoder = None
-        if spec.encoder is not None:
-            with weights_of("encoder"):
-                encoder = cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust_class_paths))
-
-        def connector(slot: Slot, tokens: TokenSpec, generates: bool) -> Connector:
-            sizes = {"tokens": tokens, "hidden_dim": backbone.hidden_dim, "generates": generates}
-            return cast(Connector, build("connector", slot, trust_class_paths=trust_class_paths, **sizes))
-
-        features = spec.connectors.features
-        objective = cast(Objective, build("objective", spec.objective, trust_class_paths=trust_class_paths))
-        with weights_of("latent_connector"):
-            latent_connector = connector(spec.connectors.latent, objective.tokens(codec.spec), True)
-        with weights_of("features_connector"):
-            features_connector = connector(features, encoder.spec.tokens, False) if encoder and features else None
+        router = cast(Router, build("router", spec.router, trust_class_paths=trust))
+        with _weights_of("backbone", drawn):
+            backbone = cast(Backbone, build("backbone", spec.backbone, trust_class_paths=trust, vocab_size=vocab_size, router=router))
+        sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
+        modalities = [_modality(name, one, sources[name], backbone.hidden_dim, trust, drawn) for name, one in spec.used.items()]
         try:
-            return UnifiedModel(
-                backbone=backbone,
-                router=router,
-                codec=codec,
-                objective=objective,
-                latent_connector=latent_connector,
-                features_connector=features_connector,
-                encoder=encoder,
-                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalize),
-                frozen=spec.freeze,
-            )
+            return UnifiedModel(backbone=backbone, router=router, modalities=modalities, frozen=spec.freeze)
         except ValueError as error:
             raise SpecError(str(error)) from error
+
+
+def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:
+    return nullcontext() if drawn is None or part in drawn else uninitialized()
+
+
+def _source(name: str, spec: ModalitySpec, trust: bool, drawn: Collection[str] | None) -> Codec | Encoder:
+    """Build the codec or the encoder of a modality."""
+    if spec.encoder is not None:
+        with _weights_of(f"{name}.encoder", drawn):
+            return cast(Encoder, build("encoder", spec.encoder, trust_class_paths=trust))
+    assert spec.codec is not None, "checked when the spec was read"
+    with _weights_of(f"{name}.codec", drawn):
+        return cast(Codec, build("codec", spec.codec, trust_class_paths=trust))
+
+
+def _modality(
+    name: str, spec: ModalitySpec, source: Codec | Encoder, hidden_dim: int, trust: bool, drawn: Collection[str] | None
+) -> Modality:
+    """Build the rest of a modality. Raise SpecError if its parts do not fit together."""
+    objective = None if spec.objective is None else cast(Objective, build("objective", spec.objective, trust_class_paths=trust))
+    if isinstance(source, Codec) and objective is not None:
+        tokens = objective.tokens(source.spec)
+    else:
+        tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
+    sizes = {"tokens": tokens, "hidden_dim": hidden_dim, "generates": objective is not None}
+    with _weights_of(f"{name}.connector", drawn):
+        connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
+    if isinstance(source, Encoder):
+        return EncoderModality(name=name, connector=connector, encoder=source)
+    normalizer = LatentNormalizer(token_dim=source.spec.token_dim, kind=spec.normalize)
+    if objective is None:
+        return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
+    return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective)
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:

@@ -5,6 +5,7 @@ Shape letters: N text tokens that predict something, H hidden dimensions, B clip
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
@@ -23,10 +24,19 @@ def text_parts(logits: Tensor, labels: Tensor, breakdown: Breakdown) -> LossTerm
 
 
 @torch.no_grad()
-def clip_parts(objective: Objective, prediction: Tensor, query: Query, breakdown: Breakdown) -> LossTerms:
+def clip_parts(
+    objective: Objective, prediction: Tensor, query: Query, groups: Tensor, names: tuple[str, ...], *, named: Mapping[str, str]
+) -> LossTerms:
     """Return each loss of the objective by group, as (sum, count).
 
     The objective computes the losses of one clip at a time.
+
+    Args:
+        objective: the objective.
+        prediction, query: of all clips.
+        groups: int64 `[B]`, the group of each clip.
+        names: names of the groups.
+        named: name of a loss → its name in the model.
     """
     each: dict[str, list[Tensor]] = {}
     for clip in range(len(prediction)):
@@ -35,7 +45,7 @@ def clip_parts(objective: Objective, prediction: Tensor, query: Query, breakdown
             each.setdefault(name, []).append(torch.stack((total.float(), count.float())))
     parts: LossTerms = {}
     for name, terms in each.items():
-        parts |= _by_group(name, torch.stack(terms), breakdown.clips, breakdown.names)
+        parts |= _by_group(named[name], torch.stack(terms), groups, names)
     return parts
 
 

@@ -1,48 +1,41 @@
 """The unified model: plugins joined into one network that makes and understands audio.
 
-A batch passes each part once: codec → normalizer → objective → connectors → backbone → connectors → losses. Nothing
-here depends on `self.training`.
+A batch passes each part once: for each modality its codec or encoder, its objective if it is made, and its connector;
+then the backbone, the connectors back, and the losses. Nothing here depends on `self.training`.
 
-Shape letters: B clips, D latent dimensions, T frames, F feature dimensions, N tokens of one role, H hidden dimensions, R cache rows.
+Shape letters: B clips, D latent dimensions, P predicted numbers per token, T frames, N tokens of one modality, H hidden dimensions,
+R cache rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
-from soundomni.core.assembly.normalizer import LatentNormalizer
+from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
-from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, LossTerms, Objective, Query, Router
-from soundomni.core.representation import Representation
-from soundomni.core.sequence import NO_LABEL, Breakdown, Clips, PackedBatch, Role, SegmentTable
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, PackedBatch, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
-CODEC_SAMPLES = 1 << 22
-"""Samples, of all channels, that a codec encodes at once in training. A large codec needs over a kilobyte for each, and
-a batch as large as the original's holds more than a hundred million."""
 
 
 class UnifiedModel(nn.Module):
-    """A backbone over expert streams, and the parts that carry audio in and out of it.
+    """A backbone over expert streams, and the modalities that carry audio in and out of it.
 
     Args:
-        backbone, router, codec, objective: plugins.
-        latent_connector, features_connector, encoder: plugins; the last two are None in a model that only generates.
-        normalizer: normalizer of the codec's latents.
+        backbone, router: plugins.
+        modalities: the ways in and out, in the order of the spec.
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
@@ -52,38 +45,23 @@ class UnifiedModel(nn.Module):
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        router: Router,
-        codec: Codec,
-        objective: Objective,
-        latent_connector: Connector,
-        features_connector: Connector | None,
-        encoder: Encoder | None,
-        normalizer: LatentNormalizer,
-        frozen: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, *, backbone: Backbone, router: Router, modalities: Iterable[Modality], frozen: Sequence[str] = ()) -> None:
         super().__init__()
         self.backbone = backbone
-        self.codec = codec.requires_grad_(False)
-        self.objective = objective
-        self.latent_connector = latent_connector
-        self.features_connector = features_connector
-        self.encoder = encoder
-        self.normalizer = normalizer
+        self.modalities = nn.ModuleDict({modality.name: modality for modality in modalities})
         self.router = router
-        self.audio_role = Role.LATENT if codec.spec.kind == "continuous" else Role.CODES
         self.executor = "auto"
         self._freeze(frozen)
 
     def _freeze(self, frozen: Sequence[str]) -> None:
-        connectors = [m for m in (self.latent_connector, self.features_connector) if m is not None]
+        own = {f"{m.name}.connector": list(m.connector.parameters()) for m in self.each()}
+        encoders = {f"{m.name}.encoder": list(m.encoder.parameters()) for m in self.each() if isinstance(m, EncoderModality)}
         parts: dict[str, Iterable[nn.Parameter]] = {
-            "encoder": self.encoder.parameters() if self.encoder is not None else (),
-            "connectors": [p for module in connectors for p in module.parameters()],
+            "encoder": [p for parameters in encoders.values() for p in parameters],
+            "connectors": [p for parameters in own.values() for p in parameters],
             "embedding": self._shared_parameters(),
+            **own,
+            **encoders,
         }
         for stream in self.router.streams:
             parts[stream] = self.backbone.expert_parameters(stream)
@@ -97,6 +75,38 @@ class UnifiedModel(nn.Module):
         own = {id(p) for stream in self.router.streams for p in self.backbone.expert_parameters(stream)}
         return [p for p in self.backbone.parameters() if id(p) not in own]
 
+    # Modalities
+
+    def each(self) -> list[Modality]:
+        """Return the modalities, in the order of the spec."""
+        return [modality for modality in self.modalities.values() if isinstance(modality, Modality)]
+
+    @property
+    def all_made(self) -> list[MadeModality]:
+        """The modalities that the model makes."""
+        return [modality for modality in self.each() if isinstance(modality, MadeModality)]
+
+    @property
+    def all_heard(self) -> list[EncoderModality]:
+        """The modalities that the model hears through an encoder."""
+        return [modality for modality in self.each() if isinstance(modality, EncoderModality)]
+
+    def made(self, name: str | None = None) -> MadeModality:
+        """Return the modality of this name that the model makes; None stands for the first one.
+
+        Raise SpecError if there is no such modality.
+        """
+        made = {modality.name: modality for modality in self.all_made}
+        if name is None and made:
+            return next(iter(made.values()))
+        if name is None or name not in made:
+            raise SpecError(f"the model makes {', '.join(made) or 'no audio'}, not '{name}'.{did_you_mean(str(name), made)}")
+        return made[name]
+
+    def heard(self) -> EncoderModality | None:
+        """Return the first modality that the model hears, or None."""
+        return next(iter(self.all_heard), None)
+
     @property
     def units(self) -> nn.ModuleList:
         """The layers: units of sharding, activation checkpointing and compilation."""
@@ -105,7 +115,7 @@ class UnifiedModel(nn.Module):
     @property
     def replicated_modules(self) -> tuple[nn.Module, ...]:
         """Modules that are never trained with the model and that every rank holds whole."""
-        return (self.codec, self.normalizer)
+        return tuple(module for modality in self.each() for module in modality.whole)
 
     @property
     def device(self) -> torch.device:
@@ -119,44 +129,55 @@ class UnifiedModel(nn.Module):
 
     # Training
 
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that it returns, except parts of losses."""
+        return ("ce", *(name for modality in self.each() for name in self._named(modality).values()), *self.router.loss_names)
+
+    def _named(self, modality: Modality) -> dict[str, str]:
+        """Return the name of each loss of a modality: the objective's own, after the modality's if several have it."""
+        own = [name for other in self.each() for name in other.loss_names]
+        return {name: name if own.count(name) == 1 else f"{modality.name}.{name}" for name in modality.loss_names}
+
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
         """Return the number of elements of each loss of `batch`, known before anything is computed."""
-        clips = batch.latents
-        frames = float(sum(int(n) for n, noise in zip(clips.num_frames, clips.noise.tolist(), strict=True) if noise))
-        frames -= float((clips.known & clips.noise[:, None]).sum())
         counts = {"ce": float((batch.labels != NO_LABEL).sum())}
-        counts |= dict.fromkeys(self.objective.loss_names, frames)
+        for modality in self.all_made:
+            counts |= dict.fromkeys(self._named(modality).values(), modality.count_frames(batch.of(modality.name)))
         return counts | dict.fromkeys(self.router.loss_names, 1.0)
 
     def forward(self, batch: PackedBatch) -> LossTerms:
         """Return every loss of a batch as (sum, count), and those of its groups if it is broken down.
 
-        Every rank runs every stream, whatever is in the batch.
+        Every rank runs every stream and every modality, whatever is in the batch.
         """
         layout = self.plan(batch.table)
-        query = self.corrupt(batch.latents)
-        places = frame_places(batch.latents.num_frames, query.inputs.shape[-1], self.device)
-        streams = layout.place(
-            {
-                Role.TEXT: self.backbone.embed(batch.text_ids),
-                Role.FEATURES: self.enter_features(batch.features),
-                self.audio_role: self.enter_frames(query.inputs, query.timesteps, places),
-            },
-            self.backbone.hidden_dim,
-        )
-        streams, auxiliary = self.backbone(streams, layout)
-        hidden = layout.take(streams, self.audio_role)
-        losses = {"ce": self.text_loss(layout.take(streams, Role.TEXT), batch.labels, batch.predicting)}
-        output = self.leave_frames(hidden, places, query.inputs)
-        prediction = self.objective.predicted(output, query.inputs, query.timesteps)
-        losses |= self.objective.loss(prediction, query)
+        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each()}
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | {name: clips.hidden for name, clips in entered.items()}
+        streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        hidden = layout.take(streams, TEXT)
+        losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
+        parts = self._text_parts(hidden, batch, batch.breakdown) if batch.breakdown is not None else {}
+        for modality in self.all_made:
+            own, own_parts = self._losses(modality, layout.take(streams, modality.name), entered[modality.name], batch.breakdown)
+            losses |= own
+            parts |= own_parts
         for name in self.router.loss_names:
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
-        if batch.breakdown is not None:
-            losses |= self._text_parts(layout.take(streams, Role.TEXT), batch, batch.breakdown)
-            losses |= clip_parts(self.objective, prediction.detach(), query, batch.breakdown)
-        return losses
+        return losses | parts
+
+    def _losses(self, modality: MadeModality, hidden: Tensor, entered: Entered, breakdown: Breakdown | None) -> tuple[LossTerms, LossTerms]:
+        """Return the losses of a modality from its hidden tokens `[N, H]`, and their parts by group."""
+        query, places, names = entered.query, entered.places, self._named(modality)
+        assert query is not None and places is not None, "it is made"
+        output = modality.leave(hidden, places, query.inputs)
+        prediction = modality.objective.predicted(output, query.inputs, query.timesteps)
+        losses = {names[name]: term for name, term in modality.objective.loss(prediction, query).items()}
+        if breakdown is None or modality.name not in breakdown.clips:
+            return losses, {}
+        groups = breakdown.clips[modality.name]
+        return losses, clip_parts(modality.objective, prediction.detach(), query, groups, breakdown.names, named=names)
 
     @torch.no_grad()
     def _text_parts(self, hidden: Tensor, batch: PackedBatch, breakdown: Breakdown) -> LossTerms:
@@ -171,73 +192,7 @@ class UnifiedModel(nn.Module):
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.tensor(float(len(rows)), device=total.device)
 
-    def corrupt(self, clips: Clips) -> Query:
-        """Encode, normalize and corrupt the clips to make; each draws from its own seed."""
-        if len(clips) == 0:
-            return self._empty_query()
-        generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
-        clean = self.encode(clips.waveform, clips.lengths, generators)
-        clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
-        if clips.quantiles is None:
-            return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
-        return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)
-
-    def _empty_query(self) -> Query:
-        """Return a query without clips.
-
-        The connectors still run, on nothing, so that every rank computes the same gradients.
-        """
-        dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
-        values = torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
-        timesteps = self._no_timesteps(values)
-        return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool())
-
-    def _no_timesteps(self, values: Tensor) -> Tensor:
-        """Return timesteps of 0, `[B, T]`, for values `[B, D, T]`."""
-        return torch.zeros(values.shape[0], values.shape[-1], device=values.device, dtype=self.dtype)
-
-    def fit_latents(self, batches: Iterable[PackedBatch]) -> None:
-        """Fit the latent normalizer on the clips of some batches."""
-        with torch.no_grad():
-            self.normalizer.fit(
-                self.run_codec(batch.latents.waveform.to(self.device), batch.latents.lengths.to(self.device))
-                for batch in batches
-                if len(batch.latents)
-            )
-
-    # Codec
-
-    @torch.no_grad()
-    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Return the normalized representation of `[B, C, S]`, in the codec's own precision, as in the fit of the
-        normalizer.
-        """
-        with torch.autocast(waveform.device.type, enabled=False):
-            return self.normalizer.normalize(self.run_codec(waveform, lengths, generators))
-
-    def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Return the codec's representation of `[B, C, S]`, some clips at a time.
-
-        No clip's values depend on the others.
-        """
-        count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
-        groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
-        parts = [self.codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]
-        if len(parts) == 1:
-            return parts[0]
-        values, frames = torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
-        return Representation(values, frames, parts[0].spec)
-
-    @torch.no_grad()
-    def decode(self, representation: Representation) -> Tensor:
-        """Decode a normalized representation to `[B, C, S]`, in the codec's own precision and the memory of one piece
-        of CHUNK_SECONDS.
-        """
-        with torch.autocast(representation.values.device.type, enabled=False):
-            latents = self.normalizer.denormalize(representation)
-            return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
-
-    # In and out of the hidden space
+    # Layout
 
     def stored(self, table: SegmentTable, *, inference: bool = False) -> StoredOrder:
         """Decide where the tokens of a table are stored.
@@ -246,7 +201,14 @@ class UnifiedModel(nn.Module):
         """
         multiple = GPU_STREAM_MULTIPLE if self.device.type == "cuda" else 1
         pad_empty = not (inference and self.backbone.takes_empty_streams)
-        return store(table, self.router.stream_of, len(self.router.streams), multiple=multiple, pad_empty=pad_empty)
+        return store(
+            table,
+            self.router.stream_of,
+            len(self.router.streams),
+            modalities={modality.name: modality.role for modality in self.each()},
+            multiple=multiple,
+            pad_empty=pad_empty,
+        )
 
     def layout(self, stored: StoredOrder, plan: AttentionPlan, cache: KVCache | None = None) -> Layout:
         """Lay out tokens with a plan of their attention."""
@@ -259,45 +221,6 @@ class UnifiedModel(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=dtype)
         return self.layout(stored, plan, cache)
-
-    def enter_features(self, clips: Clips) -> Tensor:
-        """Return the hidden tokens `[N, H]` of clips to understand."""
-        if self.encoder is None or self.features_connector is None:
-            if len(clips):
-                raise ValueError("the batch holds audio to understand, but the model has no encoder")
-            return torch.zeros(0, self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
-        if len(clips) == 0:  # every rank runs the encoder: a silent clip, whose features are dropped
-            silence = torch.zeros(1, 1, self.encoder.spec.sample_rate // 10, device=self.device, dtype=self.dtype)
-            features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
-            return self.features_connector.enter(features.flatten(0, 1)[:0])
-        features = self.encoder(clips.waveform, clips.lengths)
-        places = frame_places(clips.num_frames, features.shape[1], self.device)
-        return self.features_connector.enter(features.flatten(0, 1).index_select(0, places))
-
-    def enter_frames(self, values: Tensor, timesteps: Tensor, places: Tensor) -> Tensor:
-        """Return the hidden tokens `[N, H]` of the frames at `places` in values `[B, D, T]` at timesteps `[B, T]`.
-
-        Raise SpecError for more frames than the latent connector tells apart.
-        """
-        num_frames = values.shape[-1]
-        self.check_frames(num_frames)
-        tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
-        times = timesteps.flatten().index_select(0, places)
-        return self.latent_connector.enter(tokens, timesteps=times, frames=places % num_frames)
-
-    def check_frames(self, num_frames: int) -> None:
-        """Raise SpecError for a clip of more frames than the latent connector tells apart."""
-        most = self.latent_connector.max_frames
-        if most is not None and num_frames > most:
-            given, longest = (self.codec.spec.seconds(frames) for frames in (num_frames, most))
-            raise SpecError(f"the clip lasts {given:g} s; the latent connector takes at most {longest:g} s. Choose a shorter length")
-
-    def leave_frames(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
-        tokens = self.latent_connector.leave(hidden)
-        b, _, t = like.shape
-        flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
-        return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     # Generation: the context once, then only the slot
 
@@ -314,7 +237,7 @@ class UnifiedModel(nn.Module):
         """Run context documents that end with text as `prefill` does, and return the logits after the last token of each, `[R, V]`."""
         text = self._fill(batch, cache)
         table = batch.table
-        documents = table.document[table.token_segments()][table.token_roles() == Role.TEXT]
+        documents = table.document[table.token_segments()][table.token_modalities() == 0]
         last = np.searchsorted(documents, np.arange(table.num_documents), side="right") - 1
         return self.backbone.head(text.index_select(0, torch.from_numpy(last).to(self.device))).float()
 
@@ -323,23 +246,17 @@ class UnifiedModel(nn.Module):
         layout = self.plan(batch.table, cache)
         rows = batch.table.document[batch.table.token_segments()]
         cache.begin(layout.stored.order, rows, whole=False)
-        blocks = {Role.TEXT: self.backbone.embed(batch.text_ids)}
-        if len(batch.features):
-            blocks[Role.FEATURES] = self.enter_features(batch.features)
-        if len(batch.latents):
-            clean = self.encode(batch.latents.waveform, batch.latents.lengths)
-            if clean.values.is_floating_point():
-                clean = clean.with_values(clean.values.to(self.dtype))
-            places = frame_places(batch.latents.num_frames, clean.values.shape[-1], self.device)
-            blocks[self.audio_role] = self.enter_frames(clean.values, self._no_timesteps(clean.values), places)
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)}
+        blocks |= {modality.name: modality.enter_context(clips) for modality in self.each() if len(clips := batch.of(modality.name))}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
-        return layout.take(streams, Role.TEXT)
+        return layout.take(streams, TEXT)
 
-    def predict_frames(self, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
+    def predict_frames(self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
         Args:
+            name: name of the modality that is made.
             values: `[R, D, T]`, or codes `[R, K, T]`.
             timesteps: `[R, T]`.
             boundary_ids: int64 `[2 R]`, start and end token of each row's slot.
@@ -350,26 +267,16 @@ class UnifiedModel(nn.Module):
             The prediction `[R, P, T]`.
         """
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
-        frames = self.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places)
-        blocks = {Role.TEXT: self.backbone.embed(boundary_ids), self.audio_role: frames}
+        modality = self.made(name)
+        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places)
+        blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        output = self.leave_frames(layout.take(streams, self.audio_role), places, values)
+        output = modality.leave(layout.take(streams, name), places, values)
         precise = values.dtype if values.is_floating_point() else torch.float32
-        return self.objective.predicted(output.to(precise), values, timesteps).to(precise)
+        return modality.objective.predicted(output.to(precise), values, timesteps).to(precise)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""
-        blocks = {Role.TEXT: self.backbone.embed(token_ids)}
+        blocks = {TEXT: self.backbone.embed(token_ids)}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        return self.backbone.head(layout.take(streams, Role.TEXT)).float()
-
-
-def frame_places(num_frames: np.ndarray, padded: int, device: torch.device) -> Tensor:
-    """Return int64 `[N]`: where the valid frames of clips with `num_frames` `[B]` lie in a flattened `[B * padded]`
-    axis.
-    """
-    if len(num_frames) and int(num_frames.max()) > padded:
-        raise ValueError(f"a clip was packed as {int(num_frames.max())} frames, but its encoding has {padded}")
-    first = np.arange(len(num_frames)) * padded
-    runs = [np.arange(start, start + count) for start, count in zip(first, num_frames, strict=True)]
-    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *runs]).astype(np.int64)).to(device)
+        return self.backbone.head(layout.take(streams, TEXT)).float()

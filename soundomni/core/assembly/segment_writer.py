@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.spec.schema import ModelSpec
+from soundomni.core.sequence import Attend, PositionRule
+from soundomni.core.spec.schema import ModalitySpec, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.writing import segments
 from soundomni.core.writing.segments import SegmentWriter
 
 
@@ -18,15 +21,23 @@ def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextToken
         codec_only: whether only the codec is trained. Its frames then pass no connector, and there may be any number of
             them.
     """
-    encoder = model.encoder
-    return SegmentWriter(
-        tokenizer=tokenizer,
-        codec_spec=model.codec.spec,
-        encoder_spec=encoder.spec if encoder is not None else None,
-        encoder_tokens=encoder.num_tokens if encoder is not None else None,
-        max_frames=None if codec_only else model.latent_connector.max_frames,
-        latent_positions=spec.latent_positions,
-        feature_positions=spec.feature_positions,
-        feature_attend=spec.feature_attend,
-        chat=spec.chat,
+    used = spec.used
+    facts = [_facts(modality, used[modality.name], codec_only=codec_only) for modality in model.each()]
+    return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat)
+
+
+def _facts(modality: Modality, spec: ModalitySpec, *, codec_only: bool) -> segments.HeardModality | segments.CodecModality:
+    positions = PositionRule.named(spec.positions)
+    if isinstance(modality, EncoderModality):
+        encoder, attend = modality.encoder, Attend.named(spec.attend)
+        return segments.HeardModality(
+            name=modality.name, spec=encoder.spec, num_tokens=encoder.num_tokens, positions=positions, attend=attend
+        )
+    assert isinstance(modality, CodecModality), "it has an encoder or a codec"
+    return segments.CodecModality(
+        name=modality.name,
+        spec=modality.codec.spec,
+        target_attend=modality.objective.attend if isinstance(modality, MadeModality) else None,
+        max_frames=None if codec_only else modality.connector.max_frames,
+        positions=positions,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -65,8 +64,10 @@ def pad_table(table: SegmentTable, length: int) -> SegmentTable:
         "boundary": np.zeros(pads, np.int64),
         "position": np.zeros(pads, np.int64),
         "rule": np.full(pads, PositionRule.ADVANCE),
+        "modality": np.zeros(pads, np.int64),
     }
-    return SegmentTable(**{f.name: np.concatenate([getattr(table, f.name), columns[f.name]]) for f in fields(table)})
+    joined = {name: np.concatenate([getattr(table, name), column]) for name, column in columns.items()}
+    return SegmentTable(**joined, names=table.names)
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, ids: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:

@@ -7,8 +7,9 @@ dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -56,17 +57,26 @@ class Layout:
         out: Tensor = self.attention(query, key, value)
         return out
 
-    def place(self, blocks: dict[Role, Tensor], hidden_dim: int) -> list[Tensor]:
-        """Join blocks of hidden tokens by role, `[N_role, H]`, into padded streams `[N_e, H]`."""
+    def place(self, blocks: Mapping[Any, Tensor], hidden_dim: int) -> list[Tensor]:
+        """Join blocks of hidden tokens, `[N, H]` each, into padded streams `[N_e, H]`.
+
+        A block is named by its modality; a role stands for the modality that is named after it.
+        """
         sample = next(iter(blocks.values()))
+        named = {modality_name(of): block for of, block in blocks.items()}
         streams = []
         for stream, length in enumerate(self.stored.stream_lengths):
-            mine = [blocks[role] for role in Role if role in blocks and self.stored.role_slices[role][0] == stream]
+            mine = [named[name] for name, run in self.stored.runs.items() if name in named and run[0] == stream]
             count = sum(len(block) for block in mine)
             streams.append(torch.cat([*mine, sample.new_zeros(length - count, hidden_dim)]))
         return streams
 
-    def take(self, streams: list[Tensor], role: Role) -> Tensor:
-        """Return the hidden tokens of a role, `[N_role, H]`, in token order."""
-        stream, first, last = self.stored.role_slices[role]
+    def take(self, streams: Sequence[Tensor], of: str | Role) -> Tensor:
+        """Return the hidden tokens of a modality, `[N, H]`, in token order; a role stands for the one named after it."""
+        stream, first, last = self.stored.runs[modality_name(of)]
         return streams[stream][first:last]
+
+
+def modality_name(of: str | Role) -> str:
+    """Return the name of a modality; for a role, of the modality that is named after it."""
+    return of.modality if isinstance(of, Role) else of

@@ -1,20 +1,20 @@
-"""The stored order of a batch: one contiguous stream per expert, and within it one contiguous run per role.
+"""The stored order of a batch: one contiguous stream per expert, and within it one contiguous run per modality.
 
-Routing by role is then a slice. Attention does not mind the order of tokens, given their positions and the segment
-table, so only queries, keys and values of the streams are ever joined. The stored order is: stream by stream, role by
-role, each in token order, each stream padded with tokens that nothing sees.
+Routing is then a slice. Attention does not mind the order of tokens, given their positions and the segment
+table, so only queries, keys and values of the streams are ever joined. The stored order is: stream by stream, modality
+by modality, each in token order, each stream padded with tokens that nothing sees.
 
 Shape letters: P stored tokens (padding included).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from soundomni.core.sequence import Role, SegmentTable
+from soundomni.core.sequence import TEXT, Role, SegmentTable
 
 PADDING = -1
 """Entry of a stored order that stands for no token."""
@@ -28,18 +28,24 @@ class StoredOrder:
         order: int64 numpy `[P]`, the token at each stored place, PADDING if there is none.
         position_ids: int64 numpy `[P]`, 0 at padding.
         stream_lengths: stored tokens of each stream, padding included.
-        role_slices: role → (stream, first, past-the-last) within that stream. Every role has an entry; absent roles
-            have empty ones.
+        runs: name of a modality → (stream, first, past-the-last) within that stream. Every modality of the model has an
+            entry; absent ones have empty ones.
     """
 
     order: np.ndarray
     position_ids: np.ndarray
     stream_lengths: tuple[int, ...]
-    role_slices: dict[Role, tuple[int, int, int]]
+    runs: Mapping[str, tuple[int, int, int]]
 
 
 def store(
-    table: SegmentTable, stream_of: Callable[[Role], int], num_streams: int, *, multiple: int = 1, pad_empty: bool = True
+    table: SegmentTable,
+    stream_of: Callable[[Role], int],
+    num_streams: int,
+    *,
+    modalities: Mapping[str, Role] | None = None,
+    multiple: int = 1,
+    pad_empty: bool = True,
 ) -> StoredOrder:
     """Return the stored order.
 
@@ -47,21 +53,31 @@ def store(
         table: the segments of the batch.
         stream_of: role → index of its stream.
         num_streams: number of streams.
+        modalities: the modalities of the model with their roles; None for one of each role, named after it, and those of the
+            table. Text need not be named.
         multiple: every stream is padded to a multiple of this length.
         pad_empty: pad streams without tokens too, as training needs it: every parameter then takes part in every step on every
             rank. False leaves them empty.
+
+    Raises:
+        ValueError: the table has a modality that the model does not have.
     """
-    roles, positions = table.token_roles(), table.token_positions()
+    known = {role.modality: role for role in Role} | table.roles() if modalities is None else {TEXT: Role.TEXT, **modalities}
+    unknown = [name for name in table.roles() if name not in known]
+    if unknown:
+        raise ValueError(f"the batch has clips of modality '{unknown[0]}', which the model does not have; it has {', '.join(known)}")
+    modality, positions = table.token_modalities(), table.token_positions()
+    numbers = {name: index for index, name in enumerate(table.names)}
     parts: list[np.ndarray] = []
     lengths: list[int] = []
-    slices: dict[Role, tuple[int, int, int]] = {}
+    runs: dict[str, tuple[int, int, int]] = {}
     for stream in range(num_streams):
         count = 0
-        for role in Role:
+        for name, role in sorted(known.items(), key=lambda pair: pair[1]):
             if stream_of(role) != stream:
                 continue
-            tokens = np.flatnonzero(roles == role)
-            slices[role] = (stream, count, count + len(tokens))
+            tokens = np.flatnonzero(modality == numbers.get(name, -1))
+            runs[name] = (stream, count, count + len(tokens))
             parts.append(tokens)
             count += len(tokens)
         stored = max(int(pad_empty), -(-count // multiple)) * multiple
@@ -69,4 +85,4 @@ def store(
         lengths.append(stored)
     order = np.concatenate(parts).astype(np.int64)
     position_ids = np.where(order == PADDING, 0, np.append(positions, 0)[order])
-    return StoredOrder(order, position_ids, tuple(lengths), slices)
+    return StoredOrder(order, position_ids, tuple(lengths), runs)

@@ -27,10 +27,13 @@ class RequestBuilder:
         contexts: writes the model's prompts.
         num_samples: S of each clip, at the codec's rate.
         negative_prompt: what to steer away from, or None.
+        of: the modality to make; None for the first one.
     """
 
-    def __init__(self, model: UnifiedModel, contexts: PromptWriter, *, num_samples: int, negative_prompt: str | None) -> None:
-        self._model = model
+    def __init__(
+        self, model: UnifiedModel, contexts: PromptWriter, *, num_samples: int, negative_prompt: str | None, of: str | None = None
+    ) -> None:
+        self._modality = model.made(of)
         self._contexts = contexts
         self._negative_prompt = negative_prompt
         self.num_samples = num_samples
@@ -49,8 +52,8 @@ class RequestBuilder:
             DataError: the prompt and the clip are longer than the samples that the model was trained with.
         """
         check_seed(seed)
-        slot = self._contexts.slot(self.num_samples)
-        self._model.check_frames(slot.num_frames)
+        slot = self._contexts.slot(self.num_samples, of=self._modality.name)
+        self._modality.check_frames(slot.num_frames)
         context = self._contexts.prompt(prompt, slot)
         negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt") if self._negative_prompt else ()
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed)
@@ -61,7 +64,7 @@ class RequestBuilder:
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
         """Add the normalized values `[D, T]` of the kept parts."""
         waveform, num_samples = self._to_codec(kept.clip), self.num_samples
-        mask = known_frames(kept.spans, self._model.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        mask = known_frames(kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
         return replace(request, known=known, known_mask=torch.from_numpy(mask))
@@ -69,9 +72,9 @@ class RequestBuilder:
     @torch.no_grad()
     def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
         """Return normalized values `[D, T]` of `[C, S]` at the codec's rate, cut or padded to `num_samples`."""
-        batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self._model.device)
-        return self._model.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
+        batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self._modality.device)
+        return self._modality.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
 
     def _to_codec(self, clip: Audio) -> np.ndarray:
         """Return `[C, S]` with the codec's rate and channels."""
-        return convert(clip, channels=self._model.codec.spec.channels, sample_rate=self._model.codec.spec.sample_rate)
+        return convert(clip, channels=self._modality.codec.spec.channels, sample_rate=self._modality.codec.spec.sample_rate)

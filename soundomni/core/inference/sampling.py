@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.assembly.modality import MadeModality, frame_places
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.bounded_change import Bound, bounded
@@ -72,7 +73,7 @@ class AudioSlots:
     Args:
         model: the model.
         cache: holds the contexts; rows 0 to len(slots) - 1 are used.
-        slots: the clip to make in each row, as the writer of segments writes a target.
+        slots: the clip to make in each row, as the writer of segments writes a target; all of one modality.
         positions: position id of each slot.
     """
 
@@ -93,6 +94,7 @@ class AudioSlots:
         self._layout = model.layout(stored, plan, cache)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._frames = np.asarray([slot.num_frames for slot in slots])
+        self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`.
@@ -103,7 +105,7 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._frames, values.shape[-1], self._model.device)
-        return self._model.predict_frames(values, timesteps, self._boundary, places, self._layout)
+        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ def sample_audio(
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Representation:
-    """Make one batch of clips. No clip's result depends on the others in the batch.
+    """Make one batch of clips of one modality. No clip's result depends on the others in the batch.
 
     Below 1, `begin` is the timestep to start from, with noise added to the clips to vary up to there (Meng et al. 2022,
     SDEdit, algorithm 1).
@@ -175,9 +177,10 @@ def sample_audio(
         )
         for count in range(1, branches + 1)
     }
-    given, target = _given(model, requests)
+    modality = model.made(requests[0].slot.modality)
+    given, target = _given(modality, requests)
     noise = [torch.Generator().manual_seed(request.seed) for request in requests]
-    start = _varied(model, requests, model.objective.start(given, target.known, noise), begin)
+    start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
     valid = length_mask(given.lengths, given.values.shape[-1])
 
     def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
@@ -187,20 +190,20 @@ def sample_audio(
 
     made = valid & ~target.known
     predict = target.hold(guided(predict_branches, guidance, valid=made))
-    predict = bounded(predict, model.objective, [_bound(request) for request in requests], made=made)
+    predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
     start = start.with_values(target.show(start.values))
     made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step)
-    return model.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
+    return modality.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
 
 
-def _varied(model: UnifiedModel, requests: Sequence[AudioRequest], start: Representation, begin: float) -> Representation:
+def _varied(modality: MadeModality, requests: Sequence[AudioRequest], start: Representation, begin: float) -> Representation:
     """Return what sampling starts from: `start`, mixed with the clip if one is varied."""
     mixed = start.values.clone()
     for i, request in enumerate(requests):
         if request.varied is not None:
             clip, frames = request.varied[None].to(mixed), request.num_frames
-            mixed[i : i + 1, :, :frames] = model.objective.noised(clip, start.values[i : i + 1, :, :frames], begin)
+            mixed[i : i + 1, :, :frames] = modality.objective.noised(clip, start.values[i : i + 1, :, :frames], begin)
     return start.with_values(mixed)
 
 
@@ -210,15 +213,15 @@ def _bound(request: AudioRequest) -> Bound | None:
     return Bound(request.varied, request.most_change)
 
 
-def _given(model: UnifiedModel, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
+def _given(modality: MadeModality, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
     """Return the given values of all clips, zero in frames to make, and which frames are given."""
-    spec, frames = model.codec.spec, tuple(request.num_frames for request in requests)
+    device, spec, frames = modality.device, modality.codec.spec, tuple(request.num_frames for request in requests)
     dtype = torch.float32 if spec.kind == "continuous" else torch.int64
-    values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=model.device)
-    mask = torch.zeros(len(requests), max(frames), dtype=torch.bool, device=model.device)
+    values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=device)
+    mask = torch.zeros(len(requests), max(frames), dtype=torch.bool, device=device)
     for i, request in enumerate(requests):
         if request.known is not None and request.known_mask is not None:
-            values[i, :, : request.num_frames] = request.known.to(model.device)
-            mask[i, : request.num_frames] = request.known_mask.to(model.device)
-    lengths = torch.tensor(frames, device=model.device)
+            values[i, :, : request.num_frames] = request.known.to(device)
+            mask[i, : request.num_frames] = request.known_mask.to(device)
+    lengths = torch.tensor(frames, device=device)
     return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask)

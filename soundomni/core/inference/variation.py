@@ -141,13 +141,13 @@ def _noises(clip: Tensor) -> list[Tensor]:
 
 def _errors(model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, slot: Segment) -> list[float]:
     """Return the mean squared error of the estimate for each (timestep, noise), with no prompt."""
-    frames = clip.shape[1]
+    frames, objective = clip.shape[1], model.made(slot.modality).objective
     cache = make_cache(model, [()] * len(rows), room=frames + 2)
     slots = AudioSlots(model, cache, [slot] * len(rows), positions=[0] * len(rows))
-    noised = torch.cat([model.objective.noised(clip[None], noise[None], timestep) for timestep, noise in rows])
+    noised = torch.cat([objective.noised(clip[None], noise[None], timestep) for timestep, noise in rows])
     timesteps = torch.tensor([timestep for timestep, _ in rows], device=clip.device)
     velocity = slots.predict(noised, timesteps[:, None].expand(-1, frames))
     return [
-        float((clean_estimate(model.objective, noised[i], velocity[i].to(noised), timestep) - clip).square().mean())
+        float((clean_estimate(objective, noised[i], velocity[i].to(noised), timestep) - clip).square().mean())
         for i, (timestep, _) in enumerate(rows)
     ]

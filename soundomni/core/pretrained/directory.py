@@ -30,16 +30,17 @@ from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, LOCK_FILE, SPEC_FILE
 from soundomni.core.pretrained.hub import fetch, parse_repository
+from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.discovery import OWN
 from soundomni.core.spec.load import dump_spec
 from soundomni.core.spec.provenance import RECORD_KEY, record
-from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.slots import slots
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 
-FORMAT = 1
 FILES = frozenset({SPEC_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER_FILE})
 LICENSES = frozenset(
     ("apache-2.0", "mit", "bsd-3-clause", "openrail", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown")
@@ -185,8 +186,9 @@ def _checked_config(directory: Path) -> dict[str, Any]:
     if not os.path.lexists(file):
         return {}
     config = read_object(file)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads format {FORMAT}")
+    if config.get("format") not in READ_FORMATS:
+        known = " and ".join(map(str, READ_FORMATS))
+        raise CheckpointError(f"'{file}' has the format {shown(config.get('format'))}; this version reads the formats {known}")
     return config
 
 
@@ -213,7 +215,7 @@ def check_target(directory: str | Path) -> None:
 
 def _is_model(path: Path) -> bool:
     try:
-        return read_object(path / CONFIG_FILE).get("format") == FORMAT
+        return read_object(path / CONFIG_FILE).get("format") in READ_FORMATS
     except CheckpointError:
         return False
 
@@ -307,14 +309,17 @@ def trained_max_tokens(spec: Spec) -> int | None:
 def portable(spec: Spec) -> Spec:
     """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started
     from."""
-    model = replace(
-        spec.model,
-        codec=without_weights(spec.model.codec),
-        tokenizer=replace(spec.model.tokenizer, path=None),
-        start=None,
-        start_fresh=None,
-    )
+    model = without_codec_weights(spec.model)
+    model = replace(model, tokenizer=replace(model.tokenizer, path=None), start=None, start_fresh=None)
     return replace(spec, model=model, data=None, train=None)
+
+
+def without_codec_weights(model: ModelSpec) -> ModelSpec:
+    """Return the spec of a model whose codecs name no weight files."""
+    modalities: dict[str, ModalitySpec | None] = {
+        name: one if one.codec is None else replace(one, codec=without_weights(one.codec)) for name, one in model.used.items()
+    }
+    return replace(model, modalities=modalities)
 
 
 def without_weights(codec: Slot) -> Slot:
@@ -326,22 +331,22 @@ def without_weights(codec: Slot) -> Slot:
 def check_portable(spec: Spec) -> None:
     """Raise SpecError if a model directory's spec, or an override of it, names what the model or its codec starts
     from."""
-    for key, given in (("codec.weights", spec.model.codec.init_args.get("weights")), ("start", spec.model.start)):
-        if given is not None:
-            raise SpecError(f"model.{key} is '{given}', but a model directory holds all weights itself; leave it out")
+    given = {f"{key}.weights": slot.init_args.get("weights") for key, kind, slot in slots(spec) if kind == "codec"}
+    for key, value in {**given, "model.start": spec.model.start}.items():
+        if value is not None:
+            raise SpecError(f"{key} is '{value}', but a model directory holds all weights itself; leave it out")
 
 
 def plugins(spec: Spec) -> dict[str, str]:
-    """Return kind → name for the plugins that a model is assembled from."""
-    slots: dict[str, Slot | None] = {
-        "backbone": spec.model.backbone,
-        "router": spec.model.router,
-        "codec": spec.model.codec,
-        "encoder": spec.model.encoder,
-        "objective": spec.model.objective,
-        "sampler": spec.sampler,
-    }
-    return {kind: slot.class_path for kind, slot in slots.items() if slot is not None}
+    """Return the plugins that a model is assembled from, apart from connectors: by their kind, or by modality and kind if
+    several modalities have a plugin of it."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for kind, slot in (("backbone", spec.model.backbone), ("router", spec.model.router)):
+        found[kind] = [("", slot.class_path)]
+    for kind in ("codec", "encoder", "objective", "sampler"):
+        parts = ((name, getattr(one, kind)) for name, one in spec.model.used.items())
+        found[kind] = [(name, slot.class_path) for name, slot in parts if slot is not None]
+    return {kind if len(parts) == 1 else f"{name} {kind}": class_path for kind, parts in found.items() for name, class_path in parts}
 
 
 def card(spec: Spec, parameters: int, origin: Origin) -> str:

@@ -79,7 +79,7 @@ from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
 from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
-from soundomni.core.spec.schema import GuidanceSpec, Spec
+from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.chat import Message
@@ -241,22 +241,27 @@ class SoundOmni:
 
     @property
     def sample_rate(self) -> int:
-        """Sample rate of generated clips in Hz."""
-        return self.model.codec.spec.sample_rate
+        """Sample rate in Hz of the clips that it makes, or of the first modality if it makes several."""
+        return self.model.made().sample_rate
 
     @property
     def contexts(self) -> PromptWriter:
         """Writer of prompts, clips, questions and chats in the form that the model takes."""
         return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
-    def requests(self, seconds: float, *, negative_prompt: str | None = None) -> RequestBuilder:
-        """Return the builder of requests for clips of `seconds`, steered away from the negative prompt."""
+    def requests(self, seconds: float, *, negative_prompt: str | None = None, of: str | None = None) -> RequestBuilder:
+        """Return the builder of requests for clips of `seconds`, steered away from the negative prompt.
+
+        `of` is the modality to make; None stands for the first one.
+        """
         seconds = as_number("seconds", seconds)
         check_seconds(seconds)
+        modality = self.model.made(None if of is None else as_text("the modality", of))
         return RequestBuilder(
             self.model,
             self.contexts,
-            num_samples=max(1, round(seconds * self.sample_rate)),
+            num_samples=max(1, round(seconds * modality.sample_rate)),
+            of=modality.name,
             negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
         )
 
@@ -273,6 +278,7 @@ class SoundOmni:
         strength: float | None = None,
         seeds: Iterable[int] | int = 0,
         batch_size: int = 16,
+        of: str | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Audio]:
         """Make a clip of `seconds` for each prompt.
@@ -292,16 +298,19 @@ class SoundOmni:
             seeds: one per prompt, or the first of consecutive ones. What a clip becomes only depends on its seed and
                 prompt.
             batch_size: clips made at once.
+            of: the modality to make, if the model makes several; None stands for the first one.
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, or the kept spans do not hold a whole frame.
+            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, or the kept spans
+                do not hold a whole frame.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind.
         """
         texts = as_texts("prompts", prompts)
-        builder = self.requests(seconds, negative_prompt=negative_prompt)
-        guidance, sampler = self._guidance(guidance_scale, negative_prompt), self._sampler(num_steps)
+        builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
+        modality = self.model.made(of)
+        guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
         starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
@@ -310,34 +319,42 @@ class SoundOmni:
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
             for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
         ]
-        begin_of = beginnings(self.model, share, slot=self.contexts.slot(builder.num_samples), batch_size=size)
+        slot = self.contexts.slot(builder.num_samples, of=modality.name)
+        begin_of = beginnings(self.model, share, slot=slot, batch_size=size)
         sample = partial(sample_audio, sampler=sampler, guidance=guidance)
         callback = as_callback("on_step", on_step)
         begun = [begin_of(request.varied) for request in requests]
         requests = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
         for begin, group in groupby(zip(begun, requests, strict=True), lambda pair: pair[0].timestep):
             for batch in batches([request for _, request in group], size):
-                waveform = self.model.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
-                clips += [Audio.unchecked(fit_length(w, builder.num_samples), self.sample_rate) for w in waveform]
+                waveform = modality.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
+                clips += [Audio.unchecked(fit_length(w, builder.num_samples), modality.sample_rate) for w in waveform]
         return clips
 
-    def _guidance(self, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
+    def made_spec(self, of: str | None = None) -> ModalitySpec:
+        """Return the part of the spec about a modality that the model makes; None stands for the first one."""
+        return self.spec.model.all_made[self.model.made(of).name]
+
+    def _guidance(self, of: str, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
         """Return the spec's guidance with another scale, if one is given.
 
         Raise SpecError for a scale out of its range.
         """
-        guidance = self.spec.guidance if scale is None else replace(self.spec.guidance, scale=as_number("guidance scale", scale))
+        own = self.made_spec(of).guidance
+        guidance = own if scale is None else replace(own, scale=as_number("guidance scale", scale))
         check_scale(guidance.scale)
         check_negative(negative_prompt, guidance.scale)
         return guidance
 
-    def _sampler(self, num_steps: int | None) -> Sampler:
+    def _sampler(self, of: str, num_steps: int | None) -> Sampler:
         """Return the spec's sampler with another number of steps, if one is given.
 
         Raise SpecError for a number out of its range.
         """
         steps = None if num_steps is None else as_count("num_steps", num_steps, most=MOST_STEPS)
-        return build_sampler(self.spec.sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
+        sampler = self.made_spec(of).sampler
+        assert sampler is not None, "checked when the spec was read"
+        return build_sampler(sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
 
     def describe(
         self,
@@ -490,7 +507,7 @@ class SoundOmni:
         return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
 
     @torch.no_grad()
-    def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None) -> Audio:
+    def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None, of: str | None = None) -> Audio:
         """Encode and decode a clip with the codec; the result has the codec's rate and channels and the clip's length.
 
         Args:
@@ -498,13 +515,15 @@ class SoundOmni:
             chunk_seconds: a longer clip goes through the codec in pieces of this length. The audio is the same, and the
                 device only needs memory for one piece. None means pieces of 30 s, or the whole clip if the codec cannot
                 work in pieces.
+            of: the modality whose codec it is; None stands for the first one that is made.
 
         Raises:
-            SpecError: `chunk_seconds` is out of its range, or the codec cannot work in pieces.
+            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces, or the model does not make that
+                modality.
             DataError: `clip` is not a clip.
         """
         clip = as_clip("the clip", clip)
-        codec = self.model.codec
+        codec = self.model.made(of).codec
         waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
         num_samples = waveform.shape[-1]
         if chunk_seconds is None and codec.receptive_field is None:
@@ -516,7 +535,7 @@ class SoundOmni:
             frames = chunk_frames_of(codec.spec, seconds)
             encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
             out = decode_in_chunks(codec, encoded, chunk_frames=frames)
-        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), self.sample_rate)
+        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), codec.spec.sample_rate)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft

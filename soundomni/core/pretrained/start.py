@@ -121,7 +121,7 @@ def read_kept(run_dir: Path) -> StartModel | None:
     try:
         tree = yaml_text.parse(read_text(file), str(file))
         layer, origin, commit = settle_names(tree["spec"], {}), origin_of(tree["origin"], file), tree.get("commit")
-        fits = isinstance(layer["model"]["start"], str) and set(layer) == set(SECTIONS) and isinstance(commit, str | None)
+        fits = isinstance(layer["model"]["start"], str) and {"model"} <= set(layer) <= set(SECTIONS) and isinstance(commit, str | None)
     except (OSError, UnicodeDecodeError, SpecError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{file}' cannot be read: {describe(error)}") from error
     if not fits:

@@ -23,6 +23,7 @@ from soundomni.core.errors import CheckpointError, SpecError, some
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import read_json
 from soundomni.core.inference.inputs import shown
+from soundomni.core.pretrained.renamed_tensors import current_names
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -118,18 +119,18 @@ def load_weights(
     """
     expected = {name: tensor.detach() for name, tensor in module.state_dict().items() if wanted(name)}
     places = _places(directory)
-    differing = differing_names(expected, {name: shape for name, (_, shape) in places.items() if wanted(name)})
+    differing = differing_names(expected, {name: place.shape for name, place in places.items() if wanted(name)})
     if any(differing):
         raise CheckpointError(f"'{directory}' holds the weights of another model: {differing}")
     for file in weight_files(directory):
-        held = {name: part(tensor) for name, tensor in expected.items() if places[name][0] == file}
+        held = {places[name].stored: (name, *part(tensor)) for name, tensor in expected.items() if places[name].file == file}
         rows = {
-            name: None if tensor.shape == places[name][1] else slice(first, first + len(tensor))
-            for name, (tensor, first) in held.items()
+            stored: None if tensor.shape == places[name].shape else slice(first, first + len(tensor))
+            for stored, (name, tensor, first) in held.items()
             if tensor.numel()
         }
-        for name, tensor in _tensors(file, rows):
-            target = held[name][0]
+        for stored, tensor in _tensors(file, rows):
+            name, target, _ = held[stored]
             if tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
                 raise CheckpointError(f"'{file}': '{name}' holds {str(tensor.dtype).removeprefix('torch.')}; expected floating point")
             check_finite(name, tensor, file)
@@ -148,7 +149,7 @@ def check_finite(name: str, tensor: Tensor, file: str | Path) -> None:
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Return name → shape for the tensors of a directory. Raise CheckpointError if a file is missing or damaged."""
-    return {name: shape for name, (_, shape) in _places(directory).items()}
+    return {name: place.shape for name, place in _places(directory).items()}
 
 
 class Differing(NamedTuple):
@@ -170,16 +171,24 @@ def differing_names(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[i
     return Differing(missing, unexpected, sorted(name for name in expected.keys() & shapes.keys() if expected[name].shape != shapes[name]))
 
 
-def _places(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Return name → (file, shape) for the tensors of a directory."""
-    places: dict[str, tuple[Path, tuple[int, ...]]] = {}
+class _Place(NamedTuple):
+    """Where a tensor is: its file, the name that it has there, and its shape."""
+
+    file: Path
+    stored: str
+    shape: tuple[int, ...]
+
+
+def _places(directory: Path) -> dict[str, _Place]:
+    """Return the place of each tensor of a directory, by its present name."""
+    places: dict[str, _Place] = {}
     for file in weight_files(directory):
         with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118  safe_open is not a mapping
                 if name in places:
-                    raise CheckpointError(f"'{name}' is in both '{places[name][0]}' and '{file}'")
-                places[name] = file, tuple(opened.get_slice(name).get_shape())
-    return places
+                    raise CheckpointError(f"'{name}' is in both '{places[name].file}' and '{file}'")
+                places[name] = _Place(file, name, tuple(opened.get_slice(name).get_shape()))
+    return {current: places[stored] for stored, current in current_names(places).items()}
 
 
 def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:

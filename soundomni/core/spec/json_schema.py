@@ -10,8 +10,8 @@ from typing import Any, Literal, cast, get_args, get_origin
 from soundomni.core.errors import PluginError
 from soundomni.core.spec import registry
 from soundomni.core.spec.arguments import Argument, argument_texts
-from soundomni.core.spec.schema import Spec
 from soundomni.core.spec.values import DICTS, LISTS, field_types, is_union, plain
+from soundomni.core.spec.written import WrittenSpec
 
 
 def spec_schema() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def spec_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "SoundOmni spec",
-        **_fields_schema(Spec),
+        **_fields_schema(WrittenSpec),
         "$defs": definitions,
     }
 

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import DICTS, field_types, join, without_none
+from soundomni.core.spec.written import WrittenSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ def spec_keys() -> Iterator[Key]:
     """Yield every key of a spec, sections before their contents; entries of mappings, which may have any name, are left
     out.
     """
-    yield from _keys(Spec, "")
+    yield from _keys(WrittenSpec, "")
 
 
 def slot_at(key: str) -> Key | None:
@@ -43,7 +44,7 @@ def slot_at(key: str) -> Key | None:
     >>> slot_at("model.codec").kind, slot_at("data.datasets.mine.source").kind, slot_at("train.steps")
     ('codec', 'dataset', None)
     """
-    of: Any = Spec
+    of: Any = WrittenSpec
     found: Key | None = None
     for part in key.split("."):
         inner = without_none(of)

@@ -22,8 +22,10 @@ from soundomni.core.spec.merge import merge, override_layer
 from soundomni.core.spec.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import Expansion, check_modalities, contracted, expanded, shorten
 from soundomni.core.spec.slots import map_names, map_slots
 from soundomni.core.spec.values import Text, convert, join, plain, settle
+from soundomni.core.spec.written import ConnectorsSpec, WrittenSpec
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -109,16 +111,14 @@ def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Se
         tree, recorded = (dict(config), {}) if isinstance(config, Mapping) else _read(config)
         trees.append(current_names(tree))
         known |= recorded
-    trees += [current_names(override_layer(current_key(key), text, Spec)) for key, text in overrides]
+    trees += [current_names(override_layer(current_key(key), text, WrittenSpec)) for key, text in overrides]
     return SpecLayers(tuple(trees), known)
 
 
 def join_layers(layers: SpecLayers, *, base: Mapping[str, Any], trust_class_paths: bool = False, validate_plugins: bool = True) -> Spec:
     """Lay the layers of a spec over each other and over `base`, and check the result. Raise as `load_spec`."""
-    tree: dict[str, Any] = {}
-    for layer in (current_names(base), *layers.trees):
-        tree = merge(tree, layer, Spec)
-    given = _with_home(convert(tree, Spec, ""))
+    tree = _joined([current_names(base), *layers.trees])
+    given = _with_home(_converted(tree))
     spec = map_slots(given, _default_names(tree))
     return map_slots(spec, _checker(_given, trust_class_paths, layers.recorded) if validate_plugins else _settled)
 
@@ -139,9 +139,40 @@ def resolve(spec: Spec, *, trust_class_paths: bool = False) -> Spec:
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:
-    """Return the spec as plain data: every slot as {class_path, init_args}, nulls included."""
-    tree: dict[str, Any] = plain(spec)
-    return tree
+    """Return the spec as plain data: every slot as {class_path, init_args}, nulls included, in short keys if these can say
+    everything (see shorthand.py).
+    """
+    return contracted(plain(spec))
+
+
+def spec_of(tree: Mapping[str, Any]) -> Spec:
+    """Return the spec of plain data, in short or full keys. Plugins are not checked. Raise SpecError as `load_spec`."""
+    return _converted(expanded(tree))
+
+
+def _joined(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay layers over each other, the lowest first, and return plain data in full keys."""
+    tree: dict[str, Any] = {}
+    expansion = Expansion()
+    for layer in layers:
+        expanded_layer = expansion.expand(layer, tree)
+        try:
+            tree = merge(tree, expanded_layer, Spec)
+        except SpecError as error:
+            raise SpecError(shorten(str(error), expanded_layer.get("model"))) from error
+    return expansion.finish(tree)
+
+
+def _converted(tree: Mapping[str, Any]) -> Spec:
+    model = tree.get("model")
+    if isinstance(model, Mapping) and "connectors" in model:  # keys that are not short for anything
+        convert(model["connectors"], ConnectorsSpec, "model.connectors")
+    try:
+        spec: Spec = convert(tree, Spec, "")
+        check_modalities(spec.model)
+    except SpecError as error:
+        raise SpecError(shorten(str(error), model)) from error
+    return spec
 
 
 def dump_spec(spec: Spec) -> str:
@@ -198,11 +229,11 @@ def _default_names(tree: Mapping[str, Any]) -> Callable[[str, str, Slot], Slot]:
     given: set[str] = set()
 
     def note(key: str, kind: str, name: str) -> str:
-        given.add(key.partition("[")[0])
+        given.add(shorten(key.partition("[")[0]))
         return name
 
     def settle(key: str, kind: str, slot: Slot) -> Slot:
-        return slot if key.partition("[")[0] in given else Slot(settled_name(kind, slot.class_path, OWN), slot.init_args)
+        return slot if shorten(key.partition("[")[0]) in given else Slot(settled_name(kind, slot.class_path, OWN), slot.init_args)
 
     map_names(tree, note)
     return settle

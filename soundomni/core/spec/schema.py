@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from soundomni.core.errors import SpecError
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -64,53 +66,6 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectorsSpec:
-    """Connectors for latents (in and out) and for understanding features (in)."""
-
-    latent: Slot = slot("connector")
-    features: Slot | None = slot("connector", optional=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """The parts of a model.
-
-    Args:
-        backbone, router, codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
-        tokenizer: text tokens.
-        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder",
-            "connectors".
-        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
-            "advance".
-        feature_positions: position rule of understanding features.
-        feature_attend: attention among understanding features.
-        normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
-            one "global" scale, "half" way between, or "none".
-        chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
-            "qwen2-audio" for the turns that Qwen2-Audio was trained on.
-        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
-            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
-        start_fresh: parts that are not taken from `start` but begin as they would without it.
-    """
-
-    backbone: Slot = slot("backbone")
-    router: Slot = slot("router")
-    codec: Slot = slot("codec")
-    connectors: ConnectorsSpec
-    objective: Slot = slot("objective")
-    encoder: Slot | None = slot("encoder", optional=True)
-    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
-    freeze: list[str] = field(default_factory=list)
-    latent_positions: Literal["shared", "advance"] = "shared"
-    feature_positions: Literal["shared", "advance"] = "advance"
-    feature_attend: Literal["full", "causal"] = "full"
-    normalize: Literal["channel", "half", "global", "none"] = switched_off("it to none", "channel")
-    chat: Literal["none", "qwen2-audio"] = switched_off("it to none", "none")
-    start: str | None = None
-    start_fresh: list[Literal["codec", "encoder", "latent_connector", "features_connector"]] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class GuidanceSpec:
     """Classifier-free guidance.
 
@@ -128,13 +83,105 @@ class GuidanceSpec:
     renormalize_min: float = 0.0
 
 
+Normalize = Literal["channel", "half", "global", "none"]
+Positions = Literal["shared", "advance"]
+AttendName = Literal["full", "causal"]
+Chat = Literal["none", "qwen2-audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalitySpec:
+    """A way into the hidden space of a model, and out of it if it has an objective.
+
+    Args:
+        codec: codec of clips that are given or made. Exactly one of codec and encoder.
+        encoder: encoder of clips that are heard.
+        connector: carries its tokens.
+        objective: with it, the modality can be made.
+        sampler: how it is made; needed with an objective.
+        guidance: guidance while it is made.
+        normalize: normalization of latents, fitted on the first clips of the data: per "channel", with one "global" scale,
+            "half" way between, or "none".
+        positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
+        attend: attention among the tokens of a clip that is heard.
+    """
+
+    codec: Slot | None = slot("codec", optional=True)
+    encoder: Slot | None = slot("encoder", optional=True)
+    connector: Slot = slot("connector")
+    objective: Slot | None = slot("objective", optional=True)
+    sampler: Slot | None = slot("sampler", optional=True)
+    guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
+    normalize: Normalize = switched_off("it to none", "none")
+    positions: Positions = "advance"
+    attend: AttendName = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The parts of a model.
+
+    Args:
+        backbone, router: plugins.
+        modalities: name → modality, in order; null removes one of an earlier layer.
+        tokenizer: text tokens.
+        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
+            "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
+        chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
+            "qwen2-audio" for the turns that Qwen2-Audio was trained on.
+        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
+            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
+        start_fresh: parts that are not taken from `start` but begin as they would without it: MODALITY.codec,
+            MODALITY.encoder or MODALITY.connector.
+    """
+
+    backbone: Slot = slot("backbone")
+    router: Slot = slot("router")
+    modalities: dict[str, ModalitySpec | None]
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    freeze: list[str] = field(default_factory=list)
+    chat: Chat = switched_off("it to none", "none")
+    start: str | None = None
+    start_fresh: list[str] | None = None
+
+    @property
+    def used(self) -> dict[str, ModalitySpec]:
+        """The modalities that are not removed, by name."""
+        return {name: modality for name, modality in self.modalities.items() if modality is not None}
+
+    @property
+    def all_made(self) -> dict[str, ModalitySpec]:
+        """The modalities that the model makes, by name."""
+        return {name: modality for name, modality in self.used.items() if modality.objective is not None}
+
+    @property
+    def made(self) -> ModalitySpec:
+        """The first modality that the model makes. Raise SpecError if it makes none."""
+        for modality in self.all_made.values():
+            return modality
+        raise SpecError("the model makes no audio; expected a modality with a codec and an objective")
+
+    @property
+    def codec(self) -> Slot:
+        """The codec of the first modality that the model makes. Raise SpecError if it makes none."""
+        codec = self.made.codec
+        assert codec is not None, "what is made has a codec"
+        return codec
+
+    @property
+    def all_heard(self) -> dict[str, ModalitySpec]:
+        """The modalities that the model hears through an encoder, by name."""
+        return {name: modality for name, modality in self.used.items() if modality.encoder is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentTemplate:
     """One segment of a task: exactly one of `text` and `audio`.
 
     Args:
         text: pattern with `{caption}`, `{question}` or `{answer}`.
-        audio: "features" (to understand), "target" (to generate) or "context" (clean latents).
+        audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
+        of: the modality of the audio; null for the first one that is heard, or made.
         loss: whether the text is predicted; targets always are.
         known: for a target, (least, most) share of frames at its start that are kept, for continuation.
         gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
@@ -143,6 +190,7 @@ class SegmentTemplate:
 
     text: str | None = None
     audio: Literal["features", "target", "context"] | None = None
+    of: str | None = None
     loss: bool = False
     known: tuple[float, float] | None = None
     gap: tuple[float, float] | None = None
@@ -362,7 +410,5 @@ class Spec:
     """A complete spec. Model directories do not have `data` and `train`."""
 
     model: ModelSpec
-    sampler: Slot = slot("sampler")
-    guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
     data: DataSpec | None = None
     train: TrainSpec | None = None

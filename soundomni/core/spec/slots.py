@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import short_keys
 from soundomni.core.spec.values import DICTS, field_types, join, without_none
+from soundomni.core.spec.written import WrittenSpec
 
 _Node = TypeVar("_Node")
 Change = Callable[[str, str, Slot], Slot]
@@ -15,7 +17,12 @@ Change = Callable[[str, str, Slot], Slot]
 
 
 def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
-    """Return a spec, or a part of one at `key`, with every slot replaced by `change(key, kind, slot)`."""
+    """Return a spec, or a part of one at `key`, with every slot replaced by `change(key, kind, slot)`.
+
+    The keys of a whole spec are short if it is written in short keys.
+    """
+    if isinstance(node, Spec):
+        change = _with_short_keys(change, short_keys(node.model))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(node):  # type: ignore[arg-type]
         value, place = getattr(node, field.name), join(key, field.name)
@@ -33,7 +40,11 @@ def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
     return changed
 
 
-def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], of: type = Spec, key: str = "") -> dict[str, Any]:
+def _with_short_keys(change: Change, short: Mapping[str, str]) -> Change:
+    return lambda key, kind, slot: change(short.get(key, key), kind, slot)
+
+
+def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], of: type = WrittenSpec, key: str = "") -> dict[str, Any]:
     """Return plain data of a spec, or of a layer of one, with the name of each plugin replaced by `change(key, kind,
     name)`.
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origi
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.spec import yaml_text
-from soundomni.core.spec.schema import Slot
+from soundomni.core.spec.schema import ModelSpec, Slot, Spec
+from soundomni.core.spec.written import WrittenModel, WrittenSpec
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 LISTS = (list, collections.abc.Sequence)
 DICTS = (dict, collections.abc.Mapping)
 """Annotations that YAML lists and mappings convert to, apart from tuples."""
+
+WRITTEN: Mapping[type, type] = {Spec: WrittenSpec, ModelSpec: WrittenModel}
+"""The shape in which these are written, whose keys errors name."""
 
 _SHOWN = 80
 _NULLS = ("null", "~", "Null", "NULL", "")
@@ -146,7 +150,7 @@ def _check_keys(tree: Mapping[Any, Any], of: type, key: str) -> None:
     known = field_types(of)
     for name in tree:
         if name not in known:
-            raise unknown_key(str(name), known, key)
+            raise unknown_key(str(name), field_types(WRITTEN.get(of, of)), key)
     fields = dataclasses.fields(cast(Any, of))
     required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     missing = [join(key, name) for name in required if name not in tree]

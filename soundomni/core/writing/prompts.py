@@ -12,7 +12,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from soundomni.core.errors import DataError, SpecError
+from soundomni.core.errors import DataError
 from soundomni.core.representation import FeatureSpec
 from soundomni.core.sequence import AUDIO_BOUNDARIES, Context, Segment, context_length
 from soundomni.core.spec.schema import SegmentTemplate
@@ -39,9 +39,9 @@ class PromptWriter:
         tokenizer = self._writer.tokenizer
         return answer_opening(tokenizer) if self._writer.chat != "none" else [int(self._writer.text("", loss=True).token_ids[0])]
 
-    def slot(self, num_samples: int) -> Segment:
-        """Write the clip that is made: S samples at the codec's rate."""
-        return self._writer.target(num_samples)
+    def slot(self, num_samples: int, *, of: str | None = None) -> Segment:
+        """Write the clip that is made, of the first modality if `of` names none: S samples at the codec's rate."""
+        return self._writer.target(num_samples, of=of)
 
     def prompt(self, text: str, slot: Segment, *, name: str = "prompt") -> Context:
         """Write a prompt in front of the clip that is made.
@@ -56,7 +56,7 @@ class PromptWriter:
         context = self._before_target("generate", {"caption": text})
         num_text, total = context_length(context), context_length(context) + slot.length
         if self._max_tokens is not None and total > self._max_tokens:
-            spec = self._writer.codec_spec
+            spec = self._writer.made(slot.of).spec
             fits = spec.num_samples(self._max_tokens - num_text - AUDIO_BOUNDARIES) / spec.sample_rate
             raise DataError(
                 f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
@@ -103,7 +103,7 @@ class PromptWriter:
         """Write a task about a clip `[1, S]`, at the encoder's rate, up to the text that it writes."""
 
         def written(template: SegmentTemplate) -> Segment:
-            segment = self._writer.segment(template, texts=texts, num_heard=waveform.shape[1])
+            segment = self._writer.segment(template, texts=texts, num_samples=waveform.shape[1])
             return segment.with_waveform(waveform) if template.audio == "features" else segment
 
         return tuple(map(written, takewhile(lambda template: not template.loss, BUILT_IN[task])))
@@ -111,9 +111,7 @@ class PromptWriter:
     @property
     def _encoder_spec(self) -> FeatureSpec:
         """Spec of the encoder. Raise SpecError if the model has none."""
-        if self._writer.encoder_spec is None:
-            raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
-        return self._writer.encoder_spec
+        return self._writer.heard().spec
 
     def _to_encoder(self, clip: Audio) -> np.ndarray:
         """Return `[1, S]` at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
@@ -147,7 +145,7 @@ class PromptWriter:
         asked = context_length(context[1:])
         room = self._max_tokens - asked - opening - AUDIO_BOUNDARIES
         rate = self._encoder_spec.sample_rate
-        fits = bisect_right(range(1, num_samples + 1), room, key=self._writer.num_features) / rate
+        fits = bisect_right(range(1, num_samples + 1), room, key=self._writer.heard().num_tokens) / rate
         question = f", a question of {asked} tokens" if asked else ""
         raise DataError(
             f"a clip of {num_samples / rate:g} s{question} and the start of the text take {total} tokens; "

@@ -6,17 +6,82 @@ Shape letters: S samples, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.representation import FeatureSpec, RepresentationSpec
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment
-from soundomni.core.spec.schema import SegmentTemplate
+from soundomni.core.spec.schema import Chat, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 
-Positions = Literal["shared", "advance"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeardModality:
+    """What the writer needs to know about a modality that is heard through an encoder.
+
+    Args:
+        name: its name.
+        spec: spec of the encoder.
+        num_tokens: the encoder's `num_tokens`.
+        positions: position rule of its tokens.
+        attend: attention among the tokens of a clip.
+    """
+
+    name: str
+    spec: FeatureSpec
+    num_tokens: Callable[[int], int]
+    positions: PositionRule = PositionRule.ADVANCE
+    attend: Attend = Attend.FULL
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz of the clips that it takes."""
+        return self.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Encoders take mono."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecModality:
+    """What the writer needs to know about a modality that is given, or made, as the representation of a codec.
+
+    Args:
+        name: its name.
+        spec: spec of the codec.
+        target_attend: attention among the tokens of a clip that is made; None if the modality is only given.
+        max_frames: how many frames its connector can tell apart; None for any number.
+        positions: position rule of its tokens.
+    """
+
+    name: str
+    spec: RepresentationSpec
+    target_attend: Attend | None = Attend.NOISE
+    max_frames: int | None = None
+    positions: PositionRule = PositionRule.ADVANCE
+
+    @property
+    def role(self) -> Role:
+        """Role of its tokens."""
+        return Role.CODES if self.spec.kind == "codes" else Role.LATENT
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz of the clips that it takes."""
+        return self.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Audio channels of the clips that it takes."""
+        return self.spec.channels
 
 
 class SegmentWriter:
@@ -24,44 +89,52 @@ class SegmentWriter:
 
     Args:
         tokenizer: the model's tokenizer.
-        codec_spec: spec of the codec whose representation the model makes.
-        encoder_spec, encoder_tokens: spec and `num_tokens` of the understanding encoder; None without an encoder.
-        max_frames: how many codec frames the latent connector can tell apart; None for any number.
-        latent_positions, feature_positions, feature_attend, chat: as in ModelSpec.
+        modalities: the model's modalities, in order.
+        chat: as in ModelSpec.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: TextTokenizer,
-        codec_spec: RepresentationSpec,
-        encoder_spec: FeatureSpec | None = None,
-        encoder_tokens: Callable[[int], int] | None = None,
-        max_frames: int | None = None,
-        latent_positions: Positions = "shared",
-        feature_positions: Positions = "advance",
-        feature_attend: Literal["full", "causal"] = "full",
-        chat: Literal["none", "qwen2-audio"] = "none",
-    ) -> None:
-        if (encoder_spec is None) != (encoder_tokens is None):
-            raise ValueError("encoder_spec and encoder_tokens come together")
+    def __init__(self, *, tokenizer: TextTokenizer, modalities: Iterable[HeardModality | CodecModality], chat: Chat = "none") -> None:
         self.tokenizer = tokenizer
-        self.codec_spec = codec_spec
-        self.encoder_spec = encoder_spec
-        self.max_frames = max_frames
+        self.modalities = {modality.name: modality for modality in modalities}
         self.chat = chat
-        self._encoder_tokens = encoder_tokens
-        self._latent_positions = PositionRule.named(latent_positions)
-        self._feature_positions = PositionRule.named(feature_positions)
-        self._feature_attend = Attend.named(feature_attend)
+
+    def heard(self, of: str | None = None) -> HeardModality:
+        """Return the modality of this name that is heard; None stands for the first one. Raise SpecError if there is none."""
+        heard = {name: one for name, one in self.modalities.items() if isinstance(one, HeardModality)}
+        if not heard:
+            raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
+        return _chosen(heard, of, "hears")
+
+    def made(self, of: str | None = None) -> CodecModality:
+        """Return the modality of this name that is made; None stands for the first one. Raise SpecError if there is none."""
+        made = {name: one for name, one in self._with_codec().items() if one.target_attend is not None}
+        return _chosen(made, of, "makes")
+
+    def given(self, of: str | None = None) -> CodecModality:
+        """Return the modality of this name that has a codec; None stands for the first one that is made. Raise SpecError if there
+        is none."""
+        return self.made() if of is None else _chosen(self._with_codec(), of, "takes")
+
+    def _with_codec(self) -> dict[str, CodecModality]:
+        return {name: one for name, one in self.modalities.items() if isinstance(one, CodecModality)}
+
+    @property
+    def hears(self) -> bool:
+        """Whether the model hears clips through an encoder."""
+        return any(isinstance(one, HeardModality) for one in self.modalities.values())
+
+    def of(self, template: SegmentTemplate) -> HeardModality | CodecModality:
+        """Return the modality of an audio segment. Raise SpecError if the model does not have it."""
+        if template.audio == "features":
+            return self.heard(template.of)
+        return self.made(template.of) if template.audio == "target" else self.given(template.of)
 
     def segment(
         self,
         template: SegmentTemplate,
         *,
         texts: Mapping[str, str],
-        num_heard: int = 0,
-        num_made: int = 0,
+        num_samples: int = 0,
         made: tuple[int, int] | None = None,
     ) -> Segment:
         """Write one segment of a task.
@@ -69,61 +142,72 @@ class SegmentWriter:
         Args:
             template: template of the segment.
             texts: values of its placeholders.
-            num_heard: S of a clip to understand, at the encoder's rate.
-            num_made: S of a clip to make or to give as context, at the codec's rate.
+            num_samples: S of its clip, at the rate of its modality.
             made: the frames of a clip to make, (first, end); None for all of them.
         """
         if template.text is not None:
             return self.text(template.text.format(**texts), loss=template.loss)
         if template.audio == "features":
-            return self.features(num_heard)
-        return self.context(num_made) if template.audio == "context" else self.target(num_made, made=made)
+            return self.features(num_samples, of=template.of)
+        if template.audio == "context":
+            return self.context(num_samples, of=template.of)
+        return self.target(num_samples, of=template.of, made=made)
 
     def text(self, text: str, *, loss: bool = False) -> Segment:
         """Write text as a causal segment; with loss, as one to predict."""
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
-    def num_features(self, num_samples: int) -> int:
-        """Return how many features the encoder makes from S samples at its rate. The model must have an encoder."""
-        assert self._encoder_tokens is not None, "the model has no encoder"
-        return self._encoder_tokens(num_samples)
-
-    def features(self, num_samples: int) -> Segment:
-        """Write a clip to understand, of S samples at the encoder's rate. The model must have an encoder."""
+    def features(self, num_samples: int, *, of: str | None = None) -> Segment:
+        """Write a clip to understand, of S samples at the encoder's rate."""
+        heard = self.heard(of)
         return audio_segment(
             role=Role.FEATURES,
-            attend=self._feature_attend,
-            num_frames=self.num_features(num_samples),
+            attend=heard.attend,
+            num_frames=heard.num_tokens(num_samples),
             num_samples=num_samples,
             boundary_ids=self._boundary_ids,
-            positions=self._feature_positions,
+            positions=heard.positions,
+            of=heard.name,
         )
 
-    def target(self, num_samples: int, *, made: tuple[int, int] | None = None) -> Segment:
+    def target(self, num_samples: int, *, of: str | None = None, made: tuple[int, int] | None = None) -> Segment:
         """Write a clip to make, of S samples at the codec's rate; of its T frames, those outside `made`, (first, end),
         are given.
         """
-        frames = self.codec_spec.num_frames(num_samples)
+        modality = self.made(of)
+        assert modality.target_attend is not None, "it is made"
+        frames = modality.spec.num_frames(num_samples)
         first, end = made or (0, frames)
         index = np.arange(frames)
         known = (index < first) | (index >= end) if (first, end) != (0, frames) else None
-        return self._frames(num_samples, Attend.NOISE, known)
+        return self._frames(modality, num_samples, modality.target_attend, known)
 
-    def context(self, num_samples: int) -> Segment:
+    def context(self, num_samples: int, *, of: str | None = None) -> Segment:
         """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
-        return self._frames(num_samples, Attend.FULL, None)
+        return self._frames(self.given(of), num_samples, Attend.FULL, None)
 
     @property
     def _boundary_ids(self) -> tuple[int, int]:
         return self.tokenizer.audio_bos, self.tokenizer.audio_eos
 
-    def _frames(self, num_samples: int, attend: Attend, known: np.ndarray | None) -> Segment:
+    def _frames(self, modality: CodecModality, num_samples: int, attend: Attend, known: np.ndarray | None) -> Segment:
         return audio_segment(
-            role=Role.CODES if self.codec_spec.kind == "codes" else Role.LATENT,
+            role=modality.role,
             attend=attend,
-            num_frames=self.codec_spec.num_frames(num_samples),
+            num_frames=modality.spec.num_frames(num_samples),
             num_samples=num_samples,
             boundary_ids=self._boundary_ids,
-            positions=self._latent_positions,
+            positions=modality.positions,
+            of=modality.name,
             known=known,
         )
+
+
+def _chosen(among: Mapping[str, T], of: str | None, does: str) -> T:
+    if of is None and among:
+        return next(iter(among.values()))
+    if of is None or of not in among:
+        wanted = "audio" if of is None else f"'{of}'"
+        near = did_you_mean(of or "", among)
+        raise SpecError(f"the model does not have {wanted} among what it {does}: {', '.join(among) or 'nothing'}.{near}")
+    return among[of]

@@ -36,11 +36,13 @@ from soundomni.core.pretrained.directory import (
     write_model,
 )
 from soundomni.core.pretrained.foreign_weights import WeightFile, digest
+from soundomni.core.pretrained.renamed_tensors import MODALITIES, part_of
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Spec
+from soundomni.core.spec.shorthand import written_model
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_config import LanguageConfig, read_node
@@ -174,7 +176,7 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
         spec=portable(spec),
         state=LazyState(makers),
         parameters=sum(parameter.numel() for parameter in shell.parameters()),
-        sample_rate=shell.codec.spec.sample_rate,
+        sample_rate=shell.made().sample_rate,
         used={one.name: ours for ours, parts in sources.items() for one in parts},
         unused=unused,
         notes=(*checkpoint.notes, *_notes(checkpoint, spec, sources)),
@@ -252,7 +254,8 @@ def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Seque
 
 def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
     """Return the tensors of parts that the checkpoint does not have; all of them are small compared to the backbone."""
-    wanted = {name.partition(".")[0] for name in shapes if name not in sources}
+    wanted = {part_of(name) for name in shapes if name not in sources}
+    written = written_model(spec.model)
     hidden_dim = spec.model.backbone.init_args["hidden_dim"]
     parts: dict[str, nn.Module] = {}
 
@@ -261,16 +264,17 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        codec = cast(Codec, build("codec", spec.model.codec))
-        parts = {"codec": codec, "normalizer": LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.model.normalize)}
-        if "latent_connector" in wanted:
-            objective = cast(Objective, build("objective", spec.model.objective))
-            parts["latent_connector"] = connector(spec.model.connectors.latent, objective.tokens(codec.spec), True)
-        if {"encoder", "features_connector"} & wanted and spec.model.encoder is not None:
-            encoder = cast(Encoder, build("encoder", spec.model.encoder))
-            parts["encoder"] = encoder
-            parts["features_connector"] = connector(spec.model.connectors.features, encoder.spec.tokens, False)
-    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+        codec = cast(Codec, build("codec", written.codec))
+        parts = {"latent.codec": codec, "latent.normalizer": LatentNormalizer(token_dim=codec.spec.token_dim, kind=written.normalize)}
+        if "latent.connector" in wanted:
+            objective = cast(Objective, build("objective", written.objective))
+            parts["latent.connector"] = connector(written.connectors.latent, objective.tokens(codec.spec), True)
+        if {"features.encoder", "features.connector"} & wanted and written.encoder is not None:
+            encoder = cast(Encoder, build("encoder", written.encoder))
+            parts["features.encoder"] = encoder
+            features = TokenSpec(encoder.spec.tokens, encoder.spec.tokens)
+            parts["features.connector"] = connector(written.connectors.features, features, False)
+    return {f"{MODALITIES}{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
 def _makers(
@@ -320,7 +324,8 @@ def _copy(weights: WeightFile, name: str, parts: Sequence[Rows], shape: Shape) -
 
 
 def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str]:
-    new = [what for part, what in (("latent_connector", "latent connector"), ("encoder", "encoder")) if _is_new(part, spec, sources)]
+    named = (("latent.connector", "latent connector"), ("features.encoder", "encoder"))
+    new = [what for part, what in named if _is_new(part, spec, sources)]
     if new:
         untrained = ", and no part that generates is trained" if "latent connector" in new else ""
         yield f"new and untrained: {' and '.join(new)}{untrained}; codec {spec.model.codec.class_path}"
@@ -335,8 +340,8 @@ def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str
 
 
 def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
-    present = part != "encoder" or spec.model.encoder is not None
-    return present and not any(name.startswith(f"{part}.") for name in sources)
+    present = part != "features.encoder" or bool(spec.model.all_heard)
+    return present and not any(part_of(name) == part for name in sources)
 
 
 def _codec_origin(spec: Spec) -> Origin | None:

@@ -24,10 +24,12 @@ from soundomni.core.errors import SpecError
 from soundomni.core.files.names import CONFIG_FILE
 from soundomni.core.pretrained.directory import trained_max_tokens
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.pretrained.renamed_tensors import part_of
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, write_weights
 from soundomni.core.spec.load import resolve
 from soundomni.core.spec.provenance import lasting_name
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import written_model
 from soundomni.core.spec.slots import map_slots
 from soundomni.experts.checkpoints.language_config import LanguageConfig
 from soundomni.experts.checkpoints.language_import import GEN, UND, LazyState
@@ -62,7 +64,7 @@ def export_soundomni(model: SoundOmni, folder: Path, *, dtype: torch.dtype = tor
     state = network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     sources = {**experts.rows(), **dict(named_rows(CONNECTOR | HEARING, shapes))}
-    left = [name for name in state if name not in sources and not name.startswith(("codec.", "normalizer."))]
+    left = [name for name in state if name not in sources and part_of(name) not in ("latent.codec", "latent.normalizer")]
     if left:
         raise SpecError(f"the layout of the original SoundOmni has no place for '{left[0]}'")
     makers: dict[str, Callable[[], Tensor]] = {PLACES: partial(places, backbone.hidden_dim)}
@@ -83,7 +85,8 @@ def _rows(tensor: Tensor, first: int, part: Rows) -> Tensor:
 
 def _check(spec: Spec) -> None:
     """Raise SpecError for a part that the original does not have."""
-    model = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).model
+    lasting = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args))
+    model = written_model(lasting.model)
     features = model.connectors.features
     latent = model.connectors.latent
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
@@ -146,10 +149,11 @@ def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "max_position_embeddings": config.max_tokens,
     }
-    reading = {key: getattr(spec.model, key) for key in READING}
-    if spec.model.encoder is None:
+    written = written_model(resolve(spec).model)
+    reading = {key: getattr(written, key) for key in READING}
+    if written.encoder is None:
         return text | {READING_KEY: reading}
-    tower = resolve(spec).model.encoder
+    tower = written.encoder
     sizes = {} if tower is None else tower.init_args
     audio = {
         "model_type": "qwen2_audio_encoder",

@@ -20,13 +20,13 @@ from soundomni.experts.sinusoids import place_embedding
 PLACES = "gen_pos_embed"
 NUM_PLACES = 2048
 CONNECTOR = {
-    "latent_connector.inward.": "audiovae2llm.",
-    "latent_connector.outward.": "llm2audiovae.",
-    "latent_connector.time_and_place.time.first.": "time_embedder.mlp.0.",
-    "latent_connector.time_and_place.time.second.": "time_embedder.mlp.2.",
+    "modalities.latent.connector.inward.": "audiovae2llm.",
+    "modalities.latent.connector.outward.": "llm2audiovae.",
+    "modalities.latent.connector.time_and_place.time.first.": "time_embedder.mlp.0.",
+    "modalities.latent.connector.time_and_place.time.second.": "time_embedder.mlp.2.",
 }
 TOWER = "audio_encoder."
-HEARING = {"encoder.tower.": TOWER, "features_connector.inward.": "audio_projector."}
+HEARING = {"modalities.features.encoder.tower.": TOWER, "modalities.features.connector.inward.": "audio_projector."}
 READING = ("feature_positions", "feature_attend", "chat")
 """Keys of a spec's section model that say how audio is heard; the original checkpoints do not state this."""
 READING_KEY = "soundomni"

@@ -98,7 +98,8 @@ def _sources(config: LanguageConfig, layout: Layout, tied: bool, shapes: Mapping
     expert = Expert(stream=UND, prefix=layout.language, intermediate_dim=config.intermediate_dim)
     sources = dict(shared_rows(config, prefix=layout.language, head=None if tied else layout.head))
     sources |= expert_rows(config, expert)
-    return sources | dict(named_rows({"encoder.tower.": layout.tower, "features_connector.inward.": layout.projector}, shapes))
+    heard = {"modalities.features.encoder.tower.": layout.tower, "modalities.features.connector.inward.": layout.projector}
+    return sources | dict(named_rows(heard, shapes))
 
 
 def _check_generation(spec: Spec, config: LanguageConfig) -> str:

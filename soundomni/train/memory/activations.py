@@ -25,11 +25,20 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from soundomni.core.assembly.model import CODEC_SAMPLES, UnifiedModel
+from soundomni.core.assembly.modality import (
+    CODEC_SAMPLES,
+    CodecModality,
+    EncoderModality,
+    Entered,
+    MadeModality,
+    Modality,
+    frame_places,
+)
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_attention, varlen
 from soundomni.core.attention.flex import FlexPlan
 from soundomni.core.attention.layout import AttentionPlan, Layout
-from soundomni.core.interfaces import Query
+from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
@@ -87,9 +96,9 @@ def measure_step(model: UnifiedModel, sizes: BatchSizes, *, bf16: bool, sharded:
     with run.staged("cpu"):
         gradients = run.gradients()
     again = whole.layer if recompute else 0
-    channels = model.codec.spec.channels
+    samples = sum(model_channels * clips.padded_samples for model_channels, clips in run.clips())
     return StepMemory(
-        batch=4 * (sizes.features.padded_samples + channels * sizes.latents.padded_samples) + 16 * sizes.num_tokens,
+        batch=4 * samples + 16 * sizes.num_tokens,
         kept=kept.total + encoder.total,
         passing=max(kept.passing, again + gradients),
         entering=encoder.total + encoder.passing,
@@ -152,18 +161,9 @@ class _Shadow(UnifiedModel):
     def of(cls, model: UnifiedModel, sizes: BatchSizes) -> _Shadow:
         """Return a shadow of `model` for batches of `sizes`."""
         shadow = cls.__new__(cls)
-        shadow.__dict__.update(model.__dict__, sizes=sizes)
+        modalities = nn.ModuleDict({modality.name: _shadowed(modality) for modality in model.each()})
+        shadow.__dict__.update(model.__dict__, sizes=sizes, _modules={**model._modules, "modalities": modalities})
         return shadow
-
-    def corrupt(self, clips: Clips) -> Query:
-        """Return latents of the right shape."""
-        if len(clips) == 0:
-            return self._empty_query()
-        shape = (len(clips), self.codec.spec.token_dim, int(clips.num_frames.max()))
-        dtype = torch.float32 if self.codec.spec.kind == "continuous" else torch.int64
-        values = torch.empty(2, *shape, device=self.device, dtype=dtype)
-        times = torch.empty(shape[0], shape[2], device=self.device)
-        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
         """Return a plan for the executor that would be chosen, with a stand-in for a kernel that would have to be
@@ -184,13 +184,53 @@ class _Shadow(UnifiedModel):
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
         return total, torch.ones((), device=total.device)
 
-    def enter_features(self, clips: Clips) -> Tensor:
-        """Pass features of the right shape through their connector; the encoder is measured separately, once."""
-        if self.encoder is None or self.features_connector is None:
-            return super().enter_features(clips)
+
+class _Made(MadeModality):
+    """A modality that is made, with values of the right shape instead of those of its codec."""
+
+    def corrupt(self, clips: Clips) -> Query:
+        """Return values of the right shape."""
+        if len(clips) == 0:
+            return self.empty_query()
+        values = torch.empty(2, *_values_shape(self, clips), device=self.device, dtype=_values_dtype(self))
+        times = torch.empty(values.shape[1], values.shape[3], device=self.device)
+        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
+
+
+class _Given(CodecModality):
+    """A modality that is given, with values of the right shape instead of those of its codec."""
+
+    def enter_context(self, clips: Clips) -> Tensor:
+        """Pass values of the right shape through the connector."""
+        values = torch.empty(_values_shape(self, clips), device=self.device, dtype=_values_dtype(self))
+        return self.enter_frames(values, None, frame_places(clips.num_frames, values.shape[-1], self.device))
+
+
+class _Heard(EncoderModality):
+    """A modality that is heard, without its encoder, which is measured separately, once."""
+
+    def enter(self, clips: Clips) -> Entered:
+        """Pass features of the right shape through the connector."""
         trained = any(parameter.requires_grad for parameter in self.encoder.parameters())
         shape = (int(clips.num_frames.sum()), self.encoder.spec.feature_dim)
-        return self.features_connector.enter(torch.empty(shape, device=self.device, requires_grad=trained))
+        return Entered(self.connector.enter(torch.empty(shape, device=self.device, requires_grad=trained)))
+
+
+def _shadowed(modality: Modality) -> Modality:
+    """Return a modality that shares the modules of another one, without the parts that depend on values."""
+    kinds = ((MadeModality, _Made), (CodecModality, _Given), (EncoderModality, _Heard))
+    shadow_class = next(shadow for kind, shadow in kinds if isinstance(modality, kind))
+    shadow: Modality = shadow_class.__new__(shadow_class)
+    shadow.__dict__.update(modality.__dict__)
+    return shadow
+
+
+def _values_shape(modality: CodecModality, clips: Clips) -> tuple[int, int, int]:
+    return len(clips), modality.codec.spec.token_dim, int(clips.num_frames.max())
+
+
+def _values_dtype(modality: CodecModality) -> torch.dtype:
+    return torch.float32 if modality.codec.spec.kind == "continuous" else torch.int64
 
 
 @dataclass(frozen=True)
@@ -223,8 +263,8 @@ class MeasuredRun:
         """
         layers = self.model.backbone.layers
         out = {id(module) for part in self.model.replicated_modules for module in part.modules()}
-        if device == "cpu" and self.model.encoder is not None:
-            out |= {id(module) for module in self.model.encoder.modules()}
+        if device == "cpu":
+            out |= {id(module) for heard in self.model.all_heard for module in heard.encoder.modules()}
         dtype = torch.bfloat16 if self.bf16 and self.sharded else None
         with ExitStack() as stack:
             stack.enter_context(_shortened(layers, 3 if _alike(layers) else len(layers)))
@@ -256,11 +296,16 @@ class MeasuredRun:
             loss.backward()  # type: ignore[no-untyped-call]
             return live.peak - kept
 
+    def clips(self) -> list[tuple[int, ClipSizes]]:
+        """Return the audio channels and the clips of each modality."""
+        return [(modality.channels, self.sizes.sizes(modality.name)) for modality in self.model.each()]
+
     def encoder(self) -> _Kept:
-        """Run the encoder; within `staged`."""
-        encoder, clips = self.model.encoder, self.sizes.features
-        if encoder is None:
-            return _Kept(0, 0, 0)
+        """Run the encoders; within `staged`."""
+        each = [self._encoder(heard.encoder, self.sizes.sizes(heard.name)) for heard in self.model.all_heard]
+        return _Kept(sum(one.total for one in each), 0, max((one.passing for one in each), default=0))
+
+    def _encoder(self, encoder: Encoder, clips: ClipSizes) -> _Kept:
         samples = clips.samples or (encoder.spec.sample_rate // 10,)  # without clips it hears a short silence
         waveform = torch.empty(len(samples), 1, max(samples), device=GPU)
         lengths = torch.empty(len(samples), dtype=torch.int64, device=GPU)
@@ -276,9 +321,12 @@ class MeasuredRun:
         return _Kept(kept, 0, live.peak - kept)
 
     def encoding(self) -> int:
-        """Return the peak of the codec while it encodes the clips, with as many of them as it encodes at once,
-        twice."""
-        codec, clips = self.model.codec, self.sizes.latents
+        """Return the peak of a codec while it encodes its clips, with as many of them as it encodes at once, twice."""
+        codecs = [modality for modality in self.model.each() if isinstance(modality, CodecModality)]
+        return max((self._encoding(modality, self.sizes.sizes(modality.name)) for modality in codecs), default=0)
+
+    def _encoding(self, modality: CodecModality, clips: ClipSizes) -> int:
+        codec = modality.codec
         if not clips.samples:
             return 0
         longest = max(clips.samples)
@@ -287,7 +335,7 @@ class MeasuredRun:
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
-                self.model.run_codec(waveform, lengths)
+                modality.run_codec(waveform, lengths)
             peak: int = live.peak
         return peak
 
@@ -375,8 +423,7 @@ def _batch(sizes: BatchSizes, model: UnifiedModel, place: torch.device) -> Packe
         text_ids=torch.zeros(text, dtype=torch.int64, device=place),
         labels=torch.zeros(text, dtype=torch.int64, device=place),
         predicting=torch.zeros(sizes.num_labels, dtype=torch.int64, device=place),
-        features=_clips(sizes.features, 1, place),
-        latents=_clips(sizes.latents, model.codec.spec.channels, place),
+        clips={one.name: _clips(sizes.sizes(one.name), one.channels, place) for one in model.each() if one.name in sizes.clips},
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SoundOmniError
 from soundomni.core.interfaces import Optimizer
@@ -74,12 +75,12 @@ def list_parts(model: UnifiedModel) -> list[Part]:
     experts = {f"expert {stream}": list(model.backbone.expert_parameters(stream)) for stream in model.router.streams}
     modules = {
         "embedding and head": model.backbone,
-        "encoder": model.encoder,
-        "connectors": nn.ModuleList([m for m in (model.latent_connector, model.features_connector) if m is not None]),
-        "codec": model.codec,
+        "encoder": nn.ModuleList([one.encoder for one in model.all_heard]),
+        "connectors": nn.ModuleList([one.connector for one in model.each()]),
+        "codec": nn.ModuleList([one.codec for one in model.each() if isinstance(one, CodecModality)]),
         "others": model,
     }
-    groups = experts | {name: list(module.parameters()) for name, module in modules.items() if module is not None}
+    groups = experts | {name: list(module.parameters()) for name, module in modules.items()}
     seen: set[int] = set()
     parts = []
     for name, parameters in groups.items():

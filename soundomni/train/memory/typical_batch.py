@@ -26,7 +26,7 @@ SECONDS, TEXT_TOKENS = 10.0, 16
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """Clips of one role: samples and frames (tokens) of each, and whether each is to be made."""
+    """Clips of one modality: samples and frames (tokens) of each, and whether each is to be made."""
 
     samples: tuple[int, ...]
     frames: tuple[int, ...]
@@ -45,7 +45,7 @@ class BatchSizes:
     Args:
         table: its segments.
         num_labels: number of text tokens that are predicted.
-        features, latents: clips to understand, and clips to make or to continue from.
+        clips: the clips of each modality that the batch has, by its name.
         samples: number of samples of each task.
         seconds: length of the longest clip.
         text_tokens: tokens of each text.
@@ -53,11 +53,14 @@ class BatchSizes:
 
     table: SegmentTable
     num_labels: int
-    features: ClipSizes
-    latents: ClipSizes
+    clips: dict[str, ClipSizes]
     samples: dict[str, int]
     seconds: float
     text_tokens: int
+
+    def sizes(self, modality: str) -> ClipSizes:
+        """Return the clips of a modality, none if the batch has none."""
+        return self.clips.get(modality, ClipSizes((), (), ()))
 
     @property
     def num_tokens(self) -> int:
@@ -75,16 +78,15 @@ class BatchSizes:
         segments = [segment for sample in samples for segment in sample.segments]
         labels = [segment.labels for segment in segments if segment.labels is not None]
 
-        def clips(*roles: Role) -> ClipSizes:
-            chosen = [segment for segment in segments if segment.role in roles]
+        def clips(name: str) -> ClipSizes:
+            chosen = [segment for segment in segments if segment.modality == name]
             noise = tuple(segment.attend == Attend.NOISE for segment in chosen)
             return ClipSizes(tuple(s.num_samples for s in chosen), tuple(s.num_frames for s in chosen), noise)
 
         return cls(
             table=SegmentTable.from_samples([sample.segments for sample in samples]),
             num_labels=sum(int((one != NO_LABEL).sum()) for one in labels),
-            features=clips(Role.FEATURES),
-            latents=clips(Role.LATENT, Role.CODES),
+            clips={name: clips(name) for name in dict.fromkeys(s.modality for s in segments if s.role != Role.TEXT)},
             samples=tasks,
             seconds=seconds,
             text_tokens=text_tokens,
@@ -116,7 +118,7 @@ def typical_batch(
     for name, entry, task, weight in _uses(data):
         writer.check(task)
         longest = seconds or entry.max_seconds or SECONDS
-        sample, taken = _longest_sample(writer, model.codec.spec.sample_rate, task, longest, text_tokens, limit)
+        sample, taken = _longest_sample(writer, model.made().sample_rate, task, longest, text_tokens, limit)
         planned[f"{name}/{task.name}"] = (weight, sample, taken)
     if not planned:
         removed = ", ".join(f"'{name}'" for name in data.datasets)

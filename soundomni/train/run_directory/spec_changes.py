@@ -10,11 +10,10 @@ from typing import Any
 
 from soundomni.core.errors import CheckpointError, PluginError, SpecError, did_you_mean
 from soundomni.core.spec import registry
-from soundomni.core.spec.load import changed_keys, spec_to_dict
+from soundomni.core.spec.load import changed_keys, spec_of, spec_to_dict
 from soundomni.core.spec.renamed import current_names
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import map_slots
-from soundomni.core.spec.values import convert
 from soundomni.train.learning_rate import learning_rate
 
 MAY_CHANGE = (
@@ -113,7 +112,7 @@ def with_defaults(saved: Mapping[str, Any], *, trust_class_paths: bool) -> Mappi
     cannot be read."""
     try:
         saved = current_names(saved)
-        return spec_to_dict(map_slots(convert(saved, Spec, ""), partial(_with_default_arguments, trust_class_paths)))
+        return spec_to_dict(map_slots(spec_of(saved), partial(_with_default_arguments, trust_class_paths)))
     except SpecError:
         return saved
 

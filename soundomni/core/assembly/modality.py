@@ -1,0 +1,320 @@
+"""The ways into the hidden space of a model and out of it, one for each modality.
+
+A modality is heard through an encoder, or given through a codec; with an objective it can be made too. Nothing here
+depends on `self.training`.
+
+Shape letters: B clips, D latent dimensions, K codebooks, P predicted numbers per token, T frames, N tokens, H hidden dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
+from soundomni.core.assembly.normalizer import LatentNormalizer
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
+from soundomni.core.representation import Representation
+from soundomni.core.sequence import Clips, Role
+
+CODEC_SAMPLES = 1 << 22
+"""Samples, of all channels, that a codec encodes at once in training. A large codec needs over a kilobyte for each, and
+a batch as large as the original's holds more than a hundred million."""
+
+
+@dataclass(frozen=True)
+class Entered:
+    """Clips of one modality in the hidden space.
+
+    Args:
+        hidden: `[N, H]`, their tokens one after the other.
+        query: what the model is asked to predict; None if the modality is not made.
+        places: int64 `[N]`, where the tokens lie in the flattened `[B * T]` axis of the query.
+    """
+
+    hidden: Tensor
+    query: Query | None = None
+    places: Tensor | None = None
+
+
+class Modality(nn.Module, ABC):
+    """A way into the hidden space.
+
+    Args:
+        name: its name in the spec.
+        role: role of its tokens, for the router.
+        connector: carries its tokens.
+    """
+
+    def __init__(self, *, name: str, role: Role, connector: Connector) -> None:
+        super().__init__()
+        self.name = name
+        self.role = role
+        self.connector = connector
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """Sample rate in Hz of the clips that it takes."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Audio channels of the clips that it takes."""
+
+    @property
+    def whole(self) -> tuple[nn.Module, ...]:
+        """Modules that are never trained with the model and that every rank holds whole."""
+        return ()
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses of its objective; none if it is not made."""
+        return ()
+
+    @abstractmethod
+    def enter(self, clips: Clips) -> Entered:
+        """Return clips of a training batch in the hidden space, those to make corrupted. Called for no clips too, so that every
+        rank computes the same gradients."""
+
+    @abstractmethod
+    def enter_context(self, clips: Clips) -> Tensor:
+        """Return the hidden tokens `[N, H]` of given clips, at least one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the connector's parameters."""
+        return next(self.connector.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the connector's parameters."""
+        return next(self.connector.parameters()).dtype
+
+
+class EncoderModality(Modality):
+    """Clips that are heard: an encoder turns them into features.
+
+    Args:
+        name, connector: as in Modality.
+        encoder: the encoder.
+    """
+
+    def __init__(self, *, name: str, connector: Connector, encoder: Encoder) -> None:
+        super().__init__(name=name, role=Role.FEATURES, connector=connector)
+        self.encoder = encoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the encoder's input in Hz."""
+        return self.encoder.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Encoders take mono."""
+        return 1
+
+    def enter(self, clips: Clips) -> Entered:
+        """Return the features of clips in the hidden space."""
+        if len(clips):
+            return Entered(self.enter_context(clips))
+        # Every rank runs the encoder: a silent clip, whose features are dropped.
+        silence = torch.zeros(1, 1, self.sample_rate // 10, device=self.device, dtype=self.dtype)
+        features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
+        return Entered(self.connector.enter(features.flatten(0, 1)[:0]))
+
+    def enter_context(self, clips: Clips) -> Tensor:
+        """Return the hidden tokens `[N, H]` of the clips' features."""
+        features = self.encoder(clips.waveform, clips.lengths)
+        places = frame_places(clips.num_frames, features.shape[1], self.device)
+        return self.connector.enter(features.flatten(0, 1).index_select(0, places))
+
+
+class CodecModality(Modality):
+    """Clips that are given as the representation of a codec.
+
+    Args:
+        name, connector: as in Modality.
+        codec: the codec; it is not trained with the model.
+        normalizer: normalizer of the codec's latents.
+    """
+
+    def __init__(self, *, name: str, connector: Connector, codec: Codec, normalizer: LatentNormalizer) -> None:
+        role = Role.LATENT if codec.spec.kind == "continuous" else Role.CODES
+        super().__init__(name=name, role=role, connector=connector)
+        self.codec = codec.requires_grad_(False)
+        self.normalizer = normalizer
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the codec in Hz."""
+        return self.codec.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Audio channels of the codec."""
+        return self.codec.spec.channels
+
+    @property
+    def whole(self) -> tuple[nn.Module, ...]:
+        """The codec and the normalizer."""
+        return (self.codec, self.normalizer)
+
+    def enter(self, clips: Clips) -> Entered:
+        """Return the representation of clips in the hidden space."""
+        if len(clips):
+            return Entered(self.enter_context(clips))
+        return Entered(self.enter_frames(self._nothing(), None, frame_places(clips.num_frames, 1, self.device)))
+
+    def enter_context(self, clips: Clips) -> Tensor:
+        """Return the hidden tokens `[N, H]` of the clips' representation, clean."""
+        values = self.encode(clips.waveform, clips.lengths).values
+        clean = values.to(self.dtype) if values.is_floating_point() else values
+        return self.enter_frames(clean, None, frame_places(clips.num_frames, clean.shape[-1], self.device))
+
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor) -> Tensor:
+        """Return the hidden tokens `[N, H]` of the frames at `places` in values `[B, D, T]` or codes `[B, K, T]`.
+
+        Args:
+            values: the values.
+            timesteps: `[B, T]`; None if all are clean.
+            places: int64 `[N]`, see `frame_places`.
+
+        Raise SpecError for more frames than the connector tells apart.
+        """
+        num_frames = values.shape[-1]
+        self.check_frames(num_frames)
+        tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
+        return self._connect(tokens, timesteps, places, num_frames)
+
+    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, num_frames: int) -> Tensor:
+        return self.connector.enter(tokens)
+
+    def check_frames(self, num_frames: int) -> None:
+        """Raise SpecError for a clip of more frames than the connector tells apart."""
+        most = self.connector.max_frames
+        if most is not None and num_frames > most:
+            given, longest = (self.codec.spec.seconds(frames) for frames in (num_frames, most))
+            raise SpecError(f"the clip lasts {given:g} s; the {self.name} connector takes at most {longest:g} s. Choose a shorter length")
+
+    def _nothing(self) -> Tensor:
+        """Return the values of no clips, `[0, D, 1]`."""
+        dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
+        return torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Return the normalized representation of `[B, C, S]`, in the codec's own precision, as in the fit of the
+        normalizer.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.normalizer.normalize(self.run_codec(waveform, lengths, generators))
+
+    def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Return the codec's representation of `[B, C, S]`, some clips at a time.
+
+        No clip's values depend on the others.
+        """
+        count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
+        groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
+        parts = [self.codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]
+        if len(parts) == 1:
+            return parts[0]
+        values, frames = torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        return Representation(values, frames, parts[0].spec)
+
+    @torch.no_grad()
+    def decode(self, representation: Representation) -> Tensor:
+        """Decode a normalized representation to `[B, C, S]`, in the codec's own precision and the memory of one piece
+        of CHUNK_SECONDS.
+        """
+        with torch.autocast(representation.values.device.type, enabled=False):
+            latents = self.normalizer.denormalize(representation)
+            return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Clips]) -> None:
+        """Fit the normalizer on clips."""
+        device = self.device
+        self.normalizer.fit(self.run_codec(clips.waveform.to(device), clips.lengths.to(device)) for clips in batches if len(clips))
+
+
+class MadeModality(CodecModality):
+    """Clips that the model makes: the objective corrupts them, and the model predicts what it says.
+
+    Args:
+        name, connector, codec, normalizer: as in CodecModality.
+        objective: the objective.
+    """
+
+    def __init__(self, *, name: str, connector: Connector, codec: Codec, normalizer: LatentNormalizer, objective: Objective) -> None:
+        super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
+        self.objective = objective
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the objective's losses."""
+        return self.objective.loss_names
+
+    def enter(self, clips: Clips) -> Entered:
+        """Return clips in the hidden space, those to make corrupted."""
+        query = self.corrupt(clips)
+        places = frame_places(clips.num_frames, query.inputs.shape[-1], self.device)
+        return Entered(self.enter_frames(query.inputs, query.timesteps, places), query, places)
+
+    def corrupt(self, clips: Clips) -> Query:
+        """Encode, normalize and corrupt the clips to make; each draws from its own seed."""
+        if len(clips) == 0:
+            return self.empty_query()
+        generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
+        clean = self.encode(clips.waveform, clips.lengths, generators)
+        clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
+        if clips.quantiles is None:
+            return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
+        return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)
+
+    def empty_query(self) -> Query:
+        """Return a query without clips.
+
+        The connector still runs, on nothing, so that every rank computes the same gradients.
+        """
+        values = self._nothing()
+        timesteps = torch.zeros(0, 1, device=self.device, dtype=self.dtype)
+        return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool())
+
+    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, num_frames: int) -> Tensor:
+        if timesteps is None:
+            times = torch.zeros(len(places), device=self.device, dtype=self.dtype)
+        else:
+            times = timesteps.flatten().index_select(0, places)
+        return self.connector.enter(tokens, timesteps=times, frames=places % num_frames)
+
+    def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
+        tokens = self.connector.leave(hidden)
+        b, _, t = like.shape
+        flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
+        return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
+
+    def count_frames(self, clips: Clips) -> float:
+        """Return how many frames of clips are made and not known: the count of each loss."""
+        frames = float(sum(int(n) for n, noise in zip(clips.num_frames, clips.noise.tolist(), strict=True) if noise))
+        return frames - float((clips.known & clips.noise[:, None]).sum())
+
+
+def frame_places(num_frames: np.ndarray, padded: int, device: torch.device) -> Tensor:
+    """Return int64 `[N]`: where the valid frames of clips with `num_frames` `[B]` lie in a flattened `[B * padded]`
+    axis.
+    """
+    if len(num_frames) and int(num_frames.max()) > padded:
+        raise ValueError(f"a clip was packed as {int(num_frames.max())} frames, but its encoding has {padded}")
+    first = np.arange(len(num_frames)) * padded
+    runs = [np.arange(start, start + count) for start, count in zip(first, num_frames, strict=True)]
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *runs]).astype(np.int64)).to(device)

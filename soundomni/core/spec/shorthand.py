@@ -1,0 +1,337 @@
+"""Short keys of a spec, such as `model.codec` and `sampler`, and the full keys that they stand for.
+
+A short key stands for a key of the only modality that is made, or heard: `model.codec` is
+`model.modalities.latent.codec` in most models. A spec with one of each is also written back in short keys, so that the
+common case looks simple; several modalities are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot
+from soundomni.core.spec.values import settle
+from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
+
+LATENT, FEATURES = "latent", "features"
+"""Names of the modalities that short keys create."""
+MADE: Mapping[str, str] = {
+    "model.codec": "codec",
+    "model.connectors.latent": "connector",
+    "model.objective": "objective",
+    "model.latent_positions": "positions",
+    "model.normalize": "normalize",
+    "sampler": "sampler",
+    "guidance": "guidance",
+}
+HEARD: Mapping[str, str] = {
+    "model.encoder": "encoder",
+    "model.connectors.features": "connector",
+    "model.feature_positions": "positions",
+    "model.feature_attend": "attend",
+}
+"""Short key → key of the modality that is made, or heard."""
+PARTS: Mapping[str, str] = {
+    "codec": f"{LATENT}.codec",
+    "latent_connector": f"{LATENT}.connector",
+    "encoder": f"{FEATURES}.encoder",
+    "features_connector": f"{FEATURES}.connector",
+}
+"""Short name of a part → its name, as model.start_fresh takes them."""
+_ORDER = (
+    *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "freeze", "latent_positions"),
+    *("feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
+)
+_NEEDED = ("codec", "connector", "objective", "sampler")
+
+
+class Expansion:
+    """Writes the short keys of layers out, the lowest layer first."""
+
+    def __init__(self) -> None:
+        self._created: set[str] = set()
+
+    def expand(self, layer: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a layer, as plain data, with full keys. Anything that does not have the shape of a spec stays as it is.
+
+        Raise SpecError for a short key that may mean several modalities.
+        """
+        given = dict(layer)
+        short = {key: _take(given, key.split(".")) for key in (*MADE, *HEARD) if _has(layer, key.split("."))}
+        model = given.get("model")
+        if not short:
+            return given
+        if not isinstance(model, Mapping):
+            if "model" in given:
+                return dict(layer)
+            model = {}
+        own = model.get("modalities")
+        modalities: dict[str, Any] = dict(own) if isinstance(own, Mapping) else {}
+        for table, name_of, part in ((MADE, LATENT, "objective"), (HEARD, FEATURES, "encoder")):
+            mine = {key: short[key] for key in table if key in short}
+            if mine:
+                name = self._name(next(iter(mine)), table, name_of, part, _modalities(below), modalities)
+                values = {table[key]: value for key, value in mine.items()}
+                absent = values.get("encoder", ...) is None and values.get("connector") is None
+                if table is HEARD and absent:
+                    modalities[name] = None
+                else:
+                    there = modalities.get(name)
+                    modalities[name] = {**(there if isinstance(there, Mapping) else {}), **values}
+        given["model"] = {**model, "modalities": modalities}
+        return given
+
+    def _name(self, key: str, table: Mapping[str, str], name: str, part: str, below: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+        """Return the name of the modality that a short key stands for."""
+        joined = {**below, **{n: {**_mapping(below.get(n)), **_mapping(m)} for n, m in own.items()}}
+        there = [n for n, m in joined.items() if isinstance(m, Mapping) and m.get(part) is not None]
+        if len(there) > 1:
+            full = f"model.modalities.{there[0]}.{table[key]}"
+            raise SpecError(f"{key} may mean several modalities: {', '.join(there)}. Write {full} for the first of them")
+        if there:
+            return there[0]
+        if name not in joined:
+            self._created.add(name)
+        return name
+
+    def finish(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the whole spec, as plain data in full keys, with the defaults that short keys imply.
+
+        Raise SpecError if the keys of a modality that short keys made are not all there.
+        """
+        model = tree.get("model")
+        if not isinstance(model, Mapping):
+            return dict(tree)
+        modalities = dict(_modalities(tree))
+        latent = modalities.get(LATENT)
+        if LATENT in self._created and isinstance(latent, Mapping):
+            missing = [short for short, key in MADE.items() if key in _NEEDED and latent.get(key) is None]
+            if missing:
+                raise _missing([*_required(model), *missing])
+            modalities[LATENT] = {"positions": "shared", "normalize": "channel", **latent}
+        features = modalities.get(FEATURES)
+        if FEATURES in self._created and isinstance(features, Mapping):
+            if (features.get("encoder") is None) != (features.get("connector") is None):
+                raise SpecError("model.encoder and model.connectors.features go together. Set both, or neither")
+            if features.get("encoder") is None:
+                modalities.pop(FEATURES)
+        if not any(isinstance(one, Mapping) for one in modalities.values()):
+            raise _missing([*_required(model), *(short for short, key in MADE.items() if key in _NEEDED)])
+        left = {name: one for name, one in modalities.items() if one is not None}
+        return {**tree, "model": {**model, "modalities": _ordered(left), **_fresh(model)}}
+
+
+def expanded(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole spec, as plain data, in full keys. Raise SpecError as `Expansion` does."""
+    expansion = Expansion()
+    return expansion.finish(expansion.expand(tree, {}))
+
+
+def contracted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole spec, as plain data in full keys, in short keys if these can say everything."""
+    names = {name: one for name, one in tree["model"]["modalities"].items() if one is not None}
+    if not _is_short(names):
+        return dict(tree)
+    latent, features = names[LATENT], names.get(FEATURES) or {"positions": "advance", "attend": "full"}
+    full = {"model": {key: value for key, value in tree["model"].items() if key != "modalities"}}
+    for table, modality in ((MADE, latent), (HEARD, features)):
+        for short, key in table.items():
+            _put(full, short.split("."), modality.get(key))
+    model = {name: full["model"][name] for name in _ORDER if name in full["model"]}
+    if model.get("start_fresh") is not None:
+        model["start_fresh"] = [short_part(part) for part in model["start_fresh"]]
+    rest = {name: value for name, value in tree.items() if name != "model"}
+    return {"model": model, "sampler": full["sampler"], "guidance": full["guidance"], **rest}
+
+
+def check_modalities(model: ModelSpec) -> None:
+    """Raise SpecError if a modality has neither a codec nor an encoder, or parts that do not go together."""
+    for name, one in model.used.items():
+        key = f"model.modalities.{name}"
+        if (one.codec is None) == (one.encoder is None):
+            given = "neither a codec nor an encoder" if one.codec is None else "a codec and an encoder"
+            raise SpecError(f"{key} has {given}; expected one of them")
+        if one.objective is not None and one.codec is None:
+            raise SpecError(f"{key} has an objective, but an encoder only hears. Give it a codec, or leave the objective out")
+        if (one.objective is None) != (one.sampler is None):
+            has, lacks = ("an objective", "sampler") if one.sampler is None else ("a sampler", "objective")
+            raise SpecError(f"{key} has {has} but no {lacks}; expected both, to make it, or neither. Set {key}.{lacks}")
+        if "." in name or not name.isidentifier() or name in ("text", "backbone"):
+            raise SpecError(f"the modality '{name}' has a name that is not possible; expected a word such as {LATENT} or codes")
+    _check_fresh(model)
+
+
+def _check_fresh(model: ModelSpec) -> None:
+    """Raise SpecError if `start_fresh` names a part that the model does not have."""
+    parts = {
+        f"{name}.{part}" for name, one in model.used.items() for part in ("codec", "encoder", "connector") if getattr(one, part) is not None
+    }
+    known = sorted(map(short_part, parts) if short_keys(model) else parts)
+    for i, part in enumerate(model.start_fresh or ()):
+        if part not in parts:
+            given = short_part(part)
+            near = did_you_mean(given, known)
+            raise SpecError(f"model.start_fresh[{i}] is '{given}'; expected one of {', '.join(known)}.{near}")
+
+
+def short_keys(model: ModelSpec) -> Mapping[str, str]:
+    """Return full key → short key for a model that is written in short keys; empty for any other."""
+    parts = {
+        name: {"codec": one.codec, "encoder": one.encoder, "objective": one.objective, "attend": one.attend}
+        for name, one in model.used.items()
+    }
+    return _SHORT if _is_short(parts) else {}
+
+
+def written_model(model: ModelSpec) -> WrittenModel:
+    """Return the parts of a model as short keys name them, for formats that hold one modality of each kind.
+
+    Raise SpecError if the model has others.
+    """
+    used = model.used
+    if not short_keys(model):
+        raise SpecError(f"the model has the modalities {', '.join(used)}; expected only {LATENT} and {FEATURES}")
+    latent, features = used[LATENT], used.get(FEATURES)
+    assert latent.codec is not None and latent.objective is not None, "it is written in short keys"
+    return WrittenModel(
+        backbone=model.backbone,
+        router=model.router,
+        codec=latent.codec,
+        connectors=ConnectorsSpec(latent=latent.connector, features=None if features is None else features.connector),
+        objective=latent.objective,
+        encoder=None if features is None else features.encoder,
+        tokenizer=model.tokenizer,
+        freeze=model.freeze,
+        latent_positions=latent.positions,
+        feature_positions="advance" if features is None else features.positions,
+        feature_attend="full" if features is None else features.attend,
+        normalize=latent.normalize,
+        chat=model.chat,
+        start=model.start,
+        start_fresh=None if model.start_fresh is None else [short_part(part) for part in model.start_fresh],
+    )
+
+
+def model_of(written: WrittenModel, *, sampler: Slot, guidance: GuidanceSpec | None = None) -> ModelSpec:
+    """Return the model of one modality that is made, and one that is heard if there is an encoder: for specs built in Python.
+
+    Raise SpecError if only one of encoder and its connector is given.
+    """
+    latent = ModalitySpec(
+        codec=written.codec,
+        connector=written.connectors.latent,
+        objective=written.objective,
+        sampler=sampler,
+        guidance=guidance or GuidanceSpec(),
+        normalize=written.normalize,
+        positions=written.latent_positions,
+    )
+    modalities: dict[str, ModalitySpec | None] = {LATENT: latent}
+    features = written.connectors.features
+    if (written.encoder is None) != (features is None):
+        raise SpecError("model.encoder and model.connectors.features go together. Set both, or neither")
+    if features is not None:
+        modalities[FEATURES] = ModalitySpec(
+            encoder=written.encoder, connector=features, positions=written.feature_positions, attend=written.feature_attend
+        )
+    fresh = None if written.start_fresh is None else [PARTS.get(part, part) for part in written.start_fresh]
+    return ModelSpec(
+        backbone=written.backbone,
+        router=written.router,
+        modalities=modalities,
+        tokenizer=written.tokenizer,
+        freeze=written.freeze,
+        chat=written.chat,
+        start=written.start,
+        start_fresh=fresh,
+    )
+
+
+def short_part(part: str) -> str:
+    """Return the short name of a part, such as "codec" for "latent.codec"; other names stay.
+
+    >>> short_part("latent.connector"), short_part("latent.normalizer"), short_part("codes.codec")
+    ('latent_connector', 'normalizer', 'codes.codec')
+    """
+    known = {full: short for short, full in PARTS.items()} | {f"{LATENT}.normalizer": "normalizer"}
+    return known.get(part, part)
+
+
+def shorten(text: str, model: Any = None) -> str:
+    """Return a message in which keys of the modalities `latent` and `features` are short.
+
+    Nothing changes if `model`, as plain data in full keys, has others.
+    """
+    modalities = _mapping(_mapping(model).get("modalities"))
+    if any(one is not None and name not in (LATENT, FEATURES) for name, one in modalities.items()):
+        return text
+    for full, short in _SHORT.items():
+        text = text.replace(full, short)
+    return text
+
+
+_SHORT = {f"model.modalities.{name}.{key}": short for name, table in ((LATENT, MADE), (FEATURES, HEARD)) for short, key in table.items()}
+
+
+def _is_short(modalities: Mapping[str, Mapping[str, Any]]) -> bool:
+    latent, features = modalities.get(LATENT), modalities.get(FEATURES)
+    if latent is None or latent.get("objective") is None or latent.get("attend", "full") != "full":
+        return False
+    return set(modalities) <= {LATENT, FEATURES} and (features is None or features.get("encoder") is not None)
+
+
+def _fresh(model: Mapping[str, Any]) -> dict[str, Any]:
+    fresh = settle(model.get("start_fresh"))
+    if not isinstance(fresh, list):
+        return {}
+    return {"start_fresh": [PARTS.get(part, part) if isinstance(part, str) else part for part in fresh]}
+
+
+def _ordered(modalities: Mapping[str, Any]) -> dict[str, Any]:
+    """Return modalities with `latent` before `features`, whatever layer named them first: the order decides which weights are
+    drawn first."""
+    names = sorted(modalities, key=lambda name: name == FEATURES)
+    return {name: modalities[name] for name in names}
+
+
+def _modalities(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mapping(_mapping(tree.get("model")).get("modalities"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _required(model: Mapping[str, Any]) -> list[str]:
+    return [f"model.{name}" for name in ("backbone", "router") if model.get(name) is None]
+
+
+def _missing(keys: list[str]) -> SpecError:
+    verb, them = ("is", "it") if len(keys) == 1 else ("are", "them")
+    return SpecError(f"{', '.join(keys)} {verb} missing. Add {them} to the spec")
+
+
+def _has(tree: Any, path: list[str]) -> bool:
+    if not isinstance(tree, Mapping) or path[0] not in tree:
+        return False
+    return len(path) == 1 or _has(tree[path[0]], path[1:])
+
+
+def _take(tree: dict[str, Any], path: list[str]) -> Any:
+    """Remove a value from a tree, whose mappings are copied on the way, and return it; empty mappings go too."""
+    if len(path) == 1:
+        return tree.pop(path[0])
+    inner = dict(tree[path[0]])
+    value = _take(inner, path[1:])
+    tree[path[0]] = inner
+    if not inner and path[0] != "model":
+        tree.pop(path[0])
+    return value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value

@@ -1,0 +1,86 @@
+"""The shape in which specs are written: that of `Spec`, and short keys for models with one modality that is made.
+
+No torch here: specs are checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from soundomni.core.spec.schema import (
+    AttendName,
+    Chat,
+    DataSpec,
+    GuidanceSpec,
+    ModalitySpec,
+    Normalize,
+    Positions,
+    Slot,
+    TokenizerSpec,
+    TrainSpec,
+    slot,
+    switched_off,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorsSpec:
+    """Connectors for latents or codes (in and out) and for understanding features (in)."""
+
+    latent: Slot = slot("connector")
+    features: Slot | None = slot("connector", optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenModel:
+    """The parts of a model.
+
+    Args:
+        backbone, router: plugins.
+        codec, connectors, objective, encoder: plugins; without an encoder the model only generates. Like all keys below that
+            `modalities` has too, they are short for the only modality that is made, or heard.
+        modalities: name → modality, in order, for models that make or hear several; null removes one of an earlier layer.
+        tokenizer: text tokens.
+        freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
+            "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
+        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
+            "advance".
+        feature_positions: position rule of understanding features.
+        feature_attend: attention among understanding features.
+        normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
+            one "global" scale, "half" way between, or "none".
+        chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
+            "qwen2-audio" for the turns that Qwen2-Audio was trained on.
+        start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
+            lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
+        start_fresh: parts that are not taken from `start` but begin as they would without it: codec, encoder,
+            latent_connector or features_connector; or MODALITY.codec, MODALITY.encoder or MODALITY.connector.
+    """
+
+    backbone: Slot = slot("backbone")
+    router: Slot = slot("router")
+    codec: Slot = slot("codec")
+    connectors: ConnectorsSpec
+    objective: Slot = slot("objective")
+    encoder: Slot | None = slot("encoder", optional=True)
+    modalities: dict[str, ModalitySpec | None] = field(default_factory=dict)
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    freeze: list[str] = field(default_factory=list)
+    latent_positions: Positions = "shared"
+    feature_positions: Positions = "advance"
+    feature_attend: AttendName = "full"
+    normalize: Normalize = switched_off("it to none", "channel")
+    chat: Chat = switched_off("it to none", "none")
+    start: str | None = None
+    start_fresh: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenSpec:
+    """A complete spec. Model directories do not have `data` and `train`."""
+
+    model: WrittenModel
+    sampler: Slot = slot("sampler")
+    guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
+    data: DataSpec | None = None
+    train: TrainSpec | None = None
