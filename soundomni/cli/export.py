@@ -182,9 +182,9 @@ def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) ->
 
 
 def _is_run(folder: Path) -> bool:
-    from soundomni.core.pretrained.directory import RUN_FILES
+    from soundomni.core.pretrained.directory import is_run
 
-    return any((folder / name).exists() for name in RUN_FILES)
+    return is_run(folder)
 
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:

@@ -128,7 +128,7 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
             frames = announced
         if frames != announced:
             cut = "truncated" if frames < announced else "damaged"
-            raise ContainerError(f"{cut}, its header announces {announced} samples, but {frames} were found")
+            raise ContainerError(f"{cut}: its header announces {announced} samples, but {frames} were found")
     if frames < 1:
         raise ContainerError("it has no samples")
     if frames > _MOST_SAMPLES:

@@ -28,7 +28,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, shown
+from soundomni.core.errors import CheckpointError, none_of, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.small_files import read_json
 from soundomni.core.files.whole_files import write_whole
@@ -248,7 +248,7 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
             return path
         logger.warning("checkpoint '%s' %s; trying the previous one", path, problem)
     if candidates:
-        raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
+        raise CheckpointError(f"{none_of(len(candidates), 'checkpoint')} in '{directory}' is intact; the oldest {problem}")
     return None
 
 

@@ -165,7 +165,7 @@ def test_a_spec_may_state_the_model_that_it_starts_from(
         "train: {run_dir: runs/tiny-7b, steps: 1, schedule: {warmup_steps: 0}, optimizer: {lr: 1.0e-30}, threads: 1}\n"
     )
     spec = ("--config", "tiny-7b.yaml")
-    assert "makes one" in fails("train", *spec)
+    assert "Make one with" in fails("train", *spec)
     for command in (("spec", "print", *spec), ("spec", "validate", *spec), ("doctor", *spec, "--seconds", "0.4")):
         assert main([*command]) == 0
     assert "model.start: 'data/start/tiny-7b' is not here, so its weights were not compared\n" in capsys.readouterr().err

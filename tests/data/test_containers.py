@@ -190,8 +190,8 @@ def test_the_chunks_of_an_aiff_may_come_in_any_order(tmp_path):
     for data in aiff:
         np.testing.assert_allclose(read(tmp_path, data), TONE[None], atol=1e-4)
     more, fewer = (patched(aiff[1], (22, struct.pack(">I", count))) for count in (9000, 7000))
-    refused(tmp_path, more, "truncated, it announces 9000 samples but holds 8001")
-    refused(tmp_path, fewer, "damaged, it announces 7000 samples but holds 8001")
+    refused(tmp_path, more, "truncated: it announces 9000 samples but holds 8001")
+    refused(tmp_path, fewer, "damaged: it announces 7000 samples but holds 8001")
 
 
 def frames_of(mp3):
@@ -234,7 +234,7 @@ def test_mp3s_that_are_cut_joined_or_damaged_are_refused(tmp_path, mode):
     tagged, bare = b"".join(frames), b"".join(frames[1:])
     refused(tmp_path, b"".join(frames[:-2]), f"truncated: its first frame announces {len(frames) - 1} frames, but it has {len(frames) - 3}")
     for whole in (tagged, bare):
-        refused(tmp_path, whole[:-20], "truncated, its last frame lacks 20 bytes")
+        refused(tmp_path, whole[:-20], "truncated: its last frame lacks 20 bytes")
     refused(tmp_path, tagged * 3, "joined from several files: its first frame announces")
     refused(tmp_path, (ID3V2 + tagged + ID3V1) * 2, "joined from several files: there is no frame of MPEG audio at byte")
     refused(tmp_path, b"".join(frames[:9] + frames[10:]), "truncated")
@@ -260,8 +260,8 @@ def test_oggs_that_are_cut_joined_or_damaged_are_refused(tmp_path, subtype):
     pages = pages_of(data)
     assert len(pages) > 4 and read(tmp_path, data).shape == (1, 3 * len(SOUND))
     assert read(tmp_path, data + bytes(5000)).shape == (1, 3 * len(SOUND))
-    refused(tmp_path, b"".join(pages[:-1]), "truncated, the last page of its stream is missing")
-    refused(tmp_path, data[:-30], "truncated, its last page lacks 30 bytes")
+    refused(tmp_path, b"".join(pages[:-1]), "truncated: the last page of its stream is missing")
+    refused(tmp_path, data[:-30], "truncated: its last page lacks 30 bytes")
     refused(tmp_path, b"".join(pages[:-2] + pages[-1:]), "pages are missing")
     refused(tmp_path, data * 2, "another stream begins at byte")
     refused(tmp_path, patched(data, (len(data) // 2, bytes([data[len(data) // 2] ^ 1]))), "does not match its checksum")
@@ -270,17 +270,17 @@ def test_oggs_that_are_cut_joined_or_damaged_are_refused(tmp_path, subtype):
 def test_flacs_that_are_cut_or_joined_are_refused(tmp_path):
     data = encoded("FLAC")
     refused(tmp_path, data[:-1], "truncated or damaged")
-    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "truncated, its frames end with sample 4096 and it announces 8001")
+    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "truncated: its frames end with sample 4096 and it announces 8001")
     refused(tmp_path, data * 2, f"another FLAC file follows it at byte {len(data)}")
     more, fewer = (patched(data, (22, struct.pack(">I", count))) for count in (9000, 7990))
-    refused(tmp_path, more, "truncated, its frames end with sample 8001 and it announces 9000")
-    refused(tmp_path, fewer, "damaged, its frames end with sample 8001 and it announces 7990")
+    refused(tmp_path, more, "truncated: its frames end with sample 8001 and it announces 9000")
+    refused(tmp_path, fewer, "damaged: its frames end with sample 8001 and it announces 7990")
 
 
 def test_numbers_of_samples_in_small_headers_are_believed_and_checked(tmp_path):
     for container, at, order in (("AVR", 26, ">"), ("WVE", 18, ">"), ("MPC2K", 26, "<")):
         data = encoded(container)
-        refused(tmp_path, patched(data, (at, struct.pack(order + "I", 9000))), "truncated, its header announces 9000 samples")
+        refused(tmp_path, patched(data, (at, struct.pack(order + "I", 9000))), "truncated: its header announces 9000 samples")
     nist = encoded("NIST")
     refused(tmp_path, nist.replace(b"count -i 8001", b"count -i 7000"), "2002 bytes follow the audio")
     refused(tmp_path, nist.replace(b"sample_count", b"sample_cuont"), "does not say how many samples it holds")

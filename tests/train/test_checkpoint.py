@@ -170,7 +170,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'model/enter.weight' has shape \(5, 3\), the model expects \(7, 3\)"):
         other.state.load(path, alone())
     without_average = TinyRun(alone(), settings(ema_decay=0.0))
-    with pytest.raises(CheckpointError, match="0 tensors missing, 10 unexpected"):
+    with pytest.raises(CheckpointError, match="10 tensors unexpected"):
         without_average.state.load(path, alone())
 
 

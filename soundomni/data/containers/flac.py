@@ -38,7 +38,7 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
         found = [end for _, end in ends]
         if found and total not in found:
             cut = "truncated" if max(found) < total else "damaged"
-            raise ContainerError(f"{cut}, its frames end with sample {max(found)} and it announces {total}")
+            raise ContainerError(f"{cut}: its frames end with sample {max(found)} and it announces {total}")
         return Contents("FLAC", total)
     for position, end in islice(ends, _CANDIDATES):
         if _crc16(tail[position:]) == 0:

@@ -116,7 +116,7 @@ def _count(source: Source, position: int, first: Frame) -> tuple[int, int]:
         if frame.length == 0:
             raise ContainerError("its frames have no fixed bit rate (free format), so they cannot be counted")
         if position + frame.length > stop:
-            raise ContainerError(f"truncated, its last frame lacks {position + frame.length - stop} bytes")
+            raise ContainerError(f"truncated: its last frame lacks {position + frame.length - stop} bytes")
         position, count = position + frame.length, count + 1
     if position < stop and not source.is_zero(position):
         cut = "truncated" if stop - position < 4 else "damaged, or joined from several files"
