@@ -214,7 +214,9 @@ def test_each_stream_is_a_folder_and_goes_back_into_a_plain_model(tmp_path: Path
     torch.testing.assert_close(answers(other), answers(model), rtol=0, atol=1e-12)
     with pytest.raises(CheckpointError, match="is not an empty folder"):
         save_adapters(model, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="it has no adapter_config.json. Name one of its folders: gen, und"):
+    with pytest.raises(
+        CheckpointError, match="has no adapter_config.json; expected a folder in peft's format. Name one of its folders: gen, und"
+    ):
         merge_adapter_file(other, tmp_path / "out")
     with pytest.raises(CheckpointError, match="the model has no adapters to write"):
         save_adapters(make_model(), tmp_path / "none")
@@ -316,7 +318,10 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
             (f'{{"peft_type": "LORA", "r": {rank}, "lora_alpha": 1}}', "r is .*; expected a whole number from 1 to")
             for rank in ("0", "-3", "3.0", "1e308", "NaN", '"3"', "null", "1" + "0" * 400, "100000000")
         ),
-        ('{"peft_type": "LORA", "r": 3, "lora_alpha": ' + "9" * 5000 + "}", "cannot be read as JSON: Exceeds the limit"),
+        (
+            '{"peft_type": "LORA", "r": 3, "lora_alpha": ' + "9" * 5000 + "}",
+            "cannot be read as JSON: it has a whole number of too many digits",
+        ),
         ('{"a": ' * 100_000, "cannot be read as JSON: it is nested too deeply"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}', "sets use_next_idea; only plain LoRA is supported"),
     ],

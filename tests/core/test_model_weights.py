@@ -92,7 +92,7 @@ def broken_index(folder: Path, content: object) -> None:
         ),
         (
             lambda folder: save_file({"layers.9.weight": torch.zeros(4, 4)}, folder / "model-00002-of-00007.safetensors"),
-            r"1 tensor missing, 1 unexpected \(first: layers.0.weight\)",
+            r"1 tensor missing, 1 tensor unexpected \(first: layers.0.weight\)",
         ),
     ],
 )
