@@ -258,7 +258,7 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
         (["--prompt", "x", "--seed", "9223372036854775808"], "the seed is 9223372036854775808; expected a whole number from 0"),
         (
             ["--prompt", "x", "--prompt", "y", "--seed", "9223372036854775807"],
-            "the seed is 9223372036854775808; expected a whole number from 0",
+            "the seed is 9223372036854775807, and 2 seeds count up from it; expected at most 9223372036854775806. Set a smaller seed",
         ),
         (["--prompt", "x", "--device", "gpu"], "no device 'gpu' here; expected one of: cpu"),
         (["--prompt", "x", "--device", "cuda:99"], "no device 'cuda:99' here"),
