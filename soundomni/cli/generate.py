@@ -295,7 +295,7 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         raise DataError(f"cannot read the grid '{path}': {reason}") from error
     tree = yaml_text.parse(text, f"the grid {path}")
     if not isinstance(tree, dict):
-        given = "empty" if tree is None else "not a mapping"
+        given = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
         raise SpecError(f"the grid '{path}' is {given}; expected a mapping with the key prompt. See `soundomni generate --help`")
     text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
     types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}

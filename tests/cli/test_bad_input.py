@@ -112,7 +112,9 @@ def _first_other_byte(file: Path) -> str:
 @pytest.mark.parametrize("command", [("generate", "--prompt", "x"), ("describe", "WAV"), ("evaluate",)])
 def test_a_run_in_place_of_a_model(fails: Any, tiny_run: Path, wav: Path, command: tuple[str, ...]) -> None:
     line = fails(*(wav if part == "WAV" else part for part in command), "--model", tiny_run)
-    assert line.endswith(f"'{tiny_run}' is a run directory, not a model directory. Use `soundomni export {tiny_run} --out DIR`, then DIR")
+    assert line.endswith(
+        f"'{tiny_run}' is a run directory, not a model directory. Export it with `soundomni export {tiny_run} --out DIR`, and use DIR"
+    )
 
 
 def test_an_empty_folder(train_fails: Any, tmp_path: Path) -> None:

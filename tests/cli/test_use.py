@@ -283,7 +283,8 @@ WRONG_GRIDS = {
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
     "prompt: a\nseed: true": "seed is True; expected a whole number",
     "prompt: a\nseconds: null": "seconds is None; expected a number",
-    "- a": "is not a mapping",
+    "- a": "is a list; expected a mapping with the key prompt",
+    "a": "is a single value; expected a mapping with the key prompt",
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
@@ -469,5 +470,8 @@ def test_damaged_and_foreign_weights_are_refused(tiny_model: Path, tmp_path: Pat
     assert "of another model: 1 tensor unexpected" in fails("generate", "--model", copy, "--prompt", "x")
     save_file(dict(list(state.items())[1:]), weights)
     assert "1 tensor missing" in fails("generate", "--model", copy, "--prompt", "x")
+    save_file({"extra": torch.zeros(1)}, weights)
+    line = fails("generate", "--model", copy, "--prompt", "x")
+    assert line.endswith(f"but '{copy}' only holds 1 tensor. Use the weights that belong to this spec")
     weights.write_bytes((tiny_model / "model.safetensors").read_bytes()[:-100])
     assert "cannot be read as safetensors" in fails("generate", "--model", copy, "--prompt", "x")

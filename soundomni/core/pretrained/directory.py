@@ -130,7 +130,9 @@ def find_model(
     if not (path / SPEC_FILE).is_file():
         raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}. Make one with `soundomni export RUN --out DIR`")
     if weights and is_run(path):
-        raise CheckpointError(f"'{path}' is a run directory, not a model directory. Use `soundomni export {path} --out DIR`, then DIR")
+        raise CheckpointError(
+            f"'{path}' is a run directory, not a model directory. Export it with `soundomni export {path} --out DIR`, and use DIR"
+        )
     if weights:
         weight_files(path)
     return path
