@@ -28,7 +28,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, none_of, shown
+from soundomni.core.errors import CheckpointError, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.small_files import read_json
 from soundomni.core.files.whole_files import write_whole
@@ -247,8 +247,10 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
         if problem is None:
             return path
         logger.warning("checkpoint '%s' %s; trying the previous one", path, problem)
+    if len(candidates) == 1:
+        raise CheckpointError(f"the only checkpoint in '{directory}' {problem}")
     if candidates:
-        raise CheckpointError(f"{none_of(len(candidates), 'checkpoint')} in '{directory}' is intact; the oldest {problem}")
+        raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
     return None
 
 

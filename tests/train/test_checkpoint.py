@@ -98,7 +98,11 @@ def test_no_intact_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path)
     assert find_latest(tmp_path) is None
     saved_run(tmp_path, 1)
     (tmp_path / "step-00000001" / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints .* is intact"):
+    with pytest.raises(CheckpointError, match=f"the only checkpoint in '{tmp_path}' is damaged"):
+        find_latest(tmp_path)
+    saved_run(tmp_path, 2)
+    (tmp_path / "step-00000002" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is intact; the oldest is damaged"):
         find_latest(tmp_path)
 
 
