@@ -151,17 +151,14 @@ def _count(text: str) -> int:
 def _seconds(text: str) -> float:
     from soundomni.core.limits import LONGEST_SECONDS
 
-    value = _amount(text)
-    if value > LONGEST_SECONDS:
-        raise argparse.ArgumentTypeError(f"'{text}'; expected at most {LONGEST_SECONDS:g}")
-    return value
+    return _amount(text, most=LONGEST_SECONDS)
 
 
-def _amount(text: str) -> float:
+def _amount(text: str, *, most: float = 1e9) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}'; expected a number above 0")
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a number above 0 and at most {most:,.0f}")
     return value

@@ -70,16 +70,16 @@ def _check_options(args: argparse.Namespace) -> None:
     from soundomni.core.pretrained.hub import check_pushable
 
     if args.last and not _is_run(Path(args.source)):
-        raise UsageError(f"--last only applies to run directories; '{args.source}' is not one")
+        raise UsageError(f"--last only applies to run directories; '{args.source}' is not one. Leave it out")
     for name, given in (("--step", args.step is not None), ("--best", args.best)):
         if given and not _is_run(Path(args.source)):
-            raise UsageError(f"{name} only applies to run directories; '{args.source}' is not one")
+            raise UsageError(f"{name} only applies to run directories; '{args.source}' is not one. Leave it out")
     if args.push is None:
         if args.private:
             raise UsageError("--private only applies to --push. Give --push OWNER/NAME")
         return
     if args.format != MODEL:
-        raise UsageError(f"--push only applies to --format model, not to --format {args.format}")
+        raise UsageError(f"--push only applies to --format model, not to --format {args.format}. Leave out one of them")
     check_pushable(args.push)
 
 
@@ -182,9 +182,9 @@ def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) ->
 
 
 def _is_run(folder: Path) -> bool:
-    from soundomni.core.pretrained.directory import RUN_FILES
+    from soundomni.core.pretrained.directory import is_run
 
-    return any((folder / name).exists() for name in RUN_FILES)
+    return is_run(folder)
 
 
 def _load(args: argparse.Namespace) -> tuple[SoundOmni, dict[str, int]]:

@@ -291,16 +291,19 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or message_of(error)) + looked_for(path)
+        reason = (getattr(error, "strerror", None) or message_of(error)) + ("" if path.exists() else looked_for(path))
         raise DataError(f"cannot read the grid '{path}': {reason}") from error
     tree = yaml_text.parse(text, f"the grid {path}")
-    if not isinstance(tree, dict) or "prompt" not in tree:
-        raise SpecError(f"the grid '{path}' is not a mapping; expected the key prompt. See `soundomni generate --help`")
+    if not isinstance(tree, dict):
+        given = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise SpecError(f"the grid '{path}' is {given}; expected a mapping with the key prompt. See `soundomni generate --help`")
     text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
     types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}
     for key in tree:
         if key not in types:
-            raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)}")
+            raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)} Keys: {', '.join(types)}")
+    if "prompt" not in tree:
+        raise SpecError(f"the grid '{path}' does not have the key prompt. Add it, with one prompt or a list of prompts")
     columns = {
         key: value if isinstance(value, list) else [value] for key, value in ({key: getattr(defaults, key) for key in types} | tree).items()
     }

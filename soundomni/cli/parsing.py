@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError."""
         from soundomni.cli.usage_messages import in_our_form
 
-        raise UsageError(f"{in_our_form(message).removesuffix('.')}. See `{self.prog} --help`")
+        told = in_our_form(message).removesuffix(".")
+        raise UsageError(f"{told}{'' if told.endswith('?') else '.'} See `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Raise ParserExit."""
@@ -49,7 +50,6 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
 
     Raise UsageError, with the nearest alternative, for an option that is neither.
     """
-    options = set(_options(parser))
     helped, allowed = _chosen(parser, arguments)
     rest: list[str] = []
     overrides: Overrides = []
@@ -60,7 +60,7 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
             return [*rest, token, *queue], overrides
         option, equals, value = token.partition("=")
         key = option.removeprefix("--")
-        if not option.startswith("--") or option in options:
+        if not option.startswith("--") or option in allowed:
             rest.append(token)
         elif key.partition(".")[0] in _spec_roots():
             if not equals:
@@ -74,8 +74,10 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
             if key.replace("_", "-") == "print-config":
                 other = "Use `soundomni spec print` with the same spec and keys"
                 raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
-            known = [*allowed, *(f"--{of_spec.name}" for of_spec in spec_keys())]
-            raise UsageError(f"unknown option '{option}'.{did_you_mean(option, known)} See `{helped.prog} --help`")
+            keys = [of_spec.name for of_spec in spec_keys()] if takes_overrides(parser) and takes_overrides(helped) else []
+            names = [name.removeprefix("--") for name in allowed if name.startswith("--")]
+            near = did_you_mean(key, [*names, *keys]).replace(" '", " '--")  # dashes would make any two options similar
+            raise UsageError(f"unknown option '{option}'.{near} See `{helped.prog} --help`")
     return rest, overrides
 
 

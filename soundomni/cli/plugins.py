@@ -95,7 +95,8 @@ def description(kind: str, cls: type) -> dict[str, Any]:
     for argument in registry.arguments(kind, cls):
         entry = {"name": argument.name, "type": type_name(argument.annotation), "required": argument.required}
         default = {} if argument.required else {"default": argument.default}
-        takes.append(entry | default | {"description": texts.get(argument.name, "")})
+        text = texts.get(argument.name, "").removesuffix(".")  # as the help of every option
+        takes.append(entry | default | {"description": text})
     return {
         "kind": kind,
         "name": registry.name_of(kind, cls),

@@ -114,7 +114,7 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
         note("the datasets were not opened (--no-data)")
         return []
     if all(entry is None for entry in spec.data.datasets.values()):
-        raise DataError("data.datasets does not have any dataset, but `soundomni train` needs one. Add one, or use --no-data")
+        raise DataError("data.datasets is empty, but `soundomni train` needs a dataset. Add one, or use --no-data")
     shipped, found = _shipped_sources(args), []
     for name, entry in spec.data.datasets.items():
         if entry is None:

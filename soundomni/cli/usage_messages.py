@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from soundomni.core.errors import did_you_mean
+from soundomni.core.errors import did_you_mean, listed
 
 _KINDS = {"int": "a whole number", "float": "a number"}
 
@@ -40,7 +40,7 @@ def _missing(found: re.Match[str]) -> str:
     names = found["names"]
     if _is_placeholder(names):
         return f"the action is missing; expected one of {', '.join(names.split('|'))}"
-    return f"{names} {'are' if ', ' in names else 'is'} missing"
+    return f"{listed(names.split(', '))} {'are' if ', ' in names else 'is'} missing"
 
 
 def _is_placeholder(name: str) -> bool:

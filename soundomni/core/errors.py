@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 NAMED = 3
@@ -73,6 +73,15 @@ def amount(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def none_of(count: int, noun: str) -> str:
+    """Return the subject of a sentence that is true of no thing among a number of them.
+
+    >>> none_of(1, "clip"), none_of(2, "clip")
+    ('no clip', 'none of the 2 clips')
+    """
+    return f"no {noun}" if count == 1 else f"none of the {amount(count, noun)}"
+
+
 def describe(error: BaseException, *, whole: bool = False) -> str:
     """Return type and message of an unexpected error on one line; for SystemExit, what was called.
 
@@ -99,12 +108,23 @@ def describe(error: BaseException, *, whole: bool = False) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the message of an error with single spaces for all white space, or the name of its type if it has no
-    message.
+    message; for bytes that are not UTF-8, words instead of Python's message.
 
     >>> message_of(ValueError("a\\n  b"))
     'a b'
     """
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not text in UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x})"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
 
 
 def some(names: Collection[str]) -> str:

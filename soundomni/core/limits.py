@@ -24,7 +24,7 @@ MOST_VOCABULARY = 2**20
 def check_seconds(seconds: float, *, name: str = "seconds") -> None:
     """Raise SpecError, with the name of the argument, unless a length in seconds is above 0 and at most a day."""
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise SpecError(f"{name} is {seconds:g}; expected a number above 0 and at most {LONGEST_SECONDS:g}")
+        raise SpecError(f"{name} is {seconds:g}; expected a number above 0 and at most {LONGEST_SECONDS:,.0f}")
 
 
 def check_count(name: str, value: int, *, most: int | None = None) -> None:
@@ -32,7 +32,7 @@ def check_count(name: str, value: int, *, most: int | None = None) -> None:
     if value < 1:
         raise SpecError(f"{name} is {value}; expected at least 1")
     if most is not None and value > most:
-        raise SpecError(f"{name} is {value}; expected at most {most}")
+        raise SpecError(f"{name} is {value}; expected at most {most:,}")
 
 
 def check_seed(seed: int, *, count: int = 1) -> None:
@@ -47,7 +47,7 @@ def check_seed(seed: int, *, count: int = 1) -> None:
 def check_scale(scale: float) -> None:
     """Raise SpecError if a guidance scale is not finite, or beyond ±LARGEST_SCALE."""
     if not abs(scale) <= LARGEST_SCALE:
-        raise SpecError(f"the guidance scale is {scale:g}; expected a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
+        raise SpecError(f"the guidance scale is {scale:g}; expected a number from {-LARGEST_SCALE:,.0f} to {LARGEST_SCALE:,.0f}")
 
 
 def check_strength(strength: float, *, name: str = "strength") -> None:

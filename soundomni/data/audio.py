@@ -76,7 +76,7 @@ def read_audio(
             peak, done = max(peak, float(block.max()), -float(block.min())), done + len(block)
     if done < count:
         raise UnreadableAudioError(
-            f"cannot read '{path}': truncated or damaged, it decodes to {first + done} of {file.num_samples} samples"
+            f"cannot read '{path}': it is truncated or damaged; it decodes to {first + done} of {file.num_samples} samples"
         )
     if peak > PEAK_LIMIT:
         raise UnreadableAudioError(f"cannot read '{path}': samples reach {peak:.4g}; expected them within [-1, 1]")

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from soundomni.core.errors import DataError, UnreadableAudioError, message_of
+from soundomni.core.errors import DataError, UnreadableAudioError, message_of, none_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.data.audio import SUFFIXES, audio_info, read_audio
@@ -160,7 +160,7 @@ class AudioFolder(Dataset):
                     self._skipped.append(_missing(key, table.name, names))
 
     def _why_none(self, keys: Sequence[str], tables: Sequence[CaptionTable], listing: Listing) -> str:
-        start = f"none of the {len(keys)} audio files in {place(self._root)}"
+        start = f"{none_of(len(keys), 'audio file')} in {place(self._root)}"
         mute = sum(skip.kind == "no caption" for skip in self._skipped)
         if mute < len(keys):
             return f"{start} can be used{self._first_skip(unless='missing')}"
@@ -169,7 +169,8 @@ class AudioFolder(Dataset):
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
             told += [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}"] if listing.other_tables else []
             told += listing.unread_sidecars(keys)[:_MOST_NAMED]
-        return f"{start} has a caption: {'; '.join([*told, 'or set captions to false'])}".replace("?; or", "? Or").replace("?; ", "? ")
+        why = "; ".join(told).replace("?; ", "? ")
+        return f"{start} has a caption: {why}{'' if why.endswith('?') else '.'} To use files without captions, set captions to false"
 
     def _first_skip(self, *, unless: str = "") -> str:
         first = next((skip for skip in self._skipped if skip.kind != unless), None)
@@ -183,11 +184,12 @@ def _why_mute(table: CaptionTable, skipped: Sequence[Skip]) -> str:
     if not table.has_texts:
         expected = ", ".join(CAPTION_KEYS)
         others = [column for column in table.columns if column != "file_name"]
-        cure = f"rename the one with the captions, of {few(others, most=8)}, to 'caption'" if others else "add a column 'caption'"
+        with_captions = few(others, most=8) if len(others) == 1 else f"the one with the captions ({few(others, most=8)})"
+        cure = f"rename {with_captions} to 'caption'" if others else "add a column 'caption'"
         return f"{table.name} has no column for captions; expected one of {expected}: {cure}"
     missing = [skip for skip in skipped if skip.kind == "missing" and skip.key in table.notes]
     if len(missing) == len(table.notes):
-        return f"none of the {len(missing)} files that {table.name} names exists; the first, '{missing[0].key}': {missing[0].reason}"
+        return f"{none_of(len(missing), 'file')} that {table.name} names exists; the first, '{missing[0].key}': {missing[0].reason}"
     return f"their captions in {table.name} are empty"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soundomni.core.errors import DataError, UnreadableAudioError
+from soundomni.core.errors import DataError, UnreadableAudioError, none_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
 from soundomni.data.audio import audio_info, read_audio
@@ -39,7 +39,8 @@ class AudioCaps(Dataset):
         self._audio_dir = local_path(audio_dir)
         self._skipped: list[Skip] = []
         if not self._audio_dir.is_dir():
-            raise DataError(f"no folder {place(audio_dir)}; expected the clips of AudioCaps")
+            given = f"{place(audio_dir)} is a file" if self._audio_dir.exists() else f"there is no folder {place(audio_dir)}"
+            raise DataError(f"{given}; expected the folder with the clips of AudioCaps")
         clips: dict[str, list[dict[str, str]]] = {}
         for row in _read(local_path(csv)):
             clips.setdefault(f"{row['youtube_id']}_{row['start_time']}{extension}", []).append(row)
@@ -47,7 +48,7 @@ class AudioCaps(Dataset):
         self._items = tuple(item for item in found if item is not None)
         if not self._items:
             first = f"; the first, '{self._skipped[0].key}': {self._skipped[0].reason}" if self._skipped else ""
-            raise DataError(f"none of the {len(clips)} clips of '{csv}' can be used from {place(audio_dir)}{first}")
+            raise DataError(f"{none_of(len(clips), 'clip')} of '{csv}' can be used from {place(audio_dir)}{first}")
 
     def __len__(self) -> int:
         return len(self._items)

@@ -86,7 +86,7 @@ def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task
     if not 0 <= use.held_out <= 1:
         raise SpecError(f"{where}.held_out is {use.held_out}; expected a share from 0 to 1")
     if use.max_seconds is not None and not 0 < use.max_seconds <= LONGEST_SECONDS:
-        limit = f"{LONGEST_SECONDS:g}"
+        limit = f"{LONGEST_SECONDS:,.0f}"
         raise SpecError(f"{where}.max_seconds is {use.max_seconds}; expected more than 0 and at most {limit}, or null for no limit")
     if not all(0 <= weight < math.inf for weight in use.tasks.values()) or not 0 < sum(use.tasks.values()) < math.inf:
         raise SpecError(f"{where}.tasks is {dict(use.tasks)}; expected weights of 0 or more that are not all 0")

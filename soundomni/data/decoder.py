@@ -57,7 +57,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
             try:
                 block = self.read(out=buffer[: min(count, len(buffer))])
             except soundfile.LibsndfileError as error:
-                raise ContainerError(f"truncated or damaged: {_shortened(error.error_string)}") from error
+                raise ContainerError(f"it is truncated or damaged; {_shortened(error.error_string)}") from error
             if len(block) == 0:
                 return
             count -= len(block)
@@ -127,8 +127,8 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
         if contents.estimated and frames > announced:
             frames = announced
         if frames != announced:
-            cut = "truncated" if frames < announced else "damaged"
-            raise ContainerError(f"{cut}, its header announces {announced} samples, but {frames} were found")
+            cut = "it is truncated" if frames < announced else "it is damaged"
+            raise ContainerError(f"{cut}; its header announces {announced} samples, but {frames} were found")
     if frames < 1:
         raise ContainerError("it has no samples")
     if frames > _MOST_SAMPLES:

@@ -86,7 +86,8 @@ def list_folder(root: Path, *, recursive: bool) -> Listing:
         DataError: `root` is not a folder, or cannot be read.
     """
     if not root.is_dir():
-        raise DataError(f"no folder {place(root)}: expected a folder of audio files" + (", not a file" if root.exists() else ""))
+        given = f"{place(root)} is a file" if root.exists() else f"there is no folder {place(root)}"
+        raise DataError(f"{given}; expected a folder of audio files")
     listing = Listing()
     for key in _walk(root, listing, recursive=recursive):
         listing.add(key)

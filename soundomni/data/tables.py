@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, amount
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
@@ -77,7 +77,7 @@ class Table:
             raise DataError(f"'{self._path}', row {line}: {reason}") from error
 
     def _why_uneven(self, fields: list[str]) -> str:
-        found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}, the header has {len(self.columns)}"
+        found = f"it has {amount(len(fields), 'field')}, but the header has {len(self.columns)}"
         if len(fields) < len(self.columns):
             return f"{found}; give every row all of them, including empty ones"
         if any(field.lstrip(" ").startswith('"') for field in fields):

@@ -57,8 +57,8 @@ def check_judged_tasks(tasks: Sequence[str]) -> None:
     """Raise SpecError if no task makes anything that a network could judge."""
     if "generate" not in tasks:
         raise SpecError(
-            f"{', '.join(tasks)} does not generate anything that a CLAP network or a classifier could judge. "
-            "Add the task generate, or leave the networks out"
+            f"a CLAP network or a classifier judges the clips of the task generate, but the tasks are {', '.join(tasks)}. "
+            "Add generate, or leave the networks out"
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, none_of
 from soundomni.core.limits import check_seed
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.lazy_clips import Clips
@@ -61,7 +61,7 @@ def _read(dataset: Dataset, count: int, observer: Observer) -> Outcome:
         else:
             places.append(i)
     if not places:
-        raise DataError(f"there is nothing to evaluate on: none of the {count} clips can be read")
+        raise DataError(f"there is nothing to evaluate on: {none_of(count, 'clip')} can be read")
     items = [dataset.item(i) for i in places]
     return Outcome(items=items, clips=clips.at(places), unreadable=len(failures), failures=failures)
 

@@ -93,7 +93,7 @@ def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) ->
         return
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (local_path(adapter) / file).is_file():
-            raise CheckpointError(f"adapter is {place(adapter)}, which has no {file}; expected a folder in peft's format")
+            raise CheckpointError(f"the adapter {place(adapter)} has no {file}; expected a folder in peft's format")
 
 
 def weights_sha256(name: str) -> str:

@@ -43,7 +43,8 @@ class MoTBackbone(Backbone):
         head_dim: dimensions of each head, d; None means hidden_dim / num_heads.
         intermediate_dim: width of the feed-forward networks; None means 8/3 of hidden_dim, rounded up to a multiple of
             16.
-        gen_intermediate_dim: their width in streams other than the first; None means the same.
+        gen_intermediate_dim: width of the feed-forward networks in all streams but the first; None means
+            intermediate_dim.
         qk_norm: RMSNorm on queries and keys in no stream ("none"), in "all", or in all but the first ("gen"). Adding it
             to the first stream changes the function of a pretrained language model without it.
         rope_theta: base of the rotary frequencies.
@@ -194,7 +195,7 @@ class MoTBackbone(Backbone):
         """Yield the parameters that only tokens of `stream` use. Raise SpecError if there is no such stream."""
         if stream not in self.streams:
             known = ", ".join(f"'{name}'" for name in self.streams)
-            raise SpecError(f"no expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
+            raise SpecError(f"unknown expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
         for layer in self.blocks:
             yield from cast(MoTLayer, layer).expert(stream).parameters()
         yield from self.norms[stream].parameters()

@@ -30,7 +30,7 @@ class TopKRouter(Router):
         k: networks that each token runs through.
         by_modality: whether "und" and "gen" have separate attention and norms, as in ModalityRouter; otherwise one
             stream, "all".
-        balance: α of eq. 4, a factor that the reported loss includes.
+        balance: weight of the auxiliary loss, α of eq. 4; the reported loss includes it.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("load_balance",)

@@ -26,7 +26,8 @@ class FlowMatching(Objective):
     Args:
         timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or
             "uniform".
-        mean, std: parameters of "logit-normal"; ignored for "uniform".
+        mean: mean of the logit of t for "logit-normal"; ignored for "uniform".
+        std: standard deviation of the logit of t for "logit-normal"; ignored for "uniform".
         shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, amount
 
 LEAST_ROWS = 2
 
@@ -24,7 +24,7 @@ def check_feature_sets(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndar
     sets = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     for rows in sets:
         if len(rows) < LEAST_ROWS:
-            raise DataError(f"{name}: a set of {len(rows)} clip(s) has no spread to compare; expected at least {LEAST_ROWS} clips")
+            raise DataError(f"{name}: a set of {amount(len(rows), 'clip')} has no spread to compare; expected at least {LEAST_ROWS} clips")
         if not np.isfinite(rows).all():
             raise DataError(f"{name}: an embedding holds NaN or infinity; expected finite numbers")
     return sets

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from soundomni.core.errors import CheckpointError, message_of, some
+from soundomni.core.errors import CheckpointError, message_of, shown, some
 from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.paths import place
 from soundomni.core.waveform import match_channels, resample
 
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
@@ -92,7 +93,8 @@ def _check_type(path: Path, model_class: Any) -> None:
         return
     kind = read_object(path / "config.json").get("model_type")
     if kind != config_class.model_type:
-        raise CheckpointError(f"'{path}' holds a network of type {kind!r}; expected '{config_class.model_type}'")
+        told = "has no model_type" if kind is None else f"has the model_type {shown(kind)}"
+        raise CheckpointError(f"'{path / 'config.json'}' {told}; expected '{config_class.model_type}'")
 
 
 @contextmanager
@@ -113,9 +115,10 @@ def _quiet() -> Iterator[None]:
 
 def _require(path: Path, name: str, *files: Path) -> None:
     if not any(file.is_file() for file in files):
-        what = f"it has no {name}" if path.is_dir() else "there is no such directory"
+        what = f"has no {name}" if path.is_dir() else "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
-            f"'{path}' does not hold a network: {what}; expected a directory with config.json, *.safetensors and the settings"
+            f"{place(path)} {what}; expected a network in transformers format: a directory with config.json, "
+            "*.safetensors and the settings of its preprocessing"
         )
 
 

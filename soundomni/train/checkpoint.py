@@ -247,6 +247,8 @@ def find_latest(directory: Path, world: World | None = None, *, run: str | None 
         if problem is None:
             return path
         logger.warning("checkpoint '%s' %s; trying the previous one", path, problem)
+    if len(candidates) == 1:
+        raise CheckpointError(f"the only checkpoint in '{directory}' {problem}")
     if candidates:
         raise CheckpointError(f"none of the {len(candidates)} checkpoints in '{directory}' is intact; the oldest {problem}")
     return None

@@ -9,7 +9,7 @@ from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters, merge_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.uninitialized import uninitialized
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.interfaces import Codec
 from soundomni.core.pretrained.adapters import save_adapters
@@ -74,7 +74,7 @@ def best_step(run_dir: str | Path) -> int:
     except CheckpointError as error:
         raise CheckpointError(
             f"step {best.step} is the best of the run '{path}', but its checkpoint cannot be used: {error}. "
-            "Export another step with --step N, or resume the run to compare steps from scratch"
+            "Export another step with --step N, or resume the run to compare steps again"
         ) from error
     return int(best.step)
 
@@ -103,7 +103,7 @@ def save_run_adapters(
     others = [name for name, p in omni.model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if others:
         raise CheckpointError(
-            f"the run '{run_dir}' trained {len(others)} parameters besides its adapters, such as '{others[0]}'. "
+            f"the run '{run_dir}' trained {amount(len(others), 'parameter')} besides its adapters, such as '{others[0]}'. "
             "Export it as a model, or name these parts in model.freeze before training"
         )
     return save_adapters(omni.model, out, base=omni.spec.model.start), loaded

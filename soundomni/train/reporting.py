@@ -96,7 +96,7 @@ def begin_tracker(name: str, tracker: Tracker, step: int) -> None:
     """Tell a new tracker how many steps are finished. If it fails, raise PluginError: nothing is lost yet."""
     failure = _failure(lambda: tracker.begin(step))
     if failure is not None:
-        raise PluginError(f"{name} cannot start: {failure}. Fix it, or remove it from train.trackers")
+        raise PluginError(f"{name} cannot start: {failure.rstrip('.')}. Fix it, or remove it from train.trackers")
 
 
 def close_trackers(trackers: Mapping[str, Tracker]) -> None:

@@ -211,7 +211,7 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
 
 
 def _forget_lost_best(parts: Parts, progress: Progress, world: World) -> None:
-    """Compare steps from scratch, with a warning, if the best step so far no longer has an intact checkpoint.
+    """Start the search for the best step again, with a warning, if the best step so far no longer has an intact checkpoint.
 
     Otherwise no later step could become the best unless it is better than one that nobody has. A run that has ended early stays so.
     """
@@ -220,7 +220,7 @@ def _forget_lost_best(parts: Parts, progress: Progress, world: World) -> None:
         return
     lost = world.gather(world.on_main(partial(_lost, Path(parts.train.run_dir) / CHECKPOINTS, int(best.step or 0), parts.opened.run)))[0]
     if lost is not None:
-        logger.warning("steps are compared from scratch from step %d on, because the best one so far is lost: %s", progress.step, lost)
+        logger.warning("the search for the best step starts again at step %d, because the best one so far is lost: %s", progress.step, lost)
         progress.best = Best()
 
 

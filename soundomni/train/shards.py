@@ -22,6 +22,7 @@ from soundomni.core.errors import CheckpointError, did_you_mean, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.pretrained.renamed_tensors import current_names
+from soundomni.core.pretrained.weights import Differing
 
 MOST_INDEX_BYTES = 1 << 26
 """Largest index of a rank, in bytes: it also stores what waits in the loader and in the packer."""
@@ -195,10 +196,7 @@ def expect_same_names(wanted: Iterable[str], found: Iterable[str], directory: Pa
     """Raise CheckpointError, which names the first difference, unless both have the same names."""
     missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unexpected:
-        raise CheckpointError(
-            f"'{directory}' belongs to another model: {len(missing)} tensors missing, {len(unexpected)} unexpected "
-            f"(first: {(missing + unexpected)[0]})"
-        )
+        raise CheckpointError(f"'{directory}' belongs to another model: {Differing(missing, unexpected, [])}")
 
 
 def _paths(directory: Path, rank: int) -> tuple[Path, Path]:

@@ -63,7 +63,9 @@ def test_mistakes_are_told(adapter: Path, tiny_run: Path, tiny_model: Path, tmp_
     assert "has no adapters: its spec has no train.lora" in fails("export", tiny_run, "--format", "peft-adapter", "--out", tmp_path / "x")
     generate = ["generate", "--model", tiny_model, "--prompt", "x", "--out", tmp_path / "made", "--adapter"]
     assert "Name one of its folders: und" in fails(*generate, adapter)
-    assert "is not an adapter: there is no such folder" in fails(*generate, tmp_path / "nowhere")
+    assert "does not exist; expected a folder in peft's format" in fails(*generate, tmp_path / "nowhere")
+    assert "is a file; expected a folder in peft's format" in fails(*generate, tiny_model / "spec.yaml")
+    assert "has no adapter_config.json; expected a folder in peft's format" in fails(*generate, tiny_model)
     assert "which is not a linear layer of this model" in fails(
         "generate", "--model", "nano", "--prompt", "x", "--adapter", _foreign(adapter, tmp_path)
     )

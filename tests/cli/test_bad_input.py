@@ -50,7 +50,7 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--model.codec.sample_rate=-8000", "sample_rate"),
         ("--model.backbone.num_heads=5", "num_heads"),
         ("--model.backbone.vocab_size=7", "vocab_size"),
-        ("--model.freeze=[generation]", "no part 'generation'"),
+        ("--model.freeze=[generation]", "unknown part 'generation'"),
         ("--model.tokenizer.path=nowhere", "no tokenizer at 'nowhere'"),
         ("--model.codec.weights=nowhere", "weights"),
         ("--train.stepz=3", "Did you mean 'steps'"),
@@ -62,7 +62,7 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--data.lookahead=1000000000000", "data.lookahead is 1000000000000; expected 1 to 1,000,000"),
         ("--data.datasets.toys.weight=.inf", "weight is inf; expected a finite number above 0"),
         ("--data.datasets.toys.source.seconds=.nan", "seconds is nan; expected at most 120"),
-        ("--sampler.num_steps=1000000000", "num_steps of sampler 'euler' is 1000000000; expected at most 10000"),
+        ("--sampler.num_steps=1000000000", "num_steps of sampler 'euler' is 1000000000; expected at most 10,000"),
         ("--train.precision=fp8", "train.precision"),
         ("--train.parallel.shard=2", "shard"),
         ("--data.tokens_per_batch=12", "12"),
@@ -73,6 +73,11 @@ def from_folder(path: Path, tasks: str = "{generate: 1}") -> str:
         ("--sampler=heum", "Did you mean 'heun'"),
         ("--guidance.renormalize=globl", "guidance.renormalize"),
         ("--train.trackers=[tensorbord]", "Did you mean 'tensorboard'"),
+        # the error names the plugin, because several plugins may have an argument of that name
+        ("--model.codec.frame_size=0", "codec 'mdct': frame_size is 0; expected at least 1"),
+        ("--sampler.shift=0", "sampler 'euler': shift is 0.0; expected a number above 0"),
+        ("--model.objective.shift=0", "objective 'flow-matching': shift is 0.0; expected a number above 0"),
+        ("--model.backbone.hidden_dim=33", "error: mot: hidden_dim is 33; expected a multiple of num_heads"),
     ],
 )
 def test_wrong_specs(train_fails: Any, override: str, expected: str) -> None:
@@ -84,6 +89,32 @@ def test_a_spec_that_is_not_there(fails: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [")
     assert "broken.yaml" in fails("train", "--config", broken)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("train", "--config"), ("spec", "print"), ("generate", "--model", "MODEL", "--grid"), ("evaluate", "--model", "MODEL", "--list")],
+)
+def test_a_sound_in_place_of_a_text_file(fails: Any, tiny_model: Path, wav: Path, command: tuple[str, ...]) -> None:
+    line = fails(*(tiny_model if part == "MODEL" else part for part in command), wav)
+    assert line.endswith(f"'{wav}' cannot be read: it is not text in UTF-8 (byte {_first_other_byte(wav)})") or line.endswith(
+        f"cannot read the grid '{wav}': it is not text in UTF-8 (byte {_first_other_byte(wav)})"
+    )
+
+
+def _first_other_byte(file: Path) -> str:
+    content = file.read_bytes()
+    with pytest.raises(UnicodeDecodeError) as caught:
+        content.decode("utf-8")
+    return f"{caught.value.start} is 0x{content[caught.value.start]:02x}"
+
+
+@pytest.mark.parametrize("command", [("generate", "--prompt", "x"), ("describe", "WAV"), ("evaluate",)])
+def test_a_run_in_place_of_a_model(fails: Any, tiny_run: Path, wav: Path, command: tuple[str, ...]) -> None:
+    line = fails(*(wav if part == "WAV" else part for part in command), "--model", tiny_run)
+    assert line.endswith(
+        f"'{tiny_run}' is a run directory, not a model directory. Export it with `soundomni export {tiny_run} --out DIR`, and use DIR"
+    )
 
 
 def test_an_empty_folder(train_fails: Any, tmp_path: Path) -> None:

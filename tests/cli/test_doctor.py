@@ -67,12 +67,12 @@ def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -
     assert "data.datasets has no dataset to draw from ('toys' set to null); expected at least one" in none
     for override, expected in {
         "--data.tokens_per_batch=1000000000000": "expected at most 1,048,576",
-        "--data.datasets.toys.max_seconds=1e300": "max_seconds is 1e+300; expected more than 0 and at most 86400",
+        "--data.datasets.toys.max_seconds=1e300": "max_seconds is 1e+300; expected more than 0 and at most 86,400",
         "--model.backbone.num_layers=1000000000": "the spec asks for more than 50,000 parameters",
         "--model.encoder.num_layers=1000000000": "the spec asks for more than 50,000 parameters",
     }.items():
         assert expected in fails("doctor", "--config", tiny_spec, override)
-    assert "--seconds is '1e8'; expected at most 86400" in fails("doctor", "--config", tiny_spec, "--seconds", "1e8")
+    assert "--seconds is '1e8'; expected a number above 0 and at most 86,400" in fails("doctor", "--config", tiny_spec, "--seconds", "1e8")
     bare = tmp_path / "bare.yaml"
     bare.write_text(tiny_spec.read_text().partition("data:")[0])
     assert "no 'data' section" in fails("doctor", "--config", bare)
@@ -103,5 +103,5 @@ def test_training_the_7b_spec_without_its_start_says_how_to_make_it(tmp_path: Pa
     (tmp_path / "data").mkdir()
     told = fails("train", "--config", "soundomni-7b")
     assert "model.start: 'data/start/soundomni-7b' is neither a model directory nor a shipped model" in told
-    assert "`soundomni import qwen2-audio SRC --config SPEC --out data/start/soundomni-7b` or `soundomni export` makes one" in told
+    assert "Make one with `soundomni import qwen2-audio SRC --config SPEC --out data/start/soundomni-7b` or `soundomni export`" in told
     assert not (tmp_path / "runs").exists()

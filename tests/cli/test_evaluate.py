@@ -170,7 +170,7 @@ def test_clips_that_cannot_be_read_are_left_out_of_an_evaluation_by_name(
     assert "1.flac" in captured.err and captured.out.startswith("2 clips, 1 unreadable\n")
     for i in (0, 2):
         (tmp_path / f"{i}.flac").unlink()
-    assert "none of the 1 clips can be read" in fails(*arguments)
+    assert "no clip can be read" in fails(*arguments)
 
 
 def test_clips_that_a_model_does_not_take_are_left_out_of_an_evaluation_by_name(
@@ -203,15 +203,15 @@ def test_lists_that_are_not_there_damaged_or_changed_are_refused(tmp_path: Path,
 
 def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, networks: tuple[Path, Path]) -> None:
     command = ("evaluate", "--model", "x", "--limit", "2")
-    assert "there is no such directory" in fails(*command, "--clap", tmp_path / "none")
-    assert "it has no config.json" in fails(*command, "--classifier", tmp_path)
+    assert "does not exist; expected a network" in fails(*command, "--clap", tmp_path / "none")
+    assert "has no config.json; expected a network" in fails(*command, "--classifier", tmp_path)
     for option, source in zip(("--clap", "--classifier"), networks, strict=True):
         shutil.copytree(source, tmp_path / option)
         without_a_weight(tmp_path / option)
         assert "1 missing" in fails(*command, option, tmp_path / option)
         (tmp_path / option / "model.safetensors").unlink()
-        assert "it has no *.safetensors" in fails(*command, option, tmp_path / option)
-    assert "of type 'audio-spectrogram-transformer'; expected 'clap'" in fails(*command, "--clap", networks[1])
+        assert "has no *.safetensors; expected a network" in fails(*command, option, tmp_path / option)
+    assert "has the model_type 'audio-spectrogram-transformer'; expected 'clap'" in fails(*command, "--clap", networks[1])
     assert "--limit is 1; expected at least 2" in fails("evaluate", "--model", "x", "--limit", "1", "--clap", networks[0])
 
 
@@ -219,10 +219,10 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
     ("arguments", "message"),
     [
         (["--list", "a", "--dataset", "toy-sounds"], "exclude each other. Give only one of them"),
-        (["--list", "between-notes", "--clap", "x"], "does not generate anything that a CLAP network or a classifier could judge"),
+        (["--list", "between-notes", "--clap", "x"], "a CLAP network or a classifier judges the clips of the task generate"),
         (["--list", ""], "no list ''"),
         (["--list", "between-notes", "--tasks", "describe", "generate"], "does not measure generate; expected some of describe, answer"),
-        (["--tasks", "describe", "--clap", "x"], "describe does not generate anything"),
+        (["--tasks", "describe", "--clap", "x"], "but the tasks are describe. Add generate"),
         (["--tasks", "hear"], "--tasks is 'hear'; expected one of"),
         (["--limit", "0"], "--limit is 0; expected at least 1"),
         (["--steps", "0"], "--steps is 0; expected at least 1"),

@@ -109,7 +109,7 @@ def quantized(folder: Path) -> None:
         (with_code, f"is a pickle with code in it: it asks for '{os.mkdir.__module__}.mkdir'"),
         (truncated, "cannot be read as safetensors; it is damaged or incomplete"),
         (missing_shard, "lacks 1 of 2 shards: model-00002-of-00002.safetensors"),
-        (missing_tensor, "lacks 1 tensors that its config asks for (multi_modal_projector.linear.bias)"),
+        (missing_tensor, "lacks 1 tensor that its config asks for (multi_modal_projector.linear.bias)"),
         (other_widths, "layers.1.mlp.up_proj.weight is [35, 32]; its config says [36, 32]"),
         (quantized, "language_model.model.norm.weight is torch.int8; quantized weights cannot be imported"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
@@ -165,7 +165,7 @@ def test_a_spec_may_state_the_model_that_it_starts_from(
         "train: {run_dir: runs/tiny-7b, steps: 1, schedule: {warmup_steps: 0}, optimizer: {lr: 1.0e-30}, threads: 1}\n"
     )
     spec = ("--config", "tiny-7b.yaml")
-    assert "makes one" in fails("train", *spec)
+    assert "Make one with" in fails("train", *spec)
     for command in (("spec", "print", *spec), ("spec", "validate", *spec), ("doctor", *spec, "--seconds", "0.4")):
         assert main([*command]) == 0
     assert "model.start: 'data/start/tiny-7b' is not here, so its weights were not compared\n" in capsys.readouterr().err

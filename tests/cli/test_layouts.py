@@ -103,7 +103,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tiny_run: Path, v
     assert "model.encoder is 'log-mel', but the original SoundOmni only has 'qwen2-audio'" in fails(
         "export", tiny_run, "--format", "soundomni", "--out", out
     )
-    assert "only the codec oobleck can be written as diffusers-oobleck; this one is a MDCTCodec" in fails(
+    assert "only the codec oobleck can be written as diffusers-oobleck, not MDCTCodec. Choose another --format" in fails(
         "export", tiny_run, "--format", "diffusers-oobleck", "--out", out
     )
     with_tanh = (vae / "codec.yaml").read_text().replace('"latent_dim"', '"final_tanh": true, "latent_dim"')

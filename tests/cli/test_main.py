@@ -110,6 +110,14 @@ def test_version(run):
         (["plugins", "show", "codek", "x"], "unknown kind of plugin 'codek'. Did you mean 'codec'?"),
         (["plugins", "show", "sampler", "eulr"], "unknown sampler 'eulr'. Did you mean 'euler'? Installed: "),
         (["plugins", "list", "a", "b"], "unexpected argument 'b'. See `soundomni plugins --help`"),
+        (["--foo"], "unknown option '--foo'. See `soundomni --help`"),
+        (["spec", "schema", "--out", "x"], "unknown option '--out'. See `soundomni spec schema --help`"),
+        (["spec", "schema", "--config", "x"], "unknown option '--config'. See `soundomni spec schema --help`"),
+        (["spec", "print", "demo", "--no-data"], "unknown option '--no-data'. Did you mean '--data'? See `soundomni spec print --help`"),
+        (["plugins", "list", "--trian.steps"], "unknown option '--trian.steps'. See `soundomni plugins list --help`"),
+        (["spec", "validat"], "the action is 'validat'; expected one of validate, print, schema. Did you mean 'validate'? See `"),
+        (["plugins", "show"], "KIND and NAME are missing. See `soundomni plugins show --help`"),
+        (["import", "stable-audio-vae"], "SRC and --out are missing. See `"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(run, arguments, expected):
@@ -181,7 +189,7 @@ def test_plugins_show(run, spec):
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["codec", "tiny:", "cli_codec.Tiny"] and lines[1] == ["A", "codec", "of", "a", "third", "party."]
-    assert ["frame_size", "int", "required", "samples", "per", "frame."] in lines and ["gain", "float", "1.0"] in lines
+    assert ["frame_size", "int", "required", "samples", "per", "frame"] in lines and ["gain", "float", "1.0"] in lines
     _, out, _ = run("plugins", "show", "connector", "linear", "--json")
     assert json.loads(out)["runtime_args"] == ["tokens", "hidden_dim", "generates"]
     assert "cannot be imported" in error_of(run("plugins", "show", "codec", "lost"))

@@ -41,7 +41,7 @@ def run(capsys):
             ["train", "--model.codec.help", "mdct"],
             ["train ... --model.codec=mdct [--model.codec.ARGUMENT=VALUE ...]", "--model.codec.frame_size"],
         ),
-        (["train", "--config", "absent.yaml", "--sampler.help=heun"], ["--sampler.num_steps VALUE number of steps. (int; default: 50)"]),
+        (["train", "--config", "absent.yaml", "--sampler.help=heun"], ["--sampler.num_steps VALUE number of steps (int; default: 50)"]),
         (["spec", "print", "nano", "--model.connectors.latent.help", "mlp"], ["--model.connectors.latent.multiple"]),
         (["doctor", "--train.optimizer.rule.help", "muon"], ["arguments of optimizer 'muon'"]),
         (["train", "--data.datasets.mine.source.help", "audio-folder"], ["--data.datasets.mine.source.path VALUE"]),
@@ -56,7 +56,7 @@ def run(capsys):
         (["train", "--sampler.help"], ["`--sampler.help NAME` shows the arguments of a sampler. Installed: dpmpp, euler, heun"]),
         (
             ["train", "--model.codec.help", "mdct-shape-gain"],
-            ["--model.codec.window VALUE as in MDCTCodec. (one of sine, kbd;"],
+            ["--model.codec.window VALUE as in MDCTCodec (one of sine, kbd;"],
         ),
     ],
 )

@@ -245,7 +245,7 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
     [
         (["--prompt", " "], "the prompt is empty"),
         (["--prompt", "x", "--seconds", "0"], "--seconds is 0; expected a number above 0"),
-        (["--prompt", "x", "--seconds", "inf"], "--seconds is inf; expected a number above 0 and at most 86400"),
+        (["--prompt", "x", "--seconds", "inf"], "--seconds is inf; expected a number above 0 and at most 86,400"),
         (["--prompt", "x", "--seconds", "nan"], "--seconds is nan; expected a number above 0"),
         (["--prompt", "x", "--seconds", "9"], "the model was trained with at most 256"),
         (["--prompt", "many words " * 200], "Shorten the prompt"),
@@ -276,12 +276,15 @@ def test_wrong_requests_end_in_one_line(tiny_model: Path, fails: Any, arguments:
 
 
 WRONG_GRIDS = {
-    "seconds: 1": "is not a mapping; expected the key prompt",
+    "seconds: 1": "does not have the key prompt. Add it, with one prompt or a list of prompts",
+    "promt: a": "unknown key 'promt'. Did you mean 'prompt'? Keys: prompt, seconds",
+    "": "is empty; expected a mapping with the key prompt",
     "prompt: [1]": "prompt is 1; expected text",
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
     "prompt: a\nseed: true": "seed is True; expected a whole number",
     "prompt: a\nseconds: null": "seconds is None; expected a number",
-    "- a": "is not a mapping",
+    "- a": "is a list; expected a mapping with the key prompt",
+    "a": "is a single value; expected a mapping with the key prompt",
     "prompt: [a": "not valid YAML",
     "prompt: []": "prompt is an empty list",
     "prompt: a\nprompt: b": "key 'prompt' is given twice",
@@ -468,8 +471,11 @@ def test_damaged_and_foreign_weights_are_refused(tiny_model: Path, tmp_path: Pat
     weights = copy / "model.safetensors"
     state = load_file(weights)
     save_file({**state, "extra": torch.zeros(1)}, weights)
-    assert "of another model: 0 tensors missing, 1 unexpected" in fails("generate", "--model", copy, "--prompt", "x")
+    assert "of another model: 1 tensor unexpected" in fails("generate", "--model", copy, "--prompt", "x")
     save_file(dict(list(state.items())[1:]), weights)
-    assert "1 tensors missing" in fails("generate", "--model", copy, "--prompt", "x")
+    assert "1 tensor missing" in fails("generate", "--model", copy, "--prompt", "x")
+    save_file({"extra": torch.zeros(1)}, weights)
+    line = fails("generate", "--model", copy, "--prompt", "x")
+    assert line.endswith(f"but '{copy}' only holds 1 tensor. Use the weights that belong to this spec")
     weights.write_bytes((tiny_model / "model.safetensors").read_bytes()[:-100])
     assert "cannot be read as safetensors" in fails("generate", "--model", copy, "--prompt", "x")

@@ -43,7 +43,7 @@ def test_what_is_listed_and_left_out_is_told(folder, tmp_path, capsys):
     [
         ("{class_path: audio-folder, init_args: {path: nowhere}}", "no folder 'nowhere' ({here}/nowhere)"),
         ("{class_path: audio-folder, init_args: {path: ~/nowhere}}", "no folder '{here}/nowhere'"),
-        ("{class_path: audio-folder, init_args: {path: sounds/1.wav}}", "not a file"),
+        ("{class_path: audio-folder, init_args: {path: sounds/1.wav}}", "is a file; expected a folder of audio files"),
         ("{class_path: audio-folder, init_args: {path: sounds, file_list: none.txt}}", "file list 'none.txt' ({here}/none.txt)"),
         ("{class_path: audio-folder, init_args: {path: sounds, include: [x]}}", "no audio files in 'sounds' ({here}/sounds)"),
         ("{class_path: audiocaps, init_args: {csv: none.csv, audio_dir: sounds}}", "cannot read 'none.csv' ({here}/none.csv)"),
@@ -65,7 +65,8 @@ def test_the_examples_of_shipped_specs_need_not_be_here_but_what_is_changed_must
     monkeypatch.chdir(tmp_path)
     assert main(["spec", "validate", "soundomni-7b-full"]) == 0
     assert (
-        "data.datasets.audiocaps was not opened, because its path is an example from the shipped spec: no folder" in capsys.readouterr().err
+        "data.datasets.audiocaps was not opened, because its path is an example from the shipped spec: there is no folder"
+        in capsys.readouterr().err
     )
     assert main(["spec", "validate", "soundomni-7b-full", "--data.datasets.audiocaps.source.audio_dir=other"]) == 2
     assert f"no folder 'other' ({tmp_path}/other)" in capsys.readouterr().err
@@ -75,5 +76,5 @@ def test_the_examples_of_shipped_specs_need_not_be_here_but_what_is_changed_must
 def test_a_spec_without_any_dataset_is_not_ok(tmp_path, capsys, datasets):
     (tmp_path / "none.yaml").write_text(f"data: {{datasets: {{{datasets}}}}}\n")
     assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml")]) == 2
-    assert "data.datasets does not have any dataset" in capsys.readouterr().err
+    assert "data.datasets is empty" in capsys.readouterr().err
     assert main(["spec", "validate", "demo", str(tmp_path / "none.yaml"), "--no-data"]) == 0

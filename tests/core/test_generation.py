@@ -203,7 +203,7 @@ def test_a_variant_keeps_what_is_kept() -> None:
         ),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": float("nan")}, "strength is nan; expected a number above 0"),
         ({"vary": [Audio(clip(0, 100), RATE)], "strength": 1.5}, "strength is 1.5; expected a number above 0"),
-        ({"seconds": float("inf")}, "seconds is inf; expected a number above 0 and at most 86400"),
+        ({"seconds": float("inf")}, "seconds is inf; expected a number above 0 and at most 86,400"),
         ({"seconds": float("nan")}, "seconds is nan; expected a number above 0"),
         ({"guidance_scale": float("nan")}, "the guidance scale is nan; expected a number from"),
         ({"guidance_scale": float("inf")}, "the guidance scale is inf; expected a number from"),

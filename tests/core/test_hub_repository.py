@@ -134,7 +134,7 @@ def test_a_directory_comes_before_a_repository_of_its_name(hub: Hub, local: Path
         CheckpointError, match="'ann/gated' is not there; it cannot mean a Hub repository, because there is a folder 'ann' here"
     ):
         find_model("ann/gated")
-    with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* makes one"):
+    with pytest.raises(CheckpointError, match="model.start: 'ann/gated' is not there; .* Make one with"):
         load_spec_with_start([], [("model.start", "ann/gated")])
 
 

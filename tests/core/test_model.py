@@ -140,7 +140,7 @@ def test_freezing_a_part_freezes_just_that_part(part: str) -> None:
 
 
 def test_freezing_something_that_does_not_exist_is_a_mistake_in_the_spec() -> None:
-    with pytest.raises(SpecError, match="no part 'generation'"):
+    with pytest.raises(SpecError, match="unknown part 'generation'"):
         build_model(replace(model_spec(), freeze=["generation"]), vocab_size=TOKENIZER.vocab_size)
 
 

@@ -88,11 +88,11 @@ def broken_index(folder: Path, content: object) -> None:
         ),
         (
             lambda folder: save_file({"layers.0.weight": torch.zeros(4, 5)}, folder / "model-00002-of-00007.safetensors"),
-            r"of another model: 0 tensors missing, 0 unexpected, 1 of another shape \(first: layers.0.weight\)",
+            r"of another model: 1 tensor of another shape \(first: layers.0.weight\)",
         ),
         (
             lambda folder: save_file({"layers.9.weight": torch.zeros(4, 4)}, folder / "model-00002-of-00007.safetensors"),
-            r"1 tensors missing, 1 unexpected, 0 of another shape \(first: layers.0.weight\)",
+            r"1 tensor missing, 1 tensor unexpected \(first: layers.0.weight\)",
         ),
     ],
 )

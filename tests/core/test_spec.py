@@ -263,10 +263,10 @@ def test_wrong_overrides_end_in_one_line_with_the_key(write, key, text, expected
 
 def test_missing_keys_are_all_named(write):
     assert refusal(write("model: {}")) == (
-        "model.backbone, model.router, model.codec, model.connectors.latent, model.objective, sampler are missing. Add them to the spec"
+        "model.backbone, model.router, model.codec, model.connectors.latent, model.objective and sampler are missing. Add them to the spec"
     )
     message = refusal(write("sampler: euler\nmodel: {codec: small}"))
-    assert message == "model.backbone, model.router, model.connectors.latent, model.objective are missing. Add them to the spec"
+    assert message == "model.backbone, model.router, model.connectors.latent and model.objective are missing. Add them to the spec"
 
 
 LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)) + "train: {steps: *a8}"

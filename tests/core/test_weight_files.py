@@ -215,7 +215,7 @@ def test_wrong_indices(tmp_path: Path) -> None:
     index = tmp_path / "m" / "model.safetensors.index.json"
     table = json.loads(index.read_text())["weight_map"]
     index.write_text(json.dumps({"weight_map": {**table, "d": "model-00002-of-00002.safetensors"}}))
-    assert "lists 1 tensors that its shards do not hold (d)" in refused(index)
+    assert "lists 1 tensor that its shards do not hold (d)" in refused(index)
     (tmp_path / "secret.safetensors").write_bytes(b"")
     index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
     assert "names the shard '../secret.safetensors'; expected a file next to it" in refused(index)

@@ -78,8 +78,8 @@ def _broken(path, kind):
         ("infinite", "not finite"),
         ("integers", "expected them within"),
         ("WAV", "truncated"),
-        ("FLAC", "truncated, its frames end with sample 4096 and it announces 8000"),
-        ("MP3", "truncated, its last frame lacks"),
+        ("FLAC", "it is truncated; its frames end with sample 4096 and it announces 8000"),
+        ("MP3", "it is truncated; its last frame lacks"),
     ],
 )
 def test_broken_files_are_named_in_one_line(tmp_path, kind, reason):

@@ -39,11 +39,15 @@ def why(root, **arguments):
 @pytest.mark.parametrize(
     ("text", "row", "reason"),
     [
-        ("file_name,caption\na.wav,a dog barks, then a door closes\n", 2, "3 fields, the header has 2; quote captions that contain commas"),
-        ("file_name,caption,label\na.wav,dog,x\nb.wav,a, b,dog\n", 3, "4 fields, the header has 3; quote captions"),
+        (
+            "file_name,caption\na.wav,a dog barks, then a door closes\n",
+            2,
+            "it has 3 fields, but the header has 2; quote captions that contain commas",
+        ),
+        ("file_name,caption,label\na.wav,dog,x\nb.wav,a, b,dog\n", 3, "it has 4 fields, but the header has 3; quote captions"),
         ('file_name,caption\na.wav, "a dog, barks"\n', 2, "remove the spaces before quotes"),
-        ("file_name,caption,label\na.wav,a dog\n", 2, "2 fields, the header has 3; give every row all of them"),
-        ("\n\nfile_name,caption\n\n,\na.wav\n", 6, "1 field, the header has 2"),
+        ("file_name,caption,label\na.wav,a dog\n", 2, "it has 2 fields, but the header has 3; give every row all of them"),
+        ("\n\nfile_name,caption\n\n,\na.wav\n", 6, "it has 1 field, but the header has 2"),
         ('file_name,caption\na.wav,"a dog barks\nb.wav,rain\n', 2, "a quote is opened and never closed"),
         ('file_name,caption\na.wav,"a dog barks\nb.wav,"rain"\n', 2, "text follows a closing quote"),
         ('file_name,caption\na.wav,"a dog barks\nb.wav,rain\nc.wav,"\n', 2, "runs on into the row that begins with 'b.wav'"),
@@ -212,8 +216,8 @@ def test_a_sidecar_that_is_not_a_file_or_huge_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ("file_name,transcription", "rename the one with the captions, of 'transcription', to 'caption'"),
-        ("file_name,Description,label", "of 'Description', 'label', to 'caption'"),
+        ("file_name,transcription", "rename 'transcription' to 'caption'"),
+        ("file_name,Description,label", "rename the one with the captions ('Description', 'label') to 'caption'"),
         ("file_name", "add a column 'caption'"),
     ],
 )
@@ -280,7 +284,7 @@ def test_sidecars_that_are_not_read_are_named(tmp_path, name, reason):
 def test_tables_without_rows_say_so(tmp_path, name, text):
     wavs(tmp_path, "a.wav")
     (tmp_path / name).write_text(text)
-    assert f"{name} has no rows; add one for each file; or set captions to false" in why(tmp_path)
+    assert f"{name} has no rows; add one for each file. To use files without captions, set captions to false" in why(tmp_path)
 
 
 @pytest.mark.parametrize("patterns", ["*.wav", [3], {"*.wav": 1}, 7])
@@ -368,7 +372,7 @@ def test_rows_without_a_file_are_named_with_the_file_that_was_meant(tmp_path, ro
     assert missing.reason.endswith(f"Did you mean '{near}'?" if near else "there is no such file")
     (tmp_path / "sub/b.txt").unlink()
     message = why(tmp_path)
-    assert "none of the 1 files that metadata.csv names exists" in message and (near is None or f"Did you mean '{near}'" in message)
+    assert "no file that metadata.csv names exists" in message and (near is None or f"Did you mean '{near}'" in message)
 
 
 def test_rows_about_files_that_are_not_wanted_are_no_fault(tmp_path):
@@ -395,7 +399,10 @@ def test_a_file_list_is_read_as_strictly(tmp_path):
 def test_rows_of_audiocaps_are_read_as_strictly(tmp_path):
     (tmp_path / "clips").mkdir()
     for text, reason in [
-        ("audiocap_id,youtube_id,start_time,caption\n1,abc,30,a dog, then a cat\n", "row 2: 5 fields, the header has 4; quote captions"),
+        (
+            "audiocap_id,youtube_id,start_time,caption\n1,abc,30,a dog, then a cat\n",
+            "row 2: it has 5 fields, but the header has 4; quote captions",
+        ),
         ('audiocap_id,youtube_id,start_time,caption\n1,abc,30,"a dog\n', "row 2: a quote is opened and never closed"),
         ("audiocap_id;youtube_id;start_time;caption\n", "separated by semicolons"),
     ]:

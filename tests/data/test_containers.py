@@ -127,7 +127,7 @@ def test_streamed_files_without_sizes_are_read_whole(tmp_path, name, data):
 def test_a_streamed_flac_that_was_cut_is_refused(tmp_path):
     data = dict(streamed())["flac"]
     for end in (len(data) - 1, len(data) - 300, len(data) // 2):
-        refused(tmp_path, data[:end], "truncated or damaged: its header does not say how long it is")
+        refused(tmp_path, data[:end], "it is truncated or damaged; its header does not say how long it is")
     np.testing.assert_allclose(read(tmp_path, data + b"TAG" + bytes(125)), TONE[None], atol=1e-4)
 
 
@@ -190,8 +190,8 @@ def test_the_chunks_of_an_aiff_may_come_in_any_order(tmp_path):
     for data in aiff:
         np.testing.assert_allclose(read(tmp_path, data), TONE[None], atol=1e-4)
     more, fewer = (patched(aiff[1], (22, struct.pack(">I", count))) for count in (9000, 7000))
-    refused(tmp_path, more, "truncated, it announces 9000 samples but holds 8001")
-    refused(tmp_path, fewer, "damaged, it announces 7000 samples but holds 8001")
+    refused(tmp_path, more, "it is truncated; it announces 9000 samples but holds 8001")
+    refused(tmp_path, fewer, "it is damaged; it announces 7000 samples but holds 8001")
 
 
 def frames_of(mp3):
@@ -232,11 +232,15 @@ def test_mp3s_are_read_whole_with_and_without_their_first_frame(tmp_path, mode):
 def test_mp3s_that_are_cut_joined_or_damaged_are_refused(tmp_path, mode):
     frames = MP3[mode]
     tagged, bare = b"".join(frames), b"".join(frames[1:])
-    refused(tmp_path, b"".join(frames[:-2]), f"truncated: its first frame announces {len(frames) - 1} frames, but it has {len(frames) - 3}")
+    refused(
+        tmp_path,
+        b"".join(frames[:-2]),
+        f"it is truncated; its first frame announces {len(frames) - 1} frames, but it has {len(frames) - 3}",
+    )
     for whole in (tagged, bare):
-        refused(tmp_path, whole[:-20], "truncated, its last frame lacks 20 bytes")
-    refused(tmp_path, tagged * 3, "joined from several files: its first frame announces")
-    refused(tmp_path, (ID3V2 + tagged + ID3V1) * 2, "joined from several files: there is no frame of MPEG audio at byte")
+        refused(tmp_path, whole[:-20], "it is truncated; its last frame lacks 20 bytes")
+    refused(tmp_path, tagged * 3, "joined from several files; its first frame announces")
+    refused(tmp_path, (ID3V2 + tagged + ID3V1) * 2, "joined from several files; there is no frame of MPEG audio at byte")
     refused(tmp_path, b"".join(frames[:9] + frames[10:]), "truncated")
     refused(tmp_path, patched(tagged, (sum(map(len, frames[:9])), b"\0")), "damaged, or joined")
     refused(tmp_path, bare + b"".join(frames_of(encoded("MP3", waveform=SOUND, rate=44100, channels=2))), "another rate or other channels")
@@ -260,8 +264,8 @@ def test_oggs_that_are_cut_joined_or_damaged_are_refused(tmp_path, subtype):
     pages = pages_of(data)
     assert len(pages) > 4 and read(tmp_path, data).shape == (1, 3 * len(SOUND))
     assert read(tmp_path, data + bytes(5000)).shape == (1, 3 * len(SOUND))
-    refused(tmp_path, b"".join(pages[:-1]), "truncated, the last page of its stream is missing")
-    refused(tmp_path, data[:-30], "truncated, its last page lacks 30 bytes")
+    refused(tmp_path, b"".join(pages[:-1]), "it is truncated; the last page of its stream is missing")
+    refused(tmp_path, data[:-30], "it is truncated; its last page lacks 30 bytes")
     refused(tmp_path, b"".join(pages[:-2] + pages[-1:]), "pages are missing")
     refused(tmp_path, data * 2, "another stream begins at byte")
     refused(tmp_path, patched(data, (len(data) // 2, bytes([data[len(data) // 2] ^ 1]))), "does not match its checksum")
@@ -270,17 +274,17 @@ def test_oggs_that_are_cut_joined_or_damaged_are_refused(tmp_path, subtype):
 def test_flacs_that_are_cut_or_joined_are_refused(tmp_path):
     data = encoded("FLAC")
     refused(tmp_path, data[:-1], "truncated or damaged")
-    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "truncated, its frames end with sample 4096 and it announces 8001")
+    refused(tmp_path, data[: data.rindex(b"\xff\xf8")], "it is truncated; its frames end with sample 4096 and it announces 8001")
     refused(tmp_path, data * 2, f"another FLAC file follows it at byte {len(data)}")
     more, fewer = (patched(data, (22, struct.pack(">I", count))) for count in (9000, 7990))
-    refused(tmp_path, more, "truncated, its frames end with sample 8001 and it announces 9000")
-    refused(tmp_path, fewer, "damaged, its frames end with sample 8001 and it announces 7990")
+    refused(tmp_path, more, "it is truncated; its frames end with sample 8001 and it announces 9000")
+    refused(tmp_path, fewer, "it is damaged; its frames end with sample 8001 and it announces 7990")
 
 
 def test_numbers_of_samples_in_small_headers_are_believed_and_checked(tmp_path):
     for container, at, order in (("AVR", 26, ">"), ("WVE", 18, ">"), ("MPC2K", 26, "<")):
         data = encoded(container)
-        refused(tmp_path, patched(data, (at, struct.pack(order + "I", 9000))), "truncated, its header announces 9000 samples")
+        refused(tmp_path, patched(data, (at, struct.pack(order + "I", 9000))), "it is truncated; its header announces 9000 samples")
     nist = encoded("NIST")
     refused(tmp_path, nist.replace(b"count -i 8001", b"count -i 7000"), "2002 bytes follow the audio")
     refused(tmp_path, nist.replace(b"sample_count", b"sample_cuont"), "does not say how many samples it holds")

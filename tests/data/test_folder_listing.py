@@ -137,6 +137,6 @@ def test_paths_begin_at_home_or_where_one_is(tmp_path, monkeypatch):
         with pytest.raises(DataError) as caught:
             AudioFolder(path=given)
         assert f"({tmp_path}/none)" in str(caught.value) or f"'{tmp_path}/none'" in str(caught.value)
-    with pytest.raises(DataError, match="expected a folder of audio files, not a file"):
+    with pytest.raises(DataError, match="is a file; expected a folder of audio files"):
         AudioFolder(path="sounds/a.wav")
     assert local_path("~no-such-user/x").as_posix() == "~no-such-user/x" and place("x") == f"'x' ({tmp_path}/x)"

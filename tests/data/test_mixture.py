@@ -225,7 +225,7 @@ def test_registered_data_sets_open_by_name(tmp_path):
     )
     mixture = Mixture.open(spec, partial(build, "dataset"))
     assert mixture.sizes == {"folder": 1, "caps": 1} and mixture.captions(1) == ["silence", "silence"]
-    assert mixture.left_out[0].reason.startswith("no folder")
+    assert mixture.left_out[0].reason.startswith("there is no folder")
 
 
 def test_captions_for_a_tokenizer(ramps):

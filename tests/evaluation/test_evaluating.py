@@ -175,7 +175,7 @@ def test_networks_judge_other_collections(model: SoundOmni, folder: Path, networ
     assert [result["made_with"]["judges"][name]["name"] for name in ("clap", "classifier")] == [str(path) for path in networks]
     with pytest.raises(DataError, match="need at least 2, there is 1"):
         evaluate(model, AudioFolder(path=str(folder)), tasks=["generate"], limit=1, judges=judges)
-    with pytest.raises(SpecError, match="describe does not generate anything .* Add the task generate, or leave the networks out"):
+    with pytest.raises(SpecError, match="the tasks are describe. Add generate, or leave the networks out"):
         evaluate(model, AudioFolder(path=str(folder)), tasks=["describe"], judges=judges)
 
 
@@ -204,7 +204,7 @@ def test_networks_judge_other_collections(model: SoundOmni, folder: Path, networ
         ("between-notes", {"tasks": ["vary"]}, "'between-notes' does not measure vary; expected some of describe, answer"),
         (Slot("toy-sound"), {}, "Did you mean 'toy-sounds'"),
         (None, {"loaded_from": "nnao"}, "'nnao'"),
-        (None, {"adapter": "no/such"}, r"adapter is 'no/such' \(/.*\), which has no adapter_config.json"),
+        (None, {"adapter": "no/such"}, r"the adapter 'no/such' \(/.*\) has no adapter_config.json"),
     ],
 )
 def test_mistakes_are_refused_in_one_line_before_anything_is_made(

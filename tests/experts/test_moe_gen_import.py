@@ -241,9 +241,9 @@ DEEP = "language_model.model.layers.1.mlp_moe_gen.up_proj.weight"
             damaged(lambda tensors: tensors.pop("language_model.model.norm_moe_gen.weight")),
             "does not hold a model of the original SoundOmni",
         ),
-        (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensors that its config asks for ({DEEP})"),
+        (damaged(lambda tensors: tensors.pop(DEEP)), f"lacks 1 tensor that its config asks for ({DEEP})"),
         (damaged(lambda tensors: tensors.update({DEEP: torch.ones(21, 32)})), f"{DEEP} is [21, 32]; its config says [20, 32]"),
-        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "do not belong to a model of the original SoundOmni"),
+        (damaged(lambda tensors: tensors.update({"vit_model.x": torch.ones(2)})), "that a model of the original SoundOmni does not have"),
         (
             damaged(lambda tensors: tensors.update({"gen_pos_embed": torch.ones(9, 32)})),
             "gen_pos_embed [9, 32] is not the original's table",
@@ -274,7 +274,7 @@ def test_wrong_files_are_refused(tmp_path: Path, damage: Callable[[Path], Any], 
 def test_checkpoints_of_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lacks audiovae2llm"):
         import_soundomni(write_bagel(tmp_path / "bagel", bagel()) / "ema.safetensors", overrides=CODEC)
-    with pytest.raises(CheckpointError, match="tensors that do not belong to a BAGEL model for audio"):
+    with pytest.raises(CheckpointError, match="that a BAGEL model for audio does not have"):
         import_bagel(write_original(tmp_path / "original", original()), overrides=CODEC)
     with pytest.raises(CheckpointError, match="holds several weight files"):
         source = write_bagel(tmp_path / "other", bagel())

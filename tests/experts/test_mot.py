@@ -277,7 +277,7 @@ def test_streams_share_only_attention_embedding_and_head() -> None:
     assert not und & gen and not (und | gen) & shared
     assert und | gen | shared == {id(p) for p in backbone.parameters()}
     assert len(gen) == len(und) + 2 * len(backbone.layers)
-    with pytest.raises(SpecError, match=r"no expert stream 'gem'.*Did you mean 'gen'"):
+    with pytest.raises(SpecError, match=r"unknown expert stream 'gem'.*Did you mean 'gen'"):
         list(backbone.expert_parameters("gem"))
 
 

@@ -185,7 +185,7 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     tensors = load_file(source / "model.safetensors")
     del tensors["language_model.lm_head.weight"]
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks 1 tensors that its config asks for \(language_model\.lm_head\.weight\)"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensor that its config asks for \(language_model\.lm_head\.weight\)"):
         import_qwen2_audio(source)
     edit_json(source / "config.json", text_config__tie_word_embeddings=True)
     omni = imported(source, tmp_path / "out")
@@ -270,7 +270,7 @@ def test_tensors_that_nothing_explains_are_refused_and_known_ones_listed(tmp_pat
     save_file(tensors | {frequencies: torch.ones(4)}, source / "model.safetensors")
     assert import_qwen2_audio(source).unused == {frequencies: "rotary frequencies, which follow from rope_theta"}
     save_file(tensors | {"visual.proj": torch.ones(4)}, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"has 1 tensors that do not belong to a Qwen2-Audio model \(visual\.proj\)"):
+    with pytest.raises(CheckpointError, match=r"has 1 tensor that a Qwen2-Audio model does not have \(visual\.proj\)"):
         import_qwen2_audio(source)
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, source / "model.safetensors")
     with pytest.raises(CheckpointError, match="quantized weights cannot be imported"):

@@ -80,12 +80,17 @@ def test_a_text_that_is_too_long_is_refused(embedder: ClapEmbedder) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: shutil.rmtree(path), "there is no such directory"),
-        (lambda path: (path / "config.json").unlink(), "it has no config.json"),
-        (lambda path: (path / "model.safetensors").unlink(), r"it has no \*.safetensors"),
+        (lambda path: shutil.rmtree(path), "does not exist; expected a network"),
+        (lambda path: (path / "config.json").unlink(), "has no config.json; expected a network"),
+        (lambda path: (path / "model.safetensors").unlink(), r"has no \*.safetensors; expected a network"),
         (lambda path: (path / "model.safetensors").write_bytes(b"no weights"), "cannot be loaded as ClapModel"),
         (lambda path: (path / "config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda path: (path / "config.json").write_text('{"model_type": "bert"}'), "of type 'bert'; expected 'clap'"),
+        (
+            lambda path: (path / "config.json").write_text('{"model_type": "bert"}'),
+            "config.json' has the model_type 'bert'; expected 'clap'",
+        ),
+        (lambda path: (path / "config.json").write_text("{}"), "config.json' has no model_type; expected 'clap'"),
+        (lambda path: shutil.rmtree(path) or path.write_text(""), "is a file; expected a network"),
         (lambda path: (path / "processor_config.json").unlink(), "has no settings for ClapProcessor"),
         (without_a_weight, "another network than ClapModel: 1 missing"),
     ],

@@ -106,7 +106,7 @@ def test_a_best_step_that_cannot_be_is_refused(entry: dict[str, float], problem:
 
 
 def test_patience_needs_a_number_to_compare() -> None:
-    with pytest.raises(SpecError, match="train.validation.patience needs a number to compare"):
+    with pytest.raises(SpecError, match="train.validation.patience is set, but train.validation.best is not"):
         check_train(settings(validation=ValidationSpec(patience=3)))
 
 

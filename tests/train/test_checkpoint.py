@@ -98,7 +98,11 @@ def test_no_intact_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path)
     assert find_latest(tmp_path) is None
     saved_run(tmp_path, 1)
     (tmp_path / "step-00000001" / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints .* is intact"):
+    with pytest.raises(CheckpointError, match=f"the only checkpoint in '{tmp_path}' is damaged"):
+        find_latest(tmp_path)
+    saved_run(tmp_path, 2)
+    (tmp_path / "step-00000002" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is intact; the oldest is damaged"):
         find_latest(tmp_path)
 
 
@@ -170,7 +174,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'model/enter.weight' has shape \(5, 3\), the model expects \(7, 3\)"):
         other.state.load(path, alone())
     without_average = TinyRun(alone(), settings(ema_decay=0.0))
-    with pytest.raises(CheckpointError, match="0 tensors missing, 10 unexpected"):
+    with pytest.raises(CheckpointError, match="10 tensors unexpected"):
         without_average.state.load(path, alone())
 
 

@@ -136,7 +136,7 @@ def test_spec_validate_checks_the_train_section(tmp_path: Path, capsys: pytest.C
         ("train.optimizer.eps=0", SpecError, "train.optimizer.eps"),
         ("train.optimizer.rule={class_path: muon, init_args: {momentum: 1}}", SpecError, "momentum"),
         ("train.loss_weights.velocty=1", SpecError, "Did you mean 'velocity'"),
-        ("model.freeze=[undd]", SpecError, "no part 'undd'"),
+        ("model.freeze=[undd]", SpecError, "unknown part 'undd'"),
         ("model.backbone.num_heads=5", SpecError, "expected a multiple of num_heads, which is 5"),
         ("model.codec.frame_size=0", SpecError, "frame_size"),
         ("data.max_tokens_per_sample=999", SpecError, "expected 1 to data.tokens_per_batch, which is 192"),

@@ -209,7 +209,7 @@ def test_a_best_step_that_is_lost_is_said_and_steps_are_compared_anew(
     assert f"step 2 is the best of the run '{run_dir}', but its checkpoint cannot be used: " in capsys.readouterr().err
     spec = tiny_spec(run_dir, *RUN, "train.steps=6", "train.validation.patience=5")
     assert run_training(spec).step == 6
-    assert "steps are compared from scratch from step 4 on, because the best one so far is lost: " in caplog.text
+    assert "the search for the best step starts again at step 4, because the best one so far is lost: " in caplog.text
     assert best_step(run_dir) == 4
 
 

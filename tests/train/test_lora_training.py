@@ -118,8 +118,8 @@ def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
         (["train.lora={streams: [gen], dropout: 1}"], "train.lora.dropout is 1.0; expected at least 0 and below 1"),
         (["train.lora={streams: []}"], "train.lora.streams is empty"),
         (["train.lora={streams: [gen], targets: []}"], "train.lora.targets is empty"),
-        (["train.lora={streams: [gem]}"], "no expert stream 'gem'. Did you mean 'gen'"),
-        (["train.lora={streams: [gen], targets: [kqv]}"], "no linear layer 'kqv'. Did you mean 'qkv'"),
+        (["train.lora={streams: [gem]}"], "unknown expert stream 'gem'. Did you mean 'gen'"),
+        (["train.lora={streams: [gen], targets: [kqv]}"], "unknown linear layer 'kqv'. Did you mean 'qkv'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_built(overrides: list[str], message: str, tmp_path: Path) -> None:

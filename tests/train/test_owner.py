@@ -295,7 +295,7 @@ def test_a_directory_that_is_deleted_in_part_is_completed(tmp_path: Path, monkey
             path.unlink() if path.is_file() else None
 
     monkeypatch.setattr("test_owner.delete", partly)
-    with pytest.raises(CheckpointError, match="was deleted during the run; use the same command to go on"):
+    with pytest.raises(CheckpointError, match="was deleted during the run; use the same command to resume"):
         meddled(tmp_path / "run", "delete")
     assert load_run(tmp_path / "run", trust_class_paths=True)[1] == 3
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == ["step-00000002", "step-00000003"]

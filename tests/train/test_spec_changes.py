@@ -140,7 +140,7 @@ def test_keys_that_cannot_change_are_left_out_of_the_options(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("key", "near"), [("train.optimiser.lr", "train.optimizer"), ("dat", "data"), ("lr", "")])
 def test_a_key_that_no_spec_has_is_refused(key: str, near: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=f"--allow-change is {key}; expected a key of the spec.*{near}"):
+    with pytest.raises(SpecError, match=f"--allow-change is '{key}'; expected a key of the spec.*{near}"):
         run_training(tiny_spec(tmp_path / "run"), allow_change=[key])
     assert not (tmp_path / "run").exists()
 

@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     reads_no_spec(parser)
     parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
-    parser.add_argument("--config", metavar="JSON", help="its config (default: the one next to it, or the sizes of the tensors)")
+    parser.add_argument(
+        "--config", metavar="JSON", help="config of the checkpoint (default: the one next to it, or the sizes of the tensors)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, as a check")
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: unknown)")

@@ -19,12 +19,13 @@ MODULES_PER_TENSOR, MODULES_TO_SPARE = 20, 1000
 
 
 @contextmanager
-def at_most(tensors: int = MOST_TENSORS, *, reason: str = "") -> Iterator[None]:
+def at_most(tensors: int = MOST_TENSORS, *, reason: str = "", cure: str = "Use fewer layers and experts") -> Iterator[None]:
     """Raise SpecError as soon as the networks that this thread builds within the context have more parameters than `tensors`.
 
     Args:
         tensors: the most parameters; each counts whenever it is put into a layer.
         reason: why more are not expected, for the error.
+        cure: what to do, for the error.
     """
     thread = threading.get_ident()
     counts = {"parameters": 0, "layers": 0}
@@ -34,7 +35,7 @@ def at_most(tensors: int = MOST_TENSORS, *, reason: str = "") -> Iterator[None]:
         if threading.get_ident() == thread:
             counts[kind] += 1
             if counts[kind] > limits[kind]:
-                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}. Use fewer layers and experts")
+                raise SpecError(f"the spec asks for more than {limits[kind]:,} {kind}{reason}. {cure}")
 
     def count_parameter(module: nn.Module, name: str, value: Any) -> None:
         if value is not None:

@@ -87,7 +87,7 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
     for target in spec.targets:
         if not any(_is_target(name, [target]) for name in names):
             near = did_you_mean(target.rpartition(".")[2], known)
-            raise SpecError(f"train.lora.targets: no linear layer '{target}'.{near} The layers are {', '.join(sorted(known)) or 'none'}")
+            raise SpecError(f"train.lora.targets: unknown linear layer '{target}'.{near} Layers: {', '.join(sorted(known)) or 'none'}")
     for stream, found in chosen.items():
         if not found:
             raise SpecError(f"train.lora.streams: the stream '{stream}' has none of the layers in train.lora.targets")
@@ -120,7 +120,9 @@ def _checked_streams(model: UnifiedModel, streams: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(streams))
     for stream in found:
         if stream not in known:
-            raise SpecError(f"train.lora.streams: no expert stream '{stream}'.{did_you_mean(stream, known)} There are {', '.join(known)}")
+            raise SpecError(
+                f"train.lora.streams: unknown expert stream '{stream}'.{did_you_mean(stream, known)} Streams: {', '.join(known)}"
+            )
     return found
 
 

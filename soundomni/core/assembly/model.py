@@ -67,7 +67,7 @@ class UnifiedModel(nn.Module):
             parts[stream] = self.backbone.expert_parameters(stream)
         for name in frozen:
             if name not in parts:
-                raise ValueError(f"model.freeze: no part '{name}'. The parts are {', '.join(sorted(parts))}")
+                raise ValueError(f"model.freeze: unknown part '{name}'. Parts: {', '.join(sorted(parts))}")
             for parameter in parts[name]:
                 parameter.requires_grad_(False)
 

@@ -26,6 +26,7 @@ from soundomni.core.assembly.lora import LoRALinear, adapted_layers, add_low_ran
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, did_you_mean, shown, some
 from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.paths import place
 from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.pretrained.directory import public_name
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
@@ -156,8 +157,8 @@ def _read_config(folder: Path) -> tuple[float, int]:
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         near = f". Name one of its folders: {', '.join(inside)}" if inside else ""
-        what = f"it has no {CONFIG_FILE}" if folder.is_dir() else "there is no such folder"
-        raise CheckpointError(f"'{folder}' is not an adapter: {what}{near}")
+        what = f"has no {CONFIG_FILE}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"the adapter {place(folder)} {what}; expected a folder in peft's format{near}")
     config = read_object(file)
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f'\'{file}\' is not a LoRA config; expected an object with "peft_type": "LORA"')
@@ -167,7 +168,7 @@ def _read_config(folder: Path) -> tuple[float, int]:
     if not (_is_number(rank, int) and 1 <= rank <= MOST_RANK):
         raise CheckpointError(f"'{file}': r is {shown(rank)}; expected a whole number from 1 to {MOST_RANK:,}")
     if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
-        raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:g} times r")
+        raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:,.0f} times r")
     if initial not in INITIALIZATIONS or bias != "none":
         told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
         raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA is supported")

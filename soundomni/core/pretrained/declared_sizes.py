@@ -9,7 +9,7 @@ from torch import nn
 
 from soundomni.core.assembly.building_bounds import at_most
 from soundomni.core.assembly.uninitialized import without_memory
-from soundomni.core.errors import CheckpointError, ConstructionError
+from soundomni.core.errors import CheckpointError, ConstructionError, amount
 from soundomni.core.pretrained.weights import differing_names
 from soundomni.core.spec.registry import lock
 from soundomni.core.spec.schema import Spec
@@ -36,7 +36,11 @@ def check_declared(spec: Spec, build: Callable[[], nn.Module], shapes: Mapping[s
     try:
         with (
             without_memory(),
-            at_most(REGISTERED_TWICE * len(shapes), reason=f", and '{source}' holds {len(shapes):,}"),
+            at_most(
+                REGISTERED_TWICE * len(shapes),
+                reason=f", but '{source}' only holds {amount(len(shapes), 'tensor')}",
+                cure="Use the weights that belong to this spec",
+            ),
         ):
             model = build()
     except ConstructionError:

@@ -129,7 +129,11 @@ def find_model(
     if not path.is_dir():
         raise CheckpointError(_absence(name, known))
     if not (path / SPEC_FILE).is_file():
-        raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}; `soundomni export RUN` makes one")
+        raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}. Make one with `soundomni export RUN --out DIR`")
+    if weights and is_run(path):
+        raise CheckpointError(
+            f"'{path}' is a run directory, not a model directory. Export it with `soundomni export {path} --out DIR`, and use DIR"
+        )
     if weights:
         weight_files(path)
     return path
@@ -211,6 +215,11 @@ def check_target(directory: str | Path) -> None:
     others = {name for name in names if name not in FILES and not is_weight_file(name)}
     if others:
         raise CheckpointError(f"'{path}' also holds '{min(others)}', which would be lost; move it, or choose another directory")
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is the directory of a run."""
+    return any((path / name).exists() for name in RUN_FILES)
 
 
 def _is_model(path: Path) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, did_you_mean, message_of, some
+from soundomni.core.errors import CheckpointError, amount, did_you_mean, message_of, some
 from soundomni.core.files.pickle_bounds import check_archive, check_legacy
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import open_regular, read_json
@@ -256,7 +256,7 @@ def _read_index(index: Path) -> WeightFile:
     joined = _join(index, [index.parent / shard for shard in shards])
     absent = [name for name in pairs if name not in joined]
     if absent:
-        raise CheckpointError(f"'{index}' lists {len(absent)} tensors that its shards do not hold ({some(absent)})")
+        raise CheckpointError(f"'{index}' lists {amount(len(absent), 'tensor')} that its shards do not hold ({some(absent)})")
     return joined
 
 

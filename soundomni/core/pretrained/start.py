@@ -89,7 +89,7 @@ def _find(name: str) -> Path:
         if not is_absent(name) or did_you_mean(name, shipped_models()):
             raise
         make = f"`soundomni import qwen2-audio SRC --config SPEC --out {name}`"
-        raise CheckpointError(f"model.start: {str(error).rstrip('.')}; {make} or `soundomni export` makes one") from error
+        raise CheckpointError(f"model.start: {str(error).rstrip('.')}. Make one with {make} or `soundomni export`") from error
 
 
 def has_checkpoint(run_dir: Path) -> bool:

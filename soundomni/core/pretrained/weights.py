@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from soundomni.core.errors import CheckpointError, SpecError, some
+from soundomni.core.errors import CheckpointError, SpecError, amount, some
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import read_json
 from soundomni.core.inference.inputs import shown
@@ -162,7 +162,8 @@ class Differing(NamedTuple):
     def __str__(self) -> str:
         names = [*self.missing, *self.unexpected, *self.reshaped]
         first = f" (first: {names[0]})" if names else ""
-        return f"{len(self.missing)} tensors missing, {len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape{first}"
+        counts = {"missing": len(self.missing), "unexpected": len(self.unexpected), "of another shape": len(self.reshaped)}
+        return ", ".join(f"{amount(count, 'tensor')} {how}" for how, count in counts.items() if count) + first
 
 
 def differing_names(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Differing:

@@ -35,7 +35,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
     ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
     ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps",)),
-    (f"above 0 and at most {LONGEST_SECONDS:g}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
+    (f"above 0 and at most {LONGEST_SECONDS:,.0f}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
     (f"from 0 to {LARGEST_SEED}", lambda x: 0 <= x <= LARGEST_SEED, ("seed",)),
 )
 """(expected values, whether a number is one, keys below `train`). Comparisons with nan are False, so nan is refused."""
@@ -64,7 +64,7 @@ def check_train(train: TrainSpec) -> None:
     for name, weight in train.loss_weights.items():
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
     if train.validating.patience and train.validating.best is None:
-        raise SpecError("train.validation.patience needs a number to compare; set train.validation.best, such as to validation/loss")
+        raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
     if train.lora is not None:
         _check_lora(train.lora, train.target)
 

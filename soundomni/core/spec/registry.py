@@ -174,6 +174,10 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         return cls(**given, **runtime)
     except ValueError as error:
         raise SpecError(f"{kind} '{slot.class_path}': {message_of(error)}") from error
+    except SpecError as error:
+        if slot.class_path in str(error):
+            raise
+        raise SpecError(f"{kind} '{slot.class_path}': {error}") from error
     except (SoundOmniError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may fail in any way, and even call sys.exit(); the plugin must be named

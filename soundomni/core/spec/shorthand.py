@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, listed
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot
 from soundomni.core.spec.values import settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
@@ -310,7 +310,7 @@ def _required(model: Mapping[str, Any]) -> list[str]:
 
 def _missing(keys: list[str]) -> SpecError:
     verb, them = ("is", "it") if len(keys) == 1 else ("are", "them")
-    return SpecError(f"{', '.join(keys)} {verb} missing. Add {them} to the spec")
+    return SpecError(f"{listed(keys)} {verb} missing. Add {them} to the spec")
 
 
 def _has(tree: Any, path: list[str]) -> bool:

@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, listed
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.schema import ModelSpec, Slot, Spec
 from soundomni.core.spec.written import WrittenModel, WrittenSpec
@@ -156,7 +156,7 @@ def _check_keys(tree: Mapping[Any, Any], of: type, key: str) -> None:
     missing = [join(key, name) for name in required if name not in tree]
     if missing:
         verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
-        raise SpecError(f"{', '.join(missing)} {verb} missing. Add {them} to the spec")
+        raise SpecError(f"{listed(missing)} {verb} missing. Add {them} to the spec")
 
 
 def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str) -> tuple[Any, ...]:

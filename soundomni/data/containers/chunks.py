@@ -95,7 +95,9 @@ def walk(
             position = end  # some writers do not pad
     if audio not in found:
         cut = position + layout.header_bytes > source.size
-        raise ContainerError("truncated before its audio" if cut else f"damaged, there is no chunk at byte {position}, and no audio before")
+        raise ContainerError(
+            "it is truncated before its audio" if cut else f"it is damaged; there is no chunk at byte {position}, and no audio before"
+        )
     return Chunks(found, position)
 
 
@@ -135,9 +137,9 @@ def audio_range(
     if (beyond and is_streamed(size, 8 * layout.size_bytes)) or (size == 0 and chunks.end == begin < source.size):
         return begin, source.size
     if beyond:
-        raise ContainerError(f"truncated, it holds {max(0, source.size - begin)} of the {size} bytes of audio that it announces")
+        raise ContainerError(f"it is truncated; it holds {max(0, source.size - begin)} of the {size} bytes of audio that it announces")
     if whole is not None and abs(whole - source.size) <= 1 and source.size - chunks.end > 1:
-        raise ContainerError(f"damaged, there is no chunk at byte {chunks.end} where its audio or a chunk after it ends")
+        raise ContainerError(f"it is damaged; there is no chunk at byte {chunks.end} where its audio or a chunk after it ends")
     check_rest(source, chunks.end, magic=magic, junk=_LITTLE_JUNK if whole is None else _MOST_JUNK)
     return begin, begin + size
 

@@ -59,7 +59,7 @@ class Source:
         """
         data = self.read(position, count)
         if len(data) < count:
-            raise ContainerError(f"truncated in its {what}")
+            raise ContainerError(f"it is truncated in its {what}")
         return data
 
     def number(self, position: int, count: int, order: ByteOrder, what: str) -> int:
@@ -173,4 +173,4 @@ def check_rest(source: Source, end: int, *, magic: tuple[bytes, ...], junk: int 
         raise ContainerError(f"another file follows it at byte {end}. Split the file")
     rest = before_tags(source, end) - skip_id3(source, end)
     if rest > junk and not source.is_zero(end):
-        raise ContainerError(f"damaged, {rest} bytes follow the audio that its header announces, which ends at byte {end}")
+        raise ContainerError(f"it is damaged; {rest} bytes follow the audio that its header announces, which ends at byte {end}")

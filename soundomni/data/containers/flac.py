@@ -26,7 +26,7 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
     total = packed & (1 << 36) - 1
     audio = _after_metadata(source, start + 4)
     if audio >= source.size:
-        raise ContainerError("truncated before its audio" if total else "it holds no samples")
+        raise ContainerError("it is truncated before its audio" if total else "it holds no samples")
     if thorough:
         _refuse_second(source, audio)
     stop = before_tags(source, audio)
@@ -37,14 +37,14 @@ def read_flac(source: Source, start: int, thorough: bool) -> Contents:
     if total:
         found = [end for _, end in ends]
         if found and total not in found:
-            cut = "truncated" if max(found) < total else "damaged"
-            raise ContainerError(f"{cut}, its frames end with sample {max(found)} and it announces {total}")
+            cut = "it is truncated" if max(found) < total else "it is damaged"
+            raise ContainerError(f"{cut}; its frames end with sample {max(found)} and it announces {total}")
         return Contents("FLAC", total)
     for position, end in islice(ends, _CANDIDATES):
         if _crc16(tail[position:]) == 0:
             exact = struct.pack(">Q", packed | end)
             return Contents("FLAC", end, ((start, start + 18), exact, (start + 26, stop)))
-    raise ContainerError("truncated or damaged: its header does not say how long it is, and its last frame is not complete")
+    raise ContainerError("it is truncated or damaged; its header does not say how long it is, and its last frame is not complete")
 
 
 def _after_metadata(source: Source, position: int) -> int:

@@ -34,7 +34,7 @@ def read_au(source: Source, start: int) -> Contents:
             pieces = ((start, start + 8), struct.pack(mark + "I", max(0, held)), (start + 12, source.size))
         size = held
     if size > held:
-        raise ContainerError(f"truncated, it holds {max(0, held)} of the {size} bytes of audio that it announces")
+        raise ContainerError(f"it is truncated; it holds {max(0, held)} of the {size} bytes of audio that it announces")
     check_rest(source, begin + size, magic=(b".snd", b"dns."))
     return Contents("AU", size // width if width else None, pieces)
 
@@ -50,7 +50,7 @@ def read_nist(source: Source, start: int) -> Contents:
         raise ContainerError("its header does not say how many samples it holds") from error
     wanted, held = frames * channels * width, source.size - start - length
     if wanted > held:
-        raise ContainerError(f"truncated, it holds {max(0, held)} of the {wanted} bytes of audio that it announces")
+        raise ContainerError(f"it is truncated; it holds {max(0, held)} of the {wanted} bytes of audio that it announces")
     check_rest(source, start + length + wanted, magic=(b"NIST_1A",))
     return Contents("NIST", frames)
 
@@ -66,11 +66,11 @@ def read_voc(source: Source, start: int) -> Contents:
         if kind > 9 and sounds and source.size - position <= _SHORT_BY:
             break
         if kind > 9:
-            raise ContainerError(f"damaged, there is no block at byte {position}")
+            raise ContainerError(f"it is damaged; there is no block at byte {position}")
         sounds += kind in (1, 2, 9)
         end = position + 4 + source.number(position + 1, 3, "little", "blocks")
         if end > source.size:
-            raise ContainerError(f"truncated, its last block lacks {end - source.size} bytes")
+            raise ContainerError(f"it is truncated; its last block lacks {end - source.size} bytes")
         position = end
     if sounds != 1:
         raise ContainerError(f"it has {sounds} blocks of sound, but only one can be read. Save it again as WAV or FLAC")

@@ -52,7 +52,7 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
     begin, end = audio_range(source, chunks, _IFF, audio=b"SSND", magic=(b"FORM",), whole=_whole(source, start))
     audio = end - begin - 8 - source.number(begin, 4, "big", "header")
     if audio < 0:
-        raise ContainerError("damaged, its audio starts after its end")
+        raise ContainerError("it is damaged; its audio starts after its end")
     if not width:
         return Contents("AIFF", None)
     streamed = end - begin != chunks.found[b"SSND"][1]
@@ -60,10 +60,10 @@ def _read_aiff(source: Source, start: int, chunks: Chunks) -> Contents:
         return Contents("AIFF", frames)
     if streamed or frames == 0:
         if 0 < frames < audio // width:
-            raise ContainerError(f"damaged, it announces {frames} samples but holds {audio // width}")
+            raise ContainerError(f"it is damaged; it announces {frames} samples but holds {audio // width}")
         return Contents("AIFF", audio // width, _rebuilt(common, audio // width, source, begin, end))
-    cut = "truncated" if frames > audio // width else "damaged"
-    raise ContainerError(f"{cut}, it announces {frames} samples but holds {audio // width}")
+    cut = "it is truncated" if frames > audio // width else "it is damaged"
+    raise ContainerError(f"{cut}; it announces {frames} samples but holds {audio // width}")
 
 
 def _rebuilt(common: bytes, frames: int, source: Source, begin: int, end: int) -> Pieces:

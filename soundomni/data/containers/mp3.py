@@ -72,8 +72,8 @@ def read_mp3(source: Source, start: int, thorough: bool) -> Contents:
     begin = start + (first.length if mark else 0)
     count, end = _count(source, begin, first)
     if frames is not None and frames != count and not (frames == count + 1 and size == end - start):
-        cut = "truncated" if count < frames else "damaged, or joined from several files"
-        raise ContainerError(f"{cut}: its first frame announces {frames} frames, but it has {count}")
+        cut = "it is truncated" if count < frames else "it is damaged, or joined from several files"
+        raise ContainerError(f"{cut}; its first frame announces {frames} frames, but it has {count}")
     if first.layer != 3:
         return Contents("MP3", count * (384 if first.layer == 1 else 1152), ((start, end),), estimated=True)
     if frames is None or mark == b"VBRI":
@@ -112,17 +112,19 @@ def _count(source: Source, position: int, first: Frame) -> tuple[int, int]:
         if frame is None:
             break
         if (frame.version, frame.layer, frame.rate, frame.mono) != (first.version, first.layer, first.rate, first.mono):
-            raise ContainerError(f"damaged, or joined from several files: the frame at byte {position} has another rate or other channels")
+            raise ContainerError(
+                f"it is damaged, or joined from several files; the frame at byte {position} has another rate or other channels"
+            )
         if frame.length == 0:
             raise ContainerError("its frames have no fixed bit rate (free format), so they cannot be counted")
         if position + frame.length > stop:
-            raise ContainerError(f"truncated, its last frame lacks {position + frame.length - stop} bytes")
+            raise ContainerError(f"it is truncated; its last frame lacks {position + frame.length - stop} bytes")
         position, count = position + frame.length, count + 1
     if position < stop and not source.is_zero(position):
-        cut = "truncated" if stop - position < 4 else "damaged, or joined from several files"
-        raise ContainerError(f"{cut}: there is no frame of MPEG audio at byte {position}")
+        cut = "it is truncated" if stop - position < 4 else "it is damaged, or joined from several files"
+        raise ContainerError(f"{cut}; there is no frame of MPEG audio at byte {position}")
     if count == 0:
-        raise ContainerError("truncated before its audio")
+        raise ContainerError("it is truncated before its audio")
     return count, position
 
 

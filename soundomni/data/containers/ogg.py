@@ -22,17 +22,17 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
     for position, head, sizes in _pages(source, start):
         end = position + len(head) + sum(sizes)
         if end > source.size:
-            raise ContainerError(f"truncated, its last page lacks {end - source.size} bytes")
+            raise ContainerError(f"it is truncated; its last page lacks {end - source.size} bytes")
         serial, sequence = head[14:18], int.from_bytes(head[18:22], "little")
         if stream is not None and (ended or head[5] & _FIRST or serial != stream):
             raise ContainerError(f"another stream begins at byte {position}, but only one can be read. Split the file")
         if stream is not None and sequence != number + 1:
-            raise ContainerError(f"damaged, pages are missing before byte {position}")
+            raise ContainerError(f"it is damaged; pages are missing before byte {position}")
         if thorough and _checksum(source.read(position, end - position)) != head[22:26]:
-            raise ContainerError(f"damaged, the page at byte {position} does not match its checksum")
+            raise ContainerError(f"it is damaged; the page at byte {position} does not match its checksum")
         stream, number, ended, position = serial, sequence, bool(head[5] & _LAST), end
     if not ended:
-        raise ContainerError(f"truncated, the last page of its stream is missing or damaged after byte {position}")
+        raise ContainerError(f"it is truncated; the last page of its stream is missing or damaged after byte {position}")
     check_rest(source, position, magic=(MAGIC,))
     return Contents("OGG")
 
@@ -47,7 +47,7 @@ def _pages(source: Source, start: int) -> Iterator[tuple[int, bytes, bytes]]:
             return
         sizes = head[_HEADER : _HEADER + head[26]]
         if len(sizes) < head[26]:
-            raise ContainerError(f"truncated in the page at byte {position}")
+            raise ContainerError(f"it is truncated in the page at byte {position}")
         yield position, head[: _HEADER + head[26]], sizes
         position += _HEADER + head[26] + sum(sizes)
 

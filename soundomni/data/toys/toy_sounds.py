@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from soundomni.core.errors import DataError, did_you_mean
+from soundomni.core.errors import DataError, amount, did_you_mean
 from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.limits import LARGEST_SEED
 from soundomni.data.toys.toy_language import captions, questions
@@ -41,16 +41,16 @@ class ToySounds(Dataset):
     Args:
         size: number of items.
         seed: seed of everything random.
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
         seconds: length of every clip.
-        events: least and most events per clip, within 1 and 2.
+        events: minimum and maximum number of events per clip, each 1 or 2.
         notes: notes to use, such as ["A3", "A4"]; null for all 24, C3 to B4.
         kinds: kinds (tone, chirp, clicks, noise) or sounds (sine, square, ..., rising, falling, white, low, high) to
             use; null for all.
         variation: how much of what a recipe leaves open (onset, phase, course, spacing) is random: 0 makes each recipe
             the same sound every time, except for its noise, and 1 makes everything random. Less is easier to learn.
-        detune: least and most cents by which each tone is off its note, up or down, below 50: the nearest note stays
-            the right answer. The cents of each event (0 except for tones) are in `attributes["detune"]` unless both are
+        detune: minimum and maximum, in cents, by which each tone is off its note, up or down, below 50: the nearest
+            note stays the right answer. The cents of each event (0 except for tones) are in `attributes["detune"]` unless both are
             0.
         held_out: "exclude" leaves out the reserved combinations (see `is_held_out`), "only" uses nothing else,
             "include" uses all.
@@ -76,7 +76,9 @@ class ToySounds(Dataset):
         if not 0.0 <= variation <= 1.0:
             raise DataError(f"toy sounds: variation is {variation}; expected 0 to 1")
         if len(detune) != 2 or not 0.0 <= detune[0] <= detune[1] < MAX_DETUNE:
-            raise DataError(f"toy sounds: detune is {list(detune)}; expected the least and most cents, from 0 to below {MAX_DETUNE:g}")
+            raise DataError(
+                f"toy sounds: detune is {list(detune)}; expected the minimum and maximum in cents, from 0 to below {MAX_DETUNE:g}"
+            )
         _check(size=size, seed=seed, sample_rate=sample_rate, seconds=seconds, events=events, held_out=held_out)
         self.size, self.seed, self.sample_rate, self.seconds = size, seed, sample_rate, seconds
         self._generated_from = repr((size, seed, sample_rate, seconds, tuple(events), notes, kinds, variation, tuple(detune), held_out))
@@ -93,7 +95,7 @@ class ToySounds(Dataset):
         for count in self._counts:
             if not self._any_allowed(chosen, count):
                 raise DataError(
-                    f"no sound of {count} event(s) is left with held_out='{held_out}' and these notes and kinds; allow more of them"
+                    f"no sound of {amount(count, 'event')} is left with held_out='{held_out}' and these notes and kinds; allow more of them"
                 )
 
     def __len__(self) -> int:
@@ -208,8 +210,10 @@ def _check(*, size: int, seed: int, sample_rate: int, seconds: float, events: Se
         given = f"sample_rate {sample_rate} Hz is too {side}"
         raise DataError(f"toy sounds: {given}; expected at least {MIN_SAMPLE_RATE} and at most {MAX_SAMPLE_RATE}")
     if len(events) != 2 or not 1 <= events[0] <= events[1] <= max(MIN_SECONDS):
-        raise DataError(f"toy sounds: events is {list(events)}; expected the least and most per clip: [1, 1], [1, 2] or [2, 2]")
+        raise DataError(f"toy sounds: events is {list(events)}; expected the minimum and maximum per clip: [1, 1], [1, 2] or [2, 2]")
     if not seconds <= MAX_SECONDS:
         raise DataError(f"toy sounds: seconds is {seconds}; expected at most {MAX_SECONDS:g}")
     if seconds < MIN_SECONDS[events[1]]:
-        raise DataError(f"toy sounds: {seconds} s is too short for {events[1]} event(s); expected at least {MIN_SECONDS[events[1]]} s")
+        raise DataError(
+            f"toy sounds: {seconds} s is too short for {amount(events[1], 'event')}; expected at least {MIN_SECONDS[events[1]]} s"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from soundomni.core.errors import CheckpointError, some
+from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.experts.checkpoints.language_config import LanguageConfig
 
@@ -126,7 +126,7 @@ def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known
     rows = {one.name: one.shape for one in needed}
     missing = sorted(rows.keys() - set(weights))
     if missing:
-        raise CheckpointError(f"'{weights.path}' lacks {len(missing)} tensors that its config asks for ({some(missing)})")
+        raise CheckpointError(f"'{weights.path}' lacks {amount(len(missing), 'tensor')} that its config asks for ({some(missing)})")
     for name, shape in rows.items():
         if weights.shape(name) != shape:
             raise CheckpointError(f"'{weights.path}': {name} is {list(weights.shape(name))}; its config says {list(shape)}")
@@ -143,5 +143,7 @@ def check_rows(weights: WeightFile, needed: Iterable[Rows], *, model: str, known
         else:
             unused[name] = reason
     if unexpected:
-        raise CheckpointError(f"'{weights.path}' has {len(unexpected)} tensors that do not belong to {model} ({some(sorted(unexpected))})")
+        raise CheckpointError(
+            f"'{weights.path}' has {amount(len(unexpected), 'tensor')} that {model} does not have ({some(sorted(unexpected))})"
+        )
     return unused

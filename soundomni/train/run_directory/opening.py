@@ -216,7 +216,7 @@ class RunDirectory:
             raise CheckpointError(f"'{self.directory}' was taken by process {rival.pid} on host {rival.host}; this run ends without saving")
         if place is None:
             self._make_again()
-            self.problem = f"'{self.directory}' was deleted during the run; use the same command to go on"
+            self.problem = f"'{self.directory}' was deleted during the run; use the same command to resume"
         else:
             self._place = place
             self.problem = f"'{self.directory}' was moved to '{place}' during the run; resume with --train.run_dir={place}"

@@ -68,7 +68,7 @@ def check_allowed(keys: Collection[str], spec: Spec) -> None:
     for key in keys:
         place = key.partition(".init_args.")[0]  # the plugin may have lost the argument since
         if place not in known and not any(is_below(one, [key]) for one in (*known, *ON_REQUEST)):
-            raise SpecError(f"--allow-change is {key}; expected a key of the spec, or the start of one.{did_you_mean(key, known)}")
+            raise SpecError(f"--allow-change is '{key}'; expected a key of the spec, or the start of one.{did_you_mean(key, known)}")
 
 
 def check_unchanged(
@@ -102,7 +102,7 @@ def check_unchanged(
     if options and len(allowable) < len(left):
         ways[-1] = f"allow those that may change with {options}"
     raise CheckpointError(
-        f"'{checkpoint}' was made with a different spec, so the run cannot go on: {'; '.join(changes[key] for key in left)}; "
+        f"'{checkpoint}' was made with a different spec, so the run cannot resume from it: {'; '.join(changes[key] for key in left)}; "
         f"{', '.join(ways)}, choose another train.run_dir, or start over with --existing overwrite"
     )
 

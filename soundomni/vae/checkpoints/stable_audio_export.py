@@ -44,7 +44,7 @@ def export_codec(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, l
         SpecError: it is another codec, or one that the layout's package cannot compute.
     """
     if not isinstance(codec, OobleckCodec):
-        raise SpecError(f"only the codec oobleck can be written as {layout}; this one is a {type(codec).__name__}")
+        raise SpecError(f"only the codec oobleck can be written as {layout}, not {type(codec).__name__}. Choose another --format")
     config = (_diffusers if layout == DIFFUSERS else _stable_audio)(init_args)
     understood = parse_config(config).init_args  # reading the written config must give this codec
     different = [name for name, value in understood.items() if _plain(value) != _plain(init_args[name])]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, some
+from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
@@ -101,7 +101,7 @@ def find_autoencoder(weights: WeightFile) -> Found:
         raise CheckpointError(
             f"'{weights.path}' does not hold Stable Audio's autoencoder; expected tensors such as "
             f"encoder.layers.1.layers.0.layers.1.weight_g under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} "
-            f"or no prefix, found {len(weights)} others ({some(sorted(weights)) or 'none'})"
+            f"or no prefix, found {amount(len(weights), 'other')} ({some(sorted(weights)) or 'none'})"
         )
     prefix, reasons = _PREFIXES[layout]
     under = _under(prefix, inner)
