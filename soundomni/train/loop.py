@@ -7,6 +7,9 @@ an error there costs no training.
 
 Every loss is divided by its count over all ranks and micro-batches before the backward pass, so that a step over many small
 batches on many ranks is the step over one large batch. Counts follow from the batches and cost one small reduction.
+
+What a step measures stays on the device until the loop logs, validates or saves. The host then reads all of these steps at
+once, counts those that were skipped, and warns of each.
 """
 
 from __future__ import annotations
@@ -32,10 +35,13 @@ from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
 from soundomni.train.learning_rate import learning_rate, set_learning_rate
 from soundomni.train.loss_weighting import loss_shares, weighted_loss, weighted_total
+from soundomni.train.optimizers.skipping import step_unless
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
 MAX_SKIPPED_IN_A_ROW = 10
+MAX_UNREAD = 1000
+"""Steps after which the host reads what they measured even if none of them is logged: the device keeps it until then."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,8 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Progress:
     """Progress of a run: the part of a checkpoint that is not tensors.
+
+    Skipped steps are counted when the loop reads what steps measured; it always does so before it saves.
 
     Args:
         step: number of finished steps.
@@ -66,25 +74,44 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What one step measured.
+class StepNumbers:
+    """The numbers of one step, on the host.
 
     Args:
         losses: mean of each loss over its elements.
         loss: weighted sum of the losses.
         grad_norm: gradient norm before clipping.
-        parts: sum and count of each part of a loss, on this rank.
     """
 
     losses: dict[str, float]
     loss: float
     grad_norm: float
-    parts: LossTerms = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
-        """Whether the step may be taken."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+        """Whether the step was taken."""
+        return all(map(math.isfinite, (*self.losses.values(), self.grad_norm)))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured, on the device.
+
+    Args:
+        names: names of the losses.
+        values: mean of each loss over its elements, in the order of `names`; then the gradient norm before clipping.
+        skipped: 0-dim; 1.0 if a value is not finite, so that no weight was changed, and 0.0 otherwise.
+        parts: sum and count of each part of a loss, on this rank.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    skipped: Tensor
+    parts: LossTerms = field(default_factory=dict)
+
+    def read(self, weights: Mapping[str, float]) -> StepNumbers:
+        """Wait for the device and return the numbers; `weights` are those of the losses."""
+        return _numbers(self.names, self.values.tolist(), weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +162,8 @@ def fit(
     Raises:
         SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
     """
-    clock = _Clock(progress)
+    clock, unread = _Clock(progress), _Unread(progress, train.loss_weights)
+    intervals = (train.save_every, train.keep_every, train.validating.every)
     _catch_up(train, progress, hooks, clock)
     if progress.best.is_over(train.validating):
         return True
@@ -143,23 +171,26 @@ def fit(
         rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
         set_learning_rate(optimizer, rate)
         result = train_step(model, step.batches, train=train, optimizer=optimizer, world=world)
-        if result.is_finite and ema is not None:
-            ema.update(model)
-        _advance(progress, step.state, world.sum_counts(step.counts), result)
+        if ema is not None:
+            ema.update(model, skipped=result.skipped)
+        _advance(progress, step.state, world.sum_counts(step.counts))
+        unread.add(result)
+        logs, done = is_log_step(progress.step, train), progress.step >= train.steps
+        if logs or unread.is_full or any(_is_due(progress, every) for every in intervals):
+            unread.read()
         progress.seconds = clock.seconds()
-        logs = is_log_step(progress.step, train)
         parts = part_means(result.parts, world) if logs else {}
-        done = progress.step >= train.steps
         measured, is_best = _measure(train, progress, hooks, clock)
         over = progress.best.is_over(train.validating)
         if logs or over:
             ended = {"stopped_early": 1.0} if over and not done else {}
-            metrics = _metrics(result, rate, progress) | parts | clock.rates(progress)
+            metrics = _metrics(unread.read(), rate, progress) | parts | clock.rates(progress)
             hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
         elif measured:
             hooks.log(progress.step, measured)
         stop = hooks.should_stop()
         if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
+            unread.read()
             hooks.save(progress)
         if stop:
             return done
@@ -168,6 +199,7 @@ def fit(
                 hooks.validate(progress.step)
         if over:
             break
+    unread.read()
     return True
 
 
@@ -223,7 +255,7 @@ def train_step(
 ) -> StepResult:
     """Make one optimizer step over `batches`; if anything is not finite, no rank changes its weights.
 
-    It waits for the device once: the host must know whether to run the optimizer.
+    It waits for the device only if the optimizer cannot skip a step on the device; see `step_unless`.
     """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
@@ -241,13 +273,11 @@ def train_step(
     names = sorted(means)
     values = world.sum(torch.stack([means[name] for name in names]))
     norm = clip_gradients(model.parameters(), train.optimizer.clip)
-    *found, grad_norm = torch.cat([values, norm.reshape(1).to(values)]).tolist()
-    losses = dict(zip(names, found, strict=True))
-    result = StepResult(losses=losses, loss=weighted_total(losses, train.loss_weights), grad_norm=grad_norm, parts=parts)
-    if result.is_finite:
-        optimizer.step()
+    values = torch.cat([values, norm.reshape(1).to(values)])
+    skipped = 1.0 - values.isfinite().all().to(values)
+    step_unless(skipped, optimizer)
     optimizer.zero_grad(set_to_none=True)
-    return result
+    return StepResult(names=tuple(names), values=values, skipped=skipped, parts=parts)
 
 
 def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
@@ -281,30 +311,78 @@ def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) ->
     return world.sum_counts(local), len(batches) * world.size
 
 
-def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float], result: StepResult) -> None:
+def _advance(progress: Progress, data: Mapping[str, Any], counts: Mapping[str, float]) -> None:
     progress.step += 1
     progress.data = data
     for name, count in counts.items():
         progress.totals[name] = progress.totals.get(name, 0.0) + count
-    if result.is_finite:
+
+
+class _Unread:
+    """Steps whose numbers are still on the device, and which are not yet counted as taken or skipped.
+
+    Args:
+        progress: receives the counts.
+        weights: weights of the losses.
+    """
+
+    def __init__(self, progress: Progress, weights: Mapping[str, float]) -> None:
+        self._progress, self._weights = progress, weights
+        self._steps: list[tuple[int, tuple[str, ...]]] = []
+        self._values: list[Tensor] = []
+        self._last = StepNumbers(losses={}, loss=0.0, grad_norm=0.0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many steps that they should be read."""
+        return len(self._steps) >= MAX_UNREAD
+
+    def add(self, result: StepResult) -> None:
+        """Add the step that `progress` has just counted."""
+        self._steps.append((self._progress.step, result.names))
+        self._values.append(result.values)
+
+    def read(self) -> StepNumbers:
+        """Wait for the device once, unless everything is read; count the steps, and return the numbers of the last one.
+
+        Raise SoundOmniError if ten steps in a row were skipped; the steps after them are not counted.
+        """
+        if self._steps:
+            steps, values = self._steps, iter(torch.cat(self._values).tolist())
+            self._steps, self._values = [], []
+            for step, names in steps:
+                self._last = _numbers(names, list(islice(values, len(names) + 1)), self._weights)
+                _count(self._progress, step, self._last)
+        return self._last
+
+
+def _numbers(names: Sequence[str], values: Sequence[float], weights: Mapping[str, float]) -> StepNumbers:
+    *found, grad_norm = values
+    losses = dict(zip(names, found, strict=True))
+    return StepNumbers(losses=losses, loss=weighted_total(losses, weights), grad_norm=grad_norm)
+
+
+def _count(progress: Progress, step: int, numbers: StepNumbers) -> None:
+    """Count a step as taken or skipped, and warn of a skipped one. Raise SoundOmniError at the tenth in a row."""
+    if numbers.is_finite:
         progress.skipped_in_a_row = 0
         return
     progress.skipped_steps += 1
     progress.skipped_in_a_row += 1
-    found = ", ".join(f"{name} {value:g}" for name, value in {**result.losses, "gradient norm": result.grad_norm}.items())
-    logger.warning("step %d was skipped: not finite (%s)", progress.step, found)
+    found = ", ".join(f"{name} {value:g}" for name, value in {**numbers.losses, "gradient norm": numbers.grad_norm}.items())
+    logger.warning("step %d was skipped: not finite (%s)", step, found)
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise SoundOmniError(
-            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {progress.step} ({found}). "
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, the last at step {step} ({found}). "
             "Resume from the last "
             "checkpoint with a lower train.optimizer.lr or train.optimizer.clip, or train.precision: fp32"
         )
 
 
-def _metrics(result: StepResult, rate: float, progress: Progress) -> dict[str, float]:
-    named = {f"loss/{name}": value for name, value in result.losses.items()}
+def _metrics(numbers: StepNumbers, rate: float, progress: Progress) -> dict[str, float]:
+    named = {f"loss/{name}": value for name, value in numbers.losses.items()}
     skipped = float(progress.skipped_steps)
-    return {"loss": result.loss, **named, "lr": rate, "grad_norm": result.grad_norm, **progress.totals, "skipped_steps": skipped}
+    return {"loss": numbers.loss, **named, "lr": rate, "grad_norm": numbers.grad_norm, **progress.totals, "skipped_steps": skipped}
 
 
 class _Clock:
