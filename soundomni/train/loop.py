@@ -17,11 +17,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +37,8 @@ from soundomni.train.loss_weighting import loss_shares, weighted_loss, weighted_
 from soundomni.train.optimizers.skipping import step_unless
 from soundomni.train.parallel import World, computing_precision, reduce_gradients
 from soundomni.train.trainable import Step, Trainable, as_trainable
+
+T = TypeVar("T")
 
 MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREAD = 1000
@@ -150,11 +151,10 @@ def fit(
 ) -> bool:
     """Train until `train.steps` steps are finished, or until patience runs out (see Best.is_over).
 
-    `progress` is kept up to date in place.
-
     Args:
         model: a Trainable, after `parallelize`.
         loader: steps that follow `progress.data`.
+        progress: kept up to date in place.
 
     Returns:
         True if the run is finished, False if it was asked to stop before; it has saved in both cases.
@@ -163,9 +163,7 @@ def fit(
         SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
     """
     clock, unread = _Clock(progress), _Unread(progress, train.loss_weights)
-    intervals = (train.save_every, train.keep_every, train.validating.every)
-    _catch_up(train, progress, hooks, clock)
-    if progress.best.is_over(train.validating):
+    if _catch_up(train, progress, hooks, clock):
         return True
     for step in islice(loader, max(0, train.steps - progress.step)):
         rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
@@ -176,7 +174,8 @@ def fit(
         _advance(progress, step.state, world.sum_counts(step.counts))
         unread.add(result)
         logs, done = is_log_step(progress.step, train), progress.step >= train.steps
-        if logs or unread.is_full or any(_is_due(progress, every) for every in intervals):
+        saves, validates = _is_due(progress, train.save_every, train.keep_every), _is_due(progress, train.validating.every)
+        if logs or saves or validates:
             unread.read()
         progress.seconds = clock.seconds()
         parts = part_means(result.parts, world) if logs else {}
@@ -188,15 +187,13 @@ def fit(
             hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
         elif measured:
             hooks.log(progress.step, measured)
-        stop = hooks.should_stop()
-        if stop or done or over or is_best or _is_due(progress, train.save_every) or _is_due(progress, train.keep_every):
+        if (stop := hooks.should_stop()) or done or over or is_best or saves:
             unread.read()
             hooks.save(progress)
         if stop:
             return done
-        if _is_due(progress, train.validating.every):
-            with clock.paused():
-                hooks.validate(progress.step)
+        if validates:
+            clock.pause_for(hooks.validate, progress.step)
         if over:
             break
     unread.read()
@@ -208,8 +205,8 @@ def is_log_step(step: int, train: TrainSpec) -> bool:
     return step % train.log_every == 0 or step >= train.steps
 
 
-def _is_due(progress: Progress, every: int) -> bool:
-    return every > 0 and progress.step % every == 0
+def _is_due(progress: Progress, *intervals: int) -> bool:
+    return any(every > 0 and progress.step % every == 0 for every in intervals)
 
 
 def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> tuple[Mapping[str, float], bool]:
@@ -220,8 +217,7 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
         return {}, False
     if hooks.should_stop():  # a run that resumes measures first
         return {}, False
-    with clock.paused():
-        measured = hooks.measure(progress.step)
+    measured = clock.pause_for(hooks.measure, progress.step)
     if not measured and hooks.should_stop():  # it may have been asked to stop while it measured
         return {}, False
     progress.measured = progress.step
@@ -236,13 +232,17 @@ def _measure(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) 
     return measured, progress.best.judge(progress.step, measured, train.validating)
 
 
-def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> None:
-    """Measure before the first step, or at the step where the run stopped before measuring; save that step again."""
+def _catch_up(train: TrainSpec, progress: Progress, hooks: Hooks, clock: _Clock) -> bool:
+    """Measure before the first step, or at the step where the run stopped before measuring; save that step again.
+
+    Return whether patience has run out.
+    """
     measured, _ = _measure(train, progress, hooks, clock)
     if measured:
         hooks.log(progress.step, measured)
         if progress.step > 0:
             hooks.save(progress)
+    return progress.best.is_over(train.validating)
 
 
 def train_step(
@@ -332,15 +332,12 @@ class _Unread:
         self._values: list[Tensor] = []
         self._last = StepNumbers(losses={}, loss=0.0, grad_norm=0.0)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there are so many steps that they should be read."""
-        return len(self._steps) >= MAX_UNREAD
-
     def add(self, result: StepResult) -> None:
-        """Add the step that `progress` has just counted."""
+        """Add the step that `progress` has just counted, and read all steps if there are MAX_UNREAD."""
         self._steps.append((self._progress.step, result.names))
         self._values.append(result.values)
+        if len(self._steps) >= MAX_UNREAD:
+            self.read()
 
     def read(self) -> StepNumbers:
         """Wait for the device once, unless everything is read; count the steps, and return the numbers of the last one.
@@ -397,12 +394,12 @@ class _Clock:
         """Return the seconds of the whole run, including those before it was resumed."""
         return self._before + time.perf_counter() - self._start
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Keep the time spent in this context out of the rates."""
+    def pause_for(self, hook: Callable[[int], T], step: int) -> T:
+        """Call a hook with the step and return its result; the time that it takes stays out of the rates."""
         begun = time.perf_counter()
-        yield
+        result = hook(step)
         self._last += time.perf_counter() - begun
+        return result
 
     def rates(self, progress: Progress) -> dict[str, float]:
         """Return tokens and steps per second since the last call, and the seconds of the whole run."""
