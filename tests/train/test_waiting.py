@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from soundomni.core.spec.schema import OptimizerSpec, Slot
 from soundomni.train.ema import EMA
-from soundomni.train.loop import Hooks, Progress, fit
+from soundomni.train.loop import Hooks, Progress, fit, part_means, train_step
 from soundomni.train.optimizers.build import build_optimizer
 
 aten = torch.ops.aten
@@ -101,6 +101,19 @@ def test_a_forward_pass_waits_for_nothing(drawn: bool, tmp_path: Path, monkeypat
         for batch in batches:
             module(batch)
     assert waiting.found == []
+
+
+def test_a_step_of_a_whole_model_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, world = held_out(alone(), tmp_path), alone()
+    module, train = measure.module, measure.train
+    batches = [batch.broken_down() for batch in measure.read(measure.batches[:3])]
+    module(batches[0])
+    optimizer = build_optimizer(module, train.optimizer)
+    with Waiting([*module.parameters(), *module.buffers()], monkeypatch) as waiting:
+        result = train_step(module, batches, train=train, optimizer=optimizer, world=world)
+        assert waiting.found == []
+        part_means(result.parts, world)
+    assert result.parts and waiting.found == ["tolist"]
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
