@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ class OptimizerSuite(ConformanceSuite):
         """With `shards`, sharded parameters move like whole ones; without it, `build` refuses them in one line."""
         whole, optimizer = _parameters(), self.built()
         with _mesh() as mesh:
-            sharded = {name: nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for name, p in whole.items()}
+            sharded = _sharded(mesh)
             if not optimizer.shards:
                 self._require_refusal(optimizer, sharded)
                 return
@@ -138,6 +139,37 @@ class OptimizerSuite(ConformanceSuite):
             for name, parameter in whole.items():
                 found = cast(DTensor, sharded[name]).full_tensor()
                 self.require_close(found, parameter, 1e-5, "sharded", f"sharded, '{name}' moved differently than whole")
+
+    def test_skips(self) -> None:
+        """If the optimizer declares `_step_supports_amp_scaling`, a step whose `found_inf` is 1.0 changes neither weights
+        nor state, even if gradients are NaN or infinite, and one whose `found_inf` is 0.0 is a usual step."""
+        self._require_skips(_parameters(), _parameters())
+        if self.built().shards:
+            with _mesh() as mesh:
+                self._require_skips(_sharded(mesh), _sharded(mesh))
+
+    def _require_skips(self, first: dict[str, nn.Parameter], second: dict[str, nn.Parameter]) -> None:
+        """Require that steps over `first`, some of which are skipped, are steps over `second`, of which none is."""
+        skipping, usual = (self.built().build(parameters, SETTINGS) for parameters in (first, second))
+        if not getattr(skipping, "_step_supports_amp_scaling", False):
+            return
+        for gradient in (math.nan, math.inf, math.nan):  # the first step has no state yet
+            weights, state = _copies(first), _state(skipping, first)
+            for parameter in first.values():
+                parameter.grad = torch.full_like(parameter, gradient)
+            _step_with(skipping, found_inf=1.0)
+            given = f"in a step with found_inf 1.0 and gradients of {gradient}"
+            for name, weight in weights.items():
+                self.require(torch.equal(_whole(first[name]), weight), "skips", f"'{name}' moved {given}")
+            found = _state(skipping, first)
+            for name, value in state.items():
+                self.require(name in found and torch.equal(found[name], value), "skips", f"{name} changed {given}")
+            _set_gradients(skipping, first)
+            _step_with(skipping, found_inf=0.0)
+            _step(usual, second)
+            for name, parameter in second.items():
+                same = torch.equal(_whole(first[name]), _whole(parameter))
+                self.require(same, "skips", f"'{name}' moved differently after a skipped step and with found_inf 0.0")
 
     def _require_refusal(self, optimizer: Optimizer, sharded: dict[str, nn.Parameter]) -> None:
         try:
@@ -165,8 +197,28 @@ def _parameters() -> dict[str, nn.Parameter]:
     return {name: nn.Parameter(noise(index, *shape)) for index, (name, shape) in enumerate(SHAPES.items())}
 
 
+def _sharded(mesh: DeviceMesh) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for name, p in _parameters().items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach()
+
+
 def _copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    return {name: _whole(parameter).clone() for name, parameter in parameters.items()}
+
+
+def _state(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return copies of the tensors of the state, by names for messages."""
+    kept = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
+    return {
+        f"'{key}' of '{name}'": _whole(value).clone()
+        for name, state in kept.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _loss(parameters: dict[str, nn.Parameter]) -> Tensor:
@@ -174,9 +226,19 @@ def _loss(parameters: dict[str, nn.Parameter]) -> Tensor:
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], *, missing: str | None = None) -> None:
+    _set_gradients(optimizer, parameters, missing=missing)
+    optimizer.step()
+
+
+def _set_gradients(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], *, missing: str | None = None) -> None:
     optimizer.zero_grad(set_to_none=True)
     _loss({name: parameter for name, parameter in parameters.items() if name != missing}).backward()  # type: ignore[no-untyped-call]
+
+
+def _step_with(optimizer: torch.optim.Optimizer, *, found_inf: float) -> None:
+    optimizer.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
     optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _moved(moved: bool) -> str:

@@ -24,18 +24,30 @@ class EMA:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.updates = 0
         self.averages = {name: p.detach().to(torch.float32, copy=True) for name, p in _trained(model).items()}
+        device = next((_local(average).device for average in self.averages.values()), torch.device("cpu"))
+        self._updates = torch.zeros((), dtype=torch.float64, device=device)
+
+    @property
+    def updates(self) -> int:
+        """Number of updates so far. It is counted on the device, so reading it waits."""
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, number: int) -> None:
+        self._updates.fill_(number)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the averages towards the parameters by one step."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
+    def update(self, model: nn.Module, *, skipped: Tensor | None = None) -> None:
+        """Move the averages towards the parameters by one step, unless `skipped`, 0-dim on their device, is 1.0."""
+        taken = torch.ones_like(self._updates) if skipped is None else 1.0 - skipped.double()
+        decay = ((1.0 + self._updates) / (10.0 + self._updates)).clamp(max=self.decay)
+        weight = ((1.0 - decay) * taken).float()  # at 0, the averages stay
+        self._updates += taken
         parameters = _trained(model)
         averages = [_local(average) for average in self.averages.values()]
         current = [_local(parameters[name].detach()).float() for name in self.averages]
-        torch._foreach_lerp_(averages, current, 1.0 - decay)
+        torch._foreach_lerp_(averages, current, [weight] * len(averages))
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:

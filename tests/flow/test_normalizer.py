@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from soundomni.core.assembly.normalizer import STD_FLOOR, LatentNormalizer
 from soundomni.core.errors import CheckpointError, DataError, SpecError
@@ -99,6 +100,18 @@ def test_travels_with_the_weights(tmp_path):
     loaded.load_state_dict(load_file(tmp_path / "n.safetensors"))
     data = batch([7], seed=9)
     assert torch.equal(loaded.normalize(data).values, normalizer.normalize(data).values)
+
+
+def test_what_it_has_seen_is_forgotten_when_another_state_is_loaded():
+    normalizer, fresh = (LatentNormalizer(token_dim=3, kind="channel") for _ in range(2))
+    data = batch([7])
+    normalizer.fit([data])
+    normalizer.normalize(data)
+    nn.ModuleDict({"inner": normalizer}).load_state_dict(nn.ModuleDict({"inner": fresh}).state_dict())
+    with pytest.raises(CheckpointError, match="has not been fitted"):
+        normalizer.normalize(data)
+    normalizer.fit([data])
+    normalizer.denormalize(data)
 
 
 def test_keeps_the_dtype_of_the_latents():

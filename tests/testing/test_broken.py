@@ -557,6 +557,84 @@ class ForgetsShards(AdamW):
         return super().build(parameters, replace(settings, lr=2 * settings.lr) if sharded else settings)
 
 
+class Skipping(torch.optim.Optimizer):
+    """Steps along an average of gradients, and declares that it can skip a step on the device."""
+
+    _step_supports_amp_scaling = True
+
+    def __init__(self, parameters, settings):
+        super().__init__(parameters.values(), {"lr": settings.lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, group["lr"], getattr(self, "found_inf", torch.tensor(0.0)))
+
+    def update(self, p, rate, skipped):
+        average = self.state[p].setdefault("average", torch.zeros_like(p))
+        average.lerp_(p.grad, 0.5)
+        p.sub_(rate * average)
+
+
+class Multiplies(Skipping):
+    """Zero times NaN is NaN."""
+
+    def update(self, p, rate, skipped):
+        p.sub_(rate * (1.0 - skipped) * p.grad)
+
+
+class KeepsWeightsOnly(Skipping):
+    def update(self, p, rate, skipped):
+        before = p.clone()
+        super().update(p, rate, skipped)
+        p.copy_(torch.where(skipped.bool(), before, p))
+
+
+class CountsSkipped(Skipping):
+    """Counts steps, whether they are taken or not."""
+
+    def update(self, p, rate, skipped):
+        self.state[p]["step"] = self.state[p].get("step", torch.tensor(0.0)) + 1.0
+        if not skipped:
+            super().update(p, rate, skipped)
+
+
+class SkipsAtZero(Skipping):
+    def step(self, closure=None):
+        if not hasattr(self, "found_inf"):
+            super().step(closure)
+
+
+@broken(testing.OptimizerSuite, "skips", "'embedding.weight' moved in a step with found_inf 1.0 and gradients of nan")
+class DeclaresMore(Optimizer):
+    rule = Skipping
+
+    def build(self, parameters, settings):
+        return self.rule(parameters, settings)
+
+
+@broken(testing.OptimizerSuite, "skips", "'embedding.weight' moved in a step with found_inf 1.0 and gradients of nan")
+class MultipliesByZero(DeclaresMore):
+    rule = Multiplies
+
+
+@broken(testing.OptimizerSuite, "skips", "moved differently after a skipped step and with found_inf 0.0")
+class KeepsNoState(DeclaresMore):
+    rule = KeepsWeightsOnly
+
+
+@broken(testing.OptimizerSuite, "skips", "'step' of 'embedding.weight' changed in a step with found_inf 1.0 and gradients of inf")
+class CountsWhatItSkips(DeclaresMore):
+    rule = CountsSkipped
+
+
+@broken(testing.OptimizerSuite, "skips", "'embedding.weight' moved differently after a skipped step and with found_inf 0.0")
+class TakesZeroForOne(DeclaresMore):
+    rule = SkipsAtZero
+
+
 @broken(testing.OptimizerSuite, "learns", r"60 steps took a loss of \S+ to \S+; expected half")
 class Ascends(Optimizer):
     def build(self, parameters, settings):

@@ -16,7 +16,7 @@ from tiny_training import TinyRun, alone, settings
 from two_ranks import MUON
 
 from soundomni.core.errors import SpecError
-from soundomni.core.spec.schema import ParallelSpec
+from soundomni.core.spec.schema import OptimizerSpec, ParallelSpec
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.parallel import mesh_shape, open_world
 
@@ -130,6 +130,18 @@ def test_one_poisoned_rank_makes_all_skip(seen: list[dict[str, Any]]) -> None:
         assert rank["poisoned"]["skipped"] == 1
         assert rank["poisoned"]["losses"][2] is None
         assert rank["poisoned"]["losses"][3:] == pytest.approx(run.losses[3:], abs=1e-5)
+
+
+@pytest.mark.parametrize(("rule", "optimizer"), [("adamw", settings().optimizer), ("muon", MUON)])
+def test_ranks_that_skip_on_the_device_skip_as_the_host_would(rule: str, optimizer: OptimizerSpec, seen: list[dict[str, Any]]) -> None:
+    one = TinyRun(alone(), settings(optimizer=optimizer, log_every=7), poisoned=(0, 8, 21))
+    one.run(20)
+    for rank in seen:
+        found = rank["skipping"][rule]
+        assert found["losses"] == pytest.approx(one.losses, abs=1e-5)
+        assert found["same"] == {"resumed": True, "host": True}
+        assert found["skipped"] == [2, 3, 3, 3]
+        assert found["sharded"] == "DTensor"
 
 
 def test_all_ranks_give_up_together(seen: list[dict[str, Any]]) -> None:

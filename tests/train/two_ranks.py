@@ -100,6 +100,29 @@ def poisoned(world: World, out: Path) -> Seen:
     return {"losses": losses, "skipped": run.state.progress.skipped_steps}
 
 
+def skipping(world: World, out: Path) -> Seen:
+    """Steps 1, 3 and 6 are skipped on the device, and the run is resumed after the second of them; again on the host."""
+    seen: Seen = {}
+    for rule, spec in (("adamw", settings().optimizer), ("muon", MUON)):
+        chosen, poison = settings(optimizer=spec, log_every=7), (0, 8, 21)
+        run, host = (TinyRun(world, chosen, poisoned=poison) for _ in range(2))
+        host.state.optimizer._step_supports_amp_scaling = False
+        checkpointer = Checkpointer(out / f"skipping-{rule}", world, keep=2)
+        run.run(3, checkpointer=checkpointer)
+        run.run(20)
+        checkpointer.wait()
+        again = TinyRun(world, chosen, resume=find_latest(out / f"skipping-{rule}", world), poisoned=poison)
+        begun = again.state.progress.skipped_steps
+        again.run(20)
+        host.run(20)
+        others = {"resumed": again.tensors(), "host": host.tensors()}
+        same = {name: all(torch.equal(t, tensors[key]) for key, t in run.tensors().items()) for name, tensors in others.items()}
+        sharded = type(run.state.optimizer.state[run.state.model.leave.weight]["exp_avg"]).__name__
+        skipped = [one.state.progress.skipped_steps for one in (run, again, host)]
+        seen[rule] = {"losses": run.losses, "same": same, "skipped": [begun, *skipped], "sharded": sharded}
+    return seen
+
+
 def poisoned_for_good(world: World, out: Path) -> Seen:
     run = TinyRun(world, settings(), poisoned=tuple(range(8, 100, 2)))
     try:
@@ -326,7 +349,7 @@ def in_parts(world: World, out: Path) -> Seen:
     return part_means({name: (torch.tensor(total), torch.tensor(count)) for name, (total, count) in own.items()}, world)
 
 
-LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, poisoned_for_good, averaged, recomputed, bf16)
+LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, skipping, poisoned_for_good, averaged, recomputed, bf16)
 SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied, measured, in_parts)
 
 

@@ -6,7 +6,7 @@ Shape letters: B clips, D latent dimensions, T frames.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class LatentNormalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(token_dim))
         self.register_buffer("std", torch.ones(token_dim))
         self.register_buffer("fitted", torch.tensor(kind == "none"))
+        self._seen_fitted = False  # so that the host reads the buffer, and waits for the device, only once
 
     def fit(self, representations: Iterable[Representation]) -> None:
         """Measure mean and standard deviation over the valid frames of all clips, in float64, one batch at a time.
@@ -114,8 +115,13 @@ class LatentNormalizer(nn.Module):
         mean, std = self._affine(representation)
         return representation.with_values(representation.values * std + mean)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._seen_fitted = False
+        super()._load_from_state_dict(*args, **kwargs)
+
     def _affine(self, representation: Representation) -> tuple[Tensor, Tensor]:
-        if not self.fitted:
+        self._seen_fitted = self._seen_fitted or bool(self.fitted)
+        if not self._seen_fitted:
             raise CheckpointError("the latent normalizer has not been fitted. Call fit() on encoded clips, or load a trained model")
         values = representation.values
         self._check(values)

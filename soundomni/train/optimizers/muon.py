@@ -67,6 +67,9 @@ class Muon(Optimizer):
 class MuonAdamW(torch.optim.AdamW):
     """AdamW whose groups with `matrices: True` are updated by Muon instead; a step clears the gradients of these.
 
+    Like torch's fused AdamW, it divides gradients by its attribute `grad_scale`, and changes nothing if `found_inf` is 1.0;
+    both are 0-dim tensors, and may be missing.
+
     Args:
         groups: as for torch's AdamW.
         momentum: momentum of the matrices.
@@ -97,14 +100,18 @@ class MuonAdamW(torch.optim.AdamW):
     def _update(self, matrix: nn.Parameter, *, rate: float, decay: float) -> None:
         gradient = matrix.grad
         assert gradient is not None
+        scale, skipped = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if scale is not None:
+            gradient = gradient / scale
         state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix, memory_format=torch.preserve_format)
         average: Tensor = state["momentum_buffer"]
-        average.lerp_(gradient, 1.0 - self.momentum)
-        update = _whole(gradient.lerp(average, self.momentum), orthogonal)
-        matrix.mul_(1.0 - rate * decay)
-        matrix.add_(update, alpha=-rate * ADAM_RMS * math.sqrt(max(matrix.shape)))
+        moved = average.lerp(gradient, 1.0 - self.momentum)
+        update = _whole(gradient.lerp(moved, self.momentum), orthogonal)
+        decayed = matrix.mul(1.0 - rate * decay)
+        _replace(matrix, decayed.add_(update, alpha=-rate * ADAM_RMS * math.sqrt(max(matrix.shape))), unless=skipped)
+        _replace(average, moved, unless=skipped)
 
 
 def orthogonal(matrix: Tensor, *, turns: int = 5) -> Tensor:
@@ -126,3 +133,10 @@ def _whole(matrix: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         return change(matrix)
     changed = DTensor.from_local(change(matrix.full_tensor()), matrix.device_mesh, [Replicate()] * matrix.device_mesh.ndim)
     return changed.redistribute(placements=matrix.placements)
+
+
+def _replace(tensor: Tensor, new: Tensor, *, unless: Tensor | None) -> None:
+    """Overwrite a tensor with a new one that is sharded like it, unless the 0-dim tensor `unless` is there and is 1.0."""
+    if isinstance(tensor, DTensor) and isinstance(new, DTensor):
+        tensor, new = tensor.to_local(), new.to_local()
+    tensor.copy_(new if unless is None else torch.where(unless.bool(), tensor, new))
