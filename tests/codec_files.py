@@ -48,7 +48,7 @@ def varied(network: Any) -> Any:
 
 def ours(network: nn.Module, codec: Codec) -> Codec:
     """The codec with the weights of a network."""
-    codec.network.load_state_dict(network.state_dict())  # type: ignore[operator, union-attr]
+    codec.network.load_state_dict(network.state_dict())
     return codec
 
 

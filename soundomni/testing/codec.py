@@ -146,7 +146,7 @@ class CodecSuite(ModuleSuite):
             self.require_close(together[clip, :, :samples], alone[0, :, :samples], self.tolerance, "decode_batch", message)
 
     def test_fewer_levels(self) -> None:
-        """A codec of codes decodes the first levels only; codecs of continuous latents have no levels."""
+        """A codec of codes also decodes clips of which only the first levels are given."""
         codec = self.built()
         encoded, levels = _encode(codec, self.lengths(codec)), len(codec.spec.codebook_sizes)
         expected = [len(encoded.values), codec.spec.channels, codec.spec.num_samples(encoded.values.shape[-1])]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class FrozenCodec(Codec):
         network: the network; it becomes frozen, and stays in evaluation mode.
         spec: spec of the codes.
     """
+
+    network: Any
 
     def __init__(self, network: nn.Module, spec: RepresentationSpec) -> None:
         super().__init__()

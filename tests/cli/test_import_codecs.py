@@ -193,7 +193,7 @@ def test_a_saved_model_holds_the_codec(
     (layer.parent / "model.safetensors").unlink()  # the model holds the weights itself
     again = SoundOmni.from_pretrained(tmp_path / "model")
     state = MODELS[kind]().state_dict()
-    assert all(torch.equal(tensor, again.model.codec.network.state_dict()[name]) for name, tensor in state.items())  # type: ignore[operator, union-attr]
+    assert all(torch.equal(tensor, again.model.codec.network.state_dict()[name]) for name, tensor in state.items())
     clip = 0.3 * np.random.default_rng(0).standard_normal((1, 2003)).astype(np.float32)
     soundfile.write(tmp_path / "clip.wav", clip.T, RATE, subtype="FLOAT")
     arguments = ("reconstruct", tmp_path / "clip.wav", "--model", tmp_path / "model", "--out", tmp_path / "out")

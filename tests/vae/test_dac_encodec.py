@@ -41,7 +41,7 @@ def pair(name: str) -> tuple[Any, FrozenCodec]:
         network = encodec_model(audio_channels=1 + stereo, use_causal_conv=not stereo, use_conv_shortcut=not stereo)
         used = 1 if name == "encodec-1" else None
         codec = EncodecCodec(**ENCODEC_SIZES, channels=1 + stereo, causal=not stereo, conv_shortcut=not stereo, num_codebooks=used)
-    return network, ours(network, codec)  # type: ignore[return-value]
+    return network, ours(network, codec)
 
 
 @torch.no_grad()
@@ -50,17 +50,17 @@ def theirs_encoded(name: str, clip: Tensor) -> Tensor:
     network, codec = pair(name)
     if isinstance(codec, DacCodec):
         padded = pad(clip, (0, -clip.shape[-1] % network.config.hop_length))
-        return network.encode(padded, n_quantizers=codec.num_codebooks).audio_codes  # type: ignore[no-any-return]
+        return network.encode(padded, n_quantizers=codec.num_codebooks).audio_codes
     bandwidth = network.config.target_bandwidths[0 if name == "encodec-1" else 1]
-    return network.encode(clip, bandwidth=bandwidth).audio_codes[0]  # type: ignore[no-any-return]
+    return network.encode(clip, bandwidth=bandwidth).audio_codes[0]
 
 
 @torch.no_grad()
 def theirs_decoded(name: str, codes: Tensor) -> Tensor:
     network, codec = pair(name)
     if isinstance(codec, DacCodec):
-        return network.decode(audio_codes=codes).audio_values[:, None]  # type: ignore[no-any-return]
-    return network.decode(codes[None], [None]).audio_values  # type: ignore[no-any-return]
+        return network.decode(audio_codes=codes).audio_values[:, None]
+    return network.decode(codes[None], [None]).audio_values
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -186,7 +186,7 @@ def test_codes_beyond_a_clip_may_be_anything(name: str) -> None:
 def test_encodec_refuses_clips_that_transformers_would_pad_wrongly() -> None:
     """Beyond 2^24 samples transformers' arithmetic in float32 takes away a sample that is there."""
     _, codec = pair("encodec")
-    first: Any = codec.network.encoder.layers[0]  # type: ignore[union-attr, index]
+    first: Any = codec.network.encoder.layers[0]
     assert [int(first._get_extra_padding_for_conv1d(torch.empty(1).expand(1, 1, MOST_SAMPLES + i))) for i in (0, 1)] == [0, -1]
     with pytest.raises(DataError, match="has 16,777,217 samples; EnCodec takes at most 16,777,216. Split the clip"):
         codec.encode(torch.empty(1).expand(1, 1, MOST_SAMPLES + 1), torch.tensor([MOST_SAMPLES + 1]))
@@ -227,7 +227,7 @@ def test_sizes_that_no_network_has(codec: Any, changes: dict[str, Any], message:
 def test_every_number_of_codebooks_is_a_bandwidth_of_encodec(frame_rate: int) -> None:
     for used in (1, 2, 3, 4):
         codec = EncodecCodec(**ENCODEC_SIZES | {"sample_rate": 10 * frame_rate - 3}, num_codebooks=used)
-        assert codec.network.config.num_quantizers == 4  # type: ignore[union-attr]
+        assert codec.network.config.num_quantizers == 4
         assert codec.encode(torch.zeros(1, 1, 10), torch.tensor([10])).values.shape == (1, used, 1)
 
 
