@@ -90,7 +90,8 @@ class FrozenCodec(Codec):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
 
 
 def check_codebooks(total_codebooks: int, num_codebooks: int | None, codebook_size: int) -> int:
