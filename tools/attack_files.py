@@ -29,6 +29,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 from soundomni.train.export import load_run
 from soundomni.train.shards import stage, write_rank
 from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
+from soundomni.vae.checkpoints.transformers_codecs import import_codec
 
 SPEC: dict[str, Any] = {
     "model": {
@@ -570,12 +572,16 @@ def _runs() -> Iterator[Case]:
 
 
 def _imports() -> Iterator[Case]:
-    readers = {"qwen2-audio": import_qwen2_audio, "bagel": import_bagel, "soundomni": import_soundomni}
+    dac, encodec = (partial(import_codec, kind) for kind in ("dac", "encodec"))
+    readers = {"qwen2-audio": import_qwen2_audio, "bagel": import_bagel, "soundomni": import_soundomni, "dac": dac, "encodec": encodec}
     for kind, reader in readers.items():
         yield Case(f"import {kind}: a pipe as config.json", "model", at(CONFIG, then=fifo), reader)
         yield Case(f"import {kind}: a deep config.json", "model", at(CONFIG, then=text("[" * 100_000)), reader)
     sizes = {"model_type": "qwen2_audio", "text_config": {"hidden_size": 10**4000, "rope_theta": 10**4000}, "audio_config": {}}
     yield Case("import qwen2-audio: numbers of 4000 digits", "model", at(CONFIG, then=text(json.dumps(sizes))), import_qwen2_audio)
+    yield Case("import encodec: os.system", "model", at("model.safetensors", then=text(pickle.dumps(Evil(), protocol=2))), encodec)
+    large = {"model_type": "dac", "codebook_size": 2**62, "sampling_rate": 10**4000}
+    yield Case("import dac: a codebook of 2^62 entries", "model", at(CONFIG, then=text(json.dumps(large))), dac)
     yield Case("import stable-audio-vae: os.system", "weights", only(pickle.dumps(Evil(), protocol=2)), import_stable_audio_vae)
     yield Case("import stable-audio-vae: a deep config", "weights", at("config.json", then=text("[" * 100_000)), import_stable_audio_vae)
 
@@ -712,7 +718,7 @@ def warm(bases: Path) -> None:
     }.items():
         opens(bases / folder)  # type: ignore[operator]
     open_start(bases / "model")
-    for reader in (import_qwen2_audio, import_bagel, import_soundomni, import_stable_audio_vae):
+    for reader in (import_qwen2_audio, import_bagel, import_soundomni, import_stable_audio_vae, partial(import_codec, "dac")):
         try:
             reader(bases / "model")
         except SoundOmniError:

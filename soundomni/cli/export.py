@@ -155,7 +155,7 @@ def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, in
     from soundomni.core.spec.load import load_spec
     from soundomni.train.export import load_run_codec
     from soundomni.train.run_directory.files import CODEC_FILE
-    from soundomni.vae.checkpoints.stable_audio import LAYER_FILE, read_layer
+    from soundomni.vae.checkpoints.codec_directory import LAYER_FILE, read_layer
 
     folder, trust = Path(args.source), args.trust_class_paths
     if (folder / LAYER_FILE).is_file():

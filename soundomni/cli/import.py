@@ -13,6 +13,8 @@ HELP = "convert published weights into parts that a spec can name"
 
 KINDS = {
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "dac": "soundomni.cli.importing.dac",
+    "encodec": "soundomni.cli.importing.encodec",
     "qwen2-audio": "soundomni.cli.importing.qwen2_audio",
     "bagel": "soundomni.cli.importing.bagel",
     "soundomni": "soundomni.cli.importing.soundomni",

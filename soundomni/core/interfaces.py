@@ -86,7 +86,11 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, representation: Representation) -> Tensor:
-        """Decode to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts it to the length it wants."""
+        """Decode to `[B, C, S]`, with S at least `spec.num_samples(T)`; the caller cuts it to the length it wants.
+
+        Values beyond the frames of a clip are ignored. A codec of codes also takes the first k of its K levels, and
+        raises DataError for a code that is not in its codebook.
+        """
 
     @property
     def receptive_field(self) -> ReceptiveField | None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
+from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Codec
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded
 
 
@@ -60,6 +61,8 @@ class CodecSuite(ModuleSuite):
             self.require(not spec.codebook_sizes, "spec", f"continuous latents have codebook_sizes {spec.codebook_sizes}; expected none")
         else:
             self.require(spec.latent_dim is None, "spec", f"codes have latent_dim {spec.latent_dim}; expected None and codebook_sizes")
+            sizes = spec.codebook_sizes
+            self.require(min(sizes) > 0, "spec", f"spec.codebook_sizes is {list(sizes)}; expected at least 1 everywhere")
         _encode(codec, [self.lengths(codec)[-1]])
         self.require(codec.spec == spec, "spec", f"spec was {spec} before encoding and is {codec.spec} after; expected the same")
 
@@ -128,6 +131,48 @@ class CodecSuite(ModuleSuite):
             alone = _encode(codec, [samples], first_clip=clip)
             message = f"a clip of {samples} samples is encoded differently on its own than in a batch of {len(lengths)}"
             self.require_close(together.values[clip, :, :frames], alone.values[0, :, :frames], self.tolerance, "batch", message)
+
+    def test_decode_batch(self) -> None:
+        """Each clip of a batch is decoded as it is on its own, whatever comes with it or after its frames."""
+        codec = self.built()
+        encoded, spec = _encode(codec, self.lengths(codec)), codec.spec
+        within = length_mask(encoded.lengths, encoded.values.shape[-1])[:, None]
+        other = noise(98, *encoded.values.shape) if spec.kind == "continuous" else torch.full_like(encoded.values, -1)
+        together = _decode(codec, encoded.with_values(torch.where(within, encoded.values, other.to(encoded.values))))
+        for clip, frames in enumerate(encoded.lengths.tolist()):
+            alone = _decode(codec, Representation(encoded.values[clip : clip + 1, :, :frames], encoded.lengths[clip : clip + 1], spec))
+            samples = spec.num_samples(frames)
+            message = f"a clip of {frames} frame{'s' if frames > 1 else ''} is decoded differently on its own than in a batch"
+            self.require_close(together[clip, :, :samples], alone[0, :, :samples], self.tolerance, "decode_batch", message)
+
+    def test_fewer_levels(self) -> None:
+        """A codec of codes also decodes clips of which only the first levels are given."""
+        codec = self.built()
+        encoded, levels = _encode(codec, self.lengths(codec)), len(codec.spec.codebook_sizes)
+        expected = [len(encoded.values), codec.spec.channels, codec.spec.num_samples(encoded.values.shape[-1])]
+        for count in range(1, levels):
+            decoded = _decode(codec, encoded.with_values(encoded.values[:, :count]))
+            shape = list(decoded.shape)
+            good = len(shape) == 3 and shape[:2] == expected[:2] and shape[2] >= expected[2]
+            message = f"{count} of {levels} levels came back as {shape}"
+            self.require(good, "fewer_levels", f"{message}; expected {expected} or longer")
+            self.require(bool(decoded.isfinite().all()), "fewer_levels", f"{message}, with samples that are not finite")
+
+    def test_wrong_codes(self) -> None:
+        """Decoding refuses a code that is not in its codebook with DataError."""
+        codec = self.built()
+        encoded = _encode(codec, [self.lengths(codec)[-1]])
+        for level, size in enumerate(codec.spec.codebook_sizes):
+            for code in (-1, size):
+                values = encoded.values.clone()
+                values[0, level, 0] = code
+                refused = False
+                try:
+                    _decode(codec, encoded.with_values(values))
+                except DataError:
+                    refused = True
+                message = f"decode took the code {code} of level {level}, whose codes run from 0 to {size - 1}; expected DataError"
+                self.require(refused, "wrong_codes", message)
 
     def test_training_mode(self) -> None:
         """Encoding does not depend on `self.training`."""

@@ -1,6 +1,8 @@
 """Codecs: waveforms to latents and back."""
 
 from soundomni.vae.bottleneck import DiagonalGaussian
+from soundomni.vae.dac import DacCodec
+from soundomni.vae.encodec import EncodecCodec
 from soundomni.vae.harmonic import HarmonicCodec
 from soundomni.vae.mdct import MDCTCodec
 from soundomni.vae.oobleck import OobleckCodec
@@ -9,7 +11,9 @@ from soundomni.vae.shape_gain import ShapeGainCodec
 from soundomni.vae.stft_loss import stft_distances
 
 __all__ = [
+    "DacCodec",
     "DiagonalGaussian",
+    "EncodecCodec",
     "HarmonicCodec",
     "MDCTCodec",
     "OobleckCodec",

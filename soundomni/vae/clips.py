@@ -1,6 +1,6 @@
 """Checks of what codecs are given.
 
-Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
+Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -32,6 +32,25 @@ def check_latent(representation: Representation, spec: RepresentationSpec) -> No
     values = representation.values
     if values.dim() != 3 or values.shape[1] != spec.latent_dim or not values.is_floating_point():
         raise DataError(f"the latents are {values.dtype} {list(values.shape)}; expected float [B, {spec.latent_dim}, T]")
+
+
+def check_codes(representation: Representation, spec: RepresentationSpec) -> None:
+    """Raise DataError unless the values are int64 `[B, K, T]` of at most the codec's K levels, each code within its codebook.
+
+    Codes beyond a clip's length may be anything.
+    """
+    values, sizes = representation.values, spec.codebook_sizes
+    if values.dim() != 3 or not 1 <= values.shape[1] <= len(sizes) or values.dtype != torch.int64:
+        raise DataError(
+            f"the codes are {values.dtype} {list(values.shape)}; expected int64 [B, K, T], with K from 1 to {len(sizes)} codebooks"
+        )
+    within = length_mask(representation.lengths.to(values.device), values.shape[-1])[:, None]
+    most = torch.tensor(sizes[: values.shape[1]], device=values.device)[:, None]
+    wrong = within & ((values < 0) | (values >= most))
+    if bool(wrong.any()):
+        clip, level, frame = wrong.nonzero()[0].tolist()
+        code = int(values[clip, level, frame])
+        raise DataError(f"clip {clip} has the code {code} in frame {frame} of level {level}; expected a code from 0 to {sizes[level] - 1}")
 
 
 def check_audio_format(sample_rate: int, channels: int) -> None:

@@ -51,6 +51,8 @@ CHOSEN = (
     "index of a rank: a huge shape",
     "state: 1000000000000 ranks",
     "import qwen2-audio: numbers of 4000 digits",
+    "import dac: a codebook of 2^62 entries",
+    "import encodec: os.system",
 )
 
 

@@ -16,7 +16,7 @@ from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optim
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import load
 
-MDCT, LogMel, MoT = load("codec", "mdct"), load("encoder", "log-mel"), load("backbone", "mot")
+MDCT, Dac, LogMel, MoT = load("codec", "mdct"), load("codec", "dac"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
 pytest_plugins = ["pytester"]
 
@@ -79,6 +79,60 @@ class Averages(MDCT):
     def encode(self, waveform, lengths, generators=None):
         encoded = super().encode(waveform, lengths)
         return encoded.with_values(nn.functional.avg_pool1d(encoded.values, 3, stride=1, padding=1))
+
+
+@broken(testing.CodecSuite, "decode_batch", "a clip of 2 frames is decoded differently on its own than in a batch; the largest")
+class LoudnessOfBatch(MDCT):
+    def decode(self, representation):
+        return super().decode(representation) / representation.values.abs().amax()
+
+
+class TinyDac(Dac):
+    def __init__(self):
+        sizes = {"encoder_dim": 2, "decoder_dim": 8, "strides": (2, 4), "codebook_size": 8, "codebook_dim": 2, "total_codebooks": 2}
+        super().__init__(sample_rate=8000, **sizes)
+
+
+@broken(testing.CodecSuite, "values", r"codes are torch\.int32; expected int64")
+class HalfAsWide(TinyDac):
+    def encode(self, waveform, lengths, generators=None):
+        encoded = super().encode(waveform, lengths)
+        return encoded.with_values(encoded.values.int())
+
+
+@broken(testing.CodecSuite, "values", r"codes of level 0 run from \d+ to \d+; expected within 0 to 7")
+class CountsOnward(TinyDac):
+    def encode(self, waveform, lengths, generators=None):
+        encoded = super().encode(waveform, lengths)
+        return encoded.with_values(encoded.values + 8)
+
+
+@broken(testing.CodecSuite, "spec", r"spec.codebook_sizes is \[8, 0\]; expected at least 1 everywhere")
+class EmptyCodebook(TinyDac):
+    def __init__(self):
+        super().__init__()
+        self._spec = replace(self._spec, codebook_sizes=(8, 0))
+
+
+@broken(testing.CodecSuite, "decode_batch", "raised IndexError: index out of range in self")
+@broken(testing.CodecSuite, "wrong_codes", "raised IndexError: index out of range in self")
+class LooksUpAnything(TinyDac):
+    def decode(self, representation):
+        return self.network.decode(audio_codes=representation.values).audio_values[:, None]
+
+
+@broken(testing.CodecSuite, "wrong_codes", "decode took the code -1 of level 0, whose codes run from 0 to 7; expected DataError")
+class Clamps(TinyDac):
+    def decode(self, representation):
+        return super().decode(representation.with_values(representation.values.clamp(0, 7)))
+
+
+@broken(testing.CodecSuite, "fewer_levels", "raised DataError: expected all levels")
+class AllLevels(TinyDac):
+    def decode(self, representation):
+        if representation.values.shape[1] != 2:
+            raise DataError("expected all levels")
+        return super().decode(representation)
 
 
 @broken(testing.CodecSuite, "round_trip", "decode of encoded silence gave samples that are not finite")

@@ -44,6 +44,12 @@ OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_mult
 TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
 TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)
 TestStableAudioTools = suite(testing.CodecSuite, "StableAudioTools", "stable-audio-tools", config=audio_vae())
+DAC = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2, "total_codebooks": 4}
+TestDac = suite(testing.CodecSuite, "Dac", "dac", **DAC, strides=[2, 4])
+TestDacOfOddStrides = suite(testing.CodecSuite, "DacOfOddStrides", "dac", **DAC, strides=[5, 3], num_codebooks=2)
+ENCODEC = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 4, "codebook_size": 16, "total_codebooks": 3}
+TestEncodec = suite(testing.CodecSuite, "Encodec", "encodec", **ENCODEC, num_codebooks=2)
+TestEncodecStereo = suite(testing.CodecSuite, "EncodecStereo", "encodec", **ENCODEC, channels=2, causal=False, conv_shortcut=False)
 
 LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
 TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)

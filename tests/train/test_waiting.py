@@ -1,6 +1,6 @@
 """A forward pass of training asks the device for nothing, and a step only if its optimizer cannot skip on the device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.vae.checkpoints.codec_weights import read_float32
 from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
 
@@ -57,8 +57,6 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 """Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
 taken."""
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -160,12 +158,7 @@ def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for ours, source in found.sources.items():
-        tensor = weights[source]
-        if tensor.dtype not in _FLOATS:
-            raise CheckpointError(f"'{weights.path}': '{source}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"'{weights.path}': '{source}' has numbers that are not finite, as if its training had diverged")
-        tensor = tensor.to(torch.float32, copy=True).contiguous()
+        tensor = read_float32(weights, source)
         if ours.endswith(f".{FOLDED}"):
             state |= dict(zip(_parameters(ours), split_weight(tensor), strict=True))
         else:

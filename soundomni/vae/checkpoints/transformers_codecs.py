@@ -1,0 +1,152 @@
+"""Published codecs in the layout of transformers: a directory with config.json and model.safetensors.
+
+The names of the tensors are kept, except that EnCodec's older files spell weight norm as weight_g and weight_v. Nothing
+is unpickled: files of other kinds are refused unread. Sizes are compared with what the file holds before anything is
+allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from soundomni.core.assembly.uninitialized import without_memory
+from soundomni.core.errors import CheckpointError, SpecError, shown, some
+from soundomni.core.files.json_objects import read_object
+from soundomni.core.files.names import CONFIG_FILE
+from soundomni.core.pretrained.foreign_weights import PICKLE_SUFFIXES, WeightFile, read_weights
+from soundomni.core.spec.registry import build
+from soundomni.core.spec.schema import Slot
+from soundomni.vae.checkpoints import dac_config, encodec_config
+from soundomni.vae.checkpoints.codec_directory import WEIGHTS_FILE, report_start
+from soundomni.vae.checkpoints.codec_weights import check_fit, read_float32
+from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
+
+LAYOUT = "transformers"
+
+_PICKLES = (*PICKLE_SUFFIXES, ".th")
+_OLDER_NAMES = {".weight_g": f".{MAGNITUDE}", ".weight_v": f".{DIRECTION}"}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of codec.
+
+    Args:
+        model: name of its class in transformers.
+        keys: keys of its config that matter.
+        read: maps the values of those keys to the arguments of the codec.
+        renamed: end of a tensor's name in older files → its end in the codec.
+    """
+
+    model: str
+    keys: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    renamed: Mapping[str, str]
+
+
+_KINDS = {
+    "dac": _Kind(dac_config.MODEL, dac_config.KEYS, dac_config.read_dac, {}),
+    "encodec": _Kind(encodec_config.MODEL, encodec_config.KEYS, encodec_config.read_encodec, _OLDER_NAMES),
+}
+
+
+@dataclass(frozen=True)
+class ImportedCodec:
+    """A codec that was read completely and fits.
+
+    Args:
+        kind: name of the codec, which is also the config's model_type.
+        source: its weight file.
+        init_args: arguments of the codec.
+        unused: keys of the config that do not matter for it.
+        sources: tensor of the codec's network → tensor of the file.
+        state: state dict of the codec's network.
+    """
+
+    kind: str
+    source: WeightFile
+    init_args: Mapping[str, Any]
+    unused: tuple[str, ...]
+    sources: Mapping[str, str]
+    state: Mapping[str, Tensor]
+
+    def report(self) -> dict[str, Any]:
+        """Return the contents of import-report.json as plain data; reads the source again for its checksums."""
+        return {
+            **report_start(self.kind, self.source),
+            "layout": LAYOUT,
+            "codec": {"class_path": self.kind, "init_args": dict(self.init_args)},
+            "parameters": sum(tensor.numel() for tensor in self.state.values()),
+            "config": {"name": CONFIG_FILE, "unused": list(self.unused)},
+            "notes": [],
+            "keys": {"used": {theirs: [ours] for ours, theirs in self.sources.items()}, "unused": {}, "missing": [], "unexpected": []},
+        }
+
+
+def import_codec(kind: str, source: str | Path) -> ImportedCodec:
+    """Read a codec of transformers.
+
+    Args:
+        kind: "dac" or "encodec".
+        source: a directory with config.json and model.safetensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or belongs to another model or other sizes.
+        SpecError: the config asks for something that the codec cannot do.
+    """
+    directory, known = Path(source), _KINDS[kind]
+    weights = _find_weights(directory, known.model)
+    init_args, unused = _read_config(directory / CONFIG_FILE, kind)
+    sources = _sources(weights, known.renamed)
+    with without_memory():
+        codec = build("codec", Slot(kind, init_args))
+    check_fit(codec.network, {ours: weights.shape(theirs) for ours, theirs in sources.items()}, weights.path)
+    state = {ours: read_float32(weights, theirs) for ours, theirs in sources.items()}
+    return ImportedCodec(kind, weights, init_args, unused, sources, state)
+
+
+def _find_weights(directory: Path, model: str) -> WeightFile:
+    expected = f"a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, as transformers' {model}.save_pretrained writes it"
+    if not directory.is_dir():
+        what = "is a pickle, and pickles can run code" if directory.suffix in _PICKLES else "is not a directory"
+        raise CheckpointError(f"'{directory}' {what}; expected {expected}")
+    if (directory / WEIGHTS_FILE).exists():
+        return read_weights(directory / WEIGHTS_FILE)
+    names = sorted(entry.name for entry in directory.iterdir())
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise CheckpointError(
+            f"'{directory / pickles[0]}' is a pickle, and pickles can run code; expected {WEIGHTS_FILE} next to it. If you trust it, load "
+            f"it with transformers' {model}.from_pretrained and write it with save_pretrained"
+        )
+    raise CheckpointError(f"no {WEIGHTS_FILE} in '{directory}': expected {expected}; it holds {some(names) or 'no file'}")
+
+
+def _read_config(file: Path, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the codec's arguments and the keys that do not matter for them."""
+    tree = read_object(file)
+    if tree.get("model_type") != kind:
+        raise CheckpointError(f"'{file}': model_type is {shown(tree.get('model_type'))}; expected '{kind}'")
+    keys = _KINDS[kind].keys
+    try:
+        init_args = _KINDS[kind].read({name: value for name, value in tree.items() if name in keys})
+    except SpecError as error:
+        raise SpecError(f"'{file}': {error}") from error
+    return init_args, tuple(name for name in tree if name not in (*keys, "model_type"))
+
+
+def _sources(weights: WeightFile, renamed: Mapping[str, str]) -> dict[str, str]:
+    """Return tensor of the network → tensor of the file. Raise CheckpointError if two have the same place."""
+    sources: dict[str, str] = {}
+    for theirs in weights:
+        end = next((end for end in renamed if theirs.endswith(end)), "")
+        ours = theirs.removesuffix(end) + renamed.get(end, "")
+        if ours in sources:
+            raise CheckpointError(f"'{weights.path}' holds the parameter '{ours}' twice: as '{sources[ours]}' and as '{theirs}'")
+        sources[ours] = theirs
+    return sources
