@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -236,12 +236,21 @@ class Query:
         timesteps: `[B, T]` in [0, 1]; 1 is all noise or all hidden, 0 is clean.
         targets: what to predict: velocities `[B, D, T]`, or codes `[B, K, T]`, HIDDEN in cells that need not be predicted.
         loss_mask: bool `[B, T]`, frames that count in the loss.
+        levels: number of classes of each level of codes, by which logits are divided; empty for velocities.
     """
 
     inputs: Tensor
     timesteps: Tensor
     targets: Tensor
     loss_mask: Tensor
+    levels: tuple[int, ...] = ()
+
+    def clip(self, index: int) -> Query:
+        """Return the query of one clip, as a batch of one."""
+        one = slice(index, index + 1)
+        return replace(
+            self, inputs=self.inputs[one], timesteps=self.timesteps[one], targets=self.targets[one], loss_mask=self.loss_mask[one]
+        )
 
 
 class Objective(nn.Module, ABC):

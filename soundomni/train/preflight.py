@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from soundomni.core.assembly.build import build_sampler
+from soundomni.core.assembly.build import build_sampler, check_sampler
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.inference.guidance import check_guidance
@@ -35,13 +35,15 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
     check_guidance(spec.guidance)
     check_scale(spec.guidance.scale)
-    build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
+    sampler = build_sampler(spec.sampler, trust_class_paths=trust_class_paths)
     if spec.data is not None:
         check_data(spec.data)
     if spec.train is not None:
         check_train(spec.train)
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
+    if model is not None:
+        check_sampler(sampler, model.objective, name=spec.sampler.class_path)
     if model is not None and spec.train is not None and spec.train.target == "model":
         losses = ("ce", *model.objective.loss_names, *model.router.loss_names)
         check_loss_weights(spec.train.loss_weights, losses)

@@ -13,7 +13,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
+from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Prediction, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build
@@ -80,7 +80,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust_class_paths: bool, seed: int,
                 latent_connector=latent_connector,
                 features_connector=features_connector,
                 encoder=encoder,
-                normalizer=LatentNormalizer(token_dim=codec.spec.token_dim, kind=spec.normalize),
+                normalizer=LatentNormalizer.of(codec.spec, spec.normalize),
                 frozen=spec.freeze,
             )
         except ValueError as error:
@@ -94,3 +94,18 @@ def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths
     sampler = cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
     check_count(f"num_steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
     return sampler
+
+
+FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit"}
+"""A built-in sampler for each kind of prediction."""
+
+
+def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
+    """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts."""
+    if sampler.takes != objective.predicts:
+        kinds: dict[Prediction, str] = {"velocity": "velocities", "logits": "logits"}
+        wanted, fitting = kinds[objective.predicts], FITTING[objective.predicts]
+        raise SpecError(
+            f"sampler is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
+            f"because the objective predicts {wanted}. Use a sampler such as {fitting}"
+        )
