@@ -11,8 +11,8 @@ follow the prompt from any timestep. So the distance is bounded too, on the same
 stays as s to 1 − s. This allows a distance of 0.25 at a strength of 0.2, of 1 at 0.5, and of 4 at 0.8. Unrelated clips are about 1.2 to
 1.4 apart, so the bound holds a slight change back, stops a moderate one on the way to the other clip, and does not hinder a strong one.
 
-For codes, neither is needed. A strength of 0.2 hides a fifth of a clip's frames, and the others never change: what is lost is the same share
-of every clip, and what may change has a bound by itself.
+For codes, neither is needed. A strength of 0.2 hides a fifth of a clip's frames, and the others never change: the share that is lost is
+the same in every clip, and so is the share that may change.
 
 Shape letters: R rows, D latent dimensions, T frames.
 """
