@@ -163,7 +163,9 @@ class _Shadow(UnifiedModel):
         dtype = torch.float32 if self.codec.spec.kind == "continuous" else torch.int64
         values = torch.empty(2, *shape, device=self.device, dtype=dtype)
         times = torch.empty(shape[0], shape[2], device=self.device)
-        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
+        outputs = self.objective.tokens(self.codec.spec).outputs
+        levels = outputs if isinstance(outputs, tuple) else ()
+        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels)
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
         """Return a plan for the executor that would be chosen, with a stand-in for a kernel that would have to be
