@@ -65,7 +65,13 @@ def test_twelve_levels_take_27_passes():
 
 @pytest.mark.parametrize(
     ("settings", "passes"),
-    [({}, 18), ({"num_steps": 5}, 7), ({"iterations": [4, 3, 2]}, 9), ({"iterations": [4]}, 12), ({"iterations": [4, 3], "num_steps": 1}, 7)],
+    [
+        ({}, 18),
+        ({"num_steps": 5}, 7),
+        ({"iterations": [4, 3, 2]}, 9),
+        ({"iterations": [4]}, 12),
+        ({"iterations": [4, 3], "num_steps": 1}, 7),
+    ],
 )
 def test_the_last_number_of_iterations_holds_for_all_further_levels(settings, passes):
     assert MaskGITSampler(**settings).num_evaluations(hidden([4] * 3, 2)) == passes
@@ -217,7 +223,6 @@ def conditional(values, timesteps, *, first=0):
     return shares.clamp_min(1e-30).log()[which]
 
 
-
 def distance(values, expected):
     """Total variation between the draws and the expected distribution."""
     weights = torch.tensor([4 * 27, 2 * 27, 27, 9, 3, 1])
@@ -279,6 +284,8 @@ def test_kept_frames_are_shown_and_never_change():
         return torch.zeros(1, 5, 4)
 
     start = hidden([3, 2], 4)
-    made = MaskGITSampler(iterations=[3, 1]).sample(target.hold(predict), start.with_values(target.show(start.values)), generators=generators(1))
+    made = MaskGITSampler(iterations=[3, 1]).sample(
+        target.hold(predict), start.with_values(target.show(start.values)), generators=generators(1)
+    )
     assert torch.equal(made.values[..., known[0]], given[..., known[0]]) and not (made.values == HIDDEN).any()
     assert all((one[0, known[0]] == 0).all() and (one[0, ~known[0]] > 0).all() for one in asked)

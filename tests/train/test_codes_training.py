@@ -17,6 +17,7 @@ from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, next_position
 from soundomni.core.spec.load import load_spec
 from soundomni.core.waveform import Audio
+from soundomni.train.export import load_run
 from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
 
@@ -43,21 +44,21 @@ class LoudnessCodes(Codec):
         frames = self.spec.frame_lengths(lengths)
         clean = torch.where(torch.arange(waveform.shape[-1]) < lengths[:, None, None], waveform, 0.0)
         pieces = torch.nn.functional.pad(clean[:, 0], (0, -waveform.shape[-1] % 64)).unflatten(1, (-1, 64))
-        step = (pieces.square().mean(2).sqrt().clamp(0, 0.999) * 20).long()
+        step = (pieces.square().mean(2).sqrt().clamp(0, 0.999).sqrt() * 20).long()
         turns = (pieces[..., 1:] * pieces[..., :-1] < 0).sum(2) // 4
         return Representation(torch.stack([step // 5, step % 5, turns], 1), frames, self.spec)
 
     def decode(self, representation):
         coarse, fine, turns = representation.values.unbind(1)
         times = torch.arange(64) / 64
-        tone = torch.sin(2 * torch.pi * turns[..., None] * 2 * times)
-        return (tone * ((coarse * 5 + fine)[..., None] / 20)).flatten(1)[:, None]
+        tone = torch.sin(2 * torch.pi * (turns[..., None] + 1) * 2 * times)
+        return (tone * ((coarse * 5 + fine)[..., None] / 20).square()).flatten(1)[:, None]
 '''
 OVERRIDES = (
     ("model.codec", "loudness-codes"),
     ("model.connectors.latent", "codes"),
     ("model.objective", "masked"),
-    ("sampler", "{class_path: maskgit, init_args: {iterations: [4, 1]}}"),
+    ("sampler", "{class_path: maskgit, init_args: {iterations: [4, 2]}}"),
     ("guidance.scale", "2.0"),
     ("train.steps", "40"),
     ("train.batches_per_step", "1"),
@@ -91,7 +92,8 @@ def test_a_model_of_codes_trains_makes_keeps_and_varies(codec: None, tmp_path: P
     run_training(codes_spec(tmp_path))
     losses = losses_of(tmp_path / "run")
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4]), losses
-    model = SoundOmni.from_pretrained(tmp_path / "run")
+    load_run(tmp_path / "run")[0].save_pretrained(tmp_path / "model")
+    model = SoundOmni.from_pretrained(tmp_path / "model")
     network = model.model
     clip = Audio(np.sin(np.arange(2400, dtype=np.float32) * 0.6)[None] * np.linspace(0, 1, 2400, dtype=np.float32), 8000)
     codes = network.encode(torch.from_numpy(clip.waveform)[None], torch.tensor([2400])).values[0]
@@ -99,7 +101,8 @@ def test_a_model_of_codes_trains_makes_keeps_and_varies(codec: None, tmp_path: P
     assert np.array_equal(first, again) and first.shape == (1, 2400) and np.isfinite(first).all()
     together = model.generate(["a loud sine tone", "white noise"], seconds=0.3, seeds=[3, 4])
     assert np.array_equal(together[0].waveform, first), "batched = single"
-    steered = model.generate("a loud sine tone", seconds=0.3, seeds=3, negative_prompt="white noise", guidance_scale=6.0)
+    # after so few steps the prompt says little, hence the scale
+    steered = model.generate("a loud sine tone", seconds=0.3, seeds=3, negative_prompt="white noise", guidance_scale=1e4)
     assert not np.array_equal(steered[0].waveform, first)
     kept = model.generate("white noise", seconds=0.3, known=Kept(clip, [(0.0, 0.16)]))[0]
     whole = network.decode(network.encode(torch.from_numpy(clip.waveform)[None], torch.tensor([2400])))[0].numpy()
@@ -175,7 +178,10 @@ def test_losses_of_codes_are_counted_before_they_are_computed_and_add_up(codec: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((("sampler", "heun"),), "sampler is 'heun', which takes velocities; expected one that takes logits, .* Use a sampler such as maskgit"),
+        (
+            (("sampler", "heun"),),
+            "sampler is 'heun', which takes velocities; expected one that takes logits, .* Use a sampler such as maskgit",
+        ),
         (
             (("model.codec", "mdct"), ("model.connectors.latent", "linear"), ("model.objective", "flow-matching")),
             "sampler is 'maskgit', which takes logits; expected one that takes velocities, .* Use a sampler such as euler",
