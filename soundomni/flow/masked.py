@@ -114,7 +114,7 @@ class Masked(Objective):
         counted = query.loss_mask.sum(1)
         if not len(prediction):  # a batch without clips has no levels
             return {"masked": (prediction.float().sum(), counted.sum())}
-        logits = prediction.float().split(query.levels, dim=1)
+        logits = torch.split(prediction.float(), list(query.levels), dim=1)
         nats = [
             functional.cross_entropy(one, ids, ignore_index=HIDDEN, reduction="none").sum(1)
             for one, ids in zip(logits, query.targets.unbind(1), strict=True)

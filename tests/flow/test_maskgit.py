@@ -113,7 +113,7 @@ def test_the_noise_in_the_confidence_fades_to_nothing():
         seen, _ = steps_of(MaskGITSampler(iterations=[2], temperature=temperature), hidden([2], *[8] * 64), predict)
         firsts.append((seen[1][0][:, 0] != HIDDEN).double().mean(0))
     assert firsts[0].tolist() == [0] * 5 + [1] * 3
-    assert 0.1 < float(firsts[1].min()) and float(firsts[1].max()) < 0.7
+    assert float(firsts[1].min()) > 0.1 and float(firsts[1].max()) < 0.7
 
 
 def test_levels_of_one_pass_are_greedy_unless_told_otherwise():

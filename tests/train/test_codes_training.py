@@ -1,7 +1,7 @@
 """A model of codes from end to end: it trains, makes clips, keeps and varies parts of them, and is checked before it trains."""
 
+import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,18 @@ import pytest
 import torch
 from tiny_spec import TEXT
 
-from soundomni.core.assembly.model import frame_places
+from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.model import UnifiedModel, frame_places
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.sampling import AudioSlots, make_cache
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.sequence import PackedBatch, Role, Sample, next_position
 from soundomni.core.spec.load import load_spec
+from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
+from soundomni.core.writing.segments import SegmentWriter
 from soundomni.train.export import load_run
 from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
@@ -81,9 +85,19 @@ def codes_spec(folder: Path, *overrides: tuple[str, str]):  # type: ignore[no-un
     return load_spec([layer], [("train.run_dir", str(folder / "run")), *OVERRIDES, *overrides])
 
 
-def losses_of(run_dir: Path) -> list[float]:
-    import json
+def random_model(folder: Path) -> tuple[UnifiedModel, SegmentWriter]:
+    """A model in float64 whose every parameter is random, and what writes its segments."""
+    spec = codes_spec(folder)
+    tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
+    model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=1).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.latent_connector.parameters():
+            parameter.normal_()
+    return model, segment_writer(model, spec.model, tokenizer=tokenizer)
 
+
+def losses_of(run_dir: Path) -> list[float]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line["loss/masked"] for line in lines if "loss/masked" in line]
 
@@ -119,17 +133,7 @@ def test_a_model_of_codes_trains_makes_keeps_and_varies(codec: None, tmp_path: P
 
 @pytest.mark.parametrize("frames", [7, 12])
 def test_a_cached_slot_of_codes_equals_the_packed_sequence(codec: None, tmp_path: Path, frames: int) -> None:
-    from soundomni.core.assembly.build import build_model
-    from soundomni.core.assembly.segment_writer import segment_writer
-    from soundomni.core.tokenizer import TextTokenizer
-
-    spec = codes_spec(tmp_path)
-    tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
-    model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=1).double()
-    with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
-            parameter.normal_()
-    writer = segment_writer(model, spec.model, tokenizer=tokenizer)
+    model, writer = random_model(tmp_path)
     slot, context = writer.target(frames * 64), (writer.text("a sine"),)
     values = torch.stack([torch.randint(-1, size, (1, frames), generator=torch.Generator().manual_seed(size)) for size in (4, 5, 16)], 1)
     with torch.no_grad():
@@ -151,17 +155,7 @@ def test_a_cached_slot_of_codes_equals_the_packed_sequence(codec: None, tmp_path
 
 
 def test_losses_of_codes_are_counted_before_they_are_computed_and_add_up(codec: None, tmp_path: Path) -> None:
-    from soundomni.core.assembly.build import build_model
-    from soundomni.core.assembly.segment_writer import segment_writer
-    from soundomni.core.tokenizer import TextTokenizer
-
-    spec = codes_spec(tmp_path)
-    tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
-    model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=1).double()
-    with torch.no_grad():
-        for parameter in model.latent_connector.parameters():
-            parameter.normal_()
-    writer = segment_writer(model, spec.model, tokenizer=tokenizer)
+    model, writer = random_model(tmp_path)
     samples = []
     for seed, length in enumerate((640, 300, 1000)):
         clip = np.random.default_rng(seed).normal(0, 0.3, (1, length)).astype(np.float32)

@@ -25,22 +25,24 @@ class CodesConnector(Connector):
         tokens: vocabulary of each id in, and classes of each id out (runtime).
         hidden_dim: H (runtime).
         generates: whether tokens are generated: if so, they carry their place, and there are heads (runtime).
-        std: standard deviation of the embeddings of one level at the start of training.
+        std: standard deviation of the embeddings of one level at the start of training; 0.5 is about that of the places, which would
+            otherwise drown the codes at first.
 
     Raises:
         SpecError: the tokens are numbers, or `std` is not above 0.
     """
 
-    def __init__(self, *, tokens: TokenSpec, hidden_dim: int, generates: bool, std: float = 0.02) -> None:
+    def __init__(self, *, tokens: TokenSpec, hidden_dim: int, generates: bool, std: float = 0.5) -> None:
         super().__init__()
         if isinstance(tokens.inputs, int) or isinstance(tokens.outputs, int):
             raise SpecError("connector 'codes' maps codes, but these tokens are numbers. Use a connector of numbers, such as linear")
         if not std > 0:
             raise SpecError(f"std of connector 'codes' is {std}; expected a number above 0")
         self.hidden_dim = hidden_dim
-        self.embeddings = nn.ModuleList(nn.Embedding(size + 1, hidden_dim) for size in tokens.inputs)  # the last row is for HIDDEN
-        for table in self.embeddings:
+        tables = [nn.Embedding(size + 1, hidden_dim) for size in tokens.inputs]  # the last row is for HIDDEN
+        for table in tables:
             nn.init.normal_(table.weight, std=std)
+        self.embeddings = nn.ModuleList(tables)
         self.heads: nn.ModuleList | None = None
         if generates:
             check_even(hidden_dim)
