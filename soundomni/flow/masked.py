@@ -20,7 +20,7 @@ from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
 
 _ROUNDING = 1e-9
-"""What a product of a share and a count may exceed a whole number by, through rounding alone."""
+"""How far above a whole number a product may be, through rounding, and still count as that number."""
 
 
 class Masked(Objective):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict, Sampler
-from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec
+from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ConformanceSuite, generator, noise, seeded
 
 SHAPE = (3, 2, 5)
@@ -221,7 +221,7 @@ def _frames(start: Tensor) -> tuple[int, ...]:
 
 def _within() -> Tensor:
     """Return which frames of codes are within their clips, `[B, 1, T]`."""
-    return (torch.arange(SHAPE[2]) < torch.tensor(CODE_LENGTHS)[:, None])[:, None]
+    return length_mask(torch.tensor(CODE_LENGTHS), SHAPE[2])[:, None]
 
 
 def _batch(start: Tensor) -> Representation:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_footprint import real_step
 from tiny_spec import TEXT
 
 from soundomni.core.assembly.build import build_model
@@ -15,13 +16,17 @@ from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.sampling import AudioSlots, make_cache
+from soundomni.core.inference.variation import LEAST_STRENGTH, Beginning, beginning
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.representation import HIDDEN
 from soundomni.core.sequence import PackedBatch, Role, Sample, next_position
-from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.segments import SegmentWriter
 from soundomni.train.export import load_run
+from soundomni.train.memory.activations import MeasuredRun
+from soundomni.train.parallel import World
 from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
 
@@ -159,14 +164,40 @@ def test_losses_of_codes_are_counted_before_they_are_computed_and_add_up(codec: 
     samples = []
     for seed, length in enumerate((640, 300, 1000)):
         clip = np.random.default_rng(seed).normal(0, 0.3, (1, length)).astype(np.float32)
-        samples.append(Sample(key=str(seed), segments=(writer.text("a sine"), writer.target(length).with_waveform(clip)), seed=seed))
+        segments = (writer.text("a sine"), writer.target(length).with_waveform(clip))
+        samples.append(Sample(key=str(seed), segments=segments, seed=seed, group="few/generate" if seed else "one/generate"))
     batch = PackedBatch.from_samples(samples)
     losses = model(batch)
     assert model.count_terms(batch)["masked"] == float(losses["masked"][1]) == 10 + 5 + 16
     alone = [model(PackedBatch.from_samples([sample]))["masked"] for sample in samples]
     torch.testing.assert_close(losses["masked"][0], sum(total for total, _ in alone), rtol=1e-5, atol=1e-5)
+    parts = model(batch.broken_down())
+    assert [float(parts[f"masked/{name}/generate"][1]) for name in ("one", "few")] == [10, 21]
+    torch.testing.assert_close(parts["masked/one/generate"][0], alone[0][0].detach().double(), rtol=1e-5, atol=1e-5)
     sum(total for total, _ in model(PackedBatch.from_samples([])).values()).backward()
     assert all(parameter.grad is not None for parameter in model.latent_connector.parameters())
+
+
+def test_a_strength_is_the_share_of_frames_to_hide_and_needs_no_bound(codec: None, tmp_path: Path) -> None:
+    model, writer = random_model(tmp_path)
+    clip = torch.zeros(3, 10, dtype=torch.int64)
+    found = [beginning(model, clip, strength, slot=writer.target(640)) for strength in (1e-9, 0.3, 1.0)]
+    assert found == [Beginning(LEAST_STRENGTH), Beginning(0.3), Beginning(1.0)]
+    hidden = [(model.objective.noised(clip[None], torch.full_like(clip[None], HIDDEN), one.timestep) == HIDDEN).sum() for one in found]
+    assert hidden == [3 * 1, 3 * 3, 3 * 10], "the least strength makes a frame"
+
+
+def test_the_memory_that_codes_need_is_that_of_a_real_step(codec: None, tmp_path: Path) -> None:
+    spec = resolve(codes_spec(tmp_path))
+    found, sizes = real_step(spec, World(rank=0, size=1, device=torch.device("cpu")))
+    with torch.device("meta"):
+        model = build_model(spec.model, vocab_size=spec.model.tokenizer.vocab_size)
+    run = MeasuredRun(model, sizes, bf16=False, sharded=False, num_layers=len(model.backbone.layers))
+    with run.staged("cuda"):
+        encoder = run.encoder().total
+    with run.staged("cpu"):
+        kept = run.kept("cpu", recompute=False).total + encoder
+    assert kept == pytest.approx(found["alive"], rel=0.1)
 
 
 @pytest.mark.parametrize(

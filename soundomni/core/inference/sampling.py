@@ -211,7 +211,7 @@ def _bound(request: AudioRequest) -> Bound | None:
 
 
 def _given(model: UnifiedModel, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
-    """Return the given values of all clips, zero where nothing is given, and which frames these are."""
+    """Return the given values of all clips, zero in all other frames, and which frames are given."""
     spec, frames = model.codec.spec, tuple(request.num_frames for request in requests)
     dtype = torch.float32 if spec.kind == "continuous" else torch.int64
     values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=model.device)

@@ -5,6 +5,8 @@ Shape letters: N tokens, K levels, V_k vocabulary of level k, H hidden dimension
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -57,8 +59,7 @@ class CodesConnector(Connector):
         """
         if self.heads is None and (timesteps is not None or frames is not None):
             raise ValueError("this connector was built with generates=False and takes neither timesteps nor frames")
-        levels = [_embed(table, ids) for table, ids in zip(self.embeddings, tokens.unbind(1), strict=True)]
-        hidden = torch.stack(levels).sum(0)
+        hidden = reduce(torch.add, (_embed(table, ids) for table, ids in zip(self.embeddings, tokens.unbind(1), strict=True)))
         if self.heads is None:
             return hidden
         if timesteps is None or frames is None:
