@@ -262,7 +262,8 @@ class Objective(nn.Module, ABC):
 
     Samplers of velocities follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path,
     d`noised`/dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
-    Logits `[B, P, T]` are those of all levels one after the other.
+    Logits `[B, P, T]` are those of all levels one after the other. Codes that `corrupt` returns are clean or HIDDEN, and every
+    clip to make has at least one hidden cell to predict.
     """
 
     loss_names: ClassVar[tuple[str, ...]]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ import torch
 from real_footprint import real_step
 from tiny_spec import TEXT
 
-from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.build import build_model, build_sampler
 from soundomni.core.assembly.model import UnifiedModel, frame_places
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.editing import Kept
-from soundomni.core.inference.sampling import AudioSlots, make_cache
+from soundomni.core.inference.sampling import AudioRequest, AudioSlots, make_cache, sample_audio
 from soundomni.core.inference.variation import LEAST_STRENGTH, Beginning, beginning
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import HIDDEN
 from soundomni.core.sequence import PackedBatch, Role, Sample, next_position
 from soundomni.core.spec.load import load_spec, resolve
+from soundomni.core.spec.schema import GuidanceSpec, Slot
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.segments import SegmentWriter
@@ -159,6 +162,45 @@ def test_a_cached_slot_of_codes_equals_the_packed_sequence(codec: None, tmp_path
     torch.testing.assert_close(cached.double(), packed, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clip_of_codes_is_made_the_same_in_a_batch_and_known_frames_stay(codec: None, tmp_path: Path, seed: int) -> None:
+    model, writer = random_model(tmp_path)
+    rng = np.random.default_rng(seed)
+    requests = []
+    for clip in range(3):
+        frames = int(rng.integers(1, 10))
+        words, avoided = rng.choice(["", "a sine", "noise and noise"], 2)
+        request = AudioRequest(
+            context=(writer.text(words),) if words else (),
+            negative=(writer.text(avoided),) if avoided else (),
+            slot=writer.target(frames * 64),
+            seed=int(rng.integers(100)),
+        )
+        codes = torch.from_numpy(np.stack([rng.integers(0, size, frames) for size in (4, 5, 16)]))
+        if clip == 1:
+            request = replace(request, known=codes, known_mask=torch.from_numpy(rng.random(frames) < 0.5))
+        if clip == 2:
+            request = replace(request, varied=codes)
+        requests.append(request)
+    make = partial(
+        sample_audio,
+        model,
+        sampler=build_sampler(Slot("maskgit", {"iterations": [3, 2]})),
+        guidance=GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalize="global"),
+        begin=0.5,
+    )
+    together = make(requests)
+    for row, request in enumerate(requests):
+        made = together.values[row, :, : request.num_frames]
+        assert torch.equal(make([request]).values[0], made)
+        assert not together.values[row, :, request.num_frames :].any() and (made >= 0).all()
+        if request.known is not None:
+            assert torch.equal(made[:, request.known_mask], request.known[:, request.known_mask])
+        if request.varied is not None:
+            same = int((made == request.varied).all(0).sum())
+            assert same >= request.num_frames - -(-request.num_frames // 2)
+
+
 def test_losses_of_codes_are_counted_before_they_are_computed_and_add_up(codec: None, tmp_path: Path) -> None:
     model, writer = random_model(tmp_path)
     samples = []
@@ -185,6 +227,8 @@ def test_a_strength_is_the_share_of_frames_to_hide_and_needs_no_bound(codec: Non
     assert found == [Beginning(LEAST_STRENGTH), Beginning(0.3), Beginning(1.0)]
     hidden = [(model.objective.noised(clip[None], torch.full_like(clip[None], HIDDEN), one.timestep) == HIDDEN).sum() for one in found]
     assert hidden == [3 * 1, 3 * 3, 3 * 10], "the least strength makes a frame"
+    with pytest.raises(ValueError, match="cannot be bounded for an objective that predicts logits"):
+        bounded(lambda values, timesteps, *, first=0: values, model.objective, [Bound(clip, 0.5)], made=torch.ones(1, 10) > 0)
 
 
 def test_the_memory_that_codes_need_is_that_of_a_real_step(codec: None, tmp_path: Path) -> None:
