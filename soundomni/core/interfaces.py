@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -91,6 +91,19 @@ class Codec(nn.Module, ABC):
         Values beyond the frames of a clip are ignored. A codec of codes also takes the first k of its K levels, and
         raises DataError for a code that is not in its codebook.
         """
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` is not needed; True by default."""
+        return True
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure what the codec needs to know about the data, such as codebooks that no training finds.
+
+        A new run calls it once if `is_fitted` is False, on its first clips: waveforms `[B, C, S]` and lengths `[B]`. What it
+        measures is in buffers, which a saved model keeps. The default raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to measure")
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
@@ -240,12 +253,21 @@ class Query:
         timesteps: `[B, T]` in [0, 1]; 1 is all noise or all hidden, 0 is clean.
         targets: what to predict: velocities `[B, D, T]`, or codes `[B, K, T]`, HIDDEN in cells that need not be predicted.
         loss_mask: bool `[B, T]`, frames that count in the loss.
+        levels: number of classes of each level of codes, by which logits are divided; empty for velocities.
     """
 
     inputs: Tensor
     timesteps: Tensor
     targets: Tensor
     loss_mask: Tensor
+    levels: tuple[int, ...] = ()
+
+    def clip(self, index: int) -> Query:
+        """Return the query of one clip, as a batch of one."""
+        one = slice(index, index + 1)
+        return replace(
+            self, inputs=self.inputs[one], timesteps=self.timesteps[one], targets=self.targets[one], loss_mask=self.loss_mask[one]
+        )
 
 
 class Objective(nn.Module, ABC):
@@ -257,7 +279,8 @@ class Objective(nn.Module, ABC):
 
     Samplers of velocities follow the prediction from timestep 1 to 0. It must be the velocity of the objective's own path,
     d`noised`/dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
-    Logits `[B, P, T]` are those of all levels one after the other.
+    Logits `[B, P, T]` are those of all levels one after the other. Codes that `corrupt` returns are clean or HIDDEN, and every
+    clip to make has at least one hidden cell to predict.
     """
 
     loss_names: ClassVar[tuple[str, ...]]

@@ -1,5 +1,6 @@
 """Networks over tokens: routers, the mixture-of-transformers backbone, connectors and understanding encoders."""
 
+from soundomni.experts.connectors.codes import CodesConnector
 from soundomni.experts.connectors.fourier import FourierConnector
 from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.connectors.mlp import MLPConnector
@@ -14,6 +15,7 @@ from soundomni.experts.swiglu import SwiGLU
 from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
+    "CodesConnector",
     "DenseRouter",
     "FourierConnector",
     "LinearConnector",

@@ -37,6 +37,12 @@ def place_embedding(frames: Tensor, dim: int) -> Tensor:
     return torch.cat(sinusoids(frames, dim), dim=-1)
 
 
+def check_even(hidden_dim: int) -> None:
+    """Raise SpecError unless `hidden_dim` is even."""
+    if hidden_dim % 2:
+        raise SpecError(f"connector: hidden_dim is {hidden_dim}; expected an even number, which sin-cos places need")
+
+
 def fourier_places(frames: Tensor, dim: int) -> Tensor:
     """Embed frame indices `[N]` as `[sin | cos]` at frequencies 2π·i / dim, i = 1 … dim/2, float32 `[N, dim]`.
 
@@ -81,8 +87,7 @@ class TimeAndPlace(nn.Module):
 
     def __init__(self, *, hidden_dim: int, time_scale: float = 1.0, places: Places = place_embedding) -> None:
         super().__init__()
-        if hidden_dim % 2:
-            raise SpecError(f"connector: hidden_dim is {hidden_dim}; expected an even number, which sin-cos places need")
+        check_even(hidden_dim)
         self.hidden_dim = hidden_dim
         self.places = places
         self.time = TimeEmbedding(hidden_dim=hidden_dim, time_scale=time_scale)

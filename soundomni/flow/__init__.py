@@ -5,6 +5,8 @@ from soundomni.flow.dpmpp import DPMppSampler
 from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
 from soundomni.flow.heun import HeunSampler
+from soundomni.flow.masked import Masked
+from soundomni.flow.maskgit import MaskGITSampler
 from soundomni.flow.midpoint import MidpointSampler
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.rk4 import RK4Sampler
@@ -16,6 +18,8 @@ __all__ = [
     "EulerSampler",
     "FlowMatching",
     "HeunSampler",
+    "MaskGITSampler",
+    "Masked",
     "MidpointSampler",
     "OneStepSampler",
     "PartialTarget",

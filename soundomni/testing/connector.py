@@ -90,6 +90,24 @@ class ConnectorSuite(ModuleSuite):
                     loss = loss + connector.leave(noise(1, count, self.hidden_dim)).sum()
                 self.require_gradients(connector, loss, "gradients", f"a batch of {count} tokens with generates={generates}")
 
+    def test_ids(self) -> None:
+        """Every id of every level enters as a token of its own."""
+        if isinstance(self.tokens.inputs, int):
+            return
+        connector, sizes = self.built(), self.tokens.inputs
+        rows = torch.zeros(1 + sum(size - 1 for size in sizes), len(sizes), dtype=torch.int64)
+        at = 1
+        for level, size in enumerate(sizes):
+            rows[at : at + size - 1, level] = torch.arange(1, size)
+            at += size - 1
+        still = torch.zeros(len(rows))
+        entered = connector.enter(rows, timesteps=still, frames=still.long()).detach()
+        apart = torch.cdist(entered, entered, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+        nearest, closest = divmod(int(apart.argmin()), len(rows))
+        same = float(apart.min()) <= TOLERANCE * float(entered.norm(dim=1).max())
+        message = f"the codes {rows[nearest].tolist()} and {rows[closest].tolist()} enter as the same token"
+        self.require(not same, "ids", message)
+
     def test_hidden(self) -> None:
         """Hidden cells of codes enter as a token of their own, at every level."""
         if isinstance(self.tokens.inputs, int):

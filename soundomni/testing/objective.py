@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Objective, Query
-from soundomni.core.representation import Representation, RepresentationSpec, length_mask
+from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
 from soundomni.testing.suite import ConformanceSuite, generator, noise, number, seeded
 
 LENGTHS = (7, 4, 5, 1)
@@ -33,7 +33,7 @@ class ObjectiveSuite(ConformanceSuite):
     """Clauses of `soundomni.core.interfaces.Objective`.
 
     Attributes:
-        representation: spec of the representation to corrupt.
+        representation: spec of the representation to corrupt: latents, or codes.
         tolerance: largest difference between results that should be equal, relative above magnitude 1.
     """
 
@@ -53,9 +53,9 @@ class ObjectiveSuite(ConformanceSuite):
         return objective
 
     def prediction(self, query: Query, seed: int) -> Tensor:
-        """Return some prediction for a query, in the shape of its targets; override it if predictions have another
-        shape."""
-        return noise(seed, *query.targets.shape)
+        """Return some prediction `[B, P, T]` for a query, P being what `tokens` says."""
+        clips, _, frames = query.targets.shape
+        return noise(seed, clips, self.built().tokens(self.representation).num_outputs, frames)
 
     def test_shapes(self) -> None:
         """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B,
@@ -93,6 +93,79 @@ class ObjectiveSuite(ConformanceSuite):
         same = torch.equal(first.inputs[where], second.inputs[where])
         self.require(not same, "corrupts", "two seeds gave the same inputs; expected the corruption to follow the generators")
 
+    def test_tokens(self) -> None:
+        """`tokens` says what goes in, and what is predicted: numbers for velocities, classes of each id for logits."""
+        objective = self.built()
+        tokens, logits = objective.tokens(self.representation), objective.predicts == "logits"
+        message = f"tokens returned {tokens!r}; expected a TokenSpec"
+        self.require(isinstance(tokens, TokenSpec), "tokens", message)
+        wanted = "a number of classes for each id" if logits else "a number"
+        message = f"predicts is '{objective.predicts}', but the outputs of a token are {tokens.outputs!r}; expected {wanted}"
+        self.require(isinstance(tokens.outputs, tuple) == logits, "tokens", message)
+
+    def test_start(self) -> None:
+        """`start` keeps the values of known frames; all other frames are noise that follows the generators, and codes are
+        HIDDEN."""
+        objective, given = self.built(), self._clean()
+        known = length_mask(torch.tensor(GIVEN), max(LENGTHS))
+        kept = given.values.clone()
+        first, second = (objective.start(given, known, [generator(seed + clip) for clip in range(len(LENGTHS))]) for seed in (0, 50))
+        wanted, found = f"{kept.dtype} {list(kept.shape)}", f"{first.values.dtype} {list(first.values.shape)}"
+        self.require(found == wanted, "start", f"values of {wanted} became a start of {found}; expected {wanted}")
+        self.require(
+            torch.equal(given.values, kept), "start", "the given values were changed in place; expected them to be left as they were"
+        )
+        shown = known[:, None].expand(kept.shape)
+        same = torch.equal(first.values[shown], kept[shown])
+        self.require(same, "start", "known frames start from other values than the given ones")
+        made = (length_mask(given.lengths, max(LENGTHS)) & ~known)[:, None].expand(kept.shape)
+        if self.representation.kind == "codes":
+            hidden = bool((first.values[made] == HIDDEN).all())
+            self.require(hidden, "start", "some cells of frames to make are not HIDDEN at the start; expected all of them to be")
+            return
+        same = torch.equal(first.values[made], second.values[made])
+        self.require(not same, "start", "two seeds gave the same start; expected noise that follows the generators")
+
+    def test_hidden(self) -> None:
+        """Codes are either hidden or clean. Targets are the clean codes of some hidden cells of each clip to make, and HIDDEN in
+        all other cells."""
+        if self.representation.kind != "codes":
+            return
+        clean, query = self._clean().values, self._corrupt(self.built())
+        counted = self._counted()[:, None].expand(clean.shape)
+        within = length_mask(torch.tensor(LENGTHS), max(LENGTHS))[:, None].expand(clean.shape)
+        hidden, asked = query.inputs == HIDDEN, query.targets != HIDDEN
+        changed = within & ~hidden & (query.inputs != clean)
+        self.require(not bool(changed.any()), "hidden", "some cells hold other codes than the clean ones; expected these, or HIDDEN")
+        self.require(
+            not bool((hidden & within & ~counted).any()), "hidden", "cells of frames that do not count are HIDDEN; expected them clean"
+        )
+        self.require(
+            not bool((asked & ~(hidden & counted)).any()), "hidden", "targets are given for cells that are not hidden; expected HIDDEN"
+        )
+        self.require(torch.equal(query.targets[asked], clean[asked]), "hidden", "some targets are not the clean codes of their cells")
+        for clip in range(len(LENGTHS)):
+            empty = bool(counted[clip].any()) and not bool(asked[clip].any())
+            self.require(not empty, "hidden", f"clip {clip} has no cell to predict; expected every clip to make to have one")
+
+    def test_nested(self) -> None:
+        """For codes, `noised` hides more cells at a later timestep, and those of earlier timesteps too."""
+        if self.representation.kind != "codes":
+            return
+        objective, clean = self.built(), self._clean().values[:1]
+        start = torch.full_like(clean, HIDDEN)
+        before = torch.zeros_like(clean, dtype=torch.bool)
+        for timestep in (0.25, 0.5, 0.75, 1.0):
+            values = objective.noised(clean, start, timestep)
+            hidden = values == HIDDEN
+            same = torch.equal(values[~hidden], clean[~hidden])
+            self.require(same, "nested", f"at timestep {timestep:g} some codes are neither clean nor HIDDEN")
+            nested = not bool((before & ~hidden).any())
+            self.require(nested, "nested", f"at timestep {timestep:g} cells are clean that were hidden at an earlier one")
+            more, count = int(before.sum()), int(hidden.sum())
+            self.require(count > more, "nested", f"at timestep {timestep:g} {count} cells are hidden, after {more}; expected more")
+            before = hidden
+
     def test_counts(self) -> None:
         """`loss_names` names what `loss` returns, and each counts the frames of targets that are not known."""
         objective = self.built()
@@ -109,6 +182,17 @@ class ObjectiveSuite(ConformanceSuite):
             self.require(
                 total.ndim == 0 and bool(total.isfinite()), "counts", f"the sum of loss '{name}' is {total!r}; expected a finite scalar"
             )
+
+    def test_sums(self) -> None:
+        """The losses of a batch are the sums of those of its clips."""
+        objective = self.built()
+        query = self._corrupt(objective)
+        prediction = self.prediction(query, 0)
+        together = objective.loss(prediction, query)
+        alone = [objective.loss(prediction[clip : clip + 1], query.clip(clip)) for clip in range(len(LENGTHS))]
+        for name, (total, _) in together.items():
+            expected = torch.stack([losses[name][0] for losses in alone]).sum()
+            self.require_close(total, expected, self.tolerance, "sums", f"loss '{name}' of a batch is not the sum over its clips")
 
     def test_loss_mask(self) -> None:
         """Predictions outside `loss_mask` do not affect the loss or its gradient; predictions inside do."""
@@ -129,13 +213,13 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(bool(gradient.any()), "loss_mask", "predictions inside loss_mask have no gradient; expected one")
 
     def test_predicted(self) -> None:
-        """`predicted` makes a finite prediction, in the shape of the targets, from the network's output."""
+        """`predicted` makes a finite prediction `[B, P, T]` from the network's output of that shape."""
         objective = self.built()
         query = self._corrupt(objective)
         output = self.prediction(query, 0)
         found = objective.predicted(output, query.inputs, query.timesteps)
-        message = f"an output {list(output.shape)} became a prediction {list(found.shape)}; expected {list(query.targets.shape)}"
-        self.require(found.shape == query.targets.shape, "predicted", message)
+        message = f"an output {list(output.shape)} became a prediction {list(found.shape)}; expected {list(output.shape)}"
+        self.require(found.shape == output.shape, "predicted", message)
         finite = bool(found.masked_select(query.loss_mask[:, None]).isfinite().all())
         self.require(finite, "predicted", "predictions of frames that count are not finite")
 

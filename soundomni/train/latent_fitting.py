@@ -1,4 +1,4 @@
-"""Fitting the latent normalization of a new run, on the first clips that it trains on."""
+"""Fitting what a new run measures on the first clips that it trains on: codebooks, and the normalization of latents."""
 
 from __future__ import annotations
 
@@ -9,34 +9,45 @@ from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import name_first
 
-FIT_CLIPS, FIT_BATCHES = 64, (8, 16, 32, 64)
-"""How many clips are enough to fit the latent normalization, and how many packed batches are searched for them."""
+FIT_CLIPS, FIT_CODEC_CLIPS, FIT_BATCHES = 64, 256, (8, 16, 32, 64)
+"""How many clips are enough to fit the latent normalization, how many to fit a codec, and how many packed batches are
+searched for them."""
 
 
 def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fit the latent normalization on the first clips of the data, or leave it as it is if no task uses latents.
+    """Fit codecs and the latent normalization on the first clips of the data.
 
-    A normalization that comes with the starting model is kept.
+    What comes with the starting model is kept. A modality that no task makes or gives is left as it is.
 
     Raises:
-        DataError: the first batches have no clip to generate.
+        DataError: the first batches have no clip of a modality that tasks make or give.
     """
     for modality in model.each():
-        if isinstance(modality, CodecModality) and not modality.normalizer.measured:
-            _fit(modality, mixture, loader)
+        if not isinstance(modality, CodecModality) or modality.is_fitted:
+            continue
+        if _is_used(modality, model, mixture):
+            _fit(modality, loader)
+        elif not modality.normalizer.measured:
+            modality.normalizer.leave()
 
 
-def _fit(modality: CodecModality, mixture: Mixture, loader: PackedLoader) -> None:
+def _is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> bool:
+    """Return whether a task makes clips of a modality, or gives them as context."""
     tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
-    if not any(task.uses("target") or task.uses("context") for task in tasks):
-        modality.normalizer.leave()
-        return
+    given = [template for task in tasks for template in task.templates if template.audio in ("target", "context")]
+    first = model.all_made[0].name if model.all_made else None
+    return any((template.of or first) == modality.name for template in given)
+
+
+def _fit(modality: CodecModality, loader: PackedLoader) -> None:
+    enough = FIT_CLIPS if modality.codec.is_fitted else FIT_CODEC_CLIPS
     for count in FIT_BATCHES:
         batches = loader.preview_batches(count)
-        num_clips = sum(len(batch.of(modality.name)) for batch in batches)
-        if num_clips >= FIT_CLIPS:
+        clips = [batch.of(modality.name) for batch in batches]
+        num_clips = sum(map(len, clips))
+        if num_clips >= enough:
             break
     if num_clips == 0:
         reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
         raise DataError(f"latents cannot be normalized: the first {len(batches)} packed batches have no clip to generate; {reason}")
-    modality.fit(batch.of(modality.name) for batch in batches)
+    modality.fit(clips)

@@ -135,7 +135,7 @@ def build_parts(
             world.on_main(lambda: fit_latents(model, mixture, loader))
             for modality in model.each():
                 if isinstance(modality, CodecModality):
-                    world.copy_from_main(modality.normalizer.buffers())
+                    world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])
     return Parts(
         spec=spec,
         data=data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from soundomni.core.assembly.build import build_sampler
+from soundomni.core.assembly.build import build_sampler, check_sampler
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.inference.guidance import check_guidance
@@ -33,17 +33,22 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         SoundOmniError: something is wrong; the message names it.
     """
     check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
-    for one in spec.model.all_made.values():
+    samplers = {}
+    for name, one in spec.model.all_made.items():
         check_guidance(one.guidance)
         check_scale(one.guidance.scale)
         assert one.sampler is not None, "checked when the spec was read"
-        build_sampler(one.sampler, trust_class_paths=trust_class_paths)
+        samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
     if spec.data is not None:
         check_data(spec.data)
     if spec.train is not None:
         check_train(spec.train)
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
+    for made in model.all_made if model is not None else ():
+        slot = spec.model.all_made[made.name].sampler
+        assert slot is not None, "it was built"
+        check_sampler(samplers[made.name], made.objective, name=slot.class_path)
     if model is not None and spec.train is not None and spec.train.target == "model":
         losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)

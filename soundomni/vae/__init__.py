@@ -4,6 +4,7 @@ from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.dac import DacCodec
 from soundomni.vae.encodec import EncodecCodec
 from soundomni.vae.harmonic import HarmonicCodec
+from soundomni.vae.harmonic_codes import HarmonicCodesCodec
 from soundomni.vae.mdct import MDCTCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
@@ -15,6 +16,7 @@ __all__ = [
     "DiagonalGaussian",
     "EncodecCodec",
     "HarmonicCodec",
+    "HarmonicCodesCodec",
     "MDCTCodec",
     "OobleckCodec",
     "OobleckDecoder",

@@ -146,3 +146,15 @@ def test_half_lies_between_and_gives_one_root_mean_square_over_all():
     assert out.square().mean().sqrt().item() == pytest.approx(1.0)
     before = values.square().mean(dim=(0, 2)).sqrt()
     torch.testing.assert_close(size / size[1], (before / before[1]).sqrt())
+
+
+def test_codes_are_never_normalized_whatever_the_spec_says_about_latents():
+    codes = RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))
+    latents = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=2)
+    for kind in ("channel", "half", "global", "none"):
+        normalizer = LatentNormalizer.of(codes, kind)
+        made = Representation(torch.tensor([[[3, 0], [2, 1]]]), torch.tensor([2]), codes)
+        assert normalizer.measured and normalizer.normalize(made) is made and normalizer.denormalize(made) is made
+        assert LatentNormalizer.of(latents, kind).kind == kind
+    with pytest.raises(SpecError, match="model.normalize is 'chanel'; expected .* Did you mean 'channel'"):
+        LatentNormalizer.of(latents, "chanel")

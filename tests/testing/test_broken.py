@@ -13,21 +13,25 @@ from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
-from soundomni.core.representation import TokenSpec
+from soundomni.core.representation import HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
 MDCT, Dac, LogMel, MoT = load("codec", "mdct"), load("codec", "dac"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
+Codes, Masked = load("connector", "codes"), load("objective", "masked")
+IDS = TokenSpec((4, 4), (4, 4))
+CODES = {"representation": RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))}
 pytest_plugins = ["pytester"]
 
 BROKEN = []
 
 
-def broken(base, clause, message):
-    """Registers a plugin class that breaks one clause of the suite `base`, with the message that is due."""
+def broken(base, clause, message, **attributes):
+    """Registers a plugin class that breaks one clause of the suite `base`, with its `attributes`, and the message that is due."""
 
     def register(cls):
-        BROKEN.append(pytest.param(base, cls, clause, message, id=f"{base.__name__}.{clause}-{cls.__name__}"))
+        name = f"{base.__name__}.{clause}-{cls.__name__}"
+        BROKEN.append(pytest.param(type(base.__name__, (base,), attributes), cls, clause, message, id=name))
         return cls
 
     return register
@@ -208,6 +212,27 @@ class Forgets(load("connector", "fourier")):
 
     def enter(self, tokens, *, timesteps=None, frames=None):
         return super().enter(tokens, timesteps=timesteps, frames=frames % 8)
+
+
+@broken(testing.ConnectorSuite, "hidden", "a hidden cell of level 0 enters like a code; expected a token of its own", tokens=IDS)
+class HidesLikeZero(Codes):
+    def enter(self, tokens, *, timesteps=None, frames=None):
+        return super().enter(tokens.clamp_min(0), timesteps=timesteps, frames=frames)
+
+
+@broken(testing.ConnectorSuite, "ids", r"the codes \[0, \d\] and \[0, \d\] enter as the same token", tokens=IDS)
+class HearsTheFirstLevel(Codes):
+    def enter(self, tokens, *, timesteps=None, frames=None):
+        first = tokens * torch.tensor([1, 0])
+        return super().enter(first, timesteps=timesteps, frames=frames)
+
+
+@broken(testing.ConnectorSuite, "ids", r"the codes \[1, 0\] and \[0, 1\] enter as the same token", tokens=IDS)
+class OneTable(Codes):
+    def __init__(self, *, tokens, hidden_dim, generates):
+        super().__init__(tokens=tokens, hidden_dim=hidden_dim, generates=generates)
+        with torch.no_grad():
+            self.embeddings[1].weight.copy_(self.embeddings[0].weight)
 
 
 broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*; expected zeros")(Line)
@@ -482,6 +507,141 @@ class Backwards(Sampler):
         return start.with_values(values.clone())
 
 
+@broken(testing.ObjectiveSuite, "start", "known frames start from other values than the given ones")
+class StartsAnew(FlowMatching):
+    def start(self, given, known, generators):
+        return super().start(given, torch.zeros_like(known), generators)
+
+
+@broken(testing.ObjectiveSuite, "start", "two seeds gave the same start; expected noise that follows the generators")
+class StartsFromZero(FlowMatching):
+    def start(self, given, known, generators):
+        return given.with_values(given.values * known[:, None])
+
+
+@broken(testing.ObjectiveSuite, "start", "some cells of frames to make are not HIDDEN at the start", **CODES)
+class StartsFromCodes(Masked):
+    def start(self, given, known, generators):
+        return given.with_values(given.values.clone())
+
+
+@broken(testing.ObjectiveSuite, "tokens", r"predicts is 'velocity', but the outputs of a token are \(4, 3\); expected a number", **CODES)
+class DoesNotSayLogits(Masked):
+    predicts = "velocity"
+
+
+@broken(testing.ObjectiveSuite, "hidden", "targets are given for cells that are not hidden; expected HIDDEN", **CODES)
+class AsksForAll(Masked):
+    def corrupt(self, clean, *, known, noise, generators):
+        return replace(super().corrupt(clean, known=known, noise=noise, generators=generators), targets=clean.values)
+
+
+@broken(testing.ObjectiveSuite, "hidden", "some cells hold other codes than the clean ones; expected these, or HIDDEN", **CODES)
+class HidesAsZero(Masked):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, inputs=query.inputs.clamp_min(0))
+
+
+@broken(testing.ObjectiveSuite, "hidden", r"clip \d has no cell to predict; expected every clip to make to have one", **CODES)
+class HidesNoneNowAndThen(Masked):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, targets=torch.where(torch.arange(query.targets.shape[2]) < 2, HIDDEN, query.targets))
+
+
+@broken(testing.ObjectiveSuite, "hidden", "cells of frames that do not count are HIDDEN; expected them clean", **CODES)
+class HidesKnown(Masked):
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, inputs=query.inputs.masked_fill(known[:, None], HIDDEN))
+
+
+@broken(testing.ObjectiveSuite, "sums", "loss 'masked' of a batch is not the sum over its clips", **CODES)
+class MeanOfAllCells(Masked):
+    """Counts tokens, but weighs clips by their hidden cells."""
+
+    def loss(self, prediction, query):
+        nats = 0.0
+        for logits, ids in zip(prediction.split(query.levels, 1), query.targets.unbind(1), strict=True):
+            nats = nats + nn.functional.cross_entropy(logits, ids, ignore_index=HIDDEN, reduction="sum")
+        count = query.loss_mask.sum()
+        return {"masked": (nats * count / (query.targets != HIDDEN).sum().clamp_min(1), count)}
+
+
+@broken(testing.ObjectiveSuite, "counts", r"loss 'masked' counts \d+; expected 10 frames", **CODES)
+class CountsCells(Masked):
+    def loss(self, prediction, query):
+        return {"masked": (super().loss(prediction, query)["masked"][0], (query.targets != HIDDEN).sum())}
+
+
+@broken(testing.ObjectiveSuite, "nested", "at timestep 0.5 cells are clean that were hidden at an earlier one", **CODES)
+class HidesElsewhere(Masked):
+    def noised(self, clean, start, timestep):
+        hidden = super().noised(torch.zeros_like(clean), torch.ones_like(start), timestep).bool()
+        return torch.where(hidden.roll(round(4 * timestep), -1), start, clean)
+
+
+@broken(testing.ObjectiveSuite, "nested", "at timestep 0.5 6 cells are hidden, after 6; expected more", **CODES)
+class HidesHalf(Masked):
+    def noised(self, clean, start, timestep):
+        return super().noised(clean, start, {0.0: 0.0, 1.0: 1.0}.get(timestep, 0.4))
+
+
+class TwiceMasked(Masked):
+    """Hides the cells of level 0 also where another level is asked for; asks for the same: keeps every clause."""
+
+    def corrupt(self, clean, *, known, noise, generators):
+        query = super().corrupt(clean, known=known, noise=noise, generators=generators)
+        return replace(query, inputs=query.inputs.masked_fill((query.inputs == HIDDEN).any(1, keepdim=True), HIDDEN))
+
+
+class FillsAll(Sampler):
+    """One prediction, and the likeliest codes everywhere: `keep` and `sizes` say what it breaks."""
+
+    num_steps, takes, keep, sizes = 2, "logits", True, (3, 4)
+
+    def num_evaluations(self, start):
+        return 2
+
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
+        values = start.values
+        for step in range(2):
+            logits = predict(values, torch.full((len(values),), begin / (step + 1)))
+            likeliest = torch.stack([one.argmax(1) for one in self.divide(logits)], 1)
+            values = torch.where((values != HIDDEN) & self.keep, values, likeliest)
+            if on_step is not None:
+                on_step(step, values)
+        return start.with_values(values)
+
+    def divide(self, logits):
+        return logits.split(self.sizes, 1)
+
+
+@broken(testing.SamplerSuite, "known", "codes given at the start are others after step 0; expected them never to change")
+class OverwritesKnown(FillsAll):
+    keep = False
+
+
+@broken(testing.SamplerSuite, "hidden", r"\d+ cells are HIDDEN in the result; expected none")
+class LeavesHidden(FillsAll):
+    def sample(self, predict, start, *, generators, begin=1.0, on_step=None):
+        super().sample(predict, start, generators=generators, begin=begin, on_step=on_step)
+        return start
+
+
+@broken(testing.SamplerSuite, "hidden", "codes of level 0 run from . to [3-6]; expected 0 to 2")
+@broken(testing.SamplerSuite, "target", "logits that allow one code in each cell did not lead to these codes")
+class DividesElsewhere(FillsAll):
+    sizes = (5, 2)
+
+
+@broken(testing.SamplerSuite, "batch", "clip 1 gave another result on its own than in a batch of 3")
+class LooksAtPadding(FillsAll):
+    def divide(self, logits):
+        return (logits - logits.mean(2, keepdim=True)).split(self.sizes, 1)
+
+
 class Two(Dataset):
     def __len__(self):
         return 2
@@ -718,6 +878,14 @@ def test_every_kind_has_a_broken_plugin():
     assert {parameters.values[0].__name__ for parameters in BROKEN} == set(testing.__all__)
 
 
+@pytest.mark.parametrize("cls", [Masked, TwiceMasked])
+def test_other_masks_keep_every_clause(cls):
+    suite = suite_of(testing.ObjectiveSuite, cls, **CODES)()
+    for name in dir(suite):
+        if name.startswith("test_"):
+            getattr(suite, name)()
+
+
 PLUGIN = """
 from soundomni.core.spec.registry import load
 from soundomni.testing import SamplerSuite
@@ -747,17 +915,17 @@ def run(pytester, known):
 
 def test_a_known_failure_is_expected_with_its_reason_and_not_in_subclasses_without_it(pytester):
     result = run(pytester, {"num_evaluations": "counts one too many"})
-    result.assert_outcomes(passed=19, xfailed=1)
+    result.assert_outcomes(passed=23, xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *TestMiscounts::test_num_evaluations*counts one too many*"])
 
 
 def test_a_known_failure_that_passes_is_a_failure(pytester):
-    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=18, xfailed=1, failed=1)
+    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=22, xfailed=1, failed=1)
 
 
 def test_a_failure_that_is_not_known_fails_with_its_message(pytester):
     result = run(pytester, {})
-    result.assert_outcomes(passed=19, failed=1)
+    result.assert_outcomes(passed=23, failed=1)
     result.stdout.fnmatch_lines(["*SamplerSuite.num_evaluations: one call asked for 4 predictions, but num_evaluations says 5"])
 
 

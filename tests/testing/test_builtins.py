@@ -8,10 +8,12 @@ import soundfile
 from stable_audio_files import audio_vae
 
 from soundomni import testing
+from soundomni.core.representation import RepresentationSpec, TokenSpec
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
 
 RATE = 8000
+CODES = RepresentationSpec(kind="codes", sample_rate=RATE, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))
 
 
 def build(kind, name, arguments=None, **runtime):
@@ -58,6 +60,7 @@ TestQwen2Audio = suite(testing.EncoderSuite, "Qwen2Audio", "qwen2-audio", **TOWE
 
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
 TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")
+TestCodes = type("TestCodes", (suite(testing.ConnectorSuite, "Base", "codes"),), {"tokens": TokenSpec((4, 3), (4, 5))})
 TestMLP = suite(testing.ConnectorSuite, "MLP", "mlp")
 
 TestModality = suite(testing.RouterSuite, "Modality", "modality")
@@ -82,12 +85,15 @@ class TestMoTDense(suite(testing.BackboneSuite, "Base", "mot", **MOT)):
 TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
 TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
 TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)
+TestMasked = type("TestMasked", (suite(testing.ObjectiveSuite, "Base", "masked"),), {"representation": CODES})
 
 TestEuler = suite(testing.SamplerSuite, "Euler", "euler", num_steps=4)
 TestHeun = suite(testing.SamplerSuite, "Heun", "heun", num_steps=4, shift=3.0)
 TestMidpoint = suite(testing.SamplerSuite, "Midpoint", "midpoint", num_steps=4)
 TestRK4 = suite(testing.SamplerSuite, "RK4", "rk4", num_steps=3)
 TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0)
+TestMaskGIT = suite(testing.SamplerSuite, "MaskGIT", "maskgit", iterations=[3, 1])
+TestMaskGITRandom = suite(testing.SamplerSuite, "MaskGITRandom", "maskgit", iterations=[2], num_steps=3, order="random", greedy=False)
 
 TestAdamW = suite(testing.OptimizerSuite, "AdamW", "adamw")
 TestMuon = suite(testing.OptimizerSuite, "Muon", "muon")

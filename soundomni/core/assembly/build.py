@@ -14,7 +14,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Router, Sampler
+from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Prediction, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build
@@ -83,7 +83,7 @@ def _modality(
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
         return EncoderModality(name=name, connector=connector, encoder=source)
-    normalizer = LatentNormalizer(token_dim=source.spec.token_dim, kind=spec.normalize)
+    normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
     return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective)
@@ -96,3 +96,18 @@ def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths
     sampler = cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
     check_count(f"num_steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
     return sampler
+
+
+FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit"}
+"""A built-in sampler for each kind of prediction."""
+
+
+def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
+    """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts."""
+    if sampler.takes != objective.predicts:
+        kinds: dict[Prediction, str] = {"velocity": "velocities", "logits": "logits"}
+        wanted, fitting = kinds[objective.predicts], FITTING[objective.predicts]
+        raise SpecError(
+            f"sampler is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
+            f"because the objective predicts {wanted}. Use a sampler such as {fitting}"
+        )

@@ -6,7 +6,6 @@ Shape letters: N text tokens that predict something, H hidden dimensions, B clip
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -40,8 +39,7 @@ def clip_parts(
     """
     each: dict[str, list[Tensor]] = {}
     for clip in range(len(prediction)):
-        one = Query(**{field.name: getattr(query, field.name)[clip : clip + 1] for field in fields(Query)})
-        for name, (total, count) in objective.loss(prediction[clip : clip + 1], one).items():
+        for name, (total, count) in objective.loss(prediction[clip : clip + 1], query.clip(clip)).items():
             each.setdefault(name, []).append(torch.stack((total.float(), count.float())))
     parts: LossTerms = {}
     for name, terms in each.items():

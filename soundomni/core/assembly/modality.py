@@ -9,7 +9,7 @@ Shape letters: B clips, D latent dimensions, K codebooks, P predicted numbers pe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -239,11 +239,19 @@ class CodecModality(Modality):
             latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether codec and normalizer have measured what they need to know about the data."""
+        return self.codec.is_fitted and self.normalizer.measured
+
     @torch.no_grad()
-    def fit(self, batches: Iterable[Clips]) -> None:
-        """Fit the normalizer on clips."""
-        device = self.device
-        self.normalizer.fit(self.run_codec(clips.waveform.to(device), clips.lengths.to(device)) for clips in batches if len(clips))
+    def fit(self, batches: Sequence[Clips]) -> None:
+        """Measure on clips what codec and normalizer need to know about the data."""
+        pairs = [(clips.waveform.to(self.device), clips.lengths.to(self.device)) for clips in batches if len(clips)]
+        if not self.codec.is_fitted:
+            self.codec.fit(pairs)
+        if not self.normalizer.measured:
+            self.normalizer.fit(self.run_codec(waveform, lengths) for waveform, lengths in pairs)
 
 
 class MadeModality(CodecModality):

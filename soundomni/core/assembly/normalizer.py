@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError, did_you_mean
-from soundomni.core.representation import Representation, length_mask
+from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 
 Kind = Literal["channel", "half", "global", "none"]
 
@@ -51,6 +51,12 @@ class LatentNormalizer(nn.Module):
         self.register_buffer("std", torch.ones(token_dim))
         self.register_buffer("fitted", torch.tensor(kind == "none"))
         self._seen_fitted = False  # so that the host reads the buffer, and waits for the device, only once
+
+    @classmethod
+    def of(cls, spec: RepresentationSpec, kind: Kind) -> LatentNormalizer:
+        """Return the normalizer for what a codec makes. Codes are ids without a scale, so `kind`, which is about latents, does not apply
+        to them: they are never normalized."""
+        return cls(token_dim=spec.token_dim, kind=kind if spec.kind == "continuous" else "none")
 
     def fit(self, representations: Iterable[Representation]) -> None:
         """Measure mean and standard deviation over the valid frames of all clips, in float64, one batch at a time.

@@ -54,9 +54,14 @@ def bounded(predict: Predict, objective: Objective, bounds: Sequence[Bound | Non
 
     Returns:
         a prediction with the same arguments. No clip's result depends on another.
+
+    Raises:
+        ValueError: there is a bound, but the objective predicts logits, which stand for no single clean value.
     """
     if not any(bounds):
         return predict
+    if objective.predicts == "logits":
+        raise ValueError("the change of a clip cannot be bounded for an objective that predicts logits; expected no bound")
 
     def predict_bounded(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         velocity = predict(values, timesteps, first=first).clone()

@@ -11,6 +11,9 @@ follow the prompt from any timestep. So the distance is bounded too, on the same
 stays as s to 1 − s. This allows a distance of 0.25 at a strength of 0.2, of 1 at 0.5, and of 4 at 0.8. Unrelated clips are about 1.2 to
 1.4 apart, so the bound holds a slight change back, stops a moderate one on the way to the other clip, and does not hinder a strong one.
 
+For codes, neither is needed. A strength of 0.2 hides a fifth of a clip's frames, and the others never change: the share that is lost is
+the same in every clip, and so is the share that may change.
+
 Shape letters: R rows, D latent dimensions, T frames.
 """
 
@@ -76,7 +79,8 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     """Return the timestep at which the model has lost as much of a clip as `strength` says, and how far a variation may
     go from it.
 
-    Both only depend on the model and the clip, never on the prompt or the seed. At a strength of 1 there is no bound.
+    Both only depend on the model and the clip, never on the prompt or the seed. At a strength of 1 there is no bound. For codes, the
+    timestep is the strength, and there is no bound either.
 
     Args:
         model: the model.
@@ -88,6 +92,8 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     if strength == 1.0:
         return Beginning()
     strength = max(strength, LEAST_STRENGTH)
+    if model.made(slot.modality).objective.predicts == "logits":
+        return Beginning(strength)
     errors = estimate_errors(model, clip, slot=slot, batch_size=batch_size)
     timestep = timestep_of_share(strength**2, lost_shares(errors))
     if errors[-1] == 0.0:  # nothing to measure a change by

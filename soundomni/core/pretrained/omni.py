@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from soundomni.core.assembly.build import build_model, build_sampler
+from soundomni.core.assembly.build import build_model, build_sampler, check_sampler
 from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
@@ -349,12 +349,14 @@ class SoundOmni:
     def _sampler(self, of: str, num_steps: int | None) -> Sampler:
         """Return the spec's sampler with another number of steps, if one is given.
 
-        Raise SpecError for a number out of its range.
+        Raise SpecError for a number out of its range, or a sampler that does not take what the objective predicts.
         """
         steps = None if num_steps is None else as_count("num_steps", num_steps, most=MOST_STEPS)
-        sampler = self.made_spec(of).sampler
-        assert sampler is not None, "checked when the spec was read"
-        return build_sampler(sampler, num_steps=steps, trust_class_paths=self._trust_class_paths)
+        slot = self.made_spec(of).sampler
+        assert slot is not None, "checked when the spec was read"
+        sampler = build_sampler(slot, num_steps=steps, trust_class_paths=self._trust_class_paths)
+        check_sampler(sampler, self.model.made(of).objective, name=slot.class_path)
+        return sampler
 
     def describe(
         self,

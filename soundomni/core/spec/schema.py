@@ -101,7 +101,7 @@ class ModalitySpec:
         sampler: how it is made; needed with an objective.
         guidance: guidance while it is made.
         normalize: normalization of latents, fitted on the first clips of the data: per "channel", with one "global" scale,
-            "half" way between, or "none".
+            "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
     """

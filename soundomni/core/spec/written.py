@@ -48,7 +48,7 @@ class WrittenModel:
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
         normalize: normalization of latents, fitted on the first clips of the data: per "channel", with
-            one "global" scale, "half" way between, or "none".
+            one "global" scale, "half" way between, or "none". Codes are never normalized.
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
             "qwen2-audio" for the turns that Qwen2-Audio was trained on.
         start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the

@@ -265,7 +265,7 @@ def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dic
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         codec = cast(Codec, build("codec", written.codec))
-        parts = {"latent.codec": codec, "latent.normalizer": LatentNormalizer(token_dim=codec.spec.token_dim, kind=written.normalize)}
+        parts = {"latent.codec": codec, "latent.normalizer": LatentNormalizer.of(codec.spec, written.normalize)}
         if "latent.connector" in wanted:
             objective = cast(Objective, build("objective", written.objective))
             parts["latent.connector"] = connector(written.connectors.latent, objective.tokens(codec.spec), True)

@@ -194,7 +194,9 @@ class _Made(MadeModality):
             return self.empty_query()
         values = torch.empty(2, *_values_shape(self, clips), device=self.device, dtype=_values_dtype(self))
         times = torch.empty(values.shape[1], values.shape[3], device=self.device)
-        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0)
+        outputs = self.objective.tokens(self.codec.spec).outputs
+        levels = outputs if isinstance(outputs, tuple) else ()
+        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels)
 
 
 class _Given(CodecModality):

@@ -1,0 +1,170 @@
+"""Masked codes: some cells of a clip are hidden, and the model says which codes they hold.
+
+The masks are those of SoundStorm (Borsos et al. 2023, section 3.2), after MaskGIT (Chang et al. 2022).
+
+Shape letters: B clips, K levels, T frames, V_k vocabulary of level k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
+from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
+
+_ROUNDING = 1e-9
+"""How far above a whole number a product may be, through rounding, and still count as that number."""
+
+
+class Masked(Objective):
+    """Hides codes of one level and all codes of the levels above it; the loss is the cross-entropy of the former, named "masked".
+
+    Each clip draws the length of a prompt, which stays visible, a level q, and a share cos(u·π/2) with u uniform. After the prompt, this
+    share of the cells of level q is hidden, at least one, and every cell above q. Levels below q are visible. Known frames are visible
+    too, and the prompt's length is drawn from the frames that are left.
+
+    Each clip weighs as many frames as it has to make, however many cells are hidden: the loss of a clip is the mean over its hidden cells
+    of level q, times that number.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ("masked",)
+    predicts: ClassVar[Prediction] = "logits"
+
+    def tokens(self, spec: RepresentationSpec) -> TokenSpec:
+        """Return the vocabularies of the levels, in and out. Raise SpecError for continuous latents."""
+        if spec.kind != "codes":
+            raise SpecError(
+                "masked modeling needs codes, but the codec makes continuous latents. Use an objective for latents, such as flow-matching"
+            )
+        return TokenSpec(spec.codebook_sizes, spec.codebook_sizes)
+
+    def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Representation:
+        """Return clips with every cell hidden but those of known frames; nothing is drawn."""
+        return given.with_values(given.values.masked_fill(~known[:, None], HIDDEN))
+
+    def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
+        """Hide cells of the clips `[B, K, T]` with `noise` `[B]` set, except those of their `known` `[B, T]` frames.
+
+        A clip draws the prompt, the level and the share, and then a number for each of its own frames: those with the lowest ones are
+        hidden. Its mask depends neither on the batch around it nor on padding. Frames beyond a clip become zero. The timestep of a clip
+        is the share of its cells that are hidden.
+
+        Raises:
+            SpecError: the representation is continuous.
+        """
+        return self._hide(clean, known, noise, generators, quantiles=None)
+
+    def corrupt_at(
+        self,
+        clean: Representation,
+        *,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        quantiles: Sequence[float],
+    ) -> Query:
+        """Hide as `corrupt` does, but with the share of clip b at `quantiles[b]` of its distribution.
+
+        The prompt, the level and the cells are drawn from the clip's generator, the same ones as in `corrupt`.
+        """
+        return self._hide(clean, known, noise, generators, quantiles=quantiles)
+
+    def _hide(
+        self,
+        clean: Representation,
+        known: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        *,
+        quantiles: Sequence[float] | None,
+    ) -> Query:
+        levels = self.tokens(clean.spec).inputs
+        assert isinstance(levels, tuple)
+        values = clean.values
+        drawn, ranks = (one.to(values.device) for one in _draws(clean.frame_counts, values.shape[-1], generators))
+        if quantiles is not None:
+            drawn[:, 2] = 1.0 - torch.tensor(quantiles, dtype=drawn.dtype, device=drawn.device)  # the share falls with u
+        valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
+        counted = valid & noise.to(values.device)[:, None] & ~known
+        asked, above = _masks(counted, drawn, ranks, num_levels=len(levels))
+        hidden = asked | above
+        frames = counted.sum(1)
+        shares = hidden.sum((1, 2)) / (len(levels) * frames).clamp_min(1)
+        return Query(
+            inputs=values.masked_fill(~valid[:, None], 0).masked_fill(hidden, HIDDEN),
+            timesteps=shares[:, None] * counted,
+            targets=values.masked_fill(~asked, HIDDEN),
+            loss_mask=counted,
+            levels=levels,
+        )
+
+    def loss(self, prediction: Tensor, query: Query) -> LossTerms:
+        """Return the sum over clips of the mean cross-entropy of the cells to predict, times the clip's frames that count, and the number
+        of these frames.
+
+        The prediction is `[B, V_1 + … + V_K, T]`. Other cells have no gradient.
+        """
+        counted = query.loss_mask.sum(1)
+        if not len(prediction):  # a batch without clips has no levels
+            return {"masked": (prediction.float().sum(), counted.sum())}
+        logits = torch.split(prediction.float(), list(query.levels), dim=1)
+        nats = [
+            functional.cross_entropy(one, ids, ignore_index=HIDDEN, reduction="none").sum(1)
+            for one, ids in zip(logits, query.targets.unbind(1), strict=True)
+        ]
+        cells = (query.targets != HIDDEN).sum((1, 2)).clamp_min(1)
+        return {"masked": ((torch.stack(nats).sum(0) * counted / cells).sum(), counted.sum())}
+
+    def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
+        """Return codes `[B, K, T]` with a share `timestep` of the frames, rounded up, as in `start`, and the others as in `clean`.
+
+        All levels of a frame are hidden together. The frames are evenly spread over the clip, always the same ones, and a larger share
+        hides those of a smaller one too.
+        """
+        frames = clean.shape[-1]
+        count = math.ceil(timestep * frames - _ROUNDING)
+        hidden = torch.zeros(frames, dtype=torch.bool, device=clean.device)
+        hidden[_spread(frames)[:count]] = True
+        return torch.where(hidden, start, clean)
+
+
+def _draws(frames: Sequence[int], padded: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Return float64 numbers in [0, 1): three for each clip `[B, 3]`, for prompt, level and share, and one for each frame `[B, padded]`."""
+    drawn = torch.zeros(len(frames), 3, dtype=torch.float64)
+    ranks = torch.zeros(len(frames), padded, dtype=torch.float64)
+    for i, (count, generator) in enumerate(zip(frames, generators, strict=True)):
+        numbers = torch.rand(3 + count, generator=generator, device=generator.device, dtype=torch.float64)
+        drawn[i], ranks[i, :count] = numbers[:3], numbers[3:]
+    return drawn, ranks
+
+
+def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, num_levels: int) -> tuple[Tensor, Tensor]:
+    """Return which cells to ask for and which to hide above them, both bool `[B, K, T]`, in the `counted` `[B, T]` frames."""
+    frames = counted.sum(1)
+    prompt = (drawn[:, 0] * frames).floor()
+    level = (drawn[:, 1] * num_levels).floor()[:, None, None]
+    share = torch.cos(drawn[:, 2] * (math.pi / 2))
+    after = counted & (counted.cumsum(1) > prompt[:, None])
+    count = torch.ceil(share * after.sum(1) - _ROUNDING).clamp_min(1)
+    place = ranks.masked_fill(~after, torch.inf).argsort(dim=1, stable=True).argsort(1)
+    chosen = after & (place < count[:, None])
+    levels = torch.arange(num_levels, device=counted.device)[:, None]
+    return (levels == level) & chosen[:, None], (levels > level) & after[:, None]
+
+
+def _spread(frames: int) -> list[int]:
+    """Return the frames of a clip in an order in which the first ones are always evenly spread (van der Corput 1935).
+
+    >>> _spread(8)
+    [0, 4, 2, 6, 1, 5, 3, 7]
+    """
+    bits = max(1, frames - 1).bit_length()
+    places = (int(f"{i:0{bits}b}"[::-1], 2) * frames >> bits for i in range(1 << bits))
+    return list(dict.fromkeys(places))

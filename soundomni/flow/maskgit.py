@@ -1,0 +1,153 @@
+"""Iterative decoding of masked codes, level by level (SoundStorm, Borsos et al. 2023, section 3.3; MaskGIT, Chang et al. 2022).
+
+Shape letters: B clips, K levels, T frames, V vocabulary of one level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.interfaces import Predict, Prediction, Sampler
+from soundomni.core.limits import MOST_STEPS, check_count
+from soundomni.core.representation import HIDDEN, Representation, length_mask
+from soundomni.flow.timestep_schedule import check_begin, predict_at
+
+Order = Literal["confidence", "random"]
+
+_ROUNDING = 1e-9
+"""How far below a whole number a product may be, through rounding, and still count as that number."""
+
+
+class MaskGITSampler(Sampler):
+    """Fills the levels of codes one after the other, each in several passes that keep the codes it is most confident of.
+
+    In pass s of S of a level with N hidden cells, every hidden cell draws a code. The floor(N·cos(π/2·(s + 1)/S)) cells with the least
+    confidence are hidden again, but never all that were hidden before. The confidence of a cell is the log-probability of its code, plus
+    temperature·(1 − (s + 1)/S) times Gumbel noise. Levels above stay hidden meanwhile.
+
+    This order prefers likely codes, so what it draws does not follow the model's distribution. The order "random" with as many passes as a
+    level has frames fills one cell per pass and draws from the model's distribution exactly.
+
+    Args:
+        iterations: passes of each level; the last number is that of all further levels.
+        num_steps: passes of the first level, in place of its number in `iterations`.
+        temperature: scale of the noise in the confidence; higher values come closer to a random order.
+        order: "confidence" as above, or "random", in which the cells that are hidden again do not depend on their codes.
+        greedy: levels of one pass take the likeliest codes instead of drawing them.
+
+    Raises:
+        SpecError: an argument is out of range.
+    """
+
+    takes: ClassVar[Prediction] = "logits"
+
+    def __init__(
+        self,
+        *,
+        iterations: Sequence[int] = (16, 1),
+        num_steps: int | None = None,
+        temperature: float = 4.5,
+        order: Order = "confidence",
+        greedy: bool = True,
+    ) -> None:
+        if not iterations:
+            raise SpecError("iterations is []; expected the number of passes of at least one level")
+        first, *others = iterations
+        self.iterations = (first if num_steps is None else num_steps, *others)
+        for level, passes in enumerate(self.iterations):
+            check_count("num_steps" if num_steps is not None and not level else f"iterations[{level}]", passes, most=MOST_STEPS)
+        if not 0 <= temperature < math.inf:
+            raise SpecError(f"temperature is {temperature}; expected a number from 0 on")
+        if order not in get_args(Order):
+            raise SpecError(f"order is '{order}'; expected confidence or random.{did_you_mean(order, get_args(Order))}")
+        self.num_steps = self.iterations[0]
+        self.temperature = temperature
+        self.order = order
+        self.greedy = greedy
+
+    def count_steps(self, start: Representation) -> int:
+        """Return the number of passes over all levels."""
+        return self.num_evaluations(start)
+
+    def num_evaluations(self, start: Representation) -> int:
+        """Return the number of passes over all levels: 27 for 12 levels with 16 passes of the first and one of each other."""
+        return sum(self._passes(level) for level in range(start.values.shape[1]))
+
+    def _passes(self, level: int) -> int:
+        return self.iterations[min(level, len(self.iterations) - 1)]
+
+    def sample(
+        self,
+        predict: Predict,
+        start: Representation,
+        *,
+        generators: Sequence[torch.Generator],
+        begin: float = 1.0,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Representation:
+        """Fill the hidden cells of codes `[B, K, T]`.
+
+        The timestep falls evenly from `begin` with each pass. Clip b draws from `generators[b]`, by frame, so that padding changes nothing.
+        Cells beyond a clip become 0 where they are hidden.
+        """
+        check_begin(begin)
+        sizes, frames = start.spec.codebook_sizes, start.frame_counts
+        valid = length_mask(start.lengths.to(start.values.device), start.values.shape[-1])
+        values = torch.where(valid[:, None] | (start.values != HIDDEN), start.values, 0)
+        done, total = 0, self.num_evaluations(start)
+        for level, size in enumerate(sizes):
+            passes, hidden = self._passes(level), (values[:, level] == HIDDEN).sum(1)
+            for index in range(passes):
+                logits = predict_at(predict, values, begin * (1.0 - done / total))
+                scores = logits.narrow(1, sum(sizes[:level]), size).double().log_softmax(1)
+                codes, values = values[:, level], values.clone()  # what predict and on_step were given stays as it is
+                if passes == 1 and self.greedy:
+                    values[:, level] = torch.where(codes == HIDDEN, scores.argmax(1), codes)
+                else:
+                    values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, _uniform(frames, codes, generators))
+                if on_step is not None:
+                    on_step(done, values)
+                done += 1
+        return start.with_values(values)
+
+    def _drawn(self, codes: Tensor, scores: Tensor, hidden: Tensor, done: float, numbers: Tensor) -> Tensor:
+        """Return the codes `[B, T]` of a level after one more pass.
+
+        Args:
+            codes: `[B, T]`, before the pass.
+            scores: log-probabilities `[B, V, T]`.
+            hidden: `[B]`, hidden cells before the first pass of this level.
+            done: share of the level's passes that are done after this one.
+            numbers: uniform in [0, 1), `[2, B, T]`: one for the code and one for the place of each cell.
+        """
+        unknown = codes == HIDDEN
+        drawn = _draw(scores, numbers[0])
+        noise = -(-numbers[1].clamp_min(torch.finfo(torch.float64).tiny).log()).log()  # Gumbel
+        confidence = noise
+        if self.order == "confidence":
+            confidence = scores.gather(1, drawn[:, None])[:, 0] + self.temperature * (1.0 - done) * noise
+        again = torch.floor(hidden * math.cos(math.pi / 2 * done) + _ROUNDING)
+        again = torch.minimum(again, unknown.sum(1) - 1)
+        rank = confidence.masked_fill(~unknown, math.inf).argsort(dim=1, stable=True).argsort(1)
+        return torch.where(unknown, drawn, codes).masked_fill(unknown & (rank < again[:, None]), HIDDEN)
+
+
+def _draw(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Return a code `[B, T]` of each cell from log-probabilities `[B, V, T]` and one uniform number `[B, T]` each."""
+    sums = scores.exp().cumsum(1)
+    below = (sums <= numbers[:, None] * sums[:, -1:]).sum(1)
+    return below.clamp_max(scores.shape[1] - 1)
+
+
+def _uniform(frames: Sequence[int], codes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return float64 numbers in [0, 1), `[2, B, T]`, on the device of `codes` `[B, T]`: two for each frame of each clip, 0 in padding."""
+    numbers = torch.zeros(2, *codes.shape, dtype=torch.float64)
+    for i, (count, generator) in enumerate(zip(frames, generators, strict=True)):
+        numbers[:, i, :count] = torch.rand(2, count, generator=generator, device=generator.device, dtype=torch.float64)
+    return numbers.to(codes.device)
