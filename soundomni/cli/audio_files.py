@@ -27,11 +27,11 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_model_format(name: str, model: SoundOmni) -> None:
-    """Raise DataError, before any clip is made, if a format cannot hold the output of the model's codec."""
+def check_model_format(name: str, model: SoundOmni, *, of: str | None = None) -> None:
+    """Raise DataError, before any clip is made, if a format cannot hold the output of the codec of a modality."""
     from soundomni.data.audio_formats import check_format
 
-    codec = model.model.made().codec.spec
+    codec = model.model.made(of).codec.spec
     check_format(name, sample_rate=codec.sample_rate, channels=codec.channels)
 
 

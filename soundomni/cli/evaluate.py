@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.cli.model_options import add_adapter, add_device, add_modality, add_model, check_modality, choose_device, load_model
 from soundomni.evaluation.settings import COMMON_TASKS, DATASET_LIMIT, DEFAULT_BATCH_SIZE, DEFAULT_LIST, TASKS
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    add_modality(parser)
     parser.add_argument(
         "--batch",
         type=int,
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         check_judged_tasks(tasks)
     judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
     model = load_model(args, overrides, device=device)
+    check_modality(model, args.of)
     result = evaluate(
         model,
         data,
@@ -109,6 +111,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         batch_size=args.batch,
         num_steps=args.steps,
         guidance_scale=args.guidance,
+        of=args.of,
         judges=judges,
         save=args.save,
         loaded_from=args.model,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import add_format, check_model_format, say_gain
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.cli.model_options import add_adapter, add_device, add_modality, add_model, check_modality, choose_device, load_model
 from soundomni.core.limits import DEFAULT_STRENGTH
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Request:
     spans: tuple[tuple[float, float], ...] = ()
     vary: str | None = None
     strength: float = DEFAULT_STRENGTH
+    of: str | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="length of each clip in seconds (default: that of the --vary file, or 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    add_modality(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip; later clips use seed+1, seed+2, … (default: 0)")
     parser.add_argument(
         "--keep", type=expanded, metavar="FILE", help="audio file to keep in part: the rest is generated, to continue it or fill a gap"
@@ -120,9 +122,11 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
     model = load_model(args, overrides, device=choose_device(args))
-    check_model_format(args.format, model)
+    check_modality(model, args.of)
+    check_model_format(args.format, model, of=args.of)
+    scale = model.made_spec(args.of).guidance.scale
     for request in requests:
-        check_negative(request.negative, model.made_spec().guidance.scale if request.guidance is None else request.guidance)
+        check_negative(request.negative, scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
     made, lines, failures = [], [], []
     for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):
@@ -164,6 +168,7 @@ def generate_files(
                 vary=None if varied is None else [varied] * len(group),
                 strength=None if varied is None else first.strength,
                 seeds=[request.seed for request in group],
+                of=first.of,
                 batch_size=batch,
                 on_step=lambda index, _: progress.detail(f"step {index + 1}"),
             )
@@ -208,7 +213,15 @@ def _groups(requests: list[Request], batch: int) -> Iterator[Sequence[Request]]:
 
 
 def _from_options(args: argparse.Namespace, prompt: str) -> Request:
-    return Request(prompt=prompt, seconds=_seconds(args), seed=args.seed, steps=args.steps, guidance=args.guidance, negative=args.negative)
+    return Request(
+        prompt=prompt,
+        seconds=_seconds(args),
+        seed=args.seed,
+        steps=args.steps,
+        guidance=args.guidance,
+        negative=args.negative,
+        of=args.of,
+    )
 
 
 def _all_from_options(args: argparse.Namespace) -> list[Request]:
@@ -319,7 +332,10 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     if count > MOST_CLIPS:
         raise SpecError(f"the grid '{path}' asks for {count:,} clips; expected at most {MOST_CLIPS:,}")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
-    return [Request(**dict(zip(order, combination, strict=True))) for combination in itertools.product(*(columns[k] for k in order))]
+    return [
+        Request(of=defaults.of, **dict(zip(order, combination, strict=True)))
+        for combination in itertools.product(*(columns[k] for k in order))
+    ]
 
 
 def _check(requests: list[Request], batch: int, *, option: str) -> None:

@@ -35,6 +35,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_modality(parser: argparse.ArgumentParser) -> None:
+    """Add `--of`."""
+    parser.add_argument("--of", metavar="NAME", help="modality to use, for a model that makes several (default: its first one)")
+
+
+def check_modality(model: SoundOmni, name: str | None) -> None:
+    """Raise SpecError if a model does not make the modality of `--of`."""
+    from soundomni.core.errors import SpecError, did_you_mean, listed
+
+    made = [one.name for one in model.abilities().made]
+    if name is not None and name not in made:
+        raise SpecError(f"--of is '{name}'; this model makes {listed(made) if made else 'no audio'}.{did_you_mean(name, made)}")
+
+
 def choose_device(args: argparse.Namespace) -> str:
     """Return the device of `--device`.
 

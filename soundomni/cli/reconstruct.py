@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import Failures, add_format, check_model_format, say_gain, usable
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_device, add_model, choose_device, load_model
+from soundomni.cli.model_options import add_device, add_modality, add_model, check_modality, choose_device, load_model
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="seconds of a file to process at once; smaller values use less memory and give the same result (default: 30, "
         "or the whole file if the codec does not support chunks)",
     )
+    add_modality(parser)
     add_device(parser)
     add_format(parser)
     parser.add_argument("--out", type=expanded, default="reconstructed", metavar="DIR", help="output folder (default: reconstructed)")
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     lines = []
     if files:
         model = load_model(args, overrides, device=device)
-        check_model_format(args.format, model)
+        check_modality(model, args.of)
+        check_model_format(args.format, model, of=args.of)
         out = make_directory(args.out)
         for file in tracked(files, "reconstructing files", total=len(files)):
             try:
@@ -78,7 +80,7 @@ def _reconstruct(model: SoundOmni, file: Path, out: Path, args: argparse.Namespa
     from soundomni.evaluation import compare, comparison_text
 
     clip = Audio(*read_audio(file))
-    made = model.reconstruct(clip, chunk_seconds=args.chunk)
+    made = model.reconstruct(clip, chunk_seconds=args.chunk, of=args.of)
     with claimed_number(out) as number:
         path = out / f"{number:03d}-{file.stem}{find_format(args.format).suffix}"
         gain = write_audio(path, made.waveform, made.sample_rate, format=args.format)

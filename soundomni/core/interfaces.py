@@ -120,7 +120,11 @@ class Codec(nn.Module, ABC):
 
 
 class Encoder(nn.Module, ABC):
-    """Converts waveforms to features for understanding. Group `soundomni.encoders`; no runtime arguments."""
+    """Converts waveforms to features for understanding, or texts and numbers to features that condition what is made. Group
+    `soundomni.encoders`; no runtime arguments.
+
+    `spec.source` says what it reads.
+    """
 
     @property
     @abstractmethod
@@ -129,11 +133,20 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, num_samples: int) -> int:
-        """Return T for a clip of `num_samples` samples at `spec.sample_rate`; at least 1."""
+        """Return T for a clip of `num_samples` samples at `spec.sample_rate`, or for that many values of what `read` returns; at
+        least 1."""
+
+    def read(self, source: str) -> np.ndarray:
+        """Return a text or a number, given as text, as values float32 `[1, S]` for `forward`, such as token ids.
+
+        Only called if `spec.source` is not a waveform, on the host, and without weights. Raise DataError for a text that the
+        encoder cannot read. The default raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} reads waveforms, not text")
 
     @abstractmethod
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Encode `[B, 1, S]`, clips of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])`
+        """Encode `[B, 1, S]`, clips or values of `lengths` `[B]` samples, into `[B, T, F]`; clip b has `num_tokens(lengths[b])`
         valid rows.
 
         Samples beyond the length of a clip are ignored.

@@ -150,14 +150,17 @@ class FeatureSpec:
     """What is known about an understanding encoder before any weight is loaded.
 
     Args:
-        sample_rate: sample rate of the encoder's input, in Hz. Encoders take mono `[B, 1, S]`.
+        sample_rate: sample rate of the encoder's input, in Hz. Encoders take mono `[B, 1, S]`. It is 1 unless the source is a
+            waveform.
+        source: what the encoder reads: a "waveform", a "text", or a "number".
         feature_dim: F of the features `[B, T, F]`.
         max_seconds: longest clip that the encoder takes whole; None if there is no limit.
     """
 
-    sample_rate: int
+    sample_rate: int = 1
     feature_dim: int
     max_seconds: float | None = None
+    source: Literal["waveform", "text", "number"] = "waveform"
 
     @property
     def tokens(self) -> int:

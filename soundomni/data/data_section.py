@@ -70,8 +70,10 @@ def check_loading(spec: DataSpec) -> None:
 
 def check_dropout(dropout: DropoutSpec) -> None:
     """Raise SpecError for a share that is out of range."""
-    for name in ("text", "latent", "features"):
-        share = getattr(dropout, name)
+    shares = {name: getattr(dropout, name) for name in ("text", "latent", "features")}
+    shares |= {f"modalities.{name}": share for name, share in dropout.modalities.items()}
+    shares |= {f"together.{names}": share for names, share in dropout.together.items()}
+    for name, share in shares.items():
         if not 0.0 <= share <= 1.0:
             raise SpecError(f"data.condition_dropout.{name} is {share}; expected a number from 0 to 1")
 

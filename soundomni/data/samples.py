@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from soundomni.core.errors import DataError, SpecError, UnreadableAudioError
+from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, did_you_mean, listed
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.sequence import Role, Sample, Segment
+from soundomni.core.sequence import TEXT, Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.writing.chat import Answer, taught_chat
 from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
-from soundomni.core.writing.tasks import Task
+from soundomni.core.writing.tasks import PROMPTED, Task
 from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
 from soundomni.data.data_section import check_dropout
 
@@ -72,15 +72,29 @@ class SampleWriter:
         """Raise SpecError if the model cannot do this task."""
         if not self._writer.hears and task.uses("features"):
             raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
-        for template in task.templates:
-            if template.audio is not None:
-                with _naming(task):
+        for template in self._templates(task):
+            with _naming(task):
+                if template.audio is not None:
                     self._writer.of(template)
+                elif template.of is not None:
+                    self._writer.reads(template.of)
+        self._check_dropout()
         if self._in_chat(task) and task.uses("context"):
             raise SpecError(
                 f"task '{task.name}' puts clean latents into a chat, but model.chat '{self._writer.chat}' does not "
                 "support them. Leave out the task"
             )
+
+    def _check_dropout(self) -> None:
+        """Raise SpecError for a share of dropout that names a modality which the model does not have."""
+        known = [TEXT, *self._writer.modalities]
+        given = {f"modalities.{name}": [name] for name in self._dropout.modalities}
+        given |= {f"together.{names}": names.split("+") for names in self._dropout.together}
+        for key, names in given.items():
+            for name in names:
+                if name not in known:
+                    near = did_you_mean(name, known)
+                    raise SpecError(f"data.condition_dropout.{key}: the model has no modality '{name}'; it has {listed(known)}.{near}")
 
     def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
         """Write `item` for a suitable task, without its waveforms.
@@ -94,21 +108,24 @@ class SampleWriter:
         crop = self._crop(item, task, crop_draw, max_seconds)
         if isinstance(crop, Skip):
             return replace(crop, key=key)
-        texts = {"caption": _choose(item.captions, caption_draw)}
+        texts = {"caption": _choose(item.captions, caption_draw), "seconds": f"{crop.num_samples / crop.rate:g}"}
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
         if self._in_chat(task):
             chat = taught_chat(self._writer.tokenizer, [self._chat_part(template, crop, texts) for template in task.templates])
             return PlannedSample(Sample(key=key, segments=chat, seed=seed), crop, sum(segment.length for segment in chat))
-        targets = [i for i, template in enumerate(task.templates) if template.audio == "target"]
+        templates = self._templates(task)
+        targets = [i for i, template in enumerate(templates) if template.audio == "target"]
+        together = self._left_out_together(seed)
         segments: list[Segment] = []
         full_length = 0
-        for i, template in enumerate(task.templates):
+        for i, template in enumerate(templates):
             share_draw, place_draw, dropout_draw = draws.random(3)  # for every segment: no choice shifts another
             segment = self._segment(template, crop, texts, share_draw, place_draw)
             full_length += segment.length
             is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
-            if not (is_condition and dropout_draw < self._dropout_share(template)):
+            left_out = dropout_draw < self._dropout_share(template) or segment.modality in together
+            if not (is_condition and left_out):
                 segments.append(segment)
         return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
@@ -129,7 +146,7 @@ class SampleWriter:
         made: dict[tuple[int, int], np.ndarray] = {}
         segments: list[Segment] = []
         for segment in planned.sample.segments:
-            if segment.role == Role.TEXT:
+            if segment.role == Role.TEXT or segment.waveform is not None:  # what an encoder reads is known from the listing
                 segments.append(segment)
                 continue
             modality = self._writer.modalities[segment.modality]
@@ -177,10 +194,28 @@ class SampleWriter:
         text = template.text.format(**texts)
         return Answer(text) if template.loss else text
 
+    def _templates(self, task: Task) -> tuple[SegmentTemplate, ...]:
+        """Return the templates of a task, those of a built-in one with the model's prompt."""
+        if task.name not in PROMPTED:
+            return task.templates
+        return (*self._writer.prompt, *(template for template in task.templates if template.audio is not None))
+
     def _dropout_share(self, template: SegmentTemplate) -> float:
-        if template.text is not None:
-            return self._dropout.text
-        return self._dropout.features if template.audio == "features" else self._dropout.latent
+        if template.text is not None and template.of is None:
+            return self._dropout.modalities.get(TEXT, self._dropout.text)
+        if template.text is not None or template.audio == "features":
+            name, share = template.of or self._writer.heard().name, self._dropout.features
+        else:
+            name, share = self._writer.given(template.of).name, self._dropout.latent
+        return self._dropout.modalities.get(name, share)
+
+    def _left_out_together(self, seed: int) -> set[str]:
+        """Return the modalities of the groups that are left out as a whole, drawn from the sample's seed."""
+        left_out: set[str] = set()
+        for i, (names, share) in enumerate(self._dropout.together.items()):
+            if np.random.default_rng([seed, i]).random() < share:
+                left_out |= set(names.split("+"))
+        return left_out
 
     def _segment(self, template: SegmentTemplate, crop: Crop, texts: dict[str, str], share_draw: float, place_draw: float) -> Segment:
         if template.audio is None:

@@ -34,6 +34,7 @@ def evaluate(
     batch_size: int = DEFAULT_BATCH_SIZE,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    of: str | None = None,
     judges: Judges = NO_JUDGES,
     save: str | Path | None = None,
     loaded_from: str | Path | None = None,
@@ -50,6 +51,8 @@ def evaluate(
         seed: seed of the first clip that is generated; later clips use seed + 1, seed + 2, …
         batch_size: clips that the model takes at once.
         num_steps, guidance_scale: settings of the sampler; None for the model's own.
+        of: the modality to generate, to continue, to vary and to reconstruct, if the model makes several; None stands for
+            the first one.
         judges: networks that judge generated clips, see `load_judges`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
         loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
@@ -71,7 +74,15 @@ def evaluate(
     _check_kinds(model, judges, observer)
     opened = data if isinstance(data, EvaluationData) else open_data(data, observer=observer)
     limit, chosen = opened.default_limit if limit is None else limit, opened.choose_tasks(tasks)
-    settings = Settings(limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, tasks=chosen)
+    settings = Settings(
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        of=model.model.made(of).name if of is not None else None,
+        tasks=chosen,
+    )
     if judges:
         check_judged_tasks(chosen)
     sources = (("loaded_from", loaded_from), ("adapter", adapter))

@@ -41,7 +41,7 @@ def prepare(
     tasks = tuple(task for task in TASKS if task in settings.tasks and task not in outcome.not_measured)
     count = len(outcome.items)
     pairs = counted(zip(outcome.items, outcome.clips, strict=True), "checking clips", total=count, observer=observer)
-    _leave_out(outcome, find_unfit(model, pairs, tasks, judges, count=count), observer)
+    _leave_out(outcome, find_unfit(model, pairs, tasks, judges, count=count, of=settings.of), observer)
     return outcome, tasks
 
 

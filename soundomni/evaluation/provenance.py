@@ -54,7 +54,7 @@ def made_with(
     from soundomni.core.spec.slots import slots
     from soundomni.core.waveform import RESAMPLER_QUALITY
 
-    made = model.made_spec()
+    made = model.made_spec(settings.of)
     sampler, guidance = made.sampler, made.guidance
     assert sampler is not None, "it is made"
     scale = {} if settings.guidance_scale is None else {"scale": settings.guidance_scale}
@@ -70,6 +70,7 @@ def made_with(
         "limit": settings.count(len(data.dataset)),
         "seed": settings.seed,
         "batch": settings.batch_size,
+        "modality": model.model.made(settings.of).name,
         "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
         "steps": build_sampler(sampler, num_steps=settings.num_steps).num_steps,
         "guidance": dataclasses.asdict(guidance) | scale,

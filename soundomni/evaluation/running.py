@@ -51,7 +51,7 @@ def run_model(
     if "answer" in tasks:
         outcome.answered = answer_questions(model, items, clips, batch_size=size, observer=observer)
     if "reconstruct" in tasks:
-        outcome.reconstructed = reconstruct_clips(model, clips, observer=observer)
+        outcome.reconstructed = reconstruct_clips(model, clips, of=settings.of, observer=observer)
     if "continue" in tasks:
         outcome.continued = continue_clips(model, items, clips, settings, observer=observer)
     if "vary" in tasks:

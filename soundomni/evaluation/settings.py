@@ -30,6 +30,7 @@ class Settings:
         batch_size: clips that the model takes at once.
         num_steps: sampling steps; None for the model's own number.
         guidance_scale: None for the model's own.
+        of: the modality that is generated, continued, varied and reconstructed; None stands for the model's first one.
         tasks: some of TASKS.
 
     Raises:
@@ -41,6 +42,7 @@ class Settings:
     batch_size: int = DEFAULT_BATCH_SIZE
     num_steps: int | None = None
     guidance_scale: float | None = None
+    of: str | None = None
     tasks: Sequence[str] = COMMON_TASKS
 
     def __post_init__(self) -> None:

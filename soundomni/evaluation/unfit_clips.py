@@ -21,7 +21,7 @@ _TOO_FEW = "there is no set of clips to compare: a CLAP network and a classifier
 
 
 def find_unfit(
-    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], judges: Judges, *, count: int
+    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], judges: Judges, *, count: int, of: str | None = None
 ) -> dict[int, DataError]:
     """Return the places of the clips that cannot be measured in one of the tasks, each with the reason, which names the item.
 
@@ -31,6 +31,7 @@ def find_unfit(
         tasks: the tasks that it will do.
         judges: the networks that will judge the generated clips.
         count: number of pairs.
+        of: the modality that is made; None for the first one.
 
     Raises:
         DataError: no clip is left, or too few for the judges.
@@ -42,7 +43,7 @@ def find_unfit(
     for place, (item, clip) in enumerate(pairs):
         try:
             with _named(item):
-                _check_clip(model, item, clip, tasks)
+                _check_clip(model, item, clip, tasks, of)
                 if judges.clap is not None and "generate" in tasks:
                     judges.clap.tokens(item.captions[0])
         except DataError as error:
@@ -54,12 +55,12 @@ def find_unfit(
     return unfit
 
 
-def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str]) -> None:
+def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str], of: str | None) -> None:
     from soundomni.core.waveform import match_channels
     from soundomni.metrics.text import normalize
 
     if {"generate", "continue", "vary"} & set(tasks):
-        model.requests(item.num_samples / item.sample_rate).request(item.captions[0], seed=0)
+        model.requests(item.num_samples / item.sample_rate, of=of).request(item.captions[0], seed=0)
     if "describe" in tasks:
         for caption in item.captions:
             if not normalize(caption):
@@ -69,7 +70,7 @@ def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str])
         longest = max((question for question, _ in item.questions), key=lambda question: len(model.tokenizer.encode(question)))
         model.contexts.clip(clip, longest)
     if "reconstruct" in tasks:
-        match_channels(clip.waveform, model.model.made().channels)
+        match_channels(clip.waveform, model.model.made(of).channels)
 
 
 @contextmanager

@@ -126,7 +126,8 @@ class EncoderModality(Modality):
         if len(clips):
             return Entered(self.enter_context(clips))
         # Every rank runs the encoder: a silent clip, whose features are dropped.
-        silence = torch.zeros(1, 1, self.sample_rate // 10, device=self.device, dtype=self.dtype)
+        samples = self.sample_rate // 10 if self.encoder.spec.source == "waveform" else 1
+        silence = torch.zeros(1, 1, samples, device=self.device, dtype=self.dtype)
         features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
         return Entered(self.connector.enter(features.flatten(0, 1)[:0]))
 

@@ -87,9 +87,14 @@ class UnifiedModel(nn.Module):
         return [modality for modality in self.each() if isinstance(modality, MadeModality)]
 
     @property
+    def all_encoders(self) -> list[EncoderModality]:
+        """The modalities with an encoder, whether it hears or reads."""
+        return [modality for modality in self.each() if isinstance(modality, EncoderModality)]
+
+    @property
     def all_heard(self) -> list[EncoderModality]:
         """The modalities that the model hears through an encoder."""
-        return [modality for modality in self.each() if isinstance(modality, EncoderModality)]
+        return [modality for modality in self.all_encoders if modality.encoder.spec.source == "waveform"]
 
     def made(self, name: str | None = None) -> MadeModality:
         """Return the modality of this name that the model makes; None stands for the first one.

@@ -23,7 +23,7 @@ def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextToken
     """
     used = spec.used
     facts = [_facts(modality, used[modality.name], codec_only=codec_only) for modality in model.each()]
-    return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat)
+    return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat, prompt=spec.prompt)
 
 
 def _facts(modality: Modality, spec: ModalitySpec, *, codec_only: bool) -> segments.HeardModality | segments.CodecModality:
@@ -31,7 +31,7 @@ def _facts(modality: Modality, spec: ModalitySpec, *, codec_only: bool) -> segme
     if isinstance(modality, EncoderModality):
         encoder, attend = modality.encoder, Attend.named(spec.attend)
         return segments.HeardModality(
-            name=modality.name, spec=encoder.spec, num_tokens=encoder.num_tokens, positions=positions, attend=attend
+            name=modality.name, spec=encoder.spec, num_tokens=encoder.num_tokens, read=encoder.read, positions=positions, attend=attend
         )
     assert isinstance(modality, CodecModality), "it has an encoder or a codec"
     return segments.CodecModality(

@@ -59,6 +59,7 @@ from soundomni.core.limits import (
     check_text_sampling,
     resolve_device,
 )
+from soundomni.core.pretrained.abilities import Abilities, abilities_of
 from soundomni.core.pretrained.adapters import merge_adapter_file
 from soundomni.core.pretrained.declared_sizes import check_declared
 from soundomni.core.pretrained.directory import (
@@ -330,6 +331,10 @@ class SoundOmni:
                 waveform = modality.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
                 clips += [Audio.unchecked(fit_length(w, builder.num_samples), modality.sample_rate) for w in waveform]
         return clips
+
+    def abilities(self) -> Abilities:
+        """Return what the model makes, hears and takes."""
+        return abilities_of(self.model, self.spec.model, max_tokens=self.max_tokens, trust_class_paths=self._trust_class_paths)
 
     def made_spec(self, of: str | None = None) -> ModalitySpec:
         """Return the part of the spec about a modality that the model makes; None stands for the first one."""

@@ -83,6 +83,29 @@ class GuidanceSpec:
     renormalize_min: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentTemplate:
+    """One segment of a task: exactly one of `text` and `audio`.
+
+    Args:
+        text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip.
+        audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
+        of: the modality of the audio; null for the first one that is heard, or made. For text, the modality whose encoder reads it;
+            null for the text tokens of the model.
+        loss: whether the text is predicted; targets always are.
+        known: for a target, (least, most) share of frames at its start that are kept, for continuation.
+        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
+            kept.
+    """
+
+    text: str | None = None
+    audio: Literal["features", "target", "context"] | None = None
+    of: str | None = None
+    loss: bool = False
+    known: tuple[float, float] | None = None
+    gap: tuple[float, float] | None = None
+
+
 Normalize = Literal["channel", "half", "global", "none"]
 Positions = Literal["shared", "advance"]
 AttendName = Literal["full", "causal"]
@@ -125,6 +148,7 @@ class ModelSpec:
         backbone, router: plugins.
         modalities: name → modality, in order; null removes one of an earlier layer.
         tokenizer: text tokens.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
@@ -139,6 +163,7 @@ class ModelSpec:
     router: Slot = slot("router")
     modalities: dict[str, ModalitySpec | None]
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    prompt: list[SegmentTemplate] = field(default_factory=lambda: [SegmentTemplate(text="{caption}")])
     freeze: list[str] = field(default_factory=list)
     chat: Chat = switched_off("it to none", "none")
     start: str | None = None
@@ -175,28 +200,6 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentTemplate:
-    """One segment of a task: exactly one of `text` and `audio`.
-
-    Args:
-        text: pattern with `{caption}`, `{question}` or `{answer}`.
-        audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
-        of: the modality of the audio; null for the first one that is heard, or made.
-        loss: whether the text is predicted; targets always are.
-        known: for a target, (least, most) share of frames at its start that are kept, for continuation.
-        gap: for a target, (least, most) share of its frames to generate, in one gap at a random place; the others are
-            kept.
-    """
-
-    text: str | None = None
-    audio: Literal["features", "target", "context"] | None = None
-    of: str | None = None
-    loss: bool = False
-    known: tuple[float, float] | None = None
-    gap: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class MixtureEntry:
     """A dataset in the mixture.
 
@@ -223,11 +226,20 @@ class MixtureEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutSpec:
-    """Probability of leaving out each condition of a generated target, independently per segment."""
+    """Probability of leaving out each condition of a generated target, independently per segment.
+
+    Args:
+        text, latent, features: share of texts, of clips that are given as latents or codes, and of clips that are heard.
+        modalities: name of a modality → its own share.
+        together: names of modalities, joined by "+" ("text" is one of them) → share at which all their segments are left out at
+            once, besides.
+    """
 
     text: float = switched_off("it to 0", 0.1)
     latent: float = switched_off("it to 0", 0.3)
     features: float = switched_off("it to 0", 0.3)
+    modalities: dict[str, float] = field(default_factory=dict)
+    together: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

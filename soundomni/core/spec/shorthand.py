@@ -41,7 +41,7 @@ PARTS: Mapping[str, str] = {
 }
 """Short name of a part → its name, as model.start_fresh takes them."""
 _ORDER = (
-    *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "freeze", "latent_positions"),
+    *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "prompt", "freeze", "latent_positions"),
     *("feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
 )
 _NEEDED = ("codec", "connector", "objective", "sampler")
@@ -203,6 +203,7 @@ def written_model(model: ModelSpec) -> WrittenModel:
         objective=latent.objective,
         encoder=None if features is None else features.encoder,
         tokenizer=model.tokenizer,
+        prompt=model.prompt,
         freeze=model.freeze,
         latent_positions=latent.positions,
         feature_positions="advance" if features is None else features.positions,
@@ -242,6 +243,7 @@ def model_of(written: WrittenModel, *, sampler: Slot, guidance: GuidanceSpec | N
         router=written.router,
         modalities=modalities,
         tokenizer=written.tokenizer,
+        prompt=written.prompt,
         freeze=written.freeze,
         chat=written.chat,
         start=written.start,

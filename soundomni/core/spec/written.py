@@ -15,6 +15,7 @@ from soundomni.core.spec.schema import (
     ModalitySpec,
     Normalize,
     Positions,
+    SegmentTemplate,
     Slot,
     TokenizerSpec,
     TrainSpec,
@@ -41,6 +42,7 @@ class WrittenModel:
             `modalities` has too, they are short for the only modality that is made, or heard.
         modalities: name → modality, in order, for models that make or hear several; null removes one of an earlier layer.
         tokenizer: text tokens.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
@@ -65,6 +67,7 @@ class WrittenModel:
     encoder: Slot | None = slot("encoder", optional=True)
     modalities: dict[str, ModalitySpec | None] = field(default_factory=dict)
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    prompt: list[SegmentTemplate] = field(default_factory=lambda: [SegmentTemplate(text="{caption}")])
     freeze: list[str] = field(default_factory=list)
     latent_positions: Positions = "shared"
     feature_positions: Positions = "advance"

@@ -53,10 +53,11 @@ class PromptWriter:
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        context = self._before_target("generate", {"caption": text})
+        spec = self._writer.made(slot.of).spec
+        texts = {"caption": text, "seconds": f"{slot.num_samples / spec.sample_rate:g}"}
+        context = tuple(self._writer.segment(template, texts=texts) for template in self._writer.prompt)
         num_text, total = context_length(context), context_length(context) + slot.length
         if self._max_tokens is not None and total > self._max_tokens:
-            spec = self._writer.made(slot.of).spec
             fits = spec.num_samples(self._max_tokens - num_text - AUDIO_BOUNDARIES) / spec.sample_rate
             raise DataError(
                 f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
@@ -93,11 +94,6 @@ class PromptWriter:
         context = self._before_text(task, texts, waveform)
         self._check_heard(waveform.shape[1], context)
         return context
-
-    def _before_target(self, task: str, texts: Mapping[str, str]) -> Context:
-        """Write a task up to the clip that it makes."""
-        templates = takewhile(lambda template: template.audio != "target", BUILT_IN[task])
-        return tuple(self._writer.segment(template, texts=texts) for template in templates)
 
     def _before_text(self, task: str, texts: Mapping[str, str], waveform: np.ndarray) -> Context:
         """Write a task about a clip `[1, S]`, at the encoder's rate, up to the text that it writes."""

@@ -6,7 +6,7 @@ Shape letters: S samples, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from soundomni.core.spec.schema import Chat, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 
 T = TypeVar("T")
+PROMPT = (SegmentTemplate(text="{caption}"),)
+"""How a request is written in front of what is made, if a spec does not say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class HeardModality:
     Args:
         name: its name.
         spec: spec of the encoder.
-        num_tokens: the encoder's `num_tokens`.
+        num_tokens, read: those of the encoder.
         positions: position rule of its tokens.
         attend: attention among the tokens of a clip.
     """
@@ -36,6 +38,7 @@ class HeardModality:
     name: str
     spec: FeatureSpec
     num_tokens: Callable[[int], int]
+    read: Callable[[str], np.ndarray] | None = None
     positions: PositionRule = PositionRule.ADVANCE
     attend: Attend = Attend.FULL
 
@@ -90,20 +93,32 @@ class SegmentWriter:
     Args:
         tokenizer: the model's tokenizer.
         modalities: the model's modalities, in order.
-        chat: as in ModelSpec.
+        chat, prompt: as in ModelSpec.
     """
 
-    def __init__(self, *, tokenizer: TextTokenizer, modalities: Iterable[HeardModality | CodecModality], chat: Chat = "none") -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: TextTokenizer,
+        modalities: Iterable[HeardModality | CodecModality],
+        chat: Chat = "none",
+        prompt: Sequence[SegmentTemplate] = PROMPT,
+    ) -> None:
         self.tokenizer = tokenizer
         self.modalities = {modality.name: modality for modality in modalities}
         self.chat = chat
+        self.prompt = tuple(prompt)
 
     def heard(self, of: str | None = None) -> HeardModality:
-        """Return the modality of this name that is heard; None stands for the first one. Raise SpecError if there is none."""
-        heard = {name: one for name, one in self.modalities.items() if isinstance(one, HeardModality)}
+        """Return the modality of this name that hears clips; None stands for the first one. Raise SpecError if there is none."""
+        heard = self._with_encoder(is_heard=True)
         if not heard:
             raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
         return _chosen(heard, of, "hears")
+
+    def reads(self, of: str) -> HeardModality:
+        """Return the modality of this name whose encoder reads texts or numbers. Raise SpecError if there is none."""
+        return _chosen(self._with_encoder(is_heard=False), of, "reads")
 
     def made(self, of: str | None = None) -> CodecModality:
         """Return the modality of this name that is made; None stands for the first one. Raise SpecError if there is none."""
@@ -115,13 +130,17 @@ class SegmentWriter:
         is none."""
         return self.made() if of is None else _chosen(self._with_codec(), of, "takes")
 
+    def _with_encoder(self, *, is_heard: bool) -> dict[str, HeardModality]:
+        encoders = {name: one for name, one in self.modalities.items() if isinstance(one, HeardModality)}
+        return {name: one for name, one in encoders.items() if (one.spec.source == "waveform") == is_heard}
+
     def _with_codec(self) -> dict[str, CodecModality]:
         return {name: one for name, one in self.modalities.items() if isinstance(one, CodecModality)}
 
     @property
     def hears(self) -> bool:
         """Whether the model hears clips through an encoder."""
-        return any(isinstance(one, HeardModality) for one in self.modalities.values())
+        return bool(self._with_encoder(is_heard=True))
 
     def of(self, template: SegmentTemplate) -> HeardModality | CodecModality:
         """Return the modality of an audio segment. Raise SpecError if the model does not have it."""
@@ -145,6 +164,8 @@ class SegmentWriter:
             num_samples: S of its clip, at the rate of its modality.
             made: the frames of a clip to make, (first, end); None for all of them.
         """
+        if template.text is not None and template.of is not None:
+            return self.condition(template.text.format(**texts), of=template.of)
         if template.text is not None:
             return self.text(template.text.format(**texts), loss=template.loss)
         if template.audio == "features":
@@ -169,6 +190,21 @@ class SegmentWriter:
             positions=heard.positions,
             of=heard.name,
         )
+
+    def condition(self, text: str, *, of: str) -> Segment:
+        """Write a text, or a number as text, that the encoder of a modality reads. Raise DataError if it cannot."""
+        modality = self.reads(of)
+        assert modality.read is not None, "its encoder reads text"
+        values = modality.read(text)
+        return audio_segment(
+            role=Role.FEATURES,
+            attend=modality.attend,
+            num_frames=modality.num_tokens(values.shape[1]),
+            num_samples=values.shape[1],
+            boundary_ids=self._boundary_ids,
+            positions=modality.positions,
+            of=modality.name,
+        ).with_waveform(values)
 
     def target(self, num_samples: int, *, of: str | None = None, made: tuple[int, int] | None = None) -> Segment:
         """Write a clip to make, of S samples at the codec's rate; of its T frames, those outside `made`, (first, end),

@@ -11,7 +11,9 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Item
 from soundomni.core.spec.schema import SegmentTemplate
 
-PLACEHOLDERS = ("caption", "question", "answer")
+PLACEHOLDERS = ("caption", "question", "answer", "seconds")
+PROMPTED = ("generate", "continue", "fill")
+"""Built-in tasks that begin with the model's prompt, see ModelSpec; below, it is the usual one."""
 
 BUILT_IN: Mapping[str, tuple[SegmentTemplate, ...]] = {
     "generate": (SegmentTemplate(text="{caption}"), SegmentTemplate(audio="target")),

@@ -91,6 +91,7 @@ def continue_clips(
                     seconds=item.num_samples / item.sample_rate,
                     num_steps=settings.num_steps,
                     guidance_scale=settings.guidance_scale,
+                    of=settings.of,
                     known=[Kept(clip, [(0.0, cut.join)])],
                     seeds=[settings.seed + i],
                 )

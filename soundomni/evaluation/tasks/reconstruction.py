@@ -55,9 +55,9 @@ class Comparison:
         return {**rates, **rounded(self.at_codec), **own, "energy_above": round(self.energy_above, 6)}
 
 
-def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, observer: Observer) -> list[Comparison]:
-    """Send every clip through the model's codec and back, and compare it with the result."""
-    return [compare(clip, model.reconstruct(clip)) for clip in counted(clips, "reconstructing", total=len(clips), observer=observer)]
+def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, of: str | None, observer: Observer) -> list[Comparison]:
+    """Send every clip through the codec of a modality and back, and compare it with the result."""
+    return [compare(clip, model.reconstruct(clip, of=of)) for clip in counted(clips, "reconstructing", total=len(clips), observer=observer)]
 
 
 def compare(clip: Audio, made: Audio) -> Comparison:

@@ -47,6 +47,7 @@ def vary_clips(
                     seconds=items[i].num_samples / items[i].sample_rate,
                     num_steps=settings.num_steps,
                     guidance_scale=settings.guidance_scale,
+                    of=settings.of,
                     vary=[clip],
                     strength=strength,
                     seeds=[settings.seed + i],

@@ -266,7 +266,7 @@ class MeasuredRun:
         layers = self.model.backbone.layers
         out = {id(module) for part in self.model.replicated_modules for module in part.modules()}
         if device == "cpu":
-            out |= {id(module) for heard in self.model.all_heard for module in heard.encoder.modules()}
+            out |= {id(module) for heard in self.model.all_encoders for module in heard.encoder.modules()}
         dtype = torch.bfloat16 if self.bf16 and self.sharded else None
         with ExitStack() as stack:
             stack.enter_context(_shortened(layers, 3 if _alike(layers) else len(layers)))
@@ -304,7 +304,7 @@ class MeasuredRun:
 
     def encoder(self) -> _Kept:
         """Run the encoders; within `staged`."""
-        each = [self._encoder(heard.encoder, self.sizes.sizes(heard.name)) for heard in self.model.all_heard]
+        each = [self._encoder(heard.encoder, self.sizes.sizes(heard.name)) for heard in self.model.all_encoders]
         return _Kept(sum(one.total for one in each), 0, max((one.passing for one in each), default=0))
 
     def _encoder(self, encoder: Encoder, clips: ClipSizes) -> _Kept:

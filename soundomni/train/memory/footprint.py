@@ -75,7 +75,7 @@ def list_parts(model: UnifiedModel) -> list[Part]:
     experts = {f"expert {stream}": list(model.backbone.expert_parameters(stream)) for stream in model.router.streams}
     modules = {
         "embedding and head": model.backbone,
-        "encoder": nn.ModuleList([one.encoder for one in model.all_heard]),
+        "encoder": nn.ModuleList([one.encoder for one in model.all_encoders]),
         "connectors": nn.ModuleList([one.connector for one in model.each()]),
         "codec": nn.ModuleList([one.codec for one in model.each() if isinstance(one, CodecModality)]),
         "others": model,
