@@ -34,7 +34,7 @@ class Masked(Objective):
     of level q, times that number.
 
     Args:
-        prompts: share of the clips that have a prompt. SoundStorm gives one to each clip, and is told what to make by semantic tokens; a
+        prompts: share of the clips that have a prompt. SoundStorm gives one to each clip, since semantic tokens say what to make; a
             model that makes clips from a caption needs many clips without a prompt.
 
     Raises:
