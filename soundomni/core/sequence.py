@@ -33,7 +33,7 @@ class Role(IntEnum):
 
     @property
     def modality(self) -> str:
-        """Name of the modality that tokens of this role belong to if nothing else is said: "text", "features", "latent" or
+        """Name of the modality that tokens of this role belong to by default: "text", "features", "latent" or
         "codes"."""
         return self.name.lower()
 
@@ -276,9 +276,9 @@ class SegmentTable:
                 )
                 start += segment.length
                 position += position_advance(segment)
-        columns = np.asarray(rows, dtype=np.int64).reshape(-1, len(fields(cls)) - 1).T.copy()
-        table = dict(zip((field.name for field in fields(cls)), columns, strict=False))
-        return cls(**table, names=tuple(names))
+        columns = [field.name for field in fields(cls) if field.name != "names"]
+        values = np.asarray(rows, dtype=np.int64).reshape(-1, len(columns)).T.copy()
+        return cls(**dict(zip(columns, values, strict=True)), names=tuple(names))
 
     def roles(self) -> dict[str, Role]:
         """Return the role of each modality that has segments, by its name. Raise ValueError if one has several."""

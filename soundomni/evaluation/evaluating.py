@@ -51,8 +51,7 @@ def evaluate(
         seed: seed of the first clip that is generated; later clips use seed + 1, seed + 2, …
         batch_size: clips that the model takes at once.
         num_steps, guidance_scale: settings of the sampler; None for the model's own.
-        of: the modality to generate, to continue, to vary and to reconstruct, if the model makes several; None stands for
-            the first one.
+        of: the modality to generate, continue, vary and reconstruct; None stands for the first one that the model makes.
         judges: networks that judge generated clips, see `load_judges`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
         loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
@@ -69,36 +68,33 @@ def evaluate(
         CheckpointError: there is no model `loaded_from`, or no adapter.
         PluginError: there is no dataset plugin of the slot's name.
     """
-    from soundomni.core.inference.inputs import as_directory  # here, as it imports numpy
-
-    _check_kinds(model, judges, observer)
+    _check_kinds(model, judges, observer, of)
     opened = data if isinstance(data, EvaluationData) else open_data(data, observer=observer)
     limit, chosen = opened.default_limit if limit is None else limit, opened.choose_tasks(tasks)
     settings = Settings(
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        of=model.model.made(of).name if of is not None else None,
-        tasks=chosen,
+        limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, of=of, tasks=chosen
     )
     if judges:
         check_judged_tasks(chosen)
-    sources = (("loaded_from", loaded_from), ("adapter", adapter))
-    loaded_from, adapter = (None if path is None else as_directory(name, path) for name, path in sources)
+    loaded_from, adapter = _as_directories(loaded_from=loaded_from, adapter=adapter)
     check_sources(loaded_from, adapter)
-    folder = None if save is None else empty_folder(as_directory("save", save))
+    (folder,) = (None if path is None else empty_folder(path) for path in _as_directories(save=save))
     outcome = run_model(model, opened.dataset, settings, judges=judges, observer=observer)
     if folder is not None:
         save_outcome(outcome, folder, observer=observer)
-    result = score_outcome(outcome, judges=judges, observer=observer)
     record = made_with(model, opened, settings, outcome, judges=judges, loaded_from=loaded_from, adapter=adapter)
-    return {**result, "made_with": record}
+    return {**score_outcome(outcome, judges=judges, observer=observer), "made_with": record}
 
 
-def _check_kinds(model: object, judges: object, observer: object) -> None:
-    """Raise SpecError for an object that is not what its name says, before any clip is read."""
+def _as_directories(**paths: str | Path | None) -> list[str | Path | None]:
+    """Return paths, or None. Raise DataError, which names the argument, for anything else."""
+    from soundomni.core.inference.inputs import as_directory  # here, as it imports numpy
+
+    return [None if path is None else as_directory(name, path) for name, path in paths.items()]
+
+
+def _check_kinds(model: object, judges: object, observer: object, of: str | None) -> None:
+    """Raise SpecError for an object that is not what its name says, or a modality that is not made, before any clip is read."""
     from soundomni.core.inference.inputs import shown
     from soundomni.core.pretrained.omni import SoundOmni
 
@@ -106,6 +102,8 @@ def _check_kinds(model: object, judges: object, observer: object) -> None:
         raise SpecError(f"model is {shown(model)}; expected a SoundOmni. Load it first: SoundOmni.from_pretrained(...)")
     if not isinstance(judges, Judges):
         raise SpecError(f"judges is {shown(judges)}; expected Judges. Call load_judges, or leave judges out")
+    if of is not None:
+        model.model.made(of)
     lacking = [name for name in ("begin", "note") if not callable(getattr(observer, name, None))]
     if lacking:
         raise SpecError(f"observer is {shown(observer)}, without the method {lacking[0]}(); expected an Observer, or leave it out")

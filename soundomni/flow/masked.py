@@ -26,16 +26,29 @@ _ROUNDING = 1e-9
 class Masked(Objective):
     """Hides codes of one level and all codes of the levels above it; the loss is the cross-entropy of the former, named "masked".
 
-    Each clip draws the length of a prompt, which stays visible, a level q, and a share cos(u·π/2) with u uniform. After the prompt, this
-    share of the cells of level q is hidden, at least one, and every cell above q. Levels below q are visible. Known frames are visible
-    too, and the prompt's length is drawn from the frames that are left.
+    Each clip draws the length of a prompt, which stays visible (see `prompts`), a level q, and a share cos(u·π/2) with u uniform. After
+    the prompt, this share of the cells of level q is hidden, at least one, and every cell above q. Levels below q are visible. Known
+    frames are visible too, and the prompt's length is drawn from the frames that are left.
 
     Each clip weighs as many frames as it has to make, however many cells are hidden: the loss of a clip is the mean over its hidden cells
     of level q, times that number.
+
+    Args:
+        prompts: share of the clips that have a prompt. SoundStorm gives one to each clip, since semantic tokens say what to make; a
+            model that makes clips from a caption needs many clips without a prompt.
+
+    Raises:
+        SpecError: `prompts` is out of its range.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("masked",)
     predicts: ClassVar[Prediction] = "logits"
+
+    def __init__(self, *, prompts: float = 1.0) -> None:
+        super().__init__()
+        if not 0.0 <= prompts <= 1.0:
+            raise SpecError(f"prompts is {prompts}; expected a share from 0 to 1")
+        self.prompts = prompts
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
         """Return the vocabularies of the levels, in and out. Raise SpecError for continuous latents."""
@@ -93,7 +106,7 @@ class Masked(Objective):
             drawn[:, 2] = 1.0 - torch.tensor(quantiles, dtype=drawn.dtype, device=drawn.device)  # the share falls with u
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
         counted = valid & noise.to(values.device)[:, None] & ~known
-        asked, above = _masks(counted, drawn, ranks, num_levels=len(levels))
+        asked, above = _masks(counted, drawn, ranks, num_levels=len(levels), prompts=self.prompts)
         hidden = asked | above
         frames = counted.sum(1)
         shares = hidden.sum((1, 2)) / (len(levels) * frames).clamp_min(1)
@@ -145,16 +158,17 @@ def _draws(frames: Sequence[int], padded: int, generators: Sequence[torch.Genera
     return drawn, ranks
 
 
-def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, num_levels: int) -> tuple[Tensor, Tensor]:
+def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, num_levels: int, prompts: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return which cells to ask for and which to hide above them, both bool `[B, K, T]`, in the `counted` `[B, T]` frames."""
     frames = counted.sum(1)
-    prompt = (drawn[:, 0] * frames).floor()
+    place = drawn[:, 0] / prompts if prompts > 0 else torch.ones_like(drawn[:, 0])
+    prompt = torch.where(place < 1, place * frames, 0).floor()
     level = (drawn[:, 1] * num_levels).floor()[:, None, None]
     share = torch.cos(drawn[:, 2] * (math.pi / 2))
     after = counted & (counted.cumsum(1) > prompt[:, None])
     count = torch.ceil(share * after.sum(1) - _ROUNDING).clamp_min(1)
-    place = ranks.masked_fill(~after, torch.inf).argsort(dim=1, stable=True).argsort(1)
-    chosen = after & (place < count[:, None])
+    order = ranks.masked_fill(~after, torch.inf).argsort(dim=1, stable=True).argsort(1)
+    chosen = after & (order < count[:, None])
     levels = torch.arange(num_levels, device=counted.device)[:, None]
     return (levels == level) & chosen[:, None], (levels > level) & after[:, None]
 

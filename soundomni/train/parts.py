@@ -105,9 +105,7 @@ def build_parts(
     def dataset(slot: Slot) -> Dataset:
         return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
-    torch.manual_seed(train.seed)
-    np.random.seed(train.seed)  # a checkpoint keeps this state too
-    random.seed(train.seed)
+    _seed_all(train.seed)
     mixture = world.on_every(lambda: Mixture.open(data, dataset))
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
@@ -116,26 +114,15 @@ def build_parts(
     segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
     writer = SampleWriter(segments, dropout=data.condition_dropout)
     told = announce(mixture, writer, data, codec_rate=model.made().sample_rate) if world.is_main else ()
-    loader = PackedLoader(
-        mixture=mixture,
-        writer=writer,
-        spec=data,
-        rank=world.rank,
-        world_size=world.size,
-        batches_per_step=train.batches_per_step,
-        state=position,
-        told=told,
-    )
+    places = {"rank": world.rank, "world_size": world.size, "batches_per_step": train.batches_per_step}
+    loader = PackedLoader(mixture=mixture, writer=writer, spec=data, state=position, told=told, **places)
     if train.lora is not None:  # after the model has its first weights
         add_adapters(model, train.lora, seed=train.seed)
     module = CodecTraining(model.made().codec) if train.target == "codec" else model
     if module is model:
         check_loss_weights(train.loss_weights, model.loss_names)
         if opened.latest is None:
-            world.on_main(lambda: fit_latents(model, mixture, loader))
-            for modality in model.each():
-                if isinstance(modality, CodecModality):
-                    world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])
+            _fit_on_main(model, mixture, loader, world)
     return Parts(
         spec=spec,
         data=data,
@@ -150,6 +137,20 @@ def build_parts(
         home=home,
         start=start,
     )
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # a checkpoint keeps this state too
+    random.seed(seed)
+
+
+def _fit_on_main(model: UnifiedModel, mixture: Mixture, loader: PackedLoader, world: World) -> None:
+    """Fit on rank 0 what is measured on the data, and copy it to the other ranks."""
+    world.on_main(lambda: fit_latents(model, mixture, loader))
+    for modality in model.each():
+        if isinstance(modality, CodecModality):
+            world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])
 
 
 def _model(

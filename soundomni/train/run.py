@@ -20,7 +20,7 @@ from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.load import resolve
-from soundomni.core.spec.schema import Spec
+from soundomni.core.spec.schema import Spec, TrainSpec
 from soundomni.data.reports import check_skip_limit
 from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
@@ -182,10 +182,7 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     )
     steps = _steps(parts, state.progress, world)
     if profile_steps and world.is_main:
-        left = max(0, train.steps - state.progress.step)
-        if left <= WARMUP_STEPS:
-            what = f"--profile records nothing: {amount(left, 'step')} left, and the first {WARMUP_STEPS} are not recorded"
-            logger.warning("%s. Set train.steps above %d", what, state.progress.step + WARMUP_STEPS)
+        _check_profile(train, state.progress)
         steps = stack.enter_context(closing(traced(steps, profile_steps, partial(write_trace, parts))))
     finished = fit(
         module,
@@ -208,6 +205,14 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(write_trained_codec, parts, newest, trust_class_paths=trust_class_paths))
     return RunResult(run_dir, finished, state.progress.step, newest, reporter.last if reporter is not None else {})
+
+
+def _check_profile(train: TrainSpec, progress: Progress) -> None:
+    """Warn if no step is left to record."""
+    left = max(0, train.steps - progress.step)
+    if left <= WARMUP_STEPS:
+        what = f"--profile records nothing: {amount(left, 'step')} left, and the first {WARMUP_STEPS} are not recorded"
+        logger.warning("%s. Set train.steps above %d", what, progress.step + WARMUP_STEPS)
 
 
 def _forget_lost_best(parts: Parts, progress: Progress, world: World) -> None:

@@ -158,17 +158,19 @@ def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
 def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownClip]) -> list[Part]:
     """Return the parts that generate from the prompts of `train.validation` and describe `clips`, if the model can."""
     parts = []
-    if train.validating.prompts:
-        parts.append(Part("generating from train.validation.prompts", partial(_generate, omni, train)))
+    made = [modality.name for modality in omni.model.all_made] if train.validating.prompts else []
+    for name in made:
+        what = "generating from train.validation.prompts" + (f" ({name})" if len(made) > 1 else "")
+        parts.append(Part(what, partial(_generate, omni, train, name, f"-{name}" if len(made) > 1 else "")))
     if omni.model.all_heard:
         parts += [Part(f"describing clip '{printable(clip.key)}'", partial(_describe, omni, clip)) for clip in clips]
     return parts
 
 
-def _generate(omni: SoundOmni, train: TrainSpec) -> Made:
+def _generate(omni: SoundOmni, train: TrainSpec, of: str, suffix: str) -> Made:
     prompts = train.validating.prompts
-    made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed)
-    stems = [f"{i:02d}-" + slug(prompt, default="empty") for i, prompt in enumerate(prompts)]
+    made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed, of=of)
+    stems = [f"{i:02d}-" + slug(prompt, default="empty") + suffix for i, prompt in enumerate(prompts)]
     lines = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
     return Made(dict(zip(stems, made, strict=True)), {PROMPTS_FILE: lines})
 

@@ -179,26 +179,25 @@ def test_other_sources_end_in_one_line(sources: dict[str, Path], tmp_path: Path,
 def test_a_saved_model_holds_the_codec(
     kind: str, sources: dict[str, Path], tiny_spec: Path, tmp_path: Path, result: Any, fails: Any
 ) -> None:
-    """The objective of the tiny spec makes latents, so this model only reconstructs."""
     from soundomni.core.assembly.build import build_model
     from soundomni.core.spec.load import load_spec
     from soundomni.core.tokenizer import TextTokenizer
 
     layer = tmp_path / "vae" / "codec.yaml"
     result("import", kind, sources[kind], "--out", layer.parent)
-    spec = load_spec([tiny_spec, layer])
+    spec = load_spec([tiny_spec, layer], [("model.objective", "masked"), ("model.connectors.latent", "codes"), ("sampler", "maskgit")])
     tokenizer = TextTokenizer.train(["a"], vocab_size=300)
     model = SoundOmni(build_model(spec.model, vocab_size=tokenizer.vocab_size), spec, tokenizer)
     model.save_pretrained(tmp_path / "model")
     (layer.parent / "model.safetensors").unlink()  # the model holds the weights itself
     again = SoundOmni.from_pretrained(tmp_path / "model")
     state = MODELS[kind]().state_dict()
-    assert all(torch.equal(tensor, again.model.codec.network.state_dict()[name]) for name, tensor in state.items())
+    assert all(torch.equal(tensor, again.model.made().codec.network.state_dict()[name]) for name, tensor in state.items())
     clip = 0.3 * np.random.default_rng(0).standard_normal((1, 2003)).astype(np.float32)
     soundfile.write(tmp_path / "clip.wav", clip.T, RATE, subtype="FLOAT")
     arguments = ("reconstruct", tmp_path / "clip.wav", "--model", tmp_path / "model", "--out", tmp_path / "out")
     waveform, lengths = torch.from_numpy(clip)[None], torch.tensor([2003])
-    expected = again.model.codec.decode(again.model.codec.encode(waveform, lengths))[0, :, :2003].numpy()
+    expected = again.model.made().codec.decode(again.model.made().codec.encode(waveform, lengths))[0, :, :2003].numpy()
     (row,) = result(*arguments)["files"]
     np.testing.assert_allclose(soundfile.read(row["out"], always_2d=True)[0].T, expected, atol=1e-4)
     if kind == "dac":

@@ -164,7 +164,7 @@ def test_how_audio_is_heard_and_the_longest_sample_survive_the_way_out_and_in(tm
     back.mkdir()
     export_soundomni(omni, back)
     again = import_soundomni(back, overrides=CODEC)
-    assert again.spec.model.feature_attend == "causal" and again.spec.model.chat == "qwen2-audio"
+    assert again.spec.model.used["features"].attend == "causal" and again.spec.model.chat == "qwen2-audio"
     trained = SoundOmni(omni.model, replace(omni.spec, data=DataSpec(datasets={}, max_tokens_per_sample=77)), omni.tokenizer)
     export_soundomni(trained, back)
     assert import_soundomni(back, overrides=CODEC).checkpoint.config.max_tokens == 77

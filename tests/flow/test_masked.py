@@ -190,3 +190,21 @@ def test_latents_are_refused_with_what_to_use():
     latents = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=100, latent_dim=3)
     with pytest.raises(SpecError, match="masked modeling needs codes, .* Use an objective for latents, such as flow-matching"):
         Masked().tokens(latents)
+
+
+@pytest.mark.parametrize(("prompts", "least", "most"), [(0.0, 0, 0), (0.25, 150, 250), (1.0, 700, 800)])
+def test_a_share_of_the_clips_has_a_prompt(prompts: float, least: int, most: int) -> None:
+    spec = RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(5, 5))
+    clean = Representation(torch.zeros(800, 2, 16, dtype=torch.int64), torch.full((800,), 16), spec)
+    query = Masked(prompts=prompts).corrupt(
+        clean,
+        known=torch.zeros(800, 16, dtype=torch.bool),
+        noise=torch.ones(800, dtype=torch.bool),
+        generators=[torch.Generator().manual_seed(i) for i in range(800)],
+    )
+    upper = query.inputs[:, 1] == HIDDEN  # for level 0, all cells after the prompt
+    of_level_0 = (query.targets[:, 0] != HIDDEN).any(1)
+    shown = int((~upper[of_level_0][:, 0]).sum())
+    assert least / 2 * 0.8 <= shown <= most / 2 * 1.2
+    with pytest.raises(SpecError, match="prompts is 1.5; expected a share from 0 to 1"):
+        Masked(prompts=1.5)

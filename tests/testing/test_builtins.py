@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 from stable_audio_files import audio_vae
 
 from soundomni import testing
@@ -52,6 +53,19 @@ TestDacOfOddStrides = suite(testing.CodecSuite, "DacOfOddStrides", "dac", **DAC,
 ENCODEC = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 4, "codebook_size": 16, "total_codebooks": 3}
 TestEncodec = suite(testing.CodecSuite, "Encodec", "encodec", **ENCODEC, num_codebooks=2)
 TestEncodecStereo = suite(testing.CodecSuite, "EncodecStereo", "encodec", **ENCODEC, channels=2, causal=False, conv_shortcut=False)
+
+
+class TestHarmonicCodes(Builtin, testing.CodecSuite):
+    """Its codebooks are measured on noise, as a run does on its first clips."""
+
+    name = "harmonic-codes"
+    arguments = {**HARMONIC, "num_codebooks": 2, "codebook_size": 5}  # noqa: RUF012
+
+    def make(self, **runtime):
+        codec = super().make(**runtime)
+        codec.fit([(0.3 * torch.randn(2, 1, 400, generator=torch.Generator().manual_seed(0)), torch.tensor([400, 300]))])
+        return codec
+
 
 LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
 TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)

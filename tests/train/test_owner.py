@@ -278,10 +278,10 @@ def test_a_directory_that_goes_while_the_last_checkpoint_is_written_is_saved_in_
 def test_a_directory_that_moves_within_a_step_keeps_the_line_of_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = EMA.update
 
-    def late(ema: EMA, module: nn.Module) -> None:
+    def late(ema: EMA, module: nn.Module, **given: Any) -> None:
         if not (tmp_path / "moved").exists():
             (tmp_path / "run").rename(tmp_path / "moved")
-        update(ema, module)
+        update(ema, module, **given)
 
     monkeypatch.setattr(EMA, "update", late)
     with pytest.raises(CheckpointError, match="stopped after step 1 and saved"):

@@ -63,7 +63,7 @@ def store(
         ValueError: the table has a modality that the model does not have.
     """
     known = {role.modality: role for role in Role} | table.roles() if modalities is None else {TEXT: Role.TEXT, **modalities}
-    unknown = [name for name in table.roles() if name not in known]
+    unknown = [name for name in table.names if name not in known]
     if unknown:
         raise ValueError(f"the batch has clips of modality '{unknown[0]}', which the model does not have; it has {', '.join(known)}")
     modality, positions = table.token_modalities(), table.token_positions()

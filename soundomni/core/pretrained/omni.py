@@ -47,7 +47,7 @@ from soundomni.core.inference.inputs import (
     as_whole,
 )
 from soundomni.core.inference.requests import RequestBuilder
-from soundomni.core.inference.sampling import sample_audio
+from soundomni.core.inference.sampling import AudioRequest, sample_audio
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
@@ -320,17 +320,22 @@ class SoundOmni:
             builder.request(prompt, seed=seed, kept=kept, varied=clip)
             for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
         ]
-        slot = self.contexts.slot(builder.num_samples, of=modality.name)
-        begin_of = beginnings(self.model, share, slot=slot, batch_size=size)
-        sample = partial(sample_audio, sampler=sampler, guidance=guidance)
-        callback = as_callback("on_step", on_step)
-        begun = [begin_of(request.varied) for request in requests]
-        requests = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
-        for begin, group in groupby(zip(begun, requests, strict=True), lambda pair: pair[0].timestep):
-            for batch in batches([request for _, request in group], size):
-                waveform = modality.decode(sample(self.model, batch, begin=begin, on_step=callback)).float().cpu().numpy()
-                clips += [Audio.unchecked(fit_length(w, builder.num_samples), modality.sample_rate) for w in waveform]
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step))
+        for begin, batch in self._batches(requests, share, size):
+            waveform = modality.decode(sample(self.model, batch, begin=begin)).float().cpu().numpy()
+            clips += [Audio.unchecked(fit_length(w, builder.num_samples), modality.sample_rate) for w in waveform]
         return clips
+
+    def _batches(self, requests: Sequence[AudioRequest], strength: float, size: int) -> Iterator[tuple[float, Sequence[AudioRequest]]]:
+        """Yield the timestep to begin at, and requests that begin there, at most `size` of them, in order."""
+        if not requests:
+            return
+        begin_of = beginnings(self.model, strength, slot=requests[0].slot, batch_size=size)
+        begun = [begin_of(request.varied) for request in requests]
+        bounded = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
+        for begin, group in groupby(zip(begun, bounded, strict=True), lambda pair: pair[0].timestep):
+            for batch in batches([request for _, request in group], size):
+                yield begin, batch
 
     def abilities(self) -> Abilities:
         """Return what the model makes, hears and takes."""
