@@ -66,7 +66,7 @@ def contract(kind: str) -> str:
     lines = "\n".join(map(_wrapped, ast.unparse(tree).splitlines()))
     # As the formatter has it, which reads Markdown too.
     lines = re.sub(r'"""\n(?=    \w+:)', '"""\n\n', lines, count=1)
-    lines = re.sub(r"^( +)'([^'\"]*)'$", r'\1"\2"', lines, flags=re.MULTILINE)
+    lines = re.sub(r"^( +|    \w+: .* = )'([^'\"]*)'$", r'\1"\2"', lines, flags=re.MULTILINE)
     return f"```py\n{lines}\n```"
 
 

@@ -129,7 +129,15 @@ def literal(value: object) -> str:
     """Writes a default as YAML has it."""
     if isinstance(value, Slot) and not value.init_args:
         return code(value.class_path)
-    return code(value if isinstance(value, str) else json.dumps(value, default=str))
+    return code(value if isinstance(value, str) else json.dumps(value, default=_plain))
+
+
+def _plain(value: object) -> object:
+    """Returns a default as plain data: of a mapping, the keys that are not at their own defaults."""
+    if not dataclasses.is_dataclass(value):
+        return str(value)
+    given = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    return {one.name: given[one.name] for one in dataclasses.fields(value) if given[one.name] != one.default}
 
 
 def code(value: object) -> str:
@@ -342,7 +350,7 @@ def _meaning(one: dataclasses.Field[Any], annotation: Any, texts: dict[str, str]
 
     kind = one.metadata.get("kind")
     described = KINDS[kind] if kind else without_none(annotation)
-    text = _summary(described).split(". ")[0] if kind or dataclasses.is_dataclass(described) else texts.get(one.name, "")
+    text = re.split(r"\.\s", _summary(described))[0] if kind or dataclasses.is_dataclass(described) else texts.get(one.name, "")
     return text if not text or text.endswith(".") else f"{text}."
 
 

@@ -116,8 +116,11 @@ Chat = Literal["none", "qwen2-audio"]
 class ModalitySpec:
     """A way into the hidden space of a model, and out of it if it has an objective.
 
+    It has a codec, for clips that are made or given, or an encoder, for clips that are heard, never both. With an
+    objective and a sampler, the model makes such clips.
+
     Args:
-        codec: codec of clips that are given or made. Exactly one of codec and encoder.
+        codec: codec of clips that are given or made.
         encoder: encoder of clips that are heard.
         connector: carries its tokens.
         objective: with it, the modality can be made.
@@ -229,10 +232,12 @@ class DropoutSpec:
     """Probability of leaving out each condition of a generated target, independently per segment.
 
     Args:
-        text, latent, features: share of texts, of clips that are given as latents or codes, and of clips that are heard.
-        modalities: name of a modality → its own share.
-        together: names of modalities, joined by "+" ("text" is one of them) → share at which all their segments are left out at
-            once, besides.
+        text: share of texts.
+        latent: share of clips that are given as latents or codes.
+        features: share of clips that are heard, and of texts and numbers that an encoder reads.
+        modalities: name of a modality, or "text" → its own share.
+        together: names of modalities, joined by "+", of which "text" may be one → probability of leaving out all their segments
+            at once, in addition.
     """
 
     text: float = switched_off("it to 0", 0.1)

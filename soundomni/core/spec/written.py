@@ -36,16 +36,18 @@ class ConnectorsSpec:
 class WrittenModel:
     """The parts of a model.
 
+    `codec`, `connectors`, `objective`, `encoder`, `normalize`, `latent_positions`, `feature_positions` and
+    `feature_attend` are short keys: they stand for the keys in `modalities` of the only modality that is made, or heard.
+
     Args:
         backbone, router: plugins.
-        codec, connectors, objective, encoder: plugins; without an encoder the model only generates. Like all keys below that
-            `modalities` has too, they are short for the only modality that is made, or heard.
+        codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         modalities: name → modality, in order, for models that make or hear several; null removes one of an earlier layer.
         tokenizer: text tokens.
         prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
-        latent_positions: position rule of latents; "shared" as in the original, where a sin-cos table orders them, or
+        latent_positions: position rule of latents or codes; "shared" as in the original, where a sin-cos table orders them, or
             "advance".
         feature_positions: position rule of understanding features.
         feature_attend: attention among understanding features.
@@ -80,7 +82,10 @@ class WrittenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSpec:
-    """A complete spec. Model directories do not have `data` and `train`."""
+    """A complete spec. Model directories do not have `data` and `train`.
+
+    `sampler` and `guidance` are short keys: they stand for those of the only modality that is made.
+    """
 
     model: WrittenModel
     sampler: Slot = slot("sampler")
