@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.interfaces import Codec
 from soundomni.core.pretrained.directory import find_model, hub_name, without_codec_weights
 from soundomni.core.pretrained.renamed_tensors import part_of
 from soundomni.core.pretrained.start import StartModel, read_start
 from soundomni.core.pretrained.weights import differing_names, load_weights, weight_shapes
-from soundomni.core.spec.load import changed_keys, comparable, resolve, spec_of, spec_to_dict
+from soundomni.core.spec import registry
+from soundomni.core.spec.load import changed_keys, resolve, spec_of, spec_to_dict
 from soundomni.core.spec.schema import ModelSpec, Spec
-from soundomni.core.spec.shorthand import short_keys, short_part
+from soundomni.core.spec.shorthand import short_keys, short_part, written_key
+from soundomni.core.spec.values import plain
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.preflight import build_without_memory
 from soundomni.train.shards import local_slice
@@ -48,6 +52,7 @@ class Start:
         changed: "key: old -> new" for each key of the model that the spec changes.
         added: modalities of the spec that it does not have; all their parts are fresh.
         removed: its modalities that the spec does not have.
+        short: whether parts are named in short, as in a spec in short keys.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Start:
     changed: tuple[str, ...]
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    short: bool = True
 
     def tokenizer(self) -> TextTokenizer:
         """Read its tokenizer, which fits its embedding."""
@@ -73,7 +79,8 @@ class Start:
     def describe(self) -> str:
         """Return one line that says what is loaded."""
         parts = [f"starting from the weights of '{self.name}'"]
-        new = [*(short_part(part) for part in self.fresh if _modality(part) not in self.added), *self.added]
+        parts_of_old = [part for part in self.fresh if _modality(part) not in self.added]
+        new = [*(map(short_part, parts_of_old) if self.short else parts_of_old), *self.added]
         parts += [f"new: {', '.join(new)}"] if new else []
         parts += [f"left out: {', '.join(self.removed)}"] if self.removed else []
         parts += [f"the spec changes {', '.join(self.changed)}"] if self.changed else []
@@ -120,9 +127,11 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     removed = tuple(modality for modality in old.model.used if modality not in new.model.used)
     chosen = spec.model.start_fresh or []
     latents = [f"{modality}.normalizer" for modality in _new_latents(old.model, new.model, chosen)]
-    fresh = tuple(dict.fromkeys((*chosen, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
+    codebooks = _new_codebooks(old.model, new.model, trust_class_paths=trust_class_paths)
+    fresh = tuple(dict.fromkeys((*chosen, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
     _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), fresh, name)
-    start = Start(name, directory, model, fresh, _changed(old, new, but=(*added, *removed)), added, removed)
+    changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.model))
+    start = Start(name, directory, model, fresh, changed, added, removed, short)
     if weights:
         _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start
@@ -134,11 +143,21 @@ def _new_latents(old: ModelSpec, new: ModelSpec, fresh: Collection[str]) -> list
     return [name for name, was, one in both if was.codec != one.codec or was.normalize != one.normalize or f"{name}.codec" in fresh]
 
 
+def _new_codebooks(old: ModelSpec, new: ModelSpec, *, trust_class_paths: bool) -> list[str]:
+    """Return the codecs that measure something on the data and that the spec changes: what they have measured is no longer true."""
+    both = [(name, old.used[name].codec, one.codec) for name, one in new.used.items() if name in old.used]
+    changed = [(name, codec) for name, was, codec in both if codec is not None and codec != was]
+    load = partial(registry.load, "codec", trust_class_paths=trust_class_paths)
+    classes = [(name, cast(type[Codec], load(codec.class_path))) for name, codec in changed]
+    return [f"{name}.codec" for name, cls in classes if cls.fit is not Codec.fit]
+
+
 def _changed(old: Spec, new: Spec, *, but: Collection[str]) -> tuple[str, ...]:
-    """Return "key: old -> new" for each key of the model that differs, except in some modalities."""
-    trees = ({key: value for key, value in tree["model"].items() if key not in CHOICES} for tree in comparable(old, new))
-    lines = changed_keys(*trees, may_change=[f"modalities.{modality}" for modality in but])
-    return tuple(f"model.{line}" for line in lines)
+    """Return "key: old -> new" for each key of the model that differs, except in some modalities; keys as `new` is written."""
+    left_out = [f"model.{key}" for key in (*CHOICES, *(f"modalities.{modality}" for modality in but))]
+    lines = changed_keys({"model": plain(old.model)}, {"model": plain(new.model)}, may_change=left_out)
+    pairs = (line.partition(": ") for line in lines)
+    return tuple(f"{written_key(key, new.model)}: {values}" for key, _, values in pairs)
 
 
 def _modality(part: str) -> str:
