@@ -33,8 +33,7 @@ class Role(IntEnum):
 
     @property
     def modality(self) -> str:
-        """Name of the modality that tokens of this role belong to if nothing else is said: "text", "features", "latent" or
-        "codes"."""
+        """Name of the modality that tokens of this role belong to by default: "text", "features", "latent" or "codes"."""
         return self.name.lower()
 
 

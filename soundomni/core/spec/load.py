@@ -146,7 +146,7 @@ def spec_to_dict(spec: Spec) -> dict[str, Any]:
 
 
 def comparable(old: Spec, new: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return two specs as plain data with the same keys: in short keys if these can say everything of both."""
+    """Return two specs as plain data with the same keys: in short keys if both can be written in these."""
     if short_keys(old.model) and short_keys(new.model):
         return contracted(plain(old)), contracted(plain(new))
     return plain(old), plain(new)
