@@ -49,5 +49,6 @@ def _fit(modality: CodecModality, loader: PackedLoader) -> None:
             break
     if num_clips == 0:
         reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
-        raise DataError(f"latents cannot be normalized: the first {len(batches)} packed batches have no clip to generate; {reason}")
+        where = f"the first {len(batches)} packed batches have no clip of it to make or to give"
+        raise DataError(f"the modality '{modality.name}' cannot be measured on the data: {where}; {reason}")
     modality.fit(clips)

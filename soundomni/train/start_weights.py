@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.interfaces import Codec
 from soundomni.core.pretrained.directory import find_model, hub_name, without_codec_weights
 from soundomni.core.pretrained.renamed_tensors import part_of
 from soundomni.core.pretrained.start import StartModel, read_start
 from soundomni.core.pretrained.weights import differing_names, load_weights, weight_shapes
+from soundomni.core.spec import registry
 from soundomni.core.spec.load import changed_keys, resolve, spec_of, spec_to_dict
 from soundomni.core.spec.schema import ModelSpec, Spec
-from soundomni.core.spec.shorthand import short_keys, short_part
+from soundomni.core.spec.shorthand import short_keys, short_part, written_key
+from soundomni.core.spec.values import plain
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.preflight import build_without_memory
 from soundomni.train.shards import local_slice
 
 WHOLE = (".codec", ".normalizer")
 """Ends of the names of parts that every rank keeps whole. They are needed before anything is sharded, to measure latents."""
+PARTS = ("codec", "encoder", "connector", "normalizer", "objective")
+"""Parts that a modality may have."""
 ADAPTERS = ".lora_"
 """Part of the names of all tensors that train.lora adds to the model; they are always new."""
 CHOICES = ("start", "start_fresh", "freeze")
@@ -44,6 +50,9 @@ class Start:
         model: its spec, and the source of its weights.
         fresh: parts of the model that are not loaded from it.
         changed: "key: old -> new" for each key of the model that the spec changes.
+        added: modalities of the spec that it does not have; all their parts are fresh.
+        removed: its modalities that the spec does not have.
+        short: whether parts are named in short, as in a spec in short keys.
     """
 
     name: str
@@ -51,6 +60,9 @@ class Start:
     model: StartModel
     fresh: tuple[str, ...]
     changed: tuple[str, ...]
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    short: bool = True
 
     def tokenizer(self) -> TextTokenizer:
         """Read its tokenizer, which fits its embedding."""
@@ -67,7 +79,10 @@ class Start:
     def describe(self) -> str:
         """Return one line that says what is loaded."""
         parts = [f"starting from the weights of '{self.name}'"]
-        parts += [f"new: {', '.join(map(short_part, self.fresh))}"] if self.fresh else []
+        parts_of_old = [part for part in self.fresh if _modality(part) not in self.added]
+        new = [*(map(short_part, parts_of_old) if self.short else parts_of_old), *self.added]
+        parts += [f"new: {', '.join(new)}"] if new else []
+        parts += [f"left out: {', '.join(self.removed)}"] if self.removed else []
         parts += [f"the spec changes {', '.join(self.changed)}"] if self.changed else []
         return "; ".join(parts)
 
@@ -76,7 +91,7 @@ class Start:
 
         def wanted(name: str) -> bool:
             part = part_of(name)
-            return part not in self.fresh and choose(part) and ADAPTERS not in name
+            return part not in self.fresh and _modality(part) not in self.removed and choose(part) and ADAPTERS not in name
 
         return wanted
 
@@ -84,7 +99,8 @@ class Start:
 def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, trust_class_paths: bool = False) -> Start | None:
     """Find the model that a resolved spec starts from, and check that its weights fit; None if there is no such model.
 
-    If the spec changes the codec or the latent normalization, latents are measured again.
+    If the spec changes the codec or the latent normalization, latents are measured again. A modality that the model does not have
+    begins as it would without it, and one that the spec does not have is left out.
 
     Args:
         spec: the spec.
@@ -106,12 +122,16 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
     model = read_start(name, directory)
     own = _resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)
-    _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), name)
     old, new = (replace(one, model=without_codec_weights(one.model)) for one in (own, spec))
+    added = tuple(modality for modality in new.model.used if modality not in old.model.used)
+    removed = tuple(modality for modality in old.model.used if modality not in new.model.used)
     chosen = spec.model.start_fresh or []
-    fresh = (*chosen, *(f"{latents}.normalizer" for latents in _new_latents(old.model, new.model, chosen)))
-    changed = tuple(f"model.{line}" for line in changed_keys(_model_keys(old), _model_keys(new)))
-    start = Start(name, directory, model, fresh, changed)
+    latents = [f"{modality}.normalizer" for modality in _new_latents(old.model, new.model, chosen)]
+    codebooks = _new_codebooks(old.model, new.model, trust_class_paths=trust_class_paths)
+    fresh = tuple(dict.fromkeys((*chosen, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
+    _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), fresh, name)
+    changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.model))
+    start = Start(name, directory, model, fresh, changed, added, removed, short)
     if weights:
         _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start
@@ -121,6 +141,27 @@ def _new_latents(old: ModelSpec, new: ModelSpec, fresh: Collection[str]) -> list
     """Return the modalities that both models have but whose latents are measured again."""
     both = [(name, old.used[name], one) for name, one in new.used.items() if name in old.used and one.codec is not None]
     return [name for name, was, one in both if was.codec != one.codec or was.normalize != one.normalize or f"{name}.codec" in fresh]
+
+
+def _new_codebooks(old: ModelSpec, new: ModelSpec, *, trust_class_paths: bool) -> list[str]:
+    """Return the codecs that measure something on the data and that the spec changes: what they have measured is no longer true."""
+    both = [(name, old.used[name].codec, one.codec) for name, one in new.used.items() if name in old.used]
+    changed = [(name, codec) for name, was, codec in both if codec is not None and codec != was]
+    load = partial(registry.load, "codec", trust_class_paths=trust_class_paths)
+    classes = [(name, cast(type[Codec], load(codec.class_path))) for name, codec in changed]
+    return [f"{name}.codec" for name, cls in classes if cls.fit is not Codec.fit]
+
+
+def _changed(old: Spec, new: Spec, *, but: Collection[str]) -> tuple[str, ...]:
+    """Return "key: old -> new" for each key of the model that differs, except in some modalities; keys as `new` is written."""
+    left_out = [f"model.{key}" for key in (*CHOICES, *(f"modalities.{modality}" for modality in but))]
+    lines = changed_keys({"model": plain(old.model)}, {"model": plain(new.model)}, may_change=left_out)
+    pairs = (line.partition(": ") for line in lines)
+    return tuple(f"{written_key(key, new.model)}: {values}" for key, _, values in pairs)
+
+
+def _modality(part: str) -> str:
+    return part.partition(".")[0]
 
 
 def _model_keys(spec: Spec) -> dict[str, Any]:
@@ -133,7 +174,7 @@ def _resolved_like(spec: Spec, layer: Mapping[str, Any], *, trust_class_paths: b
     return resolve(spec_of({**rest, **layer}), trust_class_paths=trust_class_paths)
 
 
-def _check_given(spec: Spec, tokenizer: list[str], name: str) -> None:
+def _check_given(spec: Spec, tokenizer: list[str], fresh: Collection[str], name: str) -> None:
     if tokenizer:
         raise SpecError(
             f"model.tokenizer.{tokenizer[0]}: the tokenizer comes from model.start, '{name}', so that ids keep their meaning. Leave it out"
@@ -141,7 +182,7 @@ def _check_given(spec: Spec, tokenizer: list[str], name: str) -> None:
     for modality, one in spec.model.used.items():
         weights = one.codec.init_args.get("weights") if one.codec is not None else None
         part = f"{modality}.codec"
-        if weights is not None and part not in (spec.model.start_fresh or ()):
+        if weights is not None and part not in fresh:
             key = short_keys(spec.model).get(f"model.modalities.{part}", f"model.modalities.{part}")
             raise SpecError(
                 f"{key}.weights: '{weights}' was given, but the codec's weights come from model.start, '{name}'. "

@@ -100,6 +100,64 @@ def test_a_change_is_named_with_the_option_that_allows_it(override: str, key: st
             check_unchanged(saved, after, "it", allowed=allowed)
 
 
+SEVERAL = (
+    "model.modalities.codes={codec: dac, connector: codes, objective: masked, sampler: maskgit}",
+    "data.datasets.toys.tasks={describe: 1}",
+)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.modalities.latent.sampler.num_steps=7",
+        "model.modalities.codes.sampler={class_path: maskgit, init_args: {iterations: [3]}}",
+        "model.modalities.codes.guidance.scale=3",
+        "model.modalities.latent.guidance={scale: 2, interval: [0.1, 0.9]}",
+    ],
+)
+def test_sampler_and_guidance_of_each_of_several_modalities_may_change(override: str, tmp_path: Path) -> None:
+    before, after = (resolve(tiny_spec(tmp_path / "run", *SEVERAL, *overrides)) for overrides in ((), (override,)))
+    assert before != after and check_unchanged(spec_to_dict(before), after, "it") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "override", "key", "option"),
+    [
+        (SEVERAL, "model.modalities.codes.codec.weights=other.safetensors", "model.modalities.codes.codec.init_args.weights", True),
+        ((), "model.modalities.latent.sampler=heun", None, False),
+        ((), "model.modalities.latent.codec.frame_size=32", "model.codec.init_args.frame_size", False),
+        (SEVERAL, "model.modalities.codes.connector.std=0.1", "model.modalities.codes.connector.init_args.std", False),
+        (SEVERAL, "model.modalities.latent.normalize=none", "model.modalities.latent.normalize", False),
+        ((), SEVERAL[0], "model.modalities.codes", False),
+        (SEVERAL, "model.modalities.codes=null", "model.modalities.codes", False),
+    ],
+)
+def test_other_keys_of_modalities_are_named_in_full(
+    overrides: tuple[str, ...], override: str, key: str | None, option: bool, tmp_path: Path
+) -> None:
+    before, after = (resolve(tiny_spec(tmp_path / "run", *overrides, *more)) for more in ((), (override,)))
+    if key is None:
+        assert check_unchanged(spec_to_dict(before), after, "it") == []
+        return
+    with pytest.raises(CheckpointError, match="undo these changes") as caught:
+        check_unchanged(spec_to_dict(before), after, "it")
+    told = str(caught.value)
+    assert told.count(" -> ") == 1 and f"{key}: " in told and (f"--allow-change {key}" in told) == option
+    if option:
+        check_allowed([key], after)
+        assert check_unchanged(spec_to_dict(before), after, "it", allowed=[key]) == [key]
+
+
+def test_a_full_key_may_be_allowed_for_a_spec_in_short_keys(tmp_path: Path) -> None:
+    before, after = (resolve(tiny_spec(tmp_path / "run", f"model.codec={{class_path: dac, init_args: {{weights: {w}}}}}")) for w in "ab")
+    for key in ("model.codec.weights", "model.modalities.latent.codec.weights"):
+        key = key.replace("weights", "init_args.weights")
+        check_allowed([key], after)
+        assert check_unchanged(spec_to_dict(before), after, "it", allowed=[key]) == ["model.codec.init_args.weights"]
+    with pytest.raises(SpecError, match="--allow-change is 'model.modalities.code.codec'; expected a key of the spec"):
+        check_allowed(["model.modalities.code.codec"], after)
+
+
 def with_old_names(spec: Spec) -> dict[str, Any]:
     """Returns a spec as it was saved before its keys had their present spelling."""
     text = json.dumps(spec_to_dict(spec))

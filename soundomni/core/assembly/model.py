@@ -39,7 +39,7 @@ class UnifiedModel(nn.Module):
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
-        ValueError: `frozen` names a part that does not exist.
+        ValueError: `frozen` names a part that does not exist, or a modality has a name that torch does not take.
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
@@ -48,7 +48,11 @@ class UnifiedModel(nn.Module):
     def __init__(self, *, backbone: Backbone, router: Router, modalities: Iterable[Modality], frozen: Sequence[str] = ()) -> None:
         super().__init__()
         self.backbone = backbone
-        self.modalities = nn.ModuleDict({modality.name: modality for modality in modalities})
+        self.modalities = nn.ModuleDict()
+        for modality in modalities:
+            if hasattr(self.modalities, modality.name):
+                raise ValueError(f"the modality '{modality.name}' has a name that torch uses itself. Choose another one, such as codes")
+            self.modalities[modality.name] = modality
         self.router = router
         self.executor = "auto"
         self._freeze(frozen)

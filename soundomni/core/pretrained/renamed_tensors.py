@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from soundomni.core.errors import CheckpointError
 from soundomni.core.spec.shorthand import FEATURES, LATENT
 
 FORMAT = 2
@@ -28,12 +29,23 @@ def current_names(stored: Iterable[str]) -> dict[str, str]:
     """Return the present name of each tensor of a model, or of what a checkpoint keeps for it, by its stored name.
 
     A prefix up to a slash, such as `ema/`, is kept. Names of anything but a whole model do not change.
+
+    Raise CheckpointError if two of them are names of one tensor.
     """
     names = list(stored)
     is_first_format = any(_own(name).startswith("latent_connector.") for name in names) and any(
         _own(name).startswith("backbone.") for name in names
     )
-    return {name: _renamed(name) if is_first_format else name for name in names}
+    if not is_first_format:
+        return {name: name for name in names}
+    stored_as: dict[str, str] = {}
+    for name in names:
+        current = _renamed(name)
+        other = stored_as.setdefault(current, name)
+        if other != name:
+            old = name if name != current else other
+            raise CheckpointError(f"'{old}' and '{current}' are names of the same tensor, of which a file has one. Get an intact file")
+    return {name: current for current, name in stored_as.items()}
 
 
 def part_of(name: str) -> str:

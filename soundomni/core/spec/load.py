@@ -22,7 +22,7 @@ from soundomni.core.spec.merge import merge, override_layer
 from soundomni.core.spec.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
-from soundomni.core.spec.shorthand import Expansion, check_modalities, contracted, expanded, shorten
+from soundomni.core.spec.shorthand import Expansion, check_modalities, contracted, expanded, short_keys, shorten
 from soundomni.core.spec.slots import map_names, map_slots
 from soundomni.core.spec.values import Text, convert, join, plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenSpec
@@ -143,6 +143,13 @@ def spec_to_dict(spec: Spec) -> dict[str, Any]:
     everything (see shorthand.py).
     """
     return contracted(plain(spec))
+
+
+def comparable(old: Spec, new: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two specs as plain data with the same keys: in short keys if both can be written in these."""
+    if short_keys(old.model) and short_keys(new.model):
+        return contracted(plain(old)), contracted(plain(new))
+    return plain(old), plain(new)
 
 
 def spec_of(tree: Mapping[str, Any]) -> Spec:

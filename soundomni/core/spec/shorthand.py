@@ -12,7 +12,7 @@ from typing import Any
 
 from soundomni.core.errors import SpecError, did_you_mean, listed
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot
-from soundomni.core.spec.values import settle
+from soundomni.core.spec.values import plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
 
 LATENT, FEATURES = "latent", "features"
@@ -78,14 +78,16 @@ class Expansion:
                 if table is HEARD and absent:
                     modalities[name] = None
                 else:
-                    there = modalities.get(name)
-                    modalities[name] = {**(there if isinstance(there, Mapping) else {}), **values}
+                    there = _mapping(modalities.get(name))
+                    for short_key in mine:
+                        _check_once(short_key, f"model.modalities.{name}.{table[short_key]}", there.get(table[short_key]))
+                    modalities[name] = {**there, **values}
         given["model"] = {**model, "modalities": modalities}
         return given
 
     def _name(self, key: str, table: Mapping[str, str], name: str, part: str, below: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         """Return the name of the modality that a short key stands for."""
-        joined = {**below, **{n: {**_mapping(below.get(n)), **_mapping(m)} for n, m in own.items()}}
+        joined = {**below, **{n: m and {**_mapping(below.get(n)), **_mapping(m)} for n, m in own.items()}}
         there = [n for n, m in joined.items() if isinstance(m, Mapping) and m.get(part) is not None]
         if len(there) > 1:
             full = f"model.modalities.{there[0]}.{table[key]}"
@@ -179,10 +181,21 @@ def _check_fresh(model: ModelSpec) -> None:
 def short_keys(model: ModelSpec) -> Mapping[str, str]:
     """Return full key → short key for a model that is written in short keys; empty for any other."""
     parts = {
-        name: {"codec": one.codec, "encoder": one.encoder, "objective": one.objective, "attend": one.attend}
+        name: {field: getattr(one, field) for field in ("encoder", "objective", "attend", "normalize", "guidance")}
         for name, one in model.used.items()
     }
     return _SHORT if _is_short(parts) else {}
+
+
+def written_key(key: str, model: ModelSpec) -> str:
+    """Return a dotted key of a spec as the model's own spec is written: a full key becomes short if that is.
+
+    Anything below a key stays: model.modalities.latent.codec.init_args is model.codec.init_args.
+    """
+    for full, short in short_keys(model).items():
+        if key == full or key.startswith(f"{full}."):
+            return short + key.removeprefix(full)
+    return key
 
 
 def written_model(model: ModelSpec) -> WrittenModel:
@@ -278,10 +291,16 @@ _SHORT = {f"model.modalities.{name}.{key}": short for name, table in ((LATENT, M
 
 
 def _is_short(modalities: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether short keys can say everything about these modalities."""
     latent, features = modalities.get(LATENT), modalities.get(FEATURES)
-    if latent is None or latent.get("objective") is None or latent.get("attend", "full") != "full":
+    if not set(modalities) <= {LATENT, FEATURES} or latent is None:
         return False
-    return set(modalities) <= {LATENT, FEATURES} and (features is None or features.get("encoder") is not None)
+    if latent.get("objective") is None or latent.get("attend", "full") != "full":
+        return False
+    if features is None:
+        return True
+    plain_guidance = features.get("guidance", GuidanceSpec()) in (GuidanceSpec(), plain(GuidanceSpec()))
+    return features.get("encoder") is not None and features.get("normalize", "none") == "none" and plain_guidance
 
 
 def _fresh(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,6 +327,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _required(model: Mapping[str, Any]) -> list[str]:
     return [f"model.{name}" for name in ("backbone", "router") if model.get(name) is None]
+
+
+def _check_once(short: str, full: str, given: Any) -> None:
+    if given is not None:
+        raise SpecError(f"{short} and {full} are both given; expected one. Remove one of them")
 
 
 def _missing(keys: list[str]) -> SpecError:

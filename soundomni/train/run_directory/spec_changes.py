@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -10,15 +11,18 @@ from typing import Any
 
 from soundomni.core.errors import CheckpointError, PluginError, SpecError, did_you_mean
 from soundomni.core.spec import registry
-from soundomni.core.spec.load import changed_keys, spec_of, spec_to_dict
+from soundomni.core.spec.load import changed_keys, comparable, spec_of, spec_to_dict
 from soundomni.core.spec.renamed import current_names
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.spec.shorthand import written_key
 from soundomni.core.spec.slots import map_slots
 from soundomni.train.learning_rate import learning_rate
 
 MAY_CHANGE = (
     "sampler",
     "guidance",
+    "model.modalities.NAME.sampler",
+    "model.modalities.NAME.guidance",
     "data.workers",
     "data.skip_limit",
     "train.run_dir",
@@ -34,12 +38,13 @@ MAY_CHANGE = (
     "train.activation_checkpointing",
 )
 """Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see
-check_steps)."""
+check_steps). NAME stands for the name of any modality."""
 
 ON_REQUEST = (
     "data",
     "model.start",
     "model.codec.init_args.weights",
+    "model.modalities.NAME.codec.init_args.weights",
     "model.tokenizer.path",
     "train.batches_per_step",
     "train.compile",
@@ -66,7 +71,7 @@ def check_allowed(keys: Collection[str], spec: Spec) -> None:
     """Raise SpecError for a key of --allow-change that no spec has."""
     known = _dotted(spec_to_dict(spec))
     for key in keys:
-        place = key.partition(".init_args.")[0]  # the plugin may have lost the argument since
+        place = written_key(key, spec.model).partition(".init_args.")[0]  # the plugin may have lost the argument since
         if place not in known and not any(is_below(one, [key]) for one in (*known, *ON_REQUEST)):
             raise SpecError(f"--allow-change is '{key}'; expected a key of the spec, or the start of one.{did_you_mean(key, known)}")
 
@@ -90,10 +95,12 @@ def check_unchanged(
         CheckpointError: other keys that affect learning differ; the message lists them, and the option that allows
             each.
     """
-    before = with_defaults(saved, trust_class_paths=trust_class_paths)
-    changes = {line.partition(": ")[0]: line for line in changed_keys(before, spec_to_dict(spec), may_change=MAY_CHANGE)}
+    before, after = _both(saved, spec, trust_class_paths=trust_class_paths)
+    lines = {line.partition(": ")[0]: line for line in changed_keys(before, after)}
+    changes = {key: line for key, line in lines.items() if not is_below(_any_modality(key), MAY_CHANGE)}
     on_request = {key for key, line in changes.items() if _may_be_allowed(key, line)}
-    left = [key for key in changes if key not in on_request or not is_below(key, allowed)]
+    named = [*allowed, *(written_key(key, spec.model) for key in allowed)]
+    left = [key for key in changes if key not in on_request or not is_below(key, named)]
     if not left:
         return list(changes)
     allowable = [key for key in left if key in on_request]
@@ -107,14 +114,16 @@ def check_unchanged(
     )
 
 
-def with_defaults(saved: Mapping[str, Any], *, trust_class_paths: bool) -> Mapping[str, Any]:
-    """Return a saved spec under current names, with the current default of each key that it lacks; without them if it
-    cannot be read."""
+def _both(saved: Mapping[str, Any], spec: Spec, *, trust_class_paths: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a saved spec and the present one as plain data with the same keys.
+
+    The saved one is under current names, with the current default of each key that it lacks; without them if it cannot be read.
+    """
     try:
         saved = current_names(saved)
-        return spec_to_dict(map_slots(spec_of(saved), partial(_with_default_arguments, trust_class_paths)))
+        return comparable(map_slots(spec_of(saved), partial(_with_default_arguments, trust_class_paths)), spec)
     except SpecError:
-        return saved
+        return saved, spec_to_dict(spec)
 
 
 def check_steps(saved_steps: int, spec: Spec, step: int) -> None:
@@ -161,11 +170,16 @@ def _with_default_arguments(trust_class_paths: bool, key: str, kind: str, slot: 
     return Slot(slot.class_path, {**defaults, **slot.init_args})
 
 
+def _any_modality(key: str) -> str:
+    """Return a key with NAME in place of the name of a modality."""
+    return re.sub(r"^model\.modalities\.[^.]+\.", "model.modalities.NAME.", key)
+
+
 def _may_be_allowed(key: str, line: str) -> bool:
     if is_below(key, NEVER):
         return False
     came_or_went = f": {ABSENT} -> " in line or line.endswith(f" -> {ABSENT}")
-    return is_below(key, ON_REQUEST) or (came_or_went and ".init_args." in key)
+    return is_below(_any_modality(key), ON_REQUEST) or (came_or_went and ".init_args." in key)
 
 
 def _dotted(tree: Mapping[str, Any], above: str = "") -> list[str]:
