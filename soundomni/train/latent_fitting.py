@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import name_first
@@ -29,6 +29,20 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
             _fit(modality, loader)
         elif not modality.normalizer.measured:
             modality.normalizer.leave()
+
+
+def check_fitted(model: UnifiedModel, mixture: Mixture) -> None:
+    """Check that a run that is resumed knows what its tasks need: only a new run measures.
+
+    Raises:
+        SpecError: tasks make or give a modality that no task needed before.
+    """
+    for modality in model.each():
+        if isinstance(modality, CodecModality) and not modality.is_fitted and _is_used(modality, model, mixture):
+            raise SpecError(
+                f"the data now have a task for the modality '{modality.name}', which had none when the run began, and so was "
+                "not measured. Export this run, and start a new one with model.start"
+            )
 
 
 def _is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> bool:

@@ -26,6 +26,7 @@ from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
+from soundomni.train.latent_fitting import check_fitted
 from soundomni.train.loop import Progress, fit, is_log_step
 from soundomni.train.observing import open_held_out, open_validation, write_trace
 from soundomni.train.optimizers.build import build_optimizer
@@ -162,6 +163,8 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
+        if module is parts.model:
+            check_fitted(parts.model, parts.mixture)
     if parts.opened.goes_back:
         world.on_main(lambda: held(home).go_back(state.progress.step))
     _forget_lost_best(parts, state.progress, world)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 import torch
 from real_footprint import real_step
 from torch import nn
+from two_processes import run_in_two_processes
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import SpecError
@@ -149,18 +146,7 @@ def test_a_codec_that_looks_at_values_takes_what_it_takes_of_tones(config: Path)
 @pytest.mark.long
 def test_two_processes_hold_what_is_said_of_two_gpus(config: Path, tmp_path: Path) -> None:
     config.write_text(TEXT.replace("tokenizer:", "freeze: [und, embedding, encoder]\n  tokenizer:").replace("420", "421"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(config), str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    run_in_two_processes(WORKER, str(config), str(tmp_path), timeout=120)
     found = json.loads((tmp_path / "0.json").read_text())
     footprint = examined(read(config), gpus=2).footprint
     assert {name: getattr(footprint, name) for name in found} == found

@@ -1,10 +1,7 @@
 """Text, latents and codes in one model, from end to end: a small version of the shipped spec `mixed`."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_ranks import free_port
 from test_run import measured
 from tiny_mixed import SMALL, tiny_mixed
+from two_processes import run_in_two_processes
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.spec.load import resolve, spec_to_dict
@@ -116,20 +113,8 @@ def test_resuming_is_bit_exact(run: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_two_ranks_whose_batches_lack_modalities_compute_what_one_process_does(tmp_path: Path) -> None:
     run_training(tiny_mixed(tmp_path / "one", *SEVERAL))
-    run_dir, port = tmp_path / "two", str(free_port())
-    workers = []
-    for rank in range(2):
-        environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, str(Path(__file__).with_name("tiny_mixed.py")), str(run_dir), *SEVERAL]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=240)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_dir = tmp_path / "two"
+    run_in_two_processes(Path(__file__).with_name("tiny_mixed.py"), str(run_dir), *SEVERAL)
     batches = [json.loads(Path(f"{run_dir}-batches-{rank}.json").read_text())[-20:] for rank in range(2)]
     assert {3 - len(names) for one in batches for names in one} >= {1, 2, 3}, "how many modalities a batch lacks"
     kinds = {name for one in batches for names in one for name in names}
@@ -152,6 +137,17 @@ def test_a_modality_of_which_the_data_have_no_clip_is_named(tmp_path: Path) -> N
     with pytest.raises(DataError, match="^the modality 'codes' cannot be measured on the data: the first 64 packed batches") as caught:
         run_training(tiny_mixed(tmp_path / "run", rare, "data.tokens_per_batch=64"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("first", "later"), [("generate", "codes"), ("generate-codes", "latent")])
+def test_a_modality_that_gets_its_first_task_on_resume_is_refused(first: str, later: str, tmp_path: Path) -> None:
+    short = ("train.steps=2", "train.save_every=1")
+    run_training(tiny_mixed(tmp_path / "run", f"data.datasets.making.tasks={{{first}: 1}}", *short))
+    kept = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(SpecError, match=f"^the data now have a task for the modality '{later}', .*which had none.*[^.]$") as caught:
+        run_training(tiny_mixed(tmp_path / "run", *short, "train.steps=4"), allow_change=["data"])
+    assert "\n" not in str(caught.value) and (tmp_path / "run" / "metrics.jsonl").read_text() == kept
+    assert run_training(tiny_mixed(tmp_path / "run", f"data.datasets.making.tasks={{{first}: 1}}", *short, "train.steps=4")).finished
 
 
 # model.start

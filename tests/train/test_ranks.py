@@ -1,10 +1,6 @@
 """Two processes must compute what one does, and agree on everything they decide."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_held_out import held_out
 from tiny_training import TinyRun, alone, settings
+from two_processes import run_in_two_processes
 from two_ranks import MUON
 
 from soundomni.core.errors import SpecError
@@ -22,12 +19,6 @@ from soundomni.train.parallel import mesh_shape, open_world
 
 pytestmark = pytest.mark.long
 WORKER = Path(__file__).with_name("two_ranks.py")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +36,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpointer = Checkpointer(path / "alone", alone(), keep=1)
     TinyRun(alone(), settings()).run(10, checkpointer=checkpointer)
     checkpointer.wait()
-    port = str(free_port())
-    workers = []
-    for rank in range(2):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        command = [sys.executable, str(WORKER), str(path)]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=240)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_in_two_processes(WORKER, str(path))
     return path
 
 
