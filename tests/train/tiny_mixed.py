@@ -21,11 +21,12 @@ from soundomni.core.spec.schema import Spec
 from soundomni.train.run import run_training
 
 HARMONIC = {"sample_rate": 8000, "channels": 1, "frame_size": 128, "num_harmonics": 3, "pitch_range": [125, 1000], "companding": 0.5}
+CLIPS = {"size": 64, "seconds": 0.4}
 SMALL: dict[str, Any] = {
     "model": {
         "backbone": {"class_path": "mot", "init_args": {"hidden_dim": 32, "num_layers": 2, "num_heads": 2, "intermediate_dim": 64}},
         "modalities": {
-            "latent": {"codec": {"init_args": {"num_harmonics": 3}}, "sampler": {"init_args": {"num_steps": 2}}},
+            "latent": {"sampler": {"init_args": {"num_steps": 2}}},
             "codes": {
                 "codec": {"class_path": "harmonic-codes", "init_args": {**HARMONIC, "num_codebooks": 2, "codebook_size": 16}},
                 "sampler": {"init_args": {"iterations": [3, 1]}},
@@ -35,7 +36,10 @@ SMALL: dict[str, Any] = {
         "tokenizer": {"vocab_size": 300},
     },
     "data": {
-        "datasets": {name: {"source": {"init_args": {"size": 64, "seconds": 0.4}}} for name in ("making", "hearing")},
+        "datasets": {
+            "making": {"source": {"init_args": CLIPS}, "tasks": {"generate": 1.0, "generate-codes": 1.0}, "weight": 2.0},
+            "hearing": {"source": {"init_args": CLIPS}},
+        },
         "tokens_per_batch": 512,
         "max_tokens_per_sample": None,
         "lookahead": 8,
