@@ -45,6 +45,18 @@ class Predict(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The processes of a run, for what all of them have to agree on."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks. `values` may be overwritten."""
+        ...
+
+    def gather(self, values: Any) -> list[Any]:
+        """Return the small plain value of every rank, in the order of ranks."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReceptiveField:
     """How far a codec looks, in frames on either side.
@@ -111,12 +123,60 @@ class Codec(nn.Module, ABC):
         clips whole."""
         return None
 
-    def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Return the losses of the codec's own training.
+    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+        """Encode and decode clips for training: return the estimate `[B, C, S]`, and the losses of what is between the two.
+
+        The estimate has the shape of the waveform `[B, C, S]`; samples beyond the `lengths` `[B]` of the clips are undefined.
+        The losses are those of the codec's own, such as a divergence or the distance of codes; critics judge the estimate. A
+        name with a slash is only logged, such as `usage/0`. What is random for clip b is drawn from `generators[b]` only.
 
         Codecs without trainable parameters keep this default, which raises TypeError.
         """
         raise TypeError(f"{type(self).__name__} has nothing to train")
+
+    @property
+    def whole(self) -> Sequence[nn.Module]:
+        """Modules with trained parameters that every rank keeps whole, because `after_step` changes them; none by default."""
+        return ()
+
+    def after_step(self, ranks: Ranks) -> None:
+        """Change what no gradient does, such as codebooks that are moving averages: called after every training step.
+
+        Every rank calls it, with what its own calls of `reconstruct` left in buffers, and must end with the same buffers. The
+        default does nothing.
+        """
+
+
+class Critic(nn.Module, ABC):
+    """Judges a codec's estimate of clips, and may learn to tell it from the clips. Group `soundomni.critics`.
+
+    Runtime arguments: `sample_rate` in Hz and `channels`, C, of what it judges. Clips of a call are equally long, so that there is
+    no padding. A critic with trainable parameters learns in a phase of its own, with its own optimizer, and every rank keeps it
+    whole. `judged` and `learned` name the losses that `judge` and `learn` return, always all of them.
+
+    In the log and in `train.loss_weights`, a loss has the name CRITIC.LOSS, such as `waves.adversarial`; a loss that is called
+    `distance` has the name of the critic only, such as `mel`.
+    """
+
+    judged: ClassVar[tuple[str, ...]]
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def judge(self, target: Tensor, estimate: Tensor) -> LossTerms:
+        """Return the losses of the codec for an estimate `[B, C, S]` of the clips `target` `[B, C, S]`.
+
+        They have gradients for the estimate. A clip that is too short for the critic has no share in sum and count.
+        """
+
+    def learn(self, target: Tensor, estimate: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
+        """Return the critic's own losses, such as the hinge loss of a discriminator.
+
+        Args:
+            target: the clips `[B, C, S]`.
+            estimate: the codec's estimates `[B, C, S]`, without gradients.
+            generators: one for each clip, for a critic that draws.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to learn")
 
 
 class Encoder(nn.Module, ABC):
@@ -567,6 +627,7 @@ KINDS: Mapping[str, type] = {
     "router": Router,
     "connector": Connector,
     "codec": Codec,
+    "critic": Critic,
     "sampler": Sampler,
     "encoder": Encoder,
     "objective": Objective,
@@ -582,5 +643,6 @@ class Runtime:
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "backbone": ("vocab_size", "router"),
         "connector": ("tokens", "hidden_dim", "generates"),
+        "critic": ("sample_rate", "channels"),
         "tracker": ("run_dir", "spec"),
     }
