@@ -79,8 +79,11 @@ class Codec(nn.Module, ABC):
 
     `spec` must be known from the constructor's arguments only. An argument named `weights` is a file to start from; a
     saved model holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is
-    random only if generators are given, and never depends on `self.training`.
+    random only if generators are given, and never depends on `self.training`. `loss_names` names the losses of the codec's own
+    training, see `reconstruct`.
     """
+
+    loss_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -127,8 +130,9 @@ class Codec(nn.Module, ABC):
         """Encode and decode clips for training: return the estimate `[B, C, S]`, and the losses of what is between the two.
 
         The estimate has the shape of the waveform `[B, C, S]`; samples beyond the `lengths` `[B]` of the clips are undefined.
-        The losses are those of the codec's own, such as a divergence or the distance of codes; critics judge the estimate. A
-        name with a slash is only logged, such as `usage/0`. What is random for clip b is drawn from `generators[b]` only.
+        The losses are the codec's own, those of `loss_names`, such as a divergence or the distance of codes; critics judge the
+        estimate. Other names have a slash, such as `usage/0`, and are only logged. What is random for clip b is drawn from
+        `generators[b]` only. What `after_step` needs is noted in buffers, but only while gradients are enabled.
 
         Codecs without trainable parameters keep this default, which raises TypeError.
         """

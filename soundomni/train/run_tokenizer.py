@@ -22,6 +22,8 @@ from soundomni.train.run_directory.inventory import digest
 from soundomni.train.run_directory.opening import RunDirectory, held
 from soundomni.train.start_weights import Start
 
+BYTES = 261
+"""Vocabulary of a tokenizer that has only bytes and special tokens."""
 TOKENIZER_TEXTS = 20_000
 """Number of items of each dataset whose texts a tokenizer is learned from."""
 
@@ -43,10 +45,12 @@ def run_tokenizer(
             if tokenizer_digest(run.directory) != read_state(latest)["tokenizer"]:
                 raise CheckpointError(f"'{run.directory / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
             return TextTokenizer.load(run.directory).to_json()
-        wanted = spec.model.tokenizer
+        wanted = spec.model.tokenizer if spec.model is not None else None
         if start is not None:
             tokenizer = start.tokenizer()
             run.write(KEPT_FILE, kept_text(start.model))
+        elif wanted is None:
+            tokenizer = TextTokenizer.train([], vocab_size=BYTES)  # a codec reads no text, but clips have boundary tokens
         elif wanted.path is not None:
             tokenizer = TextTokenizer.load(wanted.path)
         else:

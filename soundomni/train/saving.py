@@ -97,7 +97,8 @@ def finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, 
 def write_trained_codec(parts: Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
     """Write the codec of a finished run, in a file that belongs to the run from the start."""
     home = held(parts.home)
-    slot = without_weights(parts.spec.model.codec)
+    assert parts.spec.codec is not None, "the run trained a codec"
+    slot = without_weights(parts.spec.codec.codec)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
     part = home.directory / f".{CODEC_FILE}.part"
     write_codec(codec, checkpoint, part)

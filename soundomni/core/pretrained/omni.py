@@ -156,7 +156,7 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
-        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        build = partial(build_model, spec.of_model, vocab_size=tokenizer.vocab_size)
         check_declared(spec, build, weight_shapes(path), path)
         with uninitialized():
             model = build()
@@ -248,7 +248,7 @@ class SoundOmni:
     @property
     def contexts(self) -> PromptWriter:
         """Writer of prompts, clips, questions and chats in the form that the model takes."""
-        return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
+        return PromptWriter(segment_writer(self.model, self.spec.of_model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None, of: str | None = None) -> RequestBuilder:
         """Return the builder of requests for clips of `seconds`, steered away from the negative prompt.
@@ -339,11 +339,11 @@ class SoundOmni:
 
     def abilities(self) -> Abilities:
         """Return what the model makes, hears and takes."""
-        return abilities_of(self.model, self.spec.model, max_tokens=self.max_tokens, trust_class_paths=self._trust_class_paths)
+        return abilities_of(self.model, self.spec.of_model, max_tokens=self.max_tokens, trust_class_paths=self._trust_class_paths)
 
     def made_spec(self, of: str | None = None) -> ModalitySpec:
         """Return the part of the spec about a modality that the model makes; None stands for the first one."""
-        return self.spec.model.all_made[self.model.made(of).name]
+        return self.spec.of_model.all_made[self.model.made(of).name]
 
     def _guidance(self, of: str, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
         """Return the spec's guidance with another scale, if one is given.
@@ -480,7 +480,7 @@ class SoundOmni:
         return self._stream(self._asked(messages, clips), as_seed(seed), longest, sampling)
 
     def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
-        if self.spec.model.chat == "none":
+        if self.spec.of_model.chat == "none":
             raise SpecError("this model was not trained on chats: its spec has model.chat: none. Use describe() to ask it about a clip")
         return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
 

@@ -119,7 +119,7 @@ def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Exper
         intermediate_dim=widths[UND],
         vocab_size=backbone.embedding.num_embeddings,
         rope_theta=backbone.rope_theta,
-        norm_eps=spec.model.backbone.init_args["norm_eps"],
+        norm_eps=spec.of_model.backbone.init_args["norm_eps"],
         tied=backbone.lm_head is None,
         max_tokens=max_tokens or 32768,
     )
