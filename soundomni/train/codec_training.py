@@ -23,13 +23,14 @@ from soundomni.core.interfaces import Codec, Critic, LossTerms, Ranks
 from soundomni.core.sequence import Clips, PackedBatch
 from soundomni.core.spec.schema import CodecSpec, TrainSpec
 from soundomni.train.balancer import Balancer
+from soundomni.train.guards import Guards
 from soundomni.train.state import load_trained_weights
 
 SILENCE_SECONDS = 0.1
 CODEC, CRITICS = "codec", "critics"
 """Names of the phases."""
-DISTANCE = "distance"
-"""The loss that is named after its critic only."""
+DISTANCE, PENALTY = "distance", "penalty"
+"""The loss that is named after its critic only, and the one that says nothing about how well a critic tells clips apart."""
 
 
 class CodecTraining(nn.Module):
@@ -87,6 +88,12 @@ class CodecTraining(nn.Module):
         """Names of the losses: those of the codec, then those of the critics."""
         critics = (_loss_name(name, loss) for name, one in self._named() for loss in (*one.judged, *one.learned))
         return (*self.codec.loss_names, *critics)
+
+    def guards(self) -> Guards:
+        """Return what ends a run whose numbers say that it has failed."""
+        learned = [_loss_name(name, loss) for name, one in self._named() for loss in one.learned if loss != PENALTY]
+        judged = [_loss_name(name, loss) for name, one in self._named() for loss in one.judged]
+        return Guards(learned=learned, judged=judged, distances=[name for name in judged if name in self.critics])
 
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
         """Return nothing: no loss can be counted before the codec has run."""

@@ -17,12 +17,13 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """
     with_gradient = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in with_gradient if p.grad is not None]
-    kinds = [[g for g in gradients if isinstance(g, DTensor)], [g for g in gradients if not isinstance(g, DTensor)]]
-    norms = [_norm(kind) for kind in kinds if kind]  # torch does not mix sharded and whole tensors
+    sharded: list[Tensor] = [g for g in gradients if isinstance(g, DTensor)]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    norms = [_norm(kind) for kind in (sharded, whole) if kind]  # torch does not mix sharded and whole tensors
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     if limit > 0:
-        for whole in (False, True):
-            torch.nn.utils.clip_grads_with_norm_([p for p in with_gradient if isinstance(p.grad, DTensor) != whole], limit, norm)
+        for is_sharded in (True, False):
+            torch.nn.utils.clip_grads_with_norm_([p for p in with_gradient if isinstance(p.grad, DTensor) == is_sharded], limit, norm)
     return norm
 
 

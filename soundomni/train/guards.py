@@ -86,12 +86,12 @@ class Guards:
                     "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
                 )
         for name in self.distances:
-            value = metrics.get(f"loss/{name}")
-            if value is None:
+            distance = metrics.get(f"loss/{name}")
+            if distance is None:
                 continue
-            first = self._first.setdefault(name, value)
-            if value > WORSE * first > 0:
-                yield name, f"{name} is {value:.3g}, {value / first:.0f} times what it was at first. Lower train.optimizer.lr"
+            first = self._first.setdefault(name, distance)
+            if distance > WORSE * first > 0:
+                yield name, f"{name} is {distance:.3g}, {distance / first:.0f} times what it was at first. Lower train.optimizer.lr"
 
     def _of_critics(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         for name in self.learned:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,10 @@ class Measured:
 
     def read(self, values: Sequence[float], train: TrainSpec) -> StepNumbers:
         """Return the numbers."""
-        left, losses, norms, loss = iter(values), {}, {}, 0.0
+        left = iter(values)
+        losses: dict[str, float] = {}
+        norms: dict[str, float] = {}
+        loss = 0.0
         for phase, names in self.phases.items():
             own = dict(zip(names, islice(left, len(names)), strict=True))
             losses |= own
@@ -153,7 +156,7 @@ class Hooks:
             `validation.every` steps, and at the end; not when stopping, when it may also return nothing. None if nothing
             is held out.
         usage: returns further metrics about the machine at a logged step, from the step's metrics.
-        guard: receives the metrics of a logged step before anything is saved; raises SoundOmniError if training has failed.
+        guard: receives the metrics of a logged step, before anything is saved; raises SoundOmniError if training has failed.
         log: receives the step and its metrics every `log_every` steps, and held-out losses after every measurement.
         should_stop: called after every step; must return the same on every rank.
         save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
@@ -215,8 +218,8 @@ def fit(
         if logs or over:
             ended = {"stopped_early": 1.0} if over and not done else {}
             metrics = _metrics(unread.read(), phases, train, progress) | parts | clock.rates(progress)
-            hooks.guard(progress.step, metrics)
             hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
+            hooks.guard(progress.step, metrics)
         elif measured:
             hooks.log(progress.step, measured)
         if (stop := hooks.should_stop()) or done or over or is_best or saves:
@@ -326,15 +329,15 @@ def train_step(
         step_unless(skipped, own)
         model.zero_grad(set_to_none=True)  # of everything: a phase may leave gradients of parameters that it does not train
         found.append((phase.name, names, values, skipped))
-    if hasattr(model, "after_step"):
-        model.after_step(world)
+    if (after_step := getattr(model, "after_step", None)) is not None:
+        after_step(world)
     measured = Measured(step, {name: names for name, names, _, _ in found})
     return StepResult(measured, torch.cat([values for _, _, values, _ in found]), torch.stack([one[-1] for one in found]).amax(), parts)
 
 
 def _run(trainable: Trainable, batch: Any, phase: Phase, step: int, *, keep: bool) -> LossTerms:
     """Return the losses of a batch in a phase; a model without phases is only given the batch."""
-    return trainable(batch, phase.name, step=step, keep=keep) if phase.name else trainable(batch)
+    return cast(Any, trainable)(batch, phase.name, step=step, keep=keep) if phase.name else trainable(batch)
 
 
 class _Shares:

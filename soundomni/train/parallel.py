@@ -338,7 +338,7 @@ def average_whole(model: nn.Module, world: World) -> None:
     gradients = [p.grad for p in _whole(model) if p.grad is not None]
     if gradients:
         mean = world.sum(torch.cat([gradient.flatten() for gradient in gradients])) / world.size
-        for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+        for gradient, part in zip(gradients, torch.split(mean, [gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 

@@ -104,7 +104,7 @@ class Phased(torch.optim.Optimizer):
         owners = {p: one for one in self.optimizers.values() for group in one.param_groups for p in group["params"]}
         self.state = _States(owners)  # type: ignore[assignment]
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Raise TypeError: phases step one after the other."""
         raise TypeError("each phase has its own optimizer; see optimizer_of")
 

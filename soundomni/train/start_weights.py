@@ -124,7 +124,7 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
     model = read_start(name, directory)
     own = _resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)
-    old, new = (replace(one, model=without_codec_weights(one.model)) for one in (own, spec))
+    old, new = (replace(one, model=without_codec_weights(one.of_model)) for one in (own, spec))
     added = tuple(modality for modality in new.of_model.used if modality not in old.of_model.used)
     removed = tuple(modality for modality in old.of_model.used if modality not in new.of_model.used)
     chosen = spec.of_model.start_fresh or []

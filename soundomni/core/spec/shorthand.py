@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundomni.core.errors import SpecError, did_you_mean, listed
+from soundomni.core.spec.discovery import OWN
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot
 from soundomni.core.spec.values import plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
@@ -45,6 +46,8 @@ _ORDER = (
     *("feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
 )
 _NEEDED = ("codec", "connector", "objective", "sampler")
+_DISTANT = ("oobleck", f"{OWN}:oobleck")
+"""Names of the codec that computed distances itself, before there were critics."""
 
 
 class Expansion:
@@ -161,8 +164,19 @@ def _of_codec(tree: Mapping[str, Any]) -> dict[str, Any]:
     made = [one for one in modalities if isinstance(one, Mapping) and one.get("objective") is not None]
     if train["target"] == "codec" and made and tree.get("codec") is None:
         del result["model"]
-        result["codec"] = {"codec": made[0].get("codec")}
+        result["codec"] = _with_distances(made[0].get("codec"))
     return result
+
+
+def _with_distances(codec: Any) -> dict[str, Any]:
+    """Return the section `codec` for a codec that earlier versions trained; `oobleck` computed two distances itself."""
+    slot = {"class_path": codec} if isinstance(codec, str) else dict(_mapping(codec))
+    if slot.get("class_path") not in _DISTANT:
+        return {"codec": codec}
+    arguments = dict(_mapping(slot.get("init_args")))
+    windows = {"windows": arguments.pop("stft_windows")} if "stft_windows" in arguments else {}
+    critics = {"stft": {"class_path": "multi-stft", "init_args": windows}, "l1": "l1"}
+    return {"codec": {**slot, "init_args": arguments}, "critics": critics}
 
 
 def check_modalities(model: ModelSpec) -> None:
