@@ -126,9 +126,7 @@ class CodecTraining(nn.Module):
         self.codec.after_step(ranks)
         self.balancer.after_step(ranks)
 
-    def _losses(
-        self, waveform: Tensor, lengths: Tensor, seeds: Sequence[int], phase: str, step: int | None, *, keep: bool
-    ) -> LossTerms:
+    def _losses(self, waveform: Tensor, lengths: Tensor, seeds: Sequence[int], phase: str, step: int | None, *, keep: bool) -> LossTerms:
         counts = lengths.tolist()
         if phase == CRITICS:
             with torch.set_grad_enabled(keep):

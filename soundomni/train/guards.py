@@ -74,16 +74,22 @@ class Guards:
         for name, value in metrics.items():
             if name.startswith(USAGE) and value < DEAD:
                 level = name.removeprefix(USAGE)
-                yield name, (
-                    f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
-                    "longer before it quantizes"
+                yield (
+                    name,
+                    (
+                        f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
+                        "longer before it quantizes"
+                    ),
                 )
         if POWER in metrics:
             spread = math.sqrt(max(0.0, metrics[POWER]))
             if not VANISHED <= spread <= EXPLODED:
-                yield POWER, (
-                    f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
-                    "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
+                yield (
+                    POWER,
+                    (
+                        f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
+                        "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
+                    ),
                 )
         for name in self.distances:
             distance = metrics.get(f"loss/{name}")
@@ -101,23 +107,35 @@ class Guards:
             critic = name.partition(".")[0]
             recent = self._recent[name] = [*self._recent.get(name, []), value][-PATIENCE:]
             if value > EXPLODED:
-                yield name, (
-                    f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
+                yield (
+                    name,
+                    (
+                        f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
+                    ),
                 )
             elif value < WON:
-                yield name, (
-                    f"the critic '{critic}' tells every clip from its estimate: {name} is {value:.2g}, so the codec learns nothing from "
-                    "it. Lower train.phases.critics.optimizer.lr, or raise the weight of a distance"
+                yield (
+                    name,
+                    (
+                        f"the critic '{critic}' tells every clip from its estimate: {name} is {value:.2g}, so the codec learns nothing from "
+                        "it. Lower train.phases.critics.optimizer.lr, or raise the weight of a distance"
+                    ),
                 )
             elif len(recent) == PATIENCE and max(recent) - min(recent) < CONSTANT * max(recent):
-                yield f"{name} constant", (
-                    f"the critic '{critic}' has collapsed: {name} is always {value:.6g}, whatever it hears. Lower "
-                    "train.phases.critics.optimizer.lr"
+                yield (
+                    f"{name} constant",
+                    (
+                        f"the critic '{critic}' has collapsed: {name} is always {value:.6g}, whatever it hears. Lower "
+                        "train.phases.critics.optimizer.lr"
+                    ),
                 )
         for name in self.judged:
             value = metrics.get(f"loss/{name}", 0.0)
             if abs(value) > EXPLODED:
                 critic = name.partition(".")[0]
-                yield name, (
-                    f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
+                yield (
+                    name,
+                    (
+                        f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
+                    ),
                 )

@@ -29,8 +29,8 @@ from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
-from soundomni.train.checkpoint import read_state
 from soundomni.train.build_codec import build_codec
+from soundomni.train.checkpoint import read_state
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.latent_fitting import fit_latents
 from soundomni.train.parallel import World

@@ -17,7 +17,6 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from soundomni.train.learning_rate import learning_rate
 from soundomni.train.optimizers.build import build_optimizer
-from soundomni.train.trainable import as_trainable
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from soundomni.train.latent_fitting import check_fitted
 from soundomni.train.loop import Progress, fit, is_log_step
 from soundomni.train.observing import open_held_out, open_validation, write_trace
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
-from soundomni.train.phases import build_optimizers, phases_of
 from soundomni.train.parts import Parts, build_parts, checked_sections
+from soundomni.train.phases import build_optimizers, phases_of
 from soundomni.train.reporting import open_reporter
 from soundomni.train.run_directory.opening import Existing, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.spec_changes import check_allowed

@@ -20,7 +20,7 @@ def spec() -> ModelSpec:
     written = WrittenModel(
         backbone=Slot("mot", {"hidden_dim": 8, "num_layers": 1, "num_heads": 2}),
         router=Slot("modality"),
-        codec=Slot("oobleck", {**codec, "sample_latents": True, "stft_windows": [64]}),
+        codec=Slot("oobleck", {**codec, "sample_latents": True}),
         connectors=ConnectorsSpec(latent=Slot("linear")),
         objective=Slot("flow-matching"),
         normalize="none",

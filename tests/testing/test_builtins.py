@@ -44,8 +44,8 @@ HARMONIC = {"sample_rate": RATE, "frame_size": 16, "num_harmonics": 3, "pitch_ra
 TestHarmonic = suite(testing.CodecSuite, "Harmonic", "harmonic", **HARMONIC)
 TestHarmonicStereo = suite(testing.CodecSuite, "HarmonicStereo", "harmonic", **HARMONIC, channels=2, companding=0.5)
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
-TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
-TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)
+TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK)
+TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, sample_latents=True)
 TestStableAudioTools = suite(testing.CodecSuite, "StableAudioTools", "stable-audio-tools", config=audio_vae())
 DAC = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2, "total_codebooks": 4}
 TestDac = suite(testing.CodecSuite, "Dac", "dac", **DAC, strides=[2, 4])

@@ -213,9 +213,7 @@ def test_balanced_losses_share_the_gradient_by_their_weights_whatever_their_unit
         critic = module.critics[name.partition(".")[0]]
         total, count = critic.judge(clips.of("clip").waveform, judged)[name.partition(".")[2] or "distance"]
         norms[name] = torch.autograd.grad(total / count, judged)[0]
-    expected = sum(
-        weights[name] / 4.0 * gradient / gradient.flatten(1).norm(dim=1).mean() for name, gradient in norms.items()
-    )
+    expected = sum(weights[name] / 4.0 * gradient / gradient.flatten(1).norm(dim=1).mean() for name, gradient in norms.items())
     estimate, _ = module._estimated(clips.of("clip").waveform, clips.of("clip").lengths, clips.of("clip").seeds)
     held = estimate.detach().requires_grad_()
     module._estimate = (held, {})

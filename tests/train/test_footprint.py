@@ -31,7 +31,7 @@ model:
   backbone: {class_path: mot, init_args: {hidden_dim: 48, num_layers: 5, num_heads: 4, num_kv_heads: 2, qk_norm: gen, vocab_rows: 420}}
   router: modality
   codec: {class_path: oobleck, init_args: {sample_rate: 8000, channels: 1, base_channels: 2, channel_multiples: [1, 2], strides: [4, 8],
-    latent_dim: 4, stft_windows: [64]}}
+    latent_dim: 4}}
   encoder: {class_path: log-mel, init_args: {sample_rate: 8000, n_fft: 200, hop_length: 80, num_mels: 16, feature_dim: 16}}
   connectors: {latent: linear, features: linear}
   objective: flow-matching

@@ -56,5 +56,5 @@ def test_a_step_is_the_same_with_parts(batches, tmp_path: Path) -> None:  # type
     means = part_means(broken.parts, alone())
     counts = {name: float(broken.parts[f"velocity/{name}/generate"][1]) for name in ("toys", "others")}
     mean = sum(means[f"loss/velocity/{name}/generate"] * count for name, count in counts.items()) / sum(counts.values())
-    assert mean == pytest.approx(plain.read({}).losses["velocity"], rel=1e-5), "the mean of the parts by what they count"
+    assert mean == pytest.approx(plain.read(train).losses["velocity"], rel=1e-5), "the mean of the parts by what they count"
     assert "loss/velocity/toys/describe" not in means, "what counts nothing has no mean"

@@ -111,6 +111,12 @@ def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Se
         tree, recorded = (dict(config), {}) if isinstance(config, Mapping) else _read(config)
         trees.append(current_names(tree))
         known |= recorded
+    for key, text in overrides:
+        if key == "train.target":
+            raise SpecError(
+                f"train.target is '{text}', but no longer exists: a spec with the section codec trains a codec. Write codec.codec in "
+                "place of model.codec, and set model to null if another layer has one"
+            )
     trees += [current_names(override_layer(current_key(key), text, WrittenSpec)) for key, text in overrides]
     return SpecLayers(tuple(trees), known)
 
