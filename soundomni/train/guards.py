@@ -104,38 +104,22 @@ class Guards:
             value = metrics.get(f"loss/{name}")
             if value is None:
                 continue
-            critic = name.partition(".")[0]
             recent = self._recent[name] = [*self._recent.get(name, []), value][-PATIENCE:]
+            is_constant = len(recent) == PATIENCE and max(recent) - min(recent) < CONSTANT * max(recent)
             if value > EXPLODED:
-                yield (
-                    name,
-                    (
-                        f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
-                    ),
-                )
+                yield name, _of_critic(name, f"has exploded: {name} is {value:.3g}", "set its clip")
             elif value < WON:
-                yield (
-                    name,
-                    (
-                        f"the critic '{critic}' tells every clip from its estimate: {name} is {value:.2g}, so the codec learns nothing from "
-                        "it. Lower train.phases.critics.optimizer.lr, or raise the weight of a distance"
-                    ),
-                )
-            elif len(recent) == PATIENCE and max(recent) - min(recent) < CONSTANT * max(recent):
-                yield (
-                    f"{name} constant",
-                    (
-                        f"the critic '{critic}' has collapsed: {name} is always {value:.6g}, whatever it hears. Lower "
-                        "train.phases.critics.optimizer.lr"
-                    ),
-                )
+                teaches = f"tells every clip from its estimate: {name} is {value:.2g}, so the codec learns nothing from it"
+                yield name, _of_critic(name, teaches, "raise the weight of a distance")
+            elif is_constant:
+                yield f"{name} constant", _of_critic(name, f"has collapsed: {name} is always {value:.6g}, whatever it hears")
         for name in self.judged:
             value = metrics.get(f"loss/{name}", 0.0)
             if abs(value) > EXPLODED:
-                critic = name.partition(".")[0]
-                yield (
-                    name,
-                    (
-                        f"the critic '{critic}' has exploded: {name} is {value:.3g}. Lower train.phases.critics.optimizer.lr, or set its clip"
-                    ),
-                )
+                yield name, _of_critic(name, f"has exploded: {name} is {value:.3g}", "set its clip")
+
+
+def _of_critic(loss: str, what: str, otherwise: str = "") -> str:
+    """Return a sentence about the critic of a loss, and what to change."""
+    change = "Lower train.phases.critics.optimizer.lr" + (f", or {otherwise}" if otherwise else "")
+    return f"the critic '{loss.partition('.')[0]}' {what}. {change}"

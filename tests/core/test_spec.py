@@ -434,7 +434,7 @@ def test_schema_describes_keys_plugins_and_defaults():
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["required"] == [], "a spec has a model or a codec"
     assert schema["properties"]["codec"]["anyOf"][0]["required"] == ["codec"]
-    model = schema["properties"]["model"]
+    model = schema["properties"]["model"]["anyOf"][0]
     assert model["properties"]["codec"]["$ref"] == "#/$defs/codec"
     assert model["properties"]["latent_positions"]["enum"] == ["shared", "advance"]
     train = schema["properties"]["train"]["anyOf"][0]["properties"]
