@@ -12,13 +12,14 @@ from torch.distributed.tensor import DTensor
 from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
+from soundomni.core.interfaces import Connector, Critic, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
 from soundomni.core.representation import HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
 MDCT, Dac, LogMel, MoT = load("codec", "mdct"), load("codec", "dac"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
 Codes, Masked = load("connector", "codes"), load("objective", "masked")
+L1, Waveforms = load("critic", "l1"), load("critic", "multi-scale-waveform")
 IDS = TokenSpec((4, 4), (4, 4))
 CODES = {"representation": RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))}
 pytest_plugins = ["pytester"]
@@ -237,6 +238,179 @@ class OneTable(Codes):
 
 broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*; expected zeros")(Line)
 broken(testing.ConnectorSuite, "gradients", "5 tokens with generates=False gave parameter 'outward.weight' no gradient")(Line)
+
+
+class TinyWaves(Waveforms):
+    """Keeps every clause."""
+
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels, num_scales=1, widths=(4, 8), gradient_penalty=True)
+
+
+@broken(testing.CriticSuite, "names", r"judge returned \['adversarial'\]; expected \['adversarial', 'features'\]")
+class LeavesOutFeatures(TinyWaves):
+    def judge(self, target, estimate):
+        return {"adversarial": super().judge(target, estimate)["adversarial"]}
+
+
+@broken(testing.CriticSuite, "names", r"judge: 'distance' is \(\S+, 0\); expected a finite sum and a count above 0")
+class CountsNothing(L1):
+    def judge(self, target, estimate):
+        return {"distance": (super().judge(target, estimate)["distance"][0], torch.tensor(0.0))}
+
+
+@broken(testing.CriticSuite, "names", r"judged has 'mel.distance'; expected names without a dot")
+class NamesItself(L1):
+    judged = ("mel.distance",)
+
+
+@broken(testing.CriticSuite, "parameters", r"learned is \(\), and the trainable parameters are \['scale'\]; expected both")
+class NeverLearns(L1):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@broken(testing.CriticSuite, "gradient", "judge: 'distance' has no gradient; expected one, even if zero")
+class Detaches(L1):
+    def judge(self, target, estimate):
+        return super().judge(target, estimate.detach())
+
+
+@broken(testing.CriticSuite, "gradient", "judge: 'features' gave the target a gradient; expected none")
+@broken(testing.CriticSuite, "learn_gradient", "learn gave the estimate a gradient; expected none")
+@broken(testing.CriticSuite, "learns", "'adversarial' is .* for the estimate and .* for the target itself; expected more")
+@broken(testing.CriticSuite, "shortest", "raised RuntimeError: ")
+class Naive(Critic):
+    """One convolution, which nothing is kept from, and which takes targets for estimates."""
+
+    judged, learned = ("adversarial", "features"), ("hinge",)
+
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__()
+        self.layer = nn.Conv1d(channels, 4, 9)
+
+    def judge(self, target, estimate):
+        wanted, found = self.layer(target), self.layer(estimate)
+        count = torch.tensor(float(found.numel()))
+        return {"adversarial": ((1.0 - found).relu().sum(), count), "features": ((found - wanted).abs().sum(), count)}
+
+    def learn(self, target, estimate, generators):
+        good, bad = self.layer(target.detach()), self.layer(estimate)
+        return {"hinge": (((1.0 + good).relu() + (1.0 - bad).relu()).sum(), torch.tensor(float(good.numel())))}
+
+
+@broken(testing.CriticSuite, "learn_gradient", "learn gave parameter 'unused' no gradient; expected one, even if zero")
+class HasMoreThanItUses(TinyWaves):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.unused = nn.Parameter(torch.ones(()))
+
+
+@broken(testing.CriticSuite, "learns", r"30 steps took the losses of learn from \S+ to \S+; expected less")
+class LearnsBackwards(TinyWaves):
+    def learn(self, target, estimate, generators):
+        losses = super().learn(target, estimate, generators)
+        return {name: (2.0 * total.detach() - total, count) for name, (total, count) in losses.items()}
+
+
+@broken(testing.CriticSuite, "penalty", "learn: 'penalty' has no gradient; expected one, even if zero")
+class ForgetsTheGraph(TinyWaves):
+    def learn(self, target, estimate, generators):
+        losses = super().learn(target, estimate, generators)
+        return losses | {"penalty": tuple(term.detach() for term in losses["penalty"])}
+
+
+@broken(testing.CriticSuite, "batch", "judge: the count of 'distance' of a batch is not that of its clips")
+class CountsBatches(L1):
+    def judge(self, target, estimate):
+        return {"distance": (super().judge(target, estimate)["distance"][0], torch.tensor(1.0))}
+
+
+@broken(testing.CriticSuite, "batch", "learn: the sum of 'hinge' of a batch is not that of its clips")
+class ComparesWithBatch(TinyWaves):
+    def learn(self, target, estimate, generators):
+        return super().learn(target - target.mean(0), estimate, generators)
+
+
+@broken(testing.CriticSuite, "shortest", "judge of clips of 1 sample has no gradient; expected one, even if zero")
+class ZeroWithoutGraph(L1):
+    def judge(self, target, estimate):
+        if target.shape[-1] < 3:
+            return {"distance": (torch.tensor(0.0), torch.tensor(0.0))}
+        return super().judge(target, estimate)
+
+
+@broken(testing.CriticSuite, "shortest", r"judge of clips of 1 sample gave 'distance' \(\S+, 0\); expected a finite")
+class ForgetsCounts(L1):
+    def judge(self, target, estimate):
+        total, count = super().judge(target, estimate)["distance"]
+        return {"distance": (total, count * (target.shape[-1] > 2))}
+
+
+@broken(testing.CriticSuite, "shortest", "learn of clips of 1 sample gave parameter '.*' no gradient; expected one")
+class LeavesOutIdleNetworks(Waveforms):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels, num_scales=2, widths=(4, 8))
+
+    def _unused(self, num_samples):
+        return torch.zeros(0)
+
+
+@broken(testing.CriticSuite, "silence", "judge of silence for silence gave losses that are not finite")
+class Logarithm(L1):
+    def judge(self, target, estimate):
+        return super().judge(target, estimate.square().log())
+
+
+@broken(testing.CriticSuite, "silence", "judge of silence for silence gave no gradient, or one that is not finite")
+class Root(L1):
+    def judge(self, target, estimate):
+        total = (target - estimate).square().sum((1, 2)).sqrt().sum()
+        return {"distance": (total, torch.tensor(float(len(target))))}
+
+
+@broken(testing.CriticSuite, "perfect", r"'distance' of a perfect estimate is \S+; expected 0")
+class ExpectsLouder(L1):
+    def judge(self, target, estimate):
+        return super().judge(2.0 * target, estimate)
+
+
+@broken(testing.CriticSuite, "perfect", "'distance' is 1 for a small error and 1 for a large one; expected it to grow")
+class Counts(L1):
+    def judge(self, target, estimate):
+        (total, count) = super().judge(target, estimate)["distance"]
+        return {"distance": (total.sign() * count, count)}
+
+
+@broken(testing.CriticSuite, "pure", "judge changed 'calls'; expected it to stay")
+class CountsCalls(L1):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def judge(self, target, estimate):
+        self.calls += 1
+        return super().judge(target, estimate)
+
+
+@broken(testing.CriticSuite, "pure", "judge changed the target in place; expected it to stay")
+class Scales(L1):
+    def judge(self, target, estimate):
+        return super().judge(target.mul_(0.5), estimate)
+
+
+@broken(testing.CriticSuite, "deterministic", "two calls of judge gave different 'distance'")
+class Crops(L1):
+    def judge(self, target, estimate):
+        first = int(torch.randint(target.shape[-1] // 2 + 1, ()))
+        return super().judge(target[..., first:], estimate[..., first:])
+
+
+@broken(testing.CriticSuite, "deterministic", "two calls of learn gave different 'hinge'")
+class LearnsFromNoise(TinyWaves):
+    def learn(self, target, estimate, generators):
+        return super().learn(target + torch.randn_like(target), estimate, generators)
 
 
 @broken(testing.RouterSuite, "streams", r"streams are \('a', 'a'\); expected unique names")

@@ -67,6 +67,32 @@ class TestHarmonicCodes(Builtin, testing.CodecSuite):
         return codec
 
 
+TestL1 = suite(testing.CriticSuite, "L1", "l1")
+TestMultiSTFT = suite(testing.CriticSuite, "MultiSTFT", "multi-stft", windows=[256, 64])
+TestMultiMel = suite(testing.CriticSuite, "MultiMel", "multi-mel", windows=[64, 256], num_mels=[8])
+DAC_MEL = {"windows": [64, 256], "num_mels": [5, 20], "scale": "slaney", "linear_weight": 0.0, "log_error": "l1"}
+TestMultiMelDac = suite(testing.CriticSuite, "MultiMelDac", "multi-mel", **DAC_MEL)
+ENCODEC_MEL = {"windows": [256], "num_mels": [8], "power": 2, "log_error": "squares"}
+TestMultiMelEncodec = suite(testing.CriticSuite, "MultiMelEncodec", "multi-mel", **ENCODEC_MEL)
+WAVES = {"num_scales": 2, "widths": [4, 8, 8]}
+TestMultiScaleWaveform = suite(testing.CriticSuite, "MultiScaleWaveform", "multi-scale-waveform", **WAVES)
+PENALTY = {"gradient_penalty": True}
+TestWavesPenalty = suite(testing.CriticSuite, "WavesPenalty", "multi-scale-waveform", **WAVES, **PENALTY)
+COMPLEX = {"window": 64, "widths": [4, 4, 8]}
+TestComplexSTFT = suite(testing.CriticSuite, "ComplexSTFT", "complex-stft", **COMPLEX, **PENALTY)
+SPECTRA = {"windows": [128, 64], "filters": 4, "dilations": [1, 2]}
+TestMultiScaleSTFT = suite(testing.CriticSuite, "MultiScaleSTFT", "multi-scale-stft", **SPECTRA, **PENALTY)
+TestMultiPeriod = suite(testing.CriticSuite, "MultiPeriod", "multi-period", periods=[2, 3], widths=[8, 8, 8])
+
+
+class TestMultiSTFTStereo(suite(testing.CriticSuite, "Base", "multi-stft", windows=[64])):
+    channels = 2
+
+
+class TestMultiScaleSTFTStereo(suite(testing.CriticSuite, "Base", "multi-scale-stft", **SPECTRA, loss="least-squares")):
+    channels = 2
+
+
 LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
 TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)
 TOWER = {"num_mel_bins": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "max_source_positions": 20}

@@ -23,5 +23,5 @@ class L1Critic(Critic):
 
     def judge(self, target: Tensor, estimate: Tensor) -> LossTerms:
         """Return the absolute error of `[B, C, S]`, and the number of samples."""
-        error = (target - estimate).abs()
+        error = (target.detach() - estimate).abs()
         return {"distance": (error.sum(), torch.tensor(float(error.numel()), device=error.device))}
