@@ -119,6 +119,22 @@ class OobleckCodec(Codec):
         check_latent(representation, self._spec)
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
+    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+        """Encode `[B, C, S]` to a sample of the latents, and decode it: return the estimate `[B, C, S]` and the losses.
+
+        ε of clip b is drawn only from `generators[b]`. "kl": `kl_weight` times the divergence, summed over D, per frame.
+        "latent/power", only logged: the squares of the means. Frames beyond a clip do not count. Raise DataError.
+        """
+        posterior, frames = self._posterior(waveform, lengths)
+        noise = self._noise(posterior.mean, frames, generators)
+        estimate = self._decode(posterior.sample(noise), frames)[..., : waveform.shape[-1]]
+        divergence = zero_beyond(posterior.divergence()[:, None], frames)
+        power = zero_beyond(posterior.mean.detach().square(), frames)
+        return estimate, {
+            "kl": (self.kl_weight * divergence.sum(), frames.sum()),
+            "latent/power": (power.sum(), frames.sum() * power.shape[1]),
+        }
+
     def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
         """Return the losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn only from
         `generators[b]`.
