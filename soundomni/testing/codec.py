@@ -15,7 +15,7 @@ from torch import Tensor
 
 from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Codec
+from soundomni.core.interfaces import Codec, LossTerms
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded
 
@@ -237,24 +237,94 @@ class CodecSuite(ModuleSuite):
             finite = bool(_decode(codec, encoded)[..., :samples].isfinite().all())
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
-    def test_training_losses(self) -> None:
-        """Losses are finite (sum, count) pairs with a gradient; a codec with nothing to train keeps the contract's
-        default."""
+    def test_reconstruct(self) -> None:
+        """An estimate has the shape of the waveform, and losses are finite (sum, count) pairs; a codec with nothing to train
+        keeps the contract's default."""
         codec = self.built()
+        if not _is_trained(codec):
+            return
         lengths = self.lengths(codec)
-        try:
-            losses = codec.training_losses(_waveform(codec, lengths, 0), torch.tensor(lengths), [generator(b) for b in range(len(lengths))])
-        except TypeError:
-            if type(codec).training_losses is Codec.training_losses:
-                return
-            raise
-        self.require(len(losses) > 0, "training_losses", "no loss was returned; expected at least one, or TypeError")
+        estimate, losses = _reconstruct(codec, lengths)
+        shape, wanted = list(estimate.shape), [len(lengths), codec.spec.channels, max(lengths)]
+        good = shape == wanted and estimate.dtype.is_floating_point
+        self.require(good, "reconstruct", f"the estimate is {estimate.dtype} {shape}; expected floating point {wanted}")
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0
             message = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g}); expected a finite sum and a count above 0"
-            self.require(finite, "training_losses", message)
-        differentiable = any(total.requires_grad for total, _ in losses.values())
-        self.require(differentiable, "training_losses", f"none of the losses {', '.join(losses)} has a gradient; expected at least one")
+            self.require(finite, "reconstruct", message)
+
+    def test_reconstruct_gradients(self) -> None:
+        """What critics say of an estimate reaches parameters, and together with the codec's own losses it reaches all of
+        them."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        estimate, losses = _reconstruct(codec, self.lengths(codec))
+        judged = _within(estimate, self.lengths(codec)).square().sum()
+        own = [total for name, (total, _) in losses.items() if "/" not in name]
+        total = torch.stack([judged, *(loss.to(judged) for loss in own)]).sum()
+        self.require(estimate.requires_grad, "reconstruct_gradients", "the estimate has no gradient; expected one for critics")
+        self.require_gradients(codec, total, "reconstruct_gradients", "an estimate and the codec's losses")
+        reached = any(p.grad is not None and bool(p.grad.any()) for p in codec.parameters())
+        self.require(reached, "reconstruct_gradients", "the gradients of all parameters are zero; expected others")
+
+    def test_reconstruct_batch(self) -> None:
+        """Each clip of a batch has the estimate that it has on its own, and only `generators[b]` decides what is random."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        lengths = self.lengths(codec)
+        together, _ = seeded(lambda: _reconstruct(codec, lengths), 1)
+        for clip, samples in enumerate(lengths):
+            alone, _ = seeded(partial(_reconstruct, codec, [samples], first_clip=clip), 2)
+            message = f"clip {clip} is reconstructed differently on its own than in a batch, with a generator of the same seed"
+            self.require_close(together[clip, :, :samples], alone[0], self.tolerance, "reconstruct_batch", message)
+
+    def test_after_step(self) -> None:
+        """After a step buffers are finite, and only parameters in modules of `whole` have changed."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        with torch.no_grad():
+            _reconstruct(codec, self.lengths(codec))
+        whole = {id(parameter) for module in codec.whole for parameter in module.parameters()}
+        before = {name: parameter.detach().clone() for name, parameter in codec.named_parameters() if id(parameter) not in whole}
+        codec.after_step(OneRank())
+        parameters = dict(codec.named_parameters())
+        for name, values in before.items():
+            message = f"after_step changed parameter '{name}', which is in no module of `whole`"
+            self.require(torch.equal(parameters[name].detach(), values), "after_step", message)
+        for name, buffer in codec.named_buffers():
+            self.require(bool(buffer.isfinite().all()), "after_step", f"buffer '{name}' is not finite after a step")
+
+
+class OneRank:
+    """The processes of a run that has only one, as `Codec.after_step` takes them."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
+
+    def gather(self, values: Any) -> list[Any]:
+        """Return the value, in a list."""
+        return [values]
+
+
+def _is_trained(codec: Codec) -> bool:
+    """Return whether the codec has something to train; if not, it keeps the contract's `reconstruct`."""
+    return type(codec).reconstruct is not Codec.reconstruct
+
+
+def _reconstruct(codec: Codec, lengths: Sequence[int], *, first_clip: int = 0) -> tuple[Tensor, LossTerms]:
+    """Return what training gets for clips of `_waveform`, each with a generator whose seed is its place."""
+    generators = [generator(first_clip + clip) for clip in range(len(lengths))]
+    return codec.train().reconstruct(_waveform(codec, lengths, first_clip), torch.tensor(lengths), generators)
+
+
+def _within(waveform: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the samples of `[B, C, S]` that belong to a clip, with zeros instead of the others."""
+    within = length_mask(torch.tensor(lengths), waveform.shape[-1])
+    return waveform.masked_fill(~within[:, None], 0.0)
 
 
 def _waveform(codec: Codec, lengths: Sequence[int], first_clip: int) -> Tensor:

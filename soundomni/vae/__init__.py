@@ -8,7 +8,10 @@ from soundomni.vae.harmonic_codes import HarmonicCodesCodec
 from soundomni.vae.mdct import MDCTCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
+from soundomni.vae.quantizers import QuantizerSettings
+from soundomni.vae.seanet import SEANetDecoder, SEANetEncoder
 from soundomni.vae.shape_gain import ShapeGainCodec
+from soundomni.vae.soundstream import SoundStreamCodec
 from soundomni.vae.stft_loss import stft_distances
 
 __all__ = [
@@ -21,7 +24,11 @@ __all__ = [
     "OobleckCodec",
     "OobleckDecoder",
     "OobleckEncoder",
+    "QuantizerSettings",
+    "SEANetDecoder",
+    "SEANetEncoder",
     "ShapeGainCodec",
     "SnakeBeta",
+    "SoundStreamCodec",
     "stft_distances",
 ]

@@ -162,10 +162,83 @@ class KeepsWeightsApart(MDCT):
         return super().encode(waveform * self.scale, lengths)
 
 
-@broken(testing.CodecSuite, "training_losses", "raised TypeError: .* takes 3 positional arguments but 4 were given")
-class ForgetsGenerators(MDCT):
-    def training_losses(self, waveform, lengths):
-        return {}
+class TinyOobleck(load("codec", "oobleck")):
+    def __init__(self):
+        sizes = {"base_channels": 2, "channel_multiples": (1, 2), "strides": (2, 4), "latent_dim": 3}
+        super().__init__(sample_rate=8000, channels=1, **sizes)
+
+
+@broken(testing.CodecSuite, "reconstruct", "raised TypeError: .* takes 3 positional arguments but 4 were given")
+class ForgetsGenerators(TinyOobleck):
+    def reconstruct(self, waveform, lengths):
+        return waveform, {}
+
+
+@broken(testing.CodecSuite, "reconstruct", r"the estimate is torch\.float32 \[5, 1, 32\]; expected floating point \[5, 1, 28\]")
+class PadsEstimates(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return nn.functional.pad(estimate, (0, 4)), losses
+
+
+@broken(testing.CodecSuite, "reconstruct", r"loss 'kl' is \(nan, 9\); expected a finite sum")
+class DividesByZero(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate, losses | {"kl": (losses["kl"][0] * math.nan, losses["kl"][1])}
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "the estimate has no gradient; expected one for critics")
+class Detaches(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate.detach(), losses
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "gave parameter 'spare' no gradient; expected one, even if zero")
+class HasSpareParts(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.ones(3))
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "the gradients of all parameters are zero; expected others")
+class Silences(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, _ = super().reconstruct(waveform, lengths, generators)
+        return 0 * estimate, {}
+
+
+@broken(testing.CodecSuite, "reconstruct_batch", "clip 0 is reconstructed differently on its own than in a batch")
+class DrawsForAll(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate + 0.1 * torch.randn_like(estimate), losses
+
+
+@broken(testing.CodecSuite, "reconstruct_batch", "clip 0 is reconstructed differently on its own than in a batch")
+class LevelsOfBatch(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate - estimate.mean(), losses
+
+
+@broken(testing.CodecSuite, "after_step", r"after_step changed parameter 'encoder\.layers\.0\.bias', which is in no module of `whole`")
+class Decays(TinyOobleck):
+    def after_step(self, ranks):
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.add_(1e-3)
+
+
+@broken(testing.CodecSuite, "after_step", "buffer 'average' is not finite after a step")
+class AveragesNothing(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(()))
+
+    def after_step(self, ranks):
+        self.average.div_(ranks.sum(torch.zeros(())))
 
 
 @broken(testing.CodecSuite, "lengths", "raised DataError: clips of 1 sample are too short")

@@ -53,6 +53,16 @@ TestDacOfOddStrides = suite(testing.CodecSuite, "DacOfOddStrides", "dac", **DAC,
 ENCODEC = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 4, "codebook_size": 16, "total_codebooks": 3}
 TestEncodec = suite(testing.CodecSuite, "Encodec", "encodec", **ENCODEC, num_codebooks=2)
 TestEncodecStereo = suite(testing.CodecSuite, "EncodecStereo", "encodec", **ENCODEC, channels=2, causal=False, conv_shortcut=False)
+SOUNDSTREAM = {"sample_rate": RATE, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 3], "latent_dim": 4}
+GRADIENT = {"num_levels": 3, "codebook_size": 8, "codebook_dim": 2}
+EMA = {"method": "ema", "num_levels": 2, "groups": 2, "codebook_size": 8}
+FSQ = {"method": "fsq", "num_levels": 2, "steps": [4, 3]}
+LFQ = {"method": "lfq", "num_levels": 3, "codebook_size": 8}
+TestSoundStream = suite(testing.CodecSuite, "SoundStream", "soundstream", **SOUNDSTREAM, quantizer=GRADIENT)
+TestSoundStreamWarmup = suite(testing.CodecSuite, "SoundStreamWarmup", "soundstream", **SOUNDSTREAM, quantizer=GRADIENT, warmup_steps=1)
+TestSoundStreamEma = suite(testing.CodecSuite, "SoundStreamEma", "soundstream", **SOUNDSTREAM, channels=2, quantizer=EMA)
+TestSoundStreamFsq = suite(testing.CodecSuite, "SoundStreamFsq", "soundstream", **SOUNDSTREAM, quantizer=FSQ, attention_window=2)
+TestSoundStreamLfq = suite(testing.CodecSuite, "SoundStreamLfq", "soundstream", **SOUNDSTREAM, quantizer=LFQ, weight_norm=True)
 
 
 class TestHarmonicCodes(Builtin, testing.CodecSuite):
