@@ -79,11 +79,13 @@ class Codec(nn.Module, ABC):
 
     `spec` must be known from the constructor's arguments only. An argument named `weights` is a file to start from; a
     saved model holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is
-    random only if generators are given, and never depends on `self.training`. `loss_names` names the losses of the codec's own
-    training, see `reconstruct`.
+    random only if generators are given, and never depends on `self.training`.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ()
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses of the codec's own that `reconstruct` returns; none by default."""
+        return ()
 
     @property
     @abstractmethod

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,8 +47,6 @@ class OobleckCodec(Codec):
         SpecError: an argument is out of range.
         CheckpointError: the weights are missing or damaged, or have other sizes.
     """
-
-    loss_names: ClassVar[tuple[str, ...]] = ("kl",)
 
     def __init__(
         self,
@@ -92,6 +89,11 @@ class OobleckCodec(Codec):
         )
         if weights is not None:
             load_strict(self, weights)
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Only "kl"."""
+        return ("kl",)
 
     @property
     def spec(self) -> RepresentationSpec:

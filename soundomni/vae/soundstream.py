@@ -106,6 +106,11 @@ class SoundStreamCodec(Codec):
             load_strict(self, weights)
 
     @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses of the quantizers."""
+        return self.bottleneck.loss_names
+
+    @property
     def spec(self) -> RepresentationSpec:
         """Spec of the codes."""
         return self._spec

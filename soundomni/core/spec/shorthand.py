@@ -175,7 +175,7 @@ def _with_distances(codec: Any) -> dict[str, Any]:
         return {"codec": codec}
     arguments = dict(_mapping(slot.get("init_args")))
     windows = {"windows": arguments.pop("stft_windows")} if "stft_windows" in arguments else {}
-    critics = {"stft": {"class_path": "multi-stft", "init_args": windows}, "l1": "l1"}
+    critics = {"stft": {"class_path": "multi-stft", "init_args": {**windows, "a_weighting": False}}, "l1": "l1"}
     return {"codec": {**slot, "init_args": arguments}, "critics": critics}
 
 

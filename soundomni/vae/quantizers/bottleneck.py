@@ -89,7 +89,7 @@ class CodeBottleneck(nn.Module):
     def forward(self, latents: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
         """Quantize latents for training.
 
-        Only in training mode, levels are dropped, and statistics are left for `after_step`.
+        Only in training mode, levels are dropped, and with gradients enabled, statistics are left for `after_step`.
 
         Args:
             latents: `[B, D, T]`.
@@ -98,8 +98,8 @@ class CodeBottleneck(nn.Module):
 
         Returns:
             Latents `[B, D, T]`, quantized unless quantizers have yet to start; the losses of the quantizers, per frame, and as
-            what is only logged "latent/power", the squares of the latents, and "usage/k", the share of the values of code
-            k that are in use.
+            what is only logged "latent/power", the squares of the latents, and once quantizers have started "usage/k", the share
+            of the values of code k that are in use.
         """
         rows, valid, count = at_least_float32(latents).mT, length_mask(frames, latents.shape[-1]), frames.sum()
         power = rows.detach().square().sum(-1).masked_fill(~valid, 0.0).sum()
@@ -114,7 +114,8 @@ class CodeBottleneck(nn.Module):
                 values = rows + self._no_gradient()
                 losses = dict.fromkeys(self.loss_names, power.new_zeros(()))
         terms = {name: (total, count) for name, total in losses.items()} | {"latent/power": (power, count * latents.shape[1])}
-        return values.mT, terms | {f"usage/{code}": (share, torch.ones_like(share)) for code, share in enumerate(self._shares())}
+        shares = self._shares() if self.quantizes else ()
+        return values.mT, terms | {f"usage/{code}": (share, torch.ones_like(share)) for code, share in enumerate(shares)}
 
     @torch.no_grad()
     def after_step(self, ranks: Ranks) -> None:
@@ -155,7 +156,7 @@ class CodeBottleneck(nn.Module):
 
     def _keep(self, rows: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Keep frames of `[B, T, D]`, drawn for each clip, if quantizers start after this step."""
-        if not self.training or not self._is_last_step:
+        if not (self.training and torch.is_grad_enabled() and self._is_last_step):
             return
         for clip, count, generator in zip(rows.detach(), frames.tolist(), generators, strict=True):
             chosen = torch.randperm(count, generator=generator, device=generator.device)[:START_FRAMES]

@@ -116,7 +116,7 @@ class Quantizer(nn.Module, ABC):
             codes, values, distances = self.learn(level, residual)
             for name, distance in zip(self.loss_names, distances, strict=True):
                 losses[name] = losses[name] + distance.masked_fill(~used, 0.0).sum()
-            if self.training:
+            if self.training and torch.is_grad_enabled():
                 self.observe(level, residual.detach(), codes, used & finite, draws)
             total = total + values * used[..., None]
             residual = residual - values
