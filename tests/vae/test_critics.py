@@ -1,6 +1,7 @@
 """Critics against independent computations in double precision: distances, networks, losses and the penalty."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -101,9 +102,9 @@ def test_stft_distance_of_mono_and_stereo_equals_the_formula(weighted: bool) -> 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_weighting_is_that_of_the_standard(rate: int) -> None:
-    octaves = 10 ** np.arange(1.5, 4.3, 0.3)  # 31.5 Hz to 16 kHz by their exact values, with the decibels of the standard's table
+    octaves = 10 ** np.arange(1.5, 4.3, 0.3)  # exact values of 31.5 Hz to 16 kHz
     decibels = np.array([-39.4, -26.2, -16.1, -8.6, -3.2, 0.0, 1.2, 1.0, -1.1, -6.6])
-    np.testing.assert_allclose(20 * np.log10(a_weighting(octaves)), decibels, atol=0.06)
+    np.testing.assert_allclose(20 * np.log10(a_weighting(octaves)), decibels, atol=0.06, err_msg="the standard's table")
     taps = a_weighting_taps(rate)
     grid = np.linspace(0, rate / 2, 1024)
     np.testing.assert_allclose(taps, scipy.signal.firls(101, grid, a_weighting(grid), fs=rate), atol=1e-4)
@@ -298,44 +299,55 @@ def test_judging_differentiates_the_estimate_only_through_its_own_features(cls, 
 # Networks
 
 
-def published(cls, num_samples: int, channels: int = 1) -> list[tuple[list[int], list[list[int]]]]:
-    """Shapes of logits and features of the published sizes."""
+def published(cls, num_samples: int, channels: int = 1):
+    """Shapes of weights, logits and features of each network in the published sizes."""
     with uninitialized(), torch.no_grad():
         critic = cls(sample_rate=24000, channels=channels)
         verdicts = critic.verdicts(torch.zeros(2, channels, num_samples))
-    return [(list(verdict.logits.shape), [list(layer.shape) for layer in verdict.features]) for verdict in verdicts]
+    for network, (logits, features) in zip(critic.networks, verdicts, strict=True):
+        state = network.state_dict()
+        weights = [tuple(state[name].shape) for name in state if name.endswith("original1") and "shortcut" not in name]
+        yield weights, list(logits.shape), [list(layer.shape) for layer in features]
 
 
-def test_shapes_of_the_waveform_networks() -> None:
+def test_sizes_of_the_waveform_networks() -> None:
+    widths, groups = (16, 64, 256, 1024, 1024), [(64, 4, 41), (256, 4, 41), (1024, 4, 41), (1024, 4, 41)]
     found = published(MultiScaleWaveformCritic, 16384)
-    for samples, (logits, features) in zip((16384, 8192, 4096), found, strict=True):
-        layers = zip((16, 64, 256, 1024, 1024, 1024), (1, 4, 16, 64, 256, 256), strict=True)
+    for samples, (weights, logits, features) in zip((16384, 8192, 4096), found, strict=True):
+        assert weights == [(16, 1, 15), *groups, (1024, 1024, 5), (1, 1024, 3)]
+        layers = zip((*widths, 1024), (1, 4, 16, 64, 256, 256), strict=True)
         assert features == [[2, width, samples // ratio] for width, ratio in layers]
         assert logits == [2, 1, samples // 256]
 
 
-def test_shapes_of_the_period_networks() -> None:
-    for period, (logits, features) in zip((2, 3, 5, 7, 11), published(MultiPeriodCritic, 8192), strict=True):
-        frames = [math.ceil(8192 / period)]
+def test_sizes_of_the_period_networks() -> None:
+    widths = (32, 128, 512, 1024, 1024)
+    for period, (weights, logits, features) in zip((2, 3, 5, 7, 11), published(MultiPeriodCritic, 4096), strict=True):
+        assert weights == [*((o, i, 5, 1) for i, o in pairwise((1, *widths))), (1, 1024, 3, 1)]
+        frames = [math.ceil(4096 / period)]
         while len(frames) < 5:
             frames.append(math.ceil(frames[-1] / 3))
-        widths = (32, 128, 512, 1024, 1024)
         assert features == [[2, width, t, period] for width, t in zip(widths, [*frames[1:], frames[-1]], strict=True)]
         assert logits == [2, 1, frames[-1], period]
 
 
-def test_shapes_of_the_spectrum_networks() -> None:
+def test_sizes_of_the_spectrum_networks() -> None:
     windows = (2048, 1024, 512, 256, 128)
-    for window, (logits, features) in zip(windows, published(MultiScaleSTFTCritic, 4096, 2), strict=True):
+    found = published(MultiScaleSTFTCritic, 4096, channels=2)
+    for window, (weights, logits, features) in zip(windows, found, strict=True):
+        assert weights == [(32, 4, 3, 9), *[(32, 32, 3, 9)] * 3, (32, 32, 3, 3), (1, 32, 3, 3)]
         frames, bins = (4096 - window) // (window // 4) + 1, window // 2 + 1
         sizes = [bins, *(math.ceil(bins / 2**n) for n in (1, 2, 3, 3))]
         assert features == [[2, 32, frames, size] for size in sizes]
         assert logits == [2, 1, frames, sizes[-1]]
 
 
-def test_shapes_of_the_complex_network() -> None:
-    ((logits, features),) = published(ComplexSTFTCritic, 1024 + 256 * 15)
+def test_sizes_of_the_complex_network() -> None:
+    ((weights, logits, features),) = published(ComplexSTFTCritic, 1024 + 256 * 15)
     widths, frames, bins = (32, 32, 64, 128, 128, 256, 256), (16, 16, 8, 8, 4, 4, 2), (512, 256, 128, 64, 32, 16, 8)
+    kernels = zip(pairwise(widths), [(3, 4), (4, 4)] * 3, strict=True)
+    blocks = [shape for (i, o), kernel in kernels for shape in ((i, i, 3, 3), (o, i, *kernel))]
+    assert sorted(weights) == sorted([(32, 2, 7, 7), *blocks, (1, 256, 1, 8)])
     assert features == [[2, *shape] for shape in zip(widths, frames, bins, strict=True)]
     assert logits == [2, 1, 2, 1]
 
@@ -360,28 +372,85 @@ def test_a_period_hears_each_offset_on_its_own() -> None:
     assert moved.tolist() == [False, False, True, False, False]
 
 
-def test_a_spectrum_network_computes_what_its_description_says() -> None:
+class Functional:
+    """The convolutions of a network, over a plain dictionary of tensors."""
+
+    def __init__(self, network: Network) -> None:
+        self.state = network.state_dict()
+
+    def __call__(self, values: torch.Tensor, name: str, **options) -> torch.Tensor:
+        g, v = (self.state[f"{name}.parametrizations.weight.original{i}"] for i in (0, 1))
+        weight = g * v / v.flatten(1).norm(dim=1).view_as(g)
+        return (F.conv1d if v.dim() == 3 else F.conv2d)(values, weight, self.state[f"{name}.bias"], **options)
+
+    def spectra(self, clip: torch.Tensor, size: int) -> torch.Tensor:
+        """Real and imaginary parts `[1, 2, T, F]` of a mono clip `[1, 1, S]`."""
+        window = torch.hann_window(size, dtype=torch.float64)
+        bins = torch.fft.rfft(clip[0, 0].unfold(0, size, size // 4) * window / window.norm())
+        return torch.stack([bins.real, bins.imag])[None]
+
+
+def test_the_waveform_network_computes_what_its_description_says() -> None:
+    torch.manual_seed(0)
+    network = WaveformNetwork(channels=1, widths=(8, 16, 8, 4), halvings=0).double()
+    x, _ = clips(1, 1, 100)
+    convolution, values = Functional(network), x
+    for name, options in {
+        "layers.0": {"padding": 7},
+        "layers.1": {"padding": 20, "stride": 4, "groups": 2},
+        "layers.2": {"padding": 20, "stride": 4, "groups": 4},
+        "layers.3": {"padding": 2},
+    }.items():
+        values = F.leaky_relu(convolution(values, name, **options), 0.2)
+    torch.testing.assert_close(network(x).logits, convolution(values, "logits", padding=1))
+
+
+def test_the_period_network_computes_what_its_description_says() -> None:
+    critic = tiny(MultiPeriodCritic, {"periods": (3,), "widths": (4, 3, 2)})
+    x, _ = clips(1, 1, 100)
+    convolution, values = Functional(critic.networks[0]), torch.cat([x, x[..., [98, 97]]], -1).view(1, 1, 34, 3)
+    for name, stride in (("layers.0", 3), ("layers.1", 3), ("layers.2", 1)):
+        values = F.leaky_relu(convolution(values, name, padding=(2, 0), stride=(stride, 1)), 0.1)
+    torch.testing.assert_close(critic.verdicts(x)[0].logits, convolution(values, "logits", padding=(1, 0)))
+
+
+def test_the_spectrum_network_computes_what_its_description_says() -> None:
     critic = tiny(MultiScaleSTFTCritic, {"windows": (32,), "filters": 3, "dilations": (1, 2)})
     x, _ = clips(1, 1, 100)
-    state = critic.networks[0].state_dict()
-
-    def convolved(values: torch.Tensor, name: str, **options) -> torch.Tensor:
-        g, v = (state[f"{name}.parametrizations.weight.original{i}"] for i in (0, 1))
-        weight = g * v / v.square().sum((1, 2, 3), keepdim=True).sqrt()
-        return F.conv2d(values, weight, state[f"{name}.bias"], **options)
-
-    window = torch.hann_window(32, dtype=torch.float64)
-    frames = x[0, 0].unfold(0, 32, 8) * window / window.norm()
-    spectra = torch.fft.rfft(frames)
-    values = torch.stack([spectra.real, spectra.imag])[None]
+    convolution = Functional(critic.networks[0])
+    values = convolution.spectra(x, 32)
     for name, options in {
         "layers.0": {"padding": (1, 4)},
         "layers.1": {"padding": (1, 4), "stride": (1, 2)},
         "layers.2": {"padding": (2, 4), "stride": (1, 2), "dilation": (2, 1)},
         "layers.3": {"padding": 1},
     }.items():
-        values = F.leaky_relu(convolved(values, name, **options), 0.2)
-    torch.testing.assert_close(critic.verdicts(x)[0].logits, convolved(values, "logits", padding=1))
+        values = F.leaky_relu(convolution(values, name, **options), 0.2)
+    torch.testing.assert_close(critic.verdicts(x)[0].logits, convolution(values, "logits", padding=1))
+
+
+def test_the_complex_network_computes_what_its_description_says() -> None:
+    critic = tiny(ComplexSTFTCritic, {"window": 32, "widths": (3, 4, 5)})
+    x, _ = clips(1, 1, 128)
+    convolution = Functional(critic.networks[0])
+    values = F.leaky_relu(convolution(convolution.spectra(x, 32)[..., :16], "first", padding=3), 0.2)
+    assert values.shape[2:] == (13, 16)
+    for name, stride in (("blocks.0", (1, 2)), ("blocks.1", (2, 2))):
+        inner = F.leaky_relu(convolution(values, f"{name}.inner", padding=1), 0.2)
+        if name == "blocks.1":
+            inner = F.pad(inner, (0, 0, 0, 1))  # 13 frames become 7
+        strided = convolution(inner, f"{name}.strided", padding=1, stride=stride)
+        values = F.leaky_relu(strided + convolution(values, f"{name}.shortcut", stride=stride), 0.2)
+    assert values.shape[2:] == (7, 4)
+    torch.testing.assert_close(critic.verdicts(x)[0].logits, convolution(values, "logits"))
+
+
+@pytest.mark.parametrize("num_samples", [32, 40, 72])
+def test_sizes_that_strides_do_not_divide_are_rounded_up(num_samples: int) -> None:
+    critic = tiny(ComplexSTFTCritic, {"window": 32, "widths": (2,) * 7})
+    frames = (num_samples - 32) // 8 + 1
+    (verdict,) = critic.verdicts(clips(1, 1, num_samples)[0])
+    assert list(verdict.logits.shape) == [1, 1, math.ceil(frames / 8), 1]
 
 
 @pytest.mark.parametrize(
