@@ -119,7 +119,12 @@ class OobleckCodec(Codec):
         check_latent(representation, self._spec)
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
-    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+    def reconstruct(
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Tensor, LossTerms]:
         """Encode `[B, C, S]` to a sample of the latents, and decode it: return the estimate `[B, C, S]` and the losses.
 
         ε of clip b is drawn only from `generators[b]`. "kl": `kl_weight` times the divergence, summed over D, per frame.
