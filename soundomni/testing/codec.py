@@ -238,8 +238,8 @@ class CodecSuite(ModuleSuite):
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
     def test_reconstruct(self) -> None:
-        """An estimate has the shape of the waveform, and losses are finite (sum, count) pairs; a codec with nothing to train
-        keeps the contract's default."""
+        """Training gets an estimate in the shape of the waveform, and finite (sum, count) pairs as losses; a codec with
+        nothing to train keeps the contract's default."""
         codec = self.built()
         if not _is_trained(codec):
             return
@@ -250,12 +250,11 @@ class CodecSuite(ModuleSuite):
         self.require(good, "reconstruct", f"the estimate is {estimate.dtype} {shape}; expected floating point {wanted}")
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0
-            message = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g}); expected a finite sum and a count above 0"
-            self.require(finite, "reconstruct", message)
+            given = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g})"
+            self.require(finite, "reconstruct", f"{given}; expected a finite sum and a count above 0")
 
     def test_reconstruct_gradients(self) -> None:
-        """What critics say of an estimate reaches parameters, and together with the codec's own losses it reaches all of
-        them."""
+        """The gradient of an estimate reaches parameters; with that of the codec's own losses it reaches all."""
         codec = self.built()
         if not _is_trained(codec):
             return
@@ -263,13 +262,14 @@ class CodecSuite(ModuleSuite):
         judged = _within(estimate, self.lengths(codec)).square().sum()
         own = [total for name, (total, _) in losses.items() if "/" not in name]
         total = torch.stack([judged, *(loss.to(judged) for loss in own)]).sum()
-        self.require(estimate.requires_grad, "reconstruct_gradients", "the estimate has no gradient; expected one for critics")
+        message = "the estimate has no gradient; expected one for critics"
+        self.require(estimate.requires_grad, "reconstruct_gradients", message)
         self.require_gradients(codec, total, "reconstruct_gradients", "an estimate and the codec's losses")
         reached = any(p.grad is not None and bool(p.grad.any()) for p in codec.parameters())
         self.require(reached, "reconstruct_gradients", "the gradients of all parameters are zero; expected others")
 
     def test_reconstruct_batch(self) -> None:
-        """Each clip of a batch has the estimate that it has on its own, and only `generators[b]` decides what is random."""
+        """Each clip of a batch has the estimate that it has on its own; only `generators[b]` decides what is random."""
         codec = self.built()
         if not _is_trained(codec):
             return
@@ -277,7 +277,8 @@ class CodecSuite(ModuleSuite):
         together, _ = seeded(lambda: _reconstruct(codec, lengths), 1)
         for clip, samples in enumerate(lengths):
             alone, _ = seeded(partial(_reconstruct, codec, [samples], first_clip=clip), 2)
-            message = f"clip {clip} is reconstructed differently on its own than in a batch, with a generator of the same seed"
+            told = f"clip {clip} is reconstructed differently on its own than in a batch"
+            message = f"{told}, with a generator of the same seed"
             self.require_close(together[clip, :, :samples], alone[0], self.tolerance, "reconstruct_batch", message)
 
     def test_after_step(self) -> None:
@@ -288,7 +289,8 @@ class CodecSuite(ModuleSuite):
         with torch.no_grad():
             _reconstruct(codec, self.lengths(codec))
         whole = {id(parameter) for module in codec.whole for parameter in module.parameters()}
-        before = {name: parameter.detach().clone() for name, parameter in codec.named_parameters() if id(parameter) not in whole}
+        others = {name: parameter for name, parameter in codec.named_parameters() if id(parameter) not in whole}
+        before = {name: parameter.detach().clone() for name, parameter in others.items()}
         codec.after_step(OneRank())
         parameters = dict(codec.named_parameters())
         for name, values in before.items():

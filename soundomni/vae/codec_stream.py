@@ -1,6 +1,6 @@
 """Coding a clip while it comes in: each layer remembers what it needs, and nothing is computed twice.
 
-Shape letters: C audio channels, L samples of a piece, K codes of a frame, k of them that are given, T frames of a piece.
+Shape letters: C audio channels, L samples of a piece, K codes of a frame, k the first of them, T frames of a piece.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from soundomni.core.errors import DataError
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -28,7 +27,13 @@ class CodecStream:
         spec: spec of its codes.
     """
 
-    def __init__(self, encoder: SEANetEncoder, bottleneck: CodeBottleneck, decoder: SEANetDecoder, spec: RepresentationSpec) -> None:
+    def __init__(
+        self,
+        encoder: SEANetEncoder,
+        bottleneck: CodeBottleneck,
+        decoder: SEANetDecoder,
+        spec: RepresentationSpec,
+    ) -> None:
         self._encoder, self._bottleneck, self._decoder = encoder, bottleneck, decoder
         self._spec = spec
         self._encoded, self._decoded = Past(), Past()
@@ -48,7 +53,8 @@ class CodecStream:
             DataError: the samples do not have the codec's channels.
         """
         if samples.dim() != 2 or len(samples) != self._spec.channels or not samples.is_floating_point():
-            raise DataError(f"the samples are {samples.dtype} {list(samples.shape)}; expected float [{self._spec.channels}, L]")
+            given = f"the samples are {samples.dtype} {list(samples.shape)}"
+            raise DataError(f"{given}; expected float [{self._spec.channels}, L]")
         held = samples if self._samples is None else torch.cat([self._samples, samples], dim=-1)
         ratio = self._spec.downsampling_ratio
         if last:
@@ -76,8 +82,7 @@ class CodecStream:
         if codes.shape[-1] == 0:
             waveform = torch.zeros(self._spec.channels, 0, device=codes.device)
         else:
-            with parametrize.cached():
-                waveform = self._decoder(self._bottleneck.decode(values), self._decoded)[0]
+            waveform = self._decoder(self._bottleneck.decode(values), self._decoded)[0]
         if last:
             self._decoded = Past()
         return waveform

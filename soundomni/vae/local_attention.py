@@ -40,13 +40,15 @@ class LocalAttention(nn.Module):
         super().__init__()
         self.heads = max(1, dim // HEAD_DIM)
         if dim % self.heads or (dim // self.heads) % 2:
-            raise SpecError(f"latent_dim is {dim}; expected an even number, a multiple of {HEAD_DIM} if above, for attention")
+            expected = f"an even number, a multiple of {HEAD_DIM} if above, for attention"
+            raise SpecError(f"latent_dim is {dim}; expected {expected}")
         self.window = window
         self.norm = nn.LayerNorm(dim)
         self.joint = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         half = dim // self.heads // 2
-        angles = torch.outer(torch.arange(2 * window, dtype=torch.float64), BASE ** -(torch.arange(half) / half).double())
+        rates = BASE ** -(torch.arange(half, dtype=torch.float64) / half)
+        angles = torch.outer(torch.arange(2 * window, dtype=torch.float64), rates)
         self.register_buffer("cosines", angles.cos().float(), persistent=False)
         self.register_buffer("sines", angles.sin().float(), persistent=False)
 
@@ -55,7 +57,8 @@ class LocalAttention(nn.Module):
         longer = values if past is None else past.known_before(self, values, self.window - 1)
         missing = -longer.shape[-1] % self.window
         rows = functional.pad(self.joint(self.norm(longer.mT)), (0, 0, 0, missing))
-        query, key, value = rearrange(rows, "b (n w) (three h e) -> three b h n w e", three=3, h=self.heads, w=self.window)
+        parts = rearrange(rows, "b (n w) (part h e) -> part b h n w e", part=3, h=self.heads, w=self.window)
+        query, key, value = parts.unbind(0)
         query = self._rotate(query, first=self.window)
         key, value = self._rotate(_with_block_before(key)), _with_block_before(value)
         query, key, value = (rearrange(part, "b h n w e -> (b n) h w e") for part in (query, key, value))
@@ -75,10 +78,11 @@ class LocalAttention(nn.Module):
 
     def _allowed(self, blocks: int, device: torch.device) -> Tensor:
         """Return which of the 2·W positions of a block and the one before a frame attends to: bool `[N, W, 2·W]`."""
-        distance = self.window + torch.arange(self.window, device=device)[:, None] - torch.arange(2 * self.window, device=device)
-        within = (distance >= 0) & (distance < self.window)
-        exists = torch.arange(2 * self.window, device=device) + self.window * torch.arange(blocks, device=device)[:, None] >= self.window
-        return within & exists[:, None]
+        places, window = torch.arange(2 * self.window, device=device), self.window
+        distance = places[window:, None] - places
+        starts = window * torch.arange(blocks, device=device)
+        exists = places + starts[:, None] >= window
+        return (distance >= 0) & (distance < window) & exists[:, None]
 
 
 def _with_block_before(blocks: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The convolutional encoder and decoder of SoundStream (Zeghidour et al. 2021, sections III-A and III-B; after Tagliasacchi
-et al. 2020, "SEANet"): causal, so that a clip can be coded while it comes in.
+"""The convolutional encoder and decoder of SoundStream (Zeghidour et al. 2021, sections III-A and III-B; after
+Tagliasacchi et al. 2020, "SEANet"): causal, so that a clip can be coded while it comes in.
 
 Every layer pads its input with zeros on the left only. So what comes later never changes what came before: a clip is
-the same in every batch, and on its own, in pieces, each layer only has to remember the end of what it was given (`Past`).
+the same in every batch; to take it in pieces, each layer only has to remember the end of what it was given (`Past`).
 
 Shape letters: B clips, C channels of a layer, L positions of a layer, D latent dimensions, T frames.
 """
@@ -25,7 +25,16 @@ DILATIONS = (1, 3, 9)
 class CausalConv(nn.Module):
     """A convolution whose output at position t depends on its input up to the end of stride t."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, normalize: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        normalize: bool,
+    ) -> None:
         super().__init__()
         self.width = dilation * (kernel - 1) - (stride - 1)
         convolution = nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation, padding=self.width)
@@ -42,7 +51,7 @@ class CausalConv(nn.Module):
 class CausalUpsampling(nn.Module):
     """A transposed convolution of two strides whose outputs depend on their own input and the one before."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, normalize: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, normalize: bool) -> None:
         super().__init__()
         self.stride = stride
         convolution = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride=stride)
@@ -64,8 +73,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, values: Tensor, past: Past | None) -> Tensor:
         """Map `[B, C, L]` to `[B, C, L]`."""
-        inner = self.wide(functional.elu(values), past)
-        return values + self.mix(functional.elu(inner, inplace=True), past)
+        return values + self.mix(functional.elu(self.wide(functional.elu(values), past)), past)
 
 
 class EncoderBlock(nn.Module):
@@ -124,8 +132,8 @@ class SEANetEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.first = CausalConv(audio_channels, widths[0], 7, normalize=normalize)
-        blocks = (EncoderBlock(i, o, s, normalize=normalize) for (i, o), s in zip(pairwise(widths), strides, strict=True))
-        self.blocks = nn.ModuleList(blocks)
+        sizes = zip(pairwise(widths), strides, strict=True)
+        self.blocks = nn.ModuleList(EncoderBlock(*pair, stride, normalize=normalize) for pair, stride in sizes)
         self.last = CausalConv(widths[-1], latent_dim, 3, normalize=normalize)
         self.attention = LocalAttention(dim=latent_dim, window=attention_window) if attention_window else None
 
@@ -163,8 +171,8 @@ class SEANetDecoder(nn.Module):
         super().__init__()
         self.attention = LocalAttention(dim=latent_dim, window=attention_window) if attention_window else None
         self.first = CausalConv(latent_dim, widths[0], 7, normalize=normalize)
-        blocks = (DecoderBlock(i, o, s, normalize=normalize) for (i, o), s in zip(pairwise(widths), strides, strict=True))
-        self.blocks = nn.ModuleList(blocks)
+        sizes = zip(pairwise(widths), strides, strict=True)
+        self.blocks = nn.ModuleList(DecoderBlock(*pair, stride, normalize=normalize) for pair, stride in sizes)
         self.last = CausalConv(widths[-1], audio_channels, 7, normalize=normalize)
 
     def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:

@@ -1,5 +1,5 @@
-"""SoundStream (Zeghidour et al. 2021, "SoundStream: an end-to-end neural audio codec"): a causal convolutional autoencoder
-whose latents are quantized, trained from scratch.
+"""SoundStream (Zeghidour et al. 2021, "SoundStream: an end-to-end neural audio codec"): a causal convolutional
+autoencoder whose latents are quantized, trained from scratch.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codes of a frame, T frames.
 """
@@ -31,8 +31,9 @@ DEFAULT_QUANTIZER = QuantizerSettings()
 class SoundStreamCodec(Codec):
     """A causal codec of codes to train: SEANet and residual quantization; the defaults are those of AudioLM at 16 kHz.
 
-    Codes are `[B, K, T]` with T = ceil(S / product of the strides), level by level, and decode with fewer levels too. The
-    defaults make 50 frames of 12 codes a second, 6 kbit/s. MusicLM's are `sample_rate: 24000` with `strides: [3, 4, 5, 8]`.
+    Codes are `[B, K, T]` with T = ceil(S / product of the strides), level by level, and the first levels can be decoded
+    without the others. The defaults make 50 frames of 12 codes a second, 6 kbit/s. MusicLM's differ in
+    `sample_rate: 24000` and `strides: [3, 4, 5, 8]`.
 
     A clip is padded with silence to whole frames, and its result does not depend on other clips in the batch. Codes
     only depend on earlier samples and those of their own frame, so `stream` codes a clip while it comes in.
@@ -75,7 +76,8 @@ class SoundStreamCodec(Codec):
         check_audio_format(sample_rate, channels)
         _check_sizes(base_channels, channel_multiples, strides, latent_dim)
         if min(attention_window, warmup_steps) < 0:
-            raise SpecError(f"attention_window is {attention_window} and warmup_steps is {warmup_steps}; expected at least 0 of both")
+            given = f"attention_window is {attention_window} and warmup_steps is {warmup_steps}"
+            raise SpecError(f"{given}; expected at least 0 of both")
         widths = [base_channels * multiple for multiple in (1, *channel_multiples)]
         self.encoder = SEANetEncoder(
             audio_channels=channels,
@@ -117,8 +119,8 @@ class SoundStreamCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """Frames back; nothing depends on what comes later. Without attention, 16 of the encoder and 17 of the decoder with the default
-        strides."""
+        """Reach back, as nothing depends on what comes later: without attention, 16 frames of the encoder and 20 of the
+        decoder with the default strides."""
         ratio, more = self._spec.downsampling_ratio, max(0, self.attention_window - 1)
         first_sample, _ = input_span(self.encoder, 0, 0)
         first_frame, _ = input_span(self.decoder, 0, ratio - 1)
@@ -129,13 +131,21 @@ class SoundStreamCodec(Codec):
         """The bottleneck, if `after_step` starts parameters of it."""
         return self.bottleneck.whole
 
-    def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip; nothing is random. Raise DataError."""
+    def encode(
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        generators: Sequence[Generator] | None = None,
+    ) -> Representation:
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip; nothing is random.
+
+        Raise DataError.
+        """
         latents, frames = self._latents(waveform, lengths)
         return Representation(self.bottleneck.encode(latents), frames, self._spec)
 
     def decode(self, representation: Representation) -> Tensor:
-        """Decode codes `[B, k, T]` of the first k codes of each frame to `[B, C, T · ratio]`, zero beyond each clip's frames.
+        """Decode the first k codes of each frame, `[B, k, T]`, to `[B, C, T · ratio]`, zero beyond each clip's frames.
 
         Raise DataError.
         """
@@ -144,7 +154,12 @@ class SoundStreamCodec(Codec):
         latents = self.bottleneck.decode(zero_beyond(representation.values, frames))
         return self._waveform(latents, frames)
 
-    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[Generator]) -> tuple[Tensor, LossTerms]:
+    def reconstruct(
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        generators: Sequence[Generator],
+    ) -> tuple[Tensor, LossTerms]:
         """Encode and decode `[B, C, S]` for training: return the estimate `[B, C, S]` and the losses of the quantizers.
 
         In training mode a clip may use fewer levels, drawn from its own generator. Raise DataError.
@@ -165,7 +180,8 @@ class SoundStreamCodec(Codec):
         """Return latents `[B, D, T]`, and the frames `[B]` of each clip."""
         check_waveform(waveform, lengths, self._spec)
         lengths = lengths.to(waveform.device)
-        padded = pad_to_frames(zero_beyond(waveform, lengths), self._spec.downsampling_ratio, self._spec.num_frames(waveform.shape[-1]))
+        ratio, num_frames = self._spec.downsampling_ratio, self._spec.num_frames(waveform.shape[-1])
+        padded = pad_to_frames(zero_beyond(waveform, lengths), ratio, num_frames)
         return self.encoder(padded), self._spec.frame_lengths(lengths)
 
     def _waveform(self, latents: Tensor, frames: Tensor) -> Tensor:

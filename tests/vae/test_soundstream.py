@@ -1,4 +1,4 @@
-"""SoundStream against an independent functional rendering in double precision, clip by clip, in chunks, and as a stream."""
+"""SoundStream against an independent functional rendering in double precision, clip by clip, in chunks, as a stream."""
 
 import math
 from itertools import pairwise

@@ -1,8 +1,8 @@
-"""What lies between the encoder and the decoder of a codec of codes: quantizers of one or more groups of dimensions, and
-the steps before they start.
+"""What lies between the encoder and the decoder of a codec of codes: quantizers of one or more groups of dimensions,
+and the steps before they start.
 
-Codebooks start from the latents of one step. Before that step, clips go through unquantized, so that the first codebooks
-are made for latents that mean something (autoencoder warm-up; arXiv 2605.06870).
+Codebooks start from the latents of one step. Before that step, clips go through unquantized, so that the first
+codebooks are made for latents that mean something (autoencoder warm-up; arXiv 2605.06870).
 
 Shape letters: B clips, D latent dimensions, T frames, G groups, K codes of a frame.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Ranks
@@ -35,12 +35,12 @@ START_FRAMES = 256
 class CodeBottleneck(nn.Module):
     """Latents `[B, D, T]` to codes `[B, K, T]` and back.
 
-    With several groups, code g + G·k is that of level k of group g: the first codes have the first levels of all groups.
+    With several groups, code g + G·k is that of level k of group g: the first codes are the first levels of all groups.
 
     Args:
         dim: D, a multiple of the number of groups.
         settings: how latents are quantized.
-        warmup_steps: steps of training before quantizers start. "ema" needs at least one step, to start codebooks from.
+        warmup_steps: steps of training before quantizers start; at least one for "ema", whose codebooks start from it.
 
     Raises:
         SpecError: the settings do not fit D.
@@ -76,17 +76,18 @@ class CodeBottleneck(nn.Module):
 
     def encode(self, latents: Tensor) -> Tensor:
         """Map latents `[B, D, T]` to codes `[B, K, T]`."""
-        parts = at_least_float32(latents).mT.chunk(len(self.groups), dim=-1)
+        parts = self._split(at_least_float32(latents).mT)
         with torch.autocast(latents.device.type, enabled=False):
             codes = [group.encode(part) for group, part in zip(self._quantizers, parts, strict=True)]
         return torch.stack(codes, dim=2).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Map the first k codes of each frame, `[B, k, T]`, to latents `[B, D, T]`; a group without any gives zeros."""
-        parts = [self._decode_group(group, codes[:, index :: len(self.groups)]) for index, group in enumerate(self.groups)]
+        count = len(self.groups)
+        parts = [self._decode_group(group, codes[:, index::count]) for index, group in enumerate(self._quantizers)]
         return torch.cat(parts, dim=-1).mT
 
-    def forward(self, latents: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+    def forward(self, latents: Tensor, frames: Tensor, generators: Sequence[Generator]) -> tuple[Tensor, LossTerms]:
         """Quantize latents for training.
 
         Only in training mode, levels are dropped, and with gradients enabled, statistics are left for `after_step`.
@@ -97,29 +98,31 @@ class CodeBottleneck(nn.Module):
             generators: one for each clip.
 
         Returns:
-            Latents `[B, D, T]`, quantized unless quantizers have yet to start; the losses of the quantizers, per frame, and as
-            what is only logged "latent/power", the squares of the latents, and once quantizers have started "usage/k", the share
-            of the values of code k that are in use.
+            Latents `[B, D, T]`, quantized unless quantizers have yet to start. The losses of the quantizers, per frame;
+            and only to be logged, "latent/power", the squares of the latents, and once quantizers have started,
+            "usage/k", the share of the values of code k that are in use.
         """
-        rows, valid, count = at_least_float32(latents).mT, length_mask(frames, latents.shape[-1]), frames.sum()
+        rows, valid = at_least_float32(latents).mT, length_mask(frames, latents.shape[-1])
         power = rows.detach().square().sum(-1).masked_fill(~valid, 0.0).sum()
         with torch.autocast(latents.device.type, enabled=False):
             if self.quantizes:
-                draws = self._draw(frames, generators)
-                outputs = [g(part, valid, draws) for g, part in zip(self.groups, rows.chunk(len(self.groups), -1), strict=True)]
+                draws, parts = self._draw(frames, generators), self._split(rows)
+                outputs = [group(part, valid, draws) for group, part in zip(self.groups, parts, strict=True)]
                 values = torch.cat([quantized for quantized, _ in outputs], dim=-1)
-                losses = {name: torch.stack([of_group[name] for _, of_group in outputs]).sum() for name in self.loss_names}
+                losses = {name: torch.stack([theirs[name] for _, theirs in outputs]).sum() for name in self.loss_names}
             else:
                 self._keep(rows, frames, generators)
                 values = rows + self._no_gradient()
                 losses = dict.fromkeys(self.loss_names, power.new_zeros(()))
-        terms = {name: (total, count) for name, total in losses.items()} | {"latent/power": (power, count * latents.shape[1])}
+        count, one = frames.sum(), torch.ones_like(power)
+        terms = {name: (total, count) for name, total in losses.items()}
+        terms["latent/power"] = (power, count * self.dim)
         shares = self._shares() if self.quantizes else ()
-        return values.mT, terms | {f"usage/{code}": (share, torch.ones_like(share)) for code, share in enumerate(shares)}
+        return values.mT, terms | {f"usage/{code}": (share, one) for code, share in enumerate(shares)}
 
     @torch.no_grad()
     def after_step(self, ranks: Ranks) -> None:
-        """Update what no gradient does, from the clips that all ranks saw in this step; start quantizers when it is time."""
+        """Update what no gradient does, from the clips of all ranks in this step; start quantizers when it is time."""
         if self.quantizes:
             for group in self._quantizers:
                 group.update(ranks)
@@ -150,11 +153,11 @@ class CodeBottleneck(nn.Module):
         vectors = vectors[vectors.isfinite().all(1)]
         if not len(vectors):
             return
-        for group, part in zip(self._quantizers, vectors.chunk(len(self.groups), dim=-1), strict=True):
+        for group, part in zip(self._quantizers, self._split(vectors), strict=True):
             group.start(part)
         self.started.fill_(True)
 
-    def _keep(self, rows: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def _keep(self, rows: Tensor, frames: Tensor, generators: Sequence[Generator]) -> None:
         """Keep frames of `[B, T, D]`, drawn for each clip, if quantizers start after this step."""
         if not (self.training and torch.is_grad_enabled() and self._is_last_step):
             return
@@ -162,7 +165,7 @@ class CodeBottleneck(nn.Module):
             chosen = torch.randperm(count, generator=generator, device=generator.device)[:START_FRAMES]
             self._vectors.append((generator.initial_seed(), clip[chosen.to(clip.device)]))
 
-    def _draw(self, frames: Tensor, generators: Sequence[torch.Generator]) -> Draws:
+    def _draw(self, frames: Tensor, generators: Sequence[Generator]) -> Draws:
         levels, chosen, most = [], [], self.settings.num_levels
         for count, generator in zip(frames.tolist(), generators, strict=True):
             dropped, level, frame = torch.rand(3, generator=generator, device=generator.device).tolist()
@@ -181,8 +184,11 @@ class CodeBottleneck(nn.Module):
         """Return zero that depends on every parameter, so that each has a gradient on every rank."""
         return 0.0 * sum(parameter.sum() for parameter in self.parameters())
 
-    def _decode_group(self, group: nn.Module, codes: Tensor) -> Tensor:
-        assert isinstance(group, Quantizer)
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Split `[..., D]` into the dimensions of each group."""
+        return rows.chunk(len(self.groups), dim=-1)
+
+    def _decode_group(self, group: Quantizer, codes: Tensor) -> Tensor:
         if codes.shape[1]:
             return group.decode(codes)
         return group.usage.new_zeros(len(codes), codes.shape[-1], self.dim // len(self.groups))

@@ -53,7 +53,8 @@ class FactorizedQuantizer(Quantizer):
     ) -> None:
         super().__init__(num_levels=num_levels, entries=entries, decay=decay)
         if codebook_dim > dim:
-            raise SpecError(f"quantizer.codebook_dim is {codebook_dim}; expected at most {dim}, the latent dimensions of a group")
+            expected = f"at most {dim}, the dimensions of a group"
+            raise SpecError(f"quantizer.codebook_dim is {codebook_dim}; expected {expected}")
         self.commitment_weight = commitment_weight
         self.inward = nn.ModuleList(nn.Linear(dim, codebook_dim) for _ in range(num_levels))
         self.outward = nn.ModuleList(nn.Linear(codebook_dim, dim) for _ in range(num_levels))

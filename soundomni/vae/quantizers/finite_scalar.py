@@ -38,7 +38,8 @@ class FiniteScalarQuantizer(Quantizer):
         super().__init__(num_levels=num_levels, entries=math.prod(steps), decay=decay)
         self.inward, self.outward = nn.Linear(dim, len(steps)), nn.Linear(len(steps), dim)
         self.register_buffer("steps", torch.tensor(steps), persistent=False)
-        self.register_buffer("places", torch.tensor([math.prod(steps[:i]) for i in range(len(steps))]), persistent=False)
+        places = [math.prod(steps[:index]) for index in range(len(steps))]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def enter(self, latents: Tensor) -> Tensor:
         """Map latents `[B, T, D]` to numbers `[B, T, E]` in (-1, 1)."""

@@ -1,9 +1,9 @@
 """Residual lookup-free quantization (Yu et al. 2023, "Language model beats diffusion: tokenizer is key to visual
 generation", section 3.1): a code is the signs of a few numbers, so that there is no codebook to learn.
 
-Level k has the values ±2^-k. The loss "entropy" is the entropy of each number's sign, which makes the choice sure, minus
-that of the signs of all frames, which makes all codes used. The second is not a sum over frames; in its place stands its
-slope at the signs of the last steps, with the same gradient, so that ranks and micro-batches add up exactly.
+Level k has the values ±2^-k. The loss "entropy" is the entropy of each number's sign, which makes the choice sure,
+minus that of the signs of all frames, which makes all codes used. The second is not a sum over frames. It is replaced
+by the line with its slope at the signs of the last steps, so that ranks and micro-batches add up exactly.
 
 Shape letters: B clips, T frames, D latent dimensions, E numbers of a code, K levels.
 """

@@ -2,13 +2,14 @@
 representation learning", appendix A.1; Zeghidour et al. 2021, "SoundStream", section III-C).
 
 An entry is the average of the vectors that chose it. Entries that few vectors choose are replaced by vectors, as in
-Mimi (Défossez et al. 2024, "Moshi", section 3.3), so that the choice does not depend on how clips were spread over ranks.
+Mimi (Défossez et al. 2024, "Moshi", section 3.3). The choice does not depend on how clips were spread over ranks.
 
 Shape letters: B clips, T frames, D latent dimensions, K levels, V entries of a level, N vectors.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from operator import itemgetter
 from typing import ClassVar
 
@@ -95,7 +96,7 @@ class MovingAverageQuantizer(Quantizer):
 
     @torch.no_grad()
     def update(self, ranks: Ranks) -> None:
-        """Move codebooks and `usage` towards what all ranks observed in this step, and replace entries that are not used."""
+        """Move codebooks and `usage` towards what all ranks observed in this step, and replace unused entries."""
         counts, sums = ranks.sum(self.counts), ranks.sum(self.sums)
         self.track(counts)
         towards = sums - counts[..., None] * self.codebooks
@@ -123,8 +124,8 @@ class MovingAverageQuantizer(Quantizer):
 
     def _finite_candidates(self, level: int) -> list[tuple[int, np.ndarray]]:
         """Return the seeds of this rank's clips, each with what its candidate left over at a level, `[D]`."""
-        clips = [pair for seeds, rows in self._candidates[level] for pair in zip(seeds, rows.cpu().numpy(), strict=True)]
-        return [(seed, vector) for seed, vector in clips if np.isfinite(vector).all()]
+        batches = [zip(seeds, rows.cpu().numpy(), strict=True) for seeds, rows in self._candidates[level]]
+        return [(seed, vector) for seed, vector in chain.from_iterable(batches) if np.isfinite(vector).all()]
 
     def _no_candidates(self) -> list[list[tuple[tuple[int, ...], Tensor]]]:
         return [[] for _ in range(self.num_levels)]

@@ -28,8 +28,10 @@ def nearest_by_distance(vectors: Tensor, entries: Tensor) -> Tensor:
 
 
 def nearest_by_angle(vectors: Tensor, entries: Tensor) -> Tensor:
-    """Return the index `[N]` of the entry of `[V, D]` that has the least angle to each of `[N, D]`, as in Yu et al. 2022,
-    "Vector-quantized image modeling with improved VQGAN", section 3.2."""
+    """Return the index `[N]` of the entry of `[V, D]` that has the least angle to each of `[N, D]`.
+
+    As in Yu et al. 2022, "Vector-quantized image modeling with improved VQGAN", section 3.2.
+    """
     return (vectors @ functional.normalize(entries, dim=1).T).argmax(1)
 
 

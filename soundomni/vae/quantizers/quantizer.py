@@ -1,7 +1,8 @@
 """What residual quantizers share: the loop over levels (Zeghidour et al. 2021, "SoundStream", section III-C), and how
 often each code is used.
 
-Shape letters: B clips, T frames, D latent dimensions, E dimensions of what is quantized, K levels, V entries of a level.
+Shape letters: B clips, T frames, D latent dimensions, E dimensions of what is quantized, K levels, V entries of a
+level, N vectors.
 """
 
 from __future__ import annotations

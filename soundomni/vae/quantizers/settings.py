@@ -41,7 +41,7 @@ class QuantizerSettings:
         commitment_weight: factor that the "commitment" loss includes.
         entropy_weight: factor that the "entropy" loss of "lfq" includes.
         decay: decay per step of the moving averages: of how often each code is used, and of the codebooks of "ema".
-        dead_code_share: "ema" replaces a code that is used less than this share of the mean over the codes of its level.
+        dead_code_share: "ema" replaces a code that is used less than this share of the mean over its level.
         level_dropout: probability that a clip trains only the first n levels, n drawn evenly from 1 to num_levels.
 
     Raises:
@@ -65,14 +65,17 @@ class QuantizerSettings:
         for field in fields(self):
             value, methods = getattr(self, field.name), _ONLY.get(field.name)
             if methods is not None and self.method not in methods and value != field.default:
-                raise SpecError(f"quantizer.{field.name} is {value}, but method '{self.method}' does not use it. Remove it")
+                given = f"quantizer.{field.name} is {value}"
+                raise SpecError(f"{given}, but method '{self.method}' does not use it. Remove it")
         check_count("quantizer.groups", self.groups)
         check_count("quantizer.num_levels", self.num_levels, most=MOST_CODEBOOKS // self.groups)
         check_count("quantizer.codebook_dim", self.codebook_dim)
         if not self.steps or min(self.steps) < 3:
             raise SpecError(f"quantizer.steps is {list(self.steps)}; expected one or more numbers of at least 3")
         if not 2 <= self.entries <= MOST_VOCABULARY:
-            raise SpecError(f"codes have {self.entries:,} values; expected 2 to {MOST_VOCABULARY:,}. Set another quantizer.codebook_size")
+            key = "steps" if self.method == "fsq" else "codebook_size"
+            given = f"quantizer.{key} makes {self.entries:,} values of a code"
+            raise SpecError(f"{given}; expected 2 to {MOST_VOCABULARY:,}")
         if self.method == "lfq" and self.codebook_size & (self.codebook_size - 1):
             raise SpecError(f"quantizer.codebook_size is {self.codebook_size}; expected a power of 2 for lfq")
         for name in ("decay", "dead_code_share", "level_dropout"):
