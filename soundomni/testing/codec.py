@@ -248,6 +248,9 @@ class CodecSuite(ModuleSuite):
         shape, wanted = list(estimate.shape), [len(lengths), codec.spec.channels, max(lengths)]
         good = shape == wanted and estimate.dtype.is_floating_point
         self.require(good, "reconstruct", f"the estimate is {estimate.dtype} {shape}; expected floating point {wanted}")
+        named = [name for name in losses if "/" not in name]
+        message = f"the losses are {', '.join(named) or 'none'}, but loss_names says {', '.join(codec.loss_names) or 'none'}"
+        self.require(sorted(named) == sorted(codec.loss_names), "reconstruct", message)
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0
             given = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g})"
@@ -281,13 +284,26 @@ class CodecSuite(ModuleSuite):
             message = f"{told}, with a generator of the same seed"
             self.require_close(together[clip, :, :samples], alone[0], self.tolerance, "reconstruct_batch", message)
 
+    def test_reconstruct_without_gradients(self) -> None:
+        """Without gradients, as when critics learn or losses are measured, the estimate is the same and buffers stay."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        clause = "reconstruct_without_gradients"
+        before = {name: buffer.clone() for name, buffer in codec.named_buffers()}
+        with torch.no_grad():
+            estimate, _ = _reconstruct(codec, self.lengths(codec))
+        for name, buffer in codec.named_buffers():
+            self.require(torch.equal(buffer, before[name]), clause, f"buffer '{name}' changed without gradients; expected no change")
+        again, _ = _reconstruct(codec, self.lengths(codec))
+        self.require_close(again.detach(), estimate, self.tolerance, clause, "the estimate differs without gradients")
+
     def test_after_step(self) -> None:
         """After a step buffers are finite, and only parameters in modules of `whole` have changed."""
         codec = self.built()
         if not _is_trained(codec):
             return
-        with torch.no_grad():
-            _reconstruct(codec, self.lengths(codec))
+        _reconstruct(codec, self.lengths(codec))
         whole = {id(parameter) for module in codec.whole for parameter in module.parameters()}
         others = {name: parameter for name, parameter in codec.named_parameters() if id(parameter) not in whole}
         before = {name: parameter.detach().clone() for name, parameter in others.items()}

@@ -73,7 +73,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, values: Tensor, past: Past | None) -> Tensor:
         """Map `[B, C, L]` to `[B, C, L]`."""
-        return values + self.mix(functional.elu(self.wide(functional.elu(values), past)), past)
+        inner: Tensor = self.mix(functional.elu(self.wide(functional.elu(values), past)), past)
+        return values + inner
 
 
 class EncoderBlock(nn.Module):

@@ -188,6 +188,24 @@ class DividesByZero(TinyOobleck):
         return estimate, losses | {"kl": (losses["kl"][0] * math.nan, losses["kl"][1])}
 
 
+@broken(testing.CodecSuite, "reconstruct", "the losses are kl, kl2, but loss_names says kl")
+class AddsLosses(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate, losses | {"kl2": losses["kl"]}
+
+
+@broken(testing.CodecSuite, "reconstruct_without_gradients", "buffer 'seen' changed without gradients; expected no change")
+class CountsEverything(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(0))
+
+    def reconstruct(self, waveform, lengths, generators):
+        self.seen += 1
+        return super().reconstruct(waveform, lengths, generators)
+
+
 @broken(testing.CodecSuite, "reconstruct_gradients", "the estimate has no gradient; expected one for critics")
 class Detaches(TinyOobleck):
     def reconstruct(self, waveform, lengths, generators):
@@ -345,7 +363,7 @@ class NeverLearns(L1):
 
 
 @broken(testing.CriticSuite, "gradient", "judge: 'distance' has no gradient; expected one, even if zero")
-class Detaches(L1):
+class DetachesEstimate(L1):
     def judge(self, target, estimate):
         return super().judge(target, estimate.detach())
 

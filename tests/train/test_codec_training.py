@@ -318,7 +318,7 @@ def test_a_run_of_an_earlier_version_that_trained_a_codec_is_read_with_the_losse
     }
     spec = load_spec([tree])
     assert spec.model is None and spec.codec is not None
-    assert spec.codec.critics == {"stft": Slot("multi-stft", {"windows": (64, 32), "a_weighting": False}), "l1": Slot("l1")}
+    assert spec.codec.critics == {"stft": Slot("multi-stft", {"windows": [64, 32], "a_weighting": False}), "l1": Slot("l1")}
     assert "stft_windows" not in spec.codec.codec.init_args
     tree["train"] = {"run_dir": "x", "target": "model"}
     tree["model"]["codec"] = "oobleck"  # type: ignore[index]

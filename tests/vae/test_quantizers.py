@@ -358,8 +358,7 @@ def test_levels_are_drawn_evenly():
 def train(module, batches, ranks=None):
     """Shows a bottleneck one batch of (latents, frames, seeds) per step."""
     for batch, frames, seeds in batches:
-        with torch.no_grad():
-            module(batch, frames, generators(*seeds))
+        module(batch, frames, generators(*seeds))
         module.after_step(ranks or OneRank())
 
 
