@@ -49,7 +49,8 @@ class MimiCodec(FrozenCodec):
         semantic_codebooks: semantic codebooks; the first ones.
         total_codebooks: codebooks of the network, more than the semantic ones.
         num_codebooks: codebooks to use, K; the first ones, at least the semantic ones. None uses all.
-        weights: a .safetensors file with the state dict of transformers' MimiModel.
+        weights: a .safetensors file with the state dict of transformers' MimiModel, whose names depend on the version of
+            transformers.
 
     Raises:
         SpecError: an argument is out of range.
