@@ -25,7 +25,7 @@ from soundomni.vae.clips import check_codes, check_waveform
 MOST_STRIDES, LARGEST_STRIDE, MOST_CODEBOOKS = 16, 1024, 256
 """Limits for specs from strangers: blocks of an encoder, how much a block shortens a clip, and codebooks."""
 MOST_SAMPLES = 2**24
-"""Samples of a clip for networks whose padding transformers computes in float32, which has no odd numbers beyond this."""
+"""Samples of a clip if transformers computes a network's padding in float32, which has no odd numbers beyond this."""
 
 
 class FrozenCodec(Codec):
@@ -119,7 +119,7 @@ def check_strides(strides: Sequence[int]) -> None:
 
 
 def check_first_layer(channels: int, num_filters: int) -> None:
-    """Raise SpecError unless there are at most 2 channels and at least 2 filters, as residual blocks halve their number."""
+    """Raise SpecError unless there are at most 2 channels and at least 2 filters, which residual blocks halve."""
     if channels > 2 or num_filters < 2:
         raise SpecError(f"channels is {channels} and num_filters is {num_filters}; expected at most 2 channels and at least 2 filters")
 

@@ -30,9 +30,9 @@ class MimiCodec(FrozenCodec):
     `soundomni import mimi` makes a layer of a spec for the published model. With the defaults each codebook has 137.5
     bit/s, so 8, as in Moshi, make 1.1 kbit/s.
 
-    The network is frozen, only looks back, and runs on each clip on its own, without a cache. Its transformers look back
-    over the sliding window in every layer, 80 s with the defaults, so clips are not processed in pieces; they may have
-    16,777,216 samples, 11 minutes at 24 kHz. Without `weights` all codebooks are random.
+    The network is frozen, only looks back, and runs on each clip on its own, without a cache. Its transformers look
+    back over the sliding window in every layer, 80 s with the defaults, so clips are not processed in pieces; they may
+    have 16,777,216 samples, 11 minutes at 24 kHz. Without `weights` all codebooks are random.
 
     Args:
         sample_rate: sample rate in Hz.
@@ -49,8 +49,8 @@ class MimiCodec(FrozenCodec):
         semantic_codebooks: semantic codebooks; the first ones.
         total_codebooks: codebooks of the network, more than the semantic ones.
         num_codebooks: codebooks to use, K; the first ones, at least the semantic ones. None uses all.
-        weights: a .safetensors file with the state dict of transformers' MimiModel, whose names depend on the version of
-            transformers.
+        weights: a .safetensors file with the state dict of transformers' MimiModel, whose names depend on the version
+            of transformers.
 
     Raises:
         SpecError: an argument is out of range.
@@ -80,11 +80,12 @@ class MimiCodec(FrozenCodec):
         check_first_layer(channels, num_filters)
         check_strides(strides)
         check_count("num_layers", num_layers, most=MOST_LAYERS)
-        counts = {"num_heads": num_heads, "mlp_dim": mlp_dim, "sliding_window": sliding_window, "codebook_dim": codebook_dim}
-        for name, count in counts.items():
-            check_count(name, count)
+        check_count("num_heads", num_heads)
+        check_count("mlp_dim", mlp_dim)
+        check_count("sliding_window", sliding_window)
+        check_count("codebook_dim", codebook_dim)
         if hidden_dim < 1 or hidden_dim % (2 * num_heads):
-            raise SpecError(f"hidden_dim is {hidden_dim}; expected a multiple of {2 * num_heads}, which is 2 · num_heads")
+            raise SpecError(f"hidden_dim is {hidden_dim}; expected a multiple of 2 · num_heads, which is {2 * num_heads}")
         self.num_codebooks = check_codebooks(total_codebooks, num_codebooks, codebook_size)
         if not 1 <= semantic_codebooks < total_codebooks:
             raise SpecError(
@@ -92,8 +93,8 @@ class MimiCodec(FrozenCodec):
             )
         if self.num_codebooks < semantic_codebooks:
             raise SpecError(
-                f"num_codebooks is {self.num_codebooks}; expected at least {semantic_codebooks}, which is semantic_codebooks: Mimi "
-                "always makes all of them"
+                f"num_codebooks is {self.num_codebooks}; expected at least {semantic_codebooks}, which is "
+                "semantic_codebooks: Mimi always makes all of them"
             )
 
         from transformers.models.mimi.configuration_mimi import MimiConfig
@@ -144,13 +145,13 @@ class MimiCodec(FrozenCodec):
         return codes
 
     def decode_clip(self, codes: Tensor) -> Tensor:
-        """Map codes `[1, K, T]`, also of fewer levels, to samples `[1, C, S]`. Raise DataError if the clip is too long."""
+        """Map codes `[1, K, T]`, also of fewer levels, to samples `[1, C, S]`. Raise DataError if it is too long."""
         check_samples("Mimi", codes.shape[-1] * self._spec.downsampling_ratio)
         self._forget_entries()
         samples: Tensor = self.network.decode(codes).audio_values
         return samples
 
     def _forget_entries(self) -> None:
-        """Have the entries of the codebooks computed again: transformers keeps them when weights are loaded or moved."""
+        """Have the entries of the codebooks computed again: transformers keeps them when weights change."""
         for codebook in self._codebooks:
             codebook._embed = None

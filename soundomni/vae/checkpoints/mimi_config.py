@@ -25,7 +25,7 @@ NESTED_NAMES: Mapping[str, str] = {
     r"^decoder_transformer\.": "decoder.decoder_transformer.",
     r"^decoder\.layers\.": "decoder.decoder_seanet.layers.",
 }
-"""Start of a tensor's name in files → its start in newer versions of transformers, which have an object for each half."""
+"""Start of a tensor's name in files → its start in newer versions of transformers, with an object for each half."""
 
 _FIXED: Mapping[str, Any] = {
     "num_residual_layers": 1,
@@ -78,7 +78,8 @@ def read_mimi(values: Mapping[str, Any]) -> dict[str, Any]:
     Raise SpecError if one is of a wrong type, contradicts another, or asks for what the codec cannot do.
     """
     check_fixed(values, _FIXED, "mimi")
-    config: _Mimi = convert({name: value for name, value in values.items() if name in _Mimi.__dataclass_fields__}, _Mimi, "")
+    given = {name: value for name, value in values.items() if name in _Mimi.__dataclass_fields__}
+    config: _Mimi = convert(given, _Mimi, "")
     check_strides(config.upsampling_ratios)
     if config.num_attention_heads < 1:
         raise SpecError(f"num_attention_heads is {config.num_attention_heads}; expected at least 1")

@@ -1,8 +1,8 @@
 """Published codecs in the layout of transformers: a directory with config.json and model.safetensors.
 
-The names of the tensors are kept, with two exceptions: EnCodec's older files spell weight norm as weight_g and weight_v,
-and newer versions of transformers have other names for Mimi's parts than its files. Nothing is unpickled: files of other
-kinds are refused unread. Sizes are compared with what the file holds before anything is allocated.
+The names of the tensors are kept, with two exceptions: EnCodec's older files spell weight norm as weight_g and
+weight_v, and newer versions of transformers have other names for Mimi's parts than its files. Nothing is unpickled:
+files of other kinds are refused unread. Sizes are compared with what the file holds before anything is allocated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Kind:
         model: name of its class in transformers.
         keys: keys of its config that matter.
         read: maps the values of those keys to the arguments of the codec.
-        renamed: pattern of a part of a tensor's name in the file → that part in the codec, for names that the codec lacks.
+        renamed: pattern in a tensor's name in the file → what it is in the codec, for names that the codec lacks.
     """
 
     model: str
