@@ -354,7 +354,17 @@ def test_a_batch_with_clips_of_another_modality_is_refused() -> None:
             writer.context(60, of=of)
 
 
-def test_a_modality_has_one_role() -> None:
-    segments = [replace(KINDS["fine"](1, 60), of="x"), replace(KINDS["latent"](1, 60), of="x")]
-    with pytest.raises(ValueError, match="modality 'x' has segments of several roles; expected one role"):
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"fine": "x", "latent": "x"}, "modality 'x' has segments of several roles; expected one role"),
+        ({"fine": "fine", "latent": "fine"}, "modality 'fine' has segments of several roles; expected one role"),
+        ({"fine": "x"}, "the batch has clips of modality 'x', which the model does not have; it has text, "),
+        ({"latent": "fine"}, "modality 'fine' has segments of role latent; expected codes, as in the model"),
+        ({"fine": "latent"}, "modality 'latent' has segments of role codes; expected latent, as in the model"),
+    ],
+)
+def test_a_modality_has_one_role(named: dict[str, str], message: str) -> None:
+    segments = [replace(KINDS[kind](1, 60), of=name) for kind, name in named.items()]
+    with pytest.raises(ValueError, match=message):
         MODEL.plan(SegmentTable.from_samples([segments]))

@@ -60,12 +60,15 @@ def store(
             rank. False leaves them empty.
 
     Raises:
-        ValueError: the table has a modality that the model does not have.
+        ValueError: the table has a modality that the model does not have, or one of another role, or of several.
     """
-    known = {role.modality: role for role in Role} | table.roles() if modalities is None else {TEXT: Role.TEXT, **modalities}
-    unknown = [name for name in table.names if name not in known]
-    if unknown:
-        raise ValueError(f"the batch has clips of modality '{unknown[0]}', which the model does not have; it has {', '.join(known)}")
+    roles = table.roles()
+    known = {role.modality: role for role in Role} | roles if modalities is None else {TEXT: Role.TEXT, **modalities}
+    for name, role in roles.items():
+        if name not in known:
+            raise ValueError(f"the batch has clips of modality '{name}', which the model does not have; it has {', '.join(known)}")
+        if role != known[name]:
+            raise ValueError(f"modality '{name}' has segments of role {role.modality}; expected {known[name].modality}, as in the model")
     modality, positions = table.token_modalities(), table.token_positions()
     numbers = {name: index for index, name in enumerate(table.names)}
     parts: list[np.ndarray] = []
