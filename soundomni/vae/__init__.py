@@ -6,6 +6,7 @@ from soundomni.vae.encodec import EncodecCodec
 from soundomni.vae.harmonic import HarmonicCodec
 from soundomni.vae.harmonic_codes import HarmonicCodesCodec
 from soundomni.vae.mdct import MDCTCodec
+from soundomni.vae.mimi import MimiCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
 from soundomni.vae.shape_gain import ShapeGainCodec
@@ -18,6 +19,7 @@ __all__ = [
     "HarmonicCodec",
     "HarmonicCodesCodec",
     "MDCTCodec",
+    "MimiCodec",
     "OobleckCodec",
     "OobleckDecoder",
     "OobleckEncoder",

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import SpecError, shown
+from soundomni.core.errors import DataError, SpecError, shown
 from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -24,6 +24,8 @@ from soundomni.vae.clips import check_codes, check_waveform
 
 MOST_STRIDES, LARGEST_STRIDE, MOST_CODEBOOKS = 16, 1024, 256
 """Limits for specs from strangers: blocks of an encoder, how much a block shortens a clip, and codebooks."""
+MOST_SAMPLES = 2**24
+"""Samples of a clip if transformers computes a network's padding in float32, which has no odd numbers beyond this."""
 
 
 class FrozenCodec(Codec):
@@ -114,3 +116,15 @@ def check_strides(strides: Sequence[int]) -> None:
         raise SpecError(f"{len(strides):,} strides are given; expected 1 to {MOST_STRIDES}")
     if min(strides) < 2 or max(strides) > LARGEST_STRIDE:
         raise SpecError(f"strides is {shown(list(strides))}; expected strides from 2 to {LARGEST_STRIDE}")
+
+
+def check_first_layer(channels: int, num_filters: int) -> None:
+    """Raise SpecError unless there are at most 2 channels and at least 2 filters, which residual blocks halve."""
+    if channels > 2 or num_filters < 2:
+        raise SpecError(f"channels is {channels} and num_filters is {num_filters}; expected at most 2 channels and at least 2 filters")
+
+
+def check_samples(network: str, samples: int) -> None:
+    """Raise DataError if a clip has more than MOST_SAMPLES samples."""
+    if samples > MOST_SAMPLES:
+        raise DataError(f"the clip has {samples:,} samples; {network} takes at most {MOST_SAMPLES:,}. Split the clip")

@@ -1,4 +1,4 @@
-"""`soundomni import dac` and `encodec`: directories of transformers become codecs that models can hold, or one line says why not."""
+"""`soundomni import dac`, `encodec` and `mimi`: directories of transformers become codecs that models hold, or one line says why not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 import soundfile
 import torch
 import yaml
-from codec_files import RATE, dac_model, encodec_model, save
+from codec_files import RATE, dac_model, encodec_model, mimi_model, save
 from safetensors.torch import load_file, save_file
 
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
 
-MODELS: dict[str, Callable[..., Any]] = {"dac": dac_model, "encodec": encodec_model}
+MODELS: dict[str, Callable[..., Any]] = {"dac": dac_model, "encodec": encodec_model, "mimi": mimi_model}
 KINDS = list(MODELS)
 
 
@@ -54,10 +54,19 @@ def test_every_tensor_arrives_and_is_reported(kind: str, sources: dict[str, Path
     assert state.keys() == load_file(out / "model.safetensors").keys()
     assert all(torch.equal(tensor, codec.network.state_dict()[name]) for name, tensor in state.items())
     report = json.loads((out / "import-report.json").read_text())
-    assert report["keys"]["used"] == {name: [name] for name in load_file(sources[kind] / "model.safetensors")}
+    used, given = report["keys"]["used"], load_file(sources[kind] / "model.safetensors")
+    assert used.keys() == given.keys() and {name for (name,) in used.values()} == state.keys()
+    assert all(torch.equal(state[name], given[theirs]) for theirs, (name,) in used.items())
+    assert kind == "mimi" or all([name] == names for name, names in used.items())
     assert report["kind"] == kind and report["license"] == "MIT" and made["keys"] == {"used": len(state), "unused": 0}
     assert report["source"]["files"].keys() == {"model.safetensors"} and np.isfinite(made["check"]["si_sdr"])
     assert "total_codebooks: 4" in (out / "README.md").read_text()
+
+
+def test_files_of_mimi_have_the_names_of_the_published_one(sources: dict[str, Path]) -> None:
+    """transformers writes these, whatever it calls the parts of the network."""
+    starts = {name.split(".")[0] for name in load_file(sources["mimi"] / "model.safetensors")}
+    assert starts == {"encoder", "encoder_transformer", "downsample", "quantizer", "upsample", "decoder_transformer", "decoder"}
 
 
 def test_older_files_of_encodec_spell_weight_norm_differently(sources: dict[str, Path], tmp_path: Path, result: Any, fails: Any) -> None:
@@ -114,6 +123,24 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dac", {"downsampling_ratios": [2] * 10**5}, "100,000 strides are given; expected 1 to 16"),
     ("dac", {"downsampling_ratios": [10**4000, 2]}, "expected strides from 2 to 1024"),
     ("dac", {"decoder_hidden_size": None}, "decoder_hidden_size"),
+    ("mimi", {"model_type": "encodec"}, "model_type is 'encodec'; expected 'mimi'"),
+    ("mimi", {"use_causal_conv": False}, "use_causal_conv is False; expected True, the only value that the codec mimi has"),
+    ("mimi", {"use_streaming": True}, "use_streaming is True; expected False"),
+    ("mimi", {"rope_theta": 500.0}, "rope_theta is 500.0; expected 10000.0"),
+    ("mimi", {"rope_parameters": {"rope_type": "yarn"}}, "expected {'rope_theta': 10000.0, 'rope_type': 'default'}"),
+    ("mimi", {"head_dim": 8}, "head_dim is 8; expected 4, to agree with num_attention_heads, hidden_size and codebook_dim"),
+    ("mimi", {"num_key_value_heads": 1}, "num_key_value_heads is 1; expected 2"),
+    ("mimi", {"num_attention_heads": 0}, "num_attention_heads is 0; expected at least 1"),
+    ("mimi", {"upsample_groups": 1}, "upsample_groups is 1; expected 8"),
+    ("mimi", {"vector_quantization_hidden_dimension": 4}, "vector_quantization_hidden_dimension is 4; expected 3"),
+    ("mimi", {"num_semantic_quantizers": 4}, "semantic_codebooks is 4; expected at least 1, and fewer than the 4"),
+    ("mimi", {"num_semantic_quantizers": 2}, "does not fit this MimiModel: of its tensors"),
+    ("mimi", {"num_quantizers": 10**9}, "total_codebooks is 1000000000; expected at most 256"),
+    ("mimi", {"num_hidden_layers": 10**9}, "num_layers is 1000000000; expected at most 256"),
+    ("mimi", {"hidden_size": 10**4000}, "head_dim is 4; expected"),
+    ("mimi", {"codebook_size": 2**62}, "cannot be constructed"),
+    ("mimi", {"upsampling_ratios": [10**4000, 2]}, "expected strides from 2 to 1024"),
+    ("mimi", {"sliding_window": None}, "sliding_window"),
 ]
 
 

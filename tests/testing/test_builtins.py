@@ -54,6 +54,11 @@ ENCODEC = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim
 TestEncodec = suite(testing.CodecSuite, "Encodec", "encodec", **ENCODEC, num_codebooks=2)
 TestEncodecStereo = suite(testing.CodecSuite, "EncodecStereo", "encodec", **ENCODEC, channels=2, causal=False, conv_shortcut=False)
 
+MIMI = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+MIMI |= {"sliding_window": 3, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+TestMimi = suite(testing.CodecSuite, "Mimi", "mimi", **MIMI, num_codebooks=3)
+TestMimiStereo = suite(testing.CodecSuite, "MimiStereo", "mimi", **MIMI, channels=2, semantic_codebooks=2)
+
 
 class TestHarmonicCodes(Builtin, testing.CodecSuite):
     """Its codebooks are measured on noise, as a run does on its first clips."""

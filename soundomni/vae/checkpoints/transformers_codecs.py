@@ -1,13 +1,14 @@
 """Published codecs in the layout of transformers: a directory with config.json and model.safetensors.
 
-The names of the tensors are kept, except that EnCodec's older files spell weight norm as weight_g and weight_v. Nothing
-is unpickled: files of other kinds are refused unread. Sizes are compared with what the file holds before anything is
-allocated.
+The names of the tensors are kept, with two exceptions: EnCodec's older files spell weight norm as weight_g and
+weight_v, and newer versions of transformers have other names for Mimi's parts than its files. Nothing is unpickled:
+files of other kinds are refused unread. Sizes are compared with what the file holds before anything is allocated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from soundomni.core.files.names import CONFIG_FILE
 from soundomni.core.pretrained.foreign_weights import PICKLE_SUFFIXES, WeightFile, read_weights
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
-from soundomni.vae.checkpoints import dac_config, encodec_config
+from soundomni.vae.checkpoints import dac_config, encodec_config, mimi_config
 from soundomni.vae.checkpoints.codec_directory import WEIGHTS_FILE, report_start
 from soundomni.vae.checkpoints.codec_weights import check_fit, read_float32
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
@@ -29,7 +30,7 @@ from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
 LAYOUT = "transformers"
 
 _PICKLES = (*PICKLE_SUFFIXES, ".th")
-_OLDER_NAMES = {".weight_g": f".{MAGNITUDE}", ".weight_v": f".{DIRECTION}"}
+_OLDER_NAMES = {r"\.weight_g$": f".{MAGNITUDE}", r"\.weight_v$": f".{DIRECTION}"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Kind:
         model: name of its class in transformers.
         keys: keys of its config that matter.
         read: maps the values of those keys to the arguments of the codec.
-        renamed: end of a tensor's name in older files → its end in the codec.
+        renamed: pattern in a tensor's name in the file → what it is in the codec, for names that the codec lacks.
     """
 
     model: str
@@ -52,6 +53,7 @@ class _Kind:
 _KINDS = {
     "dac": _Kind(dac_config.MODEL, dac_config.KEYS, dac_config.read_dac, {}),
     "encodec": _Kind(encodec_config.MODEL, encodec_config.KEYS, encodec_config.read_encodec, _OLDER_NAMES),
+    "mimi": _Kind(mimi_config.MODEL, mimi_config.KEYS, mimi_config.read_mimi, mimi_config.NESTED_NAMES),
 }
 
 
@@ -92,7 +94,7 @@ def import_codec(kind: str, source: str | Path) -> ImportedCodec:
     """Read a codec of transformers.
 
     Args:
-        kind: "dac" or "encodec".
+        kind: "dac", "encodec" or "mimi".
         source: a directory with config.json and model.safetensors.
 
     Raises:
@@ -102,9 +104,9 @@ def import_codec(kind: str, source: str | Path) -> ImportedCodec:
     directory, known = Path(source), _KINDS[kind]
     weights = _find_weights(directory, known.model)
     init_args, unused = _read_config(directory / CONFIG_FILE, kind)
-    sources = _sources(weights, known.renamed)
     with without_memory():
         codec = build("codec", Slot(kind, init_args))
+    sources = _sources(weights, known.renamed, codec.network.state_dict())
     check_fit(codec.network, {ours: weights.shape(theirs) for ours, theirs in sources.items()}, weights.path)
     state = {ours: read_float32(weights, theirs) for ours, theirs in sources.items()}
     return ImportedCodec(kind, weights, init_args, unused, sources, state)
@@ -140,12 +142,14 @@ def _read_config(file: Path, kind: str) -> tuple[dict[str, Any], tuple[str, ...]
     return init_args, tuple(name for name in tree if name not in (*keys, "model_type"))
 
 
-def _sources(weights: WeightFile, renamed: Mapping[str, str]) -> dict[str, str]:
+def _sources(weights: WeightFile, renamed: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """Return tensor of the network → tensor of the file. Raise CheckpointError if two have the same place."""
     sources: dict[str, str] = {}
     for theirs in weights:
-        end = next((end for end in renamed if theirs.endswith(end)), "")
-        ours = theirs.removesuffix(end) + renamed.get(end, "")
+        ours = theirs
+        if theirs not in names:
+            pattern = next((pattern for pattern in renamed if re.search(pattern, theirs)), None)
+            ours = theirs if pattern is None else re.sub(pattern, renamed[pattern], theirs)
         if ours in sources:
             raise CheckpointError(f"'{weights.path}' holds the parameter '{ours}' twice: as '{sources[ours]}' and as '{theirs}'")
         sources[ours] = theirs
