@@ -14,6 +14,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.limits import check_count
 from soundomni.core.representation import RepresentationSpec
 from soundomni.vae.checkpoints.codec_weights import load_strict
+from soundomni.vae.checkpoints.mimi_config import OTHER_NAMES
 from soundomni.vae.clips import check_audio_format
 from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_first_layer, check_samples, check_strides
 
@@ -49,8 +50,8 @@ class MimiCodec(FrozenCodec):
         semantic_codebooks: semantic codebooks; the first ones.
         total_codebooks: codebooks of the network, more than the semantic ones.
         num_codebooks: codebooks to use, K; the first ones, at least the semantic ones. None uses all.
-        weights: a .safetensors file with the state dict of transformers' MimiModel, whose names depend on the version
-            of transformers.
+        weights: a .safetensors file with the state dict of transformers' MimiModel, with the names of any version from
+            5.0.
 
     Raises:
         SpecError: an argument is out of range.
@@ -132,7 +133,7 @@ class MimiCodec(FrozenCodec):
         parts = (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer)
         self._codebooks = tuple(layer.codebook for part in parts for layer in part.layers)
         if weights is not None:
-            load_strict(self.network, weights)
+            load_strict(self.network, weights, renamed=OTHER_NAMES)
         else:
             for codebook in self._codebooks:
                 nn.init.normal_(codebook.embed_sum)  # transformers leaves zeros, which make every code 0

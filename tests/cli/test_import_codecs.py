@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
+from soundomni.vae.checkpoints.codec_weights import known_name
+from soundomni.vae.checkpoints.mimi_config import OTHER_NAMES
 
 MODELS: dict[str, Callable[..., Any]] = {"dac": dac_model, "encodec": encodec_model, "mimi": mimi_model}
 KINDS = list(MODELS)
@@ -67,6 +69,28 @@ def test_files_of_mimi_have_the_names_of_the_published_one(sources: dict[str, Pa
     """transformers writes these, whatever it calls the parts of the network."""
     starts = {name.split(".")[0] for name in load_file(sources["mimi"] / "model.safetensors")}
     assert starts == {"encoder", "encoder_transformer", "downsample", "quantizer", "upsample", "decoder_transformer", "decoder"}
+
+
+def test_mimi_is_read_with_the_names_of_every_version(sources: dict[str, Path], tmp_path: Path, result: Any, fails: Any) -> None:
+    """A network of transformers 5.0 has the names of the files; newer ones have an object for each half of it."""
+    flat, network = load_file(sources["mimi"] / "model.safetensors"), mimi_model()
+    nested = network.state_dict().keys()
+    assert nested != flat.keys() and {known_name(name, nested, OTHER_NAMES) for name in flat} == nested
+    assert {known_name(name, flat, OTHER_NAMES) for name in nested} == flat.keys()
+    source = copied(sources["mimi"], tmp_path / "nested")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, source / "model.safetensors")
+    result("import", "mimi", source, "--out", tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(tensor, written[name]) for name, tensor in network.state_dict().items())
+    save_file({name: flat[known_name(name, flat, OTHER_NAMES)] for name in nested}, source / "model.safetensors")
+    layer = yaml.safe_load((tmp_path / "out" / "codec.yaml").read_text())["model"]["codec"]["init_args"]
+    for file in (sources["mimi"] / "model.safetensors", source / "model.safetensors"):
+        codec = registry.build("codec", Slot("mimi", layer | {"weights": str(file)}))
+        assert all(torch.equal(tensor, written[name]) for name, tensor in codec.network.state_dict().items())
+    first = next(name for name in flat if name not in nested)
+    twice = flat | {known_name(first, nested, OTHER_NAMES): flat[first].clone()}
+    save_file(twice, source / "model.safetensors")
+    assert "twice" in fails("import", "mimi", source, "--out", tmp_path / "twice")
 
 
 def test_older_files_of_encodec_spell_weight_norm_differently(sources: dict[str, Path], tmp_path: Path, result: Any, fails: Any) -> None:

@@ -6,6 +6,7 @@ cannot do is refused. The rate of frames is not read: a network with another one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,18 @@ from soundomni.vae.frozen_codec import check_strides
 
 MODEL = "MimiModel"
 
-NESTED_NAMES: Mapping[str, str] = {
-    r"^encoder\.layers\.": "encoder.encoder_seanet.layers.",
-    r"^encoder_transformer\.": "encoder.encoder_transformer.",
-    r"^downsample\.": "encoder.downsample.",
-    r"^upsample\.": "decoder.upsample.",
-    r"^decoder_transformer\.": "decoder.decoder_transformer.",
-    r"^decoder\.layers\.": "decoder.decoder_seanet.layers.",
+_PARTS: Mapping[str, str] = {
+    "encoder.layers.": "encoder.encoder_seanet.layers.",
+    "encoder_transformer.": "encoder.encoder_transformer.",
+    "downsample.": "encoder.downsample.",
+    "upsample.": "decoder.upsample.",
+    "decoder_transformer.": "decoder.decoder_transformer.",
+    "decoder.layers.": "decoder.decoder_seanet.layers.",
 }
-"""Start of a tensor's name in files → its start in newer versions of transformers, with an object for each half."""
+"""Start of a tensor's name in transformers 5.0 and in published files → its start in versions that have an object for each half of
+the network, such as 5.24."""
+OTHER_NAMES: Mapping[str, str] = {rf"^{re.escape(start)}": other for pair in _PARTS.items() for start, other in (pair, pair[::-1])}
+"""Both spellings of the parts, each with the other one: as a pattern → what replaces it."""
 
 _FIXED: Mapping[str, Any] = {
     "num_residual_layers": 1,
