@@ -16,6 +16,7 @@ KINDS = {
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",
     "mimi": "soundomni.cli.importing.mimi",
+    "hubert-kmeans": "soundomni.cli.importing.hubert_kmeans",
     "qwen2-audio": "soundomni.cli.importing.qwen2_audio",
     "bagel": "soundomni.cli.importing.bagel",
     "soundomni": "soundomni.cli.importing.soundomni",

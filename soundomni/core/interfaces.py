@@ -82,6 +82,10 @@ class Codec(nn.Module, ABC):
     random only if generators are given, and never depends on `self.training`.
     """
 
+    decodes: ClassVar[bool] = True
+    """Whether `decode` makes waveforms. Semantic tokens have none: a codec that sets this to False only encodes, and its `decode`
+    raises DataError."""
+
     @property
     @abstractmethod
     def spec(self) -> RepresentationSpec:

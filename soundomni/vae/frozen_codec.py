@@ -1,4 +1,4 @@
-"""Codecs of codes whose trained networks come from elsewhere: frozen, and run on one clip at a time.
+"""Codecs of codes whose trained networks come from elsewhere: frozen, and run on one clip at a time. Some only encode.
 
 A batch is not run at once, although convolutions would allow it: how a library adds up numbers depends on the shapes
 that it gets, and the last bit of a latent decides between two entries of a codebook that are equally near. So each clip
@@ -28,8 +28,8 @@ MOST_SAMPLES = 2**24
 """Samples of a clip if transformers computes a network's padding in float32, which has no odd numbers beyond this."""
 
 
-class FrozenCodec(Codec):
-    """A network of codes that takes whole clips, one by one, and is never trained.
+class FrozenTokens(Codec):
+    """A network that makes codes of whole clips, one by one, and is never trained.
 
     Args:
         network: the network; it becomes frozen, and stays in evaluation mode.
@@ -46,11 +46,6 @@ class FrozenCodec(Codec):
     @abstractmethod
     def encode_clip(self, clip: Tensor) -> Tensor:
         """Map one clip `[1, C, S]` of at least one sample to its codes `[1, K, T]`. Raise DataError."""
-
-    @abstractmethod
-    def decode_clip(self, codes: Tensor) -> Tensor:
-        """Map codes `[1, K, T]`, T ≥ 1, also of fewer levels, to samples `[1, C, S]`; beyond those comes silence. Raise
-        DataError."""
 
     @property
     def spec(self) -> RepresentationSpec:
@@ -74,6 +69,20 @@ class FrozenCodec(Codec):
                 row[:, : self._spec.num_frames(count)] = self.encode_clip(clip[None, :, :count])[0]
         return Representation(values, self._spec.frame_lengths(lengths), self._spec)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
+
+
+class FrozenCodec(FrozenTokens):
+    """Frozen tokens with a network that also decodes them, one clip at a time."""
+
+    @abstractmethod
+    def decode_clip(self, codes: Tensor) -> Tensor:
+        """Map codes `[1, K, T]`, T ≥ 1, also of fewer levels, to samples `[1, C, S]`; beyond those comes silence. Raise
+        DataError."""
+
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
         """Decode `[B, K, T]`, also of fewer levels, to `[B, C, T · ratio]`, zero beyond each clip's frames.
@@ -89,11 +98,6 @@ class FrozenCodec(Codec):
                 decoded = self.decode_clip(codes[None, :, :frames])[0, :, : frames * ratio]
                 row[:, : decoded.shape[-1]] = decoded
         return waveform
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.network.parameters()).dtype
-        return dtype
 
 
 def check_codebooks(total_codebooks: int, num_codebooks: int | None, codebook_size: int) -> int:

@@ -311,6 +311,7 @@ class SoundOmni:
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
         modality = self.model.made(of)
+        modality.check_decodes()
         guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
@@ -535,7 +536,9 @@ class SoundOmni:
             DataError: `clip` is not a clip.
         """
         clip = as_clip("the clip", clip)
-        codec = self.model.made(of).codec
+        modality = self.model.made(of)
+        modality.check_decodes()
+        codec = modality.codec
         waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
         num_samples = waveform.shape[-1]
         if chunk_seconds is None and codec.receptive_field is None:
