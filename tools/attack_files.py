@@ -55,6 +55,7 @@ from soundomni.experts.checkpoints.original_import import import_soundomni
 from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 from soundomni.train.export import load_run
 from soundomni.train.shards import stage, write_rank
+from soundomni.vae.checkpoints.hubert_import import read_speech_source
 from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
 from soundomni.vae.checkpoints.transformers_codecs import import_codec
 
@@ -572,7 +573,8 @@ def _runs() -> Iterator[Case]:
 
 
 def _imports() -> Iterator[Case]:
-    codecs = {kind: partial(import_codec, kind) for kind in ("dac", "encodec", "mimi")}
+    codecs: dict[str, Callable[..., Any]] = {kind: partial(import_codec, kind) for kind in ("dac", "encodec", "mimi")}
+    codecs["hubert-kmeans"] = partial(read_speech_source, layer=1)
     readers = {"qwen2-audio": import_qwen2_audio, "bagel": import_bagel, "soundomni": import_soundomni, **codecs}
     for kind, reader in readers.items():
         yield Case(f"import {kind}: a pipe as config.json", "model", at(CONFIG, then=fifo), reader)

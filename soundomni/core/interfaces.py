@@ -83,8 +83,7 @@ class Codec(nn.Module, ABC):
     """
 
     decodes: ClassVar[bool] = True
-    """Whether `decode` makes waveforms. Semantic tokens have none: a codec that sets this to False only encodes, and its `decode`
-    raises DataError."""
+    """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
 
     @property
     @abstractmethod

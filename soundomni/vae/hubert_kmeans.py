@@ -29,20 +29,21 @@ VARIANCE_FLOOR = 1e-7
 class HubertKmeansCodec(FrozenTokens):
     """Semantic tokens of HuBERT, WavLM or wav2vec 2.0, as transformers computes them; the defaults are those of HuBERT base at layer 9.
 
-    Codes are `[B, 1, T]`: the centroid that is nearest to each frame of a layer. They only encode: semantic tokens have no
-    waveform, and `decode` raises DataError. `soundomni import hubert-kmeans` makes a layer of a spec for a published network, and
-    `soundomni fit-kmeans` the centroids.
+    Codes are `[B, 1, T]`: for each frame, the centroid that is nearest to the output of a layer. The codec only encodes: semantic
+    tokens have no waveform, and `decode` raises DataError. `soundomni import hubert-kmeans` makes a layer of a spec for a published
+    network, and `soundomni fit-kmeans` the centroids.
 
-    T is ceil(S / ratio), as for every codec. The network's convolutions have no padding, so with the defaults they make one or two
-    frames fewer than S / 320, none of them from fewer than 400 samples: a shorter clip is padded with silence to one frame. Each
-    frame takes the code of the network's frame in which its middle lies, the later of two; the last ones take that of the network's
-    last frame. So all codes are those of transformers' own frames, and none of silence.
+    T is ceil(S / ratio), as for every codec. The network's convolutions do not pad, so with the defaults they make one or two frames
+    fewer than ceil(S / 320). A clip of fewer than 400 samples, which would have none, is padded with silence to one frame. Each of
+    the T frames takes the code of the network's frame that holds its middle (the later one, if that is a boundary), and the last ones
+    that of the network's last frame. So the codes of longer clips are those of transformers' own frames, not of padded ones.
 
     With `frames_per_second`, the same rule gives another rate, so that frames line up with those of an acoustic codec: half the
-    network's rate keeps every second frame, and twice the rate repeats each of them.
+    network's rate keeps every second frame, and twice the rate repeats each of them. A frame must have a whole number of samples: at
+    16 kHz, 12.5 frames per second are possible, and 75 are not.
 
-    The network is frozen and looks at the whole clip at once, so clips are not processed in pieces, and each runs on its own. Memory
-    grows with the square of a clip's length. Without `weights` all centroids are random.
+    The network is frozen and looks at the whole clip at once, so clips are not processed in pieces, and each runs on its own. Time
+    grows with the square of a clip's length, and with WavLM memory too. Without `weights` all centroids are random.
 
     Args:
         sample_rate: sample rate in Hz.
@@ -50,7 +51,7 @@ class HubertKmeansCodec(FrozenTokens):
         layer: layer of the transformer whose output is clustered, from 1.
         normalize: whether each clip is normalized to mean 0 and variance 1.
         num_clusters: M, the number of codes.
-        frames_per_second: rate of the codes, a divisor of the sample rate; None means the network's.
+        frames_per_second: rate of the codes, with a whole number of samples per frame; None means the network's.
         weights: a .safetensors file with the tensors of this codec: centroids `[M, D]`, and those of transformers' model
             after "network.".
 

@@ -157,9 +157,14 @@ def _start(frames: _Frames, num_clusters: int, generator: torch.Generator) -> Te
 
         drawn.append(frames.pick(number, choose))
         for place, own in frames:
-            torch.minimum(distances[place], (own - drawn[-1]).square().sum(dim=1), out=distances[place])
+            torch.minimum(distances[place], _distances(own, drawn[-1]), out=distances[place])
         weights = frames.by_clip({place: float(distance.double().sum()) for place, distance in distances.items()})
     return torch.stack(drawn)
+
+
+def _distances(frames: Tensor, centroid: Tensor) -> Tensor:
+    """Return the squared distance `[N]` of each frame from one centroid `[D]`; 0 if they are equal."""
+    return torch.cdist(frames, centroid[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0].square()
 
 
 def _draw(weights: Tensor, share: float) -> int:

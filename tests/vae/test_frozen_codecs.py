@@ -309,4 +309,4 @@ def test_training_changes_nothing_and_nothing_is_trained() -> None:
         assert codec.training and not codec.network.training
         codec.eval()
         with pytest.raises(TypeError, match="has nothing to train"):
-            codec.training_losses(torch.zeros(1, 1, 10), torch.tensor([10]), [torch.Generator()])
+            codec.reconstruct(torch.zeros(1, 1, 10), torch.tensor([10]), [torch.Generator()])

@@ -303,8 +303,8 @@ class SoundOmni:
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, or the kept spans
-                do not hold a whole frame.
+            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
+                encodes, or the kept spans do not hold a whole frame.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind.
         """
@@ -531,8 +531,8 @@ class SoundOmni:
             of: the modality whose codec it is; None stands for the first one that is made.
 
         Raises:
-            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces, or the model does not make that
-                modality.
+            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces or only encodes, or the model does
+                not make that modality.
             DataError: `clip` is not a clip.
         """
         clip = as_clip("the clip", clip)
