@@ -12,7 +12,7 @@ from soundomni.vae import SpeechNetwork
 
 RATE = 8000
 HOP, WINDOW = 10, 22
-"""Samples from frame to frame, and of the first frame: kernels 7 and 4 with strides 5 and 2 look at 7 + 3 · 5 samples."""
+"""Samples from frame to frame, and of the first frame: kernels 7 and 4 with strides 5 and 2 look at 7 + 3 · 5."""
 CONVOLUTIONS: dict[str, Any] = {"conv_dims": (6, 6), "conv_kernels": (7, 4), "conv_strides": (5, 2)}
 SIZES: dict[str, Any] = {**CONVOLUTIONS, "hidden_dim": 8, "num_heads": 2, "mlp_dim": 12, "position_kernel": 4, "position_groups": 2}
 LAYERS = 3

@@ -24,6 +24,8 @@ DEFAULT_FRAMES, DEFAULT_SECONDS = 200_000, 30.0
 
 Clips: TypeAlias = "Sequence[tuple[Dataset, int]]"
 """Dataset and index of each clip."""
+Frames: TypeAlias = "dict[int, Tensor]"
+"""Number of a clip → its frames `[N, D]`."""
 Failure = dict[str, str]
 """Name of a clip that was left out, and why."""
 
@@ -33,10 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=expanded, metavar="SRC", help=f"network: {SOURCE}")
     parser.add_argument("--layer", type=int, required=True, metavar="N", help="layer of the network to cluster, from 1")
     parser.add_argument("--clusters", type=int, required=True, metavar="M", help="number of centroids, and so of codes")
-    parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="file to write, which ends in .safetensors")
+    parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="file to write, NAME.safetensors")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data", type=expanded, metavar="FOLDER", help="folder of audio files to fit on")
-    data.add_argument("--dataset", metavar="SLOT", help="dataset to fit on: a name, or YAML with class_path and init_args")
+    what = "dataset to fit on: a name, or YAML with class_path and init_args"
+    data.add_argument("--dataset", metavar="SLOT", help=what)
     data.add_argument(
         "--config",
         action="append",
@@ -58,7 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"only use the first S seconds of a longer clip (default: {DEFAULT_SECONDS:g})",
     )
     parser.add_argument("--iterations", type=int, default=50, metavar="N", help="most iterations (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of clips, and of the first centroids (default: 0)")
+    what = "seed of the choice of clips, and of the first centroids (default: 0)"
+    parser.add_argument("--seed", type=int, default=0, help=what)
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
@@ -76,14 +80,15 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
         result = _fit(source, clips, out, args, world)
     result["failures"] = unlisted + result["failures"]
     if world.is_main:
-        told = f"{args.clusters:,} centroids of layer {args.layer}, from {result['frames']:,} frames of {result['clips']:,} clips"
+        data = f"{result['frames']:,} frames of {result['clips']:,} clips"
+        told = f"{args.clusters:,} centroids of layer {args.layer}, from {data}"
         ended = f"inertia {result['inertia'][-1]:.6g} after {len(result['inertia']) - 1} iterations"
         emit(args, result, text=f"{args.out}: {told}; {ended}")
     return 1 if result["failures"] else 0
 
 
 def _check(args: argparse.Namespace, overrides: Overrides) -> Path:
-    """Return the file to write. Raise SpecError for a number out of range, CheckpointError if the file cannot be new."""
+    """Return the file to write. Raise SpecError for a number out of range, CheckpointError if it exists."""
     from soundomni.cli.folders import make_directory, user_path
     from soundomni.core.errors import CheckpointError, SpecError
     from soundomni.core.limits import MOST_VOCABULARY, check_count, check_seconds, check_seed
@@ -190,7 +195,7 @@ def _choose(clips: Clips, codec: HubertKmeansCodec, args: argparse.Namespace) ->
     return chosen
 
 
-def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: World) -> tuple[dict[int, Tensor], list[Failure]]:
+def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: World) -> tuple[Frames, list[Failure]]:
     """Return the frames of this rank's share of the clips by number, `[N, D]` each, and what could not be read.
 
     Raise DataError if a plugin's dataset does.

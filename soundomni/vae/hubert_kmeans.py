@@ -1,5 +1,6 @@
-"""Semantic tokens: clusters of what a layer of a speech network makes of a clip (Lakhotia et al. 2021, "On generative spoken language
-modeling from raw audio", section 3.1; Borsos et al. 2022, "AudioLM", section III-B, has w2v-BERT instead of HuBERT).
+"""Semantic tokens: clusters of what a layer of a speech network makes of a clip (Lakhotia et al. 2021, "On generative
+spoken language modeling from raw audio", section 3.1; Borsos et al. 2022, "AudioLM", section III-B, has w2v-BERT
+instead of HuBERT).
 
 Shape letters: B clips, S samples, T frames, N frames of the network, D dimensions of a layer, M clusters.
 """
@@ -27,23 +28,26 @@ VARIANCE_FLOOR = 1e-7
 
 
 class HubertKmeansCodec(FrozenTokens):
-    """Semantic tokens of HuBERT, WavLM or wav2vec 2.0, as transformers computes them; the defaults are those of HuBERT base at layer 9.
+    """Semantic tokens of HuBERT, WavLM or wav2vec 2.0, as transformers computes them; the defaults are those of HuBERT
+    base at layer 9.
 
-    Codes are `[B, 1, T]`: for each frame, the centroid that is nearest to the output of a layer. The codec only encodes: semantic
-    tokens have no waveform, and `decode` raises DataError. `soundomni import hubert-kmeans` makes a layer of a spec for a published
-    network, and `soundomni fit-kmeans` the centroids.
+    Codes are `[B, 1, T]`: for each frame, the centroid that is nearest to the output of a layer. The codec only
+    encodes: semantic tokens have no waveform, and `decode` raises DataError. `soundomni import hubert-kmeans` makes a
+    layer of a spec for a published network, and `soundomni fit-kmeans` the centroids.
 
-    T is ceil(S / ratio), as for every codec. The network's convolutions do not pad, so with the defaults they make one or two frames
-    fewer than ceil(S / 320). A clip of fewer than 400 samples, which would have none, is padded with silence to one frame. Each of
-    the T frames takes the code of the network's frame that holds its middle (the later one, if that is a boundary), and the last ones
-    that of the network's last frame. So the codes of longer clips are those of transformers' own frames, not of padded ones.
+    T is ceil(S / ratio), as for every codec. The network's convolutions do not pad, so with the defaults they make one
+    or two frames fewer than ceil(S / 320). A clip of fewer than 400 samples, which would have none, is padded with
+    silence to one frame. Each of the T frames takes the code of the network's frame that holds its middle (the later
+    one, if that is a boundary), and the last ones that of the network's last frame. So the codes of longer clips are
+    those of transformers' own frames, not of padded ones.
 
-    With `frames_per_second`, the same rule gives another rate, so that frames line up with those of an acoustic codec: half the
-    network's rate keeps every second frame, and twice the rate repeats each of them. A frame must have a whole number of samples: at
-    16 kHz, 12.5 frames per second are possible, and 75 are not.
+    With `frames_per_second`, the same rule gives another rate, so that frames line up with those of an acoustic codec:
+    half the network's rate keeps every second frame, and twice the rate repeats each of them. A frame must have a whole
+    number of samples: at 16 kHz, 12.5 frames per second are possible, and 75 are not.
 
-    The network is frozen and looks at the whole clip at once, so clips are not processed in pieces, and each runs on its own. Time
-    grows with the square of a clip's length, and with WavLM memory too. Without `weights` all centroids are random.
+    The network is frozen and looks at the whole clip at once, so clips are not processed in pieces, and each runs on
+    its own. Time grows with the square of a clip's length, and with WavLM memory too. Without `weights` all centroids
+    are random.
 
     Args:
         sample_rate: sample rate in Hz.
@@ -52,8 +56,8 @@ class HubertKmeansCodec(FrozenTokens):
         normalize: whether each clip is normalized to mean 0 and variance 1.
         num_clusters: M, the number of codes.
         frames_per_second: rate of the codes, with a whole number of samples per frame; None means the network's.
-        weights: a .safetensors file with the tensors of this codec: centroids `[M, D]`, and those of transformers' model
-            after "network.".
+        weights: a .safetensors file with the tensors of this codec: centroids `[M, D]`, and those of transformers'
+            model after "network.".
 
     Raises:
         SpecError: an argument is out of range.
@@ -106,7 +110,8 @@ class HubertKmeansCodec(FrozenTokens):
 
     def decode(self, representation: Representation) -> NoReturn:
         """Raise DataError: semantic tokens have no waveform."""
-        raise DataError("hubert-kmeans only encodes: semantic tokens have no waveform. Make acoustic codes from them, and decode those")
+        advice = "Make acoustic codes from them, and decode those"
+        raise DataError(f"hubert-kmeans only encodes: semantic tokens have no waveform. {advice}")
 
     def _sources(self, num_frames: int, available: int) -> Tensor:
         """Return, int64 `[T]`, which of the network's frames each frame takes its code from."""
@@ -125,12 +130,11 @@ def _ratio(sample_rate: int, hop: int, frames_per_second: float | None) -> int:
     """Return the samples of a frame. Raise SpecError if they are not a whole number."""
     if frames_per_second is None:
         return hop
+    given = f"frames_per_second is {frames_per_second:g}"
     if not 0 < frames_per_second <= sample_rate:
-        raise SpecError(
-            f"frames_per_second is {frames_per_second:g}; expected a number above 0, and at most the sample rate, {sample_rate}"
-        )
+        raise SpecError(f"{given}; expected a number above 0, and at most the sample rate, {sample_rate}")
     ratio = round(sample_rate / frames_per_second)
     if not math.isclose(ratio * frames_per_second, sample_rate, rel_tol=1e-6):
         near = f"frames of {ratio} samples, {sample_rate / ratio:.6g} per second"
-        raise SpecError(f"frames_per_second is {frames_per_second:g}; expected whole samples per frame at {sample_rate} Hz, such as {near}")
+        raise SpecError(f"{given}; expected whole samples per frame at {sample_rate} Hz, such as {near}")
     return ratio

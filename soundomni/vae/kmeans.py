@@ -1,8 +1,8 @@
-"""K-means (Lloyd 1982, "Least squares quantization in PCM") from a k-means++ start (Arthur and Vassilvitskii 2007), over the frames
-of clips that several processes share.
+"""K-means (Lloyd 1982, "Least squares quantization in PCM") from a k-means++ start (Arthur and Vassilvitskii 2007),
+over the frames of clips that several processes share.
 
-Everything that a clip contributes is computed from that clip only, and random numbers name a clip and a frame in it. So the result does
-not depend on which process holds which clip, but for the rounding of sums in float64.
+Everything that a clip contributes is computed from that clip only, and random numbers name a clip and a frame in it. So
+the result does not depend on which process holds which clip, but for the rounding of sums in float64.
 
 Shape letters: N frames of a clip, D dimensions, M clusters, C clips of all processes.
 """
@@ -64,8 +64,9 @@ def fit_kmeans(
 ) -> Clusters:
     """Find centroids of the frames of all clips. Every rank calls it, and gets the same ones.
 
-    An iteration moves each centroid to the mean of the frames that are nearest to it. A centroid without frames moves to the frame
-    that is farthest from its own centroid. Iterations end when one improves the inertia by no more than the tolerance.
+    An iteration moves each centroid to the mean of the frames that are nearest to it. A centroid without frames moves
+    to the frame that is farthest from its own centroid. Iterations end when one improves the inertia by no more than
+    the tolerance.
 
     Args:
         clips: number of a clip → its frames, float `[N, D]`: this rank's share of the clips 0 to C - 1.
@@ -87,7 +88,8 @@ def fit_kmeans(
     check_seed(seed)
     frames = _Frames(clips, num_clips=num_clips, dim=dim, ranks=ranks, device=device)
     if frames.total < num_clusters:
-        raise DataError(f"the clips have {amount(frames.total, 'frame')}; expected at least {num_clusters:,}, one for each cluster")
+        expected = f"expected at least {num_clusters:,}, one for each cluster"
+        raise DataError(f"the clips have {amount(frames.total, 'frame')}; {expected}")
     centroids = _start(frames, num_clusters, torch.Generator().manual_seed(seed))
     found = _assign(frames, centroids)
     inertia = [found.inertia]
@@ -107,7 +109,15 @@ def fit_kmeans(
 class _Frames:
     """The frames of all clips, of which each rank holds some."""
 
-    def __init__(self, clips: Mapping[int, Tensor], *, num_clips: int, dim: int, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self,
+        clips: Mapping[int, Tensor],
+        *,
+        num_clips: int,
+        dim: int,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
         self.dim = dim
         self.device = device
         self.ranks = ranks
@@ -142,7 +152,7 @@ class _Frames:
 
 
 def _start(frames: _Frames, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Draw centroids `[M, D]`: each frame with a probability in proportion to its squared distance from those before."""
+    """Draw centroids `[M, D]`: the chance of a frame is in proportion to its squared distance from those before."""
     distances = {number: torch.full((len(own),), torch.inf, device=frames.device) for number, own in frames}
     weights = frames.counts
     drawn: list[Tensor] = []
@@ -168,7 +178,7 @@ def _distances(frames: Tensor, centroid: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor, share: float) -> int:
-    """Return the index at a share in [0, 1) of the weights float64 `[N]`, at least one above 0; never one without weight."""
+    """Return the index at a share in [0, 1) of weights float64 `[N]`, not all 0; never one without weight."""
     sums = weights.cumsum(dim=0)
     index = int(torch.searchsorted(sums, share * sums[-1], right=True))
     return min(index, int(weights.nonzero()[-1]))
@@ -204,7 +214,7 @@ def _assign(frames: _Frames, centroids: Tensor) -> _Assigned:
 
 
 def _moved(frames: _Frames, centroids: Tensor, found: _Assigned) -> Tensor:
-    """Return each cluster's mean `[M, D]`; an empty cluster gets one of the frames that are farthest from their centroids."""
+    """Return each cluster's mean `[M, D]`; an empty one moves to a frame that is far from its centroid."""
     means = (found.sums / found.sizes.clamp_min(1)[:, None]).to(centroids)
     moved = torch.where(found.sizes[:, None] > 0, means, centroids)
     empty = (found.sizes == 0).nonzero()[:, 0].tolist()
@@ -214,12 +224,13 @@ def _moved(frames: _Frames, centroids: Tensor, found: _Assigned) -> Tensor:
 
 
 def _farthest(frames: _Frames, found: _Assigned, count: int) -> list[tuple[int, int]]:
-    """Return clip and frame of the `count` largest distances above 0 of all ranks, in order; the first of equal ones."""
+    """Return clip and frame of the `count` largest distances above 0 of all ranks, the largest first."""
     if not count:
         return []
     own = []
     for number, distance in found.distances.items():
         values, places = distance.sort(descending=True, stable=True)
-        own += [(-value, number, place) for value, place in zip(values[:count].tolist(), places[:count].tolist(), strict=True) if value]
+        pairs = zip(values[:count].tolist(), places[:count].tolist(), strict=True)
+        own += [(-value, number, place) for value, place in pairs if value]
     every = sorted(entry for gathered in frames.ranks.gather(sorted(own)[:count]) for entry in gathered)
     return [(number, place) for _, number, place in every[:count]]

@@ -1,7 +1,9 @@
-"""Networks that learned speech without transcripts, computed by transformers: HuBERT (Hsu et al. 2021, "HuBERT: self-supervised
-speech representation learning by masked prediction of hidden units"), WavLM (Chen et al. 2022) and wav2vec 2.0 (Baevski et al. 2020).
+"""Networks that learned speech without transcripts, computed by transformers: HuBERT (Hsu et al. 2021, "HuBERT:
+self-supervised speech representation learning by masked prediction of hidden units"), WavLM (Chen et al. 2022) and
+wav2vec 2.0 (Baevski et al. 2020).
 
-Convolutions without padding make frames of a waveform, a convolution over frames adds positions, and a transformer follows.
+Convolutions without padding make frames of a waveform, a convolution over frames adds positions, and a transformer
+follows.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class SpeechNetwork:
         conv_dims: channels of each convolution that makes frames of the waveform.
         conv_kernels, conv_strides: their kernels and strides.
         conv_bias: whether they have a bias.
-        conv_norm: "group" normalizes each channel of the first convolution over the whole clip; "layer" each frame of every one.
+        conv_norm: "group" normalizes each channel of the first convolution over the whole clip; "layer" each frame of
+            every one.
         hidden_dim: width of the transformer.
         num_heads: attention heads.
         mlp_dim: inner width of its MLPs.
@@ -60,7 +63,8 @@ class SpeechNetwork:
         """Raise SpecError if sizes are out of range or do not fit together."""
         counts = {len(values) for values in (self.conv_dims, self.conv_kernels, self.conv_strides)}
         if len(counts) > 1 or not 1 <= min(counts) <= MOST_CONVOLUTIONS:
-            given = f"{len(self.conv_dims)} conv_dims, {len(self.conv_kernels)} conv_kernels and {len(self.conv_strides)} conv_strides"
+            dims, kernels, strides = len(self.conv_dims), len(self.conv_kernels), len(self.conv_strides)
+            given = f"{dims} conv_dims, {kernels} conv_kernels and {strides} conv_strides"
             raise SpecError(f"the network has {given}; expected the same number of each, from 1 to {MOST_CONVOLUTIONS}")
         _check_each("conv_dims", self.conv_dims, most=None)
         _check_each("conv_kernels", self.conv_kernels, most=LARGEST_KERNEL)
@@ -92,7 +96,8 @@ class SpeechNetwork:
         """
         name = CLASSES[self.family]
         package = f"transformers.models.{self.family}"
-        configs, models = (importlib.import_module(f"{package}.{kind}_{self.family}") for kind in ("configuration", "modeling"))
+        configs = importlib.import_module(f"{package}.configuration_{self.family}")
+        models = importlib.import_module(f"{package}.modeling_{self.family}")
         config = getattr(configs, f"{name}Config")(
             hidden_size=self.hidden_dim,
             num_hidden_layers=num_layers,

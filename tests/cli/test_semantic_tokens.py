@@ -1,4 +1,4 @@
-"""`soundomni fit-kmeans` and `soundomni import hubert-kmeans`: centroids of a network's layer, and the codec that they make together."""
+"""`soundomni fit-kmeans` and `soundomni import hubert-kmeans`: centroids, and the codec that they make with a network."""
 
 from __future__ import annotations
 

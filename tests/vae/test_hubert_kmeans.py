@@ -1,4 +1,4 @@
-"""`hubert-kmeans` gives the clusters of the frames that transformers' own networks make of a clip, at any length and rate."""
+"""`hubert-kmeans` gives the clusters of the frames that transformers' own networks make of a clip, at any rate."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def test_normalized_clips_do_not_depend_on_level_and_offset() -> None:
 
 
 def nearest(frame: int, ratio: int, available: int) -> int:
-    """The frame of the network that holds the middle of a frame of `ratio` samples, the later of two, or else the last one."""
+    """The frame of the network that holds the middle of a frame of `ratio` samples, the later of two, or else the last
+    one."""
     middle = Fraction(2 * frame + 1, 2) * ratio
     return min(available - 1, max(j for j in range(available + ratio) if j * HOP <= middle) if available else 0)
 

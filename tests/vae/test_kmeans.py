@@ -21,7 +21,8 @@ PROGRAM = Path(__file__).with_name("kmeans_ranks.py")
 
 
 def lloyd(frames: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:
-    """One iteration in float64: the centroids `[M, D]` after it, and the inertia of those before. No cluster may be empty."""
+    """One iteration in float64: the centroids `[M, D]` after it, and the inertia of those before. No cluster may be
+    empty."""
     distances = ((frames[:, None] - centroids[None]) ** 2).sum(-1)
     codes = distances.argmin(1)
     moved = np.stack([frames[codes == cluster].mean(0) for cluster in range(len(centroids))])

@@ -84,8 +84,8 @@ def _built(report: Mapping[str, Any], weights: Path) -> Codec:
 
 
 def _check(codec: Codec, waveform: np.ndarray, sample_rate: int) -> tuple[dict[str, Any], str]:
-    """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own, as data and as
-    text. If the codec only encodes, count the codes."""
+    """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own, as
+    data and as text. If the codec only encodes, count the codes."""
     import torch
 
     from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks

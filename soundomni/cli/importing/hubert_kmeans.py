@@ -1,4 +1,4 @@
-"""`soundomni import hubert-kmeans`: a speech network of transformers with centroids of one of its layers, as a codec."""
+"""`soundomni import hubert-kmeans`: a speech network of transformers with centroids of a layer, as a codec."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="safetensors file with the tensor centroids, as `soundomni fit-kmeans` writes it",
     )
-    parser.add_argument(
-        "--layer", type=int, metavar="N", help="layer of the network that they belong to, from 1 (default: the one in FILE)"
-    )
+    what = "layer of the network that they belong to, from 1 (default: the one in FILE)"
+    parser.add_argument("--layer", type=int, metavar="N", help=what)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

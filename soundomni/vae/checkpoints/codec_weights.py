@@ -58,7 +58,7 @@ def known_name(name: str, known: Collection[str], renamed: Mapping[str, str]) ->
 
 
 def place_names(names: Iterable[str], known: Collection[str], renamed: Mapping[str, str], path: str | Path) -> dict[str, str]:
-    """Return tensor of the network → tensor of the file, see `known_name`. Raise CheckpointError if two have the same place."""
+    """Return tensor of the network → tensor of the file, see `known_name`. Raise CheckpointError if two are one."""
     sources: dict[str, str] = {}
     for theirs in names:
         ours = known_name(theirs, known, renamed)

@@ -1,5 +1,5 @@
-"""The config.json and preprocessor_config.json of transformers' HuBERT, WavLM and wav2vec 2.0, as arguments of the codec
-`hubert-kmeans`.
+"""The config.json and preprocessor_config.json of transformers' HuBERT, WavLM and wav2vec 2.0, as arguments of the
+codec `hubert-kmeans`.
 
 A file only states what differs from the defaults of transformers, which are repeated here. Anything that the codec
 cannot do is refused.
@@ -82,7 +82,7 @@ def read_speech(values: Mapping[str, Any], family: Family) -> tuple[SpeechNetwor
 
 
 def read_preprocessor(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `sample_rate` and `normalize` of the codec for a preprocessor_config.json. Raise SpecError as `read_speech`."""
+    """Return the codec's `sample_rate` and `normalize` for a preprocessor_config.json. Raise as `read_speech`."""
     check_fixed(values, _FIXED_PREPROCESSOR, "hubert-kmeans")
     config = cast(_Preprocessor, _converted(values, _Preprocessor))
     return {"sample_rate": config.sampling_rate, "normalize": config.do_normalize}

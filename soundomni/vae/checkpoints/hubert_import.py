@@ -1,7 +1,7 @@
 """Speech networks in the layout of transformers, with centroids of a layer, as the codec `hubert-kmeans`.
 
-`SRC` is a directory with config.json, preprocessor_config.json and model.safetensors. The network may be the whole model, or the part
-of one with a head, such as one for transcripts. Nothing is unpickled.
+`SRC` is a directory with config.json, preprocessor_config.json and model.safetensors. The network may be the whole
+model, or the part of one with a head, such as one for transcripts. Nothing is unpickled.
 
 Shape letters: M clusters, D dimensions of a layer.
 """
@@ -132,10 +132,11 @@ def read_speech_source(source: str | Path, layer: int) -> SpeechSource:
         expected = f"expected one of {', '.join(CLASSES)}"
         raise CheckpointError(f"'{directory / CONFIG_FILE}': model_type is {shown(family)}; {expected}")
     if not (directory / PREPROCESSOR_FILE).exists():
-        what = "which says whether clips are normalized (do_normalize)"
-        raise CheckpointError(f"no {PREPROCESSOR_FILE} in '{directory}', {what}. Copy it from the repository of the model")
+        what = "which says whether clips are normalized (do_normalize). Copy it from the repository of the model"
+        raise CheckpointError(f"no {PREPROCESSOR_FILE} in '{directory}', {what}")
     try:
-        network, num_layers = read_speech({name: value for name, value in tree.items() if name in KEYS}, cast(Family, family))
+        known = {name: value for name, value in tree.items() if name in KEYS}
+        network, num_layers = read_speech(known, cast(Family, family))
         check_layer(layer, num_layers)
     except SpecError as error:
         raise SpecError(f"'{directory / CONFIG_FILE}': {error}") from error
@@ -149,7 +150,8 @@ def read_speech_source(source: str | Path, layer: int) -> SpeechSource:
     unused = _unused(weights, family, layer, keeps_norm=not network.norm_first)
     prefix = _prefix(weights, family)
     names = {name.removeprefix(prefix): name for name in weights if name not in unused}
-    sources = {ours: names[name] for ours, name in place_names(names, empty.state_dict(), OLDER_NAMES, weights.path).items()}
+    placed = place_names(names, empty.state_dict(), OLDER_NAMES, weights.path)
+    sources = {ours: names[name] for ours, name in placed.items()}
     check_fit(empty, {ours: weights.shape(theirs) for ours, theirs in sources.items()}, weights.path)
     unused_keys = tuple(name for name in tree if name not in (*KEYS, "model_type"))
     return SpeechSource(weights, init_args, network, sources, unused, unused_keys)
@@ -163,7 +165,8 @@ def import_hubert_kmeans(source: str | Path, *, centroids: str | Path, layer: in
         centroids: a .safetensors file with "centroids" `[M, D]`, as `write_centroids` writes it.
         layer: their layer, from 1; None for the one in the file.
 
-    Raise CheckpointError or SpecError as `read_speech_source`, or if the centroids are missing or damaged, or belong to another layer.
+    Raise CheckpointError or SpecError as `read_speech_source`, or if the centroids are missing or damaged, or belong to
+    another layer.
     """
     file = _open_centroids(centroids)
     found = read_speech_source(source, _layer(file, layer))

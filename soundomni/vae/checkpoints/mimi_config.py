@@ -26,9 +26,13 @@ _PARTS: Mapping[str, str] = {
     "decoder_transformer.": "decoder.decoder_transformer.",
     "decoder.layers.": "decoder.decoder_seanet.layers.",
 }
-"""Start of a tensor's name in transformers 5.0 and in published files → its start in versions that have an object for each half of
-the network, such as 5.24."""
-OTHER_NAMES: Mapping[str, str] = {rf"^{re.escape(start)}": other for pair in _PARTS.items() for start, other in (pair, pair[::-1])}
+"""Start of a tensor's name in transformers 5.0 and in published files → its start in versions that have an object for
+each half of the network, such as 5.24."""
+OTHER_NAMES: Mapping[str, str] = {
+    rf"^{re.escape(start)}": other  # both ways
+    for pair in _PARTS.items()
+    for start, other in (pair, pair[::-1])
+}
 """Both spellings of the parts, each with the other one: as a pattern → what replaces it."""
 
 _FIXED: Mapping[str, Any] = {

@@ -1,8 +1,9 @@
 """Published codecs in the layout of transformers: a directory with config.json and model.safetensors.
 
 The names of the tensors are kept, with two exceptions: EnCodec's older files spell weight norm as weight_g and
-weight_v, and newer versions of transformers have other names for Mimi's parts than older ones and published files. Nothing is unpickled:
-files of other kinds are refused unread. Sizes are compared with what the file holds before anything is allocated.
+weight_v, and newer versions of transformers have other names for Mimi's parts than older ones and published files.
+Nothing is unpickled: files of other kinds are refused unread. Sizes are compared with what the file holds before
+anything is allocated.
 """
 
 from __future__ import annotations
