@@ -122,8 +122,9 @@ class HubertKmeansCodec(FrozenTokens):
 def _normalized(samples: Tensor) -> Tensor:
     """Map `[1, S]` to mean 0 and variance 1, as transformers' Wav2Vec2FeatureExtractor does."""
     exact = samples.to(torch.promote_types(samples.dtype, torch.float32))
-    variance, mean = torch.var_mean(exact, dim=-1, correction=0, keepdim=True)
-    return ((exact - mean) / (variance + VARIANCE_FLOOR).sqrt()).to(samples.dtype)
+    centered = exact - exact.mean(dim=-1, keepdim=True)
+    variance = centered.square().mean(dim=-1, keepdim=True)
+    return (centered / (variance + VARIANCE_FLOOR).sqrt()).to(samples.dtype)
 
 
 def _ratio(sample_rate: int, hop: int, frames_per_second: float | None) -> int:
