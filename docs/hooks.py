@@ -150,7 +150,7 @@ def code(value: object) -> str:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Returns the parser of a command, as the command line builds it."""
-    module = importlib.import_module(f"soundomni.cli.{command}")
+    module = command_line.command_module(command)
     parser = Parser(prog=f"soundomni {command}")
     module.configure(parser)
     return parser

@@ -82,6 +82,9 @@ class Codec(nn.Module, ABC):
     random only if generators are given, and never depends on `self.training`.
     """
 
+    decodes: ClassVar[bool] = True
+    """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
+
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses of the codec's own that `reconstruct` returns; none by default."""

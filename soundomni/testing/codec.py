@@ -41,9 +41,9 @@ class CodecSuite(ModuleSuite):
         return codec
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Return what encoding and decoding one clip gives."""
+        """Return what encoding and decoding one clip gives; only its values if the codec only encodes."""
         encoded = _encode(plugin, [self.lengths(plugin)[-1]])
-        return [encoded.values, plugin.decode(encoded)]
+        return [encoded.values, plugin.decode(encoded)] if plugin.decodes else [encoded.values]
 
     def lengths(self, codec: Codec) -> list[int]:
         """Return lengths in samples around the first frame, and of several frames."""
@@ -109,8 +109,13 @@ class CodecSuite(ModuleSuite):
                 self.require(low >= 0 and high < size, "values", message)
 
     def test_decode(self) -> None:
-        """Decoding gives float `[B, C, S]` that is at least `spec.num_samples(T)` long."""
+        """Decoding gives float `[B, C, S]` that is at least `spec.num_samples(T)` long; with `decodes` False, it raises
+        DataError."""
         codec = self.built()
+        if not codec.decodes:
+            encoded = _encode(codec, [self.lengths(codec)[-1]])
+            self.require(_is_refused(codec, encoded), "decode", "decodes is False, but decode returned; expected DataError")
+            return
         for samples in self.lengths(codec):
             encoded = _encode(codec, [samples, samples])
             decoded, least = _decode(codec, encoded), codec.spec.num_samples(encoded.values.shape[-1])
@@ -135,6 +140,8 @@ class CodecSuite(ModuleSuite):
     def test_decode_batch(self) -> None:
         """Each clip of a batch is decoded as it is on its own, whatever comes with it or after its frames."""
         codec = self.built()
+        if not codec.decodes:
+            return
         encoded, spec = _encode(codec, self.lengths(codec)), codec.spec
         within = length_mask(encoded.lengths, encoded.values.shape[-1])[:, None]
         other = noise(98, *encoded.values.shape) if spec.kind == "continuous" else torch.full_like(encoded.values, -1)
@@ -148,6 +155,8 @@ class CodecSuite(ModuleSuite):
     def test_fewer_levels(self) -> None:
         """A codec of codes also decodes clips of which only the first levels are given."""
         codec = self.built()
+        if not codec.decodes:
+            return
         encoded, levels = _encode(codec, self.lengths(codec)), len(codec.spec.codebook_sizes)
         expected = [len(encoded.values), codec.spec.channels, codec.spec.num_samples(encoded.values.shape[-1])]
         for count in range(1, levels):
@@ -166,11 +175,7 @@ class CodecSuite(ModuleSuite):
             for code in (-1, size):
                 values = encoded.values.clone()
                 values[0, level, 0] = code
-                refused = False
-                try:
-                    _decode(codec, encoded.with_values(values))
-                except DataError:
-                    refused = True
+                refused = _is_refused(codec, encoded.with_values(values))
                 message = f"decode took the code {code} of level {level}, whose codes run from 0 to {size - 1}; expected DataError"
                 self.require(refused, "wrong_codes", message)
 
@@ -214,12 +219,14 @@ class CodecSuite(ModuleSuite):
         samples = (2 * max(field.encode, field.decode) + 4) * spec.downsampling_ratio + (spec.downsampling_ratio + 1) // 2
         waveform, lengths = _waveform(codec, [samples], 0), torch.tensor([samples])
         encoded = _encode(codec, [samples])
-        decoded = _decode(codec, encoded)[..., : spec.num_samples(int(encoded.lengths[0]))]
+        decoded = _decode(codec, encoded)[..., : spec.num_samples(int(encoded.lengths[0]))] if codec.decodes else None
         for chunk in (1, 3):
             cut = encode_in_chunks(codec, waveform, lengths, chunk_frames=chunk)
             told = f"in chunks of {chunk} frame{'s' if chunk > 1 else ''} with a context of"
             message = f"encode {told} {field.encode} differs from encode of the whole clip"
             self.require_close(cut.values, encoded.values[..., : cut.values.shape[-1]], self.tolerance, "receptive_field", message)
+            if decoded is None:
+                continue
             message = f"decode {told} {field.decode} differs from decode of the whole clip"
             pieces = decode_in_chunks(codec, encoded, chunk_frames=chunk)
             self.require_close(pieces, decoded, self.tolerance, "receptive_field", message)
@@ -234,6 +241,8 @@ class CodecSuite(ModuleSuite):
                 encoded = codec.encode(waveform, torch.tensor([samples]))
             finite = bool(encoded.values.isfinite().all())
             self.require(finite, "round_trip", f"encode of {name} gave values that are not finite")
+            if not codec.decodes:
+                continue
             finite = bool(_decode(codec, encoded)[..., :samples].isfinite().all())
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
@@ -363,3 +372,12 @@ def _encode(
 @torch.no_grad()
 def _decode(codec: Codec, encoded: Representation) -> Tensor:
     return codec.decode(encoded)
+
+
+def _is_refused(codec: Codec, encoded: Representation) -> bool:
+    """Return whether decoding raises DataError."""
+    try:
+        _decode(codec, encoded)
+    except DataError:
+        return True
+    return False

@@ -55,7 +55,7 @@ CASES = {
     "soundomni generate --model nano --no-p|": {"--no-pictures"},
     "soundomni export na|": {"nano"},
     "soundomni export run --format st|": {"stable-audio-vae"},
-    "soundomni import |": {"stable-audio-vae", "dac", "encodec", "qwen2-audio", "bagel", "soundomni"},
+    "soundomni import |": {"stable-audio-vae", "dac", "encodec", "mimi", "hubert-kmeans", "qwen2-audio", "bagel", "soundomni"},
     "soundomni import bagel --ll|": {"--llm"},
     "soundomni plugins --mod|": set(),
     "soundomni plugins list --sam|": set(),

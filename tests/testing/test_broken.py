@@ -72,6 +72,11 @@ class Short(MDCT):
         return super().decode(representation)[..., :-1]
 
 
+@broken(testing.CodecSuite, "decode", "decodes is False, but decode returned; expected DataError")
+class SaysThatItOnlyEncodes(MDCT):
+    decodes = False
+
+
 @broken(testing.CodecSuite, "receptive_field", "decode in chunks of 1 frame with a context of 0 differs from decode of the whole clip")
 class Echoes(MDCT):
     def decode(self, representation):

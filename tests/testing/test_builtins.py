@@ -78,6 +78,18 @@ class TestSoundStreamEma(Builtin, testing.CodecSuite):
         codec.after_step(OneRank())
         return codec
 
+MIMI = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+MIMI |= {"sliding_window": 3, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+TestMimi = suite(testing.CodecSuite, "Mimi", "mimi", **MIMI, num_codebooks=3)
+TestMimiStereo = suite(testing.CodecSuite, "MimiStereo", "mimi", **MIMI, channels=2, semantic_codebooks=2)
+
+SPEECH = {"conv_dims": [4, 4], "conv_kernels": [6, 4], "conv_strides": [5, 2], "hidden_dim": 8, "num_heads": 2, "mlp_dim": 6}
+SPEECH |= {"position_kernel": 4, "position_groups": 2}
+TOKENS = {"sample_rate": RATE, "layer": 2, "num_clusters": 9}
+TestHubertKmeans = suite(testing.CodecSuite, "HubertKmeans", "hubert-kmeans", **TOKENS, network=SPEECH)
+LARGE = SPEECH | {"family": "wavlm", "conv_norm": "layer", "norm_first": True}
+TestWavlmKmeans = suite(testing.CodecSuite, "WavlmKmeans", "hubert-kmeans", **TOKENS, network=LARGE, frames_per_second=RATE / 15)
+
 
 class TestHarmonicCodes(Builtin, testing.CodecSuite):
     """Its codebooks are measured on noise, as a run does on its first clips."""

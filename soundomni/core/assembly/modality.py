@@ -240,6 +240,12 @@ class CodecModality(Modality):
             latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 
+    def check_decodes(self) -> None:
+        """Raise SpecError if the codec only encodes, so that there is no waveform."""
+        if not self.codec.decodes:
+            told = f"the codec of '{self.name}', {type(self.codec).__name__}, only encodes, so its tokens have no waveform"
+            raise SpecError(f"{told}. Use a modality whose codec decodes")
+
     @property
     def is_fitted(self) -> bool:
         """Whether codec and normalizer have measured what they need to know about the data."""

@@ -303,14 +303,15 @@ class SoundOmni:
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, or the kept spans
-                do not hold a whole frame.
+            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
+                encodes, or the kept spans do not hold a whole frame.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind.
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
         modality = self.model.made(of)
+        modality.check_decodes()
         guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
@@ -530,12 +531,14 @@ class SoundOmni:
             of: the modality whose codec it is; None stands for the first one that is made.
 
         Raises:
-            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces, or the model does not make that
-                modality.
+            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces or only encodes, or the model does
+                not make that modality.
             DataError: `clip` is not a clip.
         """
         clip = as_clip("the clip", clip)
-        codec = self.model.made(of).codec
+        modality = self.model.made(of)
+        modality.check_decodes()
+        codec = modality.codec
         waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
         num_samples = waveform.shape[-1]
         if chunk_seconds is None and codec.receptive_field is None:
