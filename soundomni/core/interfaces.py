@@ -161,7 +161,8 @@ class Critic(nn.Module, ABC):
 
     Runtime arguments: `sample_rate` in Hz and `channels`, C, of what it judges. Clips of a call are equally long, so that there is
     no padding. A critic with trainable parameters learns in a phase of its own, with its own optimizer, and every rank keeps it
-    whole. `judged` and `learned` name the losses that `judge` and `learn` return, always all of them.
+    whole. `judged` and `learned` name the losses that `judge` and `learn` return, always all of them; an instance may set its own,
+    if its arguments decide.
 
     In the log and in `train.loss_weights`, a loss has the name CRITIC.LOSS, such as `waves.adversarial`; a loss that is called
     `distance` has the name of the critic only, such as `mel`.

@@ -25,6 +25,7 @@ from soundomni.vae.critics import (
 from soundomni.vae.critics.a_weighting import a_weighted, a_weighting, a_weighting_taps
 from soundomni.vae.critics.adversarial import AdversarialCritic, Network, Verdict
 from soundomni.vae.critics.multi_scale_waveform import WaveformNetwork
+from soundomni.vae.spectrum import as_channels, spectrum
 from soundomni.vae.stft_loss import MAGNITUDE_FLOOR
 
 RATE = 16000
@@ -443,6 +444,14 @@ def test_the_complex_network_computes_what_its_description_says() -> None:
         values = F.leaky_relu(strided + convolution(values, f"{name}.shortcut", stride=stride), 0.2)
     assert values.shape[2:] == (7, 4)
     torch.testing.assert_close(critic.verdicts(x)[0].logits, convolution(values, "logits"))
+
+
+def test_a_stereo_spectrum_enters_as_real_parts_and_then_imaginary_parts() -> None:
+    x, _ = clips(2, 2, 64)
+    values = as_channels(spectrum(x, 32, center=False))
+    for channel in range(2):
+        mono = as_channels(spectrum(x[:, channel : channel + 1], 32, center=False))
+        torch.testing.assert_close(values[:, channel::2], mono)
 
 
 @pytest.mark.parametrize("num_samples", [32, 40, 72])
