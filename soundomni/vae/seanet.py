@@ -59,8 +59,9 @@ class CausalUpsampling(nn.Module):
 
     def forward(self, values: Tensor, past: Past | None) -> Tensor:
         """Map `[B, C, L]` to `[B, C', L · stride]`."""
-        longer: Tensor = self.convolution(values if past is None else past.before(self, values, 1))
-        return longer[..., 0 if past is None else self.stride : -self.stride]
+        longer = self.convolution(values if past is None else past.before(self, values, 1))
+        out: Tensor = longer[..., 0 if past is None else self.stride : -self.stride]
+        return out
 
 
 class ResidualUnit(nn.Module):
@@ -73,8 +74,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, values: Tensor, past: Past | None) -> Tensor:
         """Map `[B, C, L]` to `[B, C, L]`."""
-        inner: Tensor = self.mix(functional.elu(self.wide(functional.elu(values), past)), past)
-        return values + inner
+        inner = self.wide(functional.elu(values), past)
+        out: Tensor = values + self.mix(functional.elu(inner), past)
+        return out
 
 
 class EncoderBlock(nn.Module):

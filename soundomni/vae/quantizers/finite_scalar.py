@@ -53,8 +53,9 @@ class FiniteScalarQuantizer(Quantizer):
     def find(self, level: int, residual: Tensor) -> Tensor:
         """Return the codes `[B, T]` of a level for what is left over, `[B, T, E]`."""
         most = self.steps - 1
-        digits = ((residual.detach() / self._range(level) + 1) * most / 2).nan_to_num().round().long()
-        return (torch.minimum(digits.clamp_min(0), most) * self.places).sum(-1)
+        digits = ((residual.detach() / self._range(level) + 1) * most / 2).round().long()
+        digits = torch.minimum(digits.clamp_min(0), most)  # the range of a late level may be below float precision
+        return (digits * self.places).sum(-1)
 
     def lookup(self, level: int, codes: Tensor) -> Tensor:
         """Return the numbers `[B, T, E]` of codes `[B, T]` of a level."""

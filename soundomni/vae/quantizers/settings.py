@@ -78,7 +78,9 @@ class QuantizerSettings:
             raise SpecError(f"{given}; expected 2 to {MOST_VOCABULARY:,}")
         if self.method == "lfq" and self.codebook_size & (self.codebook_size - 1):
             raise SpecError(f"quantizer.codebook_size is {self.codebook_size}; expected a power of 2 for lfq")
-        for name in ("decay", "dead_code_share", "level_dropout"):
+        if not 0 <= self.decay < 1:
+            raise SpecError(f"quantizer.decay is {self.decay:g}; expected a number from 0 up and below 1")
+        for name in ("dead_code_share", "level_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"quantizer.{name} is {getattr(self, name):g}; expected a number from 0 to 1")
         for name in ("commitment_weight", "entropy_weight"):
