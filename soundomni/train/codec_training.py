@@ -112,8 +112,8 @@ class CodecTraining(nn.Module):
         """
         clips = next(iter(batch.clips.values()), Clips.none())
         if len(clips) > 0:
-            return self._losses(clips.waveform, clips.lengths, clips.seeds, phase, step, keep=keep)
-        terms = self._losses(*self._silence(clips.waveform.device), (0,), phase, step, keep=keep)
+            return self.losses(clips.waveform, clips.lengths, clips.seeds, phase, step=step, keep=keep)
+        terms = self.losses(*self._silence(clips.waveform.device), (0,), phase, step=step, keep=keep)
         return {name: (0.0 * total, count) for name, (total, count) in terms.items()}
 
     @torch.no_grad()
@@ -126,7 +126,17 @@ class CodecTraining(nn.Module):
         self.codec.after_step(ranks)
         self.balancer.after_step(ranks)
 
-    def _losses(self, waveform: Tensor, lengths: Tensor, seeds: Sequence[int], phase: str, step: int | None, *, keep: bool) -> LossTerms:
+    def losses(
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        seeds: Sequence[int],
+        phase: str = CODEC,
+        *,
+        step: int | None = None,
+        keep: bool = False,
+    ) -> LossTerms:
+        """Return the losses of a phase on clips `[B, C, S]` of `lengths` `[B]`, as `forward` does for those of a batch."""
         counts = lengths.tolist()
         if phase == CRITICS:
             with torch.set_grad_enabled(keep):
