@@ -86,18 +86,9 @@ def _built(report: Mapping[str, Any], weights: Path) -> Codec:
 
 def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison:
     """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own."""
-    import torch
-
-    from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks
-    from soundomni.core.waveform import Audio, fit_length, match_channels, resample
+    from soundomni.core.inference.round_trip import round_trip
+    from soundomni.core.waveform import Audio
     from soundomni.evaluation import compare
 
-    reference = resample(match_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
-    clip, lengths, frames = torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames_of(codec.spec)
-    with torch.no_grad():
-        if codec.receptive_field is None:
-            decoded = codec.decode(codec.encode(clip, lengths))
-        else:
-            decoded = decode_in_chunks(codec, encode_in_chunks(codec, clip, lengths, chunk_frames=frames), chunk_frames=frames)
-    estimate = fit_length(decoded[0].numpy(), reference.shape[1])
-    return compare(Audio(waveform, sample_rate), Audio(estimate, codec.spec.sample_rate))
+    clip = Audio(waveform, sample_rate)
+    return compare(clip, round_trip(codec, clip))
