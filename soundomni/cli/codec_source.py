@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 def check_codec_options(args: argparse.Namespace, overrides: Overrides) -> None:
     """Raise UsageError for options that do not apply to the source of `--model` or `--codec`."""
     from soundomni.cli.parsing import UsageError
-    from soundomni.core.pretrained.directory import is_run
 
-    if args.step is not None and not (args.codec is not None and is_run(Path(args.codec))):
+    if args.step is not None and not (args.codec is not None and _is_run(args.codec)):
         raise UsageError(f"--step only applies to run directories; '{args.codec or args.model}' is not one. Leave it out")
     if args.codec is not None and args.of is not None:
         raise UsageError("--of only applies to --model. Leave it out")
@@ -59,6 +58,12 @@ def _without_model(folder: Path, *, step: int | None, trust_class_paths: bool) -
     if found is None:
         raise SpecError(f"--codec is '{folder}', a run that trained a model. Export it with `soundomni export`, and give that as --model")
     return found[1]
+
+
+def _is_run(folder: str) -> bool:
+    from soundomni.core.pretrained.directory import is_run
+
+    return is_run(Path(folder))
 
 
 def _newest_step(run_dir: Path) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from soundomni.cli.audio_files import Failures, add_format, say_gain, usable
 from soundomni.cli.audio_inputs import AudioInput
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from soundomni.train.parallel import World
 
 HELP = "send audio files through the codec and back, and measure the difference"
+
+T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=7)
+
+Planned = tuple[int, Path, AudioInput]
+"""A file that can be used: its place among all that were given, its path, and what was given."""
 
 _TITLES = {"si_sdr": "SI-SDR", "stft_distance": "STFT", "mel_distance": "mel"}
 _TITLES |= {f"{name}_file": f"{title} (file)" for name, title in _TITLES.items()}
@@ -92,55 +99,72 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     if args.levels is not None:
         check_count("--levels", args.levels)
     check_codec_options(args, overrides)
-    with _processes() as world:
-        return _share(args, overrides, world)
+    if _is_launched():
+        from soundomni.core.spec.schema import ParallelSpec
+        from soundomni.train.parallel import open_world
 
-
-@contextmanager
-def _processes() -> Iterator[World]:
-    """Join the processes that torchrun started, if it did."""
-    import os
-
+        with open_world(ParallelSpec()) as world:
+            return _share(args, overrides, world, *world.share(lambda: _planned(args)))
+    inputs, failures = _planned(args)
+    if not inputs:  # before torch is imported
+        _report(args, failures, [], [])
+        return failures.status
     import torch
 
-    from soundomni.core.spec.schema import ParallelSpec
-    from soundomni.train.parallel import World, open_world
+    from soundomni.train.parallel import World
 
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield World(rank=0, size=1, device=torch.device("cpu"))
-        return
-    with open_world(ParallelSpec()) as world:
-        yield world
+    return _share(args, overrides, World(rank=0, size=1, device=torch.device("cpu")), inputs, failures)
 
 
-def _share(args: argparse.Namespace, overrides: Overrides, world: World) -> int:
-    """Reconstruct the share of this process; the first process reports on all files. Return the exit status."""
+def _is_launched() -> bool:
+    """Return whether torchrun started several processes."""
+    import os
+
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _share(args: argparse.Namespace, overrides: Overrides, world: World, inputs: Sequence[Planned], failures: Failures) -> int:
+    """Reconstruct the share of this process; the first process reports on all files, also by its exit status."""
     from soundomni.evaluation import codec_table
-    from soundomni.evaluation.codec_table import levels_to_measure
 
-    device = choose_device(args)
-    inputs, failures = world.share(lambda: _planned(args))
+    every: list[Reconstructed] = []
+    table: list[CodecRow] = []
     if inputs:
-        codec = world.on_every(lambda: _checked(args, overrides, device))
-        levels = levels_to_measure(codec.spec, args.levels, name="--levels")
+        device = choose_device(args)
+        codec, levels = world.on_every(lambda: _loaded(args, overrides, device))
         mine = inputs[world.rank :: world.size]
-        done, failed = world.on_every(lambda: _reconstruct_all(codec, mine, levels, args, show=world.is_main))
-        parts = world.gather((done, failed))
-        for _, found in parts:
-            failures.found += found
-        every = sorted((one for ours, _ in parts for one in ours), key=lambda one: one.place)
+        parts = world.gather(world.on_every(lambda: _met(world, lambda: _reconstruct_all(codec, mine, levels, args, show=world.is_main))))
+        places = {str(file): place for place, file, _ in inputs}
+        failures.found += sorted((one for _, failed in parts for one in failed), key=lambda one: places[one["file"]])
+        every = sorted((one for done, _ in parts for one in done), key=lambda one: one.place)
         table = codec_table(codec.spec, levels, [one.compared for one in every]) if every else []
-    else:
-        every, table = [], []
-    if world.is_main:
-        _report(args, failures, every, table)
+    if not world.is_main:
+        return 0  # torchrun ends all processes when one fails, also the one that is about to report
+    _report(args, failures, every, table)
     return failures.status
 
 
-def _planned(args: argparse.Namespace) -> tuple[list[tuple[int, Path, AudioInput]], Failures]:
-    """Return the usable files, each with its place among all, and the others. Make the output folder if there is any."""
+def _met(world: World, work: Callable[[], T]) -> T:
+    """Return what this process does, once all have done theirs: collectives do not wait for as long as shares may differ."""
+    from soundomni.core.errors import SoundOmniError
+
+    def meet() -> None:
+        if world.meeting is not None:
+            world.meeting.wait(_LONGEST_WAIT)
+
+    try:
+        done = work()
+    except SoundOmniError:  # every process is to hear of it
+        meet()
+        raise
+    meet()
+    return done
+
+
+def _planned(args: argparse.Namespace) -> tuple[list[Planned], Failures]:
+    """Return the files that can be used, each with a name of its own for the output, and the others."""
     from soundomni.cli.audio_inputs import check_names, find_inputs
-    from soundomni.cli.folders import make_directory
+    from soundomni.cli.folders import user_path
     from soundomni.core.errors import DataError
     from soundomni.data.audio_formats import find_format
 
@@ -149,27 +173,28 @@ def _planned(args: argparse.Namespace) -> tuple[list[tuple[int, Path, AudioInput
     for path, reason in skipped:
         failures.add(path, DataError(reason))
     inputs = [(place, file, found[place]) for place, file in usable([one.path for one in found], failures).items()]
-    if inputs:
-        check_names([one for _, _, one in inputs], make_directory(args.out), find_format(args.format).suffix)
+    check_names([one for _, _, one in inputs], user_path(args.out), find_format(args.format).suffix)
     return inputs, failures
 
 
-def _checked(args: argparse.Namespace, overrides: Overrides, device: str) -> Codec:
-    """Return the codec, which fits the options."""
+def _loaded(args: argparse.Namespace, overrides: Overrides, device: str) -> tuple[Codec, list[int | None]]:
+    """Return the codec, which fits the options, and the numbers of levels to decode. Make the output folder."""
     from soundomni.cli.codec_source import load_codec
+    from soundomni.cli.folders import make_directory
     from soundomni.data.audio_formats import check_format
-    from soundomni.evaluation.codec_table import levels_to_measure
+    from soundomni.evaluation.codec_rows import levels_to_measure
 
     codec = load_codec(args, overrides, device=device)
-    levels_to_measure(codec.spec, args.levels, name="--levels")
     if args.rate == "codec":
         check_format(args.format, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
-    return codec
+    levels = levels_to_measure(codec.spec, args.levels, name="--levels")
+    make_directory(args.out)
+    return codec, levels
 
 
 def _reconstruct_all(
     codec: Codec,
-    inputs: Sequence[tuple[int, Path, AudioInput]],
+    inputs: Sequence[Planned],
     levels: Sequence[int | None],
     args: argparse.Namespace,
     *,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from soundomni.evaluation.codec_table import CodecRow, codec_table
+    from soundomni.evaluation.codec_rows import CodecRow, codec_table
     from soundomni.evaluation.evaluating import evaluate
     from soundomni.evaluation.evaluation_data import EvaluationData, open_data
     from soundomni.evaluation.fixed_lists import FixedList, open_list, shipped_lists
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from soundomni.evaluation.tasks.reconstruction import Comparison, compare
 
 _MODULES = {
-    "codec_table": ("CodecRow", "codec_table"),
+    "codec_rows": ("CodecRow", "codec_table"),
     "evaluating": ("evaluate",),
     "evaluation_data": ("EvaluationData", "open_data"),
     "fixed_lists": ("FixedList", "open_list", "shipped_lists"),

@@ -22,7 +22,7 @@ def bandwidth(waveform: np.ndarray, sample_rate: int, *, share: float = 0.99) ->
         share: above 0, at most 1.
 
     Returns:
-        the frequency, resolved to about sample_rate / 1000; nan if the clip is silent.
+        the frequency, resolved to about sample_rate / 500; nan if the clip is silent.
 
     Raises:
         ValueError: the waveform has another shape, or the rate or the share is out of range.
