@@ -86,21 +86,14 @@ def _built(report: Mapping[str, Any], weights: Path) -> Codec:
 def _check(codec: Codec, waveform: np.ndarray, sample_rate: int) -> tuple[dict[str, Any], str]:
     """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own, as
     data and as text. If the codec only encodes, count the codes."""
-    import torch
-
-    from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks
-    from soundomni.core.waveform import Audio, fit_length, match_channels, resample
+    from soundomni.core.inference.round_trip import encoded, round_trip
+    from soundomni.core.waveform import Audio
     from soundomni.evaluation import compare, comparison_text
 
-    reference = resample(match_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
-    clip, lengths, frames = torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames_of(codec.spec)
-    whole = codec.receptive_field is None
-    with torch.no_grad():
-        encoded = codec.encode(clip, lengths) if whole else encode_in_chunks(codec, clip, lengths, chunk_frames=frames)
-        if not codec.decodes:
-            counts = {"frames": encoded.values.shape[-1], "different_codes": len(set(encoded.values.flatten().tolist()))}
-            return counts, f"{counts['frames']:,} frames, {counts['different_codes']:,} different codes"
-        decoded = codec.decode(encoded) if whole else decode_in_chunks(codec, encoded, chunk_frames=frames)
-    estimate = fit_length(decoded[0].numpy(), reference.shape[1])
-    found = compare(Audio(waveform, sample_rate), Audio(estimate, codec.spec.sample_rate))
+    clip = Audio(waveform, sample_rate)
+    if not codec.decodes:
+        codes = encoded(codec, clip).values
+        counts = {"frames": codes.shape[-1], "different_codes": len(set(codes.flatten().tolist()))}
+        return counts, f"{counts['frames']:,} frames, {counts['different_codes']:,} different codes"
+    found = compare(clip, round_trip(codec, clip))
     return found.to_json(), comparison_text(found)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.build import build_model, build_sampler, check_sampler
-from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
@@ -47,6 +46,7 @@ from soundomni.core.inference.inputs import (
     as_whole,
 )
 from soundomni.core.inference.requests import RequestBuilder
+from soundomni.core.inference.round_trip import round_trip
 from soundomni.core.inference.sampling import AudioRequest, sample_audio
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
@@ -82,7 +82,7 @@ from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.waveform import Audio, convert, fit_length
+from soundomni.core.waveform import Audio, fit_length
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
 
@@ -519,7 +519,6 @@ class SoundOmni:
             return max_new_tokens
         return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
 
-    @torch.no_grad()
     def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None, of: str | None = None) -> Audio:
         """Encode and decode a clip with the codec; the result has the codec's rate and channels and the clip's length.
 
@@ -535,22 +534,9 @@ class SoundOmni:
                 not make that modality.
             DataError: `clip` is not a clip.
         """
-        clip = as_clip("the clip", clip)
         modality = self.model.made(of)
         modality.check_decodes()
-        codec = modality.codec
-        waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
-        num_samples = waveform.shape[-1]
-        if chunk_seconds is None and codec.receptive_field is None:
-            batch = waveform.to(self.model.device)
-            out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
-        else:
-            seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
-            check_seconds(seconds, name="chunk_seconds")
-            frames = chunk_frames_of(codec.spec, seconds)
-            encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
-            out = decode_in_chunks(codec, encoded, chunk_frames=frames)
-        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), codec.spec.sample_rate)
+        return round_trip(modality.codec, as_clip("the clip", clip), chunk_seconds=chunk_seconds)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft
