@@ -9,7 +9,9 @@ from torch import nn
 
 from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.spec.culprit import named
+from soundomni.core.spec.ranges import check_train
 from soundomni.core.spec.schema import CodecSpec, DataSpec, Spec, TrainSpec
+from soundomni.data.data_section import check_data
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.memory.codec_step import measure_codec_step
 from soundomni.train.memory.diagnosis import Diagnosis, Footprint, Setting
@@ -40,6 +42,8 @@ def diagnose_codec(
     """
     data, train = spec.data, spec.train
     assert data is not None and train is not None, "checked before"
+    check_data(data)
+    check_train(train)
     shard = mesh_shape(train.parallel, gpus)[-1]
     try:
         module = codec_without_memory(section, train, trust_class_paths=trust_class_paths)
