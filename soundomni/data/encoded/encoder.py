@@ -137,7 +137,8 @@ class ClipEncoder:
 
     def _stored(self, values: torch.Tensor, key: str) -> np.ndarray:
         given = values.T.contiguous().numpy()
-        rows: np.ndarray = given.astype(self.dtype)
+        with np.errstate(over="ignore"):  # found below
+            rows: np.ndarray = given.astype(self.dtype)
         if self.codec.spec.kind == "continuous" and not np.isfinite(rows).all():
             if np.isfinite(given).all():
                 raise DataError(f"'{key}' has latents up to {np.abs(given).max():.3g}, too large for {self.dtype}. Use --dtype float32")
