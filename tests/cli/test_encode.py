@@ -238,7 +238,7 @@ def test_stable_audio_pairs_train(tmp_path: Path, sounds: Path, weights: Path) -
         (["--codec", "mdct"], "there is nothing to encode. Give a FOLDER of audio, --dataset SLOT or --config SPEC"),
         (["FOLDER"], "there is no codec. Give --model MODEL, --codec SLOT or --config SPEC"),
         (["FOLDER", "--dataset", "toy-sounds", "--codec", "mdct"], "FOLDER and --dataset both name clips. Leave out one of them"),
-        (["FOLDER", "--codec", "mdct", "--model", "nano"], "--model"),
+        (["FOLDER", "--codec", "mdct", "--model", "nano"], "--model and --codec exclude each other"),
         (["FOLDER", "--codec", "mdct", "--model.codec.frame_size=3"], "--model.codec.frame_size only applies to the spec of --config"),
         (["FOLDER", "--codec", "mdtc"], "unknown codec 'mdtc'. Did you mean 'mdct'?"),
         (["FOLDER", "--codec", "oobleck"], "codec 'oobleck' has no weights, so they would be random"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_clips_come_back_as_the_codec_encodes_each(tmp_path, ramps, slot, rate):
     dataset, codec = ramps(lengths=LENGTHS, rate=rate), codec_of(slot)
     write(writer_of(tmp_path / "clips", dataset, slot))
     found = EncodedClips(path=str(tmp_path / "clips"))
-    assert len(found) == len(LENGTHS) and (len(list((tmp_path / "clips").glob("*.jsonl"))) > 2) == (slot == MDCT)
+    assert len(found) == len(LENGTHS) and (len(list((tmp_path / "clips").glob("*.jsonl"))) > 1) == (slot == MDCT)
     assert found.encoding.spec == codec.spec and found.encoding.fingerprint == codec_fingerprint(slot, codec)
     for index in range(len(found)):
         assert found.item(index) == dataset.item(index)
@@ -117,7 +118,7 @@ def test_parts_cover_all_clips_in_order_and_stay_within_the_limit(sizes, limit):
     assert [index for part in parts for index in part] == list(range(len(sizes)))
     for part in parts:
         assert len(part) == 1 or (len(part) > 0 and sum(sizes[i] for i in part) <= limit)
-    for part, after in zip(parts, parts[1:], strict=False):
+    for part, after in pairwise(parts):
         assert sum(sizes[i] for i in part) + sizes[after[0]] > limit
 
 
