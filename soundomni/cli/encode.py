@@ -123,6 +123,7 @@ def _prepare(args: argparse.Namespace, overrides: Overrides, world: World) -> _J
     """Open the datasets and the codec. Nothing is written."""
     from soundomni.cli.model_options import choose_device
     from soundomni.core.pretrained.fingerprint import codec_fingerprint, complete_slot
+    from soundomni.train.codec_of_spec import encodable
 
     spec = _spec(args, overrides)
     mixture = _mixture(args, spec)
@@ -131,7 +132,7 @@ def _prepare(args: argparse.Namespace, overrides: Overrides, world: World) -> _J
     fingerprint = codec_fingerprint(slot, codec, trust_class_paths=args.trust_class_paths)
     slot = complete_slot(slot, trust_class_paths=args.trust_class_paths)
     codec.eval().to(device)
-    datasets = {"": _dataset(args)} if mixture is None else {name: source.dataset for name, source in mixture.sources.items()}
+    datasets = {"": _dataset(args)} if mixture is None or spec is None else encodable(spec, mixture, of=args.of)
     writers = {}
     for name, dataset in datasets.items():
         out = Path(args.out) / name if name else Path(args.out)

@@ -6,15 +6,17 @@ from typing import cast
 
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError, did_you_mean, listed
-from soundomni.core.interfaces import Codec
+from soundomni.core.interfaces import Codec, Dataset
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
+from soundomni.train.encoded_data import used_modalities
 from soundomni.train.latent_fitting import fit_codec
 from soundomni.train.run_tokenizer import new_tokenizer
+from soundomni.train.terminal import tell
 from soundomni.train.without_memory import model_without_memory
 
 
@@ -45,6 +47,32 @@ def codec_of_spec(spec: Spec, mixture: Mixture | None, *, of: str | None = None,
     if not codec.is_fitted and mixture is not None:
         _fit(codec, name, spec, mixture, trust_class_paths=trust_class_paths)
     return slot, codec
+
+
+def encodable(spec: Spec, mixture: Mixture, *, of: str | None = None) -> dict[str, Dataset]:
+    """Return the datasets of a spec whose tasks make or give clips of a modality, by name; all of them if the spec trains a codec.
+
+    A warning names those that also have a task that hears clips, which needs audio. Raise SpecError if there is none.
+    """
+    if spec.model is None:
+        return {name: source.dataset for name, source in mixture.sources.items()}
+    first = next(iter(spec.of_model.all_made), "")
+    wanted = of if of is not None else first
+    found = {}
+    for name, source in mixture.sources.items():
+        if wanted not in used_modalities(mixture, name, first=first):
+            continue
+        found[name] = source.dataset
+        hearing = [task.name for task, weight in mixture.tasks[name] if weight > 0 and task.uses("features")]
+        if hearing:
+            tell(
+                f"warning: task '{hearing[0]}' of data.datasets.{name} hears clips, and cannot use them encoded. Give it a dataset of audio"
+            )
+    if not found:
+        raise SpecError(
+            f"no task of data.datasets makes or gives clips of '{wanted}', so no clip needs its codec. Give a FOLDER or --dataset"
+        )
+    return found
 
 
 def built_codec(slot: Slot, *, trust_class_paths: bool = False) -> Codec:

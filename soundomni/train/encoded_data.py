@@ -68,6 +68,10 @@ def check_encoded(model: UnifiedModel, spec: Spec, mixture: Mixture, *, trust_cl
 
 def _uses(name: str, model: UnifiedModel, mixture: Mixture) -> set[str]:
     """Return the modalities whose clips the tasks of a dataset make or give."""
-    first = model.all_made[0].name if model.all_made else ""
+    return used_modalities(mixture, name, first=model.all_made[0].name if model.all_made else "")
+
+
+def used_modalities(mixture: Mixture, name: str, *, first: str) -> set[str]:
+    """Return the modalities whose clips the tasks of a dataset make or give; `first` is the one that is made if none is named."""
     tasks = [task for task, weight in mixture.tasks[name] if weight > 0]
     return {template.of or first for task in tasks for template in task.templates if template.audio in ("target", "context")}

@@ -172,6 +172,15 @@ def test_what_needs_audio_is_refused(tmp_path: Path, sounds: Path, weights: Path
     assert "the clips are encoded already, by mdct. Give a dataset of audio" in line
 
 
+def test_datasets_that_are_only_heard_are_left_out(tmp_path: Path, result: Any, fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    small = [f"--data.datasets.{name}.source.size=6" for name in ("making", "editing", "hearing")]
+    both = ["--config", "nano", *small, "--data.datasets.editing.tasks={fill: 1, describe: 1}"]
+    found = result("encode", *both, "--out", tmp_path / "out")
+    assert sorted(found["datasets"]) == ["editing", "making"] == sorted(folder.name for folder in (tmp_path / "out").iterdir())
+    line = fails("encode", "--config", "nano", "--data.datasets.making=null", "--data.datasets.editing=null", "--out", tmp_path / "x")
+    assert "no task of data.datasets makes or gives clips of 'latent'" in line
+
+
 def test_a_folder_is_encoded_with_a_codec_a_model_and_a_run(
     tmp_path: Path, sounds: Path, tiny_model: Path, tiny_run: Path, result: Any
 ) -> None:

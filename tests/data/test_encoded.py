@@ -399,9 +399,14 @@ def test_values_that_no_codec_gives_make_a_clip_unreadable(tmp_path, ramps):
         found.load_encoded(1)
 
 
-def test_a_shard_that_disappears_makes_its_clips_unreadable(folder):
+@pytest.mark.parametrize("kept", [None, 300])
+def test_a_shard_that_is_gone_or_cut_meanwhile_makes_its_clips_unreadable(folder, kept):
     found = EncodedClips(path=str(folder))
-    (folder / "clips-00000.safetensors").unlink()
+    file = folder / "clips-00000.safetensors"
+    start = file.read_bytes()[:kept]
+    file.unlink()
+    if kept is not None:
+        file.write_bytes(start)
     with pytest.raises(UnreadableAudioError, match="cannot read 'ramp-0' in .*clips-00000.safetensors"):
         found.load_encoded(0)
 

@@ -5,6 +5,7 @@ Shape letters: N frames of a shard, D latent dimensions, K codebooks, T frames o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from soundomni.core.errors import CheckpointError, DataError, UnreadableAudioError, message_of
 from soundomni.core.files.paths import place
 from soundomni.core.files.safe_tensors import open_tensors, readable
+from soundomni.core.files.small_files import open_regular
 from soundomni.core.interfaces import Encoding, Item, Skip
 from soundomni.core.waveform import resampled_length
 from soundomni.data.encoded.layout import MEASURED_FILE, VALUES, Header, read_header, shard_name
@@ -39,10 +41,10 @@ _FIELDS: Mapping[str, type] = {
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the frames of a clip are: its shard, its first row and their number."""
+    """Where the frames of a clip are: its shard, the byte at which they begin, and their number."""
 
     file: Path
-    first: int
+    first_byte: int
     frames: int
 
 
@@ -63,6 +65,7 @@ class Shards:
         self.items: tuple[Item, ...] = ()
         self.skipped: tuple[Skip, ...] = ()
         self._places: dict[int, _Place] = {}
+        self._dtype = np.dtype(header.dtype).newbyteorder("<")
         items: list[Item] = []
         skipped: list[Skip] = []
         for number in range(header.num_shards):
@@ -78,23 +81,24 @@ class Shards:
 
     def read(self, index: int, first: int, num_frames: int) -> np.ndarray:
         """Return frames of a clip, `[T, D]` or `[T, K]` as stored. Raise UnreadableAudioError."""
-        where = self._places[index]
+        where, width = self._places[index], self.encoding.spec.token_dim
+        begin = where.first_byte + first * width * self._dtype.itemsize
         try:
-            with open_tensors(where.file) as opened:
-                start = where.first + first
-                rows: np.ndarray = opened.get_slice(VALUES)[start : start + num_frames].numpy()
-        except (OSError, SafetensorError) as error:
+            with os.fdopen(open_regular(where.file), "rb") as opened:
+                rows = np.fromfile(opened, self._dtype, num_frames * width, offset=begin)
+            return rows.reshape(num_frames, width)
+        except (OSError, ValueError) as error:
             raise UnreadableAudioError(f"cannot read '{self.items[index].key}' in '{where.file}': {message_of(error)}") from error
-        return rows
 
 
 def read_shard(folder: Path, number: int, header: Header) -> Iterator[tuple[Item, _Place] | Skip]:
     """Yield the clips of a shard, and those that could not be encoded. Raise DataError if it is damaged."""
     name = shard_name(number)
-    file, rows = folder / f"{name}.safetensors", _num_rows(folder / f"{name}.safetensors", header)
+    file = folder / f"{name}.safetensors"
+    extent = _examined(file, header)
     for line, values in json_rows(folder / f"{name}.jsonl"):
         try:
-            yield _skip(values) if "skipped" in values else (_item(values), _place(values, file, rows, header))
+            yield _skip(values) if "skipped" in values else (_item(values), _place(values, file, extent, header))
         except ValueError as error:
             raise DataError(f"'{folder / name}.jsonl', row {line}: {error}") from error
 
@@ -111,9 +115,19 @@ def read_measured(folder: Path) -> dict[str, Tensor]:
         raise DataError(str(error)) from error
 
 
-def _num_rows(file: Path, header: Header) -> int:
-    """Return N of a shard. Raise DataError unless it holds the tensor that the header announces."""
+@dataclass(frozen=True)
+class _Extent:
+    """The rows of a shard: the byte at which the first one begins, and N."""
+
+    first_byte: int
+    rows: int
+
+
+def _examined(file: Path, header: Header) -> _Extent:
+    """Return where the rows of a shard are. Raise DataError unless it holds the tensor that the header announces."""
     try:
+        with os.fdopen(open_regular(file), "rb") as raw:
+            first_byte = 8 + int.from_bytes(raw.read(8), "little")  # a safetensors file begins with the length of its own header
         with open_tensors(file) as opened:
             names = list(opened.keys())
             values = opened.get_slice(VALUES) if names == [VALUES] else None
@@ -125,7 +139,7 @@ def _num_rows(file: Path, header: Header) -> int:
     if len(shape) != 2 or shape[1] != header.spec.token_dim or dtype != wanted:
         expected = f"one tensor '{VALUES}', {wanted} [N, {header.spec.token_dim}]"
         raise DataError(f"{place(file)} holds {dtype} {shape}; expected {expected}, as its header says")
-    return int(shape[0])
+    return _Extent(first_byte, int(shape[0]))
 
 
 def _item(values: Mapping[str, Any]) -> Item:
@@ -149,14 +163,14 @@ def _item(values: Mapping[str, Any]) -> Item:
     )
 
 
-def _place(values: Mapping[str, Any], file: Path, rows: int, header: Header) -> _Place:
+def _place(values: Mapping[str, Any], file: Path, extent: _Extent, header: Header) -> _Place:
     first, frames, spec = values["first"], values["frames"], header.spec
     wanted = spec.num_frames(resampled_length(values["num_samples"], values["sample_rate"], spec.sample_rate))
     if frames != wanted:
         raise ValueError(f"it has {frames} frames; expected {wanted} for its {values['num_samples']} samples")
-    if not 0 <= first <= rows - frames:
-        raise ValueError(f"its frames {first} to {first + frames} lie outside of the {rows} of '{file.name}'")
-    return _Place(file, first, frames)
+    if not 0 <= first <= extent.rows - frames:
+        raise ValueError(f"its frames {first} to {first + frames} lie outside of the {extent.rows} of '{file.name}'")
+    return _Place(file, extent.first_byte + first * spec.token_dim * np.dtype(header.dtype).itemsize, frames)
 
 
 def _skip(values: Mapping[str, Any]) -> Skip:
