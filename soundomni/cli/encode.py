@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=OWN,
         help="soundomni: a few large files (default); stable-audio: the pre-encoded layout of stable-audio-tools, two files per clip",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted encoding in --out")
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted encoding in --out")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     _check(args, overrides)
     with open_world(ParallelSpec()) as world:
         job = world.on_every(lambda: _prepare(args, overrides, world))
+        _check_same(world.gather(job.fingerprint))
         found = {name: _encode(writer, out, world, resume=args.resume) for name, (out, writer) in job.writers.items()}
         if not world.is_main:
             return 0
@@ -108,6 +109,14 @@ def _check(args: argparse.Namespace, overrides: Overrides) -> None:
         raise UsageError("there is no codec. Give --model MODEL, --codec SLOT or --config SPEC")
     if overrides and not args.config:
         raise UsageError(f"--{overrides[0][0]} only applies to the spec of --config. Leave it out, or give --config SPEC")
+
+
+def _check_same(fingerprints: Sequence[str]) -> None:
+    """Raise SpecError if processes have different codecs: a fit may end in other codebooks on another kind of machine."""
+    from soundomni.core.errors import SpecError
+
+    if len(set(fingerprints)) > 1:
+        raise SpecError("the processes have different codecs, such as codebooks that each measured. Encode with one process")
 
 
 @dataclass(frozen=True)
@@ -206,11 +215,14 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
 
 
 def _lines(found: Mapping[str, dict[str, Any]], codec: str) -> Iterator[str]:
+    """Yield a line about each dataset, and one for a spec that uses it."""
+    from soundomni.cli.console import to_json
+
     for name, one in found.items():
         left_out = f"; {len(one['failures'])} could not be read" if one["failures"] else ""
         size = f"{one['bytes'] / 1e6:,.1f} MB"
         yield f"{one['out']}: {one['clips']:,} clips ({one['seconds']:,.1f} s), {one['frames']:,} frames of {codec}, {size}{left_out}"
-        yield f"  data.datasets.{name or 'NAME'}.source: {{class_path: encoded, init_args: {{path: {one['out']}}}}}"
+        yield f"  data.datasets.{name or 'NAME'}.source: {{class_path: encoded, init_args: {{path: {to_json(one['out'])}}}}}"
 
 
 def _spec(args: argparse.Namespace, overrides: Overrides) -> Spec | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 from soundomni.core.assembly.segment_writer import segment_writer
@@ -16,8 +17,9 @@ from soundomni.data.samples import SampleWriter
 from soundomni.train.encoded_data import used_modalities
 from soundomni.train.latent_fitting import fit_codec
 from soundomni.train.run_tokenizer import new_tokenizer
-from soundomni.train.terminal import tell
 from soundomni.train.without_memory import model_without_memory
+
+logger = logging.getLogger(__name__)
 
 
 def codec_of_spec(spec: Spec, mixture: Mixture | None, *, of: str | None = None, trust_class_paths: bool = False) -> tuple[Slot, Codec]:
@@ -65,13 +67,10 @@ def encodable(spec: Spec, mixture: Mixture, *, of: str | None = None) -> dict[st
         found[name] = source.dataset
         hearing = [task.name for task, weight in mixture.tasks[name] if weight > 0 and task.uses("features")]
         if hearing:
-            tell(
-                f"warning: task '{hearing[0]}' of data.datasets.{name} hears clips, and cannot use them encoded. Give it a dataset of audio"
-            )
+            needs = f"task '{hearing[0]}' of data.datasets.{name} hears clips, which needs audio"
+            logger.warning("%s. Give that task a dataset of audio", needs)
     if not found:
-        raise SpecError(
-            f"no task of data.datasets makes or gives clips of '{wanted}', so no clip needs its codec. Give a FOLDER or --dataset"
-        )
+        raise SpecError(f"no task of data.datasets makes or gives clips of '{wanted}'. Give a FOLDER, --dataset, or another --of")
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
@@ -9,7 +11,8 @@ from soundomni.core.interfaces import Dataset
 from soundomni.core.pretrained.fingerprint import codec_fingerprint
 from soundomni.core.spec.schema import Spec
 from soundomni.data.mixture import Mixture
-from soundomni.train.terminal import tell
+
+logger = logging.getLogger(__name__)
 
 
 def encoded_datasets(mixture: Mixture) -> dict[str, Dataset]:
@@ -57,7 +60,7 @@ def check_encoded(model: UnifiedModel, spec: Spec, mixture: Mixture, *, trust_cl
                 continue
             if encoding.fingerprint is None:
                 known = f"that of '{modality.name}', {slot.class_path}"
-                tell(f"warning: the codec that encoded data.datasets.{name} is unknown; it is taken for {known}")
+                logger.warning("the codec that encoded data.datasets.%s is unknown; it is taken for %s", name, known)
             elif encoding.fingerprint != own:
                 raise SpecError(
                     f"the clips of data.datasets.{name} were encoded by {encoding.codec} ({encoding.fingerprint[:12]}); the codec of "

@@ -147,9 +147,15 @@ def test_the_codec_must_be_that_of_the_clips(tmp_path: Path, sounds: Path, weigh
     line = fails("train", "--config", spec, source, f"--model.codec.weights={tmp_path / 'other.safetensors'}")
     assert "the clips of data.datasets.sounds were encoded by oobleck (" in line
     assert "the codec of 'latent' is oobleck (" in line and "Use that codec, or encode the clips again with this one" in line
-    line = fails("train", "--config", spec, source, "--model.codec.kl_weight=1")
+    assert main(["train", "--config", spec, source, "--train.steps=2"]) == 0
+    other = [f"--model.codec.weights={tmp_path / 'other.safetensors'}", "--out", str(tmp_path / "others")]
+    assert main(["encode", "--config", spec, *other]) == 0
+    others = encoded_source(tmp_path / "others" / "sounds")
+    assert main(["train", "--config", spec, source, "--train.steps=3"]) == 0
+    assert "were encoded by oobleck (" in fails("train", "--config", spec, others, "--allow-change", "data")
+    line = fails("train", "--config", spec, source, "--model.codec.kl_weight=1", f"--train.run_dir={tmp_path / 'new'}")
     assert "with other arguments or weights" in line
-    line = fails("train", "--config", spec, source, f"--model.codec={MDCT}")
+    line = fails("train", "--config", spec, source, f"--model.codec={MDCT}", f"--train.run_dir={tmp_path / 'new'}")
     assert "were encoded by oobleck: latent_dim was 4, but it is 64 in the codec of 'latent'" in line
     assert "draws its encoding" in fails("encode", "--config", spec, "--model.codec.sample_latents=true", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -150,7 +150,7 @@ def test_an_interrupted_encoding_goes_on_to_the_same_files(tmp_path, ramps, pair
     if not pairs:
         with pytest.raises(DataError, match="all encoded"):
             EncodedClips(path=str(tmp_path / "halves"))
-    with pytest.raises(DataError, match=r"is not empty. Give a new or empty directory, or --resume to go on"):
+    with pytest.raises(DataError, match=r"is not empty. Give a new or empty directory, or --resume to continue"):
         second.begin(resume=False)
     write(second, resume=True)
     assert contents(tmp_path / "halves") == contents(tmp_path / "whole")

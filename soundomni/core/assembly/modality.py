@@ -257,7 +257,7 @@ class CodecModality(Modality):
     def fit(self, batches: Sequence[Clips]) -> None:
         """Measure on clips what codec and normalizer need to know about the data.
 
-        Raise DataError if the codec has to be measured and a clip is encoded, which is no waveform.
+        Raise DataError if the codec has to be measured, which needs waveforms, and a clip is encoded.
         """
         given = [clips.to(self.device) for clips in batches if len(clips)]
         if not self.codec.is_fitted:

@@ -1,4 +1,4 @@
-"""Writing a folder of encoded clips: part after part, each whole or not at all, so that it can go on where it stopped.
+"""Writing a folder of encoded clips: part after part, each whole or not at all, so that an interruption loses one part.
 
 Which clips a part has follows from what is known about them without decoding, so any number of processes write the same files.
 """
@@ -53,13 +53,13 @@ class FolderWriter(ABC):
         )
 
     def begin(self, *, resume: bool) -> None:
-        """Write the header of a new folder. With `resume`, go on with the folder of an interrupted encoding.
+        """Write the header of a new folder. With `resume`, take the folder of an interrupted encoding.
 
         Raise DataError if the folder is not empty, or was made from other clips, by another codec or in another way.
         """
         found = self.found() if resume else None
         if found is None and any(self.folder.iterdir()):
-            advice = "Give a new or empty directory" + ("" if resume else ", or --resume to go on with an interrupted encoding")
+            advice = "Give a new or empty directory" + ("" if resume else ", or --resume to continue an interrupted encoding")
             raise DataError(f"{place(self.folder)} is not empty. {advice}")
         if found is None:
             self.open()

@@ -37,7 +37,7 @@ class Header:
         dtype: how values are stored.
         num_shards: number of shards.
         num_items: number of clips that were to be encoded.
-        listing: digest of these clips, by which an interrupted encoding knows that it can go on.
+        listing: digest of these clips, by which an interrupted encoding knows that it can continue.
         max_seconds: longer clips were cut to this length; null for no limit.
         complete: whether all shards are written.
         shard_bytes: largest shard, in bytes of values.
