@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def codec_of_spec(spec: Spec, mixture: Mixture | None, *, of: str | None = None, trust_class_paths: bool = False) -> tuple[Slot, Codec]:
-    """Return the slot of a spec's codec, and the codec: with the weights that it names, or those of the starting model, and fitted.
+    """Return the slot of a spec's codec, and the codec: with the weights that it names, or those of the starting model,
+    and fitted.
 
     Args:
         spec: the spec.
@@ -52,7 +53,8 @@ def codec_of_spec(spec: Spec, mixture: Mixture | None, *, of: str | None = None,
 
 
 def encodable(spec: Spec, mixture: Mixture, *, of: str | None = None) -> dict[str, Dataset]:
-    """Return the datasets of a spec whose tasks make or give clips of a modality, by name; all of them if the spec trains a codec.
+    """Return the datasets of a spec whose tasks make or give clips of a modality, by name; all of them if the spec
+    trains a codec.
 
     A warning names those that also have a task that hears clips, which needs audio. Raise SpecError if there is none.
     """

@@ -27,7 +27,8 @@ def check_audio(mixture: Mixture) -> None:
 
 
 def take_measured(modality: CodecModality, mixture: Mixture) -> None:
-    """Load into the codec of a modality what the codec of encoded clips of its kind had measured, if it is not fitted itself.
+    """Load into the codec of a modality what the codec of encoded clips of its kind had measured, if it is not fitted
+    itself.
 
     Raise SpecError if it does not fit.
     """
@@ -75,6 +76,8 @@ def _uses(name: str, model: UnifiedModel, mixture: Mixture) -> set[str]:
 
 
 def used_modalities(mixture: Mixture, name: str, *, first: str) -> set[str]:
-    """Return the modalities whose clips the tasks of a dataset make or give; `first` is the one that is made if none is named."""
+    """Return the modalities whose clips the tasks of a dataset make or give; `first` is the one that is made if none is
+    named.
+    """
     tasks = [task for task, weight in mixture.tasks[name] if weight > 0]
     return {template.of or first for task in tasks for template in task.templates if template.audio in ("target", "context")}

@@ -1,8 +1,9 @@
 """Encoding of clips with the same bits in every batch, so that clips may be encoded before a run as well as in it.
 
-How a library adds up numbers depends on the shapes that it gets: a convolution over a batch, or over a padded clip, differs in
-the last bits from one over the clip by itself. So a network gets one clip at a time, without padding. That is not slower on a
-CPU, and spares the work on padding. A transform without parameters treats each frame on its own, and gets many clips at once.
+How a library adds up numbers depends on the shapes that it gets: a convolution over a batch, or over a padded clip,
+differs in the last bits from one over the clip by itself. So a network gets one clip at a time, without padding. That
+is not slower on a CPU, and spares the work on padding. A transform without parameters treats each frame on its own, and
+gets many clips at once.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames.
 """
@@ -30,7 +31,8 @@ def encode_clips(
     *,
     num_samples: Sequence[int] | None = None,
 ) -> Representation:
-    """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, as `codec.encode` does; no clip's bits depend on the others.
+    """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, as `codec.encode` does; no clip's bits depend on the
+    others.
 
     Args:
         codec: the codec.

@@ -32,10 +32,11 @@ class Layout(Protocol):
 
 
 class EncodedClips(Dataset):
-    """Clips that `soundomni encode` wrote, or latents in Stable Audio's pre-encoded layout, in their order in the folder.
+    """Clips that `soundomni encode` wrote, or latents in Stable Audio's pre-encoded layout, in their order in the
+    folder.
 
-    Training reads their latents or codes, and does not run the codec. A run compares the codec with the one that made them,
-    by a fingerprint, before its first step. There is no waveform, so tasks that hear a clip cannot use them.
+    Training reads their latents or codes, and does not run the codec. A run compares the codec with the one that made
+    them, by a fingerprint, before its first step. There is no waveform, so tasks that hear a clip cannot use them.
 
     In Stable Audio's layout, each clip is a pair of files, NAME.npy with `[D, T]` and NAME.json; the last 1 in its
     `padding_mask` ends the clip. If another program wrote them, the codec is unknown, and no run can compare it.

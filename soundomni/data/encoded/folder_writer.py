@@ -1,6 +1,7 @@
 """Writing a folder of encoded clips: part after part, each whole or not at all, so that an interruption loses one part.
 
-Which clips a part has follows from what is known about them without decoding, so any number of processes write the same files.
+Which clips a part has follows from what is known about them without decoding, so any number of processes write the same
+files.
 """
 
 from __future__ import annotations
