@@ -33,6 +33,7 @@ COMMANDS = {
     "generate": "make audio from prompts",
     "describe": "describe audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
+    "encode": "encode the clips of a dataset with a codec, for faster training",
     "export": "write a run or model as a model directory, or in the layout of another project",
     "import": "convert published weights into parts that a spec can name",
     "fit-kmeans": "fit the centroids of semantic tokens on a dataset",

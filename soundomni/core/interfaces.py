@@ -530,11 +530,29 @@ class Skip:
     group: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the clips of a dataset were encoded.
+
+    Args:
+        spec: spec of the codec that made them.
+        codec: the codec in words, such as "mdct", for errors.
+        fingerprint: digest of the codec with its weights (core/pretrained/fingerprint.py); None if it is not known.
+        measured: what the codec's `fit` measured, as the buffers of its state; empty for a codec that is not fitted.
+    """
+
+    spec: RepresentationSpec
+    codec: str
+    fingerprint: str | None = None
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Dataset(ABC):
     """Clips by index. Group `soundomni.datasets`; no runtime arguments.
 
     `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank.
-    `skipped` lists what turned out to be unusable while listing.
+    `skipped` lists what turned out to be unusable while listing. A dataset whose clips are encoded sets `encoding`;
+    training then calls `load_encoded` in place of `load`, and only tasks that need no waveform can use it.
     """
 
     @abstractmethod
@@ -559,6 +577,19 @@ class Dataset(ABC):
         """
         waveform, rate = self.load(index)
         return waveform[:, first : first + num_samples].copy(), rate  # a view would keep the whole clip in memory
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How its clips were encoded; None for a dataset of audio."""
+        return None
+
+    def load_encoded(self, index: int, *, first: int = 0, num_frames: int | None = None) -> np.ndarray:
+        """Return frames `[first, first + num_frames)` of an encoded clip: float32 `[D, T]`, or int64 codes `[K, T]`.
+
+        The whole clip has `encoding.spec.num_frames` of its samples at the codec's rate. Raise UnreadableAudioError if it is
+        damaged. The default, for a dataset of audio, raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} holds audio, not encoded clips")
 
     @property
     def skipped(self) -> tuple[Skip, ...]:

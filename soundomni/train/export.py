@@ -109,7 +109,9 @@ def save_run_adapters(
     return save_adapters(omni.model, out, base=omni.spec.of_model.start), loaded
 
 
-def load_run_codec(run_dir: str | Path, *, step: int, average: bool = True, trust_class_paths: bool = False) -> tuple[Slot, Codec] | None:
+def load_run_codec(
+    run_dir: str | Path, *, step: int | None = None, average: bool = True, trust_class_paths: bool = False
+) -> tuple[Slot, Codec] | None:
     """Return the codec that a run trains: its slot in the spec, and the codec with the weights of a checkpoint.
 
     Return None for a run that trains a model.

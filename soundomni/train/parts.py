@@ -32,6 +32,7 @@ from soundomni.train.announcement import announce
 from soundomni.train.build_codec import build_codec
 from soundomni.train.checkpoint import read_state
 from soundomni.train.codec_training import CodecTraining
+from soundomni.train.encoded_data import check_audio, check_encoded
 from soundomni.train.latent_fitting import fit_latents
 from soundomni.train.parallel import World
 from soundomni.train.preflight import check_spec
@@ -116,6 +117,7 @@ def build_parts(
     tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
     module: UnifiedModel | CodecTraining
     if spec.codec is not None:
+        check_audio(mixture)
         module = _codec(spec.codec, train, opened=opened, trust_class_paths=trust_class_paths)
         segments, codec_rate = clip_writer(module.codec.spec, tokenizer=tokenizer), module.codec.spec.sample_rate
     else:
@@ -131,6 +133,7 @@ def build_parts(
             add_adapters(module, train.lora, seed=train.seed)
         if opened.latest is None:
             _fit_on_main(module, mixture, loader, world)
+            world.on_main(lambda: check_encoded(module, spec, mixture, trust_class_paths=trust_class_paths))
     return Parts(
         spec=spec,
         data=data,

@@ -27,6 +27,7 @@ from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
+from soundomni.train.encoded_data import check_encoded
 from soundomni.train.latent_fitting import check_fitted
 from soundomni.train.loop import Progress, fit, is_log_step
 from soundomni.train.observing import open_held_out, open_validation, write_trace
@@ -167,6 +168,7 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
             state.load(parts.opened.latest, world)
         if isinstance(module, UnifiedModel):
             check_fitted(module, parts.mixture)
+            check_encoded(module, parts.spec, parts.mixture, trust_class_paths=trust_class_paths)
     if parts.opened.goes_back:
         world.on_main(lambda: held(home).go_back(state.progress.step))
     _forget_lost_best(parts, state.progress, world)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.start import KEPT_FILE, kept_text
-from soundomni.core.spec.schema import Spec
+from soundomni.core.spec.schema import Spec, TokenizerSpec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.mixture import Mixture
@@ -49,16 +49,21 @@ def run_tokenizer(
         if start is not None:
             tokenizer = start.tokenizer()
             run.write(KEPT_FILE, kept_text(start.model))
-        elif wanted is None:
-            tokenizer = TextTokenizer.train([], vocab_size=BYTES)  # a codec reads no text, but clips have boundary tokens
-        elif wanted.path is not None:
-            tokenizer = TextTokenizer.load(wanted.path)
         else:
-            tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
+            tokenizer = new_tokenizer(wanted, mixture)
         run.write(TOKENIZER_FILE, tokenizer.to_json())
         return tokenizer.to_json()
 
     return TextTokenizer(Tokenizer.from_str(str(world.gather(world.on_main(text))[0])))
+
+
+def new_tokenizer(wanted: TokenizerSpec | None, mixture: Mixture) -> TextTokenizer:
+    """Return the tokenizer that a spec asks for, read from its file or learned from the data; None stands for a spec without a model."""
+    if wanted is None:
+        return TextTokenizer.train([], vocab_size=BYTES)  # a codec reads no text, but clips have boundary tokens
+    if wanted.path is not None:
+        return TextTokenizer.load(wanted.path)
+    return TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
 
 
 def tokenizer_digest(run_dir: Path) -> str:

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Connector, Critic, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
+from soundomni.core.interfaces import Connector, Critic, Dataset, Encoding, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
 from soundomni.core.representation import HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
@@ -934,6 +934,26 @@ class Begins(Two):
         return np.full((1, num_samples), 1.0, np.float32), 8000
 
 
+class Halves(Begins):
+    """Says that its clips are encoded, but gives audio, and too few frames, and always the first ones of a part."""
+
+    encoding = Encoding(
+        spec=RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=10, latent_dim=2), codec="x"
+    )
+    frames = 9
+
+    def load_encoded(self, index, *, first=0, num_frames=None):
+        frames = self.frames if num_frames is None else num_frames
+        return np.tile(np.arange(frames, dtype=np.float32), (2, 1))
+
+
+class Repeats(Halves):
+    frames = 10
+
+
+broken(testing.DatasetSuite, "load", r"load\(0\) gave audio, although the clips are encoded; expected UnreadableAudioError")(Halves)
+broken(testing.DatasetSuite, "encoded", r"gave float32 \[2, 9\]; expected float32 \[2, 10\], as its item says")(Halves)
+broken(testing.DatasetSuite, "encoded", r"load_encoded\(0\) from frame 3 on differs from these frames of the clip")(Repeats)
 broken(testing.DatasetSuite, "part", "gave 30 samples at 8000 Hz; expected samples 30 to 60 of load")(Begins)
 broken(testing.DatasetSuite, "items", r"questions of item 0 are \(\(1, 2\),\); expected a tuple of \(question, answer\)")(Numbers)
 broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same'; expected unique keys")(Two)

@@ -197,6 +197,20 @@ class TestAudioFolder(testing.DatasetSuite):
         return build("dataset", self.name, {"path": self.folder})
 
 
+class TestEncoded(testing.DatasetSuite):
+    name = "encoded"
+
+    @pytest.fixture(autouse=True)
+    def clips(self, tmp_path):
+        for name, frames in (("a", 7), ("b", 4)):
+            np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((3, frames)).astype(np.float32))
+            (tmp_path / f"{name}.json").write_text(f'{{"prompt": "sound {name}", "padding_mask": {[1] * (frames - 1) + [0]}}}')
+        self.folder = str(tmp_path)
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.folder, "sample_rate": RATE, "downsampling_ratio": 64, "channels": 1})
+
+
 class TestAudioCaps(testing.DatasetSuite):
     name = "audiocaps"
 

@@ -13,6 +13,7 @@ from torch import nn
 from two_processes import run_in_two_processes
 
 from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.errors import SpecError
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import load_spec, resolve
@@ -138,7 +139,7 @@ def test_a_codec_that_looks_at_values_takes_what_it_takes_of_tones(config: Path)
     tones = torch.stack([torch.sin(6.2832 * (200 + 50 * i) * time) for i in range(count)])[:, None]
     lengths = torch.full((count,), num_samples)
     with LiveMemory([*real.made().codec.parameters(), *real.made().codec.buffers(), tones, lengths]) as live:
-        real.made().run_codec(tones, lengths)
+        encode_clips(real.made().codec, tones, lengths)
     found = measure_step(model, sizes, bf16=False, sharded=False, recompute=False)
     assert found.encoding == pytest.approx(live.peak, rel=0.1)
 

@@ -25,8 +25,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from soundomni.core.assembly.encoding import CODEC_SAMPLES, encode_clips
 from soundomni.core.assembly.modality import (
-    CODEC_SAMPLES,
     CodecModality,
     EncoderModality,
     Entered,
@@ -337,7 +337,7 @@ class MeasuredRun:
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
-                modality.run_codec(waveform, lengths)
+                encode_clips(codec, waveform, lengths, num_samples=clips.samples[:count])
             peak: int = live.peak
         return peak
 
@@ -434,6 +434,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
     return Clips(
         waveform=torch.zeros(count, channels, max(sizes.samples, default=0), device=place),
         lengths=torch.zeros(count, dtype=torch.int64, device=place),
+        num_samples=sizes.samples,
         num_frames=np.asarray(sizes.frames, dtype=np.int64),
         seeds=(0,) * count,
         known=torch.zeros(count, max(sizes.frames, default=0), dtype=torch.bool, device=place),
