@@ -25,7 +25,7 @@ VANISHED = 1e-4
 """Root mean square of latents below this carries nothing."""
 DEAD = 0.03
 """Share of a codebook's codes; if fewer are in use, it has died."""
-WORSE = 10.0
+WORSE = 3.0
 """Times its first value, a distance shows that the codec has diverged."""
 USAGE, POWER = "usage/", "latent/power"
 """Names of the metrics that codecs report: the share of each codebook's codes in use, and the mean square of latents."""
@@ -45,14 +45,17 @@ class Guards:
     judged: Collection[str]
     distances: Collection[str]
     good_step: int | None = None
-    """The newest checkpoint that was saved while nothing was wrong."""
+    """The newest checkpoint that was saved while nothing was wrong, or from which the run was resumed."""
     _held: dict[str, int] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
     _recent: dict[str, list[float]] = field(default_factory=dict)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Raise SoundOmniError if a sign has held at PATIENCE logged steps in a row."""
-        found = dict(self._signs(metrics))
+        """Raise SoundOmniError if a sign has held at PATIENCE logged steps in a row.
+
+        Numbers that are not finite are no sign: the loop counts the steps that they make it skip.
+        """
+        found = dict(self._signs({name: value for name, value in metrics.items() if math.isfinite(value)}))
         self._held = {sign: self._held.get(sign, 0) + 1 for sign in found}
         for sign, held in self._held.items():
             if held >= PATIENCE:
@@ -69,28 +72,7 @@ class Guards:
         return f"The checkpoint of step {self.good_step} is from before this began: continue with --from-step {self.good_step}"
 
     def _signs(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """Yield a name for each sign, and a sentence with the number and what to change."""
-        yield from self._of_critics(metrics)
-        for name, value in metrics.items():
-            if name.startswith(USAGE) and value < DEAD:
-                level = name.removeprefix(USAGE)
-                yield (
-                    name,
-                    (
-                        f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
-                        "longer before it quantizes"
-                    ),
-                )
-        if POWER in metrics:
-            spread = math.sqrt(max(0.0, metrics[POWER]))
-            if not VANISHED <= spread <= EXPLODED:
-                yield (
-                    POWER,
-                    (
-                        f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
-                        "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
-                    ),
-                )
+        """Yield a name for each sign, and a sentence with the number and what to change: causes before what follows from them."""
         for name in self.distances:
             distance = metrics.get(f"loss/{name}")
             if distance is None:
@@ -98,6 +80,21 @@ class Guards:
             first = self._first.setdefault(name, distance)
             if distance > WORSE * first > 0:
                 yield name, f"{name} is {distance:.3g}, {distance / first:.0f} times what it was at first. Lower train.optimizer.lr"
+        if POWER in metrics:
+            spread = math.sqrt(max(0.0, metrics[POWER]))
+            if not VANISHED <= spread <= EXPLODED:
+                yield POWER, (
+                    f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
+                    "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
+                )
+        for name, value in metrics.items():
+            if name.startswith(USAGE) and value < DEAD:
+                level = name.removeprefix(USAGE)
+                yield name, (
+                    f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
+                    "longer before it quantizes"
+                )
+        yield from self._of_critics(metrics)
 
     def _of_critics(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         for name in self.learned:

@@ -34,6 +34,8 @@ def saving_hooks(
     home, identity = parts.home, _identity(parts, world)
     late: dict[int, Mapping[str, float]] = {}
     guards = parts.module.guards() if isinstance(parts.module, CodecTraining) else None
+    if guards is not None and state.progress.step > 0:
+        guards.saved(state.progress.step)
 
     def guard(step: int, metrics: Mapping[str, float]) -> None:
         if guards is not None:
