@@ -237,6 +237,32 @@ def test_a_balanced_run_is_the_same_on_two_ranks_and_resumes_bit_exactly(tmp_pat
     assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint(tmp_path / "again", 10).items())
 
 
+# --- codes
+
+CODES = (
+    "codec.codec={class_path: soundstream, init_args: {sample_rate: 8000, base_channels: 4, channel_multiples: [1, 2], strides: [4, 8], "
+    "latent_dim: 16, warmup_steps: 3, quantizer: {method: METHOD, num_levels: 2, codebook_size: 16}}}"
+)
+
+
+@pytest.mark.parametrize("method", ["ema", "gradient"])
+def test_a_codec_of_codes_is_the_same_on_two_ranks_and_resumes_bit_exactly(method: str, tmp_path: Path) -> None:
+    options = (CODES.replace("METHOD", method), "train.steps=12", "train.save_every=2")
+    train(tmp_path / "one", *options)
+    run_in_two_processes(Path(tiny_codec.__file__), str(tmp_path / "two"), *options)
+    lines = measured(tmp_path / "one")
+    assert ["usage/0" in line for line in lines] == [line["step"] > 3 for line in lines], "codes are in use after the warm-up"
+    for one, two in zip(lines, measured(tmp_path / "two"), strict=True):
+        names = [name for name in one if name.startswith(("loss", "grad_norm", "usage"))]
+        assert {name: two[name] for name in names} == pytest.approx({name: one[name] for name in names}, rel=1e-5, abs=1e-5)
+    expected = checkpoint(tmp_path / "one", 12)
+    for step in (2, 8):
+        shutil.copytree(tmp_path / "one", tmp_path / f"again-{step}")
+        run_training(tiny_codec.tiny_codec(tmp_path / f"again-{step}", *options), trust_class_paths=True, from_step=step)
+        again = checkpoint(tmp_path / f"again-{step}", 12)
+        assert [name for name in expected if not torch.equal(again[name], expected[name])] == []
+
+
 # --- guards
 
 
