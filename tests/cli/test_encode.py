@@ -272,6 +272,7 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_two_processes_write_the_files_of_one(tmp_path: Path, sounds: Path) -> None:
     arguments = ["encode", "--dataset", "{class_path: toy-sounds, init_args: {size: 130}}", "--codec", MDCT]
     program = tmp_path / "program.py"
