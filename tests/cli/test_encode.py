@@ -272,11 +272,12 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_two_processes_write_the_files_of_one(tmp_path: Path, sounds: Path) -> None:
-    arguments = ["encode", "--dataset", "{class_path: toy-sounds, init_args: {size: 400, seconds: 1.0}}", "--codec", "mdct"]
+    arguments = ["encode", "--dataset", "{class_path: toy-sounds, init_args: {size: 130}}", "--codec", MDCT]
     program = tmp_path / "program.py"
     program.write_text("import sys\nfrom soundomni.cli.main import main\nsys.exit(main(sys.argv[1:]))\n")
-    arguments += ["--shard-mb", "2"]
+    arguments += ["--shard-mb", "1"]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     run_in_two_processes(program, *arguments, "--out", str(tmp_path / "two"))
     names = sorted(file.name for file in (tmp_path / "one").iterdir())
