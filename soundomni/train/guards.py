@@ -23,7 +23,7 @@ CONSTANT = 1e-6
 """Relative range of a critic's own loss within which it always gives the same score."""
 VANISHED = 1e-4
 """Root mean square of latents below this carries nothing."""
-DEAD = 0.03
+DEAD = 0.05
 """Share of a codebook's codes; if fewer are in use, it has died."""
 WORSE = 3.0
 """Times its first value, a distance shows that the codec has diverged."""
