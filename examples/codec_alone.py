@@ -1,9 +1,6 @@
-"""Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns.
+"""Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns from critics.
 
-Critics say how close an estimate is; some learn too.
-
-Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D
-dimensions, T frames.
+Every codec has the same methods, whatever is inside. Shape letters: B clips, C audio channels, S samples.
 """
 
 import torch
@@ -40,14 +37,13 @@ print("mdct:", quality(MDCTCodec(sample_rate=RATE, frame_size=128), waveform, le
 sizes = {"base_channels": 8, "channel_multiples": (1, 2), "strides": (4, 4), "latent_dim": 16}
 oobleck = OobleckCodec(sample_rate=RATE, channels=1, **sizes)
 print("oobleck, untrained:", quality(oobleck, waveform, lengths))
-stft = MultiSTFTCritic(sample_rate=RATE, channels=1, windows=(512, 128, 32))
-l1 = L1Critic(sample_rate=RATE, channels=1)
+critics = MultiSTFTCritic(sample_rate=RATE, channels=1, windows=(512, 128, 32)), L1Critic(sample_rate=RATE, channels=1)
 optimizer = torch.optim.AdamW(oobleck.parameters(), lr=3e-3)
 generators = [torch.Generator().manual_seed(0)]  # one per clip: its noise does not depend on other clips
 for _ in range(100):
     estimate, own = oobleck.reconstruct(waveform, lengths, generators)
-    losses = [own["kl"], stft.judge(waveform, estimate)["distance"], l1.judge(waveform, estimate)["distance"]]
-    sum(weight * total / count for weight, (total, count) in zip((1.0, 1.0, 100.0), losses, strict=True)).backward()
+    losses = [own["kl"], *(critic.judge(waveform, estimate)["distance"] for critic in critics)]
+    sum(weight * total / count for weight, (total, count) in zip((1, 1, 100), losses, strict=True)).backward()
     optimizer.step()
     optimizer.zero_grad()
 print("oobleck, 100 steps on this clip:", quality(oobleck, waveform, lengths))

@@ -1,6 +1,6 @@
 """Drive 20 runs that train a codec to failure on purpose: `python tools/diverge_codecs.py [--only PATTERN]`.
 
-Each run first trains well and saves. Then it goes on with one thing that is wrong: a learning rate 100 times too high, data that kill a
+Each run first trains well and saves. Then it continues with one thing that is wrong: a learning rate 100 times too high, data that kill a
 codebook, samples that are not numbers, a critic that explodes. It must end in one line that names what failed, and the checkpoint that
 the line names, or else the newest one, must load with finite weights. A table is printed; the exit status is 1 if a run misbehaves.
 """

@@ -587,7 +587,7 @@ class Dataset(ABC):
         """Return frames `[first, first + num_frames)` of an encoded clip: float32 `[D, T]`, or int64 codes `[K, T]`.
 
         The whole clip has `encoding.spec.num_frames` of its samples at the codec's rate. Raise UnreadableAudioError if it is
-        damaged. The default, for a dataset of audio, raises TypeError.
+        damaged. By default, a dataset of audio, it is a TypeError.
         """
         raise TypeError(f"{type(self).__name__} holds audio, not encoded clips")
 

@@ -1,7 +1,7 @@
 """Training a codec on its own, in the loop that trains models: with critics that judge what it makes, and may learn.
 
 A step has two phases if a critic learns: the critics learn from the clips and the codec's estimates, then the codec learns from
-what the critics say of the same estimates.
+how the critics judge the same estimates.
 
 Shape letters: B clips, C audio channels, S samples.
 """
@@ -193,7 +193,7 @@ def _loss_name(critic: str, loss: str) -> str:
 
 
 def _add(terms: LossTerms, critic: str, found: LossTerms) -> None:
-    """Add the losses of some clips to those of others."""
+    """Add losses to those that are there already."""
     for loss, (total, count) in found.items():
         name = _loss_name(critic, loss)
         before = terms.get(name)

@@ -53,7 +53,7 @@ class Guards:
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Raise SoundOmniError if a sign has held at PATIENCE logged steps in a row.
 
-        Numbers that are not finite are no sign: the loop counts the steps that they make it skip.
+        Numbers that are not finite do not count: the loop skips such steps, and ends the run itself.
         """
         found = dict(self._signs({name: value for name, value in metrics.items() if math.isfinite(value)}))
         self._held = {sign: self._held.get(sign, 0) + 1 for sign in found}

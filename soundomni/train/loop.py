@@ -132,7 +132,7 @@ class StepResult:
 
     Args:
         measured: what the values are.
-        values: of each phase, the mean of each loss over its elements, and then the gradient norm before clipping.
+        values: for each phase, the mean of each loss over its elements, and then the gradient norm before clipping.
         skipped: 0-dim; 1.0 if a value is not finite, so that a phase changed no weights, and 0.0 otherwise.
         parts: sum and count of each part of a loss, on this rank.
     """

@@ -49,7 +49,7 @@ CASES = {
     "soundomni train --model.codec.help md|": {"mdct", "mdct-shape-gain"},
     "soundomni spec print demo --model.normalize g|": {"global"},
     "soundomni spec print --train.compile |": {"true", "false"},
-    "soundomni spec validate so|": {"soundomni-7b", "soundomni-7b-full"},
+    "soundomni spec validate soundo|": {"soundomni-7b", "soundomni-7b-full"},
     "soundomni spec validate demo na|": {"nano"},
     "soundomni generate --model |": {"nano"},
     "soundomni generate --model nano --no-p|": {"--no-pictures"},
