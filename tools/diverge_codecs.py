@@ -138,7 +138,9 @@ CASES = (
     *(Case(f"learning rate × {factor}, soundstream", WORSE, rate(factor * 1e-3), codec=GRADIENT) for factor in (100, 1000)),
     Case("learning rate × 1000, soundstream of averages", WORSE, rate(1.0), codec=EMA),
     *(
-        Case(f"critics' learning rate × {factor}", r"the critic 'waves'|the critic 'loud'|times what it was", rate(factor * 1e-3, "critics"))
+        Case(
+            f"critics' learning rate × {factor}", r"the critic 'waves'|the critic 'loud'|times what it was", rate(factor * 1e-3, "critics")
+        )
         for factor in (10000, 30000, 100000)
     ),
     Case("both learning rates × 1000", r"the critic '|times what it was|not finite|latents", rate(1.0, "", "critics")),

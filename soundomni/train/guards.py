@@ -83,16 +83,22 @@ class Guards:
         if POWER in metrics:
             spread = math.sqrt(max(0.0, metrics[POWER]))
             if not VANISHED <= spread <= EXPLODED:
-                yield POWER, (
-                    f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
-                    "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
+                yield (
+                    POWER,
+                    (
+                        f"the root mean square of the latents is {spread:.3g}, outside {VANISHED:g} to {EXPLODED:g}. Lower "
+                        "train.optimizer.lr, or raise the weight of the loss that bounds them, such as kl"
+                    ),
                 )
         for name, value in metrics.items():
             if name.startswith(USAGE) and value < DEAD:
                 level = name.removeprefix(USAGE)
-                yield name, (
-                    f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
-                    "longer before it quantizes"
+                yield (
+                    name,
+                    (
+                        f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
+                        "longer before it quantizes"
+                    ),
                 )
         yield from self._of_critics(metrics)
 

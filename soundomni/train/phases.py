@@ -50,7 +50,7 @@ def phases_of(model: nn.Module, train: TrainSpec) -> tuple[Phase, ...]:
         return (Phase("", model, train.optimizer, train.schedule),)
     found = []
     for name, module in modules.items():
-        own = train.phases.get(name)
+        own = train.set_phases.get(name)
         optimizer, schedule, starts = train.optimizer, train.schedule, 0
         if own is not None:
             optimizer, schedule, starts = own.optimizer or optimizer, own.schedule or schedule, own.starts
@@ -62,7 +62,7 @@ def phases_of(model: nn.Module, train: TrainSpec) -> tuple[Phase, ...]:
 
 def check_phases(train: TrainSpec, names: Collection[str]) -> None:
     """Raise SpecError if `train.phases` names a phase that is not one of `names`."""
-    for name in train.phases:
+    for name in train.set_phases:
         if name not in names:
             known = f"expected one of {', '.join(names)}.{did_you_mean(name, names)}" if names else "this spec trains in one phase"
             raise SpecError(f"train.phases names '{name}'; {known}. Remove train.phases.{name}")

@@ -38,7 +38,7 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     if spec.train is not None:
         check_train(spec.train)
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
-        for phase in spec.train.phases.values():
+        for phase in spec.train.set_phases.values():
             if phase.optimizer is not None:
                 build("optimizer", phase.optimizer.rule, trust_class_paths=trust_class_paths)
     if spec.codec is not None:

@@ -66,7 +66,7 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
     if train.validating.patience and train.validating.best is None:
         raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
-    for name, phase in train.phases.items():
+    for name, phase in train.set_phases.items():
         _expect(lambda x: x >= 0, f"train.phases.{name}.starts", phase.starts, "at least 0")
         if phase.optimizer is not None or phase.schedule is not None:
             own = replace(train, optimizer=phase.optimizer or train.optimizer, schedule=phase.schedule or train.schedule, phases={})

@@ -425,7 +425,7 @@ class TrainSpec:
         loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer
             replaces this one entirely; `loss_weights.ce=2` sets one weight.
         loss_starts: number of steps before a loss counts; 0 if not named.
-        phases: name → settings of a phase. Training a codec has two: "critics" and then "codec".
+        phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
@@ -447,7 +447,7 @@ class TrainSpec:
     schedule: ScheduleSpec = switched_off("its kind to constant and its warmup_steps to 0", ScheduleSpec)
     loss_weights: dict[str, float] = replaced(dict)
     loss_starts: dict[str, int] = replaced(dict)
-    phases: dict[str, PhaseSpec] = field(default_factory=dict)
+    phases: dict[str, PhaseSpec | None] = field(default_factory=dict)
     lora: LoRASpec | None = None
     ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -462,6 +462,11 @@ class TrainSpec:
     keep_every: int = switched_off("it to 0", 0)
     seed: int = 4396
     threads: int = 0
+
+    @property
+    def set_phases(self) -> dict[str, PhaseSpec]:
+        """The settings of phases that are not removed, by name."""
+        return {name: phase for name, phase in self.phases.items() if phase is not None}
 
     @property
     def validating(self) -> ValidationSpec:
