@@ -321,8 +321,8 @@ def test_a_run_that_diverges_keeps_and_names_the_last_good_checkpoint(tmp_path: 
     run_dir = tmp_path / "run"
     options = ("train.keep_checkpoints=1", "train.save_every=1", "train.steps=60")
     train(run_dir, *options[:2], "train.steps=6")
-    worse = ("train.optimizer.lr=20.0", "train.optimizer.clip=0")
-    with pytest.raises(SoundOmniError, match=r"continue with --from-step (\d+)$|not finite") as caught:
+    worse = ("train.optimizer.lr=0.5", "train.optimizer.clip=0")
+    with pytest.raises(SoundOmniError, match=r"continue with --from-step (\d+)$") as caught:
         run_training(
             tiny_codec.tiny_codec(run_dir, *options, *worse), trust_class_paths=True, allow_change=["train.optimizer", "train.phases"]
         )
