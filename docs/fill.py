@@ -71,11 +71,13 @@ def contract(kind: str) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """Gives each argument of a long signature a line of its own."""
+    """Gives each argument of a long signature a line of its own, and defaults spaces, as the formatter does."""
     match = re.match(r"( *)def \w+\((.*)\)( -> .*)?:$", line)
-    if match is None or len(line) <= WIDTH:
+    if match is None:
         return line
     indent, arguments, _ = match.groups()
+    if len(line) <= WIDTH:
+        return line.replace(arguments, arguments.replace("=", " = "))
     below = "".join(f"\n{indent}    {one.replace('=', ' = ', 1)}," for one in re.split(r", (?=\w+: |\*)", arguments))
     return line.replace(arguments, f"{below}\n{indent}")
 

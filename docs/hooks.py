@@ -150,7 +150,7 @@ def code(value: object) -> str:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Returns the parser of a command, as the command line builds it."""
-    module = importlib.import_module(f"soundomni.cli.{command}")
+    module = command_line.command_module(command)
     parser = Parser(prog=f"soundomni {command}")
     module.configure(parser)
     return parser
@@ -241,7 +241,7 @@ def built_in(kind: str) -> list[registry.PluginEntry]:
 
 
 def plugins(kind: str) -> str:
-    """A section for each built-in plugin of a kind: summary and arguments."""
+    """A section for each built-in plugin of a kind: summary, arguments, and the keys of arguments that are mappings."""
     parts = []
     for entry in built_in(kind):
         cls = registry.load(kind, entry.name)
@@ -253,6 +253,10 @@ def plugins(kind: str) -> str:
         ]
         arguments = table(["argument", "type", "default", "meaning"], rows) if rows else "No arguments."
         parts += [f"### {entry.name} {{ #{entry.name} }}", f"[`{path}`][{path}]", _summary(cls), arguments]
+        for a in registry.arguments(kind, cls):
+            nested = _nested(a.annotation)
+            if nested is not None:
+                parts += [f"Keys of {code(a.name)}: {_summary(nested)}", _keys(nested, a.name)]
     return "\n\n".join(parts)
 
 

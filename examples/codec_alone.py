@@ -1,7 +1,6 @@
-"""Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns.
+"""Codecs without a model: a waveform to latents and back, with one codec that is exact and one that learns from critics.
 
-Every codec has the same two methods, whatever is inside. Shape letters: B clips, C audio channels, S samples, D
-dimensions, T frames.
+Every codec has the same methods, whatever is inside. Shape letters: B clips, C audio channels, S samples.
 """
 
 import torch
@@ -9,9 +8,9 @@ import torch
 from soundomni.core.interfaces import Codec
 from soundomni.metrics.waveform_distances import si_sdr
 from soundomni.vae import MDCTCodec, OobleckCodec
+from soundomni.vae.critics import L1Critic, MultiSTFTCritic
 
 RATE = 8000
-WEIGHTS = {"stft": 1.0, "l1": 100.0, "kl": 1.0}  # weights of the losses
 
 
 def chord(seconds: float) -> torch.Tensor:
@@ -36,13 +35,15 @@ lengths = torch.tensor([waveform.shape[-1]])
 print("mdct:", quality(MDCTCodec(sample_rate=RATE, frame_size=128), waveform, lengths))
 
 sizes = {"base_channels": 8, "channel_multiples": (1, 2), "strides": (4, 4), "latent_dim": 16}
-oobleck = OobleckCodec(sample_rate=RATE, channels=1, stft_windows=(512, 128, 32), **sizes)
+oobleck = OobleckCodec(sample_rate=RATE, channels=1, **sizes)
 print("oobleck, untrained:", quality(oobleck, waveform, lengths))
+critics = MultiSTFTCritic(sample_rate=RATE, channels=1, windows=(512, 128, 32)), L1Critic(sample_rate=RATE, channels=1)
 optimizer = torch.optim.AdamW(oobleck.parameters(), lr=3e-3)
 generators = [torch.Generator().manual_seed(0)]  # one per clip: its noise does not depend on other clips
 for _ in range(100):
-    losses = oobleck.training_losses(waveform, lengths, generators)
-    sum(WEIGHTS[name] * total / count for name, (total, count) in losses.items()).backward()
+    estimate, own = oobleck.reconstruct(waveform, lengths, generators)
+    losses = [own["kl"], *(critic.judge(waveform, estimate)["distance"] for critic in critics)]
+    sum(weight * total / count for weight, (total, count) in zip((1, 1, 100), losses, strict=True)).backward()
     optimizer.step()
     optimizer.zero_grad()
 print("oobleck, 100 steps on this clip:", quality(oobleck, waveform, lengths))

@@ -61,6 +61,10 @@ def cheap(arguments: list[str]) -> list[str]:
     words = set(arguments)
     if "train" in arguments and any(word.startswith("--model.start=") for word in words):
         return arguments  # sizes are those of the model that it starts from
+    if "soundstream-toy" in words:
+        return arguments  # the page makes it small itself
+    if "codec.yaml" in words:
+        return [*arguments, SMALL[0], TOYS]  # there is no model
     if "train" in arguments:
         toys = [] if "mine.yaml" in words else [TOYS]
         steps = [] if any(word.startswith("--train.steps") for word in words) else SMALL[:1]

@@ -9,13 +9,12 @@ import io
 import re
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from soundomni.cli.main import COMMANDS, main
+from soundomni.cli.main import COMMANDS, command_module, main
 from soundomni.cli.parsing import Parser
 
 ROOT = Path(__file__).parents[1]
@@ -282,7 +281,7 @@ def parsers() -> Iterator[tuple[str, ArgumentParser]]:
     """Give the parser of each command and of each of its actions."""
     for name in COMMANDS:
         parser = Parser(prog=f"soundomni {name}")
-        import_module(f"soundomni.cli.{name}").configure(parser)
+        command_module(name).configure(parser)
         waiting: list[ArgumentParser] = [parser]
         while waiting:
             one = waiting.pop()

@@ -55,6 +55,7 @@ from soundomni.experts.checkpoints.original_import import import_soundomni
 from soundomni.experts.checkpoints.qwen2_audio_import import import_qwen2_audio
 from soundomni.train.export import load_run
 from soundomni.train.shards import stage, write_rank
+from soundomni.vae.checkpoints.hubert_import import read_speech_source
 from soundomni.vae.checkpoints.stable_audio import import_stable_audio_vae
 from soundomni.vae.checkpoints.transformers_codecs import import_codec
 
@@ -572,16 +573,19 @@ def _runs() -> Iterator[Case]:
 
 
 def _imports() -> Iterator[Case]:
-    dac, encodec = (partial(import_codec, kind) for kind in ("dac", "encodec"))
-    readers = {"qwen2-audio": import_qwen2_audio, "bagel": import_bagel, "soundomni": import_soundomni, "dac": dac, "encodec": encodec}
+    codecs: dict[str, Callable[..., Any]] = {kind: partial(import_codec, kind) for kind in ("dac", "encodec", "mimi")}
+    codecs["hubert-kmeans"] = partial(read_speech_source, layer=1)
+    readers = {"qwen2-audio": import_qwen2_audio, "bagel": import_bagel, "soundomni": import_soundomni, **codecs}
     for kind, reader in readers.items():
         yield Case(f"import {kind}: a pipe as config.json", "model", at(CONFIG, then=fifo), reader)
         yield Case(f"import {kind}: a deep config.json", "model", at(CONFIG, then=text("[" * 100_000)), reader)
     sizes = {"model_type": "qwen2_audio", "text_config": {"hidden_size": 10**4000, "rope_theta": 10**4000}, "audio_config": {}}
     yield Case("import qwen2-audio: numbers of 4000 digits", "model", at(CONFIG, then=text(json.dumps(sizes))), import_qwen2_audio)
-    yield Case("import encodec: os.system", "model", at("model.safetensors", then=text(pickle.dumps(Evil(), protocol=2))), encodec)
+    yield Case(
+        "import encodec: os.system", "model", at("model.safetensors", then=text(pickle.dumps(Evil(), protocol=2))), codecs["encodec"]
+    )
     large = {"model_type": "dac", "codebook_size": 2**62, "sampling_rate": 10**4000}
-    yield Case("import dac: a codebook of 2^62 entries", "model", at(CONFIG, then=text(json.dumps(large))), dac)
+    yield Case("import dac: a codebook of 2^62 entries", "model", at(CONFIG, then=text(json.dumps(large))), codecs["dac"])
     yield Case("import stable-audio-vae: os.system", "weights", only(pickle.dumps(Evil(), protocol=2)), import_stable_audio_vae)
     yield Case("import stable-audio-vae: a deep config", "weights", at("config.json", then=text("[" * 100_000)), import_stable_audio_vae)
 

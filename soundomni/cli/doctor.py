@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from soundomni.cli.parsing import Overrides
 
 if TYPE_CHECKING:
+    from soundomni.core.spec.schema import Spec
     from soundomni.train.memory.diagnosis import Diagnosis, Footprint, Setting
 
 HELP = "estimate the GPU memory that training a spec needs, and what would fit"
@@ -48,22 +49,25 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     from soundomni.cli.console import emit
     from soundomni.core.pretrained.spec_with_start import load_spec_with_start
     from soundomni.core.spec.load import resolve
-    from soundomni.train.memory.diagnosis import diagnose
 
     trust = args.trust_class_paths
     spec = resolve(load_spec_with_start(args.config, overrides, trust_class_paths=trust, start="if-here"), trust_class_paths=trust)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kernels warn when they run on tensors without memory
-        found = diagnose(
-            spec,
-            gpus=args.gpus,
-            gpu_memory=int(args.gpu_memory * GIB),
-            seconds=args.seconds,
-            text_tokens=args.text_tokens,
-            trust_class_paths=trust,
-        )
+        found = _diagnose(args, spec)
     emit(args, _as_data(found), text=_as_text(found))
     return 0
+
+
+def _diagnose(args: argparse.Namespace, spec: Spec) -> Diagnosis:
+    from soundomni.train.memory.codec_diagnosis import diagnose_codec
+    from soundomni.train.memory.diagnosis import diagnose
+
+    sizes = {"gpus": args.gpus, "gpu_memory": int(args.gpu_memory * GIB)}
+    trust, seconds = args.trust_class_paths, args.seconds
+    if spec.codec is not None and spec.data is not None and spec.train is not None:
+        return diagnose_codec(spec, spec.codec, **sizes, seconds=seconds, trust_class_paths=trust)
+    return diagnose(spec, **sizes, seconds=seconds, text_tokens=args.text_tokens, trust_class_paths=trust)
 
 
 def _as_data(found: Diagnosis) -> dict[str, Any]:

@@ -165,9 +165,10 @@ def _find_codec(args: argparse.Namespace) -> tuple[Slot, nn.Module, dict[str, in
         return *found, {"step": step}
     if (folder / CODEC_FILE).is_file():
         spec = load_spec([folder / SPEC_FILE], trust_class_paths=trust, base={})
-        return *_built(spec.model.codec, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
+        codec_slot = spec.codec.codec if spec.codec is not None else spec.of_model.codec
+        return *_built(codec_slot, {"weights": str(folder / CODEC_FILE)}, trust_class_paths=trust), {}
     model, told = _load(args)
-    return model.spec.model.codec, model.model.made().codec, told
+    return model.spec.of_model.codec, model.model.made().codec, told
 
 
 def _built(slot: Slot, init_args: dict[str, str], *, trust_class_paths: bool) -> tuple[Slot, nn.Module]:

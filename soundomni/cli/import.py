@@ -15,6 +15,8 @@ KINDS = {
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",
+    "mimi": "soundomni.cli.importing.mimi",
+    "hubert-kmeans": "soundomni.cli.importing.hubert_kmeans",
     "qwen2-audio": "soundomni.cli.importing.qwen2_audio",
     "bagel": "soundomni.cli.importing.bagel",
     "soundomni": "soundomni.cli.importing.soundomni",

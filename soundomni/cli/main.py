@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
 
 from soundomni import __version__
@@ -32,8 +33,10 @@ COMMANDS = {
     "generate": "make audio from prompts",
     "describe": "describe audio files, or answer a question about them",
     "reconstruct": "send audio files through the codec and back, and measure the difference",
+    "encode": "encode the clips of a dataset with a codec, for faster training",
     "export": "write a run or model as a model directory, or in the layout of another project",
     "import": "convert published weights into parts that a spec can name",
+    "fit-kmeans": "fit the centroids of semantic tokens on a dataset",
     "evaluate": "measure what a model generates, describes and reconstructs",
     "plugins": "list installed plugins, show one, or create a new one",
     "spec": "validate or print a spec, or write the JSON schema of specs",
@@ -41,7 +44,7 @@ COMMANDS = {
     "doctor": "estimate the GPU memory that training a spec needs, and what would fit",
     "completion": "print a script that completes commands, options, spec keys and plugin names in bash or zsh",
 }
-"""Command → its HELP, so the list can be printed without importing any `soundomni/cli/<command>.py`."""
+"""Command → its HELP, so the list can be printed without importing any module of a command, see `command_module`."""
 
 TRAINS = ("train", "demo")
 """Commands that show the progress of training themselves."""
@@ -116,7 +119,7 @@ def _dispatch(arguments: list[str]) -> int:
     name = command[0]
     if name not in COMMANDS:
         raise UsageError(f"unknown command '{name}'.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}")
-    module = importlib.import_module(f"soundomni.cli.{name}")
+    module = command_module(name)
     parser = command_parser(name)
     asked = find_request(after)
     if asked is None:
@@ -137,9 +140,14 @@ def _dispatch(arguments: list[str]) -> int:
         return int(module.run(args, overrides))
 
 
+def command_module(name: str) -> ModuleType:
+    """Import the module of a command, which has HELP, `configure` and `run`."""
+    return importlib.import_module(f"soundomni.cli.{name.replace('-', '_')}")
+
+
 def command_parser(name: str) -> Parser:
     """Return the parser of a command, with the global options."""
-    module = importlib.import_module(f"soundomni.cli.{name}")
+    module = command_module(name)
     parser = Parser(prog=f"soundomni {name}", description=f"{module.HELP[0].upper()}{module.HELP[1:]}.")
     module.configure(parser)
     _add_global_options(parser)

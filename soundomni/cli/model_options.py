@@ -14,11 +14,25 @@ if TYPE_CHECKING:
 TESTED_ON = "cpu"
 """The only kind of device on which this project's tests have been run."""
 
+_MODEL = "model directory, shipped model (nano), or Hugging Face Hub repository OWNER/NAME[@REVISION]"
 
-def add_model(parser: argparse.ArgumentParser, *, note: str = "") -> None:
-    """Add `--model`; `note` ends its help."""
-    help_ = f"model directory, shipped model (nano), or Hugging Face Hub repository OWNER/NAME[@REVISION]{note}"
-    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=help_)
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`."""
+    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=_MODEL)
+
+
+def add_model_or_codec(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--codec`, of which one is needed, and `--step`."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", type=expanded, metavar="MODEL", help=f"{_MODEL}; only its codec is used")
+    which.add_argument(
+        "--codec",
+        type=expanded,
+        metavar="DIR",
+        help="directory of a codec that `soundomni import` wrote, or of a run that trained a codec",
+    )
+    parser.add_argument("--step", type=int, metavar="N", help="use the checkpoint of step N of a run instead of the newest one")
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _USE = {
     "codec": "`--model.codec=$name`",
+    "critic": "`--codec.critics.mine=$name`",
     "sampler": "`--sampler=$name`",
     "router": "`--model.router=$name`",
     "connector": "`--model.connectors.latent=$name` and `--model.connectors.features=$name`",
@@ -36,7 +37,7 @@ _USE = {
 }
 """How a spec, or an override, names a plugin of each kind."""
 
-_TESTS = {"connector": "test_connector", "tracker": "test_tracker"}
+_TESTS = {"connector": "test_connector", "critic": "test_critic", "tracker": "test_tracker"}
 """Test templates for kinds whose plugins get arguments from the assembly; all others use `test`."""
 
 

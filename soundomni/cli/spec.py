@@ -165,6 +165,8 @@ def _check_start(args: argparse.Namespace, spec: Spec) -> None:
     from soundomni.train.run_directory.opening import goes_on
     from soundomni.train.start_weights import open_start
 
+    if spec.model is None:
+        return
     name = spec.model.start
     if spec.train is not None and goes_on(Path(spec.train.run_dir), "resume"):
         return

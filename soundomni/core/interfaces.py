@@ -45,6 +45,18 @@ class Predict(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The processes of a run, for what all of them have to agree on."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks. `values` may be overwritten."""
+        ...
+
+    def gather(self, values: Any) -> list[Any]:
+        """Return the small plain value of every rank, in the order of ranks."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReceptiveField:
     """How far a codec looks, in frames on either side.
@@ -69,6 +81,14 @@ class Codec(nn.Module, ABC):
     saved model holds the weights itself and omits that argument. Encoding treats each clip of a batch on its own, is
     random only if generators are given, and never depends on `self.training`.
     """
+
+    decodes: ClassVar[bool] = True
+    """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses of the codec's own that `reconstruct` returns; none by default."""
+        return ()
 
     @property
     @abstractmethod
@@ -111,12 +131,62 @@ class Codec(nn.Module, ABC):
         clips whole."""
         return None
 
-    def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Return the losses of the codec's own training.
+    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+        """Encode and decode clips for training: return the estimate `[B, C, S]`, and the losses of what is between the two.
+
+        The estimate has the shape of the waveform `[B, C, S]`; samples beyond the `lengths` `[B]` of the clips are undefined.
+        The losses are the codec's own, those of `loss_names`, such as a divergence or the distance of codes; critics judge the
+        estimate. Other names have a slash, such as `usage/0`, and are only logged. What is random for clip b is drawn from
+        `generators[b]` only. What `after_step` needs is noted in buffers, but only while gradients are enabled.
 
         Codecs without trainable parameters keep this default, which raises TypeError.
         """
         raise TypeError(f"{type(self).__name__} has nothing to train")
+
+    @property
+    def whole(self) -> Sequence[nn.Module]:
+        """Modules with trained parameters that every rank keeps whole, because `after_step` changes them; none by default."""
+        return ()
+
+    def after_step(self, ranks: Ranks) -> None:
+        """Change what no gradient does, such as codebooks that are moving averages: called after every training step.
+
+        Every rank calls it, with what its own calls of `reconstruct` left in buffers, and must end with the same buffers. The
+        default does nothing.
+        """
+
+
+class Critic(nn.Module, ABC):
+    """Judges a codec's estimate of clips, and may learn to tell it from the clips. Group `soundomni.critics`.
+
+    Runtime arguments: `sample_rate` in Hz and `channels`, C, of what it judges. Clips of a call are equally long, so that there is
+    no padding. A critic with trainable parameters learns in a phase of its own, with its own optimizer, and every rank keeps it
+    whole. `judged` and `learned` name the losses that `judge` and `learn` return, always all of them; an instance may set its own,
+    if its arguments decide.
+
+    In the log and in `train.loss_weights`, a loss has the name CRITIC.LOSS, such as `waves.adversarial`; a loss that is called
+    `distance` has the name of the critic only, such as `mel`.
+    """
+
+    judged: ClassVar[tuple[str, ...]]
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def judge(self, target: Tensor, estimate: Tensor) -> LossTerms:
+        """Return the losses of the codec for an estimate `[B, C, S]` of the clips `target` `[B, C, S]`.
+
+        They have gradients for the estimate. A clip that is too short for the critic has no share in sum and count.
+        """
+
+    def learn(self, target: Tensor, estimate: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
+        """Return the critic's own losses, such as the hinge loss of a discriminator.
+
+        Args:
+            target: the clips `[B, C, S]`.
+            estimate: the codec's estimates `[B, C, S]`, without gradients.
+            generators: one for each clip, for a critic that draws.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to learn")
 
 
 class Encoder(nn.Module, ABC):
@@ -460,11 +530,29 @@ class Skip:
     group: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the clips of a dataset were encoded.
+
+    Args:
+        spec: spec of the codec that made them.
+        codec: the codec in words, such as "mdct", for errors.
+        fingerprint: digest of the codec with its weights (core/pretrained/fingerprint.py); None if it is not known.
+        measured: what the codec's `fit` measured, as the buffers of its state; empty for a codec that is not fitted.
+    """
+
+    spec: RepresentationSpec
+    codec: str
+    fingerprint: str | None = None
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Dataset(ABC):
     """Clips by index. Group `soundomni.datasets`; no runtime arguments.
 
     `item` is cheap and decodes nothing, so that packing can run ahead of reading and is the same on every rank.
-    `skipped` lists what turned out to be unusable while listing.
+    `skipped` lists what turned out to be unusable while listing. A dataset whose clips are encoded sets `encoding`;
+    training then calls `load_encoded` in place of `load`, and only tasks that need no waveform can use it.
     """
 
     @abstractmethod
@@ -489,6 +577,19 @@ class Dataset(ABC):
         """
         waveform, rate = self.load(index)
         return waveform[:, first : first + num_samples].copy(), rate  # a view would keep the whole clip in memory
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How its clips were encoded; None for a dataset of audio."""
+        return None
+
+    def load_encoded(self, index: int, *, first: int = 0, num_frames: int | None = None) -> np.ndarray:
+        """Return frames `[first, first + num_frames)` of an encoded clip: float32 `[D, T]`, or int64 codes `[K, T]`.
+
+        The whole clip has `encoding.spec.num_frames` of its samples at the codec's rate. Raise UnreadableAudioError if it is
+        damaged. By default, a dataset of audio, it is a TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} holds audio, not encoded clips")
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
@@ -567,6 +668,7 @@ KINDS: Mapping[str, type] = {
     "router": Router,
     "connector": Connector,
     "codec": Codec,
+    "critic": Critic,
     "sampler": Sampler,
     "encoder": Encoder,
     "objective": Objective,
@@ -582,5 +684,6 @@ class Runtime:
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "backbone": ("vocab_size", "router"),
         "connector": ("tokens", "hidden_dim", "generates"),
+        "critic": ("sample_rate", "channels"),
         "tracker": ("run_dir", "spec"),
     }

@@ -6,7 +6,7 @@ is not after q or both are in the same full or noise segment, and k is not in a 
 
 Nothing of size L x L is built from a packed batch. Host-side tables are numpy; payloads are torch and follow the batch to its device.
 
-Shape letters: G segments, M documents, N tokens, B clips, C audio channels, S samples.
+Shape letters: G segments, M documents, N tokens, B clips, C audio channels, S samples, D latent dimensions, K codebooks, T frames.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Segment:
         num_samples: length of the clip in samples, at the rate of the codec (LATENT, CODES) or of the encoder (FEATURES).
         known: bool `[length - 2]`, frames of a noise segment that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
+        values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
     """
 
     role: Role
@@ -109,6 +110,7 @@ class Segment:
     num_samples: int = 0
     known: np.ndarray | None = None
     waveform: np.ndarray | None = None
+    values: np.ndarray | None = None
 
     @property
     def modality(self) -> str:
@@ -128,6 +130,10 @@ class Segment:
     def with_waveform(self, waveform: np.ndarray) -> Segment:
         """Return the segment with its clip `[C, S]`."""
         return replace(self, waveform=waveform)
+
+    def with_values(self, values: np.ndarray) -> Segment:
+        """Return the segment with its clip as encoded values `[D, T]` or `[K, T]`, of `num_frames` frames."""
+        return replace(self, values=values)
 
 
 def text_segment(token_ids: Sequence[int] | np.ndarray, *, bos: int, eos: int, loss: bool = False) -> Segment:
@@ -325,25 +331,31 @@ def position_advance(segment: Segment) -> int:
 
 @dataclass(frozen=True)
 class Clips:
-    """The segments of one modality, as waveforms that a codec or an encoder takes.
+    """The segments of one modality, as waveforms that a codec or an encoder takes, or as what the codec made of them before.
 
     Args:
-        waveform: float32 `[B, C, S]`, zero beyond each clip.
+        waveform: float32 `[B, C, S]`, zero beyond each clip, and for a clip that is encoded.
         lengths: int64 `[B]`, samples of each clip.
+        num_samples: the same lengths on the host.
         num_frames: int64 numpy `[B]`, tokens of each clip in the sequence.
         seeds: the sample's seed for each clip, made distinct within the sample.
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
+        values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
+        encoded: whether each clip is encoded; empty if none is.
     """
 
     waveform: Tensor
     lengths: Tensor
+    num_samples: tuple[int, ...]
     num_frames: np.ndarray
     seeds: tuple[int, ...]
     known: Tensor
     noise: Tensor
     quantiles: tuple[float, ...] | None = None
+    values: Tensor | None = None
+    encoded: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -361,6 +373,7 @@ class Clips:
             lengths=self.lengths.to(device, non_blocking=True),
             known=self.known.to(device, non_blocking=True),
             noise=self.noise.to(device, non_blocking=True),
+            values=None if self.values is None else self.values.to(device, non_blocking=True),
         )
 
 
@@ -471,24 +484,42 @@ def _clips_by_modality(samples: Sequence[Sample]) -> dict[str, Clips]:
 
 def _clips(chosen: Sequence[tuple[Segment, int, float | None]]) -> Clips:
     """Join segments, each with its seed and its quantile."""
-    for segment, _, _ in chosen:
-        if segment.waveform is None:
-            raise ValueError("an audio segment without its waveform cannot be packed. Read the clip first")
-    waveforms = [segment.waveform for segment, _, _ in chosen if segment.waveform is not None]
-    frames = np.asarray([segment.num_frames for segment, _, _ in chosen], dtype=np.int64)
+    segments = [segment for segment, _, _ in chosen]
+    if any(segment.waveform is None and segment.values is None for segment in segments):
+        raise ValueError("an audio segment without its waveform or its values cannot be packed. Read the clip first")
+    waveforms = [segment.waveform for segment in segments if segment.waveform is not None]
+    samples = tuple(s.num_samples if s.waveform is None else s.waveform.shape[1] for s in segments)
+    frames = np.asarray([segment.num_frames for segment in segments], dtype=np.int64)
     longest = max((w.shape[1] for w in waveforms), default=0)
     waveform = torch.zeros(len(chosen), waveforms[0].shape[0] if waveforms else 1, longest)
     known = torch.zeros(len(chosen), int(frames.max(initial=0)), dtype=torch.bool)
-    for i, (segment, _, _) in enumerate(chosen):
-        waveform[i, :, : waveforms[i].shape[1]] = torch.from_numpy(waveforms[i])
+    for i, segment in enumerate(segments):
+        if segment.waveform is not None:
+            waveform[i, :, : segment.waveform.shape[1]] = torch.from_numpy(segment.waveform)
         if segment.known is not None:
             known[i, : segment.num_frames] = torch.from_numpy(segment.known)
+    values = _values(segments, int(frames.max(initial=0)))
     return Clips(
         waveform=waveform,
-        lengths=torch.tensor([w.shape[1] for w in waveforms], dtype=torch.int64),
+        lengths=torch.tensor(samples, dtype=torch.int64),
+        num_samples=samples,
         num_frames=frames,
         seeds=tuple(seed for _, seed, _ in chosen),
         known=known,
-        noise=torch.tensor([segment.attend == Attend.NOISE for segment, _, _ in chosen], dtype=torch.bool),
+        noise=torch.tensor([segment.attend == Attend.NOISE for segment in segments], dtype=torch.bool),
         quantiles=tuple(fixed) if len(fixed := [place for _, _, place in chosen if place is not None]) == len(chosen) else None,
+        values=values,
+        encoded=() if values is None else tuple(segment.values is not None for segment in segments),
     )
+
+
+def _values(segments: Sequence[Segment], num_frames: int) -> Tensor | None:
+    """Return the values of encoded clips, `[B, D, num_frames]`; None if no clip is encoded."""
+    given = {i: segment.values for i, segment in enumerate(segments) if segment.values is not None}
+    if not given:
+        return None
+    like = next(iter(given.values()))
+    joined = torch.zeros(len(segments), like.shape[0], num_frames, dtype=torch.from_numpy(like).dtype)
+    for i, values in given.items():
+        joined[i, :, : values.shape[1]] = torch.from_numpy(values)
+    return joined

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from soundomni.data.audio_writing import write_audio, write_wav
     from soundomni.data.audiocaps import AudioCaps
     from soundomni.data.best_fit import pack_offline
+    from soundomni.data.encoded.dataset import EncodedClips
     from soundomni.data.loader import PackedLoader, Step
     from soundomni.data.mixture import Draw, Mixture, MixtureStream, Source
     from soundomni.data.packer import StreamPacker
@@ -25,6 +26,7 @@ _MODULES = {
     "audio_folder": ("AudioFolder",),
     "audiocaps": ("AudioCaps",),
     "best_fit": ("pack_offline",),
+    "encoded.dataset": ("EncodedClips",),
     "loader": ("PackedLoader", "Step"),
     "mixture": ("Draw", "Mixture", "MixtureStream", "Source"),
     "packer": ("StreamPacker",),
@@ -37,6 +39,7 @@ __all__ = [
     "AudioFolder",
     "Crop",
     "Draw",
+    "EncodedClips",
     "Mixture",
     "MixtureStream",
     "PackedLoader",

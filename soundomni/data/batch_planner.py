@@ -77,10 +77,13 @@ class Planner:
         told: Collection[str] = (),
     ) -> None:
         check_packing(spec)
-        for tasks in mixture.tasks.values():
+        for name, tasks in mixture.tasks.items():
+            encoding = mixture.sources[name].dataset.encoding
             for task, weight in tasks:
                 if weight > 0:
                     writer.check(task)
+                if weight > 0 and encoding is not None:
+                    writer.check_encoded(task, encoding, name=name)
         self._mixture = mixture
         self._limits = SampleLimits(mixture=mixture, writer=writer, spec=spec)
         self.refused = refused or Reports("refused", limit=_EXAMPLES, told=told)

@@ -11,7 +11,7 @@ from soundomni.core.sequence import Sample
 from soundomni.data.batch_planner import Planned
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import Reports
-from soundomni.data.samples import SampleWriter
+from soundomni.data.samples import SampleWriter, encoded_part
 
 PendingSample = Callable[[], Sample]
 """Waits for a sample whose clip is being read, and gives it however often it is asked; raises UnreadableAudioError."""
@@ -60,6 +60,10 @@ class ClipReader:
 
     def _read(self, planned: Planned) -> Sample:
         dataset, crop = self._mixture.sources[planned.draw.source].dataset, planned.plan.crop
+        if dataset.encoding is not None:
+            first, count = encoded_part(crop, dataset.encoding.spec)
+            values = dataset.load_encoded(planned.draw.index, first=first, num_frames=count)
+            return self._writer.fill_encoded(planned.plan, values)
         if crop.num_samples < crop.total:
             waveform, rate = dataset.load_part(planned.draw.index, first=crop.offset, num_samples=crop.num_samples)
             return self._writer.fill(planned.plan, waveform, rate, cut=True)

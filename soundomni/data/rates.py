@@ -28,6 +28,8 @@ def describe_rates(mixture: Mixture, name: str, *, codec_rate: int) -> str:
     a higher rate.
     """
     dataset = mixture.sources[name].dataset
+    if dataset.encoding is not None:
+        return f"data '{name}': clips are encoded by {dataset.encoding.codec}, which works at {dataset.encoding.spec.sample_rate} Hz"
     indices = looked_at(mixture, name)
     items = {index: dataset.item(index) for index in indices.tolist()}
     rates = Counter(item.sample_rate for item in items.values()).most_common()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, did_you_mean, listed
-from soundomni.core.interfaces import Item, Skip
+from soundomni.core.interfaces import Encoding, Item, Skip
+from soundomni.core.representation import RepresentationSpec
 from soundomni.core.sequence import TEXT, Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.writing.chat import Answer, taught_chat
@@ -85,6 +86,23 @@ class SampleWriter:
                 "support them. Leave out the task"
             )
 
+    def check_encoded(self, task: Task, encoding: Encoding, *, name: str) -> None:
+        """Raise SpecError if the task cannot use the encoded clips of dataset `name`: it hears them, or another codec made them."""
+        for template in self._templates(task):
+            if template.audio is None:
+                continue
+            modality = self._writer.of(template)
+            if isinstance(modality, HeardModality):
+                raise SpecError(
+                    f"task '{task.name}' hears clips as audio, but those of data.datasets.{name} are encoded. Give it a dataset of "
+                    "audio, or leave out the task"
+                )
+            if modality.spec != encoding.spec:
+                raise SpecError(
+                    f"the clips of data.datasets.{name} were encoded by {encoding.codec}: {_differs(encoding.spec, modality.spec)} in "
+                    f"the codec of '{modality.name}'. Set that codec, or encode the clips again"
+                )
+
     def _check_dropout(self) -> None:
         """Raise SpecError for a share of dropout that names a modality which the model does not have."""
         known = [TEXT, *self._writer.modalities]
@@ -152,8 +170,24 @@ class SampleWriter:
             modality = self._writer.modalities[segment.modality]
             need = (modality.sample_rate, modality.channels)
             if need not in made:
-                made[need] = _convert(part, rate, *need, key=key)
+                made[need] = converted(part, rate, *need, key=key)
             segments.append(segment.with_waveform(made[need]))
+        return replace(planned.sample, segments=tuple(segments))
+
+    def fill_encoded(self, planned: PlannedSample, values: np.ndarray) -> Sample:
+        """Attach the clip as a codec encoded it, `[D, T]` or `[K, T]`: the frames of `planned.crop`.
+
+        Raise UnreadableAudioError if there is another number of frames than planned.
+        """
+        segments: list[Segment] = []
+        for segment in planned.sample.segments:
+            if segment.role == Role.TEXT or segment.waveform is not None:
+                segments.append(segment)
+                continue
+            if segment.num_frames != values.shape[1]:
+                found = f"it has {values.shape[1]} frames, but {segment.num_frames} were planned"
+                raise UnreadableAudioError(f"cannot use '{planned.sample.key}': {found}")
+            segments.append(segment.with_values(values))
         return replace(planned.sample, segments=tuple(segments))
 
     def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
@@ -227,6 +261,23 @@ class SampleWriter:
         return self._writer.segment(template, texts=texts, num_samples=num_samples, made=made)
 
 
+def encoded_part(crop: Crop, spec: RepresentationSpec) -> tuple[int, int]:
+    """Return the frames of an encoded clip that a crop stands for: index of the first, and their number.
+
+    They are as many as encoding the crop would give, with the extra frames of the codec, and begin with the frame in which the
+    crop begins.
+    """
+    total, count = (spec.num_frames(resampled_length(n, crop.rate, spec.sample_rate)) for n in (crop.total, crop.num_samples))
+    first = crop.offset * spec.sample_rate // (crop.rate * spec.downsampling_ratio)
+    return min(first, total - count), count
+
+
+def _differs(made: RepresentationSpec, wanted: RepresentationSpec) -> str:
+    """Return the first difference between the spec of encoded clips and that of a codec."""
+    name = next(field.name for field in fields(made) if getattr(made, field.name) != getattr(wanted, field.name))
+    return f"{name} was {getattr(made, name)}, but it is {getattr(wanted, name)}"
+
+
 def _samples_of(crop: Crop, modality: HeardModality | CodecModality) -> int:
     """Return the number of samples of a clip at the rate of a modality."""
     return resampled_length(crop.num_samples, crop.rate, modality.sample_rate)
@@ -255,8 +306,8 @@ def _choose(texts: tuple[str, ...], draw: float) -> str:
     return texts[int(draw * len(texts))] if texts else ""
 
 
-def _convert(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
-    """Return `[channels, S]` at `to_rate`, resampling as few channels as possible."""
+def converted(part: np.ndarray, from_rate: int, to_rate: int, channels: int, *, key: str) -> np.ndarray:
+    """Return `[channels, S]` at `to_rate`, resampling as few channels as possible. Raise UnreadableAudioError."""
     try:
         if channels < part.shape[0]:
             return resample(match_channels(part, channels), from_rate, to_rate)

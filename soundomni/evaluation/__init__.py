@@ -8,6 +8,7 @@
 | save the outcome | `save_outcome`, `made_with` |
 | show a score | `score_text`, `comparison_text` |
 | compare a clip with what came back through a codec | `compare` |
+| average comparisons over clips, for each number of levels | `codec_table` |
 
 The library prints nothing. An `Observer` receives reports of what is going on.
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from soundomni.evaluation.codec_rows import CodecRow, codec_table
     from soundomni.evaluation.evaluating import evaluate
     from soundomni.evaluation.evaluation_data import EvaluationData, open_data
     from soundomni.evaluation.fixed_lists import FixedList, open_list, shipped_lists
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from soundomni.evaluation.tasks.reconstruction import Comparison, compare
 
 _MODULES = {
+    "codec_rows": ("CodecRow", "codec_table"),
     "evaluating": ("evaluate",),
     "evaluation_data": ("EvaluationData", "open_data"),
     "fixed_lists": ("FixedList", "open_list", "shipped_lists"),
@@ -55,6 +58,7 @@ __all__ = [
     "COMMON_TASKS",
     "DEFAULT_LIST",
     "TASKS",
+    "CodecRow",
     "Comparison",
     "EvaluationData",
     "FixedList",
@@ -65,6 +69,7 @@ __all__ = [
     "Score",
     "Settings",
     "Silent",
+    "codec_table",
     "compare",
     "comparison_text",
     "evaluate",

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soundomni.core.mel_filters import mel_filters
 from soundomni.core.representation import length_mask
 
 logger = logging.getLogger(__name__)
-
-_BREAK_HERTZ, _BREAK_MELS, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
-"""Where the Slaney scale turns from linear to logarithmic, and the logarithm of a frequency ratio of one mel above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,7 @@ class MelSpectrum:
 @lru_cache(maxsize=16)
 def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the window `[n_fft]` and the filters `[M, n_fft // 2 + 1]`."""
-    filters = slaney_filters(num_mels=mel.num_mels, n_fft=mel.n_fft, sample_rate=mel.sample_rate)
+    filters = mel_filters(num_mels=mel.num_mels, n_fft=mel.n_fft, sample_rate=mel.sample_rate, scale="slaney")
     empty = int((filters.max(axis=1) == 0.0).sum())
     if empty:
         logger.warning(
@@ -73,31 +69,6 @@ def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
         )
     with torch.inference_mode(False):  # the tensors outlive the call, and a later one may be recorded for backward
         return torch.hann_window(mel.n_fft, device=device), torch.tensor(filters, dtype=torch.float32, device=device)
-
-
-def slaney_filters(*, num_mels: int, n_fft: int, sample_rate: int) -> np.ndarray:
-    """Return triangles of area 1 in Hz, float64 `[M, n_fft // 2 + 1]`, that are spaced evenly in mel from 0 Hz to half
-    the sample rate (Slaney 1998, Auditory Toolbox, version 2).
-
-    They are computed here because importing transformers, which has them too, takes longer than a small model's first
-    step.
-    """
-    edges = _hertz(np.linspace(0.0, _mels(sample_rate / 2), num_mels + 2))
-    frequencies = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
-    lower, center, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (frequencies - lower) / (center - lower), (upper - frequencies) / (upper - center)
-    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (upper - lower)))
-
-
-def _mels(hertz: float) -> float:
-    """Return the Slaney mels of a frequency: linear up to 1 kHz, logarithmic above."""
-    return _BREAK_MELS * hertz / _BREAK_HERTZ if hertz < _BREAK_HERTZ else _BREAK_MELS + math.log(hertz / _BREAK_HERTZ) / _LOG_STEP
-
-
-def _hertz(mels: np.ndarray) -> np.ndarray:
-    """Return the frequencies of Slaney mels."""
-    linear, logarithmic = _BREAK_HERTZ * mels / _BREAK_MELS, _BREAK_HERTZ * np.exp(_LOG_STEP * (mels - _BREAK_MELS))
-    return np.where(mels < _BREAK_MELS, linear, logarithmic)
 
 
 def fit(waveform: Tensor, lengths: Tensor, num_samples: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Distances of an estimated waveform from its reference: scale-invariant SDR and spectral distances.
 
-Shape letters: C channels, S samples, F frequencies, T frames.
+Shape letters: C channels, S samples, F frequencies, M mel bins, T frames.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from soundomni.core.mel_filters import mel_filters
 
 _FLOOR = 1e-5  # magnitude below which a spectrum counts as silent: -100 dB of full scale
 _FRAMES = 512  # frames transformed at once
@@ -104,13 +106,11 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int, *, num_
     Raises:
         ValueError: the shapes differ.
     """
-    from transformers.audio_utils import mel_filter_bank
-
     reference, estimate = _pair(reference, estimate)
-    bank = mel_filter_bank(fft_size // 2 + 1, num_mels, 0.0, rate / 2, rate)  # [F, mels]
+    filters = mel_filters(num_mels=num_mels, n_fft=fft_size, sample_rate=rate, scale="htk")
     difference = count = 0.0
     for pair in zip(*(_blocks(signal, fft_size, fft_size // 4) for signal in (reference, estimate)), strict=True):
-        true, other = (10.0 * np.log10(np.maximum(np.einsum("cft,fm->cmt", level**2, bank), _FLOOR**2)) for level in pair)
+        true, other = (10.0 * np.log10(np.maximum(np.einsum("cft,mf->cmt", level**2, filters), _FLOOR**2)) for level in pair)
         difference += float(np.abs(true - other).sum())
         count += true.size
     return difference / count

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from soundomni.testing.backbone import BackboneSuite
     from soundomni.testing.codec import CodecSuite
     from soundomni.testing.connector import ConnectorSuite
+    from soundomni.testing.critic import CriticSuite
     from soundomni.testing.dataset import DatasetSuite
     from soundomni.testing.encoder import EncoderSuite
     from soundomni.testing.objective import ObjectiveSuite
@@ -31,6 +32,7 @@ __all__ = [
     "BackboneSuite",
     "CodecSuite",
     "ConnectorSuite",
+    "CriticSuite",
     "DatasetSuite",
     "EncoderSuite",
     "ObjectiveSuite",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Codec
+from soundomni.core.interfaces import Codec, LossTerms
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ModuleSuite, generator, noise, number, seeded
 
@@ -41,9 +41,9 @@ class CodecSuite(ModuleSuite):
         return codec
 
     def outputs(self, plugin: Any) -> list[Tensor]:
-        """Return what encoding and decoding one clip gives."""
+        """Return what encoding and decoding one clip gives; only its values if the codec only encodes."""
         encoded = _encode(plugin, [self.lengths(plugin)[-1]])
-        return [encoded.values, plugin.decode(encoded)]
+        return [encoded.values, plugin.decode(encoded)] if plugin.decodes else [encoded.values]
 
     def lengths(self, codec: Codec) -> list[int]:
         """Return lengths in samples around the first frame, and of several frames."""
@@ -109,8 +109,13 @@ class CodecSuite(ModuleSuite):
                 self.require(low >= 0 and high < size, "values", message)
 
     def test_decode(self) -> None:
-        """Decoding gives float `[B, C, S]` that is at least `spec.num_samples(T)` long."""
+        """Decoding gives float `[B, C, S]` that is at least `spec.num_samples(T)` long; with `decodes` False, it raises
+        DataError."""
         codec = self.built()
+        if not codec.decodes:
+            encoded = _encode(codec, [self.lengths(codec)[-1]])
+            self.require(_is_refused(codec, encoded), "decode", "decodes is False, but decode returned; expected DataError")
+            return
         for samples in self.lengths(codec):
             encoded = _encode(codec, [samples, samples])
             decoded, least = _decode(codec, encoded), codec.spec.num_samples(encoded.values.shape[-1])
@@ -135,6 +140,8 @@ class CodecSuite(ModuleSuite):
     def test_decode_batch(self) -> None:
         """Each clip of a batch is decoded as it is on its own, whatever comes with it or after its frames."""
         codec = self.built()
+        if not codec.decodes:
+            return
         encoded, spec = _encode(codec, self.lengths(codec)), codec.spec
         within = length_mask(encoded.lengths, encoded.values.shape[-1])[:, None]
         other = noise(98, *encoded.values.shape) if spec.kind == "continuous" else torch.full_like(encoded.values, -1)
@@ -148,6 +155,8 @@ class CodecSuite(ModuleSuite):
     def test_fewer_levels(self) -> None:
         """A codec of codes also decodes clips of which only the first levels are given."""
         codec = self.built()
+        if not codec.decodes:
+            return
         encoded, levels = _encode(codec, self.lengths(codec)), len(codec.spec.codebook_sizes)
         expected = [len(encoded.values), codec.spec.channels, codec.spec.num_samples(encoded.values.shape[-1])]
         for count in range(1, levels):
@@ -166,11 +175,7 @@ class CodecSuite(ModuleSuite):
             for code in (-1, size):
                 values = encoded.values.clone()
                 values[0, level, 0] = code
-                refused = False
-                try:
-                    _decode(codec, encoded.with_values(values))
-                except DataError:
-                    refused = True
+                refused = _is_refused(codec, encoded.with_values(values))
                 message = f"decode took the code {code} of level {level}, whose codes run from 0 to {size - 1}; expected DataError"
                 self.require(refused, "wrong_codes", message)
 
@@ -214,12 +219,14 @@ class CodecSuite(ModuleSuite):
         samples = (2 * max(field.encode, field.decode) + 4) * spec.downsampling_ratio + (spec.downsampling_ratio + 1) // 2
         waveform, lengths = _waveform(codec, [samples], 0), torch.tensor([samples])
         encoded = _encode(codec, [samples])
-        decoded = _decode(codec, encoded)[..., : spec.num_samples(int(encoded.lengths[0]))]
+        decoded = _decode(codec, encoded)[..., : spec.num_samples(int(encoded.lengths[0]))] if codec.decodes else None
         for chunk in (1, 3):
             cut = encode_in_chunks(codec, waveform, lengths, chunk_frames=chunk)
             told = f"in chunks of {chunk} frame{'s' if chunk > 1 else ''} with a context of"
             message = f"encode {told} {field.encode} differs from encode of the whole clip"
             self.require_close(cut.values, encoded.values[..., : cut.values.shape[-1]], self.tolerance, "receptive_field", message)
+            if decoded is None:
+                continue
             message = f"decode {told} {field.decode} differs from decode of the whole clip"
             pieces = decode_in_chunks(codec, encoded, chunk_frames=chunk)
             self.require_close(pieces, decoded, self.tolerance, "receptive_field", message)
@@ -234,27 +241,117 @@ class CodecSuite(ModuleSuite):
                 encoded = codec.encode(waveform, torch.tensor([samples]))
             finite = bool(encoded.values.isfinite().all())
             self.require(finite, "round_trip", f"encode of {name} gave values that are not finite")
+            if not codec.decodes:
+                continue
             finite = bool(_decode(codec, encoded)[..., :samples].isfinite().all())
             self.require(finite, "round_trip", f"decode of encoded {name} gave samples that are not finite")
 
-    def test_training_losses(self) -> None:
-        """Losses are finite (sum, count) pairs with a gradient; a codec with nothing to train keeps the contract's
-        default."""
+    def test_reconstruct(self) -> None:
+        """Training gets an estimate in the shape of the waveform, and finite (sum, count) pairs as losses; a codec with
+        nothing to train keeps the contract's default."""
         codec = self.built()
+        if not _is_trained(codec):
+            return
         lengths = self.lengths(codec)
-        try:
-            losses = codec.training_losses(_waveform(codec, lengths, 0), torch.tensor(lengths), [generator(b) for b in range(len(lengths))])
-        except TypeError:
-            if type(codec).training_losses is Codec.training_losses:
-                return
-            raise
-        self.require(len(losses) > 0, "training_losses", "no loss was returned; expected at least one, or TypeError")
+        estimate, losses = _reconstruct(codec, lengths)
+        shape, wanted = list(estimate.shape), [len(lengths), codec.spec.channels, max(lengths)]
+        good = shape == wanted and estimate.dtype.is_floating_point
+        self.require(good, "reconstruct", f"the estimate is {estimate.dtype} {shape}; expected floating point {wanted}")
+        named = [name for name in losses if "/" not in name]
+        message = f"the losses are {', '.join(named) or 'none'}, but loss_names says {', '.join(codec.loss_names) or 'none'}"
+        self.require(sorted(named) == sorted(codec.loss_names), "reconstruct", message)
         for name, (total, count) in losses.items():
             finite = bool(torch.isfinite(total)) and number(count) > 0
-            message = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g}); expected a finite sum and a count above 0"
-            self.require(finite, "training_losses", message)
-        differentiable = any(total.requires_grad for total, _ in losses.values())
-        self.require(differentiable, "training_losses", f"none of the losses {', '.join(losses)} has a gradient; expected at least one")
+            given = f"loss '{name}' is ({number(total):.3g}, {number(count):.3g})"
+            self.require(finite, "reconstruct", f"{given}; expected a finite sum and a count above 0")
+
+    def test_reconstruct_gradients(self) -> None:
+        """The gradient of an estimate reaches parameters; with that of the codec's own losses it reaches all."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        estimate, losses = _reconstruct(codec, self.lengths(codec))
+        judged = _within(estimate, self.lengths(codec)).square().sum()
+        own = [total for name, (total, _) in losses.items() if "/" not in name]
+        total = torch.stack([judged, *(loss.to(judged) for loss in own)]).sum()
+        message = "the estimate has no gradient; expected one for critics"
+        self.require(estimate.requires_grad, "reconstruct_gradients", message)
+        self.require_gradients(codec, total, "reconstruct_gradients", "an estimate and the codec's losses")
+        reached = any(p.grad is not None and bool(p.grad.any()) for p in codec.parameters())
+        self.require(reached, "reconstruct_gradients", "the gradients of all parameters are zero; expected others")
+
+    def test_reconstruct_batch(self) -> None:
+        """Each clip of a batch has the estimate that it has on its own; only `generators[b]` decides what is random."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        lengths = self.lengths(codec)
+        together, _ = seeded(lambda: _reconstruct(codec, lengths), 1)
+        for clip, samples in enumerate(lengths):
+            alone, _ = seeded(partial(_reconstruct, codec, [samples], first_clip=clip), 2)
+            told = f"clip {clip} is reconstructed differently on its own than in a batch"
+            message = f"{told}, with a generator of the same seed"
+            self.require_close(together[clip, :, :samples], alone[0], self.tolerance, "reconstruct_batch", message)
+
+    def test_reconstruct_without_gradients(self) -> None:
+        """Without gradients, as when critics learn or losses are measured, the estimate is the same and buffers stay."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        clause = "reconstruct_without_gradients"
+        before = {name: buffer.clone() for name, buffer in codec.named_buffers()}
+        with torch.no_grad():
+            estimate, _ = _reconstruct(codec, self.lengths(codec))
+        for name, buffer in codec.named_buffers():
+            self.require(torch.equal(buffer, before[name]), clause, f"buffer '{name}' changed without gradients; expected no change")
+        again, _ = _reconstruct(codec, self.lengths(codec))
+        self.require_close(again.detach(), estimate, self.tolerance, clause, "the estimate differs without gradients")
+
+    def test_after_step(self) -> None:
+        """After a step buffers are finite, and only parameters in modules of `whole` have changed."""
+        codec = self.built()
+        if not _is_trained(codec):
+            return
+        _reconstruct(codec, self.lengths(codec))
+        whole = {id(parameter) for module in codec.whole for parameter in module.parameters()}
+        others = {name: parameter for name, parameter in codec.named_parameters() if id(parameter) not in whole}
+        before = {name: parameter.detach().clone() for name, parameter in others.items()}
+        codec.after_step(OneRank())
+        parameters = dict(codec.named_parameters())
+        for name, values in before.items():
+            message = f"after_step changed parameter '{name}', which is in no module of `whole`"
+            self.require(torch.equal(parameters[name].detach(), values), "after_step", message)
+        for name, buffer in codec.named_buffers():
+            self.require(bool(buffer.isfinite().all()), "after_step", f"buffer '{name}' is not finite after a step")
+
+
+class OneRank:
+    """The processes of a run that has only one, as `Codec.after_step` takes them."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
+
+    def gather(self, values: Any) -> list[Any]:
+        """Return the value, in a list."""
+        return [values]
+
+
+def _is_trained(codec: Codec) -> bool:
+    """Return whether the codec has something to train; if not, it keeps the contract's `reconstruct`."""
+    return type(codec).reconstruct is not Codec.reconstruct
+
+
+def _reconstruct(codec: Codec, lengths: Sequence[int], *, first_clip: int = 0) -> tuple[Tensor, LossTerms]:
+    """Return what training gets for clips of `_waveform`, each with a generator whose seed is its place."""
+    generators = [generator(first_clip + clip) for clip in range(len(lengths))]
+    return codec.train().reconstruct(_waveform(codec, lengths, first_clip), torch.tensor(lengths), generators)
+
+
+def _within(waveform: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the samples of `[B, C, S]` that belong to a clip, with zeros instead of the others."""
+    within = length_mask(torch.tensor(lengths), waveform.shape[-1])
+    return waveform.masked_fill(~within[:, None], 0.0)
 
 
 def _waveform(codec: Codec, lengths: Sequence[int], first_clip: int) -> Tensor:
@@ -275,3 +372,12 @@ def _encode(
 @torch.no_grad()
 def _decode(codec: Codec, encoded: Representation) -> Tensor:
     return codec.decode(encoded)
+
+
+def _is_refused(codec: Codec, encoded: Representation) -> bool:
+    """Return whether decoding raises DataError."""
+    try:
+        _decode(codec, encoded)
+    except DataError:
+        return True
+    return False

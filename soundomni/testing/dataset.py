@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.interfaces import Dataset, Item, Skip
+from soundomni.core.waveform import resampled_length
 from soundomni.testing.suite import ConformanceSuite, seeded
 
 
@@ -93,8 +95,11 @@ class DatasetSuite(ConformanceSuite):
         self.require(not loaded, "cheap", f"item loaded the clips {loaded}; expected it to decode nothing")
 
     def test_load(self) -> None:
-        """A clip is float32 `[C, S]` within [-1, 1], with the length and rate of its item."""
+        """A clip is float32 `[C, S]` within [-1, 1], with the length and rate of its item; without audio, UnreadableAudioError."""
         dataset = self.built()
+        if dataset.encoding is not None:
+            self._without_audio(dataset)
+            return
         for index in range(min(len(dataset), self.max_loads)):
             item, (waveform, rate) = dataset.item(index), dataset.load(index)
             array = isinstance(waveform, np.ndarray) and waveform.dtype == np.float32 and waveform.ndim == 2 and len(waveform) > 0
@@ -108,7 +113,7 @@ class DatasetSuite(ConformanceSuite):
     def test_part(self) -> None:
         """A part of a clip is that part of the result of `load`."""
         dataset = self.built()
-        for index in range(min(len(dataset), self.max_loads)):
+        for index in range(min(len(dataset), self.max_loads) if dataset.encoding is None else 0):
             whole, rate = dataset.load(index)
             first, count = whole.shape[1] // 3, max(1, whole.shape[1] // 3)
             part, part_rate = dataset.load_part(index, first=first, num_samples=count)
@@ -117,6 +122,25 @@ class DatasetSuite(ConformanceSuite):
                 f"load_part({index}) gave {part.shape[1]} samples at {part_rate} Hz; expected samples {first} to {first + count} of load"
             )
             self.require(same, "part", message)
+
+    def test_encoded(self) -> None:
+        """An encoded clip has the type, dimensions and frames of its encoding; a part of it is that part of the clip."""
+        dataset = self.built()
+        encoding = dataset.encoding
+        for index in range(min(len(dataset), self.max_loads) if encoding is not None else 0):
+            assert encoding is not None, "there is no clip otherwise"
+            item, spec, values = dataset.item(index), encoding.spec, dataset.load_encoded(index)
+            frames = spec.num_frames(resampled_length(item.num_samples, item.sample_rate, spec.sample_rate))
+            dtype = np.float32 if spec.kind == "continuous" else np.int64
+            right = values.dtype == dtype and values.shape == (spec.token_dim, frames)
+            expected = f"{np.dtype(dtype)} {[spec.token_dim, frames]}"
+            self.require(
+                right, "encoded", f"load_encoded({index}) gave {values.dtype} {list(values.shape)}; expected {expected}, as its item says"
+            )
+            first, count = frames // 3, max(1, frames // 3)
+            part = dataset.load_encoded(index, first=first, num_frames=count)
+            same = np.array_equal(part, values[:, first : first + count])
+            self.require(same, "encoded", f"load_encoded({index}) from frame {first} on differs from these frames of the clip")
 
     def test_beyond(self) -> None:
         """An index beyond the last item raises IndexError."""
@@ -138,6 +162,13 @@ class DatasetSuite(ConformanceSuite):
         for skip in skipped:
             one_line = skip.reason != "" and "\n" not in skip.reason
             self.require(one_line, "skipped", f"the reason of '{skip.key}' is {skip.reason!r}; expected one line")
+
+    def _without_audio(self, dataset: Dataset) -> None:
+        try:
+            dataset.load(0)
+        except UnreadableAudioError:
+            return
+        self.require(False, "load", "load(0) gave audio, although the clips are encoded; expected UnreadableAudioError")
 
     def _items(self, dataset: Dataset) -> list[Item]:
         return [dataset.item(index) for index in range(min(len(dataset), self.max_items))]

@@ -56,7 +56,12 @@ class Checkpointer:
         keep: number of newest complete checkpoints to keep, at least 1.
         keep_every: also keep the checkpoints of steps that are multiples of this; 0 for none.
         run: id of the run; checkpoints of other runs are neither replaced nor removed. None for a run without an id.
+
+    Attributes:
+        spared: a step whose checkpoint is also kept; None for none.
     """
+
+    spared: int | None = None
 
     def __init__(self, directory: Path, world: World, *, keep: int, keep_every: int = 0, run: str | None = None) -> None:
         self.directory = directory
@@ -165,7 +170,7 @@ class Checkpointer:
     def _prune(self, step: int, best: int | None) -> None:
         done = [path for path in list_checkpoints(self.directory) if step_of(path) <= step and self._is_own(path)]
         for path in done[self._keep :]:
-            if step_of(path) != best and not (self._keep_every and step_of(path) % self._keep_every == 0):
+            if step_of(path) not in (best, self.spared) and not (self._keep_every and step_of(path) % self._keep_every == 0):
                 remove_checkpoint(path)
 
     def _is_own(self, path: Path) -> bool:

@@ -21,21 +21,21 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
     """Return a line for each doubtful setting of a spec that has passed all checks.
 
     Args:
-        spec: the spec.
-        model: the model built from it, on any device; None if it cannot be built, which skips what needs its sizes.
+        spec: the spec, of a model or of a codec that is trained on its own.
+        model: the model built from it, on any device; None if it cannot be built or there is none, which skips what needs its
+            sizes.
     """
     doubts: list[str] = []
     if spec.train is not None:
         doubts += [*_steps(spec.train), *_rates(spec.train), *_trackers(spec.train)]
-    trains_model = spec.train is None or spec.train.target == "model"
-    if spec.train is not None and model is not None and trains_model:
+    if spec.train is not None and model is not None:
         doubts += [*_losses(spec.train, model), *_validation(spec.train, spec.data, model)]
-    if spec.data is not None and trains_model:
+    if spec.data is not None and spec.model is not None:
         doubts += _conditions(spec, spec.data)
     if spec.data is not None and model is not None:
         for name, entry in spec.data.datasets.items():
             if entry is not None:
-                doubts += _lengths(f"data.datasets.{name}", entry, spec.data, model, clip_only=not trains_model)
+                doubts += _lengths(f"data.datasets.{name}", entry, spec.data, model)
     return doubts
 
 
@@ -138,8 +138,8 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
         share = getattr(dropout, name)
         if share == 1 and any(task.uses("target") and task.uses(audio) for task in tasks):
             yield f"data.condition_dropout.{name} is 1: the model never sees audio of this kind before a target. Set it to about 0.3"
-    short = short_keys(spec.model)
-    guided = {f"model.modalities.{name}.guidance": one.guidance for name, one in spec.model.all_made.items()}
+    short = short_keys(spec.of_model)
+    guided = {f"model.modalities.{name}.guidance": one.guidance for name, one in spec.of_model.all_made.items()}
     for key, guidance in guided.items():
         if not (prompted and dropout.text == 0 and guidance.scale != 1):
             continue
@@ -150,7 +150,7 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
         )
 
 
-def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel, *, clip_only: bool) -> Iterator[str]:
+def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel) -> Iterator[str]:
     """Yield doubts about the longest clip of a dataset, compared with a frame and with the longest sample."""
     seconds = entry.max_seconds
     if seconds is None:
@@ -162,9 +162,9 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     known = build_tasks(data.tasks)
     used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
     tokens = {"codec frames": codec.num_frames(round(seconds * codec.sample_rate))}
-    if not clip_only and not any(task.uses("target") or task.uses("context") for task in used):
+    if not any(task.uses("target") or task.uses("context") for task in used):
         tokens = {}
-    if not clip_only and heard is not None and any(task.uses("features") for task in used):
+    if heard is not None and any(task.uses("features") for task in used):
         longest = min(seconds, heard.encoder.spec.max_seconds or seconds)
         tokens["encoder tokens"] = heard.encoder.num_tokens(max(1, round(longest * heard.sample_rate)))
     for what, count in tokens.items():

@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained parameters (Polyak and Juditsky 1992), in fp32, sharded like them."""
+"""Exponential moving average of trained parameters (Polyak and Juditsky 1992), in fp32, sharded like them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundomni.train.parallel import reshard
 
 
 class EMA:
-    """Averages of the trained parameters; frozen ones do not need any.
+    """Averages of the trained parameters, of the part `kept` of a model that has one; frozen ones do not need any.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights are soon forgotten.
 
@@ -73,7 +73,8 @@ class EMA:
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    kept = {id(p) for p in getattr(model, "kept", model).parameters()}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) in kept}
 
 
 def _local(tensor: Tensor) -> Tensor:

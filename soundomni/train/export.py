@@ -106,10 +106,12 @@ def save_run_adapters(
             f"the run '{run_dir}' trained {amount(len(others), 'parameter')} besides its adapters, such as '{others[0]}'. "
             "Export it as a model, or name these parts in model.freeze before training"
         )
-    return save_adapters(omni.model, out, base=omni.spec.model.start), loaded
+    return save_adapters(omni.model, out, base=omni.spec.of_model.start), loaded
 
 
-def load_run_codec(run_dir: str | Path, *, step: int, average: bool = True, trust_class_paths: bool = False) -> tuple[Slot, Codec] | None:
+def load_run_codec(
+    run_dir: str | Path, *, step: int | None = None, average: bool = True, trust_class_paths: bool = False
+) -> tuple[Slot, Codec] | None:
     """Return the codec that a run trains: its slot in the spec, and the codec with the weights of a checkpoint.
 
     Return None for a run that trains a model.
@@ -123,11 +125,11 @@ def load_run_codec(run_dir: str | Path, *, step: int, average: bool = True, trus
     path = Path(run_dir)
     checkpoint = _find(path, step)
     spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, base={})
-    if spec.train is None or spec.train.target != "codec":
+    if spec.codec is None:
         return None
-    codec: Codec = build("codec", without_weights(spec.model.codec), trust_class_paths=trust_class_paths)
+    codec: Codec = build("codec", without_weights(spec.codec.codec), trust_class_paths=trust_class_paths)
     load_trained_weights(codec, checkpoint, average=average, prefix="codec.")
-    return spec.model.codec, codec
+    return spec.codec.codec, codec
 
 
 def _find(path: Path, step: int | None) -> Path:
@@ -148,10 +150,10 @@ def _load(path: Path, *, average: bool, step: int | None, trust_class_paths: boo
     if read_state(checkpoint).get("tokenizer") != digest(path / TOKENIZER_FILE):
         raise CheckpointError(f"'{path / TOKENIZER_FILE}' is not the tokenizer that '{checkpoint}' was trained with")
     spec = load_spec([path / SPEC_FILE], [], trust_class_paths=trust_class_paths, base={})
-    if spec.train is not None and spec.train.target == "codec":
+    if spec.codec is not None:
         raise CheckpointError(f"the run '{path}' trained only a codec. Use its weights as model.codec.weights of another spec")
     tokenizer = TextTokenizer.load(path)
-    own_codec = without_codec_weights(spec.model)  # the checkpoint holds its weights
+    own_codec = without_codec_weights(spec.of_model)  # the checkpoint holds its weights
 
     def build_whole() -> UnifiedModel:
         model = build_model(own_codec, vocab_size=tokenizer.vocab_size, trust_class_paths=trust_class_paths)
@@ -163,6 +165,6 @@ def _load(path: Path, *, average: bool, step: int | None, trust_class_paths: boo
     with uninitialized():
         model = build_whole()
     load_trained_weights(model, checkpoint, average=average)
-    kept = read_kept(path) if spec.model.start is not None else None
+    kept = read_kept(path) if spec.of_model.start is not None else None
     origin = kept.origin if kept is not None else Origin()
     return SoundOmni(model, spec, tokenizer, origin=origin, trust_class_paths=trust_class_paths), step_of(checkpoint)

@@ -16,7 +16,17 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     number.
     """
     with_gradient = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+    gradients = [p.grad for p in with_gradient if p.grad is not None]
+    sharded: list[Tensor] = [g for g in gradients if isinstance(g, DTensor)]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    norms = [_norm(kind) for kind in (sharded, whole) if kind]  # torch does not mix sharded and whole tensors
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     if limit > 0:
-        torch.nn.utils.clip_grads_with_norm_(with_gradient, limit, norm)
+        for is_sharded in (True, False):
+            torch.nn.utils.clip_grads_with_norm_([p for p in with_gradient if isinstance(p.grad, DTensor) == is_sharded], limit, norm)
+    return norm
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

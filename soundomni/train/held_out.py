@@ -97,7 +97,7 @@ class HeldOut:
                 return None
             with computing_precision(self.world, self.train):
                 terms = as_trainable(self.module)(batch.to(self.world.device))
-            names = sorted(terms)
+            names = sorted(name for name in terms if "/" not in name)
             rows.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
             if number < count:
                 clips[number] = len(batch.keys)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.interfaces import Codec
+from soundomni.core.sequence import Clips
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.reports import name_first
+from soundomni.train.encoded_data import take_measured
 
 FIT_CLIPS, FIT_CODEC_CLIPS, FIT_BATCHES = 64, 256, (8, 16, 32, 64)
 """How many clips are enough to fit the latent normalization, how many to fit a codec, and how many packed batches are
@@ -17,7 +20,8 @@ searched for them."""
 def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
     """Fit codecs and the latent normalization on the first clips of the data.
 
-    What comes with the starting model is kept. A modality that no task makes or gives is left as it is.
+    What comes with the starting model is kept. If clips are encoded, the codec takes what it had measured before it encoded them.
+    A modality that no task makes or gives is left as it is.
 
     Raises:
         DataError: the first batches have no clip of a modality that tasks make or give.
@@ -26,7 +30,7 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
         if not isinstance(modality, CodecModality) or modality.is_fitted:
             continue
         if _is_used(modality, model, mixture):
-            _fit(modality, loader)
+            _fit(modality, loader, mixture)
         elif not modality.normalizer.measured:
             modality.normalizer.leave()
 
@@ -53,16 +57,32 @@ def _is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> 
     return any((template.of or first) == modality.name for template in given)
 
 
-def _fit(modality: CodecModality, loader: PackedLoader) -> None:
+def fit_codec(codec: Codec, name: str, loader: PackedLoader) -> None:
+    """Fit the codec of the modality `name` on the clips on which a new run fits it. Raise DataError as `fit_latents`."""
+    clips = first_clips(name, loader, enough=FIT_CODEC_CLIPS)
+    codec.fit([(some.waveform, some.lengths) for some in clips if len(some)])
+
+
+def _fit(modality: CodecModality, loader: PackedLoader, mixture: Mixture) -> None:
     enough = FIT_CLIPS if modality.codec.is_fitted else FIT_CODEC_CLIPS
+    take_measured(modality, mixture)
+    if not modality.is_fitted:
+        modality.fit(first_clips(modality.name, loader, enough=enough))
+
+
+def first_clips(name: str, loader: PackedLoader, *, enough: int) -> list[Clips]:
+    """Return the clips of a modality in the first batches of a run, at least `enough` if FIT_BATCHES have so many.
+
+    Raise DataError if they have none.
+    """
     for count in FIT_BATCHES:
         batches = loader.preview_batches(count)
-        clips = [batch.of(modality.name) for batch in batches]
+        clips = [batch.of(name) for batch in batches]
         num_clips = sum(map(len, clips))
         if num_clips >= enough:
             break
     if num_clips == 0:
         reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
         where = f"the first {len(batches)} packed batches have no clip of it to make or to give"
-        raise DataError(f"the modality '{modality.name}' cannot be measured on the data: {where}; {reason}")
-    modality.fit(clips)
+        raise DataError(f"the modality '{name}' cannot be measured on the data: {where}; {reason}")
+    return clips

@@ -22,9 +22,12 @@ def warmup_steps(schedule: ScheduleSpec, total_steps: int) -> int:
 def learning_rate(step: int, *, schedule: ScheduleSpec, peak: float, total_steps: int) -> float:
     """Return the learning rate of the step after `step` finished ones.
 
-    Linear warm-up to `peak`; then constant, half a cosine down to `min_lr` at `total_steps` (Loshchilov and Hutter 2017, eq. 5
-    without restarts), or peak * sqrt(warmup steps / (step + 1)) (Vaswani et al. 2017, section 5.3).
+    "inverse-power" is stable-audio-tools' InverseLR. All others begin with a linear warm-up to `peak`; then constant, half a cosine
+    down to `min_lr` at `total_steps` (Loshchilov and Hutter 2017, eq. 5 without restarts), or peak * sqrt(warmup steps / (step + 1))
+    (Vaswani et al. 2017, section 5.3).
     """
+    if schedule.kind == "inverse-power":
+        return float(peak * (1.0 - schedule.warmup ** (step + 1)) * (1.0 + step / schedule.gamma) ** -schedule.power)
     warmup = warmup_steps(schedule, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup

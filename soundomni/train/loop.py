@@ -1,6 +1,6 @@
 """The training loop, read from top to bottom.
 
-step → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
+step → phases → micro-batches → losses as (sum, count) → backward → clip → step → EMA → measure held-out losses → log, save, validate.
 
 Measuring comes before saving, so that a checkpoint knows which step is the best. Making samples comes after it, so that
 an error there costs no training.
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,11 @@ from soundomni.core.spec.schema import TrainSpec
 from soundomni.train.best import CLIPS, Best
 from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
-from soundomni.train.learning_rate import learning_rate, set_learning_rate
+from soundomni.train.learning_rate import set_learning_rate
 from soundomni.train.loss_weighting import loss_shares, weighted_loss, weighted_total
 from soundomni.train.optimizers.skipping import step_unless
-from soundomni.train.parallel import World, computing_precision, reduce_gradients
+from soundomni.train.parallel import World, average_whole, computing_precision, reduce_gradients
+from soundomni.train.phases import Phase, loss_weights, optimizer_of, phases_of
 from soundomni.train.trainable import Step, Trainable, as_trainable
 
 T = TypeVar("T")
@@ -80,18 +81,49 @@ class StepNumbers:
 
     Args:
         losses: mean of each loss over its elements.
-        loss: weighted sum of the losses.
-        grad_norm: gradient norm before clipping.
+        loss: weighted sum of the losses of the last phase.
+        grad_norms: name of each phase → gradient norm before clipping.
     """
 
     losses: dict[str, float]
     loss: float
-    grad_norm: float
+    grad_norms: dict[str, float]
 
     @property
     def is_finite(self) -> bool:
-        """Whether the step was taken."""
-        return all(map(math.isfinite, (*self.losses.values(), self.grad_norm)))
+        """Whether the step was taken, in every phase."""
+        return all(map(math.isfinite, (*self.losses.values(), *self.grad_norms.values())))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the values of a StepResult are.
+
+    Args:
+        step: number of finished steps before it.
+        phases: name of each phase → names of its losses, in order; each phase also has a gradient norm, after its losses.
+    """
+
+    step: int
+    phases: Mapping[str, tuple[str, ...]]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return sum(len(names) + 1 for names in self.phases.values())
+
+    def read(self, values: Sequence[float], train: TrainSpec) -> StepNumbers:
+        """Return the numbers."""
+        left = iter(values)
+        losses: dict[str, float] = {}
+        norms: dict[str, float] = {}
+        loss = 0.0
+        for phase, names in self.phases.items():
+            own = dict(zip(names, islice(left, len(names)), strict=True))
+            losses |= own
+            norms[phase] = next(left)
+            loss = weighted_total(own, loss_weights(train, self.step))
+        return StepNumbers(losses, loss, norms)
 
 
 @dataclass(frozen=True)
@@ -99,20 +131,20 @@ class StepResult:
     """What one step measured, on the device.
 
     Args:
-        names: names of the losses.
-        values: mean of each loss over its elements, in the order of `names`; then the gradient norm before clipping.
-        skipped: 0-dim; 1.0 if a value is not finite, so that no weight was changed, and 0.0 otherwise.
+        measured: what the values are.
+        values: for each phase, the mean of each loss over its elements, and then the gradient norm before clipping.
+        skipped: 0-dim; 1.0 if a value is not finite, so that a phase changed no weights, and 0.0 otherwise.
         parts: sum and count of each part of a loss, on this rank.
     """
 
-    names: tuple[str, ...]
+    measured: Measured
     values: Tensor
     skipped: Tensor
     parts: LossTerms = field(default_factory=dict)
 
-    def read(self, weights: Mapping[str, float]) -> StepNumbers:
-        """Wait for the device and return the numbers; `weights` are those of the losses."""
-        return _numbers(self.names, self.values.tolist(), weights)
+    def read(self, train: TrainSpec) -> StepNumbers:
+        """Wait for the device and return the numbers."""
+        return self.measured.read(self.values.tolist(), train)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +156,7 @@ class Hooks:
             `validation.every` steps, and at the end; not when stopping, when it may also return nothing. None if nothing
             is held out.
         usage: returns further metrics about the machine at a logged step, from the step's metrics.
+        guard: receives the metrics of a logged step, before anything is saved; raises SoundOmniError if training has failed.
         log: receives the step and its metrics every `log_every` steps, and held-out losses after every measurement.
         should_stop: called after every step; must return the same on every rank.
         save: every `save_every` and `keep_every` steps, at the best step so far, at the end, and before stopping.
@@ -132,6 +165,7 @@ class Hooks:
 
     measure: Callable[[int], Mapping[str, float]] | None = None
     usage: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda metrics: {}
+    guard: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     should_stop: Callable[[], bool] = lambda: False
     save: Callable[[Progress], None] = lambda progress: None
@@ -154,21 +188,21 @@ def fit(
     Args:
         model: a Trainable, after `parallelize`.
         loader: steps that follow `progress.data`.
+        optimizer: that of `build_optimizers`.
         progress: kept up to date in place.
 
     Returns:
         True if the run is finished, False if it was asked to stop before; it has saved in both cases.
 
     Raises:
-        SoundOmniError: ten steps in a row were not finite, or `validation.best` is not measured.
+        SoundOmniError: ten steps in a row were not finite, `validation.best` is not measured, or a guard says that training has
+            failed.
     """
-    clock, unread = _Clock(progress), _Unread(progress, train.loss_weights)
+    clock, unread, phases = _Clock(progress), _Unread(progress, train), phases_of(model, train)
     if _catch_up(train, progress, hooks, clock):
         return True
     for step in islice(loader, max(0, train.steps - progress.step)):
-        rate = learning_rate(progress.step, schedule=train.schedule, peak=train.optimizer.lr, total_steps=train.steps)
-        set_learning_rate(optimizer, rate)
-        result = train_step(model, step.batches, train=train, optimizer=optimizer, world=world)
+        result = train_step(model, step.batches, train=train, optimizer=optimizer, world=world, phases=phases, step=progress.step)
         if ema is not None:
             ema.update(model, skipped=result.skipped)
         _advance(progress, step.state, world.sum_counts(step.counts))
@@ -178,13 +212,14 @@ def fit(
         if logs or saves or validates:
             unread.read()
         progress.seconds = clock.seconds()
-        parts = part_means(result.parts, world) if logs else {}
+        parts = part_means(result, world) if logs else {}
         measured, is_best = _measure(train, progress, hooks, clock)
         over = progress.best.is_over(train.validating)
         if logs or over:
             ended = {"stopped_early": 1.0} if over and not done else {}
-            metrics = _metrics(unread.read(), rate, progress) | parts | clock.rates(progress)
+            metrics = _metrics(unread.read(), phases, train, progress) | parts | clock.rates(progress)
             hooks.log(progress.step, {**metrics, **hooks.usage(metrics), **measured, **ended})
+            hooks.guard(progress.step, metrics)
         elif measured:
             hooks.log(progress.step, measured)
         if (stop := hooks.should_stop()) or done or over or is_best or saves:
@@ -252,45 +287,101 @@ def train_step(
     train: TrainSpec,
     optimizer: torch.optim.Optimizer,
     world: World,
+    phases: Sequence[Phase] | None = None,
+    step: int = 0,
 ) -> StepResult:
-    """Make one optimizer step over `batches`; if anything is not finite, no rank changes its weights.
+    """Make one optimizer step in each phase over `batches`; if anything in a phase is not finite, no rank changes its weights.
 
     It waits for the device only if the optimizer cannot skip a step on the device; see `step_unless`.
+
+    Args:
+        model: a Trainable, after `parallelize`.
+        batches: the micro-batches of this rank.
+        train: settings of the run.
+        optimizer: that of `build_optimizers`, with its learning rate for a model without phases that gives none.
+        world: the processes of the run.
+        phases: those of `phases_of`, whose learning rates are set; None for one phase, whose learning rate is set already.
+        step: number of finished steps; phases that have not started are left out.
     """
     trainable = as_trainable(model)
     counts, num_batches = global_counts(trainable, batches, world)
-    means: dict[str, Tensor] = {}
     parts: LossTerms = {}
-    for index, batch in enumerate(batches):
-        reduce_gradients(model, index == len(batches) - 1)
-        with computing_precision(world, train):
-            terms = _take_parts(trainable(batch.to(world.device)), parts)
-        check_loss_weights(train.loss_weights, terms)
-        shares = loss_shares(terms, counts, num_batches)
-        torch.autograd.backward(weighted_loss(shares, train.loss_weights) * world.size)  # gradients are averaged over ranks: this undoes it
+    found: list[tuple[str, tuple[str, ...], Tensor, Tensor]] = []
+    for phase in phases_of(model, train) if phases is None else phases:
+        if step < phase.starts:
+            continue
+        own = optimizer_of(optimizer, phase)
+        if phases is not None:
+            set_learning_rate(own, phase.rate(step, total_steps=train.steps))
+        shares = _Shares(counts, num_batches, loss_weights(train, step), parts)
+        for index, batch in enumerate(batches):
+            reduce_gradients(model, index == len(batches) - 1)
+            with computing_precision(world, train):
+                terms = _run(trainable, batch.to(world.device), phase, step, keep=len(batches) == 1)
+            if not phase.name:
+                check_loss_weights(train.loss_weights, [name for name in terms if "/" not in name])
+            shares.backward(terms, world)
+        average_whole(model, world)
+        names, values = shares.means(world)
+        norm = clip_gradients(phase.module.parameters(), phase.optimizer.clip)
+        values = torch.cat([values, norm.reshape(1).to(values)])
+        skipped = 1.0 - values.isfinite().all().to(values)
+        step_unless(skipped, own)
+        model.zero_grad(set_to_none=True)  # of everything: a phase may leave gradients of parameters that it does not train
+        found.append((phase.name, names, values, skipped))
+    if (after_step := getattr(model, "after_step", None)) is not None:
+        after_step(world)
+    measured = Measured(step, {name: names for name, names, _, _ in found})
+    return StepResult(measured, torch.cat([values for _, _, values, _ in found]), torch.stack([one[-1] for one in found]).amax(), parts)
+
+
+def _run(trainable: Trainable, batch: Any, phase: Phase, step: int, *, keep: bool) -> LossTerms:
+    """Return the losses of a batch in a phase; a model without phases is only given the batch."""
+    return cast(Any, trainable)(batch, phase.name, step=step, keep=keep) if phase.name else trainable(batch)
+
+
+class _Shares:
+    """Adds up what the batches of a phase contribute to its losses.
+
+    Args:
+        counts, num_batches: those of `global_counts`.
+        weights: weights of the losses.
+        parts: receives the parts of losses.
+    """
+
+    def __init__(self, counts: Mapping[str, float], num_batches: int, weights: Mapping[str, float], parts: LossTerms) -> None:
+        self._counts, self._num_batches, self._weights, self._parts = counts, num_batches, weights, parts
+        self._means: dict[str, Tensor] = {}
+
+    def backward(self, terms: LossTerms, world: World) -> None:
+        """Compute the gradients of a batch's losses, and add the losses."""
+        terms = _take_parts(terms, self._parts)
+        shares = loss_shares(terms, self._counts, self._num_batches)
+        torch.autograd.backward(weighted_loss(shares, self._weights) * world.size)  # gradients are averaged over ranks: this undoes it
         for name, share in shares.items():
-            means[name] = means.get(name, 0.0) + share.detach()
-    names = sorted(means)
-    values = world.sum(torch.stack([means[name] for name in names]))
-    norm = clip_gradients(model.parameters(), train.optimizer.clip)
-    values = torch.cat([values, norm.reshape(1).to(values)])
-    skipped = 1.0 - values.isfinite().all().to(values)
-    step_unless(skipped, optimizer)
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(names=tuple(names), values=values, skipped=skipped, parts=parts)
+            self._means[name] = self._means.get(name, 0.0) + share.detach()
+
+    def means(self, world: World) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names of the losses, and their means over all ranks, in the same order."""
+        names = tuple(sorted(self._means))
+        return names, world.sum(torch.stack([self._means[name] for name in names]))
 
 
 def _take_parts(terms: LossTerms, parts: LossTerms) -> LossTerms:
-    """Return the losses to train on; losses that are parts of another are added to `parts`."""
+    """Return the losses to train on; what is only logged is added to `parts`."""
     for name in [name for name in terms if "/" in name]:
         total, count = terms.pop(name)
         before = parts.get(name, (0.0, 0.0))
-        parts[name] = (before[0] + total, before[1] + count)
+        parts[name] = (before[0] + total.detach(), before[1] + count)
     return terms
 
 
-def part_means(parts: LossTerms, world: World) -> dict[str, float]:
-    """Return the mean of each part of a loss over all ranks, by its name in the log. Every rank must call this."""
+def part_means(result: StepResult, world: World) -> dict[str, float]:
+    """Return the mean over all ranks of each part of a loss, and of what else is only logged, by its name in the log.
+
+    Every rank must call this.
+    """
+    parts, losses = result.parts, {name for names in result.measured.phases.values() for name in names}
     names = list(parts)
     pairs = torch.stack([torch.stack(parts[name]) for name in names]).tolist() if names else []
     sums: dict[str, list[float]] = {}
@@ -299,7 +390,8 @@ def part_means(parts: LossTerms, world: World) -> dict[str, float]:
             before = sums.setdefault(name, [0.0, 0.0])
             before[0] += total
             before[1] += count
-    return {f"loss/{name}": total / count for name, (total, count) in sorted(sums.items()) if count}
+    prefixes = {name: "loss/" if name.partition("/")[0] in losses else "" for name in sums}
+    return {f"{prefixes[name]}{name}": total / count for name, (total, count) in sorted(sums.items()) if count}
 
 
 def global_counts(trainable: Trainable, batches: Sequence[Any], world: World) -> tuple[dict[str, float], int]:
@@ -323,18 +415,18 @@ class _Unread:
 
     Args:
         progress: receives the counts.
-        weights: weights of the losses.
+        train: settings of the run.
     """
 
-    def __init__(self, progress: Progress, weights: Mapping[str, float]) -> None:
-        self._progress, self._weights = progress, weights
-        self._steps: list[tuple[int, tuple[str, ...]]] = []
+    def __init__(self, progress: Progress, train: TrainSpec) -> None:
+        self._progress, self._train = progress, train
+        self._steps: list[Measured] = []
         self._values: list[Tensor] = []
-        self._last = StepNumbers(losses={}, loss=0.0, grad_norm=0.0)
+        self._last = StepNumbers(losses={}, loss=0.0, grad_norms={})
 
     def add(self, result: StepResult) -> None:
         """Add the step that `progress` has just counted, and read all steps if there are MAX_UNREAD."""
-        self._steps.append((self._progress.step, result.names))
+        self._steps.append(result.measured)
         self._values.append(result.values)
         if len(self._steps) >= MAX_UNREAD:
             self.read()
@@ -347,16 +439,10 @@ class _Unread:
         if self._steps:
             steps, values = self._steps, iter(torch.cat(self._values).tolist())
             self._steps, self._values = [], []
-            for step, names in steps:
-                self._last = _numbers(names, list(islice(values, len(names) + 1)), self._weights)
-                _count(self._progress, step, self._last)
+            for measured in steps:
+                self._last = measured.read(list(islice(values, measured.size)), self._train)
+                _count(self._progress, measured.step + 1, self._last)
         return self._last
-
-
-def _numbers(names: Sequence[str], values: Sequence[float], weights: Mapping[str, float]) -> StepNumbers:
-    *found, grad_norm = values
-    losses = dict(zip(names, found, strict=True))
-    return StepNumbers(losses=losses, loss=weighted_total(losses, weights), grad_norm=grad_norm)
 
 
 def _count(progress: Progress, step: int, numbers: StepNumbers) -> None:
@@ -366,7 +452,8 @@ def _count(progress: Progress, step: int, numbers: StepNumbers) -> None:
         return
     progress.skipped_steps += 1
     progress.skipped_in_a_row += 1
-    found = ", ".join(f"{name} {value:g}" for name, value in {**numbers.losses, "gradient norm": numbers.grad_norm}.items())
+    norms = {f"gradient norm of {phase}" if phase else "gradient norm": norm for phase, norm in numbers.grad_norms.items()}
+    found = ", ".join(f"{name} {value:g}" for name, value in {**numbers.losses, **norms}.items())
     logger.warning("step %d was skipped: not finite (%s)", step, found)
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise SoundOmniError(
@@ -376,10 +463,15 @@ def _count(progress: Progress, step: int, numbers: StepNumbers) -> None:
         )
 
 
-def _metrics(numbers: StepNumbers, rate: float, progress: Progress) -> dict[str, float]:
-    named = {f"loss/{name}": value for name, value in numbers.losses.items()}
-    skipped = float(progress.skipped_steps)
-    return {"loss": numbers.loss, **named, "lr": rate, "grad_norm": numbers.grad_norm, **progress.totals, "skipped_steps": skipped}
+def _metrics(numbers: StepNumbers, phases: Sequence[Phase], train: TrainSpec, progress: Progress) -> dict[str, float]:
+    """Return the metrics of the last step; the last phase has the plain names."""
+    metrics = {"loss": numbers.loss, **{f"loss/{name}": value for name, value in numbers.losses.items()}}
+    for phase in phases:
+        if phase.name in numbers.grad_norms:
+            suffix = "" if phase is phases[-1] else f"/{phase.name}"
+            metrics[f"lr{suffix}"] = phase.rate(progress.step - 1, total_steps=train.steps)
+            metrics[f"grad_norm{suffix}"] = numbers.grad_norms[phase.name]
+    return {**metrics, **progress.totals, "skipped_steps": float(progress.skipped_steps)}
 
 
 class _Clock:

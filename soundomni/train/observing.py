@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch.profiler import profile
 
-from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.culprit import named
@@ -36,8 +35,7 @@ def open_held_out(parts: Parts, world: World, ema: EMA | None, stack: ExitStack,
     train, validating = parts.train, parts.train.validating
     if not validating.every or not validating.num_held_out:
         return None
-    segments = segment_writer(parts.model, parts.spec.model, tokenizer=parts.tokenizer, codec_only=train.target == "codec")
-    writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
+    writer = SampleWriter(parts.segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
     batches = plan_held_out(parts.mixture, writer, parts.data, most=validating.num_held_out)
     if not batches:
         return None
@@ -64,7 +62,7 @@ def open_validation(parts: Parts, world: World, ema: EMA | None, reporter: Repor
         if isinstance(module, CodecTraining):
             made = reconstruct(module, clips, world.device)
         else:
-            omni = SoundOmni(parts.model, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
+            omni = SoundOmni(module, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
             made = make_and_describe(omni, train, clips)
 
     def report(step: int, files: Sequence[Path]) -> None:

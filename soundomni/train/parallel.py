@@ -290,7 +290,7 @@ def batches_per_rank(batches_per_step: int, size: int) -> int:
 def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
     """Moves `model` to the device, sharded over the mesh when there is one; its layers recompute and compile as `train` says.
 
-    Parameters must be equal on all ranks. Frozen parameters of `replicated_modules` stay whole on every rank.
+    Parameters must be equal on all ranks. Frozen parameters of `replicated_modules`, and all of `whole`, stay whole on every rank.
     """
     units = list(as_trainable(model).units)
     if train.compile:
@@ -310,7 +310,8 @@ def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     replicated: tuple[nn.Module, ...] = tuple(getattr(model, "replicated_modules", ()))
     whole = {p for module in replicated for p in module.parameters() if not p.requires_grad}
-    for module in replicated:
+    whole |= set(_whole(model))
+    for module in (*replicated, *getattr(model, "whole", ())):
         module.to(world.device)
     for unit in units:
         fully_shard(unit, mesh=world.mesh, mp_policy=policy)
@@ -328,6 +329,21 @@ def reduce_gradients(model: nn.Module, enabled: bool) -> None:
     """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(enabled)
+
+
+def average_whole(model: nn.Module, world: World) -> None:
+    """Average over ranks the gradients of trained parameters that every rank keeps whole: FSDP2 does not know them."""
+    if world.mesh is None:
+        return
+    gradients = [p.grad for p in _whole(model) if p.grad is not None]
+    if gradients:
+        mean = world.sum(torch.cat([gradient.flatten() for gradient in gradients])) / world.size
+        for gradient, part in zip(gradients, torch.split(mean, [gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _whole(model: nn.Module) -> list[nn.Parameter]:
+    return [p for module in getattr(model, "whole", ()) for p in module.parameters()]
 
 
 def reshard(model: nn.Module) -> None:

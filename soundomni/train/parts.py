@@ -10,27 +10,29 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.lora import add_adapters
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.segment_writer import segment_writer
+from soundomni.core.assembly.segment_writer import clip_writer, segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Dataset
-from soundomni.core.pretrained.directory import without_codec_weights
+from soundomni.core.pretrained.directory import without_codec_weights, without_weights
 from soundomni.core.spec import registry
 from soundomni.core.spec.ranges import check_loss_weights
-from soundomni.core.spec.schema import DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.spec.schema import CodecSpec, DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.writing.segments import SegmentWriter
 from soundomni.data.batch_planner import state_for_other_data
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
 from soundomni.train.announcement import announce
+from soundomni.train.build_codec import build_codec
 from soundomni.train.checkpoint import read_state
 from soundomni.train.codec_training import CodecTraining
+from soundomni.train.encoded_data import check_audio, check_encoded
 from soundomni.train.latent_fitting import fit_latents
 from soundomni.train.parallel import World
 from soundomni.train.preflight import check_spec
@@ -47,15 +49,18 @@ CLIP_TASK = "codec-clip"
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of a run, before anything is sharded."""
+    """The parts of a run, before anything is sharded.
+
+    `module` is what is trained: a UnifiedModel or a CodecTraining.
+    """
 
     spec: Spec
     data: DataSpec
     train: TrainSpec
     mixture: Mixture
     tokenizer: TextTokenizer
-    model: UnifiedModel
-    module: nn.Module
+    module: UnifiedModel | CodecTraining
+    segments: SegmentWriter
     loader: PackedLoader
     listings: Listings
     opened: OpenRun
@@ -69,7 +74,7 @@ def checked_sections(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, 
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")
     doubts = check_spec(spec, trust_class_paths=trust_class_paths)
-    if train.target == "codec":
+    if spec.codec is not None:
         entries: dict[str, MixtureEntry | None] = {
             name: dataclasses.replace(entry, tasks={CLIP_TASK: 1.0}) for name, entry in data.datasets.items() if entry
         }
@@ -110,27 +115,33 @@ def build_parts(
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
     tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
-    model = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
-    segments = segment_writer(model, spec.model, tokenizer=tokenizer, codec_only=train.target == "codec")
+    module: UnifiedModel | CodecTraining
+    if spec.codec is not None:
+        check_audio(mixture)
+        module = _codec(spec.codec, train, opened=opened, trust_class_paths=trust_class_paths)
+        segments, codec_rate = clip_writer(module.codec.spec, tokenizer=tokenizer), module.codec.spec.sample_rate
+    else:
+        module = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
+        segments, codec_rate = segment_writer(module, spec.of_model, tokenizer=tokenizer), module.made().sample_rate
     writer = SampleWriter(segments, dropout=data.condition_dropout)
-    told = announce(mixture, writer, data, codec_rate=model.made().sample_rate) if world.is_main else ()
+    told = announce(mixture, writer, data, codec_rate=codec_rate) if world.is_main else ()
     places = {"rank": world.rank, "world_size": world.size, "batches_per_step": train.batches_per_step}
     loader = PackedLoader(mixture=mixture, writer=writer, spec=data, state=position, told=told, **places)
-    if train.lora is not None:  # after the model has its first weights
-        add_adapters(model, train.lora, seed=train.seed)
-    module = CodecTraining(model.made().codec) if train.target == "codec" else model
-    if module is model:
-        check_loss_weights(train.loss_weights, model.loss_names)
+    check_loss_weights(train.loss_weights, module.loss_names)
+    if isinstance(module, UnifiedModel):
+        if train.lora is not None:  # after the model has its first weights
+            add_adapters(module, train.lora, seed=train.seed)
         if opened.latest is None:
-            _fit_on_main(model, mixture, loader, world)
+            _fit_on_main(module, mixture, loader, world)
+            world.on_main(lambda: check_encoded(module, spec, mixture, trust_class_paths=trust_class_paths))
     return Parts(
         spec=spec,
         data=data,
         train=train,
         mixture=mixture,
         tokenizer=tokenizer,
-        model=model,
         module=module,
+        segments=segments,
         loader=loader,
         listings=listings,
         opened=opened,
@@ -153,6 +164,13 @@ def _fit_on_main(model: UnifiedModel, mixture: Mixture, loader: PackedLoader, wo
             world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])
 
 
+def _codec(section: CodecSpec, train: TrainSpec, *, opened: OpenRun, trust_class_paths: bool) -> CodecTraining:
+    """Return the codec and its critics; if a checkpoint has their weights, no other file is needed for them."""
+    if opened.latest is not None:
+        section = dataclasses.replace(section, codec=without_weights(section.codec))
+    return build_codec(section, train, trust_class_paths=trust_class_paths)
+
+
 def _model(
     spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
 ) -> UnifiedModel:
@@ -160,7 +178,7 @@ def _model(
 
     If a checkpoint has its weights, no other file is needed for them.
     """
-    section = spec.model
+    section = spec.of_model
     if opened.latest is not None:
         section = without_codec_weights(section)
     model = build_model(

@@ -9,19 +9,20 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
-from soundomni.core.spec.ranges import check_loss_weights, check_train
+from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
-from soundomni.core.spec.schema import Spec, ValidationSpec
+from soundomni.core.spec.schema import CodecSpec, Spec, TrainSpec, ValidationSpec
 from soundomni.data.data_section import check_data
 from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
-from soundomni.train.without_memory import model_without_memory
+from soundomni.train.phases import phases_of
+from soundomni.train.without_memory import codec_without_memory, model_without_memory
 
 logger = logging.getLogger(__name__)
 
 
 def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
-    """Check the numbers of every section, and that the parts of the model can be built and fit together.
+    """Check the numbers of every section, and that the parts of the model, or of the codec, can be built and fit together.
 
     The model is built without memory, on torch's meta device, and no weights are drawn. If a plugin cannot be built
     like that, a warning says so, and wrong sizes only show when it is built for training.
@@ -32,29 +33,64 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     Raises:
         SoundOmniError: something is wrong; the message names it.
     """
-    check_count("model.tokenizer.vocab_size", max(1, spec.model.tokenizer.vocab_size), most=MOST_VOCABULARY)
-    samplers = {}
-    for name, one in spec.model.all_made.items():
-        check_guidance(one.guidance)
-        check_scale(one.guidance.scale)
-        assert one.sampler is not None, "checked when the spec was read"
-        samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
     if spec.data is not None:
         check_data(spec.data)
     if spec.train is not None:
         check_train(spec.train)
         build("optimizer", spec.train.optimizer.rule, trust_class_paths=trust_class_paths)
+        for phase in spec.train.set_phases.values():
+            if phase.optimizer is not None:
+                build("optimizer", phase.optimizer.rule, trust_class_paths=trust_class_paths)
+    if spec.codec is not None:
+        _check_codec(spec, spec.codec, trust_class_paths=trust_class_paths)
+        return find_doubts(spec, None)
+    return find_doubts(spec, _check_model(spec, trust_class_paths=trust_class_paths))
+
+
+def _check_codec(spec: Spec, section: CodecSpec, *, trust_class_paths: bool) -> None:
+    """Check that a codec and its critics can be built, and that the spec names their losses and phases."""
+    train = spec.train if spec.train is not None else TrainSpec(run_dir=".")
+    if train.lora is not None:
+        raise SpecError("train.lora adapts expert streams, but the spec trains a codec. Leave train.lora out")
+    _check_balance(section.balance)
+    try:
+        module = codec_without_memory(section, train, trust_class_paths=trust_class_paths)
+    except ConstructionError as error:
+        logger.warning("sizes are not checked beforehand, because the codec cannot be built without memory: %s", error)
+        return
+    check_loss_weights(train.loss_weights, module.loss_names)
+    check_loss_starts(train.loss_starts, module.loss_names)
+    phases_of(module, train)
+    check_best(train.validating, module.loss_names)
+
+
+def _check_balance(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise SpecError(f"codec.balance is {decay}; expected at least 0, which turns it off, and below 1")
+
+
+def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
+    """Check that the parts of a model can be built and fit together, and return it; None if it cannot be built without memory."""
+    check_count("model.tokenizer.vocab_size", max(1, spec.of_model.tokenizer.vocab_size), most=MOST_VOCABULARY)
+    samplers = {}
+    for name, one in spec.of_model.all_made.items():
+        check_guidance(one.guidance)
+        check_scale(one.guidance.scale)
+        assert one.sampler is not None, "checked when the spec was read"
+        samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     for made in model.all_made if model is not None else ():
-        slot = spec.model.all_made[made.name].sampler
+        slot = spec.of_model.all_made[made.name].sampler
         assert slot is not None, "it was built"
         check_sampler(samplers[made.name], made.objective, name=slot.class_path)
-    if model is not None and spec.train is not None and spec.train.target == "model":
+    if model is not None and spec.train is not None:
         losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)
+        check_loss_starts(spec.train.loss_starts, losses)
+        phases_of(model, spec.train)
         _check_validation(model, spec.train.validating)
         check_best(spec.train.validating, losses)
-    return find_doubts(spec, model)
+    return model
 
 
 def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
@@ -26,12 +27,13 @@ from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.ema import EMA
+from soundomni.train.encoded_data import check_encoded
 from soundomni.train.latent_fitting import check_fitted
 from soundomni.train.loop import Progress, fit, is_log_step
 from soundomni.train.observing import open_held_out, open_validation, write_trace
-from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
 from soundomni.train.parts import Parts, build_parts, checked_sections
+from soundomni.train.phases import build_optimizers, phases_of
 from soundomni.train.reporting import open_reporter
 from soundomni.train.run_directory.opening import Existing, goes_on, held, open_run, own_run_directory
 from soundomni.train.run_directory.spec_changes import check_allowed
@@ -153,18 +155,20 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     usage = Usage.of(module, world, precision=train.precision)
     parallelize(module, world, train)
     if parts.start is not None:
-        if module is parts.model:
+        if isinstance(module, UnifiedModel):
             with world.own_errors():
                 parts.start.load(module)
         if world.is_main:
             tell(parts.start.describe())
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
-    state = RunState(module, build_optimizer(module, train.optimizer, trust_class_paths=trust_class_paths), ema, Progress())
+    optimizer = build_optimizers(module, phases_of(module, train), trust_class_paths=trust_class_paths)
+    state = RunState(module, optimizer, ema, Progress())
     if parts.opened.latest is not None:
         with world.own_errors():
             state.load(parts.opened.latest, world)
-        if module is parts.model:
-            check_fitted(parts.model, parts.mixture)
+        if isinstance(module, UnifiedModel):
+            check_fitted(module, parts.mixture)
+            check_encoded(module, parts.spec, parts.mixture, trust_class_paths=trust_class_paths)
     if parts.opened.goes_back:
         world.on_main(lambda: held(home).go_back(state.progress.step))
     _forget_lost_best(parts, state.progress, world)

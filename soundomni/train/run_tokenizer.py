@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.start import KEPT_FILE, kept_text
-from soundomni.core.spec.schema import Spec
+from soundomni.core.spec.schema import Spec, TokenizerSpec
 from soundomni.core.tokenizer import FILE_NAME as TOKENIZER_FILE
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.mixture import Mixture
@@ -22,6 +22,8 @@ from soundomni.train.run_directory.inventory import digest
 from soundomni.train.run_directory.opening import RunDirectory, held
 from soundomni.train.start_weights import Start
 
+BYTES = 261
+"""Vocabulary of a tokenizer that has only bytes and special tokens."""
 TOKENIZER_TEXTS = 20_000
 """Number of items of each dataset whose texts a tokenizer is learned from."""
 
@@ -43,18 +45,25 @@ def run_tokenizer(
             if tokenizer_digest(run.directory) != read_state(latest)["tokenizer"]:
                 raise CheckpointError(f"'{run.directory / TOKENIZER_FILE}' is not the tokenizer that '{latest}' was trained with")
             return TextTokenizer.load(run.directory).to_json()
-        wanted = spec.model.tokenizer
+        wanted = spec.model.tokenizer if spec.model is not None else None
         if start is not None:
             tokenizer = start.tokenizer()
             run.write(KEPT_FILE, kept_text(start.model))
-        elif wanted.path is not None:
-            tokenizer = TextTokenizer.load(wanted.path)
         else:
-            tokenizer = TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
+            tokenizer = new_tokenizer(wanted, mixture)
         run.write(TOKENIZER_FILE, tokenizer.to_json())
         return tokenizer.to_json()
 
     return TextTokenizer(Tokenizer.from_str(str(world.gather(world.on_main(text))[0])))
+
+
+def new_tokenizer(wanted: TokenizerSpec | None, mixture: Mixture) -> TextTokenizer:
+    """Return the tokenizer that a spec asks for, read from its file or learned from the data; None stands for a spec without a model."""
+    if wanted is None:
+        return TextTokenizer.train([], vocab_size=BYTES)  # a codec reads no text, but clips have boundary tokens
+    if wanted.path is not None:
+        return TextTokenizer.load(wanted.path)
+    return TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
 
 
 def tokenizer_digest(run_dir: Path) -> str:

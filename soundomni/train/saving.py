@@ -14,7 +14,7 @@ from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import spec_to_dict
 from soundomni.train.checkpoint import Checkpointer
-from soundomni.train.codec_training import write_codec
+from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.loop import Hooks, Progress
 from soundomni.train.metrics_log import MetricsLog
 from soundomni.train.parallel import World
@@ -30,9 +30,16 @@ from soundomni.train.state import RunState
 def saving_hooks(
     parts: Parts, world: World, state: RunState, checkpointer: Checkpointer, reporter: Reporter | None, *, stop: StopRequest
 ) -> Hooks:
-    """Return the hooks that log, save and stop. If the run directory disappears, the run stops as it does on a signal."""
+    """Return the hooks that log, guard, save and stop. If the run directory disappears, the run stops as it does on a signal."""
     home, identity = parts.home, _identity(parts, world)
     late: dict[int, Mapping[str, float]] = {}
+    guards = parts.module.guards() if isinstance(parts.module, CodecTraining) else None
+    if guards is not None and state.progress.step > 0:
+        guards.saved(state.progress.step)
+
+    def guard(step: int, metrics: Mapping[str, float]) -> None:
+        if guards is not None:
+            guards(step, metrics)
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
         if home is not None and home.is_lost():
@@ -53,9 +60,12 @@ def saving_hooks(
         while late:  # measured since the directory disappeared
             step, metrics = late.popitem()
             MetricsLog(place, resumed_step=step - 1, run=parts.opened.run).log(step, metrics)
+        if guards is not None:
+            guards.saved(progress.step)
+            checkpointer.spared = guards.good_step
         state.save(checkpointer, world, identity=identity)
 
-    return Hooks(log=log, should_stop=should_stop, save=save)
+    return Hooks(guard=guard, log=log, should_stop=should_stop, save=save)
 
 
 def _identity(parts: Parts, world: World) -> dict[str, Any]:
@@ -97,7 +107,8 @@ def finish_saving(checkpointer: Checkpointer, hooks: Hooks, progress: Progress, 
 def write_trained_codec(parts: Parts, checkpoint: Path, *, trust_class_paths: bool) -> None:
     """Write the codec of a finished run, in a file that belongs to the run from the start."""
     home = held(parts.home)
-    slot = without_weights(parts.spec.model.codec)
+    assert parts.spec.codec is not None, "the run trained a codec"
+    slot = without_weights(parts.spec.codec.codec)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
     part = home.directory / f".{CODEC_FILE}.part"
     write_codec(codec, checkpoint, part)

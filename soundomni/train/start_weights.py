@@ -113,6 +113,8 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
         SpecError: the spec changes the tokenizer, the names or shapes of weights to load, or the weights of a loaded
             codec.
     """
+    if spec.model is None:
+        return None
     name = spec.model.start
     if name is None:
         if spec.model.start_fresh:
@@ -122,15 +124,15 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     directory = find_model(name if commit is None or repository is None else f"{repository[0]}@{commit}", weights=weights)
     model = read_start(name, directory)
     own = _resolved_like(spec, model.layer, trust_class_paths=trust_class_paths)
-    old, new = (replace(one, model=without_codec_weights(one.model)) for one in (own, spec))
-    added = tuple(modality for modality in new.model.used if modality not in old.model.used)
-    removed = tuple(modality for modality in old.model.used if modality not in new.model.used)
-    chosen = spec.model.start_fresh or []
-    latents = [f"{modality}.normalizer" for modality in _new_latents(old.model, new.model, chosen)]
-    codebooks = _new_codebooks(old.model, new.model, trust_class_paths=trust_class_paths)
+    old, new = (replace(one, model=without_codec_weights(one.of_model)) for one in (own, spec))
+    added = tuple(modality for modality in new.of_model.used if modality not in old.of_model.used)
+    removed = tuple(modality for modality in old.of_model.used if modality not in new.of_model.used)
+    chosen = spec.of_model.start_fresh or []
+    latents = [f"{modality}.normalizer" for modality in _new_latents(old.of_model, new.of_model, chosen)]
+    codebooks = _new_codebooks(old.of_model, new.of_model, trust_class_paths=trust_class_paths)
     fresh = tuple(dict.fromkeys((*chosen, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
     _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), fresh, name)
-    changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.model))
+    changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.of_model))
     start = Start(name, directory, model, fresh, changed, added, removed, short)
     if weights:
         _check_shapes(start, spec, trust_class_paths=trust_class_paths)
@@ -179,11 +181,11 @@ def _check_given(spec: Spec, tokenizer: list[str], fresh: Collection[str], name:
         raise SpecError(
             f"model.tokenizer.{tokenizer[0]}: the tokenizer comes from model.start, '{name}', so that ids keep their meaning. Leave it out"
         )
-    for modality, one in spec.model.used.items():
+    for modality, one in spec.of_model.used.items():
         weights = one.codec.init_args.get("weights") if one.codec is not None else None
         part = f"{modality}.codec"
         if weights is not None and part not in fresh:
-            key = short_keys(spec.model).get(f"model.modalities.{part}", f"model.modalities.{part}")
+            key = short_keys(spec.of_model).get(f"model.modalities.{part}", f"model.modalities.{part}")
             raise SpecError(
                 f"{key}.weights: '{weights}' was given, but the codec's weights come from model.start, '{name}'. "
                 f"Leave it out, or name {short_part(part)} in model.start_fresh"

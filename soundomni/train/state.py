@@ -136,7 +136,7 @@ def load_trained_weights(model: nn.Module, path: Path, *, average: bool = True, 
     """
     reader = ShardReader(path, read_state(path)["num_ranks"])
     tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    saved = {name.removeprefix(MODEL) for name in reader.names if name.startswith(MODEL)}
+    saved = {name.removeprefix(MODEL) for name in reader.names if name.startswith(MODEL + prefix)}
     expect_same_names(tensors, saved, path)
     averaged = {name.removeprefix(AVERAGE) for name in reader.names if average and name.startswith(AVERAGE)}
     for name, tensor in tensors.items():

@@ -47,9 +47,12 @@ class Trainable(Protocol):
     gradient, and may be missing. Every trained parameter takes part in every call, whatever the batch contains, to keep
     the ranks in step.
 
-    Three more members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;
-    `replicated_modules`, modules whose frozen parameters every rank keeps whole; and `fit_latents(batches)`, called
-    before step 1.
+    More members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules; `replicated_modules`,
+    modules whose frozen parameters every rank keeps whole; `whole`, modules whose trained parameters every rank keeps whole;
+    `kept`, the part that averages are made of; and `after_step(ranks)`, called after every step.
+
+    With `phases`, name → the module that is trained, each step runs them in order, and calls the module with `(batch, phase,
+    step=finished steps, keep=whether the next phase gets the same batch next)`.
     """
 
     @property

@@ -139,7 +139,7 @@ def known_clips(mixture: Mixture, count: int) -> list[KnownClip]:
     clips: list[KnownClip] = []
     failing: set[str] = set()
     for name, source in mixture.sources.items():
-        for index in range(len(source.dataset)):
+        for index in range(len(source.dataset) if source.dataset.encoding is None else 0):
             if len(clips) == count:
                 return clips
             try:

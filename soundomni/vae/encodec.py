@@ -13,15 +13,11 @@ import math
 
 from torch import Tensor, nn
 
-from soundomni.core.errors import DataError, SpecError
 from soundomni.core.limits import check_count
 from soundomni.core.representation import RepresentationSpec
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_audio_format
-from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_strides
-
-MOST_SAMPLES = 2**24
-"""Samples of a clip. transformers computes the padding of each layer in float32, which has no odd numbers beyond this."""
+from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_first_layer, check_samples, check_strides
 
 
 class EncodecCodec(FrozenCodec):
@@ -69,8 +65,7 @@ class EncodecCodec(FrozenCodec):
         weights: str | None = None,
     ) -> None:
         check_audio_format(sample_rate, channels)
-        if channels > 2 or num_filters < 2:
-            raise SpecError(f"channels is {channels} and num_filters is {num_filters}; expected at most 2 channels and at least 2 filters")
+        check_first_layer(channels, num_filters)
         check_strides(strides)
         check_count("hidden_dim", hidden_dim)
         used = check_codebooks(total_codebooks, num_codebooks, codebook_size)
@@ -104,13 +99,13 @@ class EncodecCodec(FrozenCodec):
 
     def encode_clip(self, clip: Tensor) -> Tensor:
         """Map one clip `[1, C, S]` to its codes `[1, K, T]`. Raise DataError if it is too long."""
-        _check_length(clip.shape[-1])
+        check_samples("EnCodec", clip.shape[-1])
         codes: Tensor = self.network.encode(clip, bandwidth=self.bandwidth).audio_codes
         return codes[0]
 
     def decode_clip(self, codes: Tensor) -> Tensor:
         """Map codes `[1, K, T]`, also of fewer levels, to samples `[1, C, S]`. Raise DataError if the clip is too long."""
-        _check_length(codes.shape[-1] * self._spec.downsampling_ratio)
+        check_samples("EnCodec", codes.shape[-1] * self._spec.downsampling_ratio)
         samples: Tensor = self.network.decode(codes[None], [None]).audio_values
         return samples
 
@@ -118,8 +113,3 @@ class EncodecCodec(FrozenCodec):
 def _bandwidth(codebooks: int, frame_rate: int, codebook_size: int) -> float:
     """Return a bandwidth in kbit/s for which transformers uses so many codebooks, however it rounds."""
     return (codebooks + 0.5) * frame_rate * math.log2(codebook_size) / 1000
-
-
-def _check_length(samples: int) -> None:
-    if samples > MOST_SAMPLES:
-        raise DataError(f"the clip has {samples:,} samples; EnCodec takes at most {MOST_SAMPLES:,}. Split the clip")

@@ -1,4 +1,4 @@
-"""Codecs of codes whose trained networks come from elsewhere: frozen, and run on one clip at a time.
+"""Codecs of codes whose trained networks come from elsewhere: frozen, and run on one clip at a time. Some only encode.
 
 A batch is not run at once, although convolutions would allow it: how a library adds up numbers depends on the shapes
 that it gets, and the last bit of a latent decides between two entries of a codebook that are equally near. So each clip
@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import SpecError, shown
+from soundomni.core.errors import DataError, SpecError, shown
 from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -24,10 +24,12 @@ from soundomni.vae.clips import check_codes, check_waveform
 
 MOST_STRIDES, LARGEST_STRIDE, MOST_CODEBOOKS = 16, 1024, 256
 """Limits for specs from strangers: blocks of an encoder, how much a block shortens a clip, and codebooks."""
+MOST_SAMPLES = 2**24
+"""Samples of a clip if transformers computes a network's padding in float32, which has no odd numbers beyond this."""
 
 
-class FrozenCodec(Codec):
-    """A network of codes that takes whole clips, one by one, and is never trained.
+class FrozenTokens(Codec):
+    """A network that makes codes of whole clips, one by one, and is never trained.
 
     Args:
         network: the network; it becomes frozen, and stays in evaluation mode.
@@ -44,11 +46,6 @@ class FrozenCodec(Codec):
     @abstractmethod
     def encode_clip(self, clip: Tensor) -> Tensor:
         """Map one clip `[1, C, S]` of at least one sample to its codes `[1, K, T]`. Raise DataError."""
-
-    @abstractmethod
-    def decode_clip(self, codes: Tensor) -> Tensor:
-        """Map codes `[1, K, T]`, T ≥ 1, also of fewer levels, to samples `[1, C, S]`; beyond those comes silence. Raise
-        DataError."""
 
     @property
     def spec(self) -> RepresentationSpec:
@@ -72,6 +69,20 @@ class FrozenCodec(Codec):
                 row[:, : self._spec.num_frames(count)] = self.encode_clip(clip[None, :, :count])[0]
         return Representation(values, self._spec.frame_lengths(lengths), self._spec)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
+
+
+class FrozenCodec(FrozenTokens):
+    """Frozen tokens with a network that also decodes them, one clip at a time."""
+
+    @abstractmethod
+    def decode_clip(self, codes: Tensor) -> Tensor:
+        """Map codes `[1, K, T]`, T ≥ 1, also of fewer levels, to samples `[1, C, S]`; beyond those comes silence. Raise
+        DataError."""
+
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
         """Decode `[B, K, T]`, also of fewer levels, to `[B, C, T · ratio]`, zero beyond each clip's frames.
@@ -87,11 +98,6 @@ class FrozenCodec(Codec):
                 decoded = self.decode_clip(codes[None, :, :frames])[0, :, : frames * ratio]
                 row[:, : decoded.shape[-1]] = decoded
         return waveform
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.network.parameters()).dtype
-        return dtype
 
 
 def check_codebooks(total_codebooks: int, num_codebooks: int | None, codebook_size: int) -> int:
@@ -114,3 +120,15 @@ def check_strides(strides: Sequence[int]) -> None:
         raise SpecError(f"{len(strides):,} strides are given; expected 1 to {MOST_STRIDES}")
     if min(strides) < 2 or max(strides) > LARGEST_STRIDE:
         raise SpecError(f"strides is {shown(list(strides))}; expected strides from 2 to {LARGEST_STRIDE}")
+
+
+def check_first_layer(channels: int, num_filters: int) -> None:
+    """Raise SpecError unless there are at most 2 channels and at least 2 filters, which residual blocks halve."""
+    if channels > 2 or num_filters < 2:
+        raise SpecError(f"channels is {channels} and num_filters is {num_filters}; expected at most 2 channels and at least 2 filters")
+
+
+def check_samples(network: str, samples: int) -> None:
+    """Raise DataError if a clip has more than MOST_SAMPLES samples."""
+    if samples > MOST_SAMPLES:
+        raise DataError(f"the clip has {samples:,} samples; {network} takes at most {MOST_SAMPLES:,}. Split the clip")

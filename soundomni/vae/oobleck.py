@@ -1,4 +1,4 @@
-"""Stable Audio's autoencoder as a codec, and its training as a plain variational autoencoder.
+"""Stable Audio's autoencoder as a codec, a variational autoencoder.
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames.
 """
@@ -20,7 +20,6 @@ from soundomni.vae.clips import check_audio_format, check_latent, check_waveform
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
 from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.receptive_field import input_span
-from soundomni.vae.stft_loss import DEFAULT_WINDOWS, stft_distances
 
 
 class OobleckCodec(Codec):
@@ -42,7 +41,6 @@ class OobleckCodec(Codec):
         use_snake: SnakeBeta activations; otherwise ELU.
         sample_latents: if generators are given, as in training, encode to mean + std·ε instead of the mean.
         kl_weight: factor that the "kl" loss includes.
-        stft_windows: window lengths of the "stft" loss, in samples.
         weights: a .safetensors file with this codec's own state dict.
 
     Raises:
@@ -63,12 +61,11 @@ class OobleckCodec(Codec):
         use_snake: bool = True,
         sample_latents: bool = False,
         kl_weight: float = 1e-4,
-        stft_windows: tuple[int, ...] = DEFAULT_WINDOWS,
         weights: str | None = None,
     ) -> None:
         super().__init__()
         check_audio_format(sample_rate, channels)
-        _check_sizes(base_channels, channel_multiples, strides, latent_dim, stft_windows)
+        _check_sizes(base_channels, channel_multiples, strides, latent_dim)
         widths = [base_channels * multiple for multiple in (1, *channel_multiples)]
         self.encoder = OobleckEncoder(
             audio_channels=channels, widths=widths, strides=strides, output_dim=2 * latent_dim, use_snake=use_snake
@@ -83,7 +80,6 @@ class OobleckCodec(Codec):
         )
         self.sample_latents = sample_latents
         self.kl_weight = kl_weight
-        self.stft_windows = tuple(stft_windows)
         self._spec = RepresentationSpec(
             kind="continuous",
             sample_rate=sample_rate,
@@ -93,6 +89,11 @@ class OobleckCodec(Codec):
         )
         if weights is not None:
             load_strict(self, weights)
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Only "kl"."""
+        return ("kl",)
 
     @property
     def spec(self) -> RepresentationSpec:
@@ -119,23 +120,20 @@ class OobleckCodec(Codec):
         check_latent(representation, self._spec)
         return self._decode(representation.values, representation.lengths.to(representation.values.device))
 
-    def training_losses(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> LossTerms:
-        """Return the losses of a variational autoencoder on `[B, C, S]`; ε of clip b is drawn only from
-        `generators[b]`.
+    def reconstruct(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, LossTerms]:
+        """Return the estimate of `[B, C, S]`, from mean + std·ε with ε of clip b drawn from `generators[b]`, and the loss "kl".
 
-        "stft": distance of `stft_distances` per clip. "l1": absolute error per sample and channel. "kl": `kl_weight`
-        times the divergence, summed over D, per frame. Samples and frames beyond a clip do not count.
+        It is `kl_weight` times the divergence, summed over D, per frame. "latent/power" is the mean square of the means. Frames
+        beyond a clip do not count.
         """
         posterior, frames = self._posterior(waveform, lengths)
         noise = self._noise(posterior.mean, frames, generators)
         decoded = self._decode(posterior.sample(noise), frames)[..., : waveform.shape[-1]]
-        target, estimate = zero_beyond(waveform, lengths).float(), zero_beyond(decoded, lengths).float()
-        distances, counted = stft_distances(target, estimate, lengths.to(target.device), self.stft_windows)
         divergence = zero_beyond(posterior.divergence()[:, None].float(), frames)
-        return {
-            "stft": (distances.sum(), counted.sum()),
-            "l1": ((target - estimate).abs().sum(), lengths.sum() * self._spec.channels),
+        power = zero_beyond(posterior.mean.detach().float(), frames).square()
+        return decoded, {
             "kl": (self.kl_weight * divergence.sum(), frames.sum()),
+            "latent/power": (power.sum(), frames.sum() * power.shape[1]),
         }
 
     def _noise(self, like: Tensor, frames: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -159,7 +157,7 @@ class OobleckCodec(Codec):
         return out
 
 
-def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int, windows: Sequence[int]) -> None:
+def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int) -> None:
     if len(multiples) != len(strides) or not strides:
         given = f"channel_multiples is {list(multiples)} and strides is {list(strides)}"
         raise SpecError(f"{given}; expected lists of the same length, with at least one entry")
@@ -170,5 +168,3 @@ def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence
             f"base_channels, latent_dim and channel_multiples are {base_channels}, {latent_dim} and {list(multiples)}; "
             "expected at least 1 everywhere"
         )
-    if not windows or any(window < 4 or window % 2 for window in windows):
-        raise SpecError(f"stft_windows is {list(windows)}; expected one or more even lengths of at least 4 samples")

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from soundomni.core.representation import length_mask
+from soundomni.vae.spectrum import spectrum
 
 DEFAULT_WINDOWS = (2048, 1024, 512, 256, 128, 64, 32)
 MAGNITUDE_FLOOR = 1e-4
@@ -56,18 +56,8 @@ def _views(waveform: Tensor) -> Tensor:
 
 def _magnitudes(waveform: Tensor, window: int) -> Tensor:
     """Map `[B, C, S]` to `[B, C, F, T]`, frame t centered on sample t · hop, with silence around the clip."""
-    shape = torch.hann_window(window, device=waveform.device, dtype=waveform.dtype)
-    spectrum = torch.stft(
-        rearrange(waveform, "b c s -> (b c) s"),
-        window,
-        window // 4,
-        window=shape / torch.linalg.vector_norm(shape),
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    power = spectrum.real.square() + spectrum.imag.square()
-    return rearrange((power + MAGNITUDE_FLOOR**2).sqrt(), "(b c) f t -> b c f t", b=len(waveform))
+    bins = spectrum(waveform, window, center=True)
+    return (bins.real.square() + bins.imag.square() + MAGNITUDE_FLOOR**2).sqrt()
 
 
 def _distance(target: Tensor, estimate: Tensor, frames: Tensor) -> Tensor:

@@ -62,7 +62,9 @@ def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -
     assert "Did you mean 'soundomni-7b'?" in fails("doctor", "--config", "soundomni-7")
     assert "--config" in fails("doctor")
     assert "train.parallel.replicate is 3" in fails("doctor", "--config", tiny_spec, "--gpus", "2", "--train.parallel.replicate=3")
-    assert "train.target is 'codec'" in fails("doctor", "--config", tiny_spec, "--train.target=codec")
+    codec = ("--model=null", "--codec={codec: oobleck}")
+    long = fails("doctor", "--config", tiny_spec, *codec, "--seconds", "1000")
+    assert "a clip of 1000 s has 21536 tokens, but data.tokens_per_batch is" in long
     none = fails("doctor", "--config", tiny_spec, "--data.datasets.toys=null")
     assert "data.datasets has no dataset to draw from ('toys' set to null); expected at least one" in none
     for override, expected in {

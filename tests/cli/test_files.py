@@ -94,15 +94,16 @@ def test_without_a_file_that_can_be_used_each_is_named_and_no_model_is_loaded(
 
 
 def test_files_are_read_one_batch_at_a_time(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import soundomni.core.inference.round_trip as round_trip
     import soundomni.data.audio as audio
 
     for i in range(5):
         soundfile.write(tmp_path / f"{i}.wav", SINE, 8000)
     log: list[str] = []
-    read, describe, reconstruct = audio.read_audio, SoundOmni.describe, SoundOmni.reconstruct
+    read, describe, trips = audio.read_audio, SoundOmni.describe, round_trip.round_trips
     monkeypatch.setattr(audio, "read_audio", lambda path: (log.append("read"), read(path))[1])
     monkeypatch.setattr(SoundOmni, "describe", lambda self, clips, **k: (log.append("use"), describe(self, clips, **k))[1])
-    monkeypatch.setattr(SoundOmni, "reconstruct", lambda self, clip, **k: (log.append("use"), reconstruct(self, clip, **k))[1])
+    monkeypatch.setattr(round_trip, "round_trips", lambda codec, *a, **k: (log.append("use"), trips(codec, *a, **k))[1])
     paths = [str(tmp_path / f"{i}.wav") for i in range(5)]
     assert main(["describe", *paths, "--model", str(tiny_model), "--batch", "2", "--max-tokens", "1"]) == 0
     assert log == ["read", "read", "use", "read", "read", "use", "read", "use"]

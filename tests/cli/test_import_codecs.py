@@ -1,4 +1,4 @@
-"""`soundomni import dac` and `encodec`: directories of transformers become codecs that models can hold, or one line says why not."""
+"""`soundomni import dac`, `encodec` and `mimi`: directories of transformers become codecs that models hold, or one line says why not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ import pytest
 import soundfile
 import torch
 import yaml
-from codec_files import RATE, dac_model, encodec_model, save
+from codec_files import RATE, dac_model, encodec_model, mimi_model, save
 from safetensors.torch import load_file, save_file
 
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
+from soundomni.vae.checkpoints.codec_weights import known_name
+from soundomni.vae.checkpoints.mimi_config import OTHER_NAMES
 
-MODELS: dict[str, Callable[..., Any]] = {"dac": dac_model, "encodec": encodec_model}
+MODELS: dict[str, Callable[..., Any]] = {"dac": dac_model, "encodec": encodec_model, "mimi": mimi_model}
 KINDS = list(MODELS)
 
 
@@ -54,10 +56,41 @@ def test_every_tensor_arrives_and_is_reported(kind: str, sources: dict[str, Path
     assert state.keys() == load_file(out / "model.safetensors").keys()
     assert all(torch.equal(tensor, codec.network.state_dict()[name]) for name, tensor in state.items())
     report = json.loads((out / "import-report.json").read_text())
-    assert report["keys"]["used"] == {name: [name] for name in load_file(sources[kind] / "model.safetensors")}
+    used, given = report["keys"]["used"], load_file(sources[kind] / "model.safetensors")
+    assert used.keys() == given.keys() and {name for (name,) in used.values()} == state.keys()
+    assert all(torch.equal(state[name], given[theirs]) for theirs, (name,) in used.items())
+    assert kind == "mimi" or all([name] == names for name, names in used.items())
     assert report["kind"] == kind and report["license"] == "MIT" and made["keys"] == {"used": len(state), "unused": 0}
     assert report["source"]["files"].keys() == {"model.safetensors"} and np.isfinite(made["check"]["si_sdr"])
     assert "total_codebooks: 4" in (out / "README.md").read_text()
+
+
+def test_files_of_mimi_have_the_names_of_the_published_one(sources: dict[str, Path]) -> None:
+    """transformers writes these, whatever it calls the parts of the network."""
+    starts = {name.split(".")[0] for name in load_file(sources["mimi"] / "model.safetensors")}
+    assert starts == {"encoder", "encoder_transformer", "downsample", "quantizer", "upsample", "decoder_transformer", "decoder"}
+
+
+def test_mimi_is_read_with_the_names_of_every_version(sources: dict[str, Path], tmp_path: Path, result: Any, fails: Any) -> None:
+    """A network of transformers 5.0 has the names of the files; newer ones have an object for each half of it."""
+    flat, network = load_file(sources["mimi"] / "model.safetensors"), mimi_model()
+    nested = network.state_dict().keys()
+    assert nested != flat.keys() and {known_name(name, nested, OTHER_NAMES) for name in flat} == nested
+    assert {known_name(name, flat, OTHER_NAMES) for name in nested} == flat.keys()
+    source = copied(sources["mimi"], tmp_path / "nested")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, source / "model.safetensors")
+    result("import", "mimi", source, "--out", tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(tensor, written[name]) for name, tensor in network.state_dict().items())
+    save_file({name: flat[known_name(name, flat, OTHER_NAMES)] for name in nested}, source / "model.safetensors")
+    layer = yaml.safe_load((tmp_path / "out" / "codec.yaml").read_text())["model"]["codec"]["init_args"]
+    for file in (sources["mimi"] / "model.safetensors", source / "model.safetensors"):
+        codec = registry.build("codec", Slot("mimi", layer | {"weights": str(file)}))
+        assert all(torch.equal(tensor, written[name]) for name, tensor in codec.network.state_dict().items())
+    first = next(name for name in flat if name not in nested)
+    twice = flat | {known_name(first, nested, OTHER_NAMES): flat[first].clone()}
+    save_file(twice, source / "model.safetensors")
+    assert "twice" in fails("import", "mimi", source, "--out", tmp_path / "twice")
 
 
 def test_older_files_of_encodec_spell_weight_norm_differently(sources: dict[str, Path], tmp_path: Path, result: Any, fails: Any) -> None:
@@ -114,6 +147,24 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dac", {"downsampling_ratios": [2] * 10**5}, "100,000 strides are given; expected 1 to 16"),
     ("dac", {"downsampling_ratios": [10**4000, 2]}, "expected strides from 2 to 1024"),
     ("dac", {"decoder_hidden_size": None}, "decoder_hidden_size"),
+    ("mimi", {"model_type": "encodec"}, "model_type is 'encodec'; expected 'mimi'"),
+    ("mimi", {"use_causal_conv": False}, "use_causal_conv is False; expected True, the only value that the codec mimi has"),
+    ("mimi", {"use_streaming": True}, "use_streaming is True; expected False"),
+    ("mimi", {"rope_theta": 500.0}, "rope_theta is 500.0; expected 10000.0"),
+    ("mimi", {"rope_parameters": {"rope_type": "yarn"}}, "expected {'rope_theta': 10000.0, 'rope_type': 'default'}"),
+    ("mimi", {"head_dim": 8}, "head_dim is 8; expected 4, to agree with num_attention_heads, hidden_size and codebook_dim"),
+    ("mimi", {"num_key_value_heads": 1}, "num_key_value_heads is 1; expected 2"),
+    ("mimi", {"num_attention_heads": 0}, "num_attention_heads is 0; expected at least 1"),
+    ("mimi", {"upsample_groups": 1}, "upsample_groups is 1; expected 8"),
+    ("mimi", {"vector_quantization_hidden_dimension": 4}, "vector_quantization_hidden_dimension is 4; expected 3"),
+    ("mimi", {"num_semantic_quantizers": 4}, "semantic_codebooks is 4; expected at least 1, and fewer than the 4"),
+    ("mimi", {"num_semantic_quantizers": 2}, "does not fit this MimiModel: of its tensors"),
+    ("mimi", {"num_quantizers": 10**9}, "total_codebooks is 1000000000; expected at most 256"),
+    ("mimi", {"num_hidden_layers": 10**9}, "num_layers is 1000000000; expected at most 256"),
+    ("mimi", {"hidden_size": 10**4000}, "head_dim is 4; expected"),
+    ("mimi", {"codebook_size": 2**62}, "cannot be constructed"),
+    ("mimi", {"upsampling_ratios": [10**4000, 2]}, "expected strides from 2 to 1024"),
+    ("mimi", {"sliding_window": None}, "sliding_window"),
 ]
 
 

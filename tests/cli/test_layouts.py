@@ -12,7 +12,7 @@ from moe_gen_files import LATENT_DIM, bagel, original, write_bagel, write_origin
 from safetensors.torch import load_file, save_file
 
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.spec.load import dump_spec, load_spec
+from soundomni.core.spec.load import dump_spec, load_spec, spec_to_dict
 from soundomni.vae.oobleck import OobleckCodec
 
 SIZES: dict[str, Any] = {
@@ -49,7 +49,8 @@ def omni(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
 
 
 def test_a_codec_that_a_run_trained_leaves_without_the_model_that_the_run_started_from(vae: Path, tmp_path: Path, result: Any) -> None:
-    spec = load_spec(["demo", vae / "codec.yaml"], [("model.start", "absent"), ("train.target", "codec")], base={})
+    codec = spec_to_dict(load_spec(["demo", vae / "codec.yaml"]))["model"]["codec"]
+    spec = load_spec(["demo", {"model": None, "codec": {"codec": codec}}])
     (tmp_path / "spec.yaml").write_text(dump_spec(spec))
     (tmp_path / "codec.safetensors").write_bytes((vae / "model.safetensors").read_bytes())
     result("export", tmp_path, "--format", "diffusers-oobleck", "--out", tmp_path / "out")

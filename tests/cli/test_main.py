@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -72,7 +71,7 @@ def error_of(result: tuple[int, str, str]) -> str:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_of_the_list_exists_and_says_the_same(name):
-    module = importlib.import_module(f"soundomni.cli.{name}")
+    module = cli.command_module(name)
     assert cli.COMMANDS[name] == module.HELP
     module.configure(Parser(prog=name))
 

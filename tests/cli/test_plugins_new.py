@@ -74,7 +74,8 @@ def test_a_spec_takes_it_as_its_readme_says(kind: str, written: dict[str, Path],
     usage = (written[kind] / "README.md").read_text().rpartition("A spec then takes it as ")[2]
     overrides = re.findall(r"`(--[^`]+)`", usage) or [f"--data.datasets.mine={{source: {name}, tasks: {{generate: 1}}}}"]
     assert all(name in override for override in overrides)
-    assert main(["spec", "validate", "nano", *overrides]) == 0
+    if kind != "critic":  # nano trains a model, which has no critics
+        assert main(["spec", "validate", "nano", *overrides]) == 0
 
 
 def test_without_out_the_folder_is_named_after_the_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any) -> None:

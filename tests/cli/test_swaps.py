@@ -44,10 +44,11 @@ def test_one_option_swaps_one_part(name: str, tiny_spec: Path, tmp_path: Path) -
 
 def test_a_codec_is_trained_alone_and_then_used(tiny_spec: Path, tmp_path: Path) -> None:
     run, second = str(tmp_path / "codec-run"), str(tmp_path / "run")
-    arguments = ["train", "--config", str(tiny_spec), f"--model.codec={OOBLECK}", "--train.steps=2"]
-    assert main([*arguments, f"--train.run_dir={run}", "--train.target=codec"]) == 0
+    arguments = ["train", "--config", str(tiny_spec), "--train.steps=2"]
+    codec = ["--model=null", f"--codec.codec={OOBLECK}", "--codec.critics.l1=l1"]
+    assert main([*arguments, f"--train.run_dir={run}", *codec]) == 0
     (weights,) = Path(run).glob("*.safetensors")
-    assert main([*arguments, f"--train.run_dir={second}", f"--model.codec.weights={weights}"]) == 0
+    assert main([*arguments, f"--train.run_dir={second}", f"--model.codec={OOBLECK}", f"--model.codec.weights={weights}"]) == 0
     assert main(["export", second, "--out", str(tmp_path / "model")]) == 0
     weights.unlink()  # a model directory holds its codec's weights itself
     out = str(tmp_path / "out")

@@ -225,8 +225,8 @@ def test_overrides_take_the_type_of_their_key(write, key, text, read):
         ("train: {loss_weights: {ce: x}}", "train.loss_weights.ce is 'x'; expected a number"),
         ("train: {validation: {prompts: [1]}}", "train.validation.prompts[0] is 1; expected text"),
         ("train: {trackers: tensorboard}", "train.trackers is 'tensorboard'; expected a list of names of plugins"),
-        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? Keys of 'train': run_dir, target"),
-        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, sampler, guidance, data, train"),
+        ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? Keys of 'train': run_dir, steps"),
+        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, codec, sampler, guidance, data, train"),
         ("model: {codec: {class_path: small, args: {}}}", "unknown key 'model.codec.args'. Did you mean 'init_args'?"),
         ("model: {codec: 3}", "model.codec is 3; expected the name of a plugin, or class_path and init_args"),
         ("model: 3", "model is 3; expected a mapping with backbone, router"),
@@ -432,8 +432,9 @@ def test_what_is_written_reads_back_as_it_was(tmp_path_factory, spec):
 def test_schema_describes_keys_plugins_and_defaults():
     schema = json.loads(json.dumps(spec_schema(), allow_nan=False))
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["required"] == ["model", "sampler"]
-    model = schema["properties"]["model"]
+    assert schema["required"] == [], "a spec has a model or a codec"
+    assert schema["properties"]["codec"]["anyOf"][0]["required"] == ["codec"]
+    model = schema["properties"]["model"]["anyOf"][0]
     assert model["properties"]["codec"]["$ref"] == "#/$defs/codec"
     assert model["properties"]["latent_positions"]["enum"] == ["shared", "advance"]
     train = schema["properties"]["train"]["anyOf"][0]["properties"]

@@ -65,3 +65,21 @@ def test_it_trains_says_transcribes_and_is_measured(
     report = json.loads(capsys.readouterr().out)
     assert set(report) == {"transcribed", "classifier", "generated"}
     assert report["classifier"]["files"] > 0.1 and 0 <= report["generated"]["all"] <= 1
+
+
+@pytest.mark.audio_tools
+@pytest.mark.long
+def test_a_codec_is_trained_on_the_speech_and_measured(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    smaller = ["--train.steps=4", "--codec.codec.base_channels=2", "--codec.codec.latent_dim=8", "--codec.codec.warmup_steps=1"]
+    assert main(["train", "--config", "soundstream-speech", *smaller, "--train.threads=1"]) == 0
+    capsys.readouterr()
+    script("measure")
+    arguments = ["--speech", "speech", "--run", "runs/soundstream-speech", "--classifier-steps", "20"]
+    assert script("measure_codec").main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"files", "voices"}
+    assert all(set(scores) == {"recordings", "all levels", "level 0 only"} for scores in report.values())
+    assert report["files"]["recordings"] > 0.1

@@ -1,9 +1,11 @@
-"""The share of energy above a frequency: against its closed forms, and at its ends."""
+"""Bandwidth and the share of energy above a frequency: against their closed forms, and at their ends."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from soundomni.metrics.bandwidth import energy_above
+from soundomni.metrics.bandwidth import bandwidth, energy_above
 
 
 def sine(hertz: float, rate: int = 8000, seconds: float = 1.0) -> np.ndarray:
@@ -52,3 +54,30 @@ def test_a_short_clip_is_measured() -> None:
 def test_what_has_no_spectrum_is_refused(waveform: np.ndarray, rate: int, cutoff: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         energy_above(waveform, rate, cutoff)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_the_bandwidth_reaches_the_highest_tone_that_is_loud_enough(rate: int) -> None:
+    low, high = sine(300, rate), sine(0.4 * rate, rate)
+    for level, wanted in ((0.3, 0.4 * rate), (0.05, 300)):  # 8 % and 0.2 % of the energy
+        assert bandwidth(low + level * high, rate) == pytest.approx(wanted, abs=rate / 500)
+    both = np.stack([np.zeros_like(low), low + 0.05 * high])
+    assert bandwidth(both, rate) == bandwidth(low + 0.05 * high, rate) < bandwidth(both, rate, share=0.9995)
+
+
+@given(share=st.floats(0.02, 1), seed=st.integers(0, 9))
+def test_the_bandwidth_of_noise_is_the_share_of_all_frequencies(share: float, seed: int) -> None:
+    noise = np.random.default_rng(seed).standard_normal(20000)
+    found = bandwidth(noise, 8000, share=share)
+    assert found == pytest.approx(4000 * share, abs=150)
+    assert energy_above(noise, 8000, found) <= 1 - share + 1e-9 if found > 0 else True
+
+
+def test_a_bandwidth_needs_sound_and_a_share() -> None:
+    assert np.isnan(bandwidth(np.zeros((1, 10)), 8000))
+    assert bandwidth(np.ones(1, np.float32), 8000) == pytest.approx(0.99 * 4000, abs=10)  # a click
+    for share in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="expected a number above 0 and at most 1"):
+            bandwidth(np.ones(5), 8000, share=share)
+    with pytest.raises(ValueError, match="expected"):
+        bandwidth(np.zeros((1, 0)), 8000)

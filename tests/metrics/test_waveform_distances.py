@@ -51,6 +51,23 @@ def test_stft_distance_closed_forms() -> None:
     assert multi_resolution_stft_distance(np.eye(1, 3, 2), silence) > 1.0  # one click at the end is no silence
 
 
+def test_stft_distance_equals_torch_in_float64() -> None:
+    rng = np.random.default_rng(3)
+    reference = rng.standard_normal((2, 3001)) * np.linspace(0, 1, 3001)
+    estimate = 0.7 * reference + 0.2 * rng.standard_normal((2, 3001))
+    wanted = 0.0
+    for size in (64, 256):
+        window = torch.hann_window(size, dtype=torch.float64)
+        true, other = (
+            2
+            / window.sum()
+            * torch.stft(torch.from_numpy(one), size, size // 4, window=window, pad_mode="constant", return_complex=True).abs()
+            for one in (reference, estimate)
+        )
+        wanted += float((true - other).norm() / true.norm() + (true.clamp_min(1e-5).log() - other.clamp_min(1e-5).log()).abs().mean()) / 2
+    assert multi_resolution_stft_distance(reference, estimate, fft_sizes=(64, 256)) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_spectral_convergence_closed_forms() -> None:
     signal = np.random.default_rng(0).standard_normal((2, 5000))
     assert spectral_convergence(signal, signal) == 0.0

@@ -12,13 +12,14 @@ from torch.distributed.tensor import DTensor
 from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Connector, Dataset, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
+from soundomni.core.interfaces import Connector, Critic, Dataset, Encoding, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
 from soundomni.core.representation import HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
 MDCT, Dac, LogMel, MoT = load("codec", "mdct"), load("codec", "dac"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
 Codes, Masked = load("connector", "codes"), load("objective", "masked")
+L1, Waveforms = load("critic", "l1"), load("critic", "multi-scale-waveform")
 IDS = TokenSpec((4, 4), (4, 4))
 CODES = {"representation": RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))}
 pytest_plugins = ["pytester"]
@@ -69,6 +70,11 @@ class Noisy(MDCT):
 class Short(MDCT):
     def decode(self, representation):
         return super().decode(representation)[..., :-1]
+
+
+@broken(testing.CodecSuite, "decode", "decodes is False, but decode returned; expected DataError")
+class SaysThatItOnlyEncodes(MDCT):
+    decodes = False
 
 
 @broken(testing.CodecSuite, "receptive_field", "decode in chunks of 1 frame with a context of 0 differs from decode of the whole clip")
@@ -161,10 +167,101 @@ class KeepsWeightsApart(MDCT):
         return super().encode(waveform * self.scale, lengths)
 
 
-@broken(testing.CodecSuite, "training_losses", "raised TypeError: .* takes 3 positional arguments but 4 were given")
-class ForgetsGenerators(MDCT):
-    def training_losses(self, waveform, lengths):
-        return {}
+class TinyOobleck(load("codec", "oobleck")):
+    def __init__(self):
+        sizes = {"base_channels": 2, "channel_multiples": (1, 2), "strides": (2, 4), "latent_dim": 3}
+        super().__init__(sample_rate=8000, channels=1, **sizes)
+
+
+@broken(testing.CodecSuite, "reconstruct", "raised TypeError: .* takes 3 positional arguments but 4 were given")
+class ForgetsGenerators(TinyOobleck):
+    def reconstruct(self, waveform, lengths):
+        return waveform, {}
+
+
+@broken(testing.CodecSuite, "reconstruct", r"the estimate is torch\.float32 \[5, 1, 32\]; expected floating point \[5, 1, 28\]")
+class PadsEstimates(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return nn.functional.pad(estimate, (0, 4)), losses
+
+
+@broken(testing.CodecSuite, "reconstruct", r"loss 'kl' is \(nan, 9\); expected a finite sum")
+class DividesByZero(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate, losses | {"kl": (losses["kl"][0] * math.nan, losses["kl"][1])}
+
+
+@broken(testing.CodecSuite, "reconstruct", "the losses are kl, kl2, but loss_names says kl")
+class AddsLosses(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate, losses | {"kl2": losses["kl"]}
+
+
+@broken(testing.CodecSuite, "reconstruct_without_gradients", "buffer 'seen' changed without gradients; expected no change")
+class CountsEverything(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(0))
+
+    def reconstruct(self, waveform, lengths, generators):
+        self.seen += 1
+        return super().reconstruct(waveform, lengths, generators)
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "the estimate has no gradient; expected one for critics")
+class Detaches(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate.detach(), losses
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "gave parameter 'spare' no gradient; expected one, even if zero")
+class HasSpareParts(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.ones(3))
+
+
+@broken(testing.CodecSuite, "reconstruct_gradients", "the gradients of all parameters are zero; expected others")
+class Silences(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, _ = super().reconstruct(waveform, lengths, generators)
+        return 0 * estimate, {}
+
+
+@broken(testing.CodecSuite, "reconstruct_batch", "clip 0 is reconstructed differently on its own than in a batch")
+class DrawsForAll(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate + 0.1 * torch.randn_like(estimate), losses
+
+
+@broken(testing.CodecSuite, "reconstruct_batch", "clip 0 is reconstructed differently on its own than in a batch")
+class LevelsOfBatch(TinyOobleck):
+    def reconstruct(self, waveform, lengths, generators):
+        estimate, losses = super().reconstruct(waveform, lengths, generators)
+        return estimate - estimate.mean(), losses
+
+
+@broken(testing.CodecSuite, "after_step", r"after_step changed parameter 'encoder\.layers\.0\.bias', which is in no module of `whole`")
+class Decays(TinyOobleck):
+    def after_step(self, ranks):
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.add_(1e-3)
+
+
+@broken(testing.CodecSuite, "after_step", "buffer 'average' is not finite after a step")
+class AveragesNothing(TinyOobleck):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(()))
+
+    def after_step(self, ranks):
+        self.average.div_(ranks.sum(torch.zeros(())))
 
 
 @broken(testing.CodecSuite, "lengths", "raised DataError: clips of 1 sample are too short")
@@ -237,6 +334,179 @@ class OneTable(Codes):
 
 broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*; expected zeros")(Line)
 broken(testing.ConnectorSuite, "gradients", "5 tokens with generates=False gave parameter 'outward.weight' no gradient")(Line)
+
+
+class TinyWaves(Waveforms):
+    """Keeps every clause."""
+
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels, num_scales=1, widths=(4, 8), gradient_penalty=True)
+
+
+@broken(testing.CriticSuite, "names", r"judge returned \['adversarial'\]; expected \['adversarial', 'features'\]")
+class LeavesOutFeatures(TinyWaves):
+    def judge(self, target, estimate):
+        return {"adversarial": super().judge(target, estimate)["adversarial"]}
+
+
+@broken(testing.CriticSuite, "names", r"judge: 'distance' is \(\S+, 0\); expected a finite sum and a count above 0")
+class CountsNothing(L1):
+    def judge(self, target, estimate):
+        return {"distance": (super().judge(target, estimate)["distance"][0], torch.tensor(0.0))}
+
+
+@broken(testing.CriticSuite, "names", r"judged has 'mel.distance'; expected names without a dot")
+class NamesItself(L1):
+    judged = ("mel.distance",)
+
+
+@broken(testing.CriticSuite, "parameters", r"learned is \(\), and the trainable parameters are \['scale'\]; expected both")
+class NeverLearns(L1):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@broken(testing.CriticSuite, "gradient", "judge: 'distance' has no gradient; expected one, even if zero")
+class DetachesEstimate(L1):
+    def judge(self, target, estimate):
+        return super().judge(target, estimate.detach())
+
+
+@broken(testing.CriticSuite, "gradient", "judge: 'features' gave the target a gradient; expected none")
+@broken(testing.CriticSuite, "learn_gradient", "learn gave the estimate a gradient; expected none")
+@broken(testing.CriticSuite, "learns", "'adversarial' is .* for the estimate and .* for the target itself; expected more")
+@broken(testing.CriticSuite, "shortest", "raised RuntimeError: ")
+class Naive(Critic):
+    """One convolution, which nothing is kept from, and which takes targets for estimates."""
+
+    judged, learned = ("adversarial", "features"), ("hinge",)
+
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__()
+        self.layer = nn.Conv1d(channels, 4, 9)
+
+    def judge(self, target, estimate):
+        wanted, found = self.layer(target), self.layer(estimate)
+        count = torch.tensor(float(found.numel()))
+        return {"adversarial": ((1.0 - found).relu().sum(), count), "features": ((found - wanted).abs().sum(), count)}
+
+    def learn(self, target, estimate, generators):
+        good, bad = self.layer(target.detach()), self.layer(estimate)
+        return {"hinge": (((1.0 + good).relu() + (1.0 - bad).relu()).sum(), torch.tensor(float(good.numel())))}
+
+
+@broken(testing.CriticSuite, "learn_gradient", "learn gave parameter 'unused' no gradient; expected one, even if zero")
+class HasMoreThanItUses(TinyWaves):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.unused = nn.Parameter(torch.ones(()))
+
+
+@broken(testing.CriticSuite, "learns", r"30 steps took the losses of learn from \S+ to \S+; expected less")
+class LearnsBackwards(TinyWaves):
+    def learn(self, target, estimate, generators):
+        losses = super().learn(target, estimate, generators)
+        return {name: (2.0 * total.detach() - total, count) for name, (total, count) in losses.items()}
+
+
+@broken(testing.CriticSuite, "penalty", "learn: 'penalty' has no gradient; expected one, even if zero")
+class ForgetsTheGraph(TinyWaves):
+    def learn(self, target, estimate, generators):
+        losses = super().learn(target, estimate, generators)
+        return losses | {"penalty": tuple(term.detach() for term in losses["penalty"])}
+
+
+@broken(testing.CriticSuite, "batch", "judge: the count of 'distance' of a batch is not that of its clips")
+class CountsBatches(L1):
+    def judge(self, target, estimate):
+        return {"distance": (super().judge(target, estimate)["distance"][0], torch.tensor(1.0))}
+
+
+@broken(testing.CriticSuite, "batch", "learn: the sum of 'hinge' of a batch is not that of its clips")
+class ComparesWithBatch(TinyWaves):
+    def learn(self, target, estimate, generators):
+        return super().learn(target - target.mean(0), estimate, generators)
+
+
+@broken(testing.CriticSuite, "shortest", "judge of clips of 1 sample has no gradient; expected one, even if zero")
+class ZeroWithoutGraph(L1):
+    def judge(self, target, estimate):
+        if target.shape[-1] < 3:
+            return {"distance": (torch.tensor(0.0), torch.tensor(0.0))}
+        return super().judge(target, estimate)
+
+
+@broken(testing.CriticSuite, "shortest", r"judge of clips of 1 sample gave 'distance' \(\S+, 0\); expected a finite")
+class ForgetsCounts(L1):
+    def judge(self, target, estimate):
+        total, count = super().judge(target, estimate)["distance"]
+        return {"distance": (total, count * (target.shape[-1] > 2))}
+
+
+@broken(testing.CriticSuite, "shortest", "learn of clips of 1 sample gave parameter '.*' no gradient; expected one")
+class LeavesOutIdleNetworks(Waveforms):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels, num_scales=2, widths=(4, 8))
+
+    def _unused(self, num_samples):
+        return torch.zeros(0)
+
+
+@broken(testing.CriticSuite, "silence", "judge of silence for silence gave losses that are not finite")
+class Logarithm(L1):
+    def judge(self, target, estimate):
+        return super().judge(target, estimate.square().log())
+
+
+@broken(testing.CriticSuite, "silence", "judge of silence for silence gave no gradient, or one that is not finite")
+class Root(L1):
+    def judge(self, target, estimate):
+        total = (target - estimate).square().sum((1, 2)).sqrt().sum()
+        return {"distance": (total, torch.tensor(float(len(target))))}
+
+
+@broken(testing.CriticSuite, "perfect", r"'distance' of a perfect estimate is \S+; expected 0")
+class ExpectsLouder(L1):
+    def judge(self, target, estimate):
+        return super().judge(2.0 * target, estimate)
+
+
+@broken(testing.CriticSuite, "perfect", "'distance' is 1 for a small error and 1 for a large one; expected it to grow")
+class Counts(L1):
+    def judge(self, target, estimate):
+        (total, count) = super().judge(target, estimate)["distance"]
+        return {"distance": (total.sign() * count, count)}
+
+
+@broken(testing.CriticSuite, "pure", "judge changed 'calls'; expected it to stay")
+class CountsCalls(L1):
+    def __init__(self, *, sample_rate: int, channels: int):
+        super().__init__(sample_rate=sample_rate, channels=channels)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def judge(self, target, estimate):
+        self.calls += 1
+        return super().judge(target, estimate)
+
+
+@broken(testing.CriticSuite, "pure", "judge changed the target in place; expected it to stay")
+class Scales(L1):
+    def judge(self, target, estimate):
+        return super().judge(target.mul_(0.5), estimate)
+
+
+@broken(testing.CriticSuite, "deterministic", "two calls of judge gave different 'distance'")
+class Crops(L1):
+    def judge(self, target, estimate):
+        first = int(torch.randint(target.shape[-1] // 2 + 1, ()))
+        return super().judge(target[..., first:], estimate[..., first:])
+
+
+@broken(testing.CriticSuite, "deterministic", "two calls of learn gave different 'hinge'")
+class LearnsFromNoise(TinyWaves):
+    def learn(self, target, estimate, generators):
+        return super().learn(target + torch.randn_like(target), estimate, generators)
 
 
 @broken(testing.RouterSuite, "streams", r"streams are \('a', 'a'\); expected unique names")
@@ -664,6 +934,26 @@ class Begins(Two):
         return np.full((1, num_samples), 1.0, np.float32), 8000
 
 
+class Halves(Begins):
+    """Says that its clips are encoded, but gives audio, and too few frames, and always the first ones of a part."""
+
+    encoding = Encoding(
+        spec=RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=10, latent_dim=2), codec="x"
+    )
+    frames = 9
+
+    def load_encoded(self, index, *, first=0, num_frames=None):
+        frames = self.frames if num_frames is None else num_frames
+        return np.tile(np.arange(frames, dtype=np.float32), (2, 1))
+
+
+class Repeats(Halves):
+    frames = 10
+
+
+broken(testing.DatasetSuite, "load", r"load\(0\) gave audio, although the clips are encoded; expected UnreadableAudioError")(Halves)
+broken(testing.DatasetSuite, "encoded", r"gave float32 \[2, 9\]; expected float32 \[2, 10\], as its item says")(Halves)
+broken(testing.DatasetSuite, "encoded", r"load_encoded\(0\) from frame 3 on differs from these frames of the clip")(Repeats)
 broken(testing.DatasetSuite, "part", "gave 30 samples at 8000 Hz; expected samples 30 to 60 of load")(Begins)
 broken(testing.DatasetSuite, "items", r"questions of item 0 are \(\(1, 2\),\); expected a tuple of \(question, answer\)")(Numbers)
 broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same'; expected unique keys")(Two)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ranks_in_threads import OneRank
 from stable_audio_files import audio_vae
 
 from soundomni import testing
@@ -44,8 +45,8 @@ HARMONIC = {"sample_rate": RATE, "frame_size": 16, "num_harmonics": 3, "pitch_ra
 TestHarmonic = suite(testing.CodecSuite, "Harmonic", "harmonic", **HARMONIC)
 TestHarmonicStereo = suite(testing.CodecSuite, "HarmonicStereo", "harmonic", **HARMONIC, channels=2, companding=0.5)
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
-TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK, stft_windows=[16])
-TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, stft_windows=[16], sample_latents=True)
+TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK)
+TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, sample_latents=True)
 TestStableAudioTools = suite(testing.CodecSuite, "StableAudioTools", "stable-audio-tools", config=audio_vae())
 DAC = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2, "total_codebooks": 4}
 TestDac = suite(testing.CodecSuite, "Dac", "dac", **DAC, strides=[2, 4])
@@ -53,6 +54,42 @@ TestDacOfOddStrides = suite(testing.CodecSuite, "DacOfOddStrides", "dac", **DAC,
 ENCODEC = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 4, "codebook_size": 16, "total_codebooks": 3}
 TestEncodec = suite(testing.CodecSuite, "Encodec", "encodec", **ENCODEC, num_codebooks=2)
 TestEncodecStereo = suite(testing.CodecSuite, "EncodecStereo", "encodec", **ENCODEC, channels=2, causal=False, conv_shortcut=False)
+SOUNDSTREAM = {"sample_rate": RATE, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 3], "latent_dim": 4}
+GRADIENT = {"num_levels": 3, "codebook_size": 8, "codebook_dim": 2}
+EMA = {"method": "ema", "num_levels": 2, "groups": 2, "codebook_size": 8}
+FSQ = {"method": "fsq", "num_levels": 2, "steps": [4, 3]}
+LFQ = {"method": "lfq", "num_levels": 3, "codebook_size": 8}
+TestSoundStream = suite(testing.CodecSuite, "SoundStream", "soundstream", **SOUNDSTREAM, quantizer=GRADIENT)
+TestSoundStreamWarmup = suite(testing.CodecSuite, "SoundStreamWarmup", "soundstream", **SOUNDSTREAM, quantizer=GRADIENT, warmup_steps=1)
+TestSoundStreamFsq = suite(testing.CodecSuite, "SoundStreamFsq", "soundstream", **SOUNDSTREAM, quantizer=FSQ, attention_window=2)
+TestSoundStreamLfq = suite(testing.CodecSuite, "SoundStreamLfq", "soundstream", **SOUNDSTREAM, quantizer=LFQ, weight_norm=True)
+
+
+class TestSoundStreamEma(Builtin, testing.CodecSuite):
+    """Its codebooks start from noise, as those of a run do from its first clips."""
+
+    name = "soundstream"
+    arguments = {**SOUNDSTREAM, "channels": 2, "quantizer": EMA}  # noqa: RUF012
+
+    def make(self, **runtime):
+        codec = super().make(**runtime)
+        clips = 0.3 * torch.randn(2, 2, 400, generator=torch.Generator().manual_seed(0))
+        codec.reconstruct(clips, torch.tensor([400, 300]), [torch.Generator().manual_seed(clip) for clip in range(2)])
+        codec.after_step(OneRank())
+        return codec
+
+
+MIMI = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+MIMI |= {"sliding_window": 3, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+TestMimi = suite(testing.CodecSuite, "Mimi", "mimi", **MIMI, num_codebooks=3)
+TestMimiStereo = suite(testing.CodecSuite, "MimiStereo", "mimi", **MIMI, channels=2, semantic_codebooks=2)
+
+SPEECH = {"conv_dims": [4, 4], "conv_kernels": [6, 4], "conv_strides": [5, 2], "hidden_dim": 8, "num_heads": 2, "mlp_dim": 6}
+SPEECH |= {"position_kernel": 4, "position_groups": 2}
+TOKENS = {"sample_rate": RATE, "layer": 2, "num_clusters": 9}
+TestHubertKmeans = suite(testing.CodecSuite, "HubertKmeans", "hubert-kmeans", **TOKENS, network=SPEECH)
+LARGE = SPEECH | {"family": "wavlm", "conv_norm": "layer", "norm_first": True}
+TestWavlmKmeans = suite(testing.CodecSuite, "WavlmKmeans", "hubert-kmeans", **TOKENS, network=LARGE, frames_per_second=RATE / 15)
 
 
 class TestHarmonicCodes(Builtin, testing.CodecSuite):
@@ -65,6 +102,32 @@ class TestHarmonicCodes(Builtin, testing.CodecSuite):
         codec = super().make(**runtime)
         codec.fit([(0.3 * torch.randn(2, 1, 400, generator=torch.Generator().manual_seed(0)), torch.tensor([400, 300]))])
         return codec
+
+
+TestL1 = suite(testing.CriticSuite, "L1", "l1")
+TestMultiSTFT = suite(testing.CriticSuite, "MultiSTFT", "multi-stft", windows=[256, 64])
+TestMultiMel = suite(testing.CriticSuite, "MultiMel", "multi-mel", windows=[64, 256], num_mels=[8])
+DAC_MEL = {"windows": [64, 256], "num_mels": [5, 20], "scale": "slaney", "linear_weight": 0.0, "log_error": "l1"}
+TestMultiMelDac = suite(testing.CriticSuite, "MultiMelDac", "multi-mel", **DAC_MEL)
+ENCODEC_MEL = {"windows": [256], "num_mels": [8], "power": 2, "log_error": "squares"}
+TestMultiMelEncodec = suite(testing.CriticSuite, "MultiMelEncodec", "multi-mel", **ENCODEC_MEL)
+WAVES = {"num_scales": 2, "widths": [4, 8, 8]}
+TestMultiScaleWaveform = suite(testing.CriticSuite, "MultiScaleWaveform", "multi-scale-waveform", **WAVES)
+PENALTY = {"gradient_penalty": True}
+TestWavesPenalty = suite(testing.CriticSuite, "WavesPenalty", "multi-scale-waveform", **WAVES, **PENALTY)
+COMPLEX = {"window": 64, "widths": [4, 4, 8]}
+TestComplexSTFT = suite(testing.CriticSuite, "ComplexSTFT", "complex-stft", **COMPLEX, **PENALTY)
+SPECTRA = {"windows": [128, 64], "filters": 4, "dilations": [1, 2]}
+TestMultiScaleSTFT = suite(testing.CriticSuite, "MultiScaleSTFT", "multi-scale-stft", **SPECTRA, **PENALTY)
+TestMultiPeriod = suite(testing.CriticSuite, "MultiPeriod", "multi-period", periods=[2, 3], widths=[8, 8, 8])
+
+
+class TestMultiSTFTStereo(suite(testing.CriticSuite, "Base", "multi-stft", windows=[64])):
+    channels = 2
+
+
+class TestMultiScaleSTFTStereo(suite(testing.CriticSuite, "Base", "multi-scale-stft", **SPECTRA, loss="least-squares")):
+    channels = 2
 
 
 LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "feature_dim": 16}
@@ -132,6 +195,20 @@ class TestAudioFolder(testing.DatasetSuite):
 
     def make(self):
         return build("dataset", self.name, {"path": self.folder})
+
+
+class TestEncoded(testing.DatasetSuite):
+    name = "encoded"
+
+    @pytest.fixture(autouse=True)
+    def clips(self, tmp_path):
+        for name, frames in (("a", 7), ("b", 4)):
+            np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((3, frames)).astype(np.float32))
+            (tmp_path / f"{name}.json").write_text(f'{{"prompt": "sound {name}", "padding_mask": {[1] * (frames - 1) + [0]}}}')
+        self.folder = str(tmp_path)
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.folder, "sample_rate": RATE, "downsampling_ratio": 64, "channels": 1})
 
 
 class TestAudioCaps(testing.DatasetSuite):

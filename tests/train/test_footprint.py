@@ -13,6 +13,7 @@ from torch import nn
 from two_processes import run_in_two_processes
 
 from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.errors import SpecError
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import load_spec, resolve
@@ -31,7 +32,7 @@ model:
   backbone: {class_path: mot, init_args: {hidden_dim: 48, num_layers: 5, num_heads: 4, num_kv_heads: 2, qk_norm: gen, vocab_rows: 420}}
   router: modality
   codec: {class_path: oobleck, init_args: {sample_rate: 8000, channels: 1, base_channels: 2, channel_multiples: [1, 2], strides: [4, 8],
-    latent_dim: 4, stft_windows: [64]}}
+    latent_dim: 4}}
   encoder: {class_path: log-mel, init_args: {sample_rate: 8000, n_fft: 200, hop_length: 80, num_mels: 16, feature_dim: 16}}
   connectors: {latent: linear, features: linear}
   objective: flow-matching
@@ -138,7 +139,7 @@ def test_a_codec_that_looks_at_values_takes_what_it_takes_of_tones(config: Path)
     tones = torch.stack([torch.sin(6.2832 * (200 + 50 * i) * time) for i in range(count)])[:, None]
     lengths = torch.full((count,), num_samples)
     with LiveMemory([*real.made().codec.parameters(), *real.made().codec.buffers(), tones, lengths]) as live:
-        real.made().run_codec(tones, lengths)
+        encode_clips(real.made().codec, tones, lengths)
     found = measure_step(model, sizes, bf16=False, sharded=False, recompute=False)
     assert found.encoding == pytest.approx(live.peak, rel=0.1)
 

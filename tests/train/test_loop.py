@@ -43,7 +43,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch() -> None:
     exact = [TinyBatch(b.inputs.double(), b.targets.double()) for b in batches]
     expected = closed_form_loss(reference, exact, 0.5)
     expected.backward()
-    assert result.read(train.loss_weights).loss == pytest.approx(expected.item(), rel=1e-5)
+    assert result.read(train).loss == pytest.approx(expected.item(), rel=1e-5)
     wanted = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():

@@ -128,7 +128,7 @@ def test_mistakes_are_told_before_anything_is_built(overrides: list[str], messag
 
 
 def test_a_codec_has_no_experts(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="train.lora adapts expert streams, but train.target is codec"):
+    with pytest.raises(SpecError, match="train.lora adapts expert streams, but the spec trains a codec"):
         check_spec(tiny_spec(tmp_path / "run", "train.lora={streams: [gen]}", codec=True))
 
 

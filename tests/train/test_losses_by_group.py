@@ -50,11 +50,11 @@ def test_a_step_is_the_same_with_parts(batches, tmp_path: Path) -> None:  # type
         result = train_step(model, some, train=train, optimizer=build_optimizer(model, train.optimizer), world=alone())
         found.append((result, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
     (plain, weights), (broken, same) = found
-    assert plain.names == broken.names and torch.equal(plain.values, broken.values)
+    assert plain.measured == broken.measured and torch.equal(plain.values, broken.values)
     assert all(torch.equal(tensor, same[name]) for name, tensor in weights.items())
     assert not plain.parts
-    means = part_means(broken.parts, alone())
+    means = part_means(broken, alone())
     counts = {name: float(broken.parts[f"velocity/{name}/generate"][1]) for name in ("toys", "others")}
     mean = sum(means[f"loss/velocity/{name}/generate"] * count for name, count in counts.items()) / sum(counts.values())
-    assert mean == pytest.approx(plain.read({}).losses["velocity"], rel=1e-5), "the mean of the parts by what they count"
+    assert mean == pytest.approx(plain.read(train).losses["velocity"], rel=1e-5), "the mean of the parts by what they count"
     assert "loss/velocity/toys/describe" not in means, "what counts nothing has no mean"

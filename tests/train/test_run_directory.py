@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_run import VALIDATION, measured
-from tiny_spec import tiny_spec
+from tiny_spec import OOBLECK, tiny_spec
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.start import has_checkpoint
@@ -312,10 +312,10 @@ def test_a_run_with_weights_of_a_codec_needs_their_file_no_more(tmp_path: Path) 
     run_training(tiny_spec(tmp_path / "codec", "train.steps=1", codec=True))
     weights = Path(shutil.copy(tmp_path / "codec" / "codec.safetensors", tmp_path / "weights.safetensors"))
     expected = load_file(weights)
-    with_codec = ("train.target=model", f"model.codec.weights={weights}")
-    run_training(tiny_spec(tmp_path / "run", *with_codec, "train.steps=1", codec=True))
+    with_codec = (f"model.codec={OOBLECK}", f"model.codec.weights={weights}")
+    run_training(tiny_spec(tmp_path / "run", *with_codec, "train.steps=1"))
     weights.unlink()
-    run_training(tiny_spec(tmp_path / "run", *with_codec, "train.steps=2", codec=True))
+    run_training(tiny_spec(tmp_path / "run", *with_codec, "train.steps=2"))
     model, step = load_run(tmp_path / "run")
     found = model.model.made().codec.state_dict()
     assert step == 2 and all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -324,7 +324,7 @@ def test_a_run_with_weights_of_a_codec_needs_their_file_no_more(tmp_path: Path) 
 def test_a_codec_that_began_from_weights_is_finished_without_their_file(tmp_path: Path) -> None:
     run_training(tiny_spec(tmp_path / "first", "train.steps=1", codec=True))
     weights = Path(shutil.copy(tmp_path / "first" / "codec.safetensors", tmp_path / "weights.safetensors"))
-    begun = f"model.codec.weights={weights}"
+    begun = f"codec.codec.weights={weights}"
     run_training(tiny_spec(tmp_path / "run", begun, "train.steps=1", codec=True))
     weights.unlink()
     run_training(tiny_spec(tmp_path / "run", begun, "train.steps=2", codec=True))

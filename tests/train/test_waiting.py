@@ -112,7 +112,7 @@ def test_a_step_of_a_whole_model_waits_for_nothing(tmp_path: Path, monkeypatch: 
     with Waiting([*module.parameters(), *module.buffers()], monkeypatch) as waiting:
         result = train_step(module, batches, train=train, optimizer=optimizer, world=world)
         assert waiting.found == []
-        part_means(result.parts, world)
+        part_means(result, world)
     assert result.parts and waiting.found == ["tolist"]
 
 

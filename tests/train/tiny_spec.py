@@ -40,19 +40,14 @@ train:
   threads: 1
 """
 
-CODEC = """
-model:
-  codec:
-    class_path: oobleck
-    init_args:
-      sample_rate: 8000
-      channels: 1
-      base_channels: 2
-      channel_multiples: [1, 2]
-      strides: [4, 8]
-      latent_dim: 4
-      stft_windows: [64, 128]
-train: {target: codec, ema_decay: 0.9}
+OOBLECK = "{class_path: oobleck, init_args: {sample_rate: 8000, channels: 1, base_channels: 2, channel_multiples: [1, 2], \
+strides: [4, 8], latent_dim: 4}}"
+CODEC = f"""
+model: null
+codec:
+  codec: {OOBLECK}
+  critics: {{l1: l1}}
+train: {{ema_decay: 0.9}}
 """
 
 

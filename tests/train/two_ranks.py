@@ -28,7 +28,7 @@ from soundomni.core.spec.schema import OptimizerSpec, ParallelSpec, Slot, Valida
 from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
-from soundomni.train.loop import Hooks, part_means
+from soundomni.train.loop import Hooks, Measured, StepResult, part_means
 from soundomni.train.parallel import World, batches_per_rank, open_world
 from soundomni.train.run_directory.same_data import list_data
 from soundomni.train.signals import StopRequest
@@ -346,7 +346,8 @@ def measured(world: World, out: Path) -> Seen:
 def in_parts(world: World, out: Path) -> Seen:
     """Each rank has a part that the other one may not have."""
     own = [{"ce/a": (3.0, 2.0)}, {"ce/a": (5.0, 6.0), "ce/b": (1.0, 4.0), "ce/c": (0.0, 0.0)}][world.rank]
-    return part_means({name: (torch.tensor(total), torch.tensor(count)) for name, (total, count) in own.items()}, world)
+    parts = {name: (torch.tensor(total), torch.tensor(count)) for name, (total, count) in own.items()}
+    return part_means(StepResult(Measured(0, {"": ("ce",)}), torch.zeros(2), torch.zeros(()), parts), world)
 
 
 LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, skipping, poisoned_for_good, averaged, recomputed, bf16)

@@ -301,5 +301,5 @@ def test_normalized_weights_are_computed_once_for_all_pieces_and_anew_after_a_ch
         for norm in [p for name, p in network.named_parameters() if name.endswith("original0")]:
             norm.mul_(1.5)
     assert not torch.allclose(first, once(), rtol=1e-2)
-    (codec.training_losses(waveform, length, [torch.Generator()] * 3)["l1"][0]).backward()
+    codec.reconstruct(waveform, length, [torch.Generator()] * 3)[0].abs().sum().backward()
     assert all(p.grad is not None for p in network.parameters())

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from soundomni.core.interfaces import Codec
-    from soundomni.evaluation import Comparison
 
 
 class ImportedCodec(Protocol):
@@ -29,12 +28,13 @@ class ImportedCodec(Protocol):
         """Return the contents of import-report.json."""
 
 
-def add_options(parser: argparse.ArgumentParser, *, source: str) -> None:
-    """Add the options; `source` says what is imported."""
+def add_options(parser: argparse.ArgumentParser, *, source: str, decodes: bool = True) -> None:
+    """Add the options; `source` says what is imported, `decodes` whether the codec also decodes."""
     reads_no_spec(parser)
     parser.add_argument("source", metavar="SRC", help=source)
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
-    parser.add_argument("--check", type=expanded, metavar="FILE", help="audio file to encode and decode with the result, as a check")
+    done = "encode and decode" if decodes else "encode"
+    parser.add_argument("--check", type=expanded, metavar="FILE", help=f"audio file to {done} with the result, as a check")
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: unknown)")
 
 
@@ -45,26 +45,25 @@ def write(args: argparse.Namespace, make: Callable[[], ImportedCodec]) -> int:
     from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
     from soundomni.data.audio import read_audio
-    from soundomni.evaluation import comparison_text
     from soundomni.vae.checkpoints.codec_directory import WEIGHTS_FILE, write_codec
 
     out = new_directory(args.out)
     clip = read_audio(args.check) if args.check else None
     imported = make()
-    measured = None
+    checked = None
     with replacing(out) as folder:
         report = write_codec(imported.report(), imported.state, folder, final=out, license=args.license)
         if clip is not None:  # with what was written, not with what was read
-            measured = _measure(_built(report, folder / WEIGHTS_FILE), *clip)
+            checked = _check(_built(report, folder / WEIGHTS_FILE), *clip)
     keys = report["keys"]
     counts = {name: len(keys[name]) for name in ("used", "unused")}
     result = {name: report[name] for name in ("kind", "layout", "parameters", "codec", "notes")} | {"out": str(args.out), "keys": counts}
-    if measured is not None:
-        result["check"] = {"file": str(args.check), **measured.to_json()}
+    if checked is not None:
+        result["check"] = {"file": str(args.check), **checked[0]}
     lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
     lines.append(f"used {counts['used']} tensors; {Path(args.out) / REPORT_FILE} explains the {counts['unused']} unused entries")
-    if measured is not None:
-        lines.append(f"{args.check}  {comparison_text(measured)}")
+    if checked is not None:
+        lines.append(f"{args.check}  {checked[1]}")
     emit(args, result, text="\n".join(lines))
     return 0
 
@@ -84,20 +83,17 @@ def _built(report: Mapping[str, Any], weights: Path) -> Codec:
     return codec
 
 
-def _measure(codec: Codec, waveform: np.ndarray, sample_rate: int) -> Comparison:
-    """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own."""
-    import torch
+def _check(codec: Codec, waveform: np.ndarray, sample_rate: int) -> tuple[dict[str, Any], str]:
+    """Send `[C, S]` through a codec and back; return how close it comes, at the codec's rate and at the file's own, as
+    data and as text. If the codec only encodes, count the codes."""
+    from soundomni.core.inference.round_trip import encoded, round_trip
+    from soundomni.core.waveform import Audio
+    from soundomni.evaluation import compare, comparison_text
 
-    from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_chunks, encode_in_chunks
-    from soundomni.core.waveform import Audio, fit_length, match_channels, resample
-    from soundomni.evaluation import compare
-
-    reference = resample(match_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
-    clip, lengths, frames = torch.from_numpy(reference)[None], torch.tensor([reference.shape[1]]), chunk_frames_of(codec.spec)
-    with torch.no_grad():
-        if codec.receptive_field is None:
-            decoded = codec.decode(codec.encode(clip, lengths))
-        else:
-            decoded = decode_in_chunks(codec, encode_in_chunks(codec, clip, lengths, chunk_frames=frames), chunk_frames=frames)
-    estimate = fit_length(decoded[0].numpy(), reference.shape[1])
-    return compare(Audio(waveform, sample_rate), Audio(estimate, codec.spec.sample_rate))
+    clip = Audio(waveform, sample_rate)
+    if not codec.decodes:
+        codes = encoded(codec, clip).values
+        counts = {"frames": codes.shape[-1], "different_codes": len(set(codes.flatten().tolist()))}
+        return counts, f"{counts['frames']:,} frames, {counts['different_codes']:,} different codes"
+    found = compare(clip, round_trip(codec, clip))
+    return found.to_json(), comparison_text(found)

@@ -34,6 +34,11 @@ def chunk_frames_of(spec: RepresentationSpec, seconds: float = CHUNK_SECONDS) ->
     return max(1, round(seconds * spec.sample_rate / spec.downsampling_ratio))
 
 
+def device_of(codec: Codec, otherwise: Tensor) -> torch.device:
+    """Return the device of the codec; for a codec without tensors, that of its input."""
+    return next((tensor.device for tensor in chain(codec.parameters(), codec.buffers())), otherwise.device)
+
+
 def decode_in_groups(codec: Codec, representation: Representation, *, most_frames: int) -> Tensor:
     """Decode clips as `codec.decode` does, in the memory that `most_frames` frames take. No gradients.
 
@@ -145,7 +150,7 @@ def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
 
     @torch.no_grad()
     def run(piece: Tensor, skip: int, count: int) -> Tensor:
-        batch = piece[None].to(_device(codec, piece))
+        batch = piece[None].to(device_of(codec, piece))
         encoded = codec.encode(batch, torch.tensor([piece.shape[-1]], device=batch.device))
         return encoded.values[0, :, skip : skip + count].to(piece.device)
 
@@ -179,7 +184,7 @@ def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
 
     @torch.no_grad()
     def run(piece: Tensor, skip: int, count: int) -> Tensor:
-        batch = piece[None].to(_device(codec, piece))
+        batch = piece[None].to(device_of(codec, piece))
         decoded = codec.decode(Representation(batch, torch.tensor([piece.shape[-1]], device=batch.device), spec))
         return decoded[0, :, skip * ratio : (skip + count) * ratio].to(piece.device)
 
@@ -273,8 +278,3 @@ def _check_lengths(lengths: Tensor, values: Tensor, *, least: int) -> None:
         raise DataError(f"lengths has shape {list(lengths.shape)}; expected [{len(values)}], one per clip")
     if any(not least <= length <= values.shape[-1] for length in lengths.tolist()):
         raise DataError(f"lengths is {lengths.tolist()}; expected numbers from {least} to {values.shape[-1]}")
-
-
-def _device(codec: Codec, otherwise: Tensor) -> torch.device:
-    """Return the device of the codec; for a codec without tensors, that of its input."""
-    return next((tensor.device for tensor in chain(codec.parameters(), codec.buffers())), otherwise.device)

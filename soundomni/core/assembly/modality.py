@@ -18,15 +18,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
+from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import Clips, Role
-
-CODEC_SAMPLES = 1 << 22
-"""Samples, of all channels, that a codec encodes at once in training. A large codec needs over a kilobyte for each, and
-a batch as large as the original's holds more than a hundred million."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ class CodecModality(Modality):
 
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' representation, clean."""
-        values = self.encode(clips.waveform, clips.lengths).values
+        values = self.represent(clips).values
         clean = values.to(self.dtype) if values.is_floating_point() else values
         return self.enter_frames(clean, None, frame_places(clips.num_frames, clean.shape[-1], self.device))
 
@@ -216,20 +213,31 @@ class CodecModality(Modality):
         normalizer.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            return self.normalizer.normalize(self.run_codec(waveform, lengths, generators))
+            return self.normalizer.normalize(encode_clips(self.codec, waveform, lengths, generators))
 
-    def run_codec(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Return the codec's representation of `[B, C, S]`, some clips at a time.
+    @torch.no_grad()
+    def represent(self, clips: Clips, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Return the normalized representation of clips, of which some or all may be encoded already."""
+        with torch.autocast(clips.waveform.device.type, enabled=False):
+            return self.normalizer.normalize(self.run_codec(clips, generators))
+
+    def run_codec(self, clips: Clips, generators: Sequence[torch.Generator] | None = None) -> Representation:
+        """Return the codec's representation of clips; those that are encoded already stay as they are.
 
         No clip's values depend on the others.
         """
-        count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
-        groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
-        parts = [self.codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]
-        if len(parts) == 1:
-            return parts[0]
-        values, frames = torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
-        return Representation(values, frames, parts[0].spec)
+        if clips.values is None:
+            return encode_clips(self.codec, clips.waveform, clips.lengths, generators, num_samples=clips.num_samples)
+        values = clips.values
+        rest = [i for i, is_encoded in enumerate(clips.encoded) if not is_encoded]
+        if rest:
+            rows = torch.tensor(rest, device=values.device)
+            drawn = [generators[i] for i in rest] if generators else None
+            counts = [clips.num_samples[i] for i in rest]
+            made = encode_clips(self.codec, clips.waveform[rows], clips.lengths[rows], drawn, num_samples=counts).values
+            values = values.to(made.dtype, copy=True)
+            values[rows, :, : made.shape[-1]] = made
+        return Representation(values, self.codec.spec.frame_lengths(clips.lengths), self.codec.spec)
 
     @torch.no_grad()
     def decode(self, representation: Representation) -> Tensor:
@@ -240,6 +248,12 @@ class CodecModality(Modality):
             latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 
+    def check_decodes(self) -> None:
+        """Raise SpecError if the codec only encodes, so that there is no waveform."""
+        if not self.codec.decodes:
+            told = f"the codec of '{self.name}', {type(self.codec).__name__}, only encodes, so its tokens have no waveform"
+            raise SpecError(f"{told}. Use a modality whose codec decodes")
+
     @property
     def is_fitted(self) -> bool:
         """Whether codec and normalizer have measured what they need to know about the data."""
@@ -247,12 +261,17 @@ class CodecModality(Modality):
 
     @torch.no_grad()
     def fit(self, batches: Sequence[Clips]) -> None:
-        """Measure on clips what codec and normalizer need to know about the data."""
-        pairs = [(clips.waveform.to(self.device), clips.lengths.to(self.device)) for clips in batches if len(clips)]
+        """Measure on clips what codec and normalizer need to know about the data.
+
+        Raise DataError if the codec has to be measured, which needs waveforms, and a clip is encoded.
+        """
+        given = [clips.to(self.device) for clips in batches if len(clips)]
         if not self.codec.is_fitted:
-            self.codec.fit(pairs)
+            if any(clips.values is not None for clips in given):
+                raise DataError(f"the codec of '{self.name}' cannot be measured on clips that are encoded")
+            self.codec.fit([(clips.waveform, clips.lengths) for clips in given])
         if not self.normalizer.measured:
-            self.normalizer.fit(self.run_codec(waveform, lengths) for waveform, lengths in pairs)
+            self.normalizer.fit(self.run_codec(clips) for clips in given)
 
 
 class MadeModality(CodecModality):
@@ -283,7 +302,7 @@ class MadeModality(CodecModality):
         if len(clips) == 0:
             return self.empty_query()
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
-        clean = self.encode(clips.waveform, clips.lengths, generators)
+        clean = self.represent(clips, generators)
         clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
         if clips.quantiles is None:
             return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)

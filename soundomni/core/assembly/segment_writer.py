@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.representation import RepresentationSpec
 from soundomni.core.sequence import Attend, PositionRule
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
@@ -11,22 +12,25 @@ from soundomni.core.writing import segments
 from soundomni.core.writing.segments import SegmentWriter
 
 
-def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextTokenizer, codec_only: bool = False) -> SegmentWriter:
+def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextTokenizer) -> SegmentWriter:
     """Return the writer for a model.
 
     Args:
         model: the model; it may be on the meta device.
         spec: the model's spec.
         tokenizer: writes the texts.
-        codec_only: whether only the codec is trained. Its frames then pass no connector, and there may be any number of
-            them.
     """
     used = spec.used
-    facts = [_facts(modality, used[modality.name], codec_only=codec_only) for modality in model.each()]
+    facts = [_facts(modality, used[modality.name]) for modality in model.each()]
     return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat, prompt=spec.prompt)
 
 
-def _facts(modality: Modality, spec: ModalitySpec, *, codec_only: bool) -> segments.HeardModality | segments.CodecModality:
+def clip_writer(spec: RepresentationSpec, *, tokenizer: TextTokenizer) -> SegmentWriter:
+    """Return the writer for a codec that is trained on its own: its clips have any number of frames, as no connector takes them."""
+    return SegmentWriter(tokenizer=tokenizer, modalities=[segments.CodecModality(name=segments.CLIP, spec=spec)])
+
+
+def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | segments.CodecModality:
     positions = PositionRule.named(spec.positions)
     if isinstance(modality, EncoderModality):
         encoder, attend = modality.encoder, Attend.named(spec.attend)
@@ -38,6 +42,6 @@ def _facts(modality: Modality, spec: ModalitySpec, *, codec_only: bool) -> segme
         name=modality.name,
         spec=modality.codec.spec,
         target_attend=modality.objective.attend if isinstance(modality, MadeModality) else None,
-        max_frames=None if codec_only else modality.connector.max_frames,
+        max_frames=modality.connector.max_frames,
         positions=positions,
     )

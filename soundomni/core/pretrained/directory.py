@@ -318,7 +318,7 @@ def trained_max_tokens(spec: Spec) -> int | None:
 def portable(spec: Spec) -> Spec:
     """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started
     from."""
-    model = without_codec_weights(spec.model)
+    model = without_codec_weights(spec.of_model)
     model = replace(model, tokenizer=replace(model.tokenizer, path=None), start=None, start_fresh=None)
     return replace(spec, model=model, data=None, train=None)
 
@@ -341,7 +341,7 @@ def check_portable(spec: Spec) -> None:
     """Raise SpecError if a model directory's spec, or an override of it, names what the model or its codec starts
     from."""
     given = {f"{key}.weights": slot.init_args.get("weights") for key, kind, slot in slots(spec) if kind == "codec"}
-    for key, value in {**given, "model.start": spec.model.start}.items():
+    for key, value in {**given, "model.start": spec.of_model.start}.items():
         if value is not None:
             raise SpecError(f"{key} is '{value}', but a model directory holds all weights itself; leave it out")
 
@@ -350,10 +350,10 @@ def plugins(spec: Spec) -> dict[str, str]:
     """Return the plugins that a model is assembled from, apart from connectors: by their kind, or by modality and kind if
     several modalities have a plugin of it."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for kind, slot in (("backbone", spec.model.backbone), ("router", spec.model.router)):
+    for kind, slot in (("backbone", spec.of_model.backbone), ("router", spec.of_model.router)):
         found[kind] = [("", slot.class_path)]
     for kind in ("codec", "encoder", "objective", "sampler"):
-        parts = ((name, getattr(one, kind)) for name, one in spec.model.used.items())
+        parts = ((name, getattr(one, kind)) for name, one in spec.of_model.used.items())
         found[kind] = [(name, slot.class_path) for name, slot in parts if slot is not None]
     return {kind if len(parts) == 1 else f"{name} {kind}": class_path for kind, parts in found.items() for name, class_path in parts}
 

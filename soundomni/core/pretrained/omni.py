@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.build import build_model, build_sampler, check_sampler
-from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, encode_in_chunks
 from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
@@ -47,6 +46,7 @@ from soundomni.core.inference.inputs import (
     as_whole,
 )
 from soundomni.core.inference.requests import RequestBuilder
+from soundomni.core.inference.round_trip import round_trip
 from soundomni.core.inference.sampling import AudioRequest, sample_audio
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
@@ -82,7 +82,7 @@ from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.waveform import Audio, convert, fit_length
+from soundomni.core.waveform import Audio, fit_length
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
 
@@ -156,7 +156,7 @@ class SoundOmni:
         check_portable(spec)
         spec = portable(spec)
         tokenizer = TextTokenizer.load(path)
-        build = partial(build_model, spec.model, vocab_size=tokenizer.vocab_size)
+        build = partial(build_model, spec.of_model, vocab_size=tokenizer.vocab_size)
         check_declared(spec, build, weight_shapes(path), path)
         with uninitialized():
             model = build()
@@ -248,7 +248,7 @@ class SoundOmni:
     @property
     def contexts(self) -> PromptWriter:
         """Writer of prompts, clips, questions and chats in the form that the model takes."""
-        return PromptWriter(segment_writer(self.model, self.spec.model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
+        return PromptWriter(segment_writer(self.model, self.spec.of_model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None, of: str | None = None) -> RequestBuilder:
         """Return the builder of requests for clips of `seconds`, steered away from the negative prompt.
@@ -303,14 +303,15 @@ class SoundOmni:
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, or the kept spans
-                do not hold a whole frame.
+            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
+                encodes, or the kept spans do not hold a whole frame.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind.
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
         modality = self.model.made(of)
+        modality.check_decodes()
         guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
@@ -339,11 +340,11 @@ class SoundOmni:
 
     def abilities(self) -> Abilities:
         """Return what the model makes, hears and takes."""
-        return abilities_of(self.model, self.spec.model, max_tokens=self.max_tokens, trust_class_paths=self._trust_class_paths)
+        return abilities_of(self.model, self.spec.of_model, max_tokens=self.max_tokens, trust_class_paths=self._trust_class_paths)
 
     def made_spec(self, of: str | None = None) -> ModalitySpec:
         """Return the part of the spec about a modality that the model makes; None stands for the first one."""
-        return self.spec.model.all_made[self.model.made(of).name]
+        return self.spec.of_model.all_made[self.model.made(of).name]
 
     def _guidance(self, of: str, scale: float | None, negative_prompt: str | None) -> GuidanceSpec:
         """Return the spec's guidance with another scale, if one is given.
@@ -480,7 +481,7 @@ class SoundOmni:
         return self._stream(self._asked(messages, clips), as_seed(seed), longest, sampling)
 
     def _asked(self, messages: Iterable[Message] | Message | str, clips: Iterable[Audio] | Audio) -> Context:
-        if self.spec.model.chat == "none":
+        if self.spec.of_model.chat == "none":
             raise SpecError("this model was not trained on chats: its spec has model.chat: none. Use describe() to ask it about a clip")
         return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
 
@@ -518,7 +519,6 @@ class SoundOmni:
             return max_new_tokens
         return min(max_new_tokens, self.max_tokens - context_length(context) - len(self.contexts.opening()) + 1)
 
-    @torch.no_grad()
     def reconstruct(self, clip: Audio, *, chunk_seconds: float | None = None, of: str | None = None) -> Audio:
         """Encode and decode a clip with the codec; the result has the codec's rate and channels and the clip's length.
 
@@ -530,24 +530,13 @@ class SoundOmni:
             of: the modality whose codec it is; None stands for the first one that is made.
 
         Raises:
-            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces, or the model does not make that
-                modality.
+            SpecError: `chunk_seconds` is out of its range, the codec cannot work in pieces or only encodes, or the model does
+                not make that modality.
             DataError: `clip` is not a clip.
         """
-        clip = as_clip("the clip", clip)
-        codec = self.model.made(of).codec
-        waveform = torch.from_numpy(convert(clip, channels=codec.spec.channels, sample_rate=codec.spec.sample_rate))[None]
-        num_samples = waveform.shape[-1]
-        if chunk_seconds is None and codec.receptive_field is None:
-            batch = waveform.to(self.model.device)
-            out = codec.decode(codec.encode(batch, torch.tensor([num_samples], device=batch.device)))
-        else:
-            seconds = CHUNK_SECONDS if chunk_seconds is None else as_number("chunk_seconds", chunk_seconds)
-            check_seconds(seconds, name="chunk_seconds")
-            frames = chunk_frames_of(codec.spec, seconds)
-            encoded = encode_in_chunks(codec, waveform, torch.tensor([num_samples]), chunk_frames=frames)
-            out = decode_in_chunks(codec, encoded, chunk_frames=frames)
-        return Audio.unchecked(fit_length(out[0].float().cpu().numpy(), num_samples), codec.spec.sample_rate)
+        modality = self.model.made(of)
+        modality.check_decodes()
+        return round_trip(modality.codec, as_clip("the clip", clip), chunk_seconds=chunk_seconds)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft

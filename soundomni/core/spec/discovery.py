@@ -18,7 +18,7 @@ from typing import Any
 
 from soundomni.core.errors import describe
 
-KINDS = ("backbone", "router", "connector", "codec", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
+KINDS = ("backbone", "router", "connector", "codec", "critic", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
 OWN = "soundomni"
 """The distribution of the built-in plugins."""
 

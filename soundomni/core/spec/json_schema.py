@@ -90,6 +90,8 @@ def _slot_field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:
     slot: dict[str, Any] = {"$ref": f"#/$defs/{field.metadata['kind']}"}
     if field.metadata["many"]:
         return {"type": "array", "items": slot}
+    if field.metadata["named"]:
+        return {"type": "object", "additionalProperties": {"anyOf": [slot, {"type": "null"}]}}
     return {"anyOf": [slot, {"type": "null"}]} if field.metadata["optional"] else slot
 
 

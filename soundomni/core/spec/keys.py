@@ -43,26 +43,28 @@ def slot_at(key: str) -> Key | None:
 
     >>> slot_at("model.codec").kind, slot_at("data.datasets.mine.source").kind, slot_at("train.steps")
     ('codec', 'dataset', None)
+    >>> slot_at("codec.critics.waves").kind, slot_at("codec.critics.waves.scales"), slot_at("codec.critics")
+    ('critic', None, None)
     """
     of: Any = WrittenSpec
-    found: Key | None = None
+    kind: str | None = None
     for part in key.split("."):
         inner = without_none(of)
         if get_origin(inner) in DICTS:
-            of, found = get_args(inner)[1], None
+            of = get_args(inner)[1]
         elif _is_section(inner) and part in (types := field_types(inner)):
             kind = next(field for field in dataclasses.fields(inner) if field.name == part).metadata.get("kind")
-            of, found = types[part], None if kind is None else Key(key, types[part], kind)
+            of = types[part]
         else:
             return None
-    return found
+    return None if kind is None or get_origin(of) in DICTS else Key(key, of, kind)
 
 
 def _keys(of: Any, key: str) -> Iterator[Key]:
     types = field_types(of)
     for field in dataclasses.fields(of):
         name, inner = join(key, field.name), without_none(types[field.name])
-        yield Key(name, types[field.name], field.metadata.get("kind"))
+        yield Key(name, types[field.name], None if field.metadata.get("named") else field.metadata.get("kind"))
         if _is_section(inner):
             yield from _keys(inner, name)
 

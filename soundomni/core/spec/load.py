@@ -111,6 +111,12 @@ def read_layers(configs: Sequence[Path | str | Mapping[str, Any]], overrides: Se
         tree, recorded = (dict(config), {}) if isinstance(config, Mapping) else _read(config)
         trees.append(current_names(tree))
         known |= recorded
+    for key, text in overrides:
+        if key == "train.target":
+            raise SpecError(
+                f"train.target is '{text}', but no longer exists: a spec with the section codec trains a codec. Write codec.codec in "
+                "place of model.codec, and set model to null if another layer has one"
+            )
     trees += [current_names(override_layer(current_key(key), text, WrittenSpec)) for key, text in overrides]
     return SpecLayers(tuple(trees), known)
 
@@ -176,10 +182,19 @@ def _converted(tree: Mapping[str, Any]) -> Spec:
         convert(model["connectors"], ConnectorsSpec, "model.connectors")
     try:
         spec: Spec = convert(tree, Spec, "")
-        check_modalities(spec.model)
+        _check_sections(spec)
     except SpecError as error:
         raise SpecError(shorten(str(error), model)) from error
     return spec
+
+
+def _check_sections(spec: Spec) -> None:
+    """Raise SpecError unless the spec has a model or a codec, whose parts go together."""
+    if (spec.model is None) == (spec.codec is None):
+        given = "neither the section model nor the section codec" if spec.model is None else "the sections model and codec"
+        raise SpecError(f"the spec has {given}; expected one of them: a model, or a codec that is trained on its own")
+    if spec.model is not None:
+        check_modalities(spec.model)
 
 
 def dump_spec(spec: Spec) -> str:
@@ -222,10 +237,11 @@ def shipped_specs() -> tuple[str, ...]:
 def _with_home(spec: Spec) -> Spec:
     """Return the spec with `~` expanded in the paths of its own sections."""
     model, train = spec.model, spec.train
-    tokenizer = model.tokenizer
-    if tokenizer.path is not None:
-        tokenizer = replace(tokenizer, path=at_home(tokenizer.path))
-    model = replace(model, start=None if model.start is None else at_home(model.start), tokenizer=tokenizer)
+    if model is not None:
+        tokenizer = model.tokenizer
+        if tokenizer.path is not None:
+            tokenizer = replace(tokenizer, path=at_home(tokenizer.path))
+        model = replace(model, start=None if model.start is None else at_home(model.start), tokenizer=tokenizer)
     return replace(spec, model=model, train=None if train is None else replace(train, run_dir=at_home(train.run_dir)))
 
 
@@ -266,7 +282,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
         raise SpecError(f"'{config}' cannot be read: {message_of(error)}") from error
     tree = yaml_text.parse(text, str(config))
     if tree is not None and not isinstance(tree, dict):
-        raise SpecError(f"{config} is a {type(tree).__name__}; expected a mapping with keys such as model, sampler, data and train")
+        raise SpecError(f"{config} is a {type(tree).__name__}; expected a mapping with keys such as model, codec, data and train")
     if source is not path:
         return own_names(tree or {}), {}
     recorded = record_beside(path)

@@ -88,6 +88,9 @@ def _nest(annotation: Any, parts: list[str], text: str, key: str) -> Any:
             raise unknown_key(name, types, key)
         return {name: _nest(types[name], rest, text, join(key, name))}
     if get_origin(of) in DICTS:
+        below = without_none(get_args(of)[1])
+        if not (below in (Slot, Any) or dataclasses.is_dataclass(below) or get_origin(below) in DICTS):
+            name, rest = ".".join(parts), []  # a value has no keys: the dots belong to the name, as in waves.adversarial
         return Entries({name: _nest(get_args(of)[1], rest, text, join(key, name))})
     raise SpecError(f"unknown key '{join(key, name)}'. '{key}' holds {type_name(annotation)}, which has no keys")
 

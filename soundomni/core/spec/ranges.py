@@ -34,7 +34,8 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 0, which turns it off, and below 1", lambda x: 0 <= x < 1, ("ema_decay",)),
     ("at least 0, which only measures", lambda x: x >= 0, ("optimizer.clip",)),
     ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
-    ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps",)),
+    ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps", "schedule.gamma", "schedule.power")),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, ("schedule.warmup",)),
     (f"above 0 and at most {LONGEST_SECONDS:,.0f}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
     (f"from 0 to {LARGEST_SEED}", lambda x: 0 <= x <= LARGEST_SEED, ("seed",)),
 )
@@ -65,19 +66,35 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
     if train.validating.patience and train.validating.best is None:
         raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
+    for name, phase in train.set_phases.items():
+        _expect(lambda x: x >= 0, f"train.phases.{name}.starts", phase.starts, "at least 0")
+        if phase.optimizer is not None or phase.schedule is not None:
+            own = replace(train, optimizer=phase.optimizer or train.optimizer, schedule=phase.schedule or train.schedule, phases={})
+            try:
+                check_train(own)
+            except SpecError as error:
+                raise SpecError(str(error).replace("train.", f"train.phases.{name}.", 1)) from error
+    for name, starts in train.loss_starts.items():
+        _expect(lambda x: x >= 0, f"train.loss_starts.{name}", starts, "at least 0")
     if train.lora is not None:
-        _check_lora(train.lora, train.target)
+        _check_lora(train.lora)
 
 
-def _check_lora(lora: LoRASpec, target: str) -> None:
+def _check_lora(lora: LoRASpec) -> None:
     _expect(lambda x: x >= 1, "train.lora.rank", lora.rank, "at least 1")
     _expect(lambda x: 0 < x < math.inf, "train.lora.alpha", lora.alpha, "finite and above 0")
     _expect(lambda x: 0 <= x < 1, "train.lora.dropout", lora.dropout, "at least 0 and below 1")
     for key, names in (("streams", lora.streams), ("targets", lora.targets)):
         if not names:
             raise SpecError(f"train.lora.{key} is empty; name at least one, or leave train.lora out")
-    if target != "model":
-        raise SpecError(f"train.lora adapts expert streams, but train.target is {target}; leave one of them out")
+
+
+def check_loss_starts(starts: Mapping[str, int], losses: Collection[str]) -> None:
+    """Raise SpecError if `train.loss_starts` names a loss that there is not."""
+    for name in starts:
+        if name not in losses:
+            known = ", ".join(losses)
+            raise SpecError(f"train.loss_starts names '{name}'; the losses are {known}.{did_you_mean(name, losses)} Remove it")
 
 
 def check_loss_weights(weights: Mapping[str, float], losses: Collection[str]) -> None:

@@ -39,10 +39,12 @@ def switched_off(by: str, default: Any) -> Any:
     return field(default_factory=default, metadata=metadata) if callable(default) else field(default=default, metadata=metadata)
 
 
-def slot(kind: str, *, optional: bool = False, many: bool = False, default: str | None = None) -> Any:
-    """Declare a field that holds a plugin of `kind` (or None, or a list of them); without `default`, a spec must name
-    one."""
-    metadata = {"kind": kind, "optional": optional, "many": many}
+def slot(kind: str, *, optional: bool = False, many: bool = False, named: bool = False, default: str | None = None) -> Any:
+    """Declare a field that holds a plugin of `kind` (or None, or a list of them, or a mapping of names to them, of which null
+    removes one); without `default`, a spec must name one."""
+    metadata = {"kind": kind, "optional": optional, "many": many, "named": named}
+    if named:
+        return field(default_factory=dict, metadata=metadata)
     if many:
         return field(default_factory=list, metadata=metadata)
     if optional:
@@ -203,6 +205,29 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """A codec that is trained on its own.
+
+    Args:
+        codec: the codec.
+        critics: name → what judges its estimates of clips; null removes one of an earlier layer.
+        freeze: parts of the codec that are not trained, such as encoder to fine-tune only the decoder.
+        balance: decay of the average gradient of each critic's loss, by which the weights of these losses become shares of the
+            gradient (EnCodec's balancer); 0 adds the losses up, each times its weight.
+    """
+
+    codec: Slot = slot("codec")
+    critics: dict[str, Slot | None] = slot("critic", named=True)
+    freeze: list[str] = field(default_factory=list)
+    balance: float = switched_off("it to 0", 0.0)
+
+    @property
+    def used(self) -> dict[str, Slot]:
+        """The critics that are not removed, by name."""
+        return {name: critic for name, critic in self.critics.items() if critic is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class MixtureEntry:
     """A dataset in the mixture.
 
@@ -300,14 +325,34 @@ class ScheduleSpec:
     """Learning rate over steps.
 
     Args:
-        kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root.
+        kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root; or "inverse-power", as
+            stable-audio-tools trains: lr · (1 − `warmup`^(step + 1)) · (1 + step / `gamma`)^(−`power`), without other warm-up.
         warmup_steps: steps of the warm-up; null means a tenth of the run, at most 2000.
         min_lr: learning rate at the end of a cosine.
+        gamma, power, warmup: of "inverse-power".
     """
 
-    kind: Literal["constant", "cosine", "inverse"] = "constant"
+    kind: Literal["constant", "cosine", "inverse", "inverse-power"] = "constant"
     warmup_steps: int | None = None
     min_lr: float = 1e-7
+    gamma: float = 200_000.0
+    power: float = 0.5
+    warmup: float = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSpec:
+    """A part of a step in which some of the parameters are trained.
+
+    Args:
+        optimizer: its optimizer; null for train.optimizer.
+        schedule: its learning rate over steps; null for train.schedule.
+        starts: number of steps before it begins.
+    """
+
+    optimizer: OptimizerSpec | None = None
+    schedule: ScheduleSpec | None = None
+    starts: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,11 +420,12 @@ class TrainSpec:
 
     Args:
         run_dir: directory for everything that the run writes.
-        target: what is trained: the "model", or only the "codec".
         steps: number of optimizer steps.
         batches_per_step: packed batches per optimizer step over all ranks; must be a multiple of the number of ranks.
         loss_weights: weights of "ce" and of the objective's losses by name; 1 if not named. A mapping in a later layer
             replaces this one entirely; `loss_weights.ce=2` sets one weight.
+        loss_starts: number of steps before a loss counts; 0 if not named.
+        phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
@@ -395,12 +441,13 @@ class TrainSpec:
     """
 
     run_dir: str
-    target: Literal["model", "codec"] = "model"
     steps: int = 1000
     batches_per_step: int = 1
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = switched_off("its kind to constant and its warmup_steps to 0", ScheduleSpec)
     loss_weights: dict[str, float] = replaced(dict)
+    loss_starts: dict[str, int] = replaced(dict)
+    phases: dict[str, PhaseSpec | None] = field(default_factory=dict)
     lora: LoRASpec | None = None
     ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -417,6 +464,11 @@ class TrainSpec:
     threads: int = 0
 
     @property
+    def set_phases(self) -> dict[str, PhaseSpec]:
+        """The settings of phases that are not removed, by name."""
+        return {name: phase for name, phase in self.phases.items() if phase is not None}
+
+    @property
     def validating(self) -> ValidationSpec:
         """Effective validation settings: null means never."""
         return self.validation if self.validation is not None else ValidationSpec(every=0)
@@ -424,8 +476,16 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A complete spec. Model directories do not have `data` and `train`."""
+    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`."""
 
-    model: ModelSpec
+    model: ModelSpec | None = None
+    codec: CodecSpec | None = None
     data: DataSpec | None = None
     train: TrainSpec | None = None
+
+    @property
+    def of_model(self) -> ModelSpec:
+        """The model. Raise SpecError for a spec that has none, because it trains a codec."""
+        if self.model is None:
+            raise SpecError("the spec trains a codec, and has no model. Give a spec with the section model")
+        return self.model

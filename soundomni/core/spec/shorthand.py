@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundomni.core.errors import SpecError, did_you_mean, listed
+from soundomni.core.spec.discovery import OWN
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot
 from soundomni.core.spec.values import plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenModel
@@ -45,6 +46,8 @@ _ORDER = (
     *("feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
 )
 _NEEDED = ("codec", "connector", "objective", "sampler")
+_DISTANT = ("oobleck", f"{OWN}:oobleck")
+"""Names of the codec that computed distances itself, before there were critics."""
 
 
 class Expansion:
@@ -105,7 +108,7 @@ class Expansion:
         """
         model = tree.get("model")
         if not isinstance(model, Mapping):
-            return dict(tree)
+            return _of_codec(tree)
         modalities = dict(_modalities(tree))
         latent = modalities.get(LATENT)
         if LATENT in self._created and isinstance(latent, Mapping):
@@ -122,7 +125,7 @@ class Expansion:
         if not any(isinstance(one, Mapping) for one in modalities.values()):
             raise _missing([*_required(model), *(short for short, key in MADE.items() if key in _NEEDED)])
         left = {name: one for name, one in modalities.items() if one is not None}
-        return {**tree, "model": {**model, "modalities": _ordered(left), **_fresh(model)}}
+        return _of_codec({**tree, "model": {**model, "modalities": _ordered(left), **_fresh(model)}})
 
 
 def expanded(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +136,9 @@ def expanded(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def contracted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a whole spec, as plain data in full keys, in short keys if these can say everything."""
+    if tree.get("model") is None:
+        return {name: value for name, value in tree.items() if name != "model"}
+    tree = {name: value for name, value in tree.items() if name != "codec" or value is not None}
     names = {name: one for name, one in tree["model"]["modalities"].items() if one is not None}
     if not _is_short(names):
         return dict(tree)
@@ -146,6 +152,31 @@ def contracted(tree: Mapping[str, Any]) -> dict[str, Any]:
         model["start_fresh"] = [short_part(part) for part in model["start_fresh"]]
     rest = {name: value for name, value in tree.items() if name != "model"}
     return {"model": model, "sampler": full["sampler"], "guidance": full["guidance"], **rest}
+
+
+def _of_codec(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole spec, as plain data in full keys, of a run that trains a codec: earlier versions wrote a whole model, of
+    which `train.target` named the codec."""
+    train, modalities = tree.get("train"), _modalities(tree).values()
+    if not isinstance(train, Mapping) or "target" not in train:
+        return dict(tree)
+    result = {**tree, "train": {name: value for name, value in train.items() if name != "target"}}
+    made = [one for one in modalities if isinstance(one, Mapping) and one.get("objective") is not None]
+    if train["target"] == "codec" and made and tree.get("codec") is None:
+        del result["model"]
+        result["codec"] = _with_distances(made[0].get("codec"))
+    return result
+
+
+def _with_distances(codec: Any) -> dict[str, Any]:
+    """Return the section `codec` for a codec that earlier versions trained; `oobleck` computed two distances itself."""
+    slot = {"class_path": codec} if isinstance(codec, str) else dict(_mapping(codec))
+    if slot.get("class_path") not in _DISTANT:
+        return {"codec": codec}
+    arguments = dict(_mapping(slot.get("init_args")))
+    windows = {"windows": arguments.pop("stft_windows")} if "stft_windows" in arguments else {}
+    critics = {"stft": {"class_path": "multi-stft", "init_args": {**windows, "a_weighting": False}}, "l1": "l1"}
+    return {"codec": {**slot, "init_args": arguments}, "critics": critics}
 
 
 def check_modalities(model: ModelSpec) -> None:
@@ -178,8 +209,10 @@ def _check_fresh(model: ModelSpec) -> None:
             raise SpecError(f"model.start_fresh[{i}] is '{given}'; expected one of {', '.join(known)}.{near}")
 
 
-def short_keys(model: ModelSpec) -> Mapping[str, str]:
-    """Return full key → short key for a model that is written in short keys; empty for any other."""
+def short_keys(model: ModelSpec | None) -> Mapping[str, str]:
+    """Return full key → short key for a model that is written in short keys; empty for any other, and without a model."""
+    if model is None:
+        return {}
     parts = {
         name: {field: getattr(one, field) for field in ("encoder", "objective", "attend", "normalize", "guidance")}
         for name, one in model.used.items()
@@ -187,7 +220,7 @@ def short_keys(model: ModelSpec) -> Mapping[str, str]:
     return _SHORT if _is_short(parts) else {}
 
 
-def written_key(key: str, model: ModelSpec) -> str:
+def written_key(key: str, model: ModelSpec | None) -> str:
     """Return a dotted key of a spec as the model's own spec is written: a full key becomes short if that is.
 
     Anything below a key stays: model.modalities.latent.codec.init_args is model.codec.init_args.

@@ -27,7 +27,9 @@ def map_slots(node: _Node, change: Change, key: str = "") -> _Node:
     for field in dataclasses.fields(node):  # type: ignore[arg-type]
         value, place = getattr(node, field.name), join(key, field.name)
         kind = field.metadata.get("kind")
-        if kind is not None and isinstance(value, list):
+        if kind is not None and isinstance(value, dict):
+            values[field.name] = {k: None if v is None else change(join(place, k), kind, v) for k, v in value.items()}
+        elif kind is not None and isinstance(value, list):
             values[field.name] = [change(f"{place}[{i}]", kind, item) for i, item in enumerate(value)]
         elif kind is not None:
             values[field.name] = None if value is None else change(place, kind, value)
@@ -54,7 +56,9 @@ def map_names(tree: Mapping[str, Any], change: Callable[[str, str, str], str], o
     for field in dataclasses.fields(of):
         value, place, kind = tree.get(field.name), join(key, field.name), field.metadata.get("kind")
         inner = without_none(types[field.name])
-        if kind is not None and isinstance(value, list):
+        if kind is not None and field.metadata["named"] and isinstance(value, Mapping):
+            changed[field.name] = {k: _renamed(item, change, join(place, str(k)), kind) for k, item in value.items()}
+        elif kind is not None and isinstance(value, list):
             changed[field.name] = [_renamed(item, change, f"{place}[{i}]", kind) for i, item in enumerate(value)]
         elif kind is not None and value is not None:
             changed[field.name] = _renamed(value, change, place, kind)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from soundomni.core.spec.schema import (
     AttendName,
     Chat,
+    CodecSpec,
     DataSpec,
     GuidanceSpec,
     ModalitySpec,
@@ -82,13 +83,14 @@ class WrittenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSpec:
-    """A complete spec. Model directories do not have `data` and `train`.
+    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`.
 
     `sampler` and `guidance` are short keys: they stand for those of the only modality that is made.
     """
 
-    model: WrittenModel
-    sampler: Slot = slot("sampler")
+    model: WrittenModel | None = None
+    codec: CodecSpec | None = None
+    sampler: Slot | None = slot("sampler", optional=True)
     guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
     data: DataSpec | None = None
     train: TrainSpec | None = None

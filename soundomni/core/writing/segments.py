@@ -19,6 +19,8 @@ from soundomni.core.spec.schema import Chat, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 
 T = TypeVar("T")
+CLIP = "clip"
+"""Name of the only modality of a codec that is trained on its own."""
 PROMPT = (SegmentTemplate(text="{caption}"),)
 """How a request is written in front of what is made, if a spec does not say it."""
 

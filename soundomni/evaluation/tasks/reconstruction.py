@@ -30,6 +30,8 @@ class Comparison:
         at_codec: measures of the codec's output against its input, at the codec's rate.
         at_file: measures against the file at its own rate, so that frequencies beyond the codec's rate count.
         energy_above: share of the file's energy, from 0 to 1, above what the codec's rate can keep.
+        bandwidth, file_bandwidth: frequency in Hz below which 99 % of the energy lies, of the codec's output and of the
+            file; None for silence.
     """
 
     codec_rate: int
@@ -37,6 +39,8 @@ class Comparison:
     at_codec: Measures
     at_file: Measures
     energy_above: float
+    bandwidth: float | None
+    file_bandwidth: float | None
 
     @property
     def kept_hz(self) -> float:
@@ -52,7 +56,8 @@ class Comparison:
         """Return plain data with rounded measures."""
         rates = {"file_sample_rate": self.file_rate, "codec_sample_rate": self.codec_rate, "codec_keeps_hz": [0, self.kept_hz]}
         own = {f"{name}_file": value for name, value in rounded(self.at_file).items()}
-        return {**rates, **rounded(self.at_codec), **own, "energy_above": round(self.energy_above, 6)}
+        widths = {"bandwidth": self.bandwidth, "bandwidth_file": self.file_bandwidth}
+        return {**rates, **rounded(self.at_codec), **own, "energy_above": round(self.energy_above, 6), **widths}
 
 
 def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, of: str | None, observer: Observer) -> list[Comparison]:
@@ -66,7 +71,7 @@ def compare(clip: Audio, made: Audio) -> Comparison:
     Both get the codec's channels and are compared twice: at the codec's rate, to which the clip is resampled, and at
     the clip's own rate, to which `made` is resampled.
     """
-    from soundomni.core.waveform import convert, fit_length, match_channels, resample
+    from soundomni.core.waveform import convert, match_channels
     from soundomni.metrics.bandwidth import energy_above
 
     channels = made.waveform.shape[0]
@@ -75,15 +80,31 @@ def compare(clip: Audio, made: Audio) -> Comparison:
     at_codec = _measured(given, made.waveform, made.sample_rate)
     at_file = at_codec
     if clip.sample_rate != made.sample_rate:
-        returned = fit_length(resample(made.waveform, made.sample_rate, clip.sample_rate), reference.shape[1])
-        at_file = _measured(reference, returned, clip.sample_rate)
+        at_file = _measured(reference, at_rate_of(clip, made).waveform, clip.sample_rate)
     return Comparison(
         codec_rate=made.sample_rate,
         file_rate=clip.sample_rate,
         at_codec=at_codec,
         at_file=at_file,
         energy_above=energy_above(clip.waveform, clip.sample_rate, made.sample_rate / 2),
+        bandwidth=_bandwidth(made.waveform, made.sample_rate),
+        file_bandwidth=_bandwidth(reference, clip.sample_rate),
     )
+
+
+def at_rate_of(clip: Audio, made: Audio) -> Audio:
+    """Return what came back through a codec, `made`, at the rate of the clip that went in, with as many samples."""
+    from soundomni.core.waveform import Audio, fit_length, resample
+
+    waveform = resample(made.waveform, made.sample_rate, clip.sample_rate)
+    return Audio.unchecked(fit_length(waveform, clip.waveform.shape[1]), clip.sample_rate)
+
+
+def _bandwidth(waveform: np.ndarray, sample_rate: int) -> float | None:
+    """Return the bandwidth of `[C, S]` in Hz, None for silence."""
+    from soundomni.metrics.bandwidth import bandwidth
+
+    return round(bandwidth(waveform, sample_rate), 1) if waveform.any() else None
 
 
 def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:

@@ -165,7 +165,7 @@ def assemble(checkpoint: Checkpoint, *, layers: Sequence[Path | str] = (), overr
     """
     spec = _spec(checkpoint, layers, overrides)
     with without_memory():
-        shell = build_model(portable(spec).model, vocab_size=checkpoint.tokenizer.vocab_size)
+        shell = build_model(portable(spec).of_model, vocab_size=checkpoint.tokenizer.vocab_size)
     shapes = {name: tuple(tensor.shape) for name, tensor in shell.state_dict().items()}
     sources = checkpoint.sources(shapes)
     needed = [one for parts in sources.values() for one in parts]
@@ -255,8 +255,8 @@ def _spec(checkpoint: Checkpoint, layers: Sequence[Path | str], overrides: Seque
 def _new_parts(spec: Spec, sources: Sources, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
     """Return the tensors of parts that the checkpoint does not have; all of them are small compared to the backbone."""
     wanted = {part_of(name) for name in shapes if name not in sources}
-    written = written_model(spec.model)
-    hidden_dim = spec.model.backbone.init_args["hidden_dim"]
+    written = written_model(spec.of_model)
+    hidden_dim = spec.of_model.backbone.init_args["hidden_dim"]
     parts: dict[str, nn.Module] = {}
 
     def connector(slot: Any, tokens: TokenSpec, generates: bool) -> nn.Module:
@@ -328,7 +328,7 @@ def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str
     new = [what for part, what in named if _is_new(part, spec, sources)]
     if new:
         untrained = ", and no part that generates is trained" if "latent connector" in new else ""
-        yield f"new and untrained: {' and '.join(new)}{untrained}; codec {spec.model.codec.class_path}"
+        yield f"new and untrained: {' and '.join(new)}{untrained}; codec {spec.of_model.codec.class_path}"
     added, rows = checkpoint.tokenizer.added, checkpoint.config.vocab_size
     if added:
         old = (
@@ -340,14 +340,14 @@ def _notes(checkpoint: Checkpoint, spec: Spec, sources: Sources) -> Iterator[str
 
 
 def _is_new(part: str, spec: Spec, sources: Sources) -> bool:
-    present = part != "features.encoder" or bool(spec.model.all_heard)
+    present = part != "features.encoder" or bool(spec.of_model.all_heard)
     return present and not any(part_of(name) == part for name in sources)
 
 
 def _codec_origin(spec: Spec) -> Origin | None:
     """Return where the weights of a codec come from, as the report next to them says; None for a codec without
     weights."""
-    given = spec.model.codec.init_args.get("weights")
+    given = spec.of_model.codec.init_args.get("weights")
     if given is None:
         return None
     report = Path(given).parent / REPORT_FILE
@@ -387,7 +387,7 @@ def _card(imported: ImportedModel, report: Mapping[str, Any]) -> str:
 def _snippet(spec: Spec) -> str:
     """Return an example of how to use the model, in Python."""
     start = 'from soundomni import SoundOmni\n\nmodel = SoundOmni.from_pretrained(".")\n'
-    if spec.model.chat != "none":
+    if spec.of_model.chat != "none":
         content = 'content = [{"type": "audio"}, {"type": "text", "text": "What can be heard?"}]\n'
         return f'{start}{content}answer = model.chat([{{"role": "user", "content": content}}], [clip])\n'
     return f'{start}clip = model.generate(["a dog barks"], seconds=4.0)[0]\n'

@@ -86,7 +86,7 @@ def _rows(tensor: Tensor, first: int, part: Rows) -> Tensor:
 def _check(spec: Spec) -> None:
     """Raise SpecError for a part that the original does not have."""
     lasting = map_slots(spec, lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args))
-    model = written_model(lasting.model)
+    model = written_model(lasting.of_model)
     features = model.connectors.features
     latent = model.connectors.latent
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
@@ -119,7 +119,7 @@ def _experts(backbone: MoTBackbone, spec: Spec, max_tokens: int | None) -> Exper
         intermediate_dim=widths[UND],
         vocab_size=backbone.embedding.num_embeddings,
         rope_theta=backbone.rope_theta,
-        norm_eps=spec.model.backbone.init_args["norm_eps"],
+        norm_eps=spec.of_model.backbone.init_args["norm_eps"],
         tied=backbone.lm_head is None,
         max_tokens=max_tokens or 32768,
     )
@@ -149,7 +149,7 @@ def _config(experts: Experts, spec: Spec) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "max_position_embeddings": config.max_tokens,
     }
-    written = written_model(resolve(spec).model)
+    written = written_model(resolve(spec).of_model)
     reading = {key: getattr(written, key) for key in READING}
     if written.encoder is None:
         return text | {READING_KEY: reading}

@@ -129,9 +129,9 @@ def _latent_dim(weights: WeightFile) -> int:
 def _check_codec(spec: Spec, latent_dim: int) -> None:
     """Raise CheckpointError unless a spec's codec can be the checkpoint's: it has as many dimensions, and is
     trained."""
-    codec = spec.model.codec
+    codec = spec.of_model.codec
     with without_memory():
-        given = build("codec", portable(spec).model.codec).spec.token_dim
+        given = build("codec", portable(spec).of_model.codec).spec.token_dim
     advice = "name the codec that made its latents with --config codec.yaml, as written by `soundomni import stable-audio-vae`"
     if given != latent_dim:
         raise CheckpointError(

@@ -104,7 +104,7 @@ def _sources(config: LanguageConfig, layout: Layout, tied: bool, shapes: Mapping
 
 def _check_generation(spec: Spec, config: LanguageConfig) -> str:
     """Return what the generation expert is, for the report. Raise SpecError if it cannot copy the language model."""
-    chosen = spec.model.backbone.init_args
+    chosen = spec.of_model.backbone.init_args
     if chosen.get("qk_norm") == "all":
         raise SpecError("model.backbone.qk_norm is 'all', which would change the language model's outputs; set it to 'gen' or 'none'")
     narrow, wide = chosen.get("gen_intermediate_dim"), config.intermediate_dim

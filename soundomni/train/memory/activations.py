@@ -25,8 +25,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from soundomni.core.assembly.encoding import CODEC_SAMPLES, encode_clips
 from soundomni.core.assembly.modality import (
-    CODEC_SAMPLES,
     CodecModality,
     EncoderModality,
     Entered,
@@ -271,7 +271,7 @@ class MeasuredRun:
         with ExitStack() as stack:
             stack.enter_context(_shortened(layers, 3 if _alike(layers) else len(layers)))
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-            stack.enter_context(_placed([m for m in self.model.modules() if id(m) not in out], _place(device), dtype))
+            stack.enter_context(placed([m for m in self.model.modules() if id(m) not in out], _place(device), dtype))
             yield
 
     def kept(self, device: Device, *, recompute: bool) -> _Kept:
@@ -333,11 +333,11 @@ class MeasuredRun:
             return 0
         longest = max(clips.samples)
         count = min(len(clips.samples), 2 * max(1, CODEC_SAMPLES // (longest * codec.spec.channels)))
-        with FakeTensorMode(allow_non_fake_inputs=True), _placed(codec.modules(), GPU, None), _Answered(), torch.no_grad():  # type: ignore[no-untyped-call]
+        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(), torch.no_grad():  # type: ignore[no-untyped-call]
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
-                modality.run_codec(waveform, lengths)
+                encode_clips(codec, waveform, lengths, num_samples=clips.samples[:count])
             peak: int = live.peak
         return peak
 
@@ -365,7 +365,7 @@ class MeasuredRun:
 
 
 @contextmanager
-def _placed(modules: Iterable[nn.Module], place: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+def placed(modules: Iterable[nn.Module], place: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """Replace the parameters and buffers of `modules` by fake ones; parameters have `dtype` if it is given."""
     made: dict[int, Tensor] = {}
     before: list[tuple[dict[str, Any], str, Tensor]] = []
@@ -434,6 +434,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
     return Clips(
         waveform=torch.zeros(count, channels, max(sizes.samples, default=0), device=place),
         lengths=torch.zeros(count, dtype=torch.int64, device=place),
+        num_samples=sizes.samples,
         num_frames=np.asarray(sizes.frames, dtype=np.int64),
         seeds=(0,) * count,
         known=torch.zeros(count, max(sizes.frames, default=0), dtype=torch.bool, device=place),

@@ -76,7 +76,6 @@ class Diagnosis:
         setting: the setting that was asked about.
         footprint: memory on each GPU.
         gpu_memory: bytes of each GPU.
-        batch: the assumed batch.
         change: the first change found that makes it fit, with GPUs that share `batches_per_step` evenly; None if it
             already fits, or if no change is enough.
         changed: the footprint after that change.
@@ -87,7 +86,6 @@ class Diagnosis:
     setting: Setting
     footprint: Footprint
     gpu_memory: int
-    batch: BatchSizes
     change: Setting | None
     changed: Footprint | None
     notes: tuple[str, ...]
@@ -122,13 +120,11 @@ def diagnose(
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
-        SpecError: the spec has no such sections, trains a codec, or does not fit this number of GPUs.
+        SpecError: the spec has no such sections, trains a codec (see codec_diagnosis.py), or does not fit this number of GPUs.
     """
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, so it trains nothing; add one")
-    if train.target != "model":
-        raise SpecError("train.target is 'codec'; doctor only measures the training of a model")
     check_data(data)
     check_train(train)
     mesh_shape(train.parallel, gpus)
@@ -153,7 +149,6 @@ def diagnose(
         setting=setting,
         footprint=footprint,
         gpu_memory=gpu_memory,
-        batch=scale.batch(setting.tokens),
         change=change,
         changed=None if change is None else scale.weigh(change),
         notes=tuple(_notes(scale, spec, train, setting, beyond)),
@@ -199,7 +194,7 @@ class _Scale:
         def batch(tokens: int) -> BatchSizes:
             limit = data.max_tokens_per_sample
             smaller = replace(data, tokens_per_batch=tokens, max_tokens_per_sample=None if limit is None else min(limit, tokens))
-            return typical_batch(model, spec.model, smaller, seconds=seconds, text_tokens=text_tokens)
+            return typical_batch(model, spec.of_model, smaller, seconds=seconds, text_tokens=text_tokens)
 
         self.batch: Callable[[int], BatchSizes] = functools.cache(batch)
         self._step = functools.cache(self._measure)
@@ -288,8 +283,8 @@ def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond
     samples = ", ".join(f"{count} x {task}" for task, count in batch.samples.items())
     yield f"a batch of {batch.num_tokens} tokens consists of {samples}, with {batch.seconds:g} s and {batch.text_tokens} tokens per text"
     yield "no data, tokenizer or weights were read"
-    if spec.model.backbone.init_args.get("vocab_rows") is None:
-        yield f"the tokenizer has {spec.model.tokenizer.vocab_size} ids"
+    if spec.of_model.backbone.init_args.get("vocab_rows") is None:
+        yield f"the tokenizer has {spec.of_model.tokenizer.vocab_size} ids"
     if setting.gpus == 1:
         yield "one GPU is one process without torchrun: nothing is sharded"
     if train.batches_per_step % setting.gpus:

@@ -12,14 +12,17 @@ from soundomni.core.spec import registry
 from soundomni.core.spec.schema import OptimizerSpec
 
 
-def build_optimizer(model: nn.Module, spec: OptimizerSpec, *, trust_class_paths: bool = False) -> torch.optim.Optimizer:
-    """Builds the optimizer that a spec names over the trained parameters of a model.
+def build_optimizer(
+    model: nn.Module, spec: OptimizerSpec, *, part: nn.Module | None = None, trust_class_paths: bool = False
+) -> torch.optim.Optimizer:
+    """Builds the optimizer that a spec names over the trained parameters of a model, or of a part of it.
 
     Raises:
         SpecError: every parameter is frozen.
         PluginError: the optimizer cannot be found, leaves parameters out, or takes sharded ones that it cannot update.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    of_part = {id(p) for p in (part if part is not None else model).parameters()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) in of_part}
     if not trained:
         raise SpecError("nothing to train: every parameter is frozen; name fewer parts in model.freeze")
     rule: Optimizer = registry.build("optimizer", spec.rule, trust_class_paths=trust_class_paths)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from soundomni.core.spec.schema import OptimizerSpec
 
@@ -13,12 +14,15 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 def decaying_groups(parameters: Mapping[str, nn.Parameter], settings: OptimizerSpec) -> list[dict[str, Any]]:
-    """Return the parameter groups of matrices and larger tensors, which decay, and of the rest, which do not; no empty
-    ones."""
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Return the parameter groups of matrices and larger tensors, which decay, and of the rest, which do not; no empty ones.
+
+    Sharded and whole parameters are in different groups, because torch's fused steps do not mix them.
+    """
+    groups = []
+    for decays in (True, False):
+        for is_sharded in (True, False):
+            own = [p for p in parameters.values() if (p.ndim >= 2) == decays and isinstance(p, DTensor) == is_sharded]
+            groups.append({"params": own, "weight_decay": settings.weight_decay if decays else 0.0})
     return [group for group in groups if group["params"]]
 
 

@@ -32,10 +32,16 @@ WEIGHTS_FILE, LAYER_FILE = "model.safetensors", "codec.yaml"
 FORMAT = 1
 
 
-def report_start(kind: str, source: WeightFile) -> dict[str, Any]:
-    """Return the beginning of a report: what was imported, with checksums, for which the source is read again."""
+def report_start(kind: str, source: WeightFile, *, title: str = "An autoencoder for audio") -> dict[str, Any]:
+    """Return the beginning of a report: what was imported, with checksums, for which the source is read again.
+
+    Args:
+        kind: kind of import.
+        source: the imported weights.
+        title: title of the card.
+    """
     files = {file.name: digest(file) for file in source.files}
-    return {"format": FORMAT, "kind": kind, "source": {"name": source.path.resolve().name, "files": files}}
+    return {"format": FORMAT, "kind": kind, "title": title, "source": {"name": source.path.resolve().name, "files": files}}
 
 
 def write_codec(
@@ -83,7 +89,7 @@ def _card(report: Mapping[str, Any]) -> str:
     origin = Origin(license=report["license"], source=report["source"]["name"])
     front = front_matter(origin)
     return (
-        f"---\n{front}---\n\n# An autoencoder for audio\n\n"
+        f"---\n{front}---\n\n# {report['title']}\n\n"
         f"{report['parameters']:,} parameters, imported from the layout {report['layout']} of {markdown_code(report['source']['name'])}. "
         f"License of the weights: {shown_license(origin)}.\n\n"
         f"| file | bytes | SHA-256 |\n|---|---|---|\n{files}\n\n{sizes}\n\n"

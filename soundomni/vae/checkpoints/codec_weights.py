@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +17,55 @@ from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.core.pretrained.weights import check_finite
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def load_strict(module: nn.Module, path: str | Path) -> None:
+def load_strict(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str] = _NOTHING) -> None:
     """Load a .safetensors file whose tensors must have exactly the names and shapes of the module's own.
+
+    Args:
+        module: receives the tensors.
+        path: the file; a leading `~` means the home directory.
+        renamed: other spellings of names, see `known_name`.
 
     Raises:
         CheckpointError: the file is missing or damaged, or belongs to another module; the message says which tensors
             differ.
-
-    A leading `~` means the home directory.
     """
     if not local_path(path).exists():
         raise CheckpointError(f"no weights at {place(path)}: expected a .safetensors file")
     with readable(Path(path)):
         file = open_tensors(local_path(path))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    check_fit(module, shapes, path)
-    given = {name: file.get_tensor(name) for name in shapes}
+    sources = place_names(shapes, module.state_dict(), renamed, path)
+    check_fit(module, {ours: shapes[theirs] for ours, theirs in sources.items()}, path)
+    given = {ours: file.get_tensor(theirs) for ours, theirs in sources.items()}
     for name, tensor in given.items():
         check_finite(name, tensor, path)
     module.load_state_dict(given)
+
+
+def known_name(name: str, known: Collection[str], renamed: Mapping[str, str]) -> str:
+    """Return what a tensor of a file is called in a network.
+
+    Args:
+        name: its name in the file; it is kept if the network knows it.
+        known: names of the network's tensors.
+        renamed: pattern in a name → what replaces it; only the first pattern that is found counts.
+    """
+    pattern = None if name in known else next((pattern for pattern in renamed if re.search(pattern, name)), None)
+    return name if pattern is None else re.sub(pattern, renamed[pattern], name)
+
+
+def place_names(names: Iterable[str], known: Collection[str], renamed: Mapping[str, str], path: str | Path) -> dict[str, str]:
+    """Return tensor of the network → tensor of the file, see `known_name`. Raise CheckpointError if two are one."""
+    sources: dict[str, str] = {}
+    for theirs in names:
+        ours = known_name(theirs, known, renamed)
+        if ours in sources:
+            raise CheckpointError(f"'{path}' holds the parameter '{ours}' twice: as '{sources[ours]}' and as '{theirs}'")
+        sources[ours] = theirs
+    return sources
 
 
 def read_float32(weights: WeightFile, name: str) -> Tensor:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from soundomni.core.errors import SpecError, shown
 from soundomni.core.spec.values import convert
+from soundomni.vae.checkpoints.config_values import check_implied
 from soundomni.vae.frozen_codec import check_strides
 
 MODEL = "DacModel"
@@ -47,11 +47,7 @@ def read_dac(values: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_size": (config.hidden_size, config.encoder_hidden_size << len(ratios)),
         "hop_length": (config.hop_length, math.prod(ratios)),
     }
-    for name, (given, expected) in implied.items():
-        if given is not None and given != expected:
-            raise SpecError(
-                f"{name} is {shown(given)}; expected {shown(expected)}, to agree with downsampling_ratios and encoder_hidden_size"
-            )
+    check_implied(implied, "downsampling_ratios and encoder_hidden_size")
     return {
         "sample_rate": config.sampling_rate,
         "encoder_dim": config.encoder_hidden_size,

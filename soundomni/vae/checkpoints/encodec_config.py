@@ -13,6 +13,7 @@ from typing import Any
 
 from soundomni.core.errors import SpecError, shown
 from soundomni.core.spec.values import convert
+from soundomni.vae.checkpoints.config_values import check_fixed
 from soundomni.vae.frozen_codec import check_strides
 
 MODEL = "EncodecModel"
@@ -63,9 +64,7 @@ def read_encodec(values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} is {shown(values[name])}: such a model divides overlapping chunks by their loudness, which codes do not "
                 "hold. Import a model without it, such as facebook/encodec_24khz or facebook/encodec_32khz"
             )
-    for name, expected in _FIXED.items():
-        if values.get(name, expected) != expected:
-            raise SpecError(f"{name} is {shown(values[name])}; expected {expected!r}, the only value that the codec encodec has")
+    check_fixed(values, _FIXED, "encodec")
     config: _Encodec = convert({name: value for name, value in values.items() if name in _Encodec.__dataclass_fields__}, _Encodec, "")
     if config.codebook_dim not in (None, config.hidden_size):
         raise SpecError(f"codebook_dim is {shown(config.codebook_dim)}; expected {shown(config.hidden_size)}, which is hidden_size")

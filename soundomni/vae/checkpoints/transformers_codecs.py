@@ -1,8 +1,9 @@
 """Published codecs in the layout of transformers: a directory with config.json and model.safetensors.
 
-The names of the tensors are kept, except that EnCodec's older files spell weight norm as weight_g and weight_v. Nothing
-is unpickled: files of other kinds are refused unread. Sizes are compared with what the file holds before anything is
-allocated.
+The names of the tensors are kept, with two exceptions: EnCodec's older files spell weight norm as weight_g and
+weight_v, and newer versions of transformers have other names for Mimi's parts than older ones and published files.
+Nothing is unpickled: files of other kinds are refused unread. Sizes are compared with what the file holds before
+anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,21 +16,16 @@ from typing import Any
 from torch import Tensor
 
 from soundomni.core.assembly.uninitialized import without_memory
-from soundomni.core.errors import CheckpointError, SpecError, shown, some
+from soundomni.core.errors import CheckpointError, SpecError, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CONFIG_FILE
-from soundomni.core.pretrained.foreign_weights import PICKLE_SUFFIXES, WeightFile, read_weights
+from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
-from soundomni.vae.checkpoints import dac_config, encodec_config
-from soundomni.vae.checkpoints.codec_directory import WEIGHTS_FILE, report_start
-from soundomni.vae.checkpoints.codec_weights import check_fit, read_float32
-from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
-
-LAYOUT = "transformers"
-
-_PICKLES = (*PICKLE_SUFFIXES, ".th")
-_OLDER_NAMES = {".weight_g": f".{MAGNITUDE}", ".weight_v": f".{DIRECTION}"}
+from soundomni.vae.checkpoints import dac_config, encodec_config, mimi_config
+from soundomni.vae.checkpoints.codec_directory import report_start
+from soundomni.vae.checkpoints.codec_weights import check_fit, place_names, read_float32
+from soundomni.vae.checkpoints.transformers_files import LAYOUT, OLDER_NAMES, find_weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class _Kind:
         model: name of its class in transformers.
         keys: keys of its config that matter.
         read: maps the values of those keys to the arguments of the codec.
-        renamed: end of a tensor's name in older files → its end in the codec.
+        renamed: pattern in a tensor's name in the file → what it is in the codec, for names that the codec lacks.
     """
 
     model: str
@@ -51,7 +47,8 @@ class _Kind:
 
 _KINDS = {
     "dac": _Kind(dac_config.MODEL, dac_config.KEYS, dac_config.read_dac, {}),
-    "encodec": _Kind(encodec_config.MODEL, encodec_config.KEYS, encodec_config.read_encodec, _OLDER_NAMES),
+    "encodec": _Kind(encodec_config.MODEL, encodec_config.KEYS, encodec_config.read_encodec, OLDER_NAMES),
+    "mimi": _Kind(mimi_config.MODEL, mimi_config.KEYS, mimi_config.read_mimi, mimi_config.OTHER_NAMES),
 }
 
 
@@ -92,7 +89,7 @@ def import_codec(kind: str, source: str | Path) -> ImportedCodec:
     """Read a codec of transformers.
 
     Args:
-        kind: "dac" or "encodec".
+        kind: "dac", "encodec" or "mimi".
         source: a directory with config.json and model.safetensors.
 
     Raises:
@@ -100,31 +97,14 @@ def import_codec(kind: str, source: str | Path) -> ImportedCodec:
         SpecError: the config asks for something that the codec cannot do.
     """
     directory, known = Path(source), _KINDS[kind]
-    weights = _find_weights(directory, known.model)
+    weights = find_weights(directory, known.model)
     init_args, unused = _read_config(directory / CONFIG_FILE, kind)
-    sources = _sources(weights, known.renamed)
     with without_memory():
         codec = build("codec", Slot(kind, init_args))
+    sources = place_names(weights, codec.network.state_dict(), known.renamed, weights.path)
     check_fit(codec.network, {ours: weights.shape(theirs) for ours, theirs in sources.items()}, weights.path)
     state = {ours: read_float32(weights, theirs) for ours, theirs in sources.items()}
     return ImportedCodec(kind, weights, init_args, unused, sources, state)
-
-
-def _find_weights(directory: Path, model: str) -> WeightFile:
-    expected = f"a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, as transformers' {model}.save_pretrained writes it"
-    if not directory.is_dir():
-        what = "is a pickle, and pickles can run code" if directory.suffix in _PICKLES else "is not a directory"
-        raise CheckpointError(f"'{directory}' {what}; expected {expected}")
-    if (directory / WEIGHTS_FILE).exists():
-        return read_weights(directory / WEIGHTS_FILE)
-    names = sorted(entry.name for entry in directory.iterdir())
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
-        raise CheckpointError(
-            f"'{directory / pickles[0]}' is a pickle, and pickles can run code; expected {WEIGHTS_FILE} next to it. If you trust it, load "
-            f"it with transformers' {model}.from_pretrained and write it with save_pretrained"
-        )
-    raise CheckpointError(f"no {WEIGHTS_FILE} in '{directory}': expected {expected}; it holds {some(names) or 'no file'}")
 
 
 def _read_config(file: Path, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -138,15 +118,3 @@ def _read_config(file: Path, kind: str) -> tuple[dict[str, Any], tuple[str, ...]
     except SpecError as error:
         raise SpecError(f"'{file}': {error}") from error
     return init_args, tuple(name for name in tree if name not in (*keys, "model_type"))
-
-
-def _sources(weights: WeightFile, renamed: Mapping[str, str]) -> dict[str, str]:
-    """Return tensor of the network → tensor of the file. Raise CheckpointError if two have the same place."""
-    sources: dict[str, str] = {}
-    for theirs in weights:
-        end = next((end for end in renamed if theirs.endswith(end)), "")
-        ours = theirs.removesuffix(end) + renamed.get(end, "")
-        if ours in sources:
-            raise CheckpointError(f"'{weights.path}' holds the parameter '{ours}' twice: as '{sources[ours]}' and as '{theirs}'")
-        sources[ours] = theirs
-    return sources

@@ -1,4 +1,4 @@
-"""The codecs `dac` and `encodec` compute what transformers' own classes do, bit for bit, for each clip and at any length."""
+"""The codecs `dac`, `encodec` and `mimi` compute what transformers' own classes do, bit for bit, for each clip and at any length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from codec_files import RATE, dac_model, encodec_model, ours
+from codec_files import RATE, dac_model, encodec_model, mimi_model, ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -18,15 +18,17 @@ from torch.nn.functional import pad
 from soundomni.core.assembly.chunked import decode_in_chunks, encode_in_chunks
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.representation import Representation
-from soundomni.vae import DacCodec, EncodecCodec
-from soundomni.vae.encodec import MOST_SAMPLES
-from soundomni.vae.frozen_codec import FrozenCodec
+from soundomni.vae import DacCodec, EncodecCodec, MimiCodec
+from soundomni.vae.frozen_codec import MOST_SAMPLES, FrozenCodec
 
 DAC_SIZES: dict[str, Any] = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2}
 DAC_SIZES |= {"total_codebooks": 4, "strides": (2, 5)}
 ENCODEC_SIZES: dict[str, Any] = {"sample_rate": RATE, "num_filters": 2, "strides": (2, 5), "hidden_dim": 4, "codebook_size": 16}
 ENCODEC_SIZES |= {"total_codebooks": 4}
-NAMES = ("dac", "dac-even", "dac-3", "encodec", "encodec-1", "encodec-stereo")
+MIMI_SIZES: dict[str, Any] = {"sample_rate": RATE, "num_filters": 2, "strides": (2, 5), "hidden_dim": 8, "num_layers": 2}
+MIMI_SIZES |= {"num_heads": 2, "mlp_dim": 6, "sliding_window": 7, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+SIZES = {DacCodec: DAC_SIZES, EncodecCodec: ENCODEC_SIZES, MimiCodec: MIMI_SIZES}
+NAMES = ("dac", "dac-even", "dac-3", "encodec", "encodec-1", "encodec-stereo", "mimi", "mimi-1", "mimi-2", "mimi-3", "mimi-stereo")
 
 
 @cache
@@ -36,6 +38,11 @@ def pair(name: str) -> tuple[Any, FrozenCodec]:
         strides = (4, 2) if name == "dac-even" else (2, 5)
         network = dac_model(downsampling_ratios=list(strides))
         codec: Any = DacCodec(**DAC_SIZES | {"strides": strides}, num_codebooks=3 if name == "dac-3" else None)
+    elif name.startswith("mimi"):
+        stereo = name == "mimi-stereo"  # with two semantic codebooks
+        network = mimi_model(audio_channels=1 + stereo, num_semantic_quantizers=1 + stereo)
+        used = int(name[-1]) if name[-1].isdigit() else None
+        codec = MimiCodec(**MIMI_SIZES, channels=1 + stereo, semantic_codebooks=1 + stereo, num_codebooks=used)
     else:
         stereo = name == "encodec-stereo"
         network = encodec_model(audio_channels=1 + stereo, use_causal_conv=not stereo, use_conv_shortcut=not stereo)
@@ -51,6 +58,8 @@ def theirs_encoded(name: str, clip: Tensor) -> Tensor:
     if isinstance(codec, DacCodec):
         padded = pad(clip, (0, -clip.shape[-1] % network.config.hop_length))
         return network.encode(padded, n_quantizers=codec.num_codebooks).audio_codes
+    if isinstance(codec, MimiCodec):
+        return network.encode(clip, num_quantizers=codec.num_codebooks).audio_codes
     bandwidth = network.config.target_bandwidths[0 if name == "encodec-1" else 1]
     return network.encode(clip, bandwidth=bandwidth).audio_codes[0]
 
@@ -60,6 +69,8 @@ def theirs_decoded(name: str, codes: Tensor) -> Tensor:
     network, codec = pair(name)
     if isinstance(codec, DacCodec):
         return network.decode(audio_codes=codes).audio_values[:, None]
+    if isinstance(codec, MimiCodec):
+        return network.decode(codes).audio_values
     return network.decode(codes[None], [None]).audio_values
 
 
@@ -153,6 +164,38 @@ def test_encodec_looks_back_to_the_start_of_a_clip() -> None:
     assert not torch.equal(latents[0][..., -1], latents[1][..., -1])
 
 
+def test_mimi_only_looks_back_and_over_its_windows() -> None:
+    _, codec = pair("mimi")
+    assert codec.receptive_field is None
+    waveform, lengths = noise(4, 1, 1, 2000), torch.tensor([2000])
+    changed = torch.cat([waveform[..., :1000], noise(5, 1, 1, 1000)], dim=-1)
+    first, second = (codec.encode(clip, lengths).values for clip in (waveform, changed))
+    assert torch.equal(first[..., :50], second[..., :50]) and not torch.equal(first[..., 50:], second[..., 50:])
+    narrower = ours(pair("mimi")[0], MimiCodec(**MIMI_SIZES | {"sliding_window": 3}))
+    assert not torch.equal(narrower.encode(waveform, lengths).values, first)
+
+
+def test_mimi_computes_the_entries_of_its_codebooks_from_the_weights_that_it_has() -> None:
+    """transformers computes them once, and keeps them when other weights are loaded or the dtype changes."""
+    codec: Any = MimiCodec(**MIMI_SIZES)
+    waveform, lengths = noise(7, 1, 1, 500), torch.tensor([500])
+    before = codec.encode(waveform, lengths).values
+    ours(pair("mimi")[0], codec)
+    after = codec.encode(waveform, lengths)
+    assert not torch.equal(after.values, before) and torch.equal(after.values[0], theirs_encoded("mimi", waveform)[0])
+    assert torch.equal(codec.decode(after), theirs_decoded("mimi", after.values))
+    assert codec.double().decode(after).dtype == torch.float64
+
+
+@pytest.mark.parametrize("rate", [19, 21, 100, 7993])
+def test_a_frame_of_mimi_has_as_many_samples_at_every_rate(rate: int) -> None:
+    """transformers computes the last stride from rounded rates."""
+    codec = MimiCodec(**MIMI_SIZES | {"sample_rate": rate})
+    for samples in (1, 20, 21, 399, 400):
+        encoded = codec.encode(noise(8, 1, 1, samples), torch.tensor([samples]))
+        assert encoded.values.shape == (1, 4, -(-samples // 20)) and codec.decode(encoded).shape[-1] == 20 * encoded.values.shape[-1]
+
+
 WRONG = {
     "below": (torch.full((1, 2, 3), -1), "clip 0 has the code -1 in frame 0 of level 0; expected a code from 0 to 15"),
     "above": (torch.tensor([[[0, 0, 0], [0, 0, 16]]]), "clip 0 has the code 16 in frame 2 of level 1; expected a code from 0 to 15"),
@@ -164,7 +207,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", ["dac", "encodec"])
+@pytest.mark.parametrize("name", ["dac", "encodec", "mimi"])
 @pytest.mark.parametrize("case", list(WRONG))
 def test_codes_of_strangers_get_one_line(name: str, case: str) -> None:
     _, codec = pair(name)
@@ -174,24 +217,25 @@ def test_codes_of_strangers_get_one_line(name: str, case: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["dac", "encodec"])
+@pytest.mark.parametrize("name", ["dac", "encodec", "mimi"])
 def test_codes_beyond_a_clip_may_be_anything(name: str) -> None:
     _, codec = pair(name)
     values = noise(6, 1, 4, 6).abs().mul(3).long()
     expected = codec.decode(Representation(values[..., :4], torch.tensor([4]), codec.spec))
     values[..., 4:] = 10**9
-    assert torch.equal(codec.decode(Representation(values, torch.tensor([4]), codec.spec))[..., :40], expected)
+    assert torch.equal(codec.decode(Representation(values, torch.tensor([4]), codec.spec))[..., : expected.shape[-1]], expected)
 
 
-def test_encodec_refuses_clips_that_transformers_would_pad_wrongly() -> None:
+@pytest.mark.parametrize(("name", "network"), [("encodec", "EnCodec"), ("mimi", "Mimi")])
+def test_clips_that_transformers_would_pad_wrongly_are_refused(name: str, network: str) -> None:
     """Beyond 2^24 samples transformers' arithmetic in float32 takes away a sample that is there."""
-    _, codec = pair("encodec")
-    first: Any = codec.network.encoder.layers[0]
+    _, codec = pair(name)
+    first: Any = next(module for module in codec.network.modules() if hasattr(module, "_get_extra_padding_for_conv1d"))
     assert [int(first._get_extra_padding_for_conv1d(torch.empty(1).expand(1, 1, MOST_SAMPLES + i))) for i in (0, 1)] == [0, -1]
-    with pytest.raises(DataError, match="has 16,777,217 samples; EnCodec takes at most 16,777,216. Split the clip"):
+    with pytest.raises(DataError, match=f"has 16,777,217 samples; {network} takes at most 16,777,216. Split the clip"):
         codec.encode(torch.empty(1).expand(1, 1, MOST_SAMPLES + 1), torch.tensor([MOST_SAMPLES + 1]))
-    codes = torch.zeros(1, 1, 1, dtype=torch.int64).expand(1, 1, MOST_SAMPLES // 10 + 1)
-    with pytest.raises(DataError, match="EnCodec takes at most"):
+    codes = torch.zeros(1, 1, 1, dtype=torch.int64).expand(1, 1, MOST_SAMPLES // codec.spec.downsampling_ratio + 1)
+    with pytest.raises(DataError, match=f"{network} takes at most"):
         codec.decode(Representation(codes, torch.tensor([codes.shape[-1]]), codec.spec))
 
 
@@ -212,14 +256,26 @@ REFUSED = [
     (EncodecCodec, {"channels": 3}, "channels is 3"),
     (EncodecCodec, {"num_filters": 1}, "num_filters is 1"),
     (EncodecCodec, {"hidden_dim": 0}, "hidden_dim is 0"),
+    (MimiCodec, {"channels": 3}, "channels is 3"),
+    (MimiCodec, {"strides": (1, 2)}, "expected strides from 2 to 1024"),
+    (MimiCodec, {"hidden_dim": 6}, "hidden_dim is 6; expected a multiple of 2 · num_heads, which is 4"),
+    (MimiCodec, {"hidden_dim": 0}, "hidden_dim is 0; expected a multiple of 2"),
+    (MimiCodec, {"num_heads": 0}, "num_heads is 0; expected at least 1"),
+    (MimiCodec, {"num_layers": 10**9}, "num_layers is 1000000000; expected at most 256"),
+    (MimiCodec, {"mlp_dim": 0}, "mlp_dim is 0"),
+    (MimiCodec, {"sliding_window": 0}, "sliding_window is 0"),
+    (MimiCodec, {"codebook_dim": 0}, "codebook_dim is 0"),
+    (MimiCodec, {"codebook_size": 15}, "codebook_size is 15; expected a power of 2"),
+    (MimiCodec, {"semantic_codebooks": 0}, "semantic_codebooks is 0; expected at least 1, and fewer than the 4 of total_codebooks"),
+    (MimiCodec, {"semantic_codebooks": 4}, "semantic_codebooks is 4; expected at least 1, and fewer than the 4 of total_codebooks"),
+    (MimiCodec, {"semantic_codebooks": 2, "num_codebooks": 1}, "num_codebooks is 1; expected at least 2, which is semantic_codebooks"),
 ]
 
 
 @pytest.mark.parametrize(("codec", "changes", "message"), REFUSED)
 def test_sizes_that_no_network_has(codec: Any, changes: dict[str, Any], message: str) -> None:
-    sizes = DAC_SIZES if codec is DacCodec else ENCODEC_SIZES
     with pytest.raises(SpecError) as caught:
-        codec(**sizes | changes)
+        codec(**SIZES[codec] | changes)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -232,7 +288,7 @@ def test_every_number_of_codebooks_is_a_bandwidth_of_encodec(frame_rate: int) ->
 
 
 def test_weights_are_loaded_strictly(tmp_path: Path) -> None:
-    for name, build, sizes in (("dac", DacCodec, DAC_SIZES), ("encodec", EncodecCodec, ENCODEC_SIZES)):
+    for name, build, sizes in (("dac", DacCodec, DAC_SIZES), ("encodec", EncodecCodec, ENCODEC_SIZES), ("mimi", MimiCodec, MIMI_SIZES)):
         network, codec = pair(name)
         state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, tmp_path / "whole.safetensors")
@@ -246,11 +302,11 @@ def test_weights_are_loaded_strictly(tmp_path: Path) -> None:
 
 
 def test_training_changes_nothing_and_nothing_is_trained() -> None:
-    for name in ("dac", "encodec"):
+    for name in ("dac", "encodec", "mimi"):
         _, codec = pair(name)
         assert not any(parameter.requires_grad for parameter in codec.parameters())
         codec.train()
         assert codec.training and not codec.network.training
         codec.eval()
         with pytest.raises(TypeError, match="has nothing to train"):
-            codec.training_losses(torch.zeros(1, 1, 10), torch.tensor([10]), [torch.Generator()])
+            codec.reconstruct(torch.zeros(1, 1, 10), torch.tensor([10]), [torch.Generator()])
