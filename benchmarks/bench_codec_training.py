@@ -24,10 +24,10 @@ from soundomni.core.spec.schema import CodecSpec, OptimizerSpec, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.build_codec import build_codec
 from soundomni.train.codec_training import CodecTraining
-from soundomni.train.loop import train_step
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.parallel import World
 from soundomni.train.phases import build_optimizers, phases_of
+from soundomni.train.step import train_step
 
 RATE, SECONDS, CLIPS, LEVELS, ENTRIES, DIM = 16000, 0.5, 2, 8, 256, 256
 WEIGHTS = {"l1": 1.0, "waves.adversarial": 1.0, "waves.features": 10.0, "stft.adversarial": 1.0, "stft.features": 10.0}

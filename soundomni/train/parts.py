@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ from soundomni.train.run_tokenizer import run_tokenizer
 from soundomni.train.start_weights import Start
 from soundomni.train.terminal import tell
 
+_Built = tuple[UnifiedModel | CodecTraining, SegmentWriter, int]
 CLIP_TASK = "codec-clip"
 """Task of a run that trains a codec: only the clip."""
 
@@ -106,23 +108,17 @@ def build_parts(
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
     """
-
-    def dataset(slot: Slot) -> Dataset:
-        return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
-
     _seed_all(train.seed)
+    dataset = partial(_dataset, trust_class_paths=trust_class_paths)
     mixture = world.on_every(lambda: Mixture.open(data, dataset))
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
     tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
-    module: UnifiedModel | CodecTraining
     if spec.codec is not None:
         check_audio(mixture)
-        module = _codec(spec.codec, train, opened=opened, trust_class_paths=trust_class_paths)
-        segments, codec_rate = clip_writer(module.codec.spec, tokenizer=tokenizer), module.codec.spec.sample_rate
+        module, segments, codec_rate = _codec(spec.codec, train, tokenizer, opened=opened, trust_class_paths=trust_class_paths)
     else:
-        module = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
-        segments, codec_rate = segment_writer(module, spec.of_model, tokenizer=tokenizer), module.made().sample_rate
+        module, segments, codec_rate = _model(spec, tokenizer, world, opened=opened, start=start, trust_class_paths=trust_class_paths)
     writer = SampleWriter(segments, dropout=data.condition_dropout)
     told = announce(mixture, writer, data, codec_rate=codec_rate) if world.is_main else ()
     places = {"rank": world.rank, "world_size": world.size, "batches_per_step": train.batches_per_step}
@@ -150,6 +146,10 @@ def build_parts(
     )
 
 
+def _dataset(slot: Slot, *, trust_class_paths: bool) -> Dataset:
+    return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
+
+
 def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)  # a checkpoint keeps this state too
@@ -164,17 +164,19 @@ def _fit_on_main(model: UnifiedModel, mixture: Mixture, loader: PackedLoader, wo
             world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])
 
 
-def _codec(section: CodecSpec, train: TrainSpec, *, opened: OpenRun, trust_class_paths: bool) -> CodecTraining:
-    """Return the codec and its critics; if a checkpoint has their weights, no other file is needed for them."""
+def _codec(section: CodecSpec, train: TrainSpec, tokenizer: TextTokenizer, *, opened: OpenRun, trust_class_paths: bool) -> _Built:
+    """Return the codec and its critics, what writes clips for them, and the codec's sample rate.
+
+    If a checkpoint has their weights, no other file is needed for them.
+    """
     if opened.latest is not None:
         section = dataclasses.replace(section, codec=without_weights(section.codec))
-    return build_codec(section, train, trust_class_paths=trust_class_paths)
+    module = build_codec(section, train, trust_class_paths=trust_class_paths)
+    return module, clip_writer(module.codec.spec, tokenizer=tokenizer), module.codec.spec.sample_rate
 
 
-def _model(
-    spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool
-) -> UnifiedModel:
-    """Return the model before anything is sharded.
+def _model(spec: Spec, tokenizer: TextTokenizer, world: World, *, opened: OpenRun, start: Start | None, trust_class_paths: bool) -> _Built:
+    """Return the model before anything is sharded, what writes its segments, and the sample rate of what it makes first.
 
     If a checkpoint has its weights, no other file is needed for them.
     """
@@ -191,7 +193,7 @@ def _model(
     if start is not None:
         with world.own_errors():
             start.load_whole(model)
-    return model
+    return model, segment_writer(model, spec.of_model, tokenizer=tokenizer), model.made().sample_rate
 
 
 def _position(opened: OpenRun, listings: Listings, mixture: Mixture, world: World, *, allowed: Collection[str]) -> Any:

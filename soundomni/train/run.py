@@ -204,10 +204,7 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
     finish_saving(checkpointer, hooks, state.progress, home, world)
     _tell_end(parts, state.progress, world)
     if not finished:
-        logger.warning(
-            "stopped on request after step %d and saved. Run the same command to resume",
-            state.progress.step,
-        )
+        logger.warning("stopped on request after step %d and saved. Run the same command to resume", state.progress.step)
     newest = next(iter(list_checkpoints(run_dir / CHECKPOINTS)), None)
     if finished and isinstance(module, CodecTraining) and newest is not None:
         world.on_main(partial(write_trained_codec, parts, newest, trust_class_paths=trust_class_paths))

@@ -28,11 +28,11 @@ from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
 from soundomni.train.ema import EMA
-from soundomni.train.loop import train_step
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
 from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import World, computing_precision, open_world, parallelize
+from soundomni.train.step import train_step
 
 
 def held(tensors: Iterable[Tensor | None]) -> int:

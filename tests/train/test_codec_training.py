@@ -22,10 +22,10 @@ from soundomni.train.build_codec import build_codec
 from soundomni.train.codec_training import CODEC, CRITICS, CodecTraining
 from soundomni.train.export import load_run_codec
 from soundomni.train.guards import PATIENCE, Guards
-from soundomni.train.loop import train_step
 from soundomni.train.parallel import World
 from soundomni.train.phases import build_optimizers, phases_of
 from soundomni.train.run import RunResult, run_training
+from soundomni.train.step import train_step
 
 STARTS = 5
 OOBLECK = {"sample_rate": 8000, "channels": 1, "base_channels": 2, "channel_multiples": [1, 2], "strides": [4, 8], "latent_dim": 4}

@@ -14,9 +14,10 @@ from soundomni.core.errors import SoundOmniError, SpecError
 from soundomni.core.spec.schema import OptimizerSpec, ScheduleSpec, ValidationSpec
 from soundomni.train.ema import EMA
 from soundomni.train.gradient_clipping import clip_gradients
-from soundomni.train.loop import Hooks, train_step
+from soundomni.train.loop import Hooks
 from soundomni.train.optimizers.build import build_optimizer
 from soundomni.train.parallel import parallelize
+from soundomni.train.step import train_step
 from soundomni.train.trainable import as_trainable
 
 

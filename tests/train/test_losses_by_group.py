@@ -9,8 +9,8 @@ from tiny_held_out import held_out
 from tiny_training import alone
 
 from soundomni.core.sequence import PackedBatch
-from soundomni.train.loop import part_means, train_step
 from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.step import part_means, train_step
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from soundomni.core.spec.schema import OptimizerSpec, Slot
 from soundomni.train.ema import EMA
-from soundomni.train.loop import Hooks, Progress, fit, part_means, train_step
+from soundomni.train.loop import Hooks, Progress, fit
 from soundomni.train.optimizers.build import build_optimizer
+from soundomni.train.step import part_means, train_step
 
 aten = torch.ops.aten
 WAITS = (aten.nonzero.default, aten.is_nonzero.default, aten.masked_select.default, aten._local_scalar_dense.default)

@@ -28,10 +28,11 @@ from soundomni.core.spec.schema import OptimizerSpec, ParallelSpec, Slot, Valida
 from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
-from soundomni.train.loop import Hooks, Measured, StepResult, part_means
+from soundomni.train.loop import Hooks
 from soundomni.train.parallel import World, batches_per_rank, open_world
 from soundomni.train.run_directory.same_data import list_data
 from soundomni.train.signals import StopRequest
+from soundomni.train.step import Measured, StepResult, part_means
 from soundomni.train.validation import Made, Part, Validation
 
 Seen = dict[str, Any]
