@@ -118,7 +118,7 @@ class Guards:
                 yield f"{name} constant", _of_critic(name, f"has collapsed: {name} is always {value:.6g}, whatever it hears")
         for name in self.judged:
             value = metrics.get(f"loss/{name}", 0.0)
-            if abs(value) > EXPLODED:
+            if name not in self.distances and abs(value) > EXPLODED:
                 yield name, _of_critic(name, f"has exploded: {name} is {value:.3g}", "set its clip")
 
 

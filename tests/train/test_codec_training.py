@@ -287,6 +287,7 @@ def healthy(step: int) -> dict[str, float]:
         ({"latent/power": 1e8}, "the root mean square of the latents is 1e.04, outside 0.0001 to 1000"),
         ({"latent/power": 0.0}, "the root mean square of the latents is 0, outside"),
         ({"loss/l1": 4.0}, "l1 is 4, 40 times what it was at first"),
+        ({"loss/l1": 4.0e6}, "l1 is 4e.06, 40000000 times what it was at first"),
     ],
 )
 def test_a_sign_of_failure_ends_the_run_once_it_holds(metrics: dict[str, float], words: str) -> None:
