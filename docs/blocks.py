@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jsonargparse import _typehints
+
 TRAINING = ("torchrun ", "soundomni train ", "soundomni demo")
 """How commands begin that train."""
 
@@ -79,8 +81,9 @@ class Workspace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Works in the folder; afterwards modules that came from it are forgotten."""
+        """Works in the folder; afterwards modules that came from it are forgotten, and jsonargparse is as it was."""
         before, path, modules = Path.cwd(), list(sys.path), set(sys.modules)
+        resolve = _typehints.resolve_class_path_by_name
         os.chdir(self.folder)
         sys.path.insert(0, str(self.folder))
         importlib.invalidate_caches()
@@ -89,6 +92,7 @@ class Workspace:
         finally:
             os.chdir(before)
             sys.path[:] = path
+            _typehints.resolve_class_path_by_name = resolve
             for name in set(sys.modules) - modules:
                 file = getattr(sys.modules[name], "__file__", None)
                 if file and Path(file).is_relative_to(self.folder):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jsonargparse import _typehints
 
 from soundomni.core.spec import registry
 
@@ -17,6 +18,12 @@ WriteDistribution = Callable[..., Path]
 def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets commands say nothing of their progress: how long they take must not decide what a test finds on stderr."""
     monkeypatch.setattr("soundomni.cli.progress.FIRST_SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def jsonargparse_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes `extend_jsonargparse`, which changes the whole process: pages and snippets that run in this one call it."""
+    monkeypatch.setattr(_typehints, "resolve_class_path_by_name", _typehints.resolve_class_path_by_name)
 
 
 @pytest.fixture

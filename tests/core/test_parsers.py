@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,11 +48,9 @@ class Experiment:
 
 
 @pytest.fixture(autouse=True)
-def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Extends jsonargparse for one test only."""
-    monkeypatch.setattr(_typehints, "resolve_class_path_by_name", _typehints.resolve_class_path_by_name)
+def extended(jsonargparse_as_it_was: None) -> None:
+    """Extends jsonargparse for each test of this file."""
     extend_jsonargparse()
-    yield
 
 
 def parser_of(name: str, annotation: Any, **settings: Any) -> ArgumentParser:
