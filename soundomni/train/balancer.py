@@ -3,7 +3,7 @@
 The gradient of each loss for the estimate is divided by a moving average of its norm, and scaled to its share of the weights. All
 ranks use the same averages, those of the steps before; the first step only measures.
 
-Shape letters: B clips, C audio channels, S samples, L losses.
+Shape letters: B clips, C audio channels, S samples.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Balancer(nn.Module):
         """Return what critics judge in place of an estimate `[B, C, S]`."""
         return estimate.detach().requires_grad_() if self._is_on else estimate
 
-    def forward(self, estimate: Tensor, judged: Tensor, terms: LossTerms, weights: Mapping[str, float]) -> LossTerms:
+    def forward(self, estimate: Tensor, judged: Tensor, terms: LossTerms, weights: Mapping[str, float], *, counted: Tensor) -> LossTerms:
         """Return the losses, and a term that gives `estimate` the balanced gradient.
 
         Args:
@@ -53,6 +53,7 @@ class Balancer(nn.Module):
             judged: what `leaf` returned for it.
             terms: the losses of critics that have started.
             weights: weights of the losses; 1 if not named.
+            counted: bool `[B]`, clips whose gradients enter the averages.
         """
         if not self._is_on:
             return terms
@@ -62,8 +63,8 @@ class Balancer(nn.Module):
             (gradient,) = torch.autograd.grad(total / count.clamp(min=1e-12), judged, retain_graph=True)
             place = self.names.index(name)
             norms = gradient.flatten(1).norm(dim=1)
-            self.sums[place] += norms.sum()
-            self.clips[place] += len(norms)
+            self.sums[place] += (norms * counted).sum()
+            self.clips[place] += counted.sum()
             norm = self.averages[place] / self.weight[place].clamp(min=1e-12)
             share = shares[name] / max(sum(shares.values()), 1e-12)
             balanced += torch.where(norm > 0, share / norm.clamp(min=1e-12), 0.0) * gradient

@@ -24,6 +24,7 @@ from soundomni.core.sequence import Clips, PackedBatch
 from soundomni.core.spec.schema import CodecSpec, TrainSpec
 from soundomni.train.balancer import Balancer
 from soundomni.train.guards import Guards
+from soundomni.train.phases import loss_weights
 from soundomni.train.state import load_trained_weights
 
 SILENCE_SECONDS = 0.1
@@ -54,12 +55,14 @@ class CodecTraining(nn.Module):
     def __init__(self, codec: Codec, critics: Mapping[str, Critic], spec: CodecSpec, train: TrainSpec) -> None:
         super().__init__()
         if type(codec).reconstruct is Codec.reconstruct or not list(codec.parameters()):
-            raise SpecError(f"codec.codec is a {type(codec).__name__}, which has nothing to train. Choose a codec with weights")
+            outdated = hasattr(codec, "training_losses")
+            cure = "It has training_losses: write reconstruct in its place" if outdated else "Choose a codec with weights"
+            raise SpecError(f"codec.codec is a {type(codec).__name__}, which has nothing to train. {cure}")
         self.codec = codec.requires_grad_(True)
         self.critics = nn.ModuleDict(critics).requires_grad_(True)
         _freeze(codec, spec.freeze)
         self.balancer = Balancer([_loss_name(name, one) for name in critics for one in critics[name].judged], decay=spec.balance)
-        self._spec, self._train = spec, train
+        self._train = train
         self._estimate: tuple[Tensor, LossTerms] | None = None
 
     @property
@@ -112,8 +115,9 @@ class CodecTraining(nn.Module):
         """
         clips = next(iter(batch.clips.values()), Clips.none())
         if len(clips) > 0:
-            return self.losses(clips.waveform, clips.lengths, clips.seeds, phase, step=step, keep=keep)
-        terms = self.losses(*self._silence(clips.waveform.device), (0,), phase, step=step, keep=keep)
+            return self.losses(clips.waveform, clips.lengths, clips.num_samples, clips.seeds, phase, step=step, keep=keep)
+        silence, nothing = self._silence(clips.waveform.device)
+        terms = self.losses(silence, nothing, (silence.shape[-1],), (0,), phase, step=step, keep=keep)
         return {name: (0.0 * total, count) for name, (total, count) in terms.items()}
 
     @torch.no_grad()
@@ -130,14 +134,22 @@ class CodecTraining(nn.Module):
         self,
         waveform: Tensor,
         lengths: Tensor,
+        counts: Sequence[int],
         seeds: Sequence[int],
         phase: str = CODEC,
         *,
         step: int | None = None,
         keep: bool = False,
     ) -> LossTerms:
-        """Return the losses of a phase on clips `[B, C, S]` of `lengths` `[B]`, as `forward` does for those of a batch."""
-        counts = lengths.tolist()
+        """Return the losses of a phase on clips `[B, C, S]`, as `forward` does for those of a batch.
+
+        Args:
+            waveform: the clips.
+            lengths: `[B]`, samples of each clip; 0 for one that counts nothing.
+            counts: samples of each clip that critics judge, on the host.
+            seeds: that of each clip.
+            phase, step, keep: as for `forward`.
+        """
         if phase == CRITICS:
             with torch.set_grad_enabled(keep):
                 estimate, own = self._estimated(waveform, lengths, seeds)
@@ -146,7 +158,7 @@ class CodecTraining(nn.Module):
         found, self._estimate = self._estimate, None
         estimate, own = found if found is not None else self._estimated(waveform, lengths, seeds)
         with _constant(self.critics):
-            return self._judged(waveform, estimate, counts, own, step)
+            return {**own, **self._judged(waveform, estimate, lengths > 0, counts, step)}
 
     def _estimated(self, waveform: Tensor, lengths: Tensor, seeds: Sequence[int]) -> tuple[Tensor, LossTerms]:
         return self.codec.reconstruct(waveform, lengths, [torch.Generator().manual_seed(seed) for seed in seeds])
@@ -161,7 +173,7 @@ class CodecTraining(nn.Module):
                 _add(terms, name, critic.learn(_of(clips, target, samples), _of(clips, estimate, samples), generators))
         return terms
 
-    def _judged(self, target: Tensor, estimate: Tensor, counts: Sequence[int], own: LossTerms, step: int | None) -> LossTerms:
+    def _judged(self, target: Tensor, estimate: Tensor, counted: Tensor, counts: Sequence[int], step: int | None) -> LossTerms:
         judged = self.balancer.leaf(estimate)
         terms: LossTerms = {}
         for name, critic in self._named():
@@ -169,7 +181,9 @@ class CodecTraining(nn.Module):
                 continue
             for clips, samples in _equally_long(counts):
                 _add(terms, name, critic.judge(_of(clips, target, samples), _of(clips, judged, samples)))
-        return {**own, **self.balancer(estimate, judged, terms, self._train.loss_weights)}
+        weights = self._train.loss_weights if step is None else loss_weights(self._train, step)
+        balanced: LossTerms = self.balancer(estimate, judged, terms, weights, counted=counted)
+        return balanced
 
     def _waits(self, name: str, critic: Critic, step: int | None) -> bool:
         """Return whether none of a critic's losses has started."""
@@ -182,10 +196,11 @@ class CodecTraining(nn.Module):
             yield name, critic
 
     def _silence(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return a short clip, and the length 0, by which the codec counts nothing of it."""
         spec = self.codec.spec
         num_samples = max(spec.downsampling_ratio, round(SILENCE_SECONDS * spec.sample_rate))
         waveform = torch.zeros(1, spec.channels, num_samples, device=device)
-        return waveform, torch.tensor([num_samples], device=device)
+        return waveform, torch.zeros(1, dtype=torch.int64, device=device)
 
 
 def _loss_name(critic: str, loss: str) -> str:

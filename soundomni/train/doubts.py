@@ -27,7 +27,9 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
     """
     doubts: list[str] = []
     if spec.train is not None:
-        doubts += [*_steps(spec.train), *_rates(spec.train), *_trackers(spec.train)]
+        doubts += [*_steps(spec.train), *_starts(spec.train), *_rates(spec.train), *_trackers(spec.train)]
+    if spec.train is not None and spec.codec is not None:
+        doubts += _layers(spec.train)
     if spec.train is not None and model is not None:
         doubts += [*_losses(spec.train, model), *_validation(spec.train, spec.data, model)]
     if spec.data is not None and spec.model is not None:
@@ -60,6 +62,22 @@ def _steps(train: TrainSpec) -> Iterator[str]:
             f"train.validation.every is {train.validating.every}, but train.steps is {steps}: validation never runs. "
             f"Set it to {steps} or less, or to 0 if that is intended"
         )
+
+
+def _starts(train: TrainSpec) -> Iterator[str]:
+    """Yield doubts about phases and losses that never begin."""
+    starts = {f"train.phases.{name}.starts": phase.starts for name, phase in train.set_phases.items()}
+    starts |= {f"train.loss_starts.{name}": start for name, start in train.loss_starts.items()}
+    for key, start in starts.items():
+        if start >= train.steps:
+            yield f"{key} is {start}, but train.steps is {train.steps}, so it never begins. Set it below that"
+
+
+def _layers(train: TrainSpec) -> Iterator[str]:
+    """Yield doubts about settings of layers, of which a codec that is trained has none."""
+    for name in ("activation_checkpointing", "compile"):
+        if getattr(train, name):
+            yield f"train.{name} does nothing here: it is for the layers of a model, and the spec trains a codec. Set it to false"
 
 
 def _rates(train: TrainSpec) -> Iterator[str]:

@@ -25,8 +25,8 @@ VANISHED = 1e-4
 """Root mean square of latents below this carries nothing."""
 DEAD = 0.05
 """Share of a codebook's codes; if fewer are in use, it has died."""
-WORSE = 3.0
-"""Times its first value, a distance shows that the codec has diverged."""
+WORSE = 10.0
+"""Times the first one that the run logged, a distance shows that the codec has diverged; clips differ by less than that."""
 USAGE, POWER = "usage/", "latent/power"
 """Names of the metrics that codecs report: the share of each codebook's codes in use, and the mean square of latents."""
 
@@ -60,6 +60,11 @@ class Guards:
         for sign, held in self._held.items():
             if held >= PATIENCE:
                 raise SoundOmniError(f"training has failed by step {step}: {found[sign]}. {self._way_back()}")
+
+    def resumed(self, step: int, first: Mapping[str, float]) -> None:
+        """Note that the run was resumed from the checkpoint of a step, and the metrics of the first step that it logged."""
+        self._first = {name: first[f"loss/{name}"] for name in self.distances if f"loss/{name}" in first}
+        self.good_step = step
 
     def saved(self, step: int) -> None:
         """Note that a checkpoint was saved."""
@@ -96,8 +101,8 @@ class Guards:
                 yield (
                     name,
                     (
-                        f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, or train the codec "
-                        "longer before it quantizes"
+                        f"only {value:.1%} of the codes of level {level} are in use ({name}). Lower train.optimizer.lr, train the codec "
+                        "longer before it quantizes, or give clips that differ more"
                     ),
                 )
         yield from self._of_critics(metrics)

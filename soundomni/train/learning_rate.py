@@ -27,7 +27,7 @@ def learning_rate(step: int, *, schedule: ScheduleSpec, peak: float, total_steps
     (Vaswani et al. 2017, section 5.3).
     """
     if schedule.kind == "inverse-power":
-        return float(peak * (1.0 - schedule.warmup ** (step + 1)) * (1.0 + step / schedule.gamma) ** -schedule.power)
+        return float(peak * (1.0 - schedule.warmup_decay ** (step + 1)) * (1.0 + step / schedule.gamma) ** -schedule.power)
     warmup = warmup_steps(schedule, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup

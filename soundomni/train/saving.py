@@ -16,7 +16,8 @@ from soundomni.core.spec.load import spec_to_dict
 from soundomni.train.checkpoint import Checkpointer
 from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.loop import Hooks, Progress
-from soundomni.train.metrics_log import MetricsLog
+from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
+from soundomni.train.metrics_log import MetricsLog, read_metrics
 from soundomni.train.parallel import World
 from soundomni.train.parts import Parts
 from soundomni.train.reporting import Reporter
@@ -35,7 +36,7 @@ def saving_hooks(
     late: dict[int, Mapping[str, float]] = {}
     guards = parts.module.guards() if isinstance(parts.module, CodecTraining) else None
     if guards is not None and state.progress.step > 0:
-        guards.saved(state.progress.step)
+        guards.resumed(state.progress.step, world.share(lambda: _first_logged(held(home).directory)))
 
     def guard(step: int, metrics: Mapping[str, float]) -> None:
         if guards is not None:
@@ -66,6 +67,14 @@ def saving_hooks(
         state.save(checkpointer, world, identity=identity)
 
     return Hooks(guard=guard, log=log, should_stop=should_stop, save=save)
+
+
+def _first_logged(run_dir: Path) -> dict[str, float]:
+    """Return the losses of the first step that a run logged; none if its log is gone, without which training continues."""
+    with suppress(OSError):
+        line = next((line for line in read_metrics(run_dir / METRICS_FILE) if "loss" in line), {})
+        return {name: value for name, value in line.items() if name.startswith("loss/") and isinstance(value, float)}
+    return {}
 
 
 def _identity(parts: Parts, world: World) -> dict[str, Any]:

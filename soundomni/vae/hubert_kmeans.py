@@ -1,4 +1,4 @@
-"""Semantic tokens: clusters of what a layer of a speech network makes of a clip (Lakhotia et al. 2021, "On generative
+"""Semantic tokens: clusters of the outputs of a layer of a speech network (Lakhotia et al. 2021, "On generative
 spoken language modeling from raw audio", section 3.1; Borsos et al. 2022, "AudioLM", section III-B, has w2v-BERT
 instead of HuBERT).
 

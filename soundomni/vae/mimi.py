@@ -7,6 +7,7 @@ Shape letters: B clips, C audio channels, S samples, K codebooks, T frames.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -20,6 +21,41 @@ from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_first
 
 MOST_LAYERS = 256
 """Limit for specs from strangers: layers of a transformer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimiTransformer:
+    """Sizes of each of Mimi's two transformers; the defaults are those of the published model.
+
+    Args:
+        hidden_dim: width, a multiple of 2 · num_heads.
+        num_layers: layers.
+        num_heads: attention heads.
+        mlp_dim: inner width of the MLPs.
+        sliding_window: steps that a layer attends to, half a frame each.
+
+    Raises:
+        SpecError: a size is out of range.
+    """
+
+    hidden_dim: int = 512
+    num_layers: int = 8
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    sliding_window: int = 250
+
+    def __post_init__(self) -> None:
+        """Check every size."""
+        check_count("transformer.num_layers", self.num_layers, most=MOST_LAYERS)
+        for name in ("num_heads", "mlp_dim", "sliding_window"):
+            check_count(f"transformer.{name}", getattr(self, name))
+        if self.hidden_dim < 1 or self.hidden_dim % (2 * self.num_heads):
+            raise SpecError(
+                f"transformer.hidden_dim is {self.hidden_dim}; expected a multiple of 2 · num_heads, which is {2 * self.num_heads}"
+            )
+
+
+DEFAULT_TRANSFORMER = MimiTransformer()
 
 
 class MimiCodec(FrozenCodec):
@@ -40,11 +76,7 @@ class MimiCodec(FrozenCodec):
         channels: number of audio channels C, 1 or 2.
         num_filters: width of the encoder's first layer; each block doubles it. At least 2.
         strides: stride of each block of the encoder, at least 2.
-        hidden_dim: width of the transformers, a multiple of 2 · num_heads.
-        num_layers: layers of each of the two transformers.
-        num_heads: attention heads.
-        mlp_dim: inner width of their MLPs.
-        sliding_window: steps that a layer attends to, half a frame each.
+        transformer: sizes of the transformers; see MimiTransformer.
         codebook_size: entries of each codebook, a power of 2.
         codebook_dim: numbers of an entry.
         semantic_codebooks: semantic codebooks; the first ones.
@@ -65,11 +97,7 @@ class MimiCodec(FrozenCodec):
         channels: int = 1,
         num_filters: int = 64,
         strides: tuple[int, ...] = (4, 5, 6, 8),
-        hidden_dim: int = 512,
-        num_layers: int = 8,
-        num_heads: int = 8,
-        mlp_dim: int = 2048,
-        sliding_window: int = 250,
+        transformer: MimiTransformer = DEFAULT_TRANSFORMER,
         codebook_size: int = 2048,
         codebook_dim: int = 256,
         semantic_codebooks: int = 1,
@@ -80,23 +108,9 @@ class MimiCodec(FrozenCodec):
         check_audio_format(sample_rate, channels)
         check_first_layer(channels, num_filters)
         check_strides(strides)
-        check_count("num_layers", num_layers, most=MOST_LAYERS)
-        check_count("num_heads", num_heads)
-        check_count("mlp_dim", mlp_dim)
-        check_count("sliding_window", sliding_window)
         check_count("codebook_dim", codebook_dim)
-        if hidden_dim < 1 or hidden_dim % (2 * num_heads):
-            raise SpecError(f"hidden_dim is {hidden_dim}; expected a multiple of 2 · num_heads, which is {2 * num_heads}")
         self.num_codebooks = check_codebooks(total_codebooks, num_codebooks, codebook_size)
-        if not 1 <= semantic_codebooks < total_codebooks:
-            raise SpecError(
-                f"semantic_codebooks is {semantic_codebooks}; expected at least 1, and fewer than the {total_codebooks} of total_codebooks"
-            )
-        if self.num_codebooks < semantic_codebooks:
-            raise SpecError(
-                f"num_codebooks is {self.num_codebooks}; expected at least {semantic_codebooks}, which is "
-                "semantic_codebooks: Mimi always makes all of them"
-            )
+        _check_semantic(semantic_codebooks, total_codebooks, self.num_codebooks)
 
         from transformers.models.mimi.configuration_mimi import MimiConfig
         from transformers.models.mimi.modeling_mimi import MimiModel
@@ -108,13 +122,13 @@ class MimiCodec(FrozenCodec):
             audio_channels=channels,
             num_filters=num_filters,
             upsampling_ratios=list(strides[::-1]),
-            hidden_size=hidden_dim,
-            upsample_groups=hidden_dim,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            num_key_value_heads=num_heads,
-            intermediate_size=mlp_dim,
-            sliding_window=sliding_window,
+            hidden_size=transformer.hidden_dim,
+            upsample_groups=transformer.hidden_dim,
+            num_hidden_layers=transformer.num_layers,
+            num_attention_heads=transformer.num_heads,
+            num_key_value_heads=transformer.num_heads,
+            intermediate_size=transformer.mlp_dim,
+            sliding_window=transformer.sliding_window,
             codebook_size=codebook_size,
             codebook_dim=codebook_dim,
             vector_quantization_hidden_dimension=codebook_dim,
@@ -156,3 +170,12 @@ class MimiCodec(FrozenCodec):
         """Have the entries of the codebooks computed again: transformers keeps them when weights change."""
         for codebook in self._codebooks:
             codebook._embed = None
+
+
+def _check_semantic(semantic: int, total: int, used: int) -> None:
+    """Raise SpecError for a number of semantic codebooks that there cannot be."""
+    if not 1 <= semantic < total:
+        raise SpecError(f"semantic_codebooks is {semantic}; expected at least 1, and fewer than the {total} of total_codebooks")
+    if used < semantic:
+        what = f"num_codebooks is {used}; expected at least {semantic}, which is semantic_codebooks"
+        raise SpecError(f"{what}: Mimi always makes all of them")

@@ -79,8 +79,8 @@ class TestSoundStreamEma(Builtin, testing.CodecSuite):
         return codec
 
 
-MIMI = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
-MIMI |= {"sliding_window": 3, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+MIMI = {"sample_rate": RATE, "num_filters": 2, "strides": [2, 5], "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+MIMI |= {"transformer": {"hidden_dim": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6, "sliding_window": 3}}
 TestMimi = suite(testing.CodecSuite, "Mimi", "mimi", **MIMI, num_codebooks=3)
 TestMimiStereo = suite(testing.CodecSuite, "MimiStereo", "mimi", **MIMI, channels=2, semantic_codebooks=2)
 

@@ -28,11 +28,11 @@ def really(module: CodecTraining) -> tuple[int, int]:
     for parameter in module.parameters():
         parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
     with LiveMemory([*module.parameters(), *module.buffers(), waveform, lengths]) as live:
-        terms = module.losses(waveform, lengths, range(CLIPS), CRITICS, keep=True)
+        terms = module.losses(waveform, lengths, lengths.tolist(), range(CLIPS), CRITICS, keep=True)
         torch.stack([total for name, (total, _) in terms.items()]).sum().backward()
         del terms
         gc.collect()
-        terms = module.losses(waveform, lengths, range(CLIPS), CODEC)
+        terms = module.losses(waveform, lengths, lengths.tolist(), range(CLIPS), CODEC)
         loss = torch.stack([total.float() for name, (total, _) in terms.items() if "/" not in name]).sum()
         kept = live.current
         loss.backward()

@@ -164,6 +164,26 @@ def test_a_batch_without_clips_counts_nothing_and_gives_every_parameter_a_gradie
         assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
 
 
+CODES_OF_AVERAGES = {
+    **{"sample_rate": 8000, "base_channels": 4, "channel_multiples": [1, 2], "strides": [4, 8], "latent_dim": 16},
+    "quantizer": {"method": "ema", "num_levels": 2, "codebook_size": 16},
+}
+
+
+def test_a_batch_without_clips_leaves_codebooks_and_averages_as_they_are() -> None:
+    torch.manual_seed(0)
+    critics: dict[str, Slot | None] = {"l1": Slot("l1")}
+    spec = CodecSpec(codec=Slot("soundstream", CODES_OF_AVERAGES), critics=critics, balance=0.9)
+    module = build_codec(spec, TrainSpec(run_dir="."))
+    for seed in range(3):
+        module(batch(600, seed=seed), CODEC)
+        module.after_step(alone())
+    before = {name: buffer.clone() for name, buffer in module.named_buffers() if not name.endswith("steps")}
+    module(PackedBatch.from_samples([]), CODEC)
+    module.after_step(alone())
+    assert [name for name, buffer in module.named_buffers() if name in before and not torch.equal(buffer, before[name])] == []
+
+
 def alone() -> World:
     return World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -219,6 +239,21 @@ def test_balanced_losses_share_the_gradient_by_their_weights_whatever_their_unit
     module._estimate = (held, {})
     module(clips, CODEC)[BALANCED][0].backward()
     torch.testing.assert_close(held.grad, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_loss_that_has_not_started_has_no_share() -> None:
+    clips = batch(600)
+    found = []
+    for starts in ({"waves.adversarial": 5}, {"waves.adversarial": 0}):
+        weights = {"waves.adversarial": 0.0 if not starts["waves.adversarial"] else 1.0}
+        module = trainable(section={"balance": 0.9}, loss_weights=weights, loss_starts=starts)
+        module(clips, CODEC, step=2)
+        module.after_step(alone())
+        module.zero_grad()
+        module(clips, CODEC, step=2)[BALANCED][0].backward()
+        found.append({name: p.grad.clone() for name, p in module.codec.named_parameters() if p.grad is not None})
+    waiting, weightless = found
+    assert all(torch.equal(waiting[name], weightless[name]) for name in waiting) and any(grad.any() for grad in waiting.values())
 
 
 def generators(clips: PackedBatch) -> list[torch.Generator]:
@@ -308,6 +343,16 @@ def test_a_sign_of_failure_ends_the_run_once_it_holds(metrics: dict[str, float],
     assert str(caught.value).endswith(f"continue with --from-step {PATIENCE + 1}")
 
 
+def test_a_resumed_run_is_compared_with_how_the_run_began_and_not_with_an_easy_clip() -> None:
+    watching = guards()
+    watching.resumed(500, {"loss/l1": 0.4, "loss": 1.0})
+    for step in range(501, 540):
+        watching(step, {**healthy(step), "loss/l1": 0.01 if step == 501 else 0.2})
+    with pytest.raises(SoundOmniError, match=r"l1 is 4\.4, 11 times what it was at first.* continue with --from-step 500$"):
+        for step in range(540, 560):
+            watching(step, {**healthy(step), "loss/l1": 4.4})
+
+
 def test_a_critic_that_gives_every_clip_the_same_score_has_collapsed() -> None:
     watching = guards()
     with pytest.raises(SoundOmniError, match=r"the critic 'waves' has collapsed: waves.hinge is always 2, whatever it hears"):
@@ -347,6 +392,9 @@ def test_a_run_of_an_earlier_version_that_trained_a_codec_is_read_with_the_losse
     assert spec.model is None and spec.codec is not None
     assert spec.codec.critics == {"stft": Slot("multi-stft", {"windows": [64, 32], "a_weighting": False}), "l1": Slot("l1")}
     assert "stft_windows" not in spec.codec.codec.init_args
+    for written in (codec, {**codec, "class_path": "soundomni:oobleck"}):  # a model directory names it too
+        short = load_spec([{**tree, "model": {**tree["model"], "codec": written}, "train": {"run_dir": "x"}}])  # type: ignore[dict-item]
+        assert "stft_windows" not in short.of_model.codec.init_args
     tree["train"] = {"run_dir": "x", "target": "model"}
     tree["model"]["codec"] = "oobleck"  # type: ignore[index]
     assert load_spec([tree]).model is not None

@@ -63,6 +63,20 @@ def test_a_setting_that_can_hardly_be_meant_is_one_line(overrides: tuple[str, ..
     assert ". Set" in line or ". Name it once" in line, "what to do comes last"
 
 
+OF_CODECS = [
+    ("train.activation_checkpointing=true", "train.activation_checkpointing does nothing here: it is for the layers of a model"),
+    ("train.compile=true", "train.compile does nothing here"),
+    ("train.phases.codec.optimizer.lr=1e-3", ""),
+    ("train.loss_starts.l1=6", "train.loss_starts.l1 is 6, but train.steps is 6, so it never begins"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), OF_CODECS)
+def test_a_spec_that_trains_a_codec_is_doubted_too(override: str, message: str, tmp_path: Path) -> None:
+    lines = check_spec(tiny_spec(tmp_path / "run", override, codec=True))
+    assert [line.startswith(message) and ". Set" in line for line in lines] == ([True] if message else [])
+
+
 @pytest.mark.parametrize("overrides", FINE, ids=" ".join)
 def test_what_may_be_meant_is_not_doubted(overrides: tuple[str, ...], tmp_path: Path) -> None:
     assert check_spec(tiny_spec(tmp_path / "run", *overrides)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.representation import Representation
 from soundomni.vae import DacCodec, EncodecCodec, MimiCodec
 from soundomni.vae.frozen_codec import MOST_SAMPLES, FrozenCodec
+from soundomni.vae.mimi import MimiTransformer
 
 DAC_SIZES: dict[str, Any] = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2}
 DAC_SIZES |= {"total_codebooks": 4, "strides": (2, 5)}
 ENCODEC_SIZES: dict[str, Any] = {"sample_rate": RATE, "num_filters": 2, "strides": (2, 5), "hidden_dim": 4, "codebook_size": 16}
 ENCODEC_SIZES |= {"total_codebooks": 4}
-MIMI_SIZES: dict[str, Any] = {"sample_rate": RATE, "num_filters": 2, "strides": (2, 5), "hidden_dim": 8, "num_layers": 2}
-MIMI_SIZES |= {"num_heads": 2, "mlp_dim": 6, "sliding_window": 7, "codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
+TRANSFORMER = MimiTransformer(hidden_dim=8, num_layers=2, num_heads=2, mlp_dim=6, sliding_window=7)
+MIMI_SIZES: dict[str, Any] = {"sample_rate": RATE, "num_filters": 2, "strides": (2, 5), "transformer": TRANSFORMER}
+MIMI_SIZES |= {"codebook_size": 16, "codebook_dim": 3, "total_codebooks": 4}
 SIZES = {DacCodec: DAC_SIZES, EncodecCodec: ENCODEC_SIZES, MimiCodec: MIMI_SIZES}
 NAMES = ("dac", "dac-even", "dac-3", "encodec", "encodec-1", "encodec-stereo", "mimi", "mimi-1", "mimi-2", "mimi-3", "mimi-stereo")
 
@@ -171,7 +174,7 @@ def test_mimi_only_looks_back_and_over_its_windows() -> None:
     changed = torch.cat([waveform[..., :1000], noise(5, 1, 1, 1000)], dim=-1)
     first, second = (codec.encode(clip, lengths).values for clip in (waveform, changed))
     assert torch.equal(first[..., :50], second[..., :50]) and not torch.equal(first[..., 50:], second[..., 50:])
-    narrower = ours(pair("mimi")[0], MimiCodec(**MIMI_SIZES | {"sliding_window": 3}))
+    narrower = ours(pair("mimi")[0], MimiCodec(**MIMI_SIZES | {"transformer": replace(TRANSFORMER, sliding_window=3)}))
     assert not torch.equal(narrower.encode(waveform, lengths).values, first)
 
 
@@ -258,18 +261,29 @@ REFUSED = [
     (EncodecCodec, {"hidden_dim": 0}, "hidden_dim is 0"),
     (MimiCodec, {"channels": 3}, "channels is 3"),
     (MimiCodec, {"strides": (1, 2)}, "expected strides from 2 to 1024"),
-    (MimiCodec, {"hidden_dim": 6}, "hidden_dim is 6; expected a multiple of 2 · num_heads, which is 4"),
-    (MimiCodec, {"hidden_dim": 0}, "hidden_dim is 0; expected a multiple of 2"),
-    (MimiCodec, {"num_heads": 0}, "num_heads is 0; expected at least 1"),
-    (MimiCodec, {"num_layers": 10**9}, "num_layers is 1000000000; expected at most 256"),
-    (MimiCodec, {"mlp_dim": 0}, "mlp_dim is 0"),
-    (MimiCodec, {"sliding_window": 0}, "sliding_window is 0"),
     (MimiCodec, {"codebook_dim": 0}, "codebook_dim is 0"),
     (MimiCodec, {"codebook_size": 15}, "codebook_size is 15; expected a power of 2"),
     (MimiCodec, {"semantic_codebooks": 0}, "semantic_codebooks is 0; expected at least 1, and fewer than the 4 of total_codebooks"),
     (MimiCodec, {"semantic_codebooks": 4}, "semantic_codebooks is 4; expected at least 1, and fewer than the 4 of total_codebooks"),
     (MimiCodec, {"semantic_codebooks": 2, "num_codebooks": 1}, "num_codebooks is 1; expected at least 2, which is semantic_codebooks"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_dim": 6}, "transformer.hidden_dim is 6; expected a multiple of 2 · num_heads, which is 4"),
+        ({"hidden_dim": 0}, "transformer.hidden_dim is 0; expected a multiple of 2"),
+        ({"num_heads": 0}, "transformer.num_heads is 0; expected at least 1"),
+        ({"num_layers": 10**9}, "transformer.num_layers is 1000000000; expected at most 256"),
+        ({"mlp_dim": 0}, "transformer.mlp_dim is 0"),
+        ({"sliding_window": 0}, "transformer.sliding_window is 0"),
+    ],
+)
+def test_a_transformer_of_a_wrong_size_is_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        replace(TRANSFORMER, **changes)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("codec", "changes", "message"), REFUSED)

@@ -326,10 +326,10 @@ class ScheduleSpec:
 
     Args:
         kind: after a linear warm-up, "constant", "cosine" down to `min_lr`, or "inverse" square root; or "inverse-power", as
-            stable-audio-tools trains: lr · (1 − `warmup`^(step + 1)) · (1 + step / `gamma`)^(−`power`), without other warm-up.
+            stable-audio-tools trains: lr · (1 − `warmup_decay`^(step + 1)) · (1 + step / `gamma`)^(−`power`), without other warm-up.
         warmup_steps: steps of the warm-up; null means a tenth of the run, at most 2000.
         min_lr: learning rate at the end of a cosine.
-        gamma, power, warmup: of "inverse-power".
+        gamma, power, warmup_decay: numbers of "inverse-power", which the others do not use.
     """
 
     kind: Literal["constant", "cosine", "inverse", "inverse-power"] = "constant"
@@ -337,7 +337,7 @@ class ScheduleSpec:
     min_lr: float = 1e-7
     gamma: float = 200_000.0
     power: float = 0.5
-    warmup: float = 0.999
+    warmup_decay: float = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ class Expansion:
         """
         model = tree.get("model")
         if not isinstance(model, Mapping):
-            return _of_codec(tree)
+            return _without_windows(_of_codec(tree))
         modalities = dict(_modalities(tree))
         latent = modalities.get(LATENT)
         if LATENT in self._created and isinstance(latent, Mapping):
@@ -125,7 +125,7 @@ class Expansion:
         if not any(isinstance(one, Mapping) for one in modalities.values()):
             raise _missing([*_required(model), *(short for short, key in MADE.items() if key in _NEEDED)])
         left = {name: one for name, one in modalities.items() if one is not None}
-        return _of_codec({**tree, "model": {**model, "modalities": _ordered(left), **_fresh(model)}})
+        return _without_windows(_of_codec({**tree, "model": {**model, "modalities": _ordered(left), **_fresh(model)}}))
 
 
 def expanded(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +177,29 @@ def _with_distances(codec: Any) -> dict[str, Any]:
     windows = {"windows": arguments.pop("stft_windows")} if "stft_windows" in arguments else {}
     critics = {"stft": {"class_path": "multi-stft", "init_args": {**windows, "a_weighting": False}}, "l1": "l1"}
     return {"codec": {**slot, "init_args": arguments}, "critics": critics}
+
+
+def _without_windows(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole spec, as plain data in full keys, without the argument `stft_windows` of the codec `oobleck`.
+
+    Model directories and runs of earlier versions name it. It only mattered while the codec itself was trained.
+    """
+
+    def rest(slot: Any) -> Any:
+        if _mapping(slot).get("class_path") not in _DISTANT or "stft_windows" not in _mapping(slot.get("init_args")):
+            return slot
+        return {**slot, "init_args": {name: value for name, value in slot["init_args"].items() if name != "stft_windows"}}
+
+    result = dict(tree)
+    if isinstance(tree.get("model"), Mapping):
+        modalities = {
+            name: {**one, "codec": rest(one["codec"])} if _mapping(one).get("codec") is not None else one
+            for name, one in _modalities(tree).items()
+        }
+        result["model"] = {**tree["model"], "modalities": modalities}
+    if _mapping(tree.get("codec")).get("codec") is not None:
+        result["codec"] = {**tree["codec"], "codec": rest(tree["codec"]["codec"])}
+    return result
 
 
 def check_modalities(model: ModelSpec) -> None:

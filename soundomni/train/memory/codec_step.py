@@ -64,8 +64,8 @@ def _measured(module: CodecTraining, channels: int, samples: int, *, bf16: bool)
         if bf16:
             stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
         if CRITICS in module.phases:
-            _loss(module.losses(waveform, lengths, (0,), CRITICS, keep=True)).backward()  # type: ignore[no-untyped-call]
-        loss = _loss(module.losses(waveform, lengths, (0,), CODEC))
+            _loss(module.losses(waveform, lengths, (samples,), (0,), CRITICS, keep=True)).backward()  # type: ignore[no-untyped-call]
+        loss = _loss(module.losses(waveform, lengths, (samples,), (0,), CODEC))
         kept = live.current
         loss.backward()  # type: ignore[no-untyped-call]
         return kept, live.peak
