@@ -46,7 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="codec of a model directory, a shipped model (nano) or a Hugging Face Hub repository OWNER/NAME[@REVISION]; or of a run, "
         "such as one that trained a codec, or of a codec directory",
     )
-    codec.add_argument("--codec", metavar="SLOT", help="codec: a name, or YAML with class_path and init_args")
+    codec.add_argument(
+        "--codec",
+        metavar="SLOT",
+        help="codec: a name, or YAML with class_path and init_args; or the directory of a codec, or of a run that trained one",
+    )
     add_modality(parser)
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="new folder for the encoded clips")
     parser.add_argument(
@@ -187,8 +191,12 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
             note(f"soundomni: error: {'' if clip.key in clip.reason else f'{clip.key}: '}{clip.reason}")
 
     def write() -> None:
-        for number in mine:
-            writer.write(number, told)
+        try:
+            for number in mine:
+                writer.write(number, told)
+        except OSError as error:
+            error.add_note("Then run the same command with --resume")
+            raise
 
     missing = world.share(begin)
     mine = missing[world.rank :: world.size]
@@ -263,11 +271,17 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 def _codec(args: argparse.Namespace, spec: Spec | None, mixture: Mixture | None) -> tuple[Slot, Codec]:
     """Return the slot of the codec, and the codec. Raise SpecError unless it is fitted."""
     from soundomni.core.errors import SpecError
+    from soundomni.core.pretrained.directory import is_run
     from soundomni.core.spec.load import parse_slot
     from soundomni.train.codec_of_spec import built_codec, codec_of_spec
 
     trust = args.trust_class_paths
-    if args.codec is not None:
+    found = None if args.codec is None else _codec_of_folder(Path(args.codec), trust)
+    if found is not None:
+        slot, codec = found
+    elif args.codec is not None and is_run(Path(args.codec)):
+        raise SpecError(f"--codec is '{args.codec}', a run that trained a model. Give it as --model")
+    elif args.codec is not None:
         slot = parse_slot("codec", args.codec)
         codec = built_codec(slot, trust_class_paths=trust)
     elif args.model is not None:
@@ -285,28 +299,33 @@ def _codec(args: argparse.Namespace, spec: Spec | None, mixture: Mixture | None)
 
 def _codec_of_model(args: argparse.Namespace) -> tuple[Slot, Codec]:
     """Return the codec of a model, a run or a codec directory."""
-    from typing import cast
-
     from soundomni.cli.model_options import check_modality
     from soundomni.core.pretrained.directory import is_run
     from soundomni.core.pretrained.omni import SoundOmni
-    from soundomni.core.spec.registry import build
-    from soundomni.train.export import load_run, load_run_codec
-    from soundomni.vae.checkpoints.codec_directory import LAYER_FILE, read_layer
+    from soundomni.train.export import load_run
 
     folder, trust = Path(args.model), args.trust_class_paths
-    if (folder / LAYER_FILE).is_file():
-        slot = read_layer(folder)
-        return slot, cast("Codec", build("codec", slot, trust_class_paths=trust))
-    if is_run(folder):
-        found = load_run_codec(folder, trust_class_paths=trust)
-        if found is not None:
-            return found
-        model, _ = load_run(folder, trust_class_paths=trust)
-    else:
-        model = SoundOmni.from_pretrained(args.model)
+    found = _codec_of_folder(folder, trust)
+    if found is not None:
+        return found
+    model = load_run(folder, trust_class_paths=trust)[0] if is_run(folder) else SoundOmni.from_pretrained(args.model)
     check_modality(model, args.of)
     modality = model.model.made(args.of)
     slot_of = model.spec.of_model.used[modality.name].codec
     assert slot_of is not None, "what is made has a codec"
     return slot_of, modality.codec
+
+
+def _codec_of_folder(folder: Path, trust_class_paths: bool) -> tuple[Slot, Codec] | None:
+    """Return the codec of a codec directory, or of a run that trained one; None for anything else."""
+    from typing import cast
+
+    from soundomni.core.pretrained.directory import is_run
+    from soundomni.core.spec.registry import build
+    from soundomni.train.export import load_run_codec
+    from soundomni.vae.checkpoints.codec_directory import LAYER_FILE, read_layer
+
+    if (folder / LAYER_FILE).is_file():
+        slot = read_layer(folder)
+        return slot, cast("Codec", build("codec", slot, trust_class_paths=trust_class_paths))
+    return load_run_codec(folder, trust_class_paths=trust_class_paths) if is_run(folder) else None

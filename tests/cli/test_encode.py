@@ -188,12 +188,13 @@ def test_datasets_that_are_only_heard_are_left_out(tmp_path: Path, result: Any, 
 
 
 def test_a_folder_is_encoded_with_a_codec_a_model_and_a_run(
-    tmp_path: Path, sounds: Path, tiny_model: Path, tiny_run: Path, result: Any
+    tmp_path: Path, sounds: Path, tiny_model: Path, tiny_run: Path, result: Any, fails: Any
 ) -> None:
     codec = "{class_path: mdct, init_args: {sample_rate: 8000, frame_size: 64}}"
     found = {}
     for name, option in (("codec", ["--codec", codec]), ("model", ["--model", tiny_model]), ("run", ["--model", tiny_run])):
         found[name] = result("encode", sounds, *option, "--out", tmp_path / name)
+    assert "a run that trained a model. Give it as --model" in fails("encode", sounds, "--codec", tiny_run, "--out", tmp_path / "no")
     one = found["codec"]["datasets"][""]
     clips = EncodedClips(path=str(tmp_path / "codec"))
     assert one["clips"] == len(clips) == 14 and one["failures"] == [] and found["codec"]["codec"] == "mdct"
@@ -210,6 +211,7 @@ def test_a_run_that_trained_a_codec_gives_its_codec(tmp_path: Path, sounds: Path
     spec.write_text(f"codec: {{codec: {text}, critics: {{l1: l1}}}}\ndata: {data}\ntrain: {train}\n")
     assert main(["train", "--config", str(spec)]) == 0
     run = result("encode", sounds, "--model", tmp_path / "run", "--out", tmp_path / "a")
+    assert result("encode", sounds, "--codec", tmp_path / "run", "--out", tmp_path / "c")["fingerprint"] == run["fingerprint"]
     placed = json.dumps({"class_path": "oobleck", "init_args": {**SMALL, "weights": str(tmp_path / "run" / "codec.safetensors")}})
     weights = result("encode", sounds, "--codec", placed, "--out", tmp_path / "b")
     assert run["fingerprint"] == weights["fingerprint"]

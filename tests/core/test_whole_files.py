@@ -1,5 +1,9 @@
 """Files are written whole or not at all, and what cannot be read is named in one line."""
 
+import errno
+import resource
+import signal
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -34,6 +38,21 @@ def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path, part):
     with pytest.raises(TypeError):
         write_whole(tmp_path / "b", 3, part=part)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (tmp_path / "a" / "inside").read_text() == "mine"
+
+
+@pytest.mark.parametrize("settings", [{}, {"part": ".a.part"}, {"durable": True}])
+def test_a_file_without_room_is_named_and_leaves_nothing(tmp_path, settings):
+    (tmp_path / "a").write_text("before")
+    bounds, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, bounds[1]))
+    try:
+        with pytest.raises(OSError) as raised:
+            write_whole(tmp_path / "a", b"x" * (1 << 16), **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.errno == errno.EFBIG and str(tmp_path / "a") in str(raised.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "before"
 
 
 def test_a_link_in_place_of_the_part_or_the_file_is_replaced_and_not_followed(tmp_path):

@@ -32,7 +32,9 @@ def write_whole(path: Path, content: str | bytes | memoryview, *, part: str | No
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file had no room
         raise
