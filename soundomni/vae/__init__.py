@@ -8,6 +8,7 @@ from soundomni.vae.harmonic_codes import HarmonicCodesCodec
 from soundomni.vae.hubert_kmeans import HubertKmeansCodec
 from soundomni.vae.kmeans import Clusters, fit_kmeans, nearest_centroid
 from soundomni.vae.mdct import MDCTCodec
+from soundomni.vae.mel_kmeans import MelKmeansCodec
 from soundomni.vae.mimi import MimiCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
@@ -27,6 +28,7 @@ __all__ = [
     "HarmonicCodesCodec",
     "HubertKmeansCodec",
     "MDCTCodec",
+    "MelKmeansCodec",
     "MimiCodec",
     "OobleckCodec",
     "OobleckDecoder",
