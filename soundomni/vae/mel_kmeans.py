@@ -1,6 +1,6 @@
 """Semantic tokens without a network: clusters of the shapes of mel spectra.
 
-They take the place of the clusters of a speech network's features (Lakhotia et al. 2021, section 3.1) where there is no
+They take the place of the clusters of a speech network's features (Lakhotia et al. 2021, section 3.1) if there is no
 such network, and say what is heard rather than how loud it is. With few cepstral coefficients (Davis and Mermelstein
 1980) they say which sound of speech it is rather than at which pitch.
 
