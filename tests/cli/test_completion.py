@@ -39,6 +39,7 @@ CASES = {
         "--sampler=heun",
         "--sampler=maskgit",
         "--sampler=midpoint",
+        "--sampler=next-token",
         "--sampler=rk4",
     },
     "soundomni train --sampler = |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4"},
