@@ -155,7 +155,7 @@ class Autoregressive(Objective):
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
         """Return codes `[B, K, T]` whose last frames, a share `timestep` rounded up, are as in `start`, and the others as in `clean`.
 
-        So a clip to vary keeps its beginning, and is made anew from there.
+        So a clip to vary keeps its beginning, and the rest is made again.
         """
         frames = clean.shape[-1]
         kept = frames - math.ceil(timestep * frames - _ROUNDING)

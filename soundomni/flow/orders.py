@@ -8,8 +8,8 @@
 | frames | the K codes of a frame            | T + 1                          |
 
 `flat` and `levels` are those of AudioLM (Borsos et al. 2022, section III) within and across its stages, `delay` that of MusicGen (Copet
-et al. 2023, section 2.1). A clip ends with an id of level 0 where its next frame would begin. `levels` and `delay` go on from there
-with the other levels.
+et al. 2023, section 2.1). A clip ends with an id of level 0 where its next frame would begin. In `levels` and `delay`, the rest of
+the other levels follows.
 
 Shape letters: B clips, K levels, T frames, N tokens.
 """
