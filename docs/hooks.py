@@ -291,8 +291,8 @@ def clauses(kind: str) -> str:
 
 
 def suite_of(kind: str) -> type:
-    """Returns the conformance suite of a kind."""
-    suite: type = getattr(importlib.import_module("soundomni.testing"), f"{kind.capitalize()}Suite")
+    """Returns the conformance suite of a kind, or of a kind of a kind, such as `next_token_sampler`."""
+    suite: type = getattr(importlib.import_module("soundomni.testing"), "".join(part.capitalize() for part in kind.split("_")) + "Suite")
     return suite
 
 

@@ -6,7 +6,16 @@ import argparse
 from typing import TYPE_CHECKING
 
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_modality, add_model, check_modality, choose_device, load_model
+from soundomni.cli.model_options import (
+    add_adapter,
+    add_device,
+    add_modality,
+    add_model,
+    check_modality,
+    check_steps,
+    choose_device,
+    load_model,
+)
 from soundomni.evaluation.settings import COMMON_TASKS, DATASET_LIMIT, DEFAULT_BATCH_SIZE, DEFAULT_LIST, TASKS
 
 if TYPE_CHECKING:
@@ -102,6 +111,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
     model = load_model(args, overrides, device=device)
     check_modality(model, args.of)
+    check_steps(model, args.of, args.steps)
     result = evaluate(
         model,
         data,

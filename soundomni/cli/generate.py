@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.audio_files import add_format, check_model_format, say_gain
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_modality, add_model, check_modality, choose_device, load_model
+from soundomni.cli.model_options import (
+    add_adapter,
+    add_device,
+    add_modality,
+    add_model,
+    check_modality,
+    check_steps,
+    choose_device,
+    load_model,
+)
 from soundomni.core.limits import DEFAULT_STRENGTH
 
 if TYPE_CHECKING:
@@ -61,7 +70,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "omits falls back to the command-line options",
     )
     parser.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    parser.add_argument("--seconds", type=float, help="length of each clip in seconds (default: that of the --vary file, or 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="length of each clip in seconds, at most if the model ends its clips (default: that of the --vary file, or 1)",
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     add_modality(parser)
@@ -126,6 +139,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     check_model_format(args.format, model, of=args.of)
     scale = model.made_spec(args.of).guidance.scale
     for request in requests:
+        check_steps(model, args.of, request.steps, option="--steps" if args.grid is None else "steps")
         check_negative(request.negative, scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
     made, lines, failures = [], [], []

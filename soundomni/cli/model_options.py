@@ -63,6 +63,17 @@ def check_modality(model: SoundOmni, name: str | None) -> None:
         raise SpecError(f"--of is '{name}'; this model makes {listed(made) if made else 'no audio'}.{did_you_mean(name, made)}")
 
 
+def check_steps(model: SoundOmni, name: str | None, steps: int | None, *, option: str = "--steps") -> None:
+    """Raise SpecError if a number of steps is asked for and the modality of `--of` is made without one."""
+    from soundomni.core.errors import SpecError
+
+    made = next(one for one in model.abilities().made if name in (None, one.name))
+    if steps is not None and made.num_steps is None:
+        raise SpecError(
+            f"{option} is {steps}, but this model makes '{made.name}' token after token, as many as a clip has. Leave out {option}"
+        )
+
+
 def choose_device(args: argparse.Namespace) -> str:
     """Return the device of `--device`.
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LossTerms = dict[str, tuple[Tensor, Tensor]]
 """Name of a loss → (sum over its elements, number of its elements), so that ranks and micro-batches add up exactly."""
 
-Prediction = Literal["velocity", "logits"]
-"""What an objective predicts and a sampler takes."""
+Prediction = Literal["velocity", "logits", "next-token"]
+"""What an objective predicts and a sampler takes: velocities, logits of hidden codes, or logits of the next token."""
 
 
 class Predict(Protocol):
@@ -40,7 +40,8 @@ class Predict(Protocol):
         """Return the prediction `[B, P, T]` for values `[B, D, T]` or codes `[B, K, T]` at timesteps `[B]`.
 
         Tokens before `first` are settled: they were asked for in earlier calls, stay as they were then, and are not in
-        `values`. Samplers that change all tokens in every step leave it at 0.
+        `values`. Samplers that change all tokens in every step leave it at 0. For the next token, place n holds token n − 1,
+        or HIDDEN at the beginning, and gives the logits of token n.
         """
         ...
 
@@ -332,10 +333,11 @@ class Query:
     """What an objective asks the model to predict.
 
     Args:
-        inputs: corrupted values, in the shape of the representation's values; hidden cells of codes are HIDDEN.
+        inputs: corrupted values, in the shape of the representation's values; hidden cells of codes are HIDDEN. T counts tokens
+            here; most objectives have one for each frame.
         timesteps: `[B, T]` in [0, 1]; 1 is all noise or all hidden, 0 is clean.
         targets: what to predict: velocities `[B, D, T]`, or codes `[B, K, T]`, HIDDEN in cells that need not be predicted.
-        loss_mask: bool `[B, T]`, frames that count in the loss.
+        loss_mask: bool `[B, T]`, frames or tokens that count in the loss.
         levels: number of classes of each level of codes, by which logits are divided; empty for velocities.
     """
 
@@ -364,6 +366,10 @@ class Objective(nn.Module, ABC):
     d`noised`/dt: `corrupt` gives what `noised` gives for standard normal noise, and `loss` is lowest for that velocity.
     Logits `[B, P, T]` are those of all levels one after the other. Codes that `corrupt` returns are clean or HIDDEN, and every
     clip to make has at least one hidden cell to predict.
+
+    Objectives that predict the next token attend causally, and need not have one token for each frame. The inputs of `corrupt` then
+    hold token n − 1 at place n, all at timestep 1, and its targets token n; `start` returns `Tokens`, and `made` turns
+    these into codes again.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
@@ -378,8 +384,23 @@ class Objective(nn.Module, ABC):
         return TokenSpec(spec.tokens, spec.tokens)
 
     def num_tokens(self, spec: RepresentationSpec, frames: int) -> int:
-        """Return how many tokens a clip of `frames` frames takes in a sequence."""
+        """Return how many tokens a clip of `frames` frames takes in a sequence: at least as many, and more for more frames."""
         return frames
+
+    def num_terms(self, spec: RepresentationSpec, frames: int) -> int:
+        """Return how many elements each loss has for a clip of which `frames` frames are made and not known; by default, these
+        frames."""
+        return frames
+
+    def given(self, clean: Representation) -> Tensor:
+        """Return what the network is shown of clips that are only context, `[B, D, T]` or `[B, K, T]`; by default their values."""
+        return clean.values
+
+    def check_known(self, known: Tensor) -> None:
+        """Raise SpecError for known frames, bool `[B, T]`, around which the objective cannot make the others.
+
+        By default, any frames may be known.
+        """
 
     def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Representation:
         """Return what sampling starts from, in the shape of `given`: by default standard normal noise.
@@ -455,19 +476,20 @@ class Sampler(ABC):
     """Turns what an objective starts from into values by asking for predictions. Group `soundomni.samplers`; no runtime
     arguments.
 
-    Samplers keep no state between calls. `takes` says which predictions they need.
+    Samplers keep no state between calls. `takes` says which predictions they need. Those of the next token take a step for each
+    token, so they have no `num_steps`.
     """
 
     takes: ClassVar[Prediction] = "velocity"
     num_steps: int
 
     def count_steps(self, start: Representation) -> int:
-        """Return how many steps `sample` takes from `start`; by default `num_steps`."""
+        """Return how many steps `sample` takes from `start`, at most if clips end by themselves; by default `num_steps`."""
         return self.num_steps
 
     @abstractmethod
     def num_evaluations(self, start: Representation) -> int:
-        """Return the number of predictions that `sample` asks for from `start`."""
+        """Return the number of predictions that `sample` asks for from `start`, at most if clips end by themselves."""
 
     @abstractmethod
     def sample(
@@ -486,6 +508,9 @@ class Sampler(ABC):
         at 0 nothing is left to predict, and a model treats values at timestep 0 as known. Codes that are not HIDDEN never
         change. `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from
         `generators[b]` only.
+
+        A sampler of the next token gets `Tokens`. It asks for each token once, at timestep `begin`, and stops when all clips have
+        ended, which may be before `count_steps(start)` steps. It returns `Tokens` with the lengths of the clips.
         """
 
 

@@ -6,6 +6,8 @@ Shape letters: B clips, C audio channels, S samples, D latent dimensions, K code
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 HIDDEN = -1
 """A cell of codes that is not known yet. Connectors of codes have an embedding for it."""
+EMPTY = -2
+"""A cell of `Tokens` that stands for no code. Networks are shown HIDDEN instead."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,34 @@ class Representation:
     def with_values(self, values: Tensor) -> Representation:
         """Return the same clips with other values of the same shape, for example normalized ones."""
         return replace(self, values=values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Representation):
+    """Codes of clips as tokens that are made one after the other; a clip ends where a token of level 0 says so.
+
+    Here `values` are `[B, K, N]` ids, `lengths` and `frames` count tokens, and the spec's codebooks have all classes of an id. Cells
+    to make are HIDDEN, and those without a code are EMPTY.
+
+    Args:
+        end: the class of level 0 that ends a clip.
+        earliest: the first token at which a clip may end.
+        ended: (clip, token) → ids `[K, N']` of that clip if it ends at that token, from its first to its last token; ids up to
+            the end are the same for every end.
+    """
+
+    end: int
+    earliest: int
+    ended: Callable[[int, int], Tensor]
+
+
+def most_frames(num_tokens: Callable[[int], int], limit: int) -> int:
+    """Return the most frames whose tokens are at most `limit`; 0 if there are none.
+
+    >>> most_frames(lambda frames: 4 * frames + 1, 12)
+    2
+    """
+    return max(0, bisect_right(range(limit + 1), limit, key=num_tokens) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,9 @@ AUDIO_BOUNDARIES = 2
 class Attend(IntEnum):
     """How the tokens of a segment see each other, and whether later segments see them.
 
-    CAUSAL tokens see the tokens that are not after them. FULL tokens see their whole segment. NOISE tokens do too, and
-    no token outside the segment sees them: they carry a target that is still being denoised.
+    CAUSAL tokens see the tokens that are not after them: those of text, and of clips that are made token after token. FULL tokens see
+    their whole segment. NOISE tokens do too, and no token outside the segment sees them: they carry a target that is still being
+    denoised.
     """
 
     CAUSAL = 0
@@ -95,7 +96,8 @@ class Segment:
         labels: int64 `[length]`, the token that each text token predicts, NO_LABEL if it predicts nothing; None without
             loss.
         num_samples: length of the clip in samples, at the rate of the codec (LATENT, CODES) or of the encoder (FEATURES).
-        known: bool `[length - 2]`, frames of a noise segment that are given and stay clean; None to make all.
+        frames: frames of the clip; None if there is one token for each frame.
+        known: bool `[num_frames]`, frames of a clip to make that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
         values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
     """
@@ -108,6 +110,7 @@ class Segment:
     positions: PositionRule = PositionRule.ADVANCE
     labels: np.ndarray | None = None
     num_samples: int = 0
+    frames: int | None = None
     known: np.ndarray | None = None
     waveform: np.ndarray | None = None
     values: np.ndarray | None = None
@@ -123,9 +126,19 @@ class Segment:
         return 0 if self.role == Role.TEXT else 1
 
     @property
-    def num_frames(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens between the boundaries."""
         return self.length - 2 * self.boundary
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clip."""
+        return self.num_tokens if self.frames is None else self.frames
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is a clip to make: clips that are only context see their whole segment."""
+        return self.role in MADE and self.attend != Attend.FULL
 
     def with_waveform(self, waveform: np.ndarray) -> Segment:
         """Return the segment with its clip `[C, S]`."""
@@ -166,18 +179,21 @@ def audio_segment(
     positions: PositionRule,
     of: str | None = None,
     known: np.ndarray | None = None,
+    num_tokens: int | None = None,
 ) -> Segment:
-    """Write a clip of `num_frames` tokens between its start and end tokens, `boundary_ids`; the waveform is attached
-    later.
+    """Write a clip of `num_frames` frames between its start and end tokens, `boundary_ids`; the waveform is attached later.
+
+    It has `num_tokens` tokens, by default one for each frame.
     """
     return Segment(
         role=role,
         attend=attend,
-        length=num_frames + AUDIO_BOUNDARIES,
+        length=(num_frames if num_tokens is None else num_tokens) + AUDIO_BOUNDARIES,
         token_ids=np.asarray(boundary_ids, dtype=np.int64),
         of=of,
         positions=positions,
         num_samples=num_samples,
+        frames=None if num_tokens is None else num_frames,
         known=known,
     )
 
@@ -337,10 +353,11 @@ class Clips:
         waveform: float32 `[B, C, S]`, zero beyond each clip, and for a clip that is encoded.
         lengths: int64 `[B]`, samples of each clip.
         num_samples: the same lengths on the host.
-        num_frames: int64 numpy `[B]`, tokens of each clip in the sequence.
+        num_frames: int64 numpy `[B]`, frames of each clip.
+        num_tokens: int64 numpy `[B]`, tokens of each clip in the sequence.
         seeds: the sample's seed for each clip, made distinct within the sample.
         known: bool `[B, T]`, frames that are given; False beyond each clip.
-        noise: bool `[B]`, whether the clip is a target (noise segment) or clean context.
+        noise: bool `[B]`, whether the clip is a target or clean context.
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
         values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
         encoded: whether each clip is encoded; empty if none is.
@@ -350,6 +367,7 @@ class Clips:
     lengths: Tensor
     num_samples: tuple[int, ...]
     num_frames: np.ndarray
+    num_tokens: np.ndarray
     seeds: tuple[int, ...]
     known: Tensor
     noise: Tensor
@@ -504,9 +522,10 @@ def _clips(chosen: Sequence[tuple[Segment, int, float | None]]) -> Clips:
         lengths=torch.tensor(samples, dtype=torch.int64),
         num_samples=samples,
         num_frames=frames,
+        num_tokens=np.asarray([segment.num_tokens for segment in segments], dtype=np.int64),
         seeds=tuple(seed for _, seed, _ in chosen),
         known=known,
-        noise=torch.tensor([segment.attend == Attend.NOISE for segment in segments], dtype=torch.bool),
+        noise=torch.tensor([segment.is_made for segment in segments], dtype=torch.bool),
         quantiles=tuple(fixed) if len(fixed := [place for _, _, place in chosen if place is not None]) == len(chosen) else None,
         values=values,
         encoded=() if values is None else tuple(segment.values is not None for segment in segments),

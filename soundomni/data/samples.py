@@ -16,7 +16,7 @@ import numpy as np
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, did_you_mean, listed
 from soundomni.core.interfaces import Encoding, Item, Skip
 from soundomni.core.representation import RepresentationSpec
-from soundomni.core.sequence import TEXT, Role, Sample, Segment
+from soundomni.core.sequence import TEXT, Attend, Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.writing.chat import Answer, taught_chat
 from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
@@ -76,7 +76,7 @@ class SampleWriter:
         for template in self._templates(task):
             with _naming(task):
                 if template.audio is not None:
-                    self._writer.of(template)
+                    _check_gap(template, self._writer.of(template))
                 elif template.of is not None:
                     self._writer.reads(template.of)
         self._check_dropout()
@@ -208,13 +208,13 @@ class SampleWriter:
         num_samples = min(item.num_samples, longest)
         crop = Crop(int(draw * (item.num_samples - num_samples + 1)), num_samples, item.num_samples, item.sample_rate)
         for one in used:
-            most = one.max_frames if isinstance(one, CodecModality) else None
-            if isinstance(one, CodecModality) and most is not None and one.spec.num_frames(_samples_of(crop, one)) > most:
+            most = one.max_tokens if isinstance(one, CodecModality) else None
+            if isinstance(one, CodecModality) and most is not None and one.tokens_of(_samples_of(crop, one)) > most:
                 reason = (
                     f"{num_samples / crop.rate:.2f} s of it are used, and the {one.name} connector takes at most "
-                    f"{one.spec.seconds(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
+                    f"{one.seconds_within(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
                 )
-                group = f"longer than the {one.spec.seconds(most):g} s of the {one.name} connector, for {task.name}"
+                group = f"longer than the {one.seconds_within(most):g} s of the {one.name} connector, for {task.name}"
                 return Skip(item.key, reason, "unsuitable", group)
         return crop
 
@@ -276,6 +276,15 @@ def _differs(made: RepresentationSpec, wanted: RepresentationSpec) -> str:
     """Return the first difference between the spec of encoded clips and that of a codec."""
     name = next(field.name for field in fields(made) if getattr(made, field.name) != getattr(wanted, field.name))
     return f"{name} was {getattr(made, name)}, but it is {getattr(wanted, name)}"
+
+
+def _check_gap(template: SegmentTemplate, modality: HeardModality | CodecModality) -> None:
+    """Raise SpecError for a gap in a clip that is made from beginning to end."""
+    if template.gap is not None and isinstance(modality, CodecModality) and modality.target_attend == Attend.CAUSAL:
+        raise SpecError(
+            f"it leaves a gap in its target, but clips of '{modality.name}' are made from beginning to end. Use `known` in place of `gap`, "
+            "or leave out the task"
+        )
 
 
 def _samples_of(crop: Crop, modality: HeardModality | CodecModality) -> int:

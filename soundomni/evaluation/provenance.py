@@ -49,7 +49,7 @@ def made_with(
     Raises:
         CheckpointError: there is no model of the name `loaded_from`, or no adapter.
     """
-    from soundomni.core.assembly.build import build_sampler
+    from soundomni.core.assembly.build import build_sampler, steps_of
     from soundomni.core.spec.registry import distributions
     from soundomni.core.spec.slots import slots
     from soundomni.core.waveform import RESAMPLER_QUALITY
@@ -72,7 +72,7 @@ def made_with(
         "batch": settings.batch_size,
         "modality": model.model.made(settings.of).name,
         "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
-        "steps": build_sampler(sampler, num_steps=settings.num_steps).num_steps,
+        "steps": steps_of(build_sampler(sampler, num_steps=settings.num_steps)),
         "guidance": dataclasses.asdict(guidance) | scale,
         "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
         "device": str(model.model.device),

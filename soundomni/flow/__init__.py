@@ -1,6 +1,7 @@
 """Objectives and samplers: from data to noise in training, from noise to data in generation."""
 
 from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.flow.autoregressive import Autoregressive
 from soundomni.flow.dpmpp import DPMppSampler
 from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
@@ -8,12 +9,14 @@ from soundomni.flow.heun import HeunSampler
 from soundomni.flow.masked import Masked
 from soundomni.flow.maskgit import MaskGITSampler
 from soundomni.flow.midpoint import MidpointSampler
+from soundomni.flow.next_token import NextTokenSampler
 from soundomni.flow.one_step import OneStepSampler
 from soundomni.flow.rk4 import RK4Sampler
 from soundomni.flow.timestep_schedule import sampling_timesteps, shift_timestep
 from soundomni.flow.x_prediction import XPrediction
 
 __all__ = [
+    "Autoregressive",
     "DPMppSampler",
     "EulerSampler",
     "FlowMatching",
@@ -21,6 +24,7 @@ __all__ = [
     "MaskGITSampler",
     "Masked",
     "MidpointSampler",
+    "NextTokenSampler",
     "OneStepSampler",
     "PartialTarget",
     "RK4Sampler",

@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
+from soundomni.flow.level_losses import nats_of_clips
 
 _ROUNDING = 1e-9
 """How far above a whole number a product may be, through rounding, and still count as that number."""
@@ -125,15 +125,8 @@ class Masked(Objective):
         The prediction is `[B, V_1 + … + V_K, T]`. Other cells have no gradient.
         """
         counted = query.loss_mask.sum(1)
-        if not len(prediction):  # a batch without clips has no levels
-            return {"masked": (prediction.float().sum(), counted.sum())}
-        logits = torch.split(prediction.float(), list(query.levels), dim=1)
-        nats = [
-            functional.cross_entropy(one, ids, ignore_index=HIDDEN, reduction="none").sum(1)
-            for one, ids in zip(logits, query.targets.unbind(1), strict=True)
-        ]
         cells = (query.targets != HIDDEN).sum((1, 2)).clamp_min(1)
-        return {"masked": ((torch.stack(nats).sum(0) * counted / cells).sum(), counted.sum())}
+        return {"masked": ((nats_of_clips(prediction, query) * counted / cells).sum(), counted.sum())}
 
     def noised(self, clean: Tensor, start: Tensor, timestep: float) -> Tensor:
         """Return codes `[B, K, T]` with a share `timestep` of the frames, rounded up, as in `start`, and the others as in `clean`.

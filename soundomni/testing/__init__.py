@@ -11,6 +11,7 @@ name it with the reason in `known_failures = {"batch": "attends across clips"}`;
 pytest.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 from soundomni.core.lazy_names import lazy_names
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from soundomni.testing.critic import CriticSuite
     from soundomni.testing.dataset import DatasetSuite
     from soundomni.testing.encoder import EncoderSuite
+    from soundomni.testing.next_token_objective import NextTokenObjectiveSuite
+    from soundomni.testing.next_token_sampler import NextTokenSamplerSuite
     from soundomni.testing.objective import ObjectiveSuite
     from soundomni.testing.optimizer import OptimizerSuite
     from soundomni.testing.router import RouterSuite
@@ -35,6 +38,8 @@ __all__ = [
     "CriticSuite",
     "DatasetSuite",
     "EncoderSuite",
+    "NextTokenObjectiveSuite",
+    "NextTokenSamplerSuite",
     "ObjectiveSuite",
     "OptimizerSuite",
     "RouterSuite",
@@ -42,5 +47,15 @@ __all__ = [
     "TrackerSuite",
 ]
 
+
+def _module(suite: str) -> str:
+    """Return the module of a suite.
+
+    >>> _module("NextTokenSamplerSuite")
+    'next_token_sampler'
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", suite.removesuffix("Suite")).lower()
+
+
 # on first use, because suites need pytest and torch
-__getattr__, __dir__ = lazy_names(__name__, {name.removesuffix("Suite").lower(): (name,) for name in __all__})
+__getattr__, __dir__ = lazy_names(__name__, {_module(name): (name,) for name in __all__})

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,9 @@ from 1."""
 
 
 class ObjectiveSuite(ConformanceSuite):
-    """Clauses of `soundomni.core.interfaces.Objective`.
+    """Clauses of `soundomni.core.interfaces.Objective`, for those that predict velocities or logits of hidden codes.
+
+    Those that predict the next token have `NextTokenObjectiveSuite`.
 
     Attributes:
         representation: spec of the representation to corrupt: latents, or codes.
@@ -60,6 +63,8 @@ class ObjectiveSuite(ConformanceSuite):
     def test_shapes(self) -> None:
         """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B,
         T]`."""
+        way = "predicts is 'next-token'; expected velocity or logits. Use NextTokenObjectiveSuite"
+        self.require(self.built().predicts != "next-token", "shapes", way)
         clean, query = self._clean(), self._corrupt(self.built())
         wanted, found = f"{clean.values.dtype} {list(clean.values.shape)}", f"{query.inputs.dtype} {list(query.inputs.shape)}"
         self.require(found == wanted, "shapes", f"values of {wanted} became inputs of {found}; expected {wanted}")
@@ -96,12 +101,22 @@ class ObjectiveSuite(ConformanceSuite):
     def test_tokens(self) -> None:
         """`tokens` says what goes in, and what is predicted: numbers for velocities, classes of each id for logits."""
         objective = self.built()
-        tokens, logits = objective.tokens(self.representation), objective.predicts == "logits"
+        tokens, logits = objective.tokens(self.representation), objective.predicts != "velocity"
         message = f"tokens returned {tokens!r}; expected a TokenSpec"
         self.require(isinstance(tokens, TokenSpec), "tokens", message)
         wanted = "a number of classes for each id" if logits else "a number"
         message = f"predicts is '{objective.predicts}', but the outputs of a token are {tokens.outputs!r}; expected {wanted}"
         self.require(isinstance(tokens.outputs, tuple) == logits, "tokens", message)
+
+    def test_num_tokens(self) -> None:
+        """`num_tokens` says how many tokens a clip has, at least one for each frame and more for more frames."""
+        objective, spec = self.built(), self.representation
+        counts = [objective.num_tokens(spec, frames) for frames in range(1, 9)]
+        rises = all(after > before for before, after in pairwise(counts)) and all(count > frame for frame, count in enumerate(counts))
+        self.require(rises, "num_tokens", f"clips of 1 to 8 frames have {counts} tokens; expected one for each frame or more")
+        found, wanted = self._corrupt(objective).inputs.shape[-1], objective.num_tokens(spec, max(LENGTHS))
+        message = f"the longest clip became {found} tokens, but num_tokens says {wanted}"
+        self.require(found == wanted, "num_tokens", message)
 
     def test_start(self) -> None:
         """`start` keeps the values of known frames; all other frames are noise that follows the generators, and codes are
@@ -320,7 +335,8 @@ class ObjectiveSuite(ConformanceSuite):
         for clip, frames in enumerate(LENGTHS):
             alone = seeded(partial(self._corrupt, objective, clips=[clip]), 2)
             for name in ("inputs", "timesteps", "targets", "loss_mask"):
-                found, expected = getattr(together, name)[clip, ..., :frames], getattr(alone, name)[0, ..., :frames]
+                count = objective.num_tokens(self.representation, frames)
+                found, expected = getattr(together, name)[clip, ..., :count], getattr(alone, name)[0, ..., :count]
                 message = f"{name} of clip {clip} differ between the clip on its own and a batch of {len(LENGTHS)}"
                 self.require_close(found, expected, self.tolerance, "batch", message)
 

@@ -79,7 +79,8 @@ class ConformanceSuite(ABC):
 
     def _clause(self, clause: str) -> str:
         """Return the name of a clause for messages."""
-        return f"{KINDS[self.kind].__name__}Suite.{clause}"
+        name = next(cls.__name__ for cls in type(self).__mro__ if cls.__module__.startswith(__package__))
+        return f"{name}.{clause}"
 
     def require_close(self, found: Tensor, expected: Tensor, tolerance: float, clause: str, message: str) -> None:
         """Require equal shapes, and values within `tolerance`, times the largest expected magnitude if that is above 1.

@@ -179,7 +179,9 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
     known = build_tasks(data.tasks)
     used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
-    tokens = {"codec frames": codec.num_frames(round(seconds * codec.sample_rate))}
+    frames = codec.num_frames(round(seconds * codec.sample_rate))
+    count = model.made().num_tokens(frames)
+    tokens = {"codec frames" if count == frames else "tokens of codes": count}
     if not any(task.uses("target") or task.uses("context") for task in used):
         tokens = {}
     if heard is not None and any(task.uses("features") for task in used):

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from soundomni.core.assembly.build import build_model, build_sampler
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.clean_estimate import path_point
-from soundomni.core.inference.sampling import AudioRequest, sample_audio
+from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.inference.variation import beginning
 from soundomni.core.interfaces import Objective, Predict
 from soundomni.core.pretrained.omni import SoundOmni

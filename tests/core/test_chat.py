@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from qwen2_audio_files import SPECIALS, processor, tokenizer
 
 from soundomni.core.errors import DataError
-from soundomni.core.inference.sampling import Context
-from soundomni.core.sequence import NO_LABEL, Attend, PositionRule, Role, audio_segment, plain_segment
+from soundomni.core.sequence import NO_LABEL, Attend, Context, PositionRule, Role, audio_segment, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.chat import DESCRIBE, Answer, answer_opening, chat_context, taught_chat
 

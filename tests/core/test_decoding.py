@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.inference.decoding import GREEDY, TextSampling, likeliest, next_tokens, sample_text
+from soundomni.core.inference.decoding import sample_text
+from soundomni.core.inference.token_choice import GREEDY, TokenSampling, likeliest, next_tokens
 from soundomni.core.interfaces import Backbone, Router
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
@@ -77,7 +78,7 @@ def chain() -> UnifiedModel:
     return build_model(spec, vocab_size=TOKENIZER.vocab_size, trust_class_paths=True)
 
 
-def cut(following: dict[int, float], sampling: TextSampling) -> dict[int, float]:
+def cut(following: dict[int, float], sampling: TokenSampling) -> dict[int, float]:
     """The distribution after temperature, top-k and top-p, by their definitions; no two of CHAIN's are equally likely."""
     heated = {token: p ** (1 / sampling.temperature) for token, p in following.items()}
     ranked = sorted(heated, key=lambda token: -heated[token])[: sampling.top_k]
@@ -90,16 +91,16 @@ def cut(following: dict[int, float], sampling: TextSampling) -> dict[int, float]
 @pytest.mark.parametrize(
     "sampling",
     [
-        TextSampling(temperature=1.0),
-        TextSampling(temperature=0.5),
-        TextSampling(temperature=2.0),
-        TextSampling(temperature=1.0, top_k=2),
-        TextSampling(temperature=1.0, top_p=0.75),
-        TextSampling(temperature=1.5, top_k=3, top_p=0.8),
+        TokenSampling(temperature=1.0),
+        TokenSampling(temperature=0.5),
+        TokenSampling(temperature=2.0),
+        TokenSampling(temperature=1.0, top_k=2),
+        TokenSampling(temperature=1.0, top_p=0.75),
+        TokenSampling(temperature=1.5, top_k=3, top_p=0.8),
     ],
     ids=str,
 )
-def test_drawn_text_follows_the_distribution(chain: UnifiedModel, sampling: TextSampling) -> None:
+def test_drawn_text_follows_the_distribution(chain: UnifiedModel, sampling: TokenSampling) -> None:
     texts = sample_text(chain, [()] * ROWS, tokenizer=TOKENIZER, max_new_tokens=STEPS, sampling=sampling, seeds=range(ROWS))
     seen = Counter(pair for ids in texts for pair in pairwise([BOS, *ids] if len(ids) == STEPS else [BOS, *ids, EOS]))
     assert sum(seen.values()) > ROWS
@@ -116,7 +117,7 @@ def test_drawn_text_follows_the_distribution(chain: UnifiedModel, sampling: Text
 
 def test_another_distribution_is_noticed(chain: UnifiedModel) -> None:
     """The test above would fail at another temperature."""
-    texts = sample_text(chain, [()] * ROWS, tokenizer=TOKENIZER, max_new_tokens=1, sampling=TextSampling(temperature=1.3))
+    texts = sample_text(chain, [()] * ROWS, tokenizer=TOKENIZER, max_new_tokens=1, sampling=TokenSampling(temperature=1.3))
     counts = Counter(ids[0] if ids else EOS for ids in texts)
     statistic = sum((counts[token] - ROWS * p) ** 2 / (ROWS * p) for token, p in CHAIN[BOS].items())
     assert statistic > chi2.ppf(0.9995, 3)
@@ -125,10 +126,10 @@ def test_another_distribution_is_noticed(chain: UnifiedModel) -> None:
 def test_greedy_is_the_default_and_what_low_temperatures_tend_to(chain: UnifiedModel) -> None:
     greedy = sample_text(chain, [()] * 3, tokenizer=TOKENIZER, max_new_tokens=4)
     assert greedy == [[A, B, C, A]] * 3
-    cold = [TextSampling(temperature=temperature) for temperature in (1e-3, 1e-30, 5e-324)]
-    for sampling in (GREEDY, TextSampling(), *cold, TextSampling(temperature=9.0, top_k=1)):
+    cold = [TokenSampling(temperature=temperature) for temperature in (1e-3, 1e-30, 5e-324)]
+    for sampling in (GREEDY, TokenSampling(), *cold, TokenSampling(temperature=9.0, top_k=1)):
         assert sample_text(chain, [()] * 3, tokenizer=TOKENIZER, max_new_tokens=4, sampling=sampling) == greedy
-    hot = sample_text(chain, [()] * 50, tokenizer=TOKENIZER, max_new_tokens=1, sampling=TextSampling(temperature=1e300))
+    hot = sample_text(chain, [()] * 50, tokenizer=TOKENIZER, max_new_tokens=1, sampling=TokenSampling(temperature=1e300))
     assert {ids[0] if ids else EOS for ids in hot} == {A, B, C, EOS}  # never what cannot come next
 
 
@@ -141,7 +142,7 @@ def test_greedy_is_the_default_and_what_low_temperatures_tend_to(chain: UnifiedM
 )
 def test_tokens_are_cut_off_as_defined(logits: list[float], temperature: float, top_k: int | None, top_p: float) -> None:
     logits[0] = max(logits[0], 0.0)
-    sampling = TextSampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = TokenSampling(temperature=temperature, top_k=top_k, top_p=top_p)
     ids, weights = (x[0].numpy() for x in likeliest(torch.tensor([logits], dtype=torch.float32), sampling))
     values = np.asarray(logits, np.float32).astype(np.float64)
     assert ids.tolist() == sorted(range(len(logits)), key=lambda i: (-values[i], i))
@@ -158,7 +159,7 @@ def test_tokens_are_cut_off_as_defined(logits: list[float], temperature: float, 
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_context_only() -> None:
-    model, sampling = MODELS["modality"], TextSampling(temperature=1.5, top_k=50)
+    model, sampling = MODELS["modality"], TokenSampling(temperature=1.5, top_k=50)
     omni = SoundOmni(model, Spec(model=model_spec(sampler=Slot("euler"), guidance=GuidanceSpec())), TOKENIZER)
     contexts = [omni.contexts.clip(Audio(clip(seed, 40 + 7 * seed), RATE), None) for seed in range(4)]
 
@@ -177,7 +178,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_context_only() -> None:
 def test_the_ends_of_the_unit_interval_draw_tokens_that_can_be_drawn(drawn: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([drawn], dtype=torch.float64))
     logits = torch.tensor([[-math.inf, 0.0, -1.0, -math.inf, -2.0, -50.0]])
-    for sampling, allowed in ((TextSampling(temperature=1.0), {1, 2, 4, 5}), (TextSampling(temperature=1.0, top_k=2), {1, 2})):
+    for sampling, allowed in ((TokenSampling(temperature=1.0), {1, 2, 4, 5}), (TokenSampling(temperature=1.0, top_k=2), {1, 2})):
         assert set(next_tokens(logits, sampling, [torch.Generator()]).tolist()) <= allowed
 
 

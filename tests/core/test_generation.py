@@ -16,9 +16,10 @@ from tiny_models import MODELS, RATE, TOKENIZER, clip, contexts_of, greedy, hear
 
 from soundomni.core.assembly.build import build_sampler
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
+from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.decoding import sample_text
 from soundomni.core.inference.editing import Kept, known_frames
-from soundomni.core.inference.sampling import AudioRequest, sample_audio
+from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.inference.variation import beginning
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import Representation

@@ -12,7 +12,8 @@ from tiny_models import MODELS, TOKENIZER, clip, contexts_of, heard, make_model,
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
-from soundomni.core.inference.sampling import AudioSlots, make_cache
+from soundomni.core.inference.contexts import make_cache
+from soundomni.core.inference.sampling import AudioSlots
 from soundomni.core.sequence import Attend, PackedBatch, PositionRule, Role, Sample, Segment, audio_segment, next_position, text_segment
 
 

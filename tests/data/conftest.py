@@ -64,7 +64,7 @@ def make_writer(tokenizer):
         feature_attend="full",
         chat="none",
     ):
-        made = CodecModality(name="latent", spec=codec, max_frames=max_frames, positions=PositionRule.named(latent_positions))
+        made = CodecModality(name="latent", spec=codec, max_tokens=max_frames, positions=PositionRule.named(latent_positions))
         heard = HeardModality(
             name="features",
             spec=encoder,

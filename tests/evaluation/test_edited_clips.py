@@ -84,6 +84,17 @@ def test_silence_and_noise_after_the_join_have_no_pitch() -> None:
         assert scores["pitch"].value < 0.1 and scores["direction"].value < 0.7
 
 
+def test_a_clip_that_ends_early_is_silent_from_there() -> None:
+    ended, silent = [], []
+    for i, (item, clip) in enumerate(zip(ITEMS, CLIPS, strict=True)):
+        join = round(cut_of(i).join * RATE)
+        waveform = np.where(np.arange(clip.waveform.shape[1]) < join, clip.waveform, np.float32(0))
+        ended.append(Continuation(item, clip, cut_of(i), Audio(waveform[:, :join], RATE)))
+        silent.append(Continuation(item, clip, cut_of(i), Audio(waveform, RATE)))
+    expected, found = continuation_scores(silent), continuation_scores(ended)
+    assert all(found[name] == expected[name] for name in ("direction", "pitch", "level_step"))
+
+
 def test_a_variant_is_near_the_clip_or_what_the_prompt_asks_for() -> None:
     following = [*range(1, len(ITEMS)), 0]
     near = [Variant(ITEMS[j], CLIPS[i], CLIPS[i]) for i, j in enumerate(following)]

@@ -15,9 +15,8 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.inference.decoding import sample_text
-from soundomni.core.inference.sampling import context_length
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.sequence import PackedBatch, Role, Sample, plain_segment
+from soundomni.core.sequence import PackedBatch, Role, Sample, context_length, plain_segment
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.chat import DESCRIBE
 from soundomni.experts.checkpoints.language_import import write_imported

@@ -13,12 +13,13 @@ from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
 from soundomni.core.interfaces import Connector, Critic, Dataset, Encoding, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
-from soundomni.core.representation import HIDDEN, RepresentationSpec, TokenSpec
+from soundomni.core.representation import EMPTY, HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
 MDCT, Dac, LogMel, MoT = load("codec", "mdct"), load("codec", "dac"), load("encoder", "log-mel"), load("backbone", "mot")
 Euler, FlowMatching, AdamW = load("sampler", "euler"), load("objective", "flow-matching"), load("optimizer", "adamw")
 Codes, Masked = load("connector", "codes"), load("objective", "masked")
+Autoregressive, NextToken = load("objective", "autoregressive"), load("sampler", "next-token")
 L1, Waveforms = load("critic", "l1"), load("critic", "multi-scale-waveform")
 IDS = TokenSpec((4, 4), (4, 4))
 CODES = {"representation": RepresentationSpec(kind="codes", sample_rate=8000, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))}
@@ -910,6 +911,175 @@ class DividesElsewhere(FillsAll):
 class LooksAtPadding(FillsAll):
     def divide(self, logits):
         return (logits - logits.mean(2, keepdim=True)).split(self.sizes, 1)
+
+
+def corrupted(change):
+    """A class whose queries are changed."""
+
+    class Changed(Autoregressive):
+        def corrupt(self, clean, *, known, noise, generators):
+            return change(super().corrupt(clean, known=known, noise=noise, generators=generators))
+
+    return Changed
+
+
+OBJECTIVE, SAMPLER = testing.NextTokenObjectiveSuite, testing.NextTokenSamplerSuite
+broken(OBJECTIVE, "shapes", r"inputs are torch\.int32 \[4, 2, 15\]; expected torch\.int64")(
+    corrupted(lambda query: replace(query, inputs=query.inputs.int()))
+)
+broken(OBJECTIVE, "clean", "tokens of clip 0 got timesteps other than 1; expected 1")(
+    corrupted(lambda query: replace(query, timesteps=0 * query.timesteps))
+)
+broken(OBJECTIVE, "corrupts", "clip 0 is shown other ids than `given` says; expected these, or HIDDEN")(
+    corrupted(lambda query: replace(query, inputs=torch.where(query.inputs == HIDDEN, query.inputs, query.inputs + 1)))
+)
+broken(OBJECTIVE, "hidden", r"clip 0 has \d+ hidden cells at the start that are not predicted")(
+    corrupted(lambda query: replace(query, targets=query.targets.masked_fill(query.targets == 0, HIDDEN)))
+)
+broken(OBJECTIVE, "causal", r"place 0 or one before it shows the code of level 0 in frame 0, which comes later")(
+    corrupted(lambda query: replace(query, inputs=query.targets))
+)
+broken(OBJECTIVE, "counts", "loss_mask is not the tokens of which an id is predicted")(
+    corrupted(lambda query: replace(query, loss_mask=query.loss_mask.roll(1, 1)))
+)
+
+
+@broken(OBJECTIVE, "counts", "loss 'autoregressive' counts 23, but num_terms says 10")
+class CountsFrames(Autoregressive):
+    def num_terms(self, spec, frames):
+        return frames
+
+
+@broken(OBJECTIVE, "num_tokens", "the longest clip became 15 tokens, but num_tokens says 14")
+class ForgetsTheEnd(Autoregressive):
+    def num_tokens(self, spec, frames):
+        return 2 * frames
+
+    def _arranged(self, clips, codes):
+        return nn.functional.pad(super()._arranged(clips, codes), (0, 1), value=EMPTY)
+
+
+@broken(OBJECTIVE, "start", r"the spec of the start has codebooks of \(4, 3\); expected all classes, \(5, 3\)")
+class StartsWithCodes(Autoregressive):
+    def start(self, given, known, generators):
+        return replace(super().start(given, known, generators), spec=given.spec)
+
+
+@broken(OBJECTIVE, "start", "check_known and start do not refuse the same known frames")
+class RefusesLate(Autoregressive):
+    def check_known(self, known):
+        if known.any(1).all() and not known[:, 0].any() and not self.starting:
+            return
+        super().check_known(known)
+
+    starting = False
+
+    def start(self, given, known, generators):
+        self.starting = True
+        try:
+            return super().start(given, known, generators)
+        finally:
+            self.starting = False
+
+
+@broken(OBJECTIVE, "ended", "a clip that ends at token 2 does not have the tokens of a clip of 1 frames")
+class EndsWithoutOthers(Autoregressive):
+    def start(self, given, known, generators):
+        start = super().start(given, known, generators)
+        return replace(start, ended=lambda clip, token: start.ended(clip, token)[:, :-1])
+
+
+def sampled(change):
+    """A class whose results are changed."""
+
+    class Changed(NextToken):
+        def sample(self, predict, start, **settings):
+            return change(super().sample(predict, start, **settings))
+
+    return Changed
+
+
+@broken(SAMPLER, "takes", "takes is 'logits'; expected next-token. Use SamplerSuite")
+class TakesLogits(NextToken):
+    takes = "logits"
+
+
+@broken(SAMPLER, "num_evaluations", "one call asked for 11 predictions, but num_evaluations says 12")
+@broken(SAMPLER, "on_step", r"on_step was called \d+ times, indices start \[1, 2, 3\]; expected 0, 1, 2, … and at most 12 times")
+class CountsFromOne(NextToken):
+    def count_steps(self, start):
+        return super().count_steps(start) + 1
+
+    def sample(self, predict, start, *, on_step=None, **settings):
+        counted = None if on_step is None else lambda index, values: on_step(index + 1, values)
+        return super().sample(predict, start, on_step=counted, **settings)
+
+
+class Uncached(NextToken):
+    """Asks for all tokens anew each time."""
+
+    def sample(self, predict, start, **settings):
+        seen = []
+
+        def again(values, timesteps, *, first=0):
+            seen.append(values)
+            return predict(torch.cat(seen, 2), timesteps)[..., first:]
+
+        return super().sample(again, start, **settings)
+
+
+broken(SAMPLER, "settled", "tokens from 0 on were asked for after those before 1; expected each token once, in order")(Uncached)
+broken(SAMPLER, "stops", "tokens were asked for, although the longest clip ended after 5")(Uncached)
+
+
+@broken(SAMPLER, "settled", "places from 1 on do not show clip 0 the token before each of them")
+class ShowsNothing(NextToken):
+    def sample(self, predict, start, **settings):
+        def hidden(values, timesteps, *, first=0):
+            return predict(torch.full_like(values, HIDDEN), timesteps, first=first)
+
+        return super().sample(hidden, start, **settings)
+
+
+@broken(SAMPLER, "begin", r"timesteps \[0\.1.*\] were asked for; expected 1 for each clip")
+class AtAnotherTime(NextToken):
+    def sample(self, predict, start, *, begin=1.0, **settings):
+        return super().sample(predict, start, begin=0.1, **settings)
+
+
+@broken(SAMPLER, "earliest", r"clip 0 ended at token 0; expected 2 at the earliest")
+class EndsAtOnce(NextToken):
+    def sample(self, predict, start, **settings):
+        return super().sample(predict, replace(start, earliest=0), **settings)
+
+
+broken(SAMPLER, "hidden", r"\d+ cells are HIDDEN in the result; expected none")(
+    sampled(lambda made: replace(made, values=made.values.masked_fill(made.values == 1, HIDDEN)))
+)
+broken(SAMPLER, "known", "ids given at the start are others in the result; expected them never to change")(
+    sampled(lambda made: replace(made, values=made.values.masked_fill(made.values == 1, 0)))
+)
+broken(SAMPLER, "shape", r"a start of torch\.int64 \[3, 2, 11\] became torch\.int64 \[3, 2, 10\]; expected")(
+    sampled(lambda made: replace(made, values=made.values[..., :-1]))
+)
+broken(SAMPLER, "target", r"clips that end after \(5, 2, 3\) frames have \(11, 11, 11\) tokens; expected \(11, 5, 7\)")(
+    sampled(lambda made: replace(made, frames=(11, 11, 11)))
+)
+
+
+class Rolls(NextToken):
+    """Draws from a generator of its own, which it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = torch.Generator().manual_seed(1)
+
+    def sample(self, predict, start, *, generators, **settings):
+        return super().sample(predict, start, generators=[self.own] * len(generators), **settings)
+
+
+broken(SAMPLER, "no_state", "the same call gave other ids after another call")(Rolls)
+broken(SAMPLER, "batch", "clip 1 gave another result on its own than in a batch of 3")(Rolls)
 
 
 class Two(Dataset):

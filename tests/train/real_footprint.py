@@ -43,7 +43,7 @@ def held(tensors: Iterable[Tensor | None]) -> int:
 
 def sizes_of(batch: PackedBatch) -> BatchSizes:
     def clips(of: Clips) -> ClipSizes:
-        return ClipSizes(tuple(of.lengths.tolist()), tuple(of.num_frames.tolist()), tuple(of.noise.tolist()))
+        return ClipSizes(tuple(of.lengths.tolist()), tuple(of.num_frames.tolist()), tuple(of.num_tokens.tolist()), tuple(of.noise.tolist()))
 
     labels = int((batch.labels != NO_LABEL).sum())
     return BatchSizes(batch.table, labels, {name: clips(of) for name, of in batch.clips.items()}, {}, 0.0, 0)

@@ -16,9 +16,11 @@ from soundomni.core.assembly.modality import frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.bounded_change import Bound, bounded
+from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.editing import Kept
-from soundomni.core.inference.sampling import AudioRequest, AudioSlots, make_cache, sample_audio
+from soundomni.core.inference.sampling import AudioSlots, sample_audio
 from soundomni.core.inference.variation import LEAST_STRENGTH, Beginning, beginning
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import HIDDEN

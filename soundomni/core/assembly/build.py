@@ -17,7 +17,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Prediction, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
-from soundomni.core.spec.registry import build
+from soundomni.core.spec.registry import build, load
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
 
 
@@ -90,22 +90,41 @@ def _modality(
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
-    """Build a sampler; `num_steps` overrides the spec's. Raise SpecError for more than MOST_STEPS."""
+    """Build a sampler; `num_steps` overrides the spec's.
+
+    Raise SpecError for more than MOST_STEPS, or for a sampler that does not have a number of steps.
+    """
+    has_steps = cast(type[Sampler], load("sampler", slot.class_path, trust_class_paths=trust_class_paths)).takes != "next-token"
+    if num_steps is not None and not has_steps:
+        raise SpecError(
+            f"the number of steps is {num_steps}, but sampler '{slot.class_path}' takes a step for each token of a clip. Leave out the "
+            "number of steps"
+        )
     if num_steps is not None:
         slot = Slot(slot.class_path, {**slot.init_args, "num_steps": num_steps})
     sampler = cast(Sampler, build("sampler", slot, trust_class_paths=trust_class_paths))
-    check_count(f"num_steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
+    if has_steps:
+        check_count(f"num_steps of sampler '{slot.class_path}'", sampler.num_steps, most=MOST_STEPS)
     return sampler
 
 
-FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit"}
+def steps_of(sampler: Sampler) -> int | None:
+    """Return the number of steps of a sampler; None if it takes one for each token."""
+    return None if sampler.takes == "next-token" else sampler.num_steps
+
+
+FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit", "next-token": "next-token"}
 """A built-in sampler for each kind of prediction."""
 
 
 def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
     """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts."""
     if sampler.takes != objective.predicts:
-        kinds: dict[Prediction, str] = {"velocity": "velocities", "logits": "logits"}
+        kinds: dict[Prediction, str] = {
+            "velocity": "velocities",
+            "logits": "logits",
+            "next-token": "logits of the next token",
+        }
         wanted, fitting = kinds[objective.predicts], FITTING[objective.predicts]
         raise SpecError(
             f"sampler is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "

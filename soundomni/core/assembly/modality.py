@@ -22,7 +22,7 @@ from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
-from soundomni.core.representation import Representation
+from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 
 
@@ -131,7 +131,7 @@ class EncoderModality(Modality):
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' features."""
         features = self.encoder(clips.waveform, clips.lengths)
-        places = frame_places(clips.num_frames, features.shape[1], self.device)
+        places = frame_places(clips.num_tokens, features.shape[1], self.device)
         return self.connector.enter(features.flatten(0, 1).index_select(0, places))
 
 
@@ -169,37 +169,49 @@ class CodecModality(Modality):
         """Return the representation of clips in the hidden space."""
         if len(clips):
             return Entered(self.enter_context(clips))
-        return Entered(self.enter_frames(self._nothing(), None, frame_places(clips.num_frames, 1, self.device)))
+        return Entered(self.enter_frames(self._nothing(), None, frame_places(clips.num_tokens, 1, self.device)))
 
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' representation, clean."""
-        values = self.represent(clips).values
+        values = self.as_context(replace(self.represent(clips), frames=tuple(clips.num_frames.tolist())))
         clean = values.to(self.dtype) if values.is_floating_point() else values
-        return self.enter_frames(clean, None, frame_places(clips.num_frames, clean.shape[-1], self.device))
+        return self.enter_frames(clean, None, frame_places(clips.num_tokens, clean.shape[-1], self.device))
 
-    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor) -> Tensor:
-        """Return the hidden tokens `[N, H]` of the frames at `places` in values `[B, D, T]` or codes `[B, K, T]`.
+    def as_context(self, clean: Representation) -> Tensor:
+        """Return the tokens of clips that are only context, `[B, D, T]` or `[B, K, T]`."""
+        return clean.values
+
+    def num_tokens(self, num_frames: int) -> int:
+        """Return how many tokens a clip of so many frames has, without its boundaries."""
+        return num_frames
+
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: int = 0) -> Tensor:
+        """Return the hidden tokens `[N, H]` of those at `places` in values `[B, D, T]` or codes `[B, K, T]`.
 
         Args:
             values: the values.
             timesteps: `[B, T]`; None if all are clean.
             places: int64 `[N]`, see `frame_places`.
+            first: index of the first of these tokens in the clip.
 
-        Raise SpecError for more frames than the connector tells apart.
+        Raise SpecError for more tokens than the connector tells apart.
         """
-        num_frames = values.shape[-1]
-        self.check_frames(num_frames)
+        num_tokens = values.shape[-1]
+        self._check_tokens(first + num_tokens)
         tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
-        return self._connect(tokens, timesteps, places, num_frames)
+        return self._connect(tokens, timesteps, places, first + places % num_tokens)
 
-    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, num_frames: int) -> Tensor:
+    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         return self.connector.enter(tokens)
 
     def check_frames(self, num_frames: int) -> None:
         """Raise SpecError for a clip of more frames than the connector tells apart."""
+        self._check_tokens(self.num_tokens(num_frames))
+
+    def _check_tokens(self, num_tokens: int) -> None:
         most = self.connector.max_frames
-        if most is not None and num_frames > most:
-            given, longest = (self.codec.spec.seconds(frames) for frames in (num_frames, most))
+        if most is not None and num_tokens > most:
+            given, longest = (self.codec.spec.seconds(most_frames(self.num_tokens, count)) for count in (num_tokens, most))
             raise SpecError(f"the clip lasts {given:g} s; the {self.name} connector takes at most {longest:g} s. Choose a shorter length")
 
     def _nothing(self) -> Tensor:
@@ -291,10 +303,18 @@ class MadeModality(CodecModality):
         """Names of the objective's losses."""
         return self.objective.loss_names
 
+    def num_tokens(self, num_frames: int) -> int:
+        """Return how many tokens a clip of so many frames has, as its objective says."""
+        return self.objective.num_tokens(self.codec.spec, num_frames)
+
+    def as_context(self, clean: Representation) -> Tensor:
+        """Return the tokens of clips that are only context, as its objective shows them."""
+        return self.objective.given(clean)
+
     def enter(self, clips: Clips) -> Entered:
         """Return clips in the hidden space, those to make corrupted."""
         query = self.corrupt(clips)
-        places = frame_places(clips.num_frames, query.inputs.shape[-1], self.device)
+        places = frame_places(clips.num_tokens, query.inputs.shape[-1], self.device)
         return Entered(self.enter_frames(query.inputs, query.timesteps, places), query, places)
 
     def corrupt(self, clips: Clips) -> Query:
@@ -317,12 +337,12 @@ class MadeModality(CodecModality):
         timesteps = torch.zeros(0, 1, device=self.device, dtype=self.dtype)
         return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool())
 
-    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, num_frames: int) -> Tensor:
+    def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         if timesteps is None:
             times = torch.zeros(len(places), device=self.device, dtype=self.dtype)
         else:
             times = timesteps.flatten().index_select(0, places)
-        return self.connector.enter(tokens, timesteps=times, frames=places % num_frames)
+        return self.connector.enter(tokens, timesteps=times, frames=indices)
 
     def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
         """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
@@ -331,18 +351,18 @@ class MadeModality(CodecModality):
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
-    def count_frames(self, clips: Clips) -> float:
-        """Return how many frames of clips are made and not known: the count of each loss."""
-        frames = float(sum(int(n) for n, noise in zip(clips.num_frames, clips.noise.tolist(), strict=True) if noise))
-        return frames - float((clips.known & clips.noise[:, None]).sum())
+    def count_terms(self, clips: Clips) -> float:
+        """Return the count of each loss, which follows from how many frames of each clip are made and not known."""
+        rows = zip(clips.num_frames.tolist(), clips.known.sum(1).tolist(), clips.noise.tolist(), strict=True)
+        return float(sum(self.objective.num_terms(self.codec.spec, frames - known) for frames, known, noise in rows if noise))
 
 
-def frame_places(num_frames: np.ndarray, padded: int, device: torch.device) -> Tensor:
-    """Return int64 `[N]`: where the valid frames of clips with `num_frames` `[B]` lie in a flattened `[B * padded]`
+def frame_places(num_tokens: np.ndarray, padded: int, device: torch.device) -> Tensor:
+    """Return int64 `[N]`: where the valid tokens of clips with `num_tokens` `[B]` lie in a flattened `[B * padded]`
     axis.
     """
-    if len(num_frames) and int(num_frames.max()) > padded:
-        raise ValueError(f"a clip was packed as {int(num_frames.max())} frames, but its encoding has {padded}")
-    first = np.arange(len(num_frames)) * padded
-    runs = [np.arange(start, start + count) for start, count in zip(first, num_frames, strict=True)]
+    if len(num_tokens) and int(num_tokens.max()) > padded:
+        raise ValueError(f"a clip was packed as {int(num_tokens.max())} tokens, but its encoding has {padded}")
+    first = np.arange(len(num_tokens)) * padded
+    runs = [np.arange(start, start + count) for start, count in zip(first, num_tokens, strict=True)]
     return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *runs]).astype(np.int64)).to(device)

@@ -152,7 +152,7 @@ class UnifiedModel(nn.Module):
         """Return the number of elements of each loss of `batch`, known before anything is computed."""
         counts = {"ce": float((batch.labels != NO_LABEL).sum())}
         for modality in self.all_made:
-            counts |= dict.fromkeys(self._named(modality).values(), modality.count_frames(batch.of(modality.name)))
+            counts |= dict.fromkeys(self._named(modality).values(), modality.count_terms(batch.of(modality.name)))
         return counts | dict.fromkeys(self.router.loss_names, 1.0)
 
     def forward(self, batch: PackedBatch) -> LossTerms:
@@ -261,28 +261,31 @@ class UnifiedModel(nn.Module):
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
         return layout.take(streams, TEXT)
 
-    def predict_frames(self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout) -> Tensor:
+    def predict_frames(
+        self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout, *, first: int = 0
+    ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
         Args:
             name: name of the modality that is made.
             values: `[R, D, T]`, or codes `[R, K, T]`.
             timesteps: `[R, T]`.
-            boundary_ids: int64 `[2 R]`, start and end token of each row's slot.
+            boundary_ids: int64 `[2 R]`, start and end token of each row's slot; empty if the layout has none.
             places: the frames of the slots, from `frame_places`.
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
+            first: index of the first of these tokens in each clip.
 
         Returns:
             The prediction `[R, P, T]`.
         """
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
-        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places)
+        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         output = modality.leave(layout.take(streams, name), places, values)
         precise = values.dtype if values.is_floating_point() else torch.float32
-        return modality.objective.predicted(output.to(precise), values, timesteps).to(precise)
+        return modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""

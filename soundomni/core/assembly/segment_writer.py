@@ -38,10 +38,12 @@ def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | s
             name=modality.name, spec=encoder.spec, num_tokens=encoder.num_tokens, read=encoder.read, positions=positions, attend=attend
         )
     assert isinstance(modality, CodecModality), "it has an encoder or a codec"
+    made = modality if isinstance(modality, MadeModality) else None
     return segments.CodecModality(
         name=modality.name,
         spec=modality.codec.spec,
-        target_attend=modality.objective.attend if isinstance(modality, MadeModality) else None,
-        max_frames=modality.connector.max_frames,
+        target_attend=None if made is None else made.objective.attend,
+        max_tokens=modality.connector.max_frames,
         positions=positions,
+        num_tokens=None if made is None else made.num_tokens,
     )

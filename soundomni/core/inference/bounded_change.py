@@ -60,7 +60,7 @@ def bounded(predict: Predict, objective: Objective, bounds: Sequence[Bound | Non
     """
     if not any(bounds):
         return predict
-    if objective.predicts == "logits":
+    if objective.predicts != "velocity":
         raise ValueError("the change of a clip cannot be bounded for an objective that predicts logits; expected no bound")
 
     def predict_bounded(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:

@@ -6,7 +6,6 @@ Shape letters: R rows, one text each, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,80 +14,10 @@ from torch import Tensor
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.kv_cache import KVCache
-from soundomni.core.inference.sampling import empty_cache, packed
-from soundomni.core.limits import check_text_sampling
+from soundomni.core.inference.contexts import empty_cache, packed
+from soundomni.core.inference.token_choice import GREEDY, TokenSampling, next_tokens
 from soundomni.core.sequence import Context, SegmentTable, next_position, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSampling:
-    """How the next token is chosen.
-
-    Args:
-        temperature: divides the logits: 1 draws from the model's own distribution, lower values make likely tokens
-            likelier. 0 always takes the likeliest token (greedy), and then nothing else matters.
-        top_k: draw only from the k likeliest tokens; None from all.
-        top_p: draw only from the smallest set of likeliest tokens that together have at least this probability (Holtzman et al.
-            2020, section 3.1, the nucleus); it counts after the temperature and among the tokens that `top_k` leaves.
-
-    Raises:
-        SpecError: a number is out of its range.
-    """
-
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_text_sampling(self.temperature, self.top_k, self.top_p)
-
-
-GREEDY = TextSampling()
-
-
-def next_tokens(logits: Tensor, sampling: TextSampling, generators: Sequence[torch.Generator]) -> np.ndarray:
-    """Choose the next token of each row.
-
-    Args:
-        logits: `[R, V]`, on any device.
-        sampling: how to choose.
-        generators: one for each row, on the CPU. Each draws one number; greedy decoding draws none.
-
-    Returns:
-        int64 `[R]`.
-    """
-    if sampling.temperature == 0.0:
-        return logits.argmax(-1).cpu().numpy()
-    ids, weights = likeliest(logits, sampling)
-    totals = weights.cumsum(-1)
-    drawn = torch.cat([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
-    passed = (totals <= drawn[:, None] * totals[:, -1:]).sum(-1)
-    chosen = torch.minimum(passed, (weights > 0).sum(-1) - 1)  # the product may round up to the total
-    return ids.gather(1, chosen[:, None])[:, 0].numpy()
-
-
-def likeliest(logits: Tensor, sampling: TextSampling) -> tuple[Tensor, Tensor]:
-    """Return the tokens that can be drawn, likeliest first, with their weights. The temperature must be above 0.
-
-    Args:
-        logits: `[R, V]`; among equal logits, the smaller id counts as likelier.
-        sampling: how to choose.
-
-    Returns:
-        ids int64 `[R, V]` and weights float64 `[R, V]`, proportional to the probabilities, 0 for tokens that cannot be drawn; both on
-        the CPU.
-    """
-    values, ids = logits.sort(dim=-1, descending=True, stable=True)
-    values = values.cpu().double()
-    weights = ((values - values[:, :1]) / sampling.temperature).exp()
-    if sampling.top_k is not None:
-        weights[:, min(sampling.top_k, weights.shape[1]) :] = 0.0
-    if sampling.top_p < 1.0:
-        totals = weights.cumsum(-1)
-        before = torch.cat([torch.zeros_like(totals[:, :1]), totals[:, :-1]], dim=-1)
-        weights = weights.masked_fill(before >= sampling.top_p * totals[:, -1:], 0.0)
-    return ids.cpu(), weights
 
 
 @torch.no_grad()
@@ -99,7 +28,7 @@ def iter_tokens(
     tokenizer: TextTokenizer,
     max_new_tokens: int,
     opening: Sequence[int] | None = None,
-    sampling: TextSampling = GREEDY,
+    sampling: TokenSampling = GREEDY,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each context with text, up to a token that ends texts or to `max_new_tokens`.
@@ -153,7 +82,7 @@ def sample_text(
     tokenizer: TextTokenizer,
     max_new_tokens: int,
     opening: Sequence[int] | None = None,
-    sampling: TextSampling = GREEDY,
+    sampling: TokenSampling = GREEDY,
     seeds: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the ids of the text that follows each context. The arguments are those of `iter_tokens`."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.editing import Kept, known_frames
-from soundomni.core.inference.sampling import AudioRequest
 from soundomni.core.limits import check_seed
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.prompts import PromptWriter
@@ -38,6 +38,10 @@ class RequestBuilder:
         self._negative_prompt = negative_prompt
         self.num_samples = num_samples
 
+    def length_of(self, num_frames: int) -> int:
+        """Return the samples of a clip that was made: those asked for, or fewer if it has ended before."""
+        return min(self.num_samples, self._modality.codec.spec.num_samples(num_frames))
+
     def request(self, prompt: str, *, seed: int, kept: Kept | None = None, varied: Audio | None = None) -> AudioRequest:
         """Return the request for one clip.
 
@@ -48,7 +52,8 @@ class RequestBuilder:
             varied: the clip to start from, or None to start from noise.
 
         Raises:
-            SpecError: the seed is out of its range, or the kept spans do not hold a whole frame.
+            SpecError: the seed is out of its range, the kept spans do not hold a whole frame, or the model cannot make the rest around
+                them.
             DataError: the prompt and the clip are longer than the samples that the model was trained with.
         """
         check_seed(seed)
@@ -65,6 +70,7 @@ class RequestBuilder:
         """Add the normalized values `[D, T]` of the kept parts."""
         waveform, num_samples = self._to_codec(kept.clip), self.num_samples
         mask = known_frames(kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        self._modality.objective.check_known(torch.from_numpy(mask)[None])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
         return replace(request, known=known, known_mask=torch.from_numpy(mask))

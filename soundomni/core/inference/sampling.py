@@ -1,7 +1,7 @@
 """Generation with a key-value cache: the context is computed once, then only the slot that is being made.
 
 Each row of the cache holds one guidance branch of one sample. At every step, the sampler rewrites the audio slots
-behind the rows, in one batch. Text is written in decoding.py.
+behind the rows, in one batch. Clips that are made token after token are in next_token.py, and text is in decoding.py.
 
 Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensions, T frames.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,51 +19,15 @@ from soundomni.core.assembly.modality import MadeModality, frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
-from soundomni.core.inference.guidance import PartialTarget, guided
+from soundomni.core.inference.contexts import make_cache
+from soundomni.core.inference.guidance import guided
+from soundomni.core.inference.next_token import sample_tokens
 from soundomni.core.interfaces import Sampler
 from soundomni.core.representation import Representation, length_mask
-from soundomni.core.sequence import (
-    Context,
-    PackedBatch,
-    Sample,
-    Segment,
-    SegmentTable,
-    context_length,
-    next_position,
-)
+from soundomni.core.sequence import Segment, SegmentTable, next_position
 from soundomni.core.spec.schema import GuidanceSpec
-
-
-def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
-    """Allocate a cache with one row per context and room for `room` more tokens in each, and compute the contexts into
-    it.
-    """
-    cache = empty_cache(model, contexts, room)
-    model.prefill(packed(model, contexts), cache)
-    return cache
-
-
-def packed(model: UnifiedModel, contexts: Sequence[Context]) -> PackedBatch:
-    """Return contexts as documents of one batch on the model's device."""
-    samples = [Sample(key=str(i), segments=context) for i, context in enumerate(contexts)]
-    return PackedBatch.from_samples(samples).to(model.device)
-
-
-def empty_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
-    """Allocate a cache with one row per context, for the context and `room` more tokens."""
-    backbone = model.backbone
-    parameter = next(backbone.parameters())
-    kind = parameter.device.type
-    return KVCache(
-        num_rows=len(contexts),
-        capacity=max(map(context_length, contexts)) + room,
-        num_layers=len(backbone.layers),
-        num_kv_heads=backbone.num_kv_heads,
-        head_dim=backbone.head_dim,
-        device=parameter.device,
-        dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype,
-    )
 
 
 class AudioSlots:
@@ -93,7 +56,7 @@ class AudioSlots:
         )
         self._layout = model.layout(stored, plan, cache)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
-        self._frames = np.asarray([slot.num_frames for slot in slots])
+        self._tokens = np.asarray([slot.num_tokens for slot in slots])
         self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
@@ -104,46 +67,8 @@ class AudioSlots:
         if first:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
-        places = frame_places(self._frames, values.shape[-1], self._model.device)
+        places = frame_places(self._tokens, values.shape[-1], self._model.device)
         return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AudioRequest:
-    """One clip to make.
-
-    Args:
-        context: segments before the clip.
-        negative: segments of the guidance branch; empty for the unconditional one.
-        slot: the segment of the clip itself, as a target is written.
-        seed: seed of the noise.
-        known: normalized values `[D, T]`, given in the frames that `known_mask` marks; None to make all frames.
-        known_mask: bool `[T]`.
-        varied: normalized values `[D, T]` of a clip to mix with the noise that sampling starts from; None to start from
-            only noise.
-        most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
-    """
-
-    context: Context
-    negative: Context = ()
-    slot: Segment
-    seed: int
-    known: Tensor | None = None
-    known_mask: Tensor | None = None
-    varied: Tensor | None = None
-    most_change: float = math.inf
-
-    @property
-    def num_frames(self) -> int:
-        """Number of frames to make."""
-        return self.slot.num_frames
-
-
-def sampler_seed(seed: int) -> int:
-    """Return the seed for what a stochastic sampler draws, a stream different from those of the noise of nearby clip
-    seeds.
-    """
-    return (seed ^ 0x5DEECE66) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
 
 
 @torch.no_grad()
@@ -162,12 +87,14 @@ def sample_audio(
     SDEdit, algorithm 1).
 
     Returns:
-        the normalized representation, `[B, D, T]`.
+        the normalized representation, `[B, D, T]`; clips that end by themselves may be shorter than asked for.
     """
-    frames = [request.num_frames for request in requests]
+    modality = model.made(requests[0].slot.modality)
+    if modality.objective.predicts == "next-token":
+        return sample_tokens(model, requests, sampler=sampler, guidance=guidance, begin=begin, on_step=on_step)
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
-    cache = make_cache(model, contexts, room=max(frames) + 2)
+    cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
     slots = {
         count: AudioSlots(
             model,
@@ -177,8 +104,7 @@ def sample_audio(
         )
         for count in range(1, branches + 1)
     }
-    modality = model.made(requests[0].slot.modality)
-    given, target = _given(modality, requests)
+    given, target = given_frames(modality, requests)
     noise = [torch.Generator().manual_seed(request.seed) for request in requests]
     start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
     valid = length_mask(given.lengths, given.values.shape[-1])
@@ -211,17 +137,3 @@ def _bound(request: AudioRequest) -> Bound | None:
     if request.varied is None or math.isinf(request.most_change):
         return None
     return Bound(request.varied, request.most_change)
-
-
-def _given(modality: MadeModality, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
-    """Return the given values of all clips, zero in frames to make, and which frames are given."""
-    device, spec, frames = modality.device, modality.codec.spec, tuple(request.num_frames for request in requests)
-    dtype = torch.float32 if spec.kind == "continuous" else torch.int64
-    values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=device)
-    mask = torch.zeros(len(requests), max(frames), dtype=torch.bool, device=device)
-    for i, request in enumerate(requests):
-        if request.known is not None and request.known_mask is not None:
-            values[i, :, : request.num_frames] = request.known.to(device)
-            mask[i, : request.num_frames] = request.known_mask.to(device)
-    lengths = torch.tensor(frames, device=device)
-    return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask)

@@ -31,7 +31,8 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.batches import batches
 from soundomni.core.inference.bounded_change import most_change
 from soundomni.core.inference.clean_estimate import clean_estimate
-from soundomni.core.inference.sampling import AudioSlots, make_cache
+from soundomni.core.inference.contexts import make_cache
+from soundomni.core.inference.sampling import AudioSlots
 from soundomni.core.sequence import Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
@@ -92,7 +93,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     if strength == 1.0:
         return Beginning()
     strength = max(strength, LEAST_STRENGTH)
-    if model.made(slot.modality).objective.predicts == "logits":
+    if model.made(slot.modality).objective.predicts != "velocity":
         return Beginning(strength)
     errors = estimate_errors(model, clip, slot=slot, batch_size=batch_size)
     timestep = timestep_of_share(strength**2, lost_shares(errors))

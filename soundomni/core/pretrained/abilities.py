@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from soundomni.core.assembly.build import build_sampler
+from soundomni.core.assembly.build import build_sampler, steps_of
 from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.spec.schema import ModelSpec
@@ -20,7 +20,8 @@ class Made:
         kind: whether the model makes latents or codes.
         sample_rate, channels: of its clips, in Hz.
         max_seconds: the longest clip that its connector takes; None if there is no limit.
-        num_steps: steps of its sampler.
+        num_steps: steps of its sampler; None if they follow from the clip, as when tokens are made one after the other.
+        ends: whether a clip ends by itself, so that a length is the most that it may have.
         guidance_scale: scale of its guidance.
     """
 
@@ -29,7 +30,8 @@ class Made:
     sample_rate: int
     channels: int
     max_seconds: float | None
-    num_steps: int
+    num_steps: int | None
+    ends: bool
     guidance_scale: float
 
 
@@ -104,6 +106,7 @@ def _made(modality: MadeModality, spec: ModelSpec, trust_class_paths: bool) -> M
         sample_rate=modality.sample_rate,
         channels=modality.channels,
         max_seconds=None if most is None else codec.seconds(most),
-        num_steps=build_sampler(own.sampler, trust_class_paths=trust_class_paths).num_steps,
+        num_steps=steps_of(build_sampler(own.sampler, trust_class_paths=trust_class_paths)),
+        ends=modality.objective.predicts == "next-token",
         guidance_scale=own.guidance.scale,
     )

@@ -25,7 +25,8 @@ from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.batches import batches
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
-from soundomni.core.inference.decoding import TextSampling, iter_tokens, sample_text
+from soundomni.core.inference.audio_request import AudioRequest
+from soundomni.core.inference.decoding import iter_tokens, sample_text
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.inputs import (
     as_callback,
@@ -47,7 +48,8 @@ from soundomni.core.inference.inputs import (
 )
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.inference.round_trip import round_trip
-from soundomni.core.inference.sampling import AudioRequest, sample_audio
+from soundomni.core.inference.sampling import sample_audio
+from soundomni.core.inference.token_choice import TokenSampling
 from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
@@ -282,7 +284,7 @@ class SoundOmni:
         of: str | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Audio]:
-        """Make a clip of `seconds` for each prompt.
+        """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
 
         Args:
             prompts: what to make; a single text makes one clip.
@@ -323,8 +325,10 @@ class SoundOmni:
         ]
         sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step))
         for begin, batch in self._batches(requests, share, size):
-            waveform = modality.decode(sample(self.model, batch, begin=begin)).float().cpu().numpy()
-            clips += [Audio.unchecked(fit_length(w, builder.num_samples), modality.sample_rate) for w in waveform]
+            made = sample(self.model, batch, begin=begin)
+            lengths = [builder.length_of(frames) for frames in made.frame_counts]
+            waveform = modality.decode(made).float().cpu().numpy()
+            clips += [Audio.unchecked(fit_length(w, n), modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
         return clips
 
     def _batches(self, requests: Sequence[AudioRequest], strength: float, size: int) -> Iterator[tuple[float, Sequence[AudioRequest]]]:
@@ -389,8 +393,8 @@ class SoundOmni:
             max_new_tokens: most tokens of a text; it ends earlier if the sample reaches the length that the model was
                 trained with.
             batch_size: clips heard at once.
-            temperature, top_k, top_p: draw each token instead of taking the likeliest one: see `TextSampling` in
-                core/inference/decoding.py. Without a temperature the likeliest token is always taken.
+            temperature, top_k, top_p: draw each token instead of taking the likeliest one: see `TokenSampling` in
+                core/inference/token_choice.py. Without a temperature the likeliest token is always taken.
             seeds: seeds for drawing tokens: one per clip, or the first of consecutive ones. A text only depends on its
                 seed and clip.
 
@@ -485,7 +489,7 @@ class SoundOmni:
             raise SpecError("this model was not trained on chats: its spec has model.chat: none. Use describe() to ask it about a clip")
         return self.contexts.chat(as_messages(messages), as_clips("clips", clips))
 
-    def _write(self, numbered: Sequence[tuple[Context, int]], max_new_tokens: int, sampling: TextSampling) -> list[str]:
+    def _write(self, numbered: Sequence[tuple[Context, int]], max_new_tokens: int, sampling: TokenSampling) -> list[str]:
         """Write the text that follows each context, drawn by its seed."""
         contexts, seeds = zip(*numbered, strict=True)
         rooms = [self._room(context, max_new_tokens) for context in contexts]
@@ -500,7 +504,7 @@ class SoundOmni:
         )
         return [self.tokenizer.decode(one[:room]) for one, room in zip(ids, rooms, strict=True)]
 
-    def _stream(self, context: Context, seed: int, max_new_tokens: int, sampling: TextSampling) -> Iterator[str]:
+    def _stream(self, context: Context, seed: int, max_new_tokens: int, sampling: TokenSampling) -> Iterator[str]:
         """Write the text that follows a context, piece by piece."""
         tokens = iter_tokens(
             self.model,
@@ -550,7 +554,7 @@ class SoundOmni:
         merge_adapter_file(self.model, as_directory("the adapter", directory))
 
 
-def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TextSampling:
+def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TokenSampling:
     """Return how tokens are chosen.
 
     Raise SpecError for a number that is out of its range, of a wrong kind or without effect.
@@ -559,4 +563,4 @@ def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | 
     most = None if top_k is None else as_whole("top_k", top_k)
     share = None if top_p is None else as_number("top_p", top_p)
     check_text_sampling(heat, most, share)
-    return TextSampling(temperature=heat or 0.0, top_k=most, top_p=1.0 if share is None else share)
+    return TokenSampling(temperature=heat or 0.0, top_k=most, top_p=1.0 if share is None else share)

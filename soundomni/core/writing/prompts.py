@@ -53,12 +53,13 @@ class PromptWriter:
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        spec = self._writer.made(slot.of).spec
+        modality = self._writer.made(slot.of)
+        spec = modality.spec
         texts = {"caption": text, "seconds": f"{slot.num_samples / spec.sample_rate:g}"}
         context = tuple(self._writer.segment(template, texts=texts) for template in self._writer.prompt)
         num_text, total = context_length(context), context_length(context) + slot.length
         if self._max_tokens is not None and total > self._max_tokens:
-            fits = spec.num_samples(self._max_tokens - num_text - AUDIO_BOUNDARIES) / spec.sample_rate
+            fits = modality.seconds_within(self._max_tokens - num_text - AUDIO_BOUNDARIES)
             raise DataError(
                 f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
                 f"tokens; the model was trained with at most {self._max_tokens}. "

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.representation import FeatureSpec, RepresentationSpec
+from soundomni.core.representation import FeatureSpec, RepresentationSpec, most_frames
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment
 from soundomni.core.spec.schema import Chat, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
@@ -63,15 +63,26 @@ class CodecModality:
         name: its name.
         spec: spec of the codec.
         target_attend: attention among the tokens of a clip that is made; None if the modality is only given.
-        max_frames: how many frames its connector can tell apart; None for any number.
+        max_tokens: how many tokens of a clip its connector can tell apart; None for any number.
         positions: position rule of its tokens.
+        num_tokens: tokens of a clip of so many frames; None if there is one for each frame.
     """
 
     name: str
     spec: RepresentationSpec
     target_attend: Attend | None = Attend.NOISE
-    max_frames: int | None = None
+    max_tokens: int | None = None
     positions: PositionRule = PositionRule.ADVANCE
+    num_tokens: Callable[[int], int] | None = None
+
+    def tokens_of(self, num_samples: int) -> int:
+        """Return the tokens of a clip of so many samples, without its boundaries."""
+        frames = self.spec.num_frames(num_samples)
+        return frames if self.num_tokens is None else self.num_tokens(frames)
+
+    def seconds_within(self, num_tokens: int) -> float:
+        """Return the length of the longest clip that has at most `num_tokens` tokens, without its boundaries."""
+        return self.spec.seconds(most_frames(self.num_tokens or int, max(0, num_tokens)))
 
     @property
     def role(self) -> Role:
@@ -229,15 +240,17 @@ class SegmentWriter:
         return self.tokenizer.audio_bos, self.tokenizer.audio_eos
 
     def _frames(self, modality: CodecModality, num_samples: int, attend: Attend, known: np.ndarray | None) -> Segment:
+        frames = modality.spec.num_frames(num_samples)
         return audio_segment(
             role=modality.role,
             attend=attend,
-            num_frames=modality.spec.num_frames(num_samples),
+            num_frames=frames,
             num_samples=num_samples,
             boundary_ids=self._boundary_ids,
             positions=modality.positions,
             of=modality.name,
             known=known,
+            num_tokens=None if modality.num_tokens is None else modality.num_tokens(frames),
         )
 
 

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 def comparable(clip: Audio, made: Audio) -> tuple[np.ndarray, np.ndarray]:
-    """Return both waveforms `[S]`, mono, at the rate of `made`, with the clip cut or padded to its length."""
+    """Return both waveforms `[S]`, mono, at the rate of `made`, the shorter one padded: after the end of a clip there is silence."""
     from soundomni.core.waveform import convert, fit_length
 
     reference = convert(clip, channels=1, sample_rate=made.sample_rate)
     estimate = convert(made, channels=1, sample_rate=made.sample_rate)
-    return fit_length(reference, estimate.shape[1])[0], estimate[0]
+    longest = max(reference.shape[1], estimate.shape[1])
+    return fit_length(reference, longest)[0], fit_length(estimate, longest)[0]

@@ -192,10 +192,11 @@ class _Made(MadeModality):
         """Return values of the right shape."""
         if len(clips) == 0:
             return self.empty_query()
-        values = torch.empty(2, *_values_shape(self, clips), device=self.device, dtype=_values_dtype(self))
+        tokens = self.objective.tokens(self.codec.spec)
+        shape = (2, len(clips), tokens.num_inputs, int(clips.num_tokens.max()))
+        values = torch.empty(shape, device=self.device, dtype=_values_dtype(self))
         times = torch.empty(values.shape[1], values.shape[3], device=self.device)
-        outputs = self.objective.tokens(self.codec.spec).outputs
-        levels = outputs if isinstance(outputs, tuple) else ()
+        levels = tokens.outputs if isinstance(tokens.outputs, tuple) else ()
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels)
 
 
@@ -205,7 +206,7 @@ class _Given(CodecModality):
     def enter_context(self, clips: Clips) -> Tensor:
         """Pass values of the right shape through the connector."""
         values = torch.empty(_values_shape(self, clips), device=self.device, dtype=_values_dtype(self))
-        return self.enter_frames(values, None, frame_places(clips.num_frames, values.shape[-1], self.device))
+        return self.enter_frames(values, None, frame_places(clips.num_tokens, values.shape[-1], self.device))
 
 
 class _Heard(EncoderModality):
@@ -214,7 +215,7 @@ class _Heard(EncoderModality):
     def enter(self, clips: Clips) -> Entered:
         """Pass features of the right shape through the connector."""
         trained = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        shape = (int(clips.num_frames.sum()), self.encoder.spec.feature_dim)
+        shape = (int(clips.num_tokens.sum()), self.encoder.spec.feature_dim)
         return Entered(self.connector.enter(torch.empty(shape, device=self.device, requires_grad=trained)))
 
 
@@ -436,6 +437,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
         lengths=torch.zeros(count, dtype=torch.int64, device=place),
         num_samples=sizes.samples,
         num_frames=np.asarray(sizes.frames, dtype=np.int64),
+        num_tokens=np.asarray(sizes.tokens, dtype=np.int64),
         seeds=(0,) * count,
         known=torch.zeros(count, max(sizes.frames, default=0), dtype=torch.bool, device=place),
         noise=torch.zeros(count, dtype=torch.bool, device=place),

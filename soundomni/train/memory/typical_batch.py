@@ -13,7 +13,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.sequence import NO_LABEL, Attend, Role, Sample, SegmentTable
+from soundomni.core.sequence import NO_LABEL, Role, Sample, SegmentTable
 from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.tasks import Task, find_task
@@ -26,10 +26,11 @@ SECONDS, TEXT_TOKENS = 10.0, 16
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """Clips of one modality: samples and frames (tokens) of each, and whether each is to be made."""
+    """Clips of one modality: samples, frames and tokens of each, and whether each is to be made."""
 
     samples: tuple[int, ...]
     frames: tuple[int, ...]
+    tokens: tuple[int, ...]
     noise: tuple[bool, ...]
 
     @property
@@ -60,7 +61,7 @@ class BatchSizes:
 
     def sizes(self, modality: str) -> ClipSizes:
         """Return the clips of a modality, none if the batch has none."""
-        return self.clips.get(modality, ClipSizes((), (), ()))
+        return self.clips.get(modality, ClipSizes((), (), (), ()))
 
     @property
     def num_tokens(self) -> int:
@@ -80,8 +81,12 @@ class BatchSizes:
 
         def clips(name: str) -> ClipSizes:
             chosen = [segment for segment in segments if segment.modality == name]
-            noise = tuple(segment.attend == Attend.NOISE for segment in chosen)
-            return ClipSizes(tuple(s.num_samples for s in chosen), tuple(s.num_frames for s in chosen), noise)
+            return ClipSizes(
+                samples=tuple(segment.num_samples for segment in chosen),
+                frames=tuple(segment.num_frames for segment in chosen),
+                tokens=tuple(segment.num_tokens for segment in chosen),
+                noise=tuple(segment.is_made for segment in chosen),
+            )
 
         return cls(
             table=SegmentTable.from_samples([sample.segments for sample in samples]),

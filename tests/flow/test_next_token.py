@@ -1,0 +1,146 @@
+"""Drawing token after token: exactness against a known distribution, and what each setting leaves, worked by hand.
+
+Shape letters: B clips, K levels, N tokens.
+"""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from soundomni.core.errors import SpecError
+from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec
+from soundomni.flow import Autoregressive, NextTokenSampler
+
+DRAWS = 2000
+
+
+def start_of(order, sizes, *frames):
+    spec = RepresentationSpec(kind="codes", sample_rate=1, channels=1, downsampling_ratio=1, codebook_sizes=sizes)
+    given = Representation(torch.zeros(len(frames), len(sizes), max(frames), dtype=torch.int64), torch.tensor(frames), spec, frames)
+    return Autoregressive(order=order).start(given, torch.zeros(len(frames), max(frames), dtype=torch.bool), generators(len(frames)))
+
+
+def generators(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+def table(order, sizes, frames, seed=0):
+    """Logits that depend on the place and on the token before it."""
+    classes = (sizes[0] + 1, *sizes[1:])
+    rng = torch.Generator().manual_seed(seed)
+    places = Autoregressive(order=order).num_tokens(start_of(order, sizes, frames).spec, frames) + 1
+    after = [torch.randn(places, size + 2, sum(classes), generator=rng) for size in classes]
+
+    def predict(values, timesteps, *, first=0):
+        place = first + torch.arange(values.shape[2])
+        return sum(one[place[None], ids + 1] for one, ids in zip(after, values.unbind(1), strict=True)).transpose(1, 2)
+
+    return predict
+
+
+def exact(order, sizes, frames, predict):
+    """The probability of every clip, by the chain rule over all of them."""
+    objective, found = Autoregressive(order=order), {}
+    classes = (sizes[0] + 1, *sizes[1:])
+    for length in range(1, frames + 1):
+        for cells in product(*(range(size) for size in sizes for _ in range(length))):
+            codes = torch.tensor(cells).reshape(1, len(sizes), length)
+            spec = RepresentationSpec(kind="codes", sample_rate=1, channels=1, downsampling_ratio=1, codebook_sizes=sizes)
+            clean = Representation(codes, torch.tensor([length]), spec)
+            query = objective.corrupt(clean, known=torch.zeros(1, length) > 0, noise=torch.tensor([True]), generators=generators(1))
+            logits = predict(query.inputs, torch.ones(1)).split(classes, 1)
+            total = 0.0
+            for level, own in enumerate(logits):
+                for token, target in enumerate(query.targets[0, level].tolist()):
+                    scores = own[0, :, token].clone()
+                    if target == HIDDEN or (target == sizes[0] and level == 0 and length == frames):
+                        continue  # the last end is not drawn
+                    if level == 0 and token == 0:
+                        scores[sizes[0]] = -np.inf  # a clip has a frame
+                    total += float(scores.log_softmax(0)[target])
+            found[tuple(map(tuple, codes[0].tolist()))] = np.exp(total)
+    return found
+
+
+@pytest.mark.parametrize("order", ["flat", "levels", "delay", "frames"])
+def test_clips_follow_the_distribution_of_the_model_and_of_their_lengths(order):
+    sizes, frames = (2, 2), 2
+    predict = table(order, sizes, frames)
+    expected = exact(order, sizes, frames, predict)
+    assert sum(expected.values()) == pytest.approx(1.0, abs=1e-5) and len(expected) == 4 + 16
+    tokens = NextTokenSampler().sample(predict, start_of(order, sizes, *[frames] * DRAWS), generators=generators(DRAWS))
+    made = Autoregressive(order=order).made(tokens)
+    drawn = Counter(tuple(map(tuple, values[:, :count].tolist())) for values, count in zip(made.values, made.frame_counts, strict=True))
+    assert set(drawn) <= set(expected)
+    distance = 0.5 * sum(abs(drawn[clip] / DRAWS - share) for clip, share in expected.items())
+    assert distance < 0.06, f"total variation {distance}"
+
+
+def draws(logits, **settings):
+    """The shares of the codes of one level that are drawn from constant logits `[V]`; the end never is."""
+    scores = torch.cat([torch.tensor(logits), torch.tensor([-1e9])])
+    start = start_of("frames", (len(logits),), *[1] * 2000)
+    predict = lambda values, timesteps, *, first=0: scores[None, :, None].expand(len(values), -1, values.shape[2])  # noqa: E731
+    made = NextTokenSampler(**settings).sample(predict, start, generators=generators(2000)).values[:, 0, 0]
+    return (torch.bincount(made, minlength=len(logits)) / 2000).tolist()
+
+
+def test_settings_cut_and_sharpen_the_distribution():
+    shares = np.asarray([0.4, 0.3, 0.2, 0.1])
+    logits = np.log(shares).astype(np.float32).tolist()
+    for settings, left in (
+        ({}, shares),
+        ({"temperature": 0.5}, shares**2),
+        ({"top_k": 2}, shares * [1, 1, 0, 0]),
+        ({"top_k": 0.3}, shares * [1, 1, 0, 0]),  # ceil(0.3 · 5): the end is a class too
+        ({"top_p": 0.75}, shares * [1, 1, 1, 0]),
+        ({"temperature": 0.0}, shares * [1, 0, 0, 0]),
+    ):
+        np.testing.assert_allclose(draws(logits, **settings), left / left.sum(), atol=0.04, err_msg=str(settings))
+
+
+@pytest.mark.parametrize(("window", "expected"), [(None, [0, 1, 2, 0, 0]), (1, [0, 1, 0, 1, 0])])
+def test_codes_of_the_last_tokens_are_penalized(window, expected):
+    """Logits 3, 2.9, 2.8, −1; a code that was had counts as 3/2, 1.45, 1.4, −2."""
+    logits = torch.tensor([3.0, 2.9, 2.8, -1.0, -9.0])
+    predict = lambda values, timesteps, *, first=0: logits[None, :, None].expand(len(values), -1, values.shape[2])  # noqa: E731
+    sampler = NextTokenSampler(temperature=0.0, repetition_penalty=2.0, repetition_window=window)
+    made = sampler.sample(predict, start_of("frames", (4,), 5), generators=generators(1))
+    assert made.values[0, 0].tolist() == [*expected, 4]
+
+
+def test_levels_are_penalized_apart_and_the_end_never_is():
+    scores = torch.tensor([2.0, 1.9, 1.8, 3.0, 2.9])  # level 0: two codes and the end, level 1: two codes
+    predict = lambda values, timesteps, *, first=0: scores[None, :, None].expand(len(values), -1, values.shape[2])  # noqa: E731
+    made = NextTokenSampler(temperature=0.0, repetition_penalty=1.2).sample(
+        predict, start_of("frames", (2, 2), 4), generators=generators(1)
+    )
+    assert made.values[0].tolist()[1][:2] == [0, 1] and made.values[0, 0].tolist()[:3] == [0, 1, 2], "ended, as both codes were had"
+    assert made.frame_counts == (3,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1; expected a finite number from 0 up"),
+        ({"temperature": float("nan")}, "temperature is nan; expected a finite number"),
+        ({"top_k": 0}, "top_k is 0; expected a number of codes, at least 1, or a share of them, between 0 and 1"),
+        ({"top_k": 1.5}, "top_k is 1.5; expected a number of codes, at least 1, or a share"),
+        ({"top_p": 0.0}, "top_p is 0; expected a share of the probability, above 0 and at most 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0; expected a number above 0"),
+        ({"repetition_window": 0}, "repetition_window is 0; expected a number of tokens, at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        NextTokenSampler(**arguments)
+
+
+def test_a_start_of_another_objective_is_refused():
+    spec = RepresentationSpec(kind="codes", sample_rate=1, channels=1, downsampling_ratio=1, codebook_sizes=(3,))
+    start = Representation(torch.full((1, 1, 2), HIDDEN), torch.tensor([2]), spec)
+    with pytest.raises(TypeError, match="expected the start of an objective that predicts the next token"):
+        NextTokenSampler().sample(lambda values, timesteps, *, first=0: values, start, generators=generators(1))
