@@ -44,4 +44,5 @@ def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | s
         target_attend=modality.objective.attend if isinstance(modality, MadeModality) else None,
         max_frames=modality.connector.max_frames,
         positions=positions,
+        aligned=modality.aligned if isinstance(modality, MadeModality) else (),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ class AudioSlots:
         self._layout = model.layout(stored, plan, cache)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._frames = np.asarray([slot.num_frames for slot in slots])
+        self._added = model.aligned_frames(slots)
         self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
@@ -105,7 +106,7 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._frames, values.shape[-1], self._model.device)
-        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout)
+        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout, self._added)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,8 @@ class AudioRequest:
     Args:
         context: segments before the clip.
         negative: segments of the guidance branch; empty for the unconditional one.
-        slot: the segment of the clip itself, as a target is written.
+        slot: the segment of the clip itself, as a target is written, with the clips that are added to it; the guidance branch has
+            none of these.
         seed: seed of the noise.
         known: normalized values `[D, T]`, given in the frames that `known_mask` marks; None to make all frames.
         known_mask: bool `[T]`.
@@ -168,11 +170,12 @@ def sample_audio(
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(frames) + 2)
+    slots_given = [request.slot for request in requests]
     slots = {
         count: AudioSlots(
             model,
             cache,
-            [request.slot for request in requests] * count,
+            [*slots_given, *(replace(slot, aligned=()) for slot in slots_given)][: count * len(requests)],
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
         )
         for count in range(1, branches + 1)

@@ -22,6 +22,7 @@ class Made:
         max_seconds: the longest clip that its connector takes; None if there is no limit.
         num_steps: steps of its sampler.
         guidance_scale: scale of its guidance.
+        aligned: modalities of which a clip can be given, to be added to the one that is made.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Made:
     max_seconds: float | None
     num_steps: int
     guidance_scale: float
+    aligned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,4 +108,5 @@ def _made(modality: MadeModality, spec: ModelSpec, trust_class_paths: bool) -> M
         max_seconds=None if most is None else codec.seconds(most),
         num_steps=build_sampler(own.sampler, trust_class_paths=trust_class_paths).num_steps,
         guidance_scale=own.guidance.scale,
+        aligned=modality.aligned,
     )

@@ -65,6 +65,7 @@ class CodecModality:
         target_attend: attention among the tokens of a clip that is made; None if the modality is only given.
         max_frames: how many frames its connector can tell apart; None for any number.
         positions: position rule of its tokens.
+        aligned: modalities whose tokens are added to those of a clip that is made.
     """
 
     name: str
@@ -72,6 +73,7 @@ class CodecModality:
     target_attend: Attend | None = Attend.NOISE
     max_frames: int | None = None
     positions: PositionRule = PositionRule.ADVANCE
+    aligned: tuple[str, ...] = ()
 
     @property
     def role(self) -> Role:
@@ -223,6 +225,18 @@ class SegmentWriter:
     def context(self, num_samples: int, *, of: str | None = None) -> Segment:
         """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
         return self._frames(self.given(of), num_samples, Attend.FULL, None)
+
+    def added(self, num_samples: int, *, of: str, to: Segment) -> Segment:
+        """Write a clip whose tokens are added to those of the clip `to`, of S samples at the rate of its own modality.
+
+        Raise ValueError for another number of frames.
+        """
+        modality = self.modalities[of]
+        segment = self.features(num_samples, of=of) if isinstance(modality, HeardModality) else self.context(num_samples, of=of)
+        if segment.num_frames != to.num_frames:
+            counts = f"{segment.num_frames} tokens of '{of}' cannot be added to {to.num_frames} of '{to.modality}'"
+            raise ValueError(f"{counts}; expected as many")
+        return segment
 
     @property
     def _boundary_ids(self) -> tuple[int, int]:

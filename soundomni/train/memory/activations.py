@@ -439,6 +439,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
         seeds=(0,) * count,
         known=torch.zeros(count, max(sizes.frames, default=0), dtype=torch.bool, device=place),
         noise=torch.zeros(count, dtype=torch.bool, device=place),
+        added_to=sizes.added_to,
     )
 
 
