@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_run import measured
-from tiny_mixed import SMALL, tiny_mixed
+from tiny_mixed import HARMONIC, SMALL, tiny_mixed
 from two_processes import run_in_two_processes
 
 from soundomni.core.errors import DataError, SpecError
@@ -132,16 +132,17 @@ def test_two_ranks_whose_batches_lack_modalities_compute_what_one_process_does(t
         assert torch.equal(second[name], tensor) or not name.endswith(BUFFERS), name
 
 
+ROUGH = {"codec": {"class_path": "harmonic-codes", "init_args": {**HARMONIC, "num_codebooks": 1, "codebook_size": 8}}, "connector": "codes"}
 CONFORMER = "{class_path: conformer, init_args: {hidden_dim: 32, num_layers: 2, num_heads: 2, intermediate_dim: 64}}"
 ALIGNED = (
     f"model.backbone={CONFORMER}",
-    "model.modalities.codes.aligned=[features]",
-    "model.modalities.features.encoder.hop_length=32",
+    f"model.modalities.rough={json.dumps(ROUGH)}",
+    "model.modalities.codes.aligned=[rough]",
     *SEVERAL,
     "data.tokens_per_batch=96",
     "train.steps=8",
 )
-"""Features of the clip are added to its codes, unless dropout leaves them out."""
+"""Rough codes of the clip, whose codebook is measured too, are added to its codes, unless dropout leaves them out."""
 
 
 @pytest.mark.long
