@@ -19,15 +19,18 @@ from tiny_aligned import ACOUSTIC, MEL, RATE, SEMANTIC, TOKENS, aligned_model, a
 from tiny_models import TOKENIZER, clip
 
 from soundomni import Kept, SoundOmni
+from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.inference.sampling import AudioSlots, make_cache, sample_audio
 from soundomni.core.interfaces import Encoding, Item, Predict, Sampler
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import PackedBatch, Sample, next_position
 from soundomni.core.spec.load import load_spec
-from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, SegmentTemplate, Slot, Spec
+from soundomni.core.spec.schema import DataSpec, GuidanceSpec, MixtureEntry, ModalitySpec, SegmentTemplate, Slot, Spec
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.tasks import build_tasks
+from soundomni.train.memory.activations import measure_step
+from soundomni.train.memory.typical_batch import typical_batch
 
 SPEC = aligned_spec()
 MODEL = aligned_model(SPEC)
@@ -295,3 +298,18 @@ def test_encoded_clips_of_one_codec_cannot_be_added_to_others() -> None:
     encoding = Encoding(spec=MODEL.made().codec.spec, codec="soundstream")
     with pytest.raises(SpecError, match="task 'generate' adds clips of 'semantic', but those of data.datasets.mine are encoded"):
         aligned_writer(MODEL, SPEC).check_encoded(TASKS["generate"], encoding, name="mine")
+
+
+def test_memory_of_a_step_counts_the_clips_that_are_added() -> None:
+    data = DataSpec(datasets={"mine": MixtureEntry(source=Slot("toy-sounds"), tasks={"generate": 1.0})}, tokens_per_batch=300)
+    with torch.device("meta"):
+        model = build_model(SPEC, vocab_size=TOKENIZER.vocab_size)
+    sizes = typical_batch(model, SPEC, data, seconds=0.4)
+    count = sizes.samples["mine/generate"]
+    hosts = tuple(("acoustic", i) for i in range(count))
+    assert count > 1 and sizes.clips["semantic"].added_to == sizes.clips["mel"].added_to == hosts
+    found = measure_step(model, sizes, bf16=False, sharded=False, recompute=False)
+    with torch.device("meta"):
+        bare = build_model(aligned_spec(acoustic=replace(ACOUSTIC, aligned=[])), vocab_size=TOKENIZER.vocab_size)
+    less = measure_step(bare, typical_batch(bare, aligned_spec(), data, seconds=0.4), bf16=False, sharded=False, recompute=False)
+    assert found.kept > less.kept and found.batch > less.batch

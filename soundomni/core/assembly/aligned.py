@@ -23,7 +23,7 @@ CHECKED_SECONDS = 10
 def add_aligned(
     hidden: Mapping[str, Tensor], num_frames: Mapping[str, np.ndarray], added_to: Mapping[str, Sequence[tuple[str, int]]]
 ) -> dict[str, Tensor]:
-    """Return the tokens of each modality that have places in a sequence, with those of others added to them.
+    """Return the tokens of each modality that have places in a sequence, with the aligned tokens added to them.
 
     Args:
         hidden: name of a modality → the tokens of its clips, `[N, H]`.

@@ -19,7 +19,7 @@ from soundomni.core.sequence import TEXT, Attend, Role, SegmentTable
 PADDING = -1
 """Entry of a stored order that stands for no token."""
 APART = -1
-"""Clip of a token that is no frame of a clip whose frames see each other."""
+"""Entry of `StoredOrder.clips` for a token outside such clips."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class AlignedClips:
         """
         for name in given:
             if name not in self._modalities:
-                takes = f"adds clips of {', '.join(self._modalities)}" if self._modalities else "adds no clips of others"
+                takes = f"adds clips of {', '.join(self._modalities)}" if self._modalities else "adds no other clips"
                 near = did_you_mean(name, self._modalities)
                 raise SpecError(f"given names '{name}', but while it makes '{self._made.name}' the model {takes}.{near}")
         in_order = [name for name in self._made.aligned if name in given]
