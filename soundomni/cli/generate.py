@@ -40,7 +40,8 @@ MOST_CLIPS = 100_000
 class Request:
     """One requested clip; None leaves the choice to the model's spec.
 
-    `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`.
+    `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`. `given` holds pairs of a modality
+    and a file, whose tokens are added to those of the clip.
     """
 
     prompt: str
@@ -54,6 +55,7 @@ class Request:
     vary: str | None = None
     strength: float = DEFAULT_STRENGTH
     of: str | None = None
+    given: tuple[tuple[str, str], ...] = ()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=float,
-        help="length of each clip in seconds, at most if the model ends its clips (default: that of the --vary file, or 1)",
+        help="length of each clip in seconds, at most if the model ends its clips (default: that of the --vary or --given file, or 1)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
@@ -94,6 +96,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strength", type=float, help=f"how much --vary changes: 0.2 slightly, 0.8 strongly, 1 completely (default: {DEFAULT_STRENGTH:g})"
+    )
+    parser.add_argument(
+        "--given",
+        type=_named_file,
+        action="append",
+        metavar="MODALITY=FILE",
+        help="audio file for a modality that is aligned with the one to make, such as semantic=speech.wav; may be repeated",
     )
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
@@ -131,6 +140,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     for option in ("keep", "vary"):
         if getattr(args, option) is not None:
             setattr(args, option, str(input_file(getattr(args, option))))
+    args.given = [(name, str(input_file(file))) for name, file in args.given or ()]
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
     _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
@@ -172,6 +182,7 @@ def generate_files(
             first = group[0]
             kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
             varied = Audio(*read_audio(first.vary)) if first.vary else None
+            given = {name: Audio(*read_audio(file)) for name, file in first.given}
             clips = model.generate(
                 [request.prompt for request in group],
                 seconds=first.seconds,
@@ -183,6 +194,7 @@ def generate_files(
                 strength=None if varied is None else first.strength,
                 seeds=[request.seed for request in group],
                 of=first.of,
+                given=given or None,
                 batch_size=batch,
                 on_step=lambda index, _: progress.detail(f"step {index + 1}"),
             )
@@ -235,6 +247,7 @@ def _from_options(args: argparse.Namespace, prompt: str) -> Request:
         guidance=args.guidance,
         negative=args.negative,
         of=args.of,
+        given=tuple(args.given),
     )
 
 
@@ -254,6 +267,13 @@ def _span(text: str) -> tuple[float, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r}; expected FROM:TO in seconds, such as 0:1.5")
+
+
+def _named_file(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected MODALITY=FILE, such as semantic=speech.wav")
+    return name, expanded(file)
 
 
 def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:
@@ -291,13 +311,13 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
 
 def _seconds(args: argparse.Namespace) -> float:
-    """Return --seconds, or the length of the file to vary, or 1."""
+    """Return --seconds, or the length of the file to vary, or of the shortest one that is given, or 1."""
     from soundomni.data.audio import audio_info
 
-    if args.seconds is None and args.vary is not None:
-        samples, rate, _ = audio_info(args.vary)
-        return samples / rate
-    return 1.0 if args.seconds is None else float(args.seconds)
+    if args.seconds is not None:
+        return float(args.seconds)
+    files = [args.vary] if args.vary is not None else [file for _, file in args.given]
+    return min((samples / rate for samples, rate, _ in map(audio_info, files)), default=1.0)
 
 
 def read_grid(path: Path, defaults: Request) -> list[Request]:
@@ -347,7 +367,7 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         raise SpecError(f"the grid '{path}' asks for {count:,} clips; expected at most {MOST_CLIPS:,}")
     order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
     return [
-        Request(of=defaults.of, **dict(zip(order, combination, strict=True)))
+        Request(of=defaults.of, given=defaults.given, **dict(zip(order, combination, strict=True)))
         for combination in itertools.product(*(columns[k] for k in order))
     ]
 

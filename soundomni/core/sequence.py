@@ -100,6 +100,8 @@ class Segment:
         known: bool `[num_frames]`, frames of a clip to make that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
         values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
+        aligned: clips of other modalities with as many frames, whose tokens are added to those between the boundaries; they take no
+            places of their own.
     """
 
     role: Role
@@ -114,6 +116,7 @@ class Segment:
     known: np.ndarray | None = None
     waveform: np.ndarray | None = None
     values: np.ndarray | None = None
+    aligned: tuple[Segment, ...] = ()
 
     @property
     def modality(self) -> str:
@@ -361,6 +364,8 @@ class Clips:
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
         values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
         encoded: whether each clip is encoded; empty if none is.
+        added_to: the clip to which each of the last clips is added, (its modality, its index there); they have no places of their
+            own in the sequence, and come after all that do.
     """
 
     waveform: Tensor
@@ -374,6 +379,7 @@ class Clips:
     quantiles: tuple[float, ...] | None = None
     values: Tensor | None = None
     encoded: tuple[bool, ...] = ()
+    added_to: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -382,6 +388,11 @@ class Clips:
     def none(cls) -> Clips:
         """Return no clips, for a batch that has none of a modality."""
         return _clips([])
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment]) -> Clips:
+        """Return the clips of segments of one modality, which have been read."""
+        return _clips([(segment, 0, None) for segment in segments])
 
     def to(self, device: torch.device | str) -> Clips:
         """Return the clips with their tensors on `device`."""
@@ -466,10 +477,11 @@ class PackedBatch:
         names = tuple(dict.fromkeys(self.groups))
         number = np.asarray([names.index(group) for group in self.groups], dtype=np.int64)
         of_text = number[self.table.document[self.table.token_segments()[self.table.token_roles() == Role.TEXT]]]
-        of_clips = {
-            modality: torch.from_numpy(number[self.table.document[self.table.modality == self.table.names.index(modality)]])
-            for modality in self.clips
-        }
+        placed = {name: number[self.table.document[self.table.modality == index]] for index, name in enumerate(self.table.names)}
+        of_clips = {}
+        for modality, clips in self.clips.items():
+            added = [placed[host][index] for host, index in clips.added_to]
+            of_clips[modality] = torch.from_numpy(np.concatenate([placed.get(modality, added[:0]), added]).astype(np.int64))
         labels = torch.from_numpy(of_text[self.predicting.numpy()])
         return replace(self, breakdown=Breakdown(names, labels, of_clips))
 
@@ -492,16 +504,25 @@ def _flatten(arrays: Sequence[np.ndarray]) -> Tensor:
 def _clips_by_modality(samples: Sequence[Sample]) -> dict[str, Clips]:
     """Return the clips of each modality. No two clips to make in one sample have the same seed."""
     chosen: dict[str, list[tuple[Segment, int, float | None]]] = {}
+    added: list[tuple[Segment, int, float | None]] = []
+    hosts: list[tuple[str, int]] = []
     for sample in samples:
         for made in (False, True):
             audio = [s for s in sample.segments if s.role != Role.TEXT and (s.role in MADE) == made]
             for i, segment in enumerate(audio):
-                chosen.setdefault(segment.modality, []).append((segment, sample.seed + 1_000_003 * i, sample.quantile))
-    return {name: _clips(rows) for name, rows in chosen.items()}
+                seed, rows = sample.seed + 1_000_003 * i, chosen.setdefault(segment.modality, [])
+                added += [(other, seed, sample.quantile) for other in segment.aligned]
+                hosts += [(segment.modality, len(rows))] * len(segment.aligned)
+                rows.append((segment, seed, sample.quantile))
+    added_to: dict[str, list[tuple[str, int]]] = {}
+    for row, host in zip(added, hosts, strict=True):
+        chosen.setdefault(row[0].modality, []).append(row)
+        added_to.setdefault(row[0].modality, []).append(host)
+    return {name: _clips(rows, added_to=added_to.get(name, ())) for name, rows in chosen.items()}
 
 
-def _clips(chosen: Sequence[tuple[Segment, int, float | None]]) -> Clips:
-    """Join segments, each with its seed and its quantile."""
+def _clips(chosen: Sequence[tuple[Segment, int, float | None]], *, added_to: Sequence[tuple[str, int]] = ()) -> Clips:
+    """Join segments, each with its seed and its quantile; the last ones are added to the clips `added_to`."""
     segments = [segment for segment, _, _ in chosen]
     if any(segment.waveform is None and segment.values is None for segment in segments):
         raise ValueError("an audio segment without its waveform or its values cannot be packed. Read the clip first")
@@ -529,6 +550,7 @@ def _clips(chosen: Sequence[tuple[Segment, int, float | None]]) -> Clips:
         quantiles=tuple(fixed) if len(fixed := [place for _, _, place in chosen if place is not None]) == len(chosen) else None,
         values=values,
         encoded=() if values is None else tuple(segment.values is not None for segment in segments),
+        added_to=tuple(added_to),
     )
 
 

@@ -7,7 +7,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -102,6 +102,11 @@ class SampleWriter:
                     f"the clips of data.datasets.{name} were encoded by {encoding.codec}: {_differs(encoding.spec, modality.spec)} in "
                     f"the codec of '{modality.name}'. Set that codec, or encode the clips again"
                 )
+            if template.audio == "target" and modality.aligned:
+                raise SpecError(
+                    f"task '{task.name}' adds clips of '{modality.aligned[0]}', but those of data.datasets.{name} are encoded by "
+                    f"{encoding.codec} only. Give it a dataset of audio"
+                )
 
     def _check_dropout(self) -> None:
         """Raise SpecError for a share of dropout that names a modality which the model does not have."""
@@ -140,6 +145,8 @@ class SampleWriter:
         for i, template in enumerate(templates):
             share_draw, place_draw, dropout_draw = draws.random(3)  # for every segment: no choice shifts another
             segment = self._segment(template, crop, texts, share_draw, place_draw)
+            if template.audio == "target":
+                segment = self._with_aligned(segment, crop, seed, together)
             full_length += segment.length
             is_condition = bool(targets) and i < targets[-1] and i not in targets and not template.loss
             left_out = dropout_draw < self._dropout_share(template) or segment.modality in together
@@ -162,17 +169,17 @@ class SampleWriter:
         if not cut and crop.num_samples < crop.total:
             part = part[:, crop.offset : crop.offset + crop.num_samples].copy()  # a view would keep the whole file in memory
         made: dict[tuple[int, int], np.ndarray] = {}
-        segments: list[Segment] = []
-        for segment in planned.sample.segments:
+
+        def filled(segment: Segment) -> Segment:
             if segment.role == Role.TEXT or segment.waveform is not None:  # what an encoder reads is known from the listing
-                segments.append(segment)
-                continue
+                return segment
             modality = self._writer.modalities[segment.modality]
             need = (modality.sample_rate, modality.channels)
             if need not in made:
                 made[need] = converted(part, rate, *need, key=key)
-            segments.append(segment.with_waveform(made[need]))
-        return replace(planned.sample, segments=tuple(segments))
+            return replace(segment, waveform=made[need], aligned=tuple(map(filled, segment.aligned)))
+
+        return replace(planned.sample, segments=tuple(map(filled, planned.sample.segments)))
 
     def fill_encoded(self, planned: PlannedSample, values: np.ndarray) -> Sample:
         """Attach the clip as a codec encoded it, `[D, T]` or `[K, T]`: the frames of `planned.crop`.
@@ -191,7 +198,7 @@ class SampleWriter:
         return replace(planned.sample, segments=tuple(segments))
 
     def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
-        used = [self._writer.of(template) for template in task.templates if template.audio is not None]
+        used = self._used(task)
         limits = [max_seconds, *(one.spec.max_seconds for one in used if isinstance(one, HeardModality))]
         seconds = min((limit for limit in limits if limit is not None), default=None)
         longest = item.num_samples if seconds is None else max(1, int(seconds * item.sample_rate))
@@ -217,6 +224,23 @@ class SampleWriter:
                 group = f"longer than the {one.seconds_within(most):g} s of the {one.name} connector, for {task.name}"
                 return Skip(item.key, reason, "unsuitable", group)
         return crop
+
+    def _used(self, task: Task) -> list[HeardModality | CodecModality]:
+        """Return the modalities of the clips of a task, those that are added to others included."""
+        used = [self._writer.of(template) for template in task.templates if template.audio is not None]
+        made = [self._writer.made(template.of) for template in task.templates if template.audio == "target"]
+        return [*used, *(self._writer.modalities[name] for one in made for name in one.aligned)]
+
+    def _with_aligned(self, target: Segment, crop: Crop, seed: int, left_out: Collection[str]) -> Segment:
+        """Add the clips of other modalities to a target, except those that dropout leaves out; its draws shift no others."""
+        added = []
+        for i, name in enumerate(self._writer.made(target.of).aligned):
+            modality = self._writer.modalities[name]
+            share = self._dropout.features if isinstance(modality, HeardModality) else self._dropout.latent
+            draw = np.random.default_rng([seed, i, 1]).random()
+            if draw >= self._dropout.modalities.get(name, share) and name not in left_out:
+                added.append(self._writer.added(_samples_of(crop, modality), of=name, to=target))
+        return replace(target, aligned=tuple(added))
 
     def _in_chat(self, task: Task) -> bool:
         """Return whether a task uses the chat template: it only makes text, as `describe` and `chat` do."""

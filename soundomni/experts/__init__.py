@@ -1,5 +1,7 @@
-"""Networks over tokens: routers, the mixture-of-transformers backbone, connectors and understanding encoders."""
+"""Networks over tokens: routers, the backbones mixture of transformers and Conformer, connectors and understanding encoders."""
 
+from soundomni.experts.conformer import ConformerBackbone
+from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer
 from soundomni.experts.connectors.codes import CodesConnector
 from soundomni.experts.connectors.fourier import FourierConnector
 from soundomni.experts.connectors.linear import LinearConnector
@@ -16,6 +18,9 @@ from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
     "CodesConnector",
+    "ConformerBackbone",
+    "ConformerExpert",
+    "ConformerLayer",
     "DenseRouter",
     "FourierConnector",
     "LinearConnector",

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundomni.core.attention.layout import Layout
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.experts.mot_layer import AuxiliaryLoss, LayerSizes, MoTExpert, MoTLayer, add_losses
+from soundomni.experts.auxiliary import AuxiliaryLoss, check_names, named_loss
+from soundomni.experts.initial import INITIAL_STD, draw_weights
+from soundomni.experts.mot_layer import LayerSizes, MoTExpert, MoTLayer
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rope_tables
-from soundomni.experts.sizes import require_positive
+from soundomni.experts.sizes import check_stream, require_positive
 from soundomni.experts.swiglu import SwiGLU
-
-INITIAL_STD = 0.02
 
 
 class MoTBackbone(Backbone):
@@ -101,8 +101,7 @@ class MoTBackbone(Backbone):
         self.rope_theta = rope_theta
         self.copy_initialize = copy_initialize
         self.streams, self.loss_names = router.streams, router.loss_names
-        if len(self.loss_names) > 1:
-            raise SpecError(f"mot: the router names {len(self.loss_names)} losses ({', '.join(self.loss_names)}); expected at most one")
+        check_names("mot", self.loss_names)
 
         def expert(stream: int) -> MoTExpert:
             width = wide if stream == 0 else narrow
@@ -129,13 +128,7 @@ class MoTBackbone(Backbone):
         Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 ·
         layers) (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=INITIAL_STD)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif module is not self and callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+        draw_weights(self)
         residual_std = INITIAL_STD / math.sqrt(2 * len(self.blocks))
         for module in self.modules():
             if isinstance(module, MoTExpert):
@@ -184,18 +177,12 @@ class MoTBackbone(Backbone):
         for layer in self.blocks:
             hidden, loss = layer(hidden, rope, layout)
             losses.append(loss)
-        added = add_losses(losses)
-        if all(map(len, hidden)) and (added is None) == bool(self.loss_names):
-            named = f"names the loss '{self.loss_names[0]}'" if self.loss_names else "names no loss"
-            raise SpecError(f"mot: the router {named}, but its networks add {'none' if added is None else 'one'}")
         normed = [norm(x) if len(x) else x for norm, x in zip(self.norms.values(), hidden, strict=True)]
-        return normed, {} if added is None else dict.fromkeys(self.loss_names, added)
+        return normed, named_loss("mot", self.loss_names, losses, all_ran=all(map(len, hidden)))
 
     def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
         """Yield the parameters that only tokens of `stream` use. Raise SpecError if there is no such stream."""
-        if stream not in self.streams:
-            known = ", ".join(f"'{name}'" for name in self.streams)
-            raise SpecError(f"unknown expert stream '{stream}'; expected one of {known}.{did_you_mean(stream, self.streams)}")
+        check_stream(stream, self.streams)
         for layer in self.blocks:
             yield from cast(MoTLayer, layer).expert(stream).parameters()
         yield from self.norms[stream].parameters()

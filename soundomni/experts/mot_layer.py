@@ -19,12 +19,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from soundomni.core.attention.layout import Layout
+from soundomni.experts.auxiliary import AuxiliaryLoss, add_losses
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rotate
 from soundomni.experts.swiglu import SwiGLU
-
-AuxiliaryLoss = tuple[Tensor, Tensor]
-"""(sum, count) of a loss that feed-forward networks add, such as load balance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +135,3 @@ class MoTLayer(nn.Module):
         done = {stream: expert.finish(streams[stream], attended[stream]) for stream, expert in experts.items()}
         hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
         return hidden, add_losses([loss for _, loss in done.values()])
-
-
-def add_losses(losses: list[AuxiliaryLoss | None]) -> AuxiliaryLoss | None:
-    """Add up sums and counts of the losses that are present; None if there are none."""
-    present = [loss for loss in losses if loss is not None]
-    if not present:
-        return None
-    sums, counts = zip(*present, strict=True)
-    return torch.stack(sums).sum(), torch.stack(counts).sum()

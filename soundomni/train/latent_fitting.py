@@ -50,11 +50,13 @@ def check_fitted(model: UnifiedModel, mixture: Mixture) -> None:
 
 
 def _is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> bool:
-    """Return whether a task makes clips of a modality, or gives them as context."""
+    """Return whether a task makes clips of a modality, gives them as context, or adds them to those that it makes."""
     tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
     given = [template for task in tasks for template in task.templates if template.audio in ("target", "context")]
     first = model.all_made[0].name if model.all_made else None
-    return any((template.of or first) == modality.name for template in given)
+    made = {template.of or first for template in given if template.audio == "target"}
+    added = {name for one in model.all_made if one.name in made for name in one.aligned}
+    return modality.name in added or any((template.of or first) == modality.name for template in given)
 
 
 def fit_codec(codec: Codec, name: str, loader: PackedLoader) -> None:

@@ -1,5 +1,7 @@
 """The merged executor against dense attention in float64, forward and backward."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,6 @@ from hypothesis import given, settings
 
 from soundomni.core.attention import exempt_executors, plan_attention
 from soundomni.core.attention.places import token_places
-from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Attend, SegmentTable
 
 CAUSAL, FULL, NOISE = Attend.CAUSAL, Attend.FULL, Attend.NOISE
@@ -117,7 +118,7 @@ def test_a_lone_token_gets_its_own_value():
 def test_the_stored_order_does_not_matter():
     in_order, shuffled = stored_of(INTERLEAVED, "dense"), stored_of(INTERLEAVED, "dense")
     permutation = np.random.default_rng(0).permutation(INTERLEAVED.num_tokens)
-    shuffled = StoredOrder(permutation, in_order.position_ids[permutation], in_order.stream_lengths, in_order.runs)
+    shuffled = replace(in_order, order=permutation, position_ids=in_order.position_ids[permutation], clips=in_order.clips[permutation])
     inputs = qkv(in_order)
     moved = tuple(x.detach()[permutation].requires_grad_() for x in inputs)
     out = plan_attention(INTERLEAVED, in_order, device=CPU)(*inputs)

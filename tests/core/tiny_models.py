@@ -23,6 +23,8 @@ RATE = 1000
 TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
 
 EULER = Slot("euler")
+MOT = Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"})
+CONFORMER = Slot("conformer", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4})
 
 
 def model_spec(
@@ -32,9 +34,10 @@ def model_spec(
     sampler: Slot = EULER,
     guidance: GuidanceSpec | None = None,
     normalize: str = "global",
+    backbone: Slot = MOT,
 ) -> ModelSpec:
     written = WrittenModel(
-        backbone=Slot("mot", {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "all"}),
+        backbone=backbone,
         router=Slot(router),
         codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 16}),
         connectors=ConnectorsSpec(latent=Slot("linear"), features=Slot("mlp")),
@@ -46,9 +49,9 @@ def model_spec(
     return model_of(written, sampler=sampler, guidance=guidance)
 
 
-def make_model(router: str = "modality", positions: str = "shared") -> UnifiedModel:
+def make_model(router: str = "modality", positions: str = "shared", backbone: Slot = MOT) -> UnifiedModel:
     """A tiny model in float64 whose every parameter is random, the outputs that start at zero included."""
-    model = build_model(model_spec(router, positions), vocab_size=TOKENIZER.vocab_size, seed=1)
+    model = build_model(model_spec(router, positions, backbone=backbone), vocab_size=TOKENIZER.vocab_size, seed=1)
     torch.manual_seed(0)
     clips = torch.randn(4, 1, 160)
     model.made().normalizer.fit([model.made().codec.encode(clips, torch.full((4,), 160))])
@@ -60,6 +63,7 @@ def make_model(router: str = "modality", positions: str = "shared") -> UnifiedMo
 
 MODELS = {name: make_model(name) for name in ("modality", "dense", "top-k")}
 MODELS["advance"] = make_model("modality", "advance")
+MODELS["conformer"] = make_model("modality", "shared", CONFORMER)
 
 
 def rule(name: str) -> PositionRule:

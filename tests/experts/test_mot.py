@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed import segments, to_streams, to_tokens
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.layout import Layout
-from soundomni.core.attention.stored_order import PADDING
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Router
-from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, text_segment
+from soundomni.core.sequence import Attend, Role, Segment, SegmentTable, text_segment
 from soundomni.experts import DenseRouter, ModalityRouter, MoTBackbone, MoTExpert, RMSNorm, SwiGLU, TopKRouter
 from soundomni.experts.rope import rope_tables, rotate
 
@@ -36,19 +35,6 @@ def tiny(router: Router, seed: int = 0, **sizes: object) -> MoTBackbone:
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return backbone
-
-
-def to_streams(layout: Layout, tokens: Tensor) -> list[Tensor]:
-    """Tokens `[N, H]` in document order → streams, zero at padding."""
-    order = torch.from_numpy(layout.stored.order)
-    padded = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
-    return list(padded[torch.where(order == PADDING, len(tokens), order)].split(layout.stored.stream_lengths))
-
-
-def to_tokens(layout: Layout, streams: Sequence[Tensor]) -> Tensor:
-    """Streams → tokens in document order."""
-    order = layout.stored.order
-    return torch.cat(list(streams))[torch.from_numpy(np.argsort(np.where(order == PADDING, len(order), order))[: (order != PADDING).sum()])]
 
 
 def reference(backbone: MoTBackbone, router: Router, table: SegmentTable, tokens: Tensor) -> Tensor:
@@ -135,19 +121,6 @@ def test_forward_and_backward_equal_the_per_token_reference(
         torch.autograd.grad((ours * weights).sum(), leaves), torch.autograd.grad((theirs * weights).sum(), leaves), strict=True
     ):
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
-
-
-segments = st.builds(
-    lambda role, attend, rule, n: (
-        text_segment([5] * n, bos=1, eos=2)
-        if role == Role.TEXT
-        else Segment(role=role, attend=attend, length=n + 2, token_ids=np.array([3, 4]), positions=rule)
-    ),
-    st.sampled_from(Role),
-    st.sampled_from(Attend),
-    st.sampled_from(PositionRule),
-    st.integers(1, 3),
-)
 
 
 @settings(max_examples=12, deadline=None)

@@ -149,6 +149,21 @@ MOT = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk
 TestMoT = suite(testing.BackboneSuite, "MoT", "mot", **MOT)
 
 
+CONFORMER = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2}
+TestConformer = suite(testing.BackboneSuite, "Conformer", "conformer", **CONFORMER)
+TestConformerLong = suite(testing.BackboneSuite, "ConformerLong", "conformer", **CONFORMER, kernel_size=11, conv_expansion=1)
+
+
+class TestConformerTopK(suite(testing.BackboneSuite, "Base", "conformer", **CONFORMER)):
+    def router(self):
+        return build("router", "top-k")
+
+
+class TestConformerDense(suite(testing.BackboneSuite, "Base", "conformer", **CONFORMER)):
+    def router(self):
+        return build("router", "dense")
+
+
 class TestMoTTopK(suite(testing.BackboneSuite, "Base", "mot", **MOT, tie_embeddings=True)):
     def router(self):
         return build("router", "top-k")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_run import measured
-from tiny_mixed import SMALL, tiny_mixed
+from tiny_mixed import HARMONIC, SMALL, tiny_mixed
 from two_processes import run_in_two_processes
 
 from soundomni.core.errors import DataError, SpecError
@@ -130,6 +130,33 @@ def test_two_ranks_whose_batches_lack_modalities_compute_what_one_process_does(t
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
         assert torch.equal(second[name], tensor) or not name.endswith(BUFFERS), name
+
+
+ROUGH = {"codec": {"class_path": "harmonic-codes", "init_args": {**HARMONIC, "num_codebooks": 1, "codebook_size": 8}}, "connector": "codes"}
+CONFORMER = "{class_path: conformer, init_args: {hidden_dim: 32, num_layers: 2, num_heads: 2, intermediate_dim: 64}}"
+ALIGNED = (
+    f"model.backbone={CONFORMER}",
+    f"model.modalities.rough={json.dumps(ROUGH)}",
+    "model.modalities.codes.aligned=[rough]",
+    *SEVERAL,
+    "data.tokens_per_batch=96",
+    "train.steps=8",
+)
+"""Rough codes of the clip, whose codebook is measured too, are added to its codes, unless dropout leaves them out."""
+
+
+@pytest.mark.long
+def test_two_ranks_of_a_conformer_with_aligned_clips_compute_what_one_process_does(tmp_path: Path) -> None:
+    run_training(tiny_mixed(tmp_path / "one", *ALIGNED, "train.activation_checkpointing=true"))
+    run_dir = tmp_path / "two"
+    run_in_two_processes(Path(__file__).with_name("tiny_mixed.py"), str(run_dir), *ALIGNED)
+    one, two = measured(tmp_path / "one"), measured(run_dir)
+    assert len(one) == len(two) == 8
+    for loss in ("loss", *LOSSES):
+        assert [line[loss] for line in two] == pytest.approx([line[loss] for line in one], abs=1e-5)
+    first, second = (load_run(path)[0].model.state_dict() for path in (tmp_path / "one", run_dir))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_modality_of_which_the_data_have_no_clip_is_named(tmp_path: Path) -> None:

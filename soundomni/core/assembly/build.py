@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
 
+from soundomni.core.assembly.aligned import check_aligned
 from soundomni.core.assembly.building_bounds import at_most
 from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
 from soundomni.core.assembly.model import UnifiedModel
@@ -49,10 +50,19 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
             backbone = cast(Backbone, build("backbone", spec.backbone, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
         modalities = [_modality(name, one, sources[name], backbone.hidden_dim, trust, drawn) for name, one in spec.used.items()]
+        _check_aligned(modalities)
         try:
             return UnifiedModel(backbone=backbone, router=router, modalities=modalities, frozen=spec.freeze)
         except ValueError as error:
             raise SpecError(str(error)) from error
+
+
+def _check_aligned(modalities: Sequence[Modality]) -> None:
+    by_name = {modality.name: modality for modality in modalities}
+    for host in modalities:
+        if isinstance(host, MadeModality):
+            for other in host.aligned:
+                check_aligned(host, by_name[other])
 
 
 def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:
@@ -86,7 +96,7 @@ def _modality(
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
-    return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective)
+    return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective, aligned=spec.aligned)
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:

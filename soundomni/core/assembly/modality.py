@@ -292,11 +292,22 @@ class MadeModality(CodecModality):
     Args:
         name, connector, codec, normalizer: as in CodecModality.
         objective: the objective.
+        aligned: names of modalities whose tokens are added to its own.
     """
 
-    def __init__(self, *, name: str, connector: Connector, codec: Codec, normalizer: LatentNormalizer, objective: Objective) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        connector: Connector,
+        codec: Codec,
+        normalizer: LatentNormalizer,
+        objective: Objective,
+        aligned: Sequence[str] = (),
+    ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
         self.objective = objective
+        self.aligned = tuple(aligned)
 
     @property
     def loss_names(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ R cache rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
 from soundomni.core.attention import plan_attention
@@ -25,7 +26,7 @@ from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, PackedBatch, SegmentTable
+from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
 
@@ -42,7 +43,7 @@ class UnifiedModel(nn.Module):
         ValueError: `frozen` names a part that does not exist, or a modality has a name that torch does not take.
     """
 
-    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits")
+    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames")
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
     def __init__(self, *, backbone: Backbone, router: Router, modalities: Iterable[Modality], frozen: Sequence[str] = ()) -> None:
@@ -162,7 +163,7 @@ class UnifiedModel(nn.Module):
         """
         layout = self.plan(batch.table)
         entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each()}
-        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | {name: clips.hidden for name, clips in entered.items()}
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(entered, batch.clips)
         streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         hidden = layout.take(streams, TEXT)
         losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
@@ -176,11 +177,17 @@ class UnifiedModel(nn.Module):
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
         return losses | parts
 
+    def _placed(self, entered: Mapping[str, Entered], clips: Mapping[str, Clips]) -> dict[str, Tensor]:
+        """Return the hidden tokens that have places in the sequence, with those of aligned clips added to them."""
+        added_to = {name: own.added_to for name, own in clips.items() if own.added_to}
+        hidden = {name: one.hidden for name, one in entered.items()}
+        return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
+
     def _losses(self, modality: MadeModality, hidden: Tensor, entered: Entered, breakdown: Breakdown | None) -> tuple[LossTerms, LossTerms]:
         """Return the losses of a modality from its hidden tokens `[N, H]`, and their parts by group."""
         query, places, names = entered.query, entered.places, self._named(modality)
         assert query is not None and places is not None, "it is made"
-        output = modality.leave(hidden, places, query.inputs)
+        output = modality.leave(hidden, places[: len(hidden)], query.inputs)  # clips that are added to others have no tokens
         prediction = modality.objective.predicted(output, query.inputs, query.timesteps)
         losses = {names[name]: term for name, term in modality.objective.loss(prediction, query).items()}
         if breakdown is None or modality.name not in breakdown.clips:
@@ -261,8 +268,35 @@ class UnifiedModel(nn.Module):
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
         return layout.take(streams, TEXT)
 
+    def aligned_frames(self, slots: Sequence[Segment]) -> Tensor | None:
+        """Return what the aligned clips of audio slots add to their frames, `[N, H]`; None if no slot has any."""
+        found: dict[str, list[tuple[int, Segment]]] = {}
+        for i, slot in enumerate(slots):
+            for other in slot.aligned:
+                found.setdefault(other.modality, []).append((i, other))
+        if not found:
+            return None
+        frames = np.asarray([slot.num_frames for slot in slots])
+        nothing = torch.zeros(int(frames.sum()), self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
+        host = ""  # no modality has this name
+        hidden, num_frames = {host: nothing}, {host: frames}
+        for name, pairs in found.items():
+            clips = Clips.of([other for _, other in pairs]).to(self.device)
+            modality = next(one for one in self.each() if one.name == name)
+            hidden[name], num_frames[name] = modality.enter_context(clips), clips.num_frames
+        return add_aligned(hidden, num_frames, {name: [(host, i) for i, _ in pairs] for name, pairs in found.items()})[host]
+
     def predict_frames(
-        self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout, *, first: int = 0
+        self,
+        name: str,
+        values: Tensor,
+        timesteps: Tensor,
+        boundary_ids: Tensor,
+        places: Tensor,
+        layout: Layout,
+        added: Tensor | None = None,
+        *,
+        first: int = 0,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
@@ -273,6 +307,7 @@ class UnifiedModel(nn.Module):
             boundary_ids: int64 `[2 R]`, start and end token of each row's slot; empty if the layout has none.
             places: the frames of the slots, from `frame_places`.
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
+            added: what is added to the frames, from `aligned_frames`; None for nothing.
             first: index of the first of these tokens in each clip.
 
         Returns:
@@ -281,6 +316,7 @@ class UnifiedModel(nn.Module):
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
         frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
+        frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         output = modality.leave(layout.take(streams, name), places, values)

@@ -46,4 +46,5 @@ def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | s
         max_tokens=modality.connector.max_frames,
         positions=positions,
         num_tokens=None if made is None else made.num_tokens,
+        aligned=() if made is None else made.aligned,
     )

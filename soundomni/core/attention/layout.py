@@ -8,13 +8,14 @@ dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.spaced_clips import SpacedClips, space_clips
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Role
 
@@ -48,6 +49,7 @@ class Layout:
     position_ids: Tensor
     attention: AttentionPlan
     cache: KVCache | None = None
+    _spaced: dict[tuple[int, int], SpacedClips | None] = field(default_factory=dict, repr=False, compare=False)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Run attention of layer `layer` on rotated queries and keys in stored order, through the cache if there is
@@ -56,6 +58,19 @@ class Layout:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)
         return out
+
+    def spaced_clips(self, stream: int, gap: int) -> SpacedClips | None:
+        """Return where the frames of a stream lie with `gap` rows of zeros between clips, for convolutions; None if it has no clips.
+
+        Only frames of full and noise segments belong to clips: tokens of causal segments must not see later ones, and may come one at a
+        time. The answer is kept for the next call.
+        """
+        key = (stream, gap)
+        if key not in self._spaced:
+            first = sum(self.stored.stream_lengths[:stream])
+            own = self.stored.clips[first : first + self.stored.stream_lengths[stream]]
+            self._spaced[key] = space_clips(own, gap, self.position_ids.device)
+        return self._spaced[key]
 
     def place(self, blocks: Mapping[Any, Tensor], hidden_dim: int) -> list[Tensor]:
         """Join blocks of hidden tokens, `[N, H]` each, into padded streams `[N_e, H]`.

@@ -34,6 +34,14 @@ class Rows:
             return stored.narrow(0, self._first, self._count)
         return stored.index_select(0, self._index)
 
+    def put(self, stored: Tensor, values: Tensor) -> Tensor:
+        """Return the tensor with values `[R, ...]` in these rows, and its own in the others."""
+        if self._index is not None:
+            return stored.index_copy(0, self._index, values)
+        if self._count == len(stored):
+            return values
+        return torch.cat([stored[: self._first], values, stored[self._first + self._count :]])
+
     def add_to(self, stored: Tensor, values: Tensor) -> None:
         """Add values `[R, ...]` to the rows; a row that occurs twice receives both."""
         if self._index is None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundomni.core.sequence import TEXT, Role, SegmentTable
+from soundomni.core.sequence import TEXT, Attend, Role, SegmentTable
 
 PADDING = -1
 """Entry of a stored order that stands for no token."""
+APART = -1
+"""Entry of `StoredOrder.clips` for a token outside such clips."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,15 @@ class StoredOrder:
         stream_lengths: stored tokens of each stream, padding included.
         runs: name of a modality → (stream, first, past-the-last) within that stream. Every modality of the model has an
             entry; absent ones have empty ones.
+        clips: int64 numpy `[P]`, the full or noise segment of which a token is a frame, or a token of text; APART for boundary
+            tokens, the tokens of causal segments, and padding.
     """
 
     order: np.ndarray
     position_ids: np.ndarray
     stream_lengths: tuple[int, ...]
     runs: Mapping[str, tuple[int, int, int]]
+    clips: np.ndarray
 
 
 def store(
@@ -88,4 +93,12 @@ def store(
         lengths.append(stored)
     order = np.concatenate(parts).astype(np.int64)
     position_ids = np.where(order == PADDING, 0, np.append(positions, 0)[order])
-    return StoredOrder(order, position_ids, tuple(lengths), runs)
+    clips = np.append(_token_clips(table, modality), APART)[order]  # PADDING is the last entry
+    return StoredOrder(order, position_ids, tuple(lengths), runs, clips)
+
+
+def _token_clips(table: SegmentTable, modality: np.ndarray) -> np.ndarray:
+    """Return the clip of each token, `[N]`, from the modality of each token."""
+    row = table.token_segments()
+    inside = (table.attend[row] != Attend.CAUSAL) & (modality == table.modality[row])
+    return np.where(inside, row, APART)

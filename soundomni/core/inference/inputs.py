@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.inference.aligned_clips import Given
 from soundomni.core.inference.editing import Kept
 from soundomni.core.limits import DEFAULT_STRENGTH, check_count, check_seed, check_strength
+from soundomni.core.representation import Representation
 from soundomni.core.waveform import Audio
 
 T = TypeVar("T")
@@ -161,6 +163,32 @@ def as_known(value: Any, count: int) -> list[Kept | None]:
         return [_kept("known", value)] * count
     listed = _listed("known", value, "Kept(clip, spans), or a list of these with None for prompts that keep nothing")
     return matching("known", [None if one is None else _kept(f"known[{i}]", one) for i, one in enumerate(listed)], count)
+
+
+def as_given(value: Any, count: int) -> list[dict[str, Given]]:
+    """Return the clips that are given for each of `count` prompts, by modality; one clip serves all prompts.
+
+    Raise DataError or SpecError for anything but a mapping of names to clips, lists of clips or representations.
+    """
+    if value is None:
+        return [{} for _ in range(count)]
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise DataError(f"given is {shown(value)}; expected a mapping of modalities to clips, such as {{'semantic': clip}}")
+    columns = {name: _given(f"given[{name!r}]", clips, count) for name, clips in value.items()}
+    return [{name: clips[i] for name, clips in columns.items()} for i in range(count)]
+
+
+def _given(name: str, value: Any, count: int) -> list[Given]:
+    each: list[Given] = []
+    if isinstance(value, Representation):
+        frames = value.frame_counts
+        rows = [slice(i, i + 1) for i in range(len(frames))]
+        each += [Representation(value.values[row], value.lengths[row], value.spec, frames[row]) for row in rows]
+        is_one = len(each) == 1
+    else:
+        each += as_clips(name, value)
+        is_one = isinstance(value, Audio)
+    return each * count if is_one else matching(name, each, count)
 
 
 def as_messages(value: Any) -> list[Mapping[str, Any]]:

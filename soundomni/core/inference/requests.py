@@ -5,6 +5,7 @@ Shape letters: C audio channels, S samples, D latent dimensions, T frames.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.inference.aligned_clips import AlignedClips, Given
 from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.editing import Kept, known_frames
 from soundomni.core.limits import check_seed
@@ -35,6 +37,7 @@ class RequestBuilder:
     ) -> None:
         self._modality = model.made(of)
         self._contexts = contexts
+        self._aligned = AlignedClips(model, contexts, self._modality)
         self._negative_prompt = negative_prompt
         self.num_samples = num_samples
 
@@ -42,7 +45,15 @@ class RequestBuilder:
         """Return the samples of a clip that was made: those asked for, or fewer if it has ended before."""
         return min(self.num_samples, self._modality.codec.spec.num_samples(num_frames))
 
-    def request(self, prompt: str, *, seed: int, kept: Kept | None = None, varied: Audio | None = None) -> AudioRequest:
+    def request(
+        self,
+        prompt: str,
+        *,
+        seed: int,
+        kept: Kept | None = None,
+        varied: Audio | None = None,
+        given: Mapping[str, Given] | None = None,
+    ) -> AudioRequest:
         """Return the request for one clip.
 
         Args:
@@ -50,17 +61,21 @@ class RequestBuilder:
             seed: seed of the noise.
             kept: the parts of a clip to keep, or None to make all of it.
             varied: the clip to start from, or None to start from noise.
+            given: name of a modality → the clip of it that is added to the one that is made.
 
         Raises:
-            SpecError: the seed is out of its range, the kept spans do not hold a whole frame, or the model cannot make the rest around
-                them.
-            DataError: the prompt and the clip are longer than the samples that the model was trained with.
+            SpecError: the seed is out of its range, the kept spans do not hold a whole frame, the model cannot make the rest around
+                them, or it does not take clips of a modality that is given.
+            DataError: the prompt and the clip are longer than the samples that the model was trained with, or a clip that is given
+                is too short, or comes from another codec.
         """
         check_seed(seed)
         slot = self._contexts.slot(self.num_samples, of=self._modality.name)
         self._modality.check_frames(slot.num_frames)
         context = self._contexts.prompt(prompt, slot)
         negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt") if self._negative_prompt else ()
+        if given:
+            slot = self._aligned.attach(slot, given)
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed)
         if varied is not None:
             request = replace(request, varied=self._encode(self._to_codec(varied), self.num_samples))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class AudioSlots:
         self._layout = model.layout(stored, plan, cache)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
+        self._added = model.aligned_frames(slots)
         self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
@@ -68,7 +70,7 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
-        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout)
+        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout, self._added)
 
 
 @torch.no_grad()
@@ -95,11 +97,12 @@ def sample_audio(
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
+    slots_given = [request.slot for request in requests]
     slots = {
         count: AudioSlots(
             model,
             cache,
-            [request.slot for request in requests] * count,
+            [*slots_given, *(replace(slot, aligned=()) for slot in slots_given)][: count * len(requests)],
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
         )
         for count in range(1, branches + 1)

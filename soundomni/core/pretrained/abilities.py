@@ -23,6 +23,7 @@ class Made:
         num_steps: steps of its sampler; None if they follow from the clip, as when tokens are made one after the other.
         ends: whether a clip ends by itself, so that a length is the most that it may have.
         guidance_scale: scale of its guidance.
+        aligned: modalities of which a clip can be given, to be added to the one that is made.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Made:
     num_steps: int | None
     ends: bool
     guidance_scale: float
+    aligned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,4 +111,5 @@ def _made(modality: MadeModality, spec: ModelSpec, trust_class_paths: bool) -> M
         num_steps=steps_of(build_sampler(own.sampler, trust_class_paths=trust_class_paths)),
         ends=modality.objective.predicts == "next-token",
         guidance_scale=own.guidance.scale,
+        aligned=modality.aligned,
     )

@@ -34,6 +34,7 @@ from soundomni.core.inference.inputs import (
     as_clips,
     as_count,
     as_directory,
+    as_given,
     as_known,
     as_messages,
     as_number,
@@ -282,6 +283,7 @@ class SoundOmni:
         seeds: Iterable[int] | int = 0,
         batch_size: int = 16,
         of: str | None = None,
+        given: Mapping[str, object] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[Audio]:
         """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
@@ -302,13 +304,15 @@ class SoundOmni:
                 prompt.
             batch_size: clips made at once.
             of: the modality to make, if the model makes several; None stands for the first one.
+            given: name of a modality that is `aligned` with the one to make → its clip for each prompt, or one clip for all of them:
+                audio, or a `Representation` that its codec made. Longer clips are cut. A modality that is not named adds nothing.
             on_step: called with the index of a sampling step and the values so far.
 
         Raises:
             SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
                 encodes, or the kept spans do not hold a whole frame.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
-                wrong kind.
+                wrong kind; or a clip that is given is shorter than the one to make, or comes from another codec.
         """
         texts = as_texts("prompts", prompts)
         builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
@@ -316,12 +320,12 @@ class SoundOmni:
         modality.check_decodes()
         guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
-        numbers, given, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
+        numbers, kept_parts, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
         starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
         clips: list[Audio] = []
         requests = [
-            builder.request(prompt, seed=seed, kept=kept, varied=clip)
-            for prompt, seed, kept, clip in zip(texts, numbers, given, starts, strict=True)
+            builder.request(prompt, seed=seed, kept=kept, varied=clip, given=added)
+            for prompt, seed, kept, clip, added in zip(texts, numbers, kept_parts, starts, as_given(given, len(texts)), strict=True)
         ]
         sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step))
         for begin, batch in self._batches(requests, share, size):
@@ -335,7 +339,7 @@ class SoundOmni:
         """Yield the timestep to begin at, and requests that begin there, at most `size` of them, in order."""
         if not requests:
             return
-        begin_of = beginnings(self.model, strength, slot=requests[0].slot, batch_size=size)
+        begin_of = beginnings(self.model, strength, slot=replace(requests[0].slot, aligned=()), batch_size=size)
         begun = [begin_of(request.varied) for request in requests]
         bounded = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
         for begin, group in groupby(zip(begun, bounded, strict=True), lambda pair: pair[0].timestep):

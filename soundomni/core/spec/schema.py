@@ -132,6 +132,8 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
+        aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, in place of places of their own
+            in the sequence; they must have as many frames.
     """
 
     codec: Slot | None = slot("codec", optional=True)
@@ -143,6 +145,7 @@ class ModalitySpec:
     normalize: Normalize = switched_off("it to none", "none")
     positions: Positions = "advance"
     attend: AttendName = "full"
+    aligned: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

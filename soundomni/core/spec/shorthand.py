@@ -216,7 +216,21 @@ def check_modalities(model: ModelSpec) -> None:
             raise SpecError(f"{key} has {has} but no {lacks}; expected both, to make it, or neither. Set {key}.{lacks}")
         if "." in name or not name.isidentifier() or name in ("text", "backbone"):
             raise SpecError(f"the modality '{name}' has a name that is not possible; expected a word such as {LATENT} or codes")
+        _check_aligned(name, one, model)
     _check_fresh(model)
+
+
+def _check_aligned(name: str, one: ModalitySpec, model: ModelSpec) -> None:
+    """Raise SpecError if a modality names others to add that it cannot have."""
+    for i, other in enumerate(one.aligned):
+        key, known = f"model.modalities.{name}.aligned[{i}]", [known for known in model.used if known != name]
+        if one.objective is None:
+            raise SpecError(f"{key} is '{other}', but clips of '{name}' are never made. Give it an objective, or leave aligned out")
+        if other not in known:
+            expected = f"expected one of {', '.join(known)}" if known else "the model has no other modality"
+            raise SpecError(f"{key} is '{other}'; {expected}.{did_you_mean(other, known)}")
+        if other in one.aligned[:i]:
+            raise SpecError(f"{key} is '{other}', which is there already. Name each modality once")
 
 
 def _check_fresh(model: ModelSpec) -> None:

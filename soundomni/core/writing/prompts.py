@@ -43,6 +43,10 @@ class PromptWriter:
         """Write the clip that is made, of the first modality if `of` names none: S samples at the codec's rate."""
         return self._writer.target(num_samples, of=of)
 
+    def added(self, num_samples: int, *, of: str, to: Segment) -> Segment:
+        """Write a clip of S samples, at the rate of the modality `of`, whose tokens are added to the clip `to`."""
+        return self._writer.added(num_samples, of=of, to=to)
+
     def prompt(self, text: str, slot: Segment, *, name: str = "prompt") -> Context:
         """Write a prompt in front of the clip that is made.
 

@@ -66,6 +66,7 @@ class CodecModality:
         max_tokens: how many tokens of a clip its connector can tell apart; None for any number.
         positions: position rule of its tokens.
         num_tokens: tokens of a clip of so many frames; None if there is one for each frame.
+        aligned: modalities whose tokens are added to those of a clip that is made.
     """
 
     name: str
@@ -74,6 +75,7 @@ class CodecModality:
     max_tokens: int | None = None
     positions: PositionRule = PositionRule.ADVANCE
     num_tokens: Callable[[int], int] | None = None
+    aligned: tuple[str, ...] = ()
 
     def tokens_of(self, num_samples: int) -> int:
         """Return the tokens of a clip of so many samples, without its boundaries."""
@@ -234,6 +236,18 @@ class SegmentWriter:
     def context(self, num_samples: int, *, of: str | None = None) -> Segment:
         """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
         return self._frames(self.given(of), num_samples, Attend.FULL, None)
+
+    def added(self, num_samples: int, *, of: str, to: Segment) -> Segment:
+        """Write a clip whose tokens are added to those of the clip `to`, of S samples at the rate of its own modality.
+
+        Raise ValueError for another number of frames.
+        """
+        modality = self.modalities[of]
+        segment = self.features(num_samples, of=of) if isinstance(modality, HeardModality) else self.context(num_samples, of=of)
+        if segment.num_frames != to.num_frames:
+            counts = f"{segment.num_frames} tokens of '{of}' cannot be added to {to.num_frames} of '{to.modality}'"
+            raise ValueError(f"{counts}; expected as many")
+        return segment
 
     @property
     def _boundary_ids(self) -> tuple[int, int]:

@@ -111,12 +111,18 @@ class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
     here they are.
 
     If it asks which of many hold, such as frames that need more work, the answer is all of them: no batch takes more
-    memory.
+    memory. If it asks for a whole number, such as the length of a clip, the answer is `length`.
     """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._length = length
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             return True
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.int64:
+            return self._length
         if func is torch.ops.aten.nonzero.default:
             return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device=args[0].device)
         return func(*args, **(kwargs or {}))
@@ -334,7 +340,7 @@ class MeasuredRun:
             return 0
         longest = max(clips.samples)
         count = min(len(clips.samples), 2 * max(1, CODEC_SAMPLES // (longest * codec.spec.channels)))
-        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(), torch.no_grad():  # type: ignore[no-untyped-call]
+        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
@@ -441,6 +447,7 @@ def _clips(sizes: ClipSizes, channels: int, place: torch.device) -> Clips:
         seeds=(0,) * count,
         known=torch.zeros(count, max(sizes.frames, default=0), dtype=torch.bool, device=place),
         noise=torch.zeros(count, dtype=torch.bool, device=place),
+        added_to=sizes.added_to,
     )
 
 

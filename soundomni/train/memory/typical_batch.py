@@ -13,7 +13,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.sequence import NO_LABEL, Role, Sample, SegmentTable
+from soundomni.core.sequence import NO_LABEL, Role, Sample, Segment, SegmentTable
 from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.tasks import Task, find_task
@@ -26,12 +26,13 @@ SECONDS, TEXT_TOKENS = 10.0, 16
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """Clips of one modality: samples, frames and tokens of each, and whether each is to be made."""
+    """Clips of one modality: samples, frames and tokens of each, whether each is to be made, and to what the last ones are added."""
 
     samples: tuple[int, ...]
     frames: tuple[int, ...]
     tokens: tuple[int, ...]
     noise: tuple[bool, ...]
+    added_to: tuple[tuple[str, int], ...] = ()
 
     @property
     def padded_samples(self) -> int:
@@ -79,19 +80,29 @@ class BatchSizes:
         segments = [segment for sample in samples for segment in sample.segments]
         labels = [segment.labels for segment in segments if segment.labels is not None]
 
+        placed: dict[str, list[Segment]] = {}
+        added: dict[str, list[tuple[Segment, tuple[str, int]]]] = {}
+        for segment in (one for one in segments if one.role != Role.TEXT):
+            own = placed.setdefault(segment.modality, [])
+            for other in segment.aligned:
+                added.setdefault(other.modality, []).append((other, (segment.modality, len(own))))
+            own.append(segment)
+
         def clips(name: str) -> ClipSizes:
-            chosen = [segment for segment in segments if segment.modality == name]
+            rest = added.get(name, [])
+            chosen = [*placed.get(name, []), *(segment for segment, _ in rest)]
             return ClipSizes(
                 samples=tuple(segment.num_samples for segment in chosen),
                 frames=tuple(segment.num_frames for segment in chosen),
                 tokens=tuple(segment.num_tokens for segment in chosen),
                 noise=tuple(segment.is_made for segment in chosen),
+                added_to=tuple(host for _, host in rest),
             )
 
         return cls(
             table=SegmentTable.from_samples([sample.segments for sample in samples]),
             num_labels=sum(int((one != NO_LABEL).sum()) for one in labels),
-            clips={name: clips(name) for name in dict.fromkeys(s.modality for s in segments if s.role != Role.TEXT)},
+            clips={name: clips(name) for name in [*placed, *(name for name in added if name not in placed)]},
             samples=tasks,
             seconds=seconds,
             text_tokens=text_tokens,
