@@ -237,12 +237,17 @@ def test_abilities_say_what_can_be_given() -> None:
 
 HALF = Slot("hubert-kmeans", {**TOKENS, "frames_per_second": RATE / 16})
 LAPPED = ModalitySpec(codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 8}), connector=Slot("linear"))
+ONE_EACH = "acoustic.aligned names 'semantic', which needs one token for each frame, but a clip of 1250 frames takes "
 COARSE = replace(MEL, encoder=Slot("log-mel", {**MEL.encoder.init_args, "hop_length": 4}))  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("name", "other", "expected"),
     [
+        *(
+            ("acoustic", replace(ACOUSTIC, objective=Slot("autoregressive", {"order": order}), sampler=Slot("next-token")), ONE_EACH)
+            for order in ("flat", "levels", "delay", "frames")
+        ),
         ("semantic", replace(SEMANTIC, codec=HALF), "acoustic.aligned names 'semantic', with 62.5 frames per second; 'acoustic' has 125. "),
         ("semantic", LAPPED, "acoustic.aligned names 'semantic', with 1 extra frames per clip; 'acoustic' has 0"),
         ("mel", COARSE, r"acoustic.aligned names 'mel', with 1 tokens for a clip of 0.009 s; 'acoustic' has 2"),

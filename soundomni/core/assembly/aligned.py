@@ -54,6 +54,11 @@ def _rows(first: np.ndarray, clips: Sequence[int], like: Tensor) -> Tensor:
 def check_aligned(host: MadeModality, other: Modality) -> None:
     """Raise SpecError unless every clip has as many tokens in both modalities, so that they can be added."""
     key, advice = f"model.modalities.{host.name}.aligned names '{other.name}'", "Use parts with the same rate, or set that of one of them"
+    frames = host.codec.spec.num_frames(CHECKED_SECONDS * host.codec.spec.sample_rate)
+    tokens = host.num_tokens(frames)
+    if tokens != frames:
+        counts = f"a clip of {frames} frames takes {tokens} tokens there"
+        raise SpecError(f"{key}, which needs one token for each frame, but {counts}. Put '{other.name}' before the clip, or use masked")
     if isinstance(other, EncoderModality):
         _check_encoder(host, other, key, advice)
         return
