@@ -115,7 +115,7 @@ class _Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._length = length
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -339,7 +339,7 @@ class MeasuredRun:
             return 0
         longest = max(clips.samples)
         count = min(len(clips.samples), 2 * max(1, CODEC_SAMPLES // (longest * codec.spec.channels)))
-        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():  # type: ignore[no-untyped-call]
+        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
