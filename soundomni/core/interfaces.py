@@ -383,6 +383,15 @@ class Objective(nn.Module, ABC):
         """
         return TokenSpec(spec.tokens, spec.tokens)
 
+    def made_levels(self, spec: RepresentationSpec) -> tuple[int, int]:
+        """Return which levels of codes are made, (first, end): by default all.
+
+        Levels below `first` are given: they are shown, never change, and carry no loss. There are no levels from `end` on. Inputs have
+        `end` levels, targets and predictions too, although nothing is predicted of levels that are given. Latents have no levels; the
+        pair is then (0, D).
+        """
+        return 0, spec.token_dim
+
     def num_tokens(self, spec: RepresentationSpec, frames: int) -> int:
         """Return how many tokens a clip of `frames` frames takes in a sequence: at least as many, and more for more frames."""
         return frames
@@ -408,7 +417,8 @@ class Objective(nn.Module, ABC):
         The noise of a clip is drawn frame by frame, so that a longer clip begins with the noise of a shorter one.
 
         Args:
-            given: read at known frames only; its dtype, device and lengths are those of the result.
+            given: read at known frames, and at all frames of levels that are not made; its dtype, device and lengths are those of the
+                result.
             known: bool `[B, T]`, frames that keep their given values.
             generators: one for each clip.
         """

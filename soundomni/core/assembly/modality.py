@@ -161,6 +161,11 @@ class CodecModality(Modality):
         return self.codec.spec.channels
 
     @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has: all of the codec's. For latents, their dimensions."""
+        return self.codec.spec.token_dim
+
+    @property
     def whole(self) -> tuple[nn.Module, ...]:
         """The codec and the normalizer."""
         return (self.codec, self.normalizer)
@@ -217,7 +222,7 @@ class CodecModality(Modality):
     def _nothing(self) -> Tensor:
         """Return the values of no clips, `[0, D, 1]`."""
         dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
-        return torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
+        return torch.zeros(0, self.most_levels, 1, device=self.device, dtype=dtype)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
@@ -314,6 +319,16 @@ class MadeModality(CodecModality):
         """Names of the objective's losses."""
         return self.objective.loss_names
 
+    @property
+    def first_level(self) -> int:
+        """The first level of codes that is made; those below are given."""
+        return self.objective.made_levels(self.codec.spec)[0]
+
+    @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has, as its objective says. For latents, their dimensions."""
+        return self.objective.made_levels(self.codec.spec)[1]
+
     def num_tokens(self, num_frames: int) -> int:
         """Return how many tokens a clip of so many frames has, as its objective says."""
         return self.objective.num_tokens(self.codec.spec, num_frames)
@@ -356,8 +371,10 @@ class MadeModality(CodecModality):
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
     def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
-        tokens = self.connector.leave(hidden)
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made; `like` is
+        `[B, ·, T]`."""
+        not_made = sum(self.codec.spec.codebook_sizes[: self.first_level])
+        tokens = torch.nn.functional.pad(self.connector.leave(hidden), (not_made, 0))
         b, _, t = like.shape
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
