@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import TOKENIZER
-from tiny_stages import COARSE, LEVELS, RATE, Name, sound, spec_of, stage
+from tiny_stages import COARSE, LEVELS, RATE, TOKENIZER, Name, sound, spec_of, stage
 
 from soundomni import Kept, SoundOmni
 from soundomni.core.assembly.build import build_model

@@ -24,7 +24,7 @@ from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import DEFAULT_STRENGTH
 from soundomni.core.representation import Representation
 from soundomni.core.spec.schema import GuidanceSpec
-from soundomni.core.waveform import Audio
+from soundomni.core.waveform import Audio, fit_length
 from soundomni.core.writing.prompts import PromptWriter
 
 
@@ -117,6 +117,13 @@ class Maker:
             spec = self.modality.codec.spec
             yield made, [min(count, spec.num_samples(frames)) for count, frames in zip(most, made.frame_counts, strict=True)]
             done += len(batch)
+
+    @torch.no_grad()
+    def decoded(self, made: Representation, lengths: Sequence[int]) -> list[Audio]:
+        """Return the audio of a batch, each clip with its number of samples. Raise SpecError if the codec only encodes."""
+        self.modality.check_decodes()
+        waveform = self.modality.decode(made).float().cpu().numpy()
+        return [Audio.unchecked(fit_length(w, n), self.modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
 
     def clips(self, made: Representation) -> list[Representation]:
         """Return the clips of a batch one by one, as the codec gives them: `[1, D, T]` or `[1, K, T]` each, without padding."""

@@ -80,7 +80,7 @@ from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.waveform import Audio, fit_length
+from soundomni.core.waveform import Audio
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
 
@@ -315,12 +315,8 @@ class SoundOmni:
         maker.modality.check_decodes()
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
-        clips: list[Audio] = []
-        for made, lengths in maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step)):
-            waveform = maker.modality.decode(made).float().cpu().numpy()
-            rate = maker.modality.sample_rate
-            clips += [Audio.unchecked(fit_length(w, n), rate) for w, n in zip(waveform, lengths, strict=True)]
-        return clips
+        batches = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
+        return [clip for made, lengths in batches for clip in maker.decoded(made, lengths)]
 
     def make(
         self,
@@ -372,6 +368,10 @@ class SoundOmni:
             negative_prompt=avoided,
             keeps_all=keeps_all,
         )
+
+    def check_request(self, prompt: str, seconds: float, *, of: str | None = None) -> None:
+        """Raise SpecError or DataError if the model cannot make a clip of this length from this prompt."""
+        self.requests(seconds, of=of).request(prompt, seed=0)
 
     def abilities(self) -> Abilities:
         """Return what the model makes, hears and takes."""

@@ -479,16 +479,31 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`."""
+    """A complete spec: of a model, of a codec that is trained on its own, or of a chain of models.
+
+    Model directories do not have `data` and `train`, and chains do not either.
+
+    Args:
+        stages: name → directory of a model or of a run, relative to the spec, in the order in which they make what the next ones are
+            given.
+    """
 
     model: ModelSpec | None = None
     codec: CodecSpec | None = None
+    stages: dict[str, str | None] | None = None
     data: DataSpec | None = None
     train: TrainSpec | None = None
 
     @property
     def of_model(self) -> ModelSpec:
-        """The model. Raise SpecError for a spec that has none, because it trains a codec."""
+        """The model. Raise SpecError for a spec that has none, because it trains a codec, or chains models."""
+        if self.stages is not None:
+            raise SpecError(f"the spec chains the models {', '.join(self.stages)}, and has none of its own. Give the spec of one of them")
         if self.model is None:
             raise SpecError("the spec trains a codec, and has no model. Give a spec with the section model")
         return self.model
+
+    @property
+    def used_stages(self) -> dict[str, str]:
+        """The directories of the stages that are not removed, by name; empty for a spec that is not a chain."""
+        return {name: path for name, path in (self.stages or {}).items() if path is not None}

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, listed
 from soundomni.core.spec.schema import ModelSpec, SegmentTemplate, Spec
 from soundomni.core.spec.shorthand import check_modalities
 
+_KINDS = ("model", "codec", "stages")
+"""Sections of which a spec has exactly one."""
+
 
 def check_sections(spec: Spec) -> None:
-    """Raise SpecError unless the spec has a model or a codec, whose parts go together."""
-    if (spec.model is None) == (spec.codec is None):
-        given = "neither the section model nor the section codec" if spec.model is None else "the sections model and codec"
-        raise SpecError(f"the spec has {given}; expected one of them: a model, or a codec that is trained on its own")
+    """Raise SpecError unless the spec has a model, a codec or stages, whose parts go together."""
+    given = [name for name in _KINDS if getattr(spec, name) is not None]
+    if len(given) != 1:
+        found = f"the sections {listed(given)}" if given else f"none of the sections {listed(_KINDS)}"
+        raise SpecError(f"the spec has {found}; expected one of them: a model, a codec that is trained on its own, or a chain of models")
     if spec.model is not None:
         check_modalities(spec.model)
         check_prompt(spec.model)
+    if spec.stages is not None:
+        check_stages(spec)
+
+
+def check_stages(spec: Spec) -> None:
+    """Raise SpecError unless a chain has stages, each with a name that a folder may have, and nothing to train."""
+    if not spec.used_stages:
+        raise SpecError("stages is empty; expected names with the directories of models, such as semantic: runs/semantic")
+    for name in spec.used_stages:
+        if not name.isidentifier():
+            raise SpecError(f"stages.{name}: the name '{name}' is not possible; expected a word such as semantic")
+    for section in ("data", "train"):
+        if getattr(spec, section) is not None:
+            raise SpecError(f"the spec has the sections stages and {section}, but each stage is trained by its own spec. Remove {section}")
 
 
 def check_prompt(model: ModelSpec) -> None:

@@ -83,13 +83,19 @@ class WrittenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSpec:
-    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`.
+    """A complete spec: of a model, of a codec that is trained on its own, or of a chain of models.
 
-    `sampler` and `guidance` are short keys: they stand for those of the only modality that is made.
+    Model directories do not have `data` and `train`, and chains do not either. `sampler` and `guidance` are short keys: they stand for
+    those of the only modality that is made.
+
+    Args:
+        stages: name → directory of a model or of a run, relative to the spec, in the order in which they make what the next ones are
+            given.
     """
 
     model: WrittenModel | None = None
     codec: CodecSpec | None = None
+    stages: dict[str, str | None] | None = None
     sampler: Slot | None = slot("sampler", optional=True)
     guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
     data: DataSpec | None = None

@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tiny_models import TOKENIZER, clip
 
 from soundomni import Audio, SoundOmni
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, SegmentTemplate, Slot, Spec
+from soundomni.core.tokenizer import TextTokenizer
 
+TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size=300)
 RATE, SEMANTIC_RATE = 1000, 500
 LEVELS, COARSE = 3, 2
 """Levels of the acoustic codec, and how many of them the coarse stage makes."""
@@ -62,6 +63,10 @@ def spec_of(name: Name) -> ModelSpec:
         modalities["acoustic"] = ModalitySpec(codec=ACOUSTIC_CODEC, connector=Slot("codes"), **acoustic)  # type: ignore[arg-type]
     backbone = Slot("mot", {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk_norm": "all"})
     return ModelSpec(backbone=backbone, router=Slot("dense"), modalities=modalities, prompt=prompt)
+
+
+def clip(seed: int, samples: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
 
 
 CLIPS = torch.from_numpy(np.stack([clip(seed, 200) for seed in range(6)]))
