@@ -16,7 +16,7 @@ from soundomni.cli.main import main
 from soundomni.data.audio import read_audio
 
 STAGES: tuple[Name, ...] = ("semantic", "coarse", "fine")
-TOYS = "{class_path: toy-sounds, init_args: {size: 3, sample_rate: 8000, seconds: 0.25, events: [1, 1]}}"
+TOYS = "{class_path: toy-sounds, init_args: {size: 3, sample_rate: 8000, seconds: 0.4, events: [1, 1]}}"
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,8 @@ class ModelSpec:
         backbone, router: plugins.
         modalities: name → modality, in order; null removes one of an earlier layer.
         tokenizer: text tokens.
-        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them, and of
+            clips that are given, each of another modality.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
@@ -497,11 +498,15 @@ class Spec:
     @property
     def of_model(self) -> ModelSpec:
         """The model. Raise SpecError for a spec that has none, because it trains a codec, or chains models."""
-        if self.stages is not None:
-            raise SpecError(f"the spec chains the models {', '.join(self.stages)}, and has none of its own. Give the spec of one of them")
+        self.check_single()
         if self.model is None:
             raise SpecError("the spec trains a codec, and has no model. Give a spec with the section model")
         return self.model
+
+    def check_single(self) -> None:
+        """Raise SpecError for a spec that chains models and has none of its own, which could be built or trained."""
+        if self.stages is not None:
+            raise SpecError(f"the spec chains the models {', '.join(self.stages)}, and has none of its own. Give the spec of one of them")
 
     @property
     def used_stages(self) -> dict[str, str]:

@@ -61,7 +61,7 @@ def _problem(template: SegmentTemplate, model: ModelSpec) -> str | None:
     wanted = "encoder" if template.audio == "features" else "codec"
     known = [name for name, one in model.used.items() if getattr(one, wanted) is not None]
     if template.of is None or template.of not in known:
-        given = "does not say of which modality its audio is" if template.of is None else f"is of '{template.of}'"
+        given = "does not name the modality of its audio" if template.of is None else f"names the modality '{template.of}'"
         expected = f"expected one with {'an encoder' if wanted == 'encoder' else 'a codec'}: {', '.join(known) or 'the model has none'}"
         return f"{given}; {expected}.{did_you_mean(template.of or '', known)}"
     return None

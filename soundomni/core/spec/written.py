@@ -45,7 +45,8 @@ class WrittenModel:
         codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         modalities: name → modality, in order, for models that make or hear several; null removes one of an earlier layer.
         tokenizer: text tokens.
-        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them, and of
+            clips that are given, each of another modality.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         latent_positions: position rule of latents or codes; "shared" as in the original, where a sin-cos table orders them, or
