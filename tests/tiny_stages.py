@@ -17,18 +17,6 @@ TOKENIZER = TextTokenizer.train(["zero one two three four five"] * 4, vocab_size
 RATE, SEMANTIC_RATE = 1000, 500
 LEVELS, COARSE = 3, 2
 """Levels of the acoustic codec, and how many of them the coarse stage makes."""
-ACOUSTIC_CODEC = Slot(
-    "soundstream",
-    {
-        "sample_rate": RATE,
-        "base_channels": 2,
-        "channel_multiples": [1, 2],
-        "strides": [2, 4],
-        "latent_dim": 4,
-        "quantizer": {"method": "fsq", "num_levels": LEVELS, "steps": [3, 3]},
-    },
-)
-SEMANTIC_CODEC = Slot("mel-kmeans", {"sample_rate": SEMANTIC_RATE, "frame_size": 4, "window": 32, "num_mels": 4, "num_clusters": 6})
 NEXT = Slot("next-token", {"temperature": 1.3})
 Name = Literal["semantic", "coarse", "fine", "fine-masked", "storm", "whole"]
 
@@ -54,13 +42,21 @@ MADE: dict[Name, tuple[dict[str, object], dict[str, object], list[SegmentTemplat
 """How each model makes semantic and acoustic codes, if it does, and its prompt."""
 
 
-def spec_of(name: Name) -> ModelSpec:
-    semantic, acoustic, prompt = MADE[name]
+def codecs(wider: int) -> tuple[Slot, Slot]:
+    """The codecs of semantic and acoustic tokens, 125 frames per second each, at `wider` times the rates above."""
+    semantic = {"sample_rate": wider * SEMANTIC_RATE, "frame_size": wider * 4, "window": wider * 32, "num_mels": 4, "num_clusters": 6}
+    quantizer = {"method": "fsq", "num_levels": LEVELS, "steps": [3, 3]}
+    sizes = {"base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4 * wider], "latent_dim": 4}
+    return Slot("mel-kmeans", semantic), Slot("soundstream", {"sample_rate": wider * RATE, **sizes, "quantizer": quantizer})
+
+
+def spec_of(name: Name, *, wider: int = 1) -> ModelSpec:
+    (semantic, acoustic, prompt), (semantic_codec, acoustic_codec) = MADE[name], codecs(wider)
     modalities: dict[str, ModalitySpec | None] = {}
     if semantic or BEFORE in prompt or "aligned" in acoustic:
-        modalities["semantic"] = ModalitySpec(codec=SEMANTIC_CODEC, connector=Slot("codes"), **semantic)  # type: ignore[arg-type]
+        modalities["semantic"] = ModalitySpec(codec=semantic_codec, connector=Slot("codes"), **semantic)  # type: ignore[arg-type]
     if acoustic:
-        modalities["acoustic"] = ModalitySpec(codec=ACOUSTIC_CODEC, connector=Slot("codes"), **acoustic)  # type: ignore[arg-type]
+        modalities["acoustic"] = ModalitySpec(codec=acoustic_codec, connector=Slot("codes"), **acoustic)  # type: ignore[arg-type]
     backbone = Slot("mot", {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk_norm": "all"})
     return ModelSpec(backbone=backbone, router=Slot("dense"), modalities=modalities, prompt=prompt)
 
@@ -69,12 +65,12 @@ def clip(seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((1, samples)).astype(np.float32)
 
 
-CLIPS = torch.from_numpy(np.stack([clip(seed, 200) for seed in range(6)]))
+CLIPS = torch.from_numpy(np.stack([clip(seed, 1600) for seed in range(6)]))
 
 
-def stage(name: Name, *, seed: int = 1, max_tokens: int | None = None) -> SoundOmni:
+def stage(name: Name, *, seed: int = 1, max_tokens: int | None = None, wider: int = 1) -> SoundOmni:
     """A model whose every parameter is random; its codecs have the weights that they have in all of these models."""
-    spec = spec_of(name)
+    spec = spec_of(name, wider=wider)
     model = build_model(spec, vocab_size=TOKENIZER.vocab_size, seed=seed)
     for modality in model.each():
         assert isinstance(modality, CodecModality)

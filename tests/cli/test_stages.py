@@ -55,13 +55,15 @@ def test_generate_continues_a_file_of_any_rate_and_changes_one_stage(chain: Path
     assert waves[0].shape[1] >= 96 and not np.array_equal(waves[0][:, 96:], waves[1][:, 96:])
 
 
-def test_evaluate_measures_what_a_chain_generates(chain: Path, result: Any) -> None:
+def test_evaluate_measures_what_a_chain_generates(tmp_path: Path, result: Any) -> None:
+    chain = Chain({name: stage(name, wider=8) for name in STAGES}).save_pretrained(tmp_path / "wider")
     found = result("evaluate", "--model", chain, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "continue", "describe", "vary")
     record = found["made_with"]
     assert list(record["stages"]) == list(STAGES) and record["modality"] == "acoustic"
     assert record["stages"]["semantic"]["modality"] == "semantic" and record["stages"]["fine"]["steps"] is None
     assert record["model"]["sha256"] and len(record["plugins"]) >= 1
-    assert "generate" in found and "describe" not in found and "vary" not in found
+    assert {one["task"] for one in found["details"]} <= {"generated", "continued"} and "generated" in found
+    assert sum("a chain of models only generates and continues" in one for one in found["not_measured"]) == 2
 
 
 def test_a_spec_of_stages_is_validated_and_printed(spec: Path, result: Any, capsys: pytest.CaptureFixture[str]) -> None:

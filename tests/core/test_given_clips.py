@@ -221,7 +221,7 @@ def test_given_clips_count_in_the_length_of_a_sample() -> None:
         (SegmentTemplate(audio="target"), "is an audio 'target', which comes after the prompt by itself"),
         (SegmentTemplate(audio="context"), "does not name the modality of its audio; expected one with a codec: semantic, acoustic"),
         (SegmentTemplate(audio="context", of="semantik"), "names the modality 'semantik'; expected one .* Did you mean 'semantic'"),
-        (SegmentTemplate(audio="features", of="semantic"), "names the modality 'semantic'; expected one with an encoder: the model has none"),
+        (SegmentTemplate(audio="features", of="semantic"), "names the modality 'semantic'; expected one with an encoder"),
         (SegmentTemplate(text="x", loss=True), "sets loss, known or gap, but a prompt is never predicted"),
         (SegmentTemplate(), "needs exactly one of text and audio"),
         (SegmentTemplate(audio="context", of="semantic"), "gives 'semantic' again; expected each modality once"),
