@@ -5,7 +5,6 @@ Shape letters: B clips, K levels, T frames, N tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from typing import get_args
 
@@ -95,32 +94,23 @@ def test_only_levels_that_are_made_carry_loss_and_those_below_are_shown(data: st
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("levels", [one for one in RANGES if one[0]])
 def test_levels_that_are_given_come_first_in_the_same_order(order: Order, levels: tuple[int, int]) -> None:
-    """Each place shows the token before it; the given ones are those of a codec that has no other levels."""
+    """Before the first token that is made, places show the tokens of a codec that only has the given levels, without an end."""
     first, end = levels
-    clean, objective = clips([4, 2]), Autoregressive(order=order, levels=levels)
-    shown = query(objective, clean).inputs[..., 1:]
-    for clip, frames in enumerate((4, 2)):
-        below = replace(clean, values=clean.values[clip : clip + 1, :, :frames], lengths=torch.tensor([frames]), frames=(frames,))
-        alone = query(Autoregressive(order=order, levels=(0, first)), below).targets[0]
-        count = Autoregressive(order=order, levels=(first, 4)).num_tokens(SPEC, frames) if order == "flat" else 0
-        codes = [ids for ids in alone.unbind(1) if not bool((ids == HIDDEN).all()) and int(ids[0]) != SIZES[0]]
-        if order in ("flat", "frames"):  # the end is a token of its own there
-            for place, ids in enumerate(codes):
-                assert torch.equal(shown[clip, :first, place], ids), (order, count)
-            assert bool((shown[clip, first:, : len(codes)] == HIDDEN).all())
-        made = shown[clip, first:end]
-        assert sorted(made[made >= 0].tolist() + _last(objective, clean, clip)) == sorted(
-            clean.values[clip, first:end, :frames].flatten().tolist()
-        )
-
-
-def _last(objective: Autoregressive, clean: Representation, clip: int) -> list[int]:
-    """The codes of the last token of a clip, which no place shows."""
-    found = query(objective, clean)
-    tokens = objective.num_tokens(SPEC, clean.frame_counts[clip])
-    last = found.targets[clip, :, tokens - 1]
-    shown_later = found.inputs[clip, :, tokens] if tokens < found.inputs.shape[-1] else torch.full_like(last, HIDDEN)
-    return [int(a) for a, b in zip(last, shown_later, strict=True) if a >= 0 and b < 0]
+    frames, clean = 4, clips([4])
+    found = query(Autoregressive(order=order, levels=levels), clean)
+    below = query(Autoregressive(order=order, levels=(0, first)), clean).targets[0]
+    below[0] = below[0].masked_fill(below[0] == SIZES[0], HIDDEN)
+    rows = [ids for ids in below.unbind(1) if bool((ids != HIDDEN).any()) or order == "delay"]
+    given = torch.stack(rows[: frames + first - 1] if order == "delay" else rows, dim=1)
+    if order == "levels":  # the end comes after level 0 there, where it is not given
+        assert given.shape[1] == first * frames
+    asked = (found.targets[0] != HIDDEN).any(0)
+    start = int(torch.nonzero(asked)[0])
+    assert start == given.shape[1] and bool(asked[start:].all()), "what is made follows without a gap"
+    assert torch.equal(found.inputs[0, :first, 1 : start + 1], given)
+    assert bool((found.inputs[0, first:, : start + 1] == HIDDEN).all())
+    codes = found.targets[0, first:]
+    assert sorted(codes[codes != HIDDEN].tolist()) == sorted(clean.values[0, first:end].flatten().tolist())
 
 
 @settings(max_examples=20, deadline=None)
