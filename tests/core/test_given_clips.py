@@ -23,7 +23,7 @@ from soundomni.core.interfaces import Item
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import PackedBatch, Sample
 from soundomni.core.spec.load import dump_spec, load_spec
-from soundomni.core.spec.schema import DropoutSpec, GuidanceSpec, SegmentTemplate, Spec
+from soundomni.core.spec.schema import DropoutSpec, GuidanceSpec, ModalitySpec, SegmentTemplate, Slot, Spec
 from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.samples import SampleWriter
 
@@ -244,3 +244,20 @@ def test_a_prompt_does_not_hold_a_clip_of_which_levels_are_given() -> None:
     spec = replace(spec_of("fine"), prompt=[SegmentTemplate(audio="context", of="acoustic")])
     with pytest.raises(SpecError, match="model.prompt holds a clip of 'acoustic', but its levels below 2 are given too"):
         build_model(spec, vocab_size=TOKENIZER.vocab_size)
+
+
+def test_a_prompt_can_hold_a_clip_that_is_heard() -> None:
+    mel = ModalitySpec(
+        encoder=Slot("log-mel", {"sample_rate": RATE, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}),
+        connector=Slot("mlp"),
+    )
+    spec = spec_of("whole")
+    heard = [SegmentTemplate(audio="features", of="mel"), SegmentTemplate(text="{caption}")]
+    spec = replace(spec, modalities={"acoustic": spec.modalities["acoustic"], "mel": mel}, prompt=heard)
+    model = SoundOmni(build_model(spec, vocab_size=TOKENIZER.vocab_size), Spec(model=spec), TOKENIZER)
+    request = model.requests(0.1).request("one", seed=0, given={"mel": sound(1, 130, 1300)})
+    assert [segment.modality for segment in request.context] == ["mel", "text"]
+    assert request.context[0].waveform is not None and request.context[0].waveform.shape == (1, 100)
+    assert model.make("one", seconds=0.1, given={"mel": sound(1)})
+    with pytest.raises(DataError, match="given 'mel' is a representation, but the model hears this modality. Give it as audio"):
+        model.make("one", seconds=0.1, given={"mel": codes("whole", "semantic", 1)})
