@@ -34,7 +34,7 @@ LENGTHS = {
     "one long": [16] * 12 + [750],
 }
 """Frames of the clips of a batch: padding wastes nothing, about half, and most of it."""
-FLOORS = {"equal": 0.9, "drawn": 1.3, "one long": 4.0}
+FLOORS = {"equal": 0.8, "drawn": 1.3, "one long": 4.0}
 """Least speed of packed clips over padded ones."""
 ROUNDS = 3
 

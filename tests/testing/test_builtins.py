@@ -92,16 +92,28 @@ LARGE = SPEECH | {"family": "wavlm", "conv_norm": "layer", "norm_first": True}
 TestWavlmKmeans = suite(testing.CodecSuite, "WavlmKmeans", "hubert-kmeans", **TOKENS, network=LARGE, frames_per_second=RATE / 15)
 
 
-class TestHarmonicCodes(Builtin, testing.CodecSuite):
-    """Its codebooks are measured on noise, as a run does on its first clips."""
-
-    name = "harmonic-codes"
-    arguments = {**HARMONIC, "num_codebooks": 2, "codebook_size": 5}  # noqa: RUF012
+class Measured(Builtin):
+    """A codec that is measured on noise, as a run does on its first clips."""
 
     def make(self, **runtime):
         codec = super().make(**runtime)
         codec.fit([(0.3 * torch.randn(2, 1, 400, generator=torch.Generator().manual_seed(0)), torch.tensor([400, 300]))])
         return codec
+
+
+class TestHarmonicCodes(Measured, testing.CodecSuite):
+    name = "harmonic-codes"
+    arguments = {**HARMONIC, "num_codebooks": 2, "codebook_size": 5}  # noqa: RUF012
+
+
+class TestMelKmeans(Measured, testing.CodecSuite):
+    name = "mel-kmeans"
+    arguments = {"sample_rate": RATE, "frame_size": 16, "window": 50, "num_mels": 12, "num_clusters": 6}  # noqa: RUF012
+
+
+class TestMelKmeansWithContext(Measured, testing.CodecSuite):
+    name = "mel-kmeans"
+    arguments = {**TestMelKmeans.arguments, "context": 2, "num_coefficients": 5}  # noqa: RUF012
 
 
 TestL1 = suite(testing.CriticSuite, "L1", "l1")

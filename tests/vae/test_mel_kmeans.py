@@ -1,4 +1,4 @@
-"""Semantic tokens of mel spectra: the contract of codecs, a reference in float64, and what the tokens do not hear."""
+"""Semantic tokens of mel spectra: a reference in float64, and what the tokens do not hear."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundomni import testing
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.mel_filters import mel_filters
 from soundomni.vae import MelKmeansCodec
@@ -34,16 +33,6 @@ def fitted(**changes: Any) -> MelKmeansCodec:
     codec = MelKmeansCodec(**{**SETTINGS, **changes})
     codec.fit([(tones(), whole(tones()))])
     return codec
-
-
-class TestMelKmeans(testing.CodecSuite):
-    def make(self) -> MelKmeansCodec:
-        return fitted()
-
-
-class TestMelKmeansWithContext(testing.CodecSuite):
-    def make(self) -> MelKmeansCodec:
-        return fitted(context=2, num_coefficients=6)
 
 
 @pytest.mark.parametrize("changes", KINDS)
