@@ -21,6 +21,7 @@ from soundomni.cli.model_options import (
     check_modality,
     check_steps,
     choose_device,
+    load_draft,
     load_model,
 )
 from soundomni.core.limits import DEFAULT_STRENGTH
@@ -104,6 +105,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MODALITY=FILE",
         help="audio file for a modality that is aligned with the one to make, such as semantic=speech.wav; may be repeated",
     )
+    parser.add_argument(
+        "--draft",
+        type=expanded,
+        metavar="DIR",
+        help="smaller model of the same codes that guesses ahead for the sampler speculative: other clips of the same kind, made faster",
+    )
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
     add_format(parser)
@@ -147,13 +154,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     model = load_model(args, overrides, device=choose_device(args))
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
+    draft = None if args.draft is None else load_draft(args.draft, model)
     scale = model.made_spec(args.of).guidance.scale
     for request in requests:
         check_steps(model, args.of, request.steps, option="--steps" if args.grid is None else "steps")
         check_negative(request.negative, scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
     made, lines, failures = [], [], []
-    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):
+    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format, draft=draft):
         made.append({**asdict(clip.request), "files": [str(file) for file in clip.files], "gain": clip.gain})
         lines.append(f"{clip.files[0]}  {one_line(' '.join(clip.request.prompt.split()))}")
         if clip.no_picture is not None:
@@ -163,7 +171,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def generate_files(
-    model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
+    model: SoundOmni,
+    requests: list[Request],
+    out: Path,
+    *,
+    batch: int,
+    pictures: bool,
+    format: str = "wav",
+    draft: SoundOmni | None = None,
 ) -> Iterator[Written]:
     """Make clips in batches and yield each as soon as it is written.
 
@@ -197,6 +212,7 @@ def generate_files(
                 given=given or None,
                 batch_size=batch,
                 on_step=lambda index, _: progress.detail(f"step {index + 1}"),
+                draft=draft,
             )
             for request, clip in zip(group, clips, strict=True):
                 yield _write(request, clip, out, pictures=pictures, format=format)

@@ -110,3 +110,11 @@ def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -
         if adapter is not None:
             model.load_adapter(adapter)
     return model
+
+
+def load_draft(directory: str, model: SoundOmni) -> SoundOmni:
+    """Return the model of `--draft`, on the device of the model that it guesses for."""
+    from soundomni.cli.progress import Progress
+
+    with Progress(f"loading {directory}"):
+        return type(model).from_pretrained(directory, device=model.model.device)

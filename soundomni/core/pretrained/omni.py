@@ -79,6 +79,7 @@ from soundomni.core.pretrained.directory import (
 from soundomni.core.pretrained.directory import (
     card as model_card,
 )
+from soundomni.core.pretrained.draft import check_draft
 from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
 from soundomni.core.sequence import Context, context_length
@@ -285,6 +286,7 @@ class SoundOmni:
         of: str | None = None,
         given: Mapping[str, object] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        draft: SoundOmni | None = None,
     ) -> list[Audio]:
         """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
 
@@ -307,10 +309,12 @@ class SoundOmni:
             given: name of a modality that is `aligned` with the one to make → its clip for each prompt, or one clip for all of them:
                 audio, or a `Representation` that its codec made. Longer clips are cut. A modality that is not named adds nothing.
             on_step: called with the index of a sampling step and the values so far.
+            draft: a smaller model of the same codes and prompts, which guesses ahead for the sampler `speculative`. Clips come from
+                the same distribution with any draft.
 
         Raises:
             SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
-                encodes, or the kept spans do not hold a whole frame.
+                encodes, the kept spans do not hold a whole frame, or the draft does not fit the model or its sampler.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind; or a clip that is given is shorter than the one to make, or comes from another codec.
         """
@@ -327,7 +331,10 @@ class SoundOmni:
             builder.request(prompt, seed=seed, kept=kept, varied=clip, given=added)
             for prompt, seed, kept, clip, added in zip(texts, numbers, kept_parts, starts, as_given(given, len(texts)), strict=True)
         ]
-        sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step))
+        if draft is not None:
+            check_draft(self, draft, sampler, of=modality.name)
+        smaller = None if draft is None else draft.model
+        sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step), draft=smaller)
         for begin, batch in self._batches(requests, share, size):
             made = sample(self.model, batch, begin=begin)
             lengths = [builder.length_of(frames) for frames in made.frame_counts]
