@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from soundomni.core.representation import length_mask
+
 _BEFORE, _NOWHERE = -3, -4
 """Ids before a clip: among its last tokens, and among those that these are compared with. They never match."""
 
@@ -39,9 +41,8 @@ class PromptLookup:
         earlier = padded.unfold(2, self._compared, 1)[:, :, :size].flip(-1)
         own = (earlier == last[:, :, None]).long().cumprod(-1)
         alike = own.sum(-1) + (self._compared + 1) * own.amin(1, keepdim=True).sum(-1)
-        place = torch.arange(size)
-        usable = (values >= 0) & (place < tokens[:, None])[:, None]
-        best = (alike * size + place).masked_fill(~usable, -1).max(-1)
+        usable = (values >= 0) & length_mask(tokens, size)[:, None]
+        best = (alike * size + torch.arange(size)).masked_fill(~usable, -1).max(-1)
         guess = values.gather(2, best.indices[..., None])[..., 0].masked_fill(best.values < 0, -1)
         parts = []
         for level, count in enumerate(self._classes):

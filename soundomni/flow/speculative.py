@@ -122,7 +122,7 @@ class SpeculativeSampler(DraftedSampler):
     def _guesses(self, draft: Draft, values: Tensor, tokens: Tensor, numbers: Tensor, start: Tokens) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the ids `[B, K, N]` with guesses in hidden cells from `tokens` on, and what each level's were drawn from.
 
-        The latter are probabilities `[B, m + 1, V]`, 0 where there is no guess. Nothing is guessed after the end of a clip, or after
+        The latter are probabilities `[B, m + 1, V]`, all 0 without a guess. Nothing is guessed after the end of a clip, or after
         a token with a level that the draft does not guess.
         """
         clips, _, size = values.shape

@@ -41,6 +41,7 @@ CASES = {
         "--sampler=midpoint",
         "--sampler=next-token",
         "--sampler=rk4",
+        "--sampler=speculative",
     },
     "soundomni train --sampler = |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4", "speculative"},
     "soundomni train --model.co|": {"--model.codec", "--model.codec.", "--model.connectors."},

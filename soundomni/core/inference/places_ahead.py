@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.interfaces import Predict
-from soundomni.core.representation import EMPTY, HIDDEN
+from soundomni.core.representation import EMPTY, HIDDEN, length_mask
 
 
 class PlacesAhead:
@@ -46,8 +46,7 @@ class PlacesAhead:
         width = int(((tokens + count).clamp(max=size) - first).max())
         first = first.clamp(max=size - width)  # so that clips near their end have as many places as the others
         places = first[:, None] + torch.arange(width)
-        after = torch.arange(size) >= first[:, None] + width
-        self._shown = shown.masked_fill(after[:, None], EMPTY)
+        self._shown = shown.masked_fill(~length_mask(first + width, size)[:, None], EMPTY)
         entered = shown.gather(2, places[:, None].expand(-1, shown.shape[1], -1))
         logits = self._predict(entered.to(self._timesteps.device), self._timesteps, first=first)
         wanted = (tokens[:, None] + torch.arange(count) - first[:, None]).clamp(max=width - 1).to(logits.device)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from soundomni.core.assembly.modality import MadeModality
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import DraftedSampler, Sampler
 from soundomni.core.pretrained.fingerprint import codec_fingerprint
 from soundomni.core.representation import Representation
+from soundomni.core.spec.schema import ModalitySpec
+from soundomni.core.tokenizer import TextTokenizer
 
-if TYPE_CHECKING:
-    from soundomni.core.pretrained.omni import SoundOmni
+
+class Ready(Protocol):
+    """A model ready for use, as far as drafts are concerned."""
+
+    model: UnifiedModel
+    tokenizer: TextTokenizer
+
+    def made_spec(self, of: str | None = None) -> ModalitySpec:
+        """Return the part of the spec about a modality that the model makes."""
+        ...
 
 
-def check_draft(model: SoundOmni, draft: SoundOmni, sampler: Sampler, *, of: str) -> None:
+def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> None:
     """Raise SpecError, in one line, if the draft cannot guess the codes of the model's modality `of`, or the sampler takes no draft."""
     slot = model.made_spec(of).sampler
     if not isinstance(sampler, DraftedSampler):
@@ -42,7 +53,7 @@ def check_draft(model: SoundOmni, draft: SoundOmni, sampler: Sampler, *, of: str
         raise SpecError("the draft makes the codes in another order than the model. Train it with the model's objective")
 
 
-def _fingerprint(model: SoundOmni, of: str) -> str:
+def _fingerprint(model: Ready, of: str) -> str:
     codec = model.made_spec(of).codec
     assert codec is not None, "checked when the spec was read"
     return codec_fingerprint(codec, model.model.made(of).codec, trust_class_paths=True)  # it is built already
