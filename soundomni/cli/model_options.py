@@ -131,3 +131,13 @@ def load_model_or_chain(args: argparse.Namespace, overrides: Overrides, *, devic
         from soundomni.train.stages import load_chain
 
         return load_chain(args.model, overrides=dict(overrides), device=device, trust_class_paths=args.trust_class_paths)
+
+
+def load_draft(directory: str, *, device: str) -> SoundOmni:
+    """Return the model of `--draft` on a device, which has to be that of the model that it guesses for."""
+    from soundomni.cli.progress import Progress
+
+    with Progress(f"loading {directory}"):
+        from soundomni.core.pretrained.omni import SoundOmni
+
+        return SoundOmni.from_pretrained(directory, device=device)

@@ -5,7 +5,6 @@ Shape letters: B clips, K levels, N tokens, V classes of one level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -13,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
-from soundomni.core.inference.token_choice import TokenSampling, chosen_tokens
+from soundomni.core.inference.places_ahead import shown_before
+from soundomni.core.inference.token_choice import chosen_tokens
 from soundomni.core.interfaces import Predict, Prediction, Sampler
-from soundomni.core.representation import EMPTY, HIDDEN, Representation, Tokens
+from soundomni.core.representation import HIDDEN, Representation, Tokens
+from soundomni.flow.code_choice import CodeChoice, check_tokens, drawn_numbers, end_clips, tokens_to_draw
 from soundomni.flow.timestep_schedule import check_begin
 
 
@@ -49,25 +49,21 @@ class NextTokenSampler(Sampler):
         repetition_penalty: float = 1.0,
         repetition_window: int | None = None,
     ) -> None:
-        whole = isinstance(top_k, int)
-        if top_k is not None and not (top_k >= 1 if whole else 0.0 < top_k < 1.0):
-            raise SpecError(f"top_k is {top_k:g}; expected a number of codes, at least 1, or a share of them, between 0 and 1")
-        if not 0.0 < repetition_penalty < math.inf:
-            raise SpecError(f"repetition_penalty is {repetition_penalty:g}; expected a number above 0 (1 changes nothing)")
-        if repetition_window is not None and repetition_window < 1:
-            raise SpecError(f"repetition_window is {repetition_window}; expected a number of tokens, at least 1")
-        self._plain = TokenSampling(temperature=temperature, top_p=top_p)
-        self.top_k = top_k
-        self.repetition_penalty = repetition_penalty
-        self.repetition_window = repetition_window
+        self._choice = CodeChoice(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            repetition_window=repetition_window,
+        )
 
     def count_steps(self, start: Representation) -> int:
         """Return the most tokens that are drawn: clips may end before."""
-        return int((start.values == HIDDEN).any(1).any(0).sum())
+        return tokens_to_draw(start)
 
     def num_evaluations(self, start: Representation) -> int:
         """Return the most predictions that are asked for, one for each token to draw."""
-        return self.count_steps(start)
+        return tokens_to_draw(start)
 
     def sample(
         self,
@@ -86,25 +82,21 @@ class NextTokenSampler(Sampler):
             TypeError: `start` is not `Tokens`, as an objective that predicts the next token gives it.
         """
         check_begin(begin)
-        if not isinstance(start, Tokens):
-            raise TypeError("this sampler makes tokens in an order; expected the start of an objective that predicts the next token")
+        start = check_tokens(start)
         device = start.values.device
         values, lengths = start.values.cpu().clone(), list(start.frame_counts)
-        numbers = _numbers(values, lengths, generators)
+        numbers = drawn_numbers(values, lengths, generators)
         timesteps = torch.full((len(values),), begin, device=device)
         shown = step = 0
         for token in range(values.shape[-1]):
             hidden = values[..., token] == HIDDEN
             if not bool(hidden.any()):
                 continue
-            logits = predict(_before(values, shown, token).to(device), timesteps, first=shown)[..., -1]
+            logits = predict(shown_before(values, shown, token + 1).to(device), timesteps, first=shown)[..., -1]
             shown = token + 1
             values[..., token] = self._drawn(logits, values, token, hidden, numbers[..., token], start)
-            for clip in torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist():
-                rest = start.ended(clip, token).cpu()
-                lengths[clip] = rest.shape[-1]
-                values[clip, :, token + 1 :] = EMPTY
-                values[clip, :, token + 1 : lengths[clip]] = rest[:, token + 1 :]
+            ended = torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist()
+            end_clips(values, lengths, ended, [token] * len(ended), start)
             if on_step is not None:
                 on_step(step, values.to(device, copy=True))
             step += 1
@@ -123,45 +115,11 @@ class NextTokenSampler(Sampler):
             start: says what ends a clip, and when.
         """
         ids = values[..., token].clone()
-        for level, own in enumerate(torch.split(logits.float(), list(start.spec.codebook_sizes), dim=1)):
+        for level, own in enumerate(torch.split(logits, list(start.spec.codebook_sizes), dim=1)):
             rows = torch.nonzero(hidden[:, level])[:, 0]
             if not len(rows):
                 continue
-            scores = own[rows.to(own.device)].clone()
-            self._penalize(scores, values[rows, level, :token], end=start.end if not level else None)
-            if not level and token < start.earliest:
-                scores[:, start.end] = -math.inf
-            ids[rows, level] = chosen_tokens(scores, self._sampling(scores.shape[1]), numbers[rows, level])
+            tokens = torch.full_like(rows, token)
+            scores = self._choice.scores(own[rows.to(own.device)], values[rows, level], tokens, start, level=level)
+            ids[rows, level] = chosen_tokens(scores, self._choice.sampling(scores.shape[1]), numbers[rows, level])
         return ids
-
-    def _sampling(self, classes: int) -> TokenSampling:
-        most = self.top_k if self.top_k is None or isinstance(self.top_k, int) else math.ceil(self.top_k * classes)
-        return replace(self._plain, top_k=most)
-
-    def _penalize(self, scores: Tensor, before: Tensor, *, end: int | None) -> None:
-        """Lower the scores `[R, V]` of the ids `[R, n]` that come before, in place."""
-        if self.repetition_penalty == 1.0:
-            return
-        last = before[:, -self.repetition_window :] if self.repetition_window is not None else before
-        had = torch.zeros(scores.shape[0], scores.shape[1] + 1, dtype=torch.bool)
-        had.scatter_(1, last.masked_fill(last < 0, scores.shape[1]), True)
-        if end is not None:
-            had[:, end] = False
-        penalty = self.repetition_penalty
-        lower = torch.where(scores > 0, scores / penalty, scores * penalty)
-        torch.where(had[:, :-1].to(scores.device), lower, scores, out=scores)
-
-
-def _before(values: Tensor, first: int, last: int) -> Tensor:
-    """Return what the network is shown to predict tokens `first` to `last` of values `[B, K, N]`: the token before each."""
-    padded = torch.nn.functional.pad(values[..., :last], (1, 0), value=HIDDEN)[..., first:]
-    return padded.masked_fill(padded == EMPTY, HIDDEN)
-
-
-def _numbers(values: Tensor, lengths: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Return float64 numbers in [0, 1) for the cells of each clip, `[B, K, N]`, on the CPU; 0 beyond it."""
-    numbers = torch.zeros(values.shape, dtype=torch.float64)
-    for i, (count, generator) in enumerate(zip(lengths, generators, strict=True)):
-        drawn = torch.rand(count, values.shape[1], generator=generator, device=generator.device, dtype=torch.float64)
-        numbers[i, :, :count] = drawn.T.cpu()
-    return numbers

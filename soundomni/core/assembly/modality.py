@@ -21,7 +21,7 @@ from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
+from soundomni.core.interfaces import Codec, Connector, Encoder, First, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 
@@ -190,21 +190,22 @@ class CodecModality(Modality):
         """Return how many tokens a clip of so many frames has, without its boundaries."""
         return num_frames
 
-    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: int = 0) -> Tensor:
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0) -> Tensor:
         """Return the hidden tokens `[N, H]` of those at `places` in values `[B, D, T]` or codes `[B, K, T]`.
 
         Args:
             values: the values.
             timesteps: `[B, T]`; None if all are clean.
             places: int64 `[N]`, see `frame_places`.
-            first: index of the first of these tokens in the clip.
+            first: index of the first of these tokens in the clips, or in each.
 
         Raise SpecError for more tokens than the connector tells apart.
         """
         num_tokens = values.shape[-1]
-        self._check_tokens(first + num_tokens)
+        self._check_tokens(num_tokens + (first if isinstance(first, int) else int(first.max())))
         tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
-        return self._connect(tokens, timesteps, places, first + places % num_tokens)
+        before = first if isinstance(first, int) else first.to(places.device)[places // num_tokens]
+        return self._connect(tokens, timesteps, places, before + places % num_tokens)
 
     def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         return self.connector.enter(tokens)

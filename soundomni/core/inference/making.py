@@ -57,6 +57,7 @@ class Maker:
         sampler, guidance: how it is made.
         negative_prompt: what to steer away from, or None.
         keeps_all: whether a clip may be kept as a whole, so that nothing of it is left to make.
+        draft: guesses tokens ahead for a sampler that takes drafts, or None.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Maker:
         guidance: GuidanceSpec,
         negative_prompt: str | None = None,
         keeps_all: bool = False,
+        draft: UnifiedModel | None = None,
     ) -> None:
         self.modality = model.made(of)
         self._model = model
@@ -77,6 +79,7 @@ class Maker:
         self._guidance = guidance
         self._negative_prompt = negative_prompt
         self._keeps_all = keeps_all
+        self._draft = draft
 
     def builder(self, seconds: float) -> RequestBuilder:
         """Return the builder of requests for clips of this length."""
@@ -112,7 +115,9 @@ class Maker:
         longest = [builders[one.seconds].num_samples for one in asked]
         done = 0
         for begin, batch in self._batches(requests, strength, size):
-            made = sample_audio(self._model, batch, sampler=self._sampler, guidance=self._guidance, begin=begin, on_step=on_step)
+            made = sample_audio(
+                self._model, batch, sampler=self._sampler, guidance=self._guidance, begin=begin, on_step=on_step, draft=self._draft
+            )
             most = longest[done : done + len(batch)]
             spec = self.modality.codec.spec
             yield made, [min(count, spec.num_samples(frames)) for count, frames in zip(most, made.frame_counts, strict=True)]

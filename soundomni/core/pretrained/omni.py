@@ -73,6 +73,7 @@ from soundomni.core.pretrained.directory import (
 from soundomni.core.pretrained.directory import (
     card as model_card,
 )
+from soundomni.core.pretrained.draft import check_draft
 from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
 from soundomni.core.representation import Representation
@@ -280,6 +281,7 @@ class SoundOmni:
         of: str | None = None,
         given: Mapping[str, object] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        draft: SoundOmni | None = None,
     ) -> list[Audio]:
         """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
 
@@ -304,14 +306,16 @@ class SoundOmni:
                 made. Clips of modalities that are `aligned` with the one to make, and codes of its levels that the model does not make,
                 are cut to its length; those of the model's prompt have any length. A modality that is not named is left out.
             on_step: called with the index of a sampling step and the values so far.
+            draft: a smaller model of the same codes and prompts, which guesses ahead for the sampler `speculative`. Clips come from
+                the same distribution with any draft.
 
         Raises:
             SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
-                encodes, or the kept spans do not hold a whole frame.
+                encodes, the kept spans do not hold a whole frame, or the draft does not fit the model or its sampler.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind; or a clip that is given is shorter than the one to make, comes from another codec, or is missing.
         """
-        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
+        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         maker.modality.check_decodes()
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
@@ -334,6 +338,7 @@ class SoundOmni:
         of: str | None = None,
         given: Mapping[str, object] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        draft: SoundOmni | None = None,
     ) -> list[Representation]:
         """Make what `generate` does, without decoding it: a representation `[1, D, T]` or `[1, K, T]` for each prompt, as the codec's
         `encode` gives it.
@@ -341,7 +346,7 @@ class SoundOmni:
         Each has the frames of its own clip. The codec may be one that only encodes, such as that of semantic tokens. Arguments and errors
         are those of `generate`.
         """
-        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
+        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
@@ -355,18 +360,23 @@ class SoundOmni:
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
         keeps_all: bool = False,
+        draft: SoundOmni | None = None,
     ) -> Maker:
         """Return what makes clips of a modality, the first one if `of` is None; other arguments are as in `generate` and `Maker`."""
         modality = self.model.made(None if of is None else as_text("the modality", of))
         avoided = None if negative_prompt is None else as_text("the negative prompt", negative_prompt)
+        guidance, sampler = self._guidance(modality.name, guidance_scale, avoided), self._sampler(modality.name, num_steps)
+        if draft is not None:
+            check_draft(self, draft, sampler, of=modality.name)
         return Maker(
             self.model,
             self.contexts,
             of=modality.name,
-            guidance=self._guidance(modality.name, guidance_scale, avoided),
-            sampler=self._sampler(modality.name, num_steps),
+            guidance=guidance,
+            sampler=sampler,
             negative_prompt=avoided,
             keeps_all=keeps_all,
+            draft=None if draft is None else draft.model,
         )
 
     def check_request(self, prompt: str, seconds: float, *, of: str | None = None) -> None:
