@@ -21,7 +21,7 @@ from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
+from soundomni.core.interfaces import Codec, Connector, Encoder, First, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 
@@ -161,6 +161,11 @@ class CodecModality(Modality):
         return self.codec.spec.channels
 
     @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has: all of the codec's. For latents, their dimensions."""
+        return self.codec.spec.token_dim
+
+    @property
     def whole(self) -> tuple[nn.Module, ...]:
         """The codec and the normalizer."""
         return (self.codec, self.normalizer)
@@ -185,21 +190,22 @@ class CodecModality(Modality):
         """Return how many tokens a clip of so many frames has, without its boundaries."""
         return num_frames
 
-    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: int = 0) -> Tensor:
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0) -> Tensor:
         """Return the hidden tokens `[N, H]` of those at `places` in values `[B, D, T]` or codes `[B, K, T]`.
 
         Args:
             values: the values.
             timesteps: `[B, T]`; None if all are clean.
             places: int64 `[N]`, see `frame_places`.
-            first: index of the first of these tokens in the clip.
+            first: index of the first of these tokens in the clips, or in each.
 
         Raise SpecError for more tokens than the connector tells apart.
         """
         num_tokens = values.shape[-1]
-        self._check_tokens(first + num_tokens)
+        self._check_tokens(num_tokens + (first if isinstance(first, int) else int(first.max())))
         tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
-        return self._connect(tokens, timesteps, places, first + places % num_tokens)
+        before = first if isinstance(first, int) else first.to(places.device)[places // num_tokens]
+        return self._connect(tokens, timesteps, places, before + places % num_tokens)
 
     def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         return self.connector.enter(tokens)
@@ -217,7 +223,7 @@ class CodecModality(Modality):
     def _nothing(self) -> Tensor:
         """Return the values of no clips, `[0, D, 1]`."""
         dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
-        return torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
+        return torch.zeros(0, self.most_levels, 1, device=self.device, dtype=dtype)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
@@ -314,6 +320,16 @@ class MadeModality(CodecModality):
         """Names of the objective's losses."""
         return self.objective.loss_names
 
+    @property
+    def first_level(self) -> int:
+        """The first level of codes that is made; those below are given."""
+        return self.objective.made_levels(self.codec.spec)[0]
+
+    @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has, as its objective says. For latents, their dimensions."""
+        return self.objective.made_levels(self.codec.spec)[1]
+
     def num_tokens(self, num_frames: int) -> int:
         """Return how many tokens a clip of so many frames has, as its objective says."""
         return self.objective.num_tokens(self.codec.spec, num_frames)
@@ -356,8 +372,10 @@ class MadeModality(CodecModality):
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
     def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
-        tokens = self.connector.leave(hidden)
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made; `like` is
+        `[B, ·, T]`."""
+        not_made = sum(self.codec.spec.codebook_sizes[: self.first_level])
+        tokens = torch.nn.functional.pad(self.connector.leave(hidden), (not_made, 0))
         b, _, t = like.shape
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0

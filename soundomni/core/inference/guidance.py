@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Predict
+from soundomni.core.interfaces import First, Predict
 from soundomni.core.spec.schema import GuidanceSpec
 
 
 class PredictBranches(Protocol):
     """What guidance asks for predictions."""
 
-    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
+    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
         """Return predictions `[G, B, P, T]` for G = `count`: the conditional one, then, if G is 2, the one without a prompt or
         with the negative prompt. The other arguments are those of `Predict`."""
         ...
@@ -53,7 +53,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         within = (timesteps >= low) & (timesteps <= high)
         if guidance.scale == 1.0 or not (everywhere or bool(within.any())):
             return predict_branches(values, timesteps, 1, first=first)[0]
@@ -123,7 +123,7 @@ class PartialTarget:
         change anyway.
         """
 
-        def held(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        def held(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
             own = replace(self, values=self.values[..., first:], known=self.known[:, first:])
             prediction = predict(own.show(values), own.timesteps(timesteps), first=first)
             return prediction.masked_fill(own.known[:, None], 0.0)

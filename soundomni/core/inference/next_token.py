@@ -21,7 +21,8 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.guidance import guided
-from soundomni.core.interfaces import Sampler
+from soundomni.core.inference.places_ahead import PlacesAhead
+from soundomni.core.interfaces import Draft, DraftedSampler, First, Predict, Sampler
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import TEXT, Context, PositionRule, Segment, SegmentTable, next_position, plain_segment
 from soundomni.core.spec.schema import GuidanceSpec
@@ -47,14 +48,15 @@ class TokenSlots:
         self._positions = np.asarray(before) + (0 if self._shares else 1)  # the token that begins audio is the first one
         self._no_text = torch.zeros(0, dtype=torch.int64, device=model.device)
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them.
 
         Tokens before `first` must have been asked for, and stay as they were; tokens after them are forgotten. `timesteps` are `[R, n]`.
         """
         rows, _, count = values.shape
-        self._cache.lengths[:] = self._begun + first
-        table = self._table(rows, count, first)
+        settled = first if isinstance(first, int) else first.numpy()
+        self._cache.lengths[:rows] = self._begun[:rows] + settled
+        table = self._table(rows, count, settled)
         stored = self._model.stored(table, inference=True)
         counts = np.full(rows, count)
         plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._model.device)
@@ -63,7 +65,7 @@ class TokenSlots:
         places = frame_places(counts, count, self._model.device)
         return self._model.predict_frames(self._slot.modality, values, timesteps, self._no_text, places, layout, first=first)
 
-    def _table(self, rows: int, count: int, first: int) -> SegmentTable:
+    def _table(self, rows: int, count: int, first: int | np.ndarray) -> SegmentTable:
         """Return one segment without boundaries for each row."""
         ones = np.ones(rows, dtype=np.int64)
         row = np.arange(rows)
@@ -90,6 +92,7 @@ def sample_tokens(
     guidance: GuidanceSpec,
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    draft: UnifiedModel | None = None,
 ) -> Representation:
     """Make one batch of clips of one modality, each up to its own end. No clip's result depends on the others in the batch.
 
@@ -99,20 +102,32 @@ def sample_tokens(
     given, known = _given(modality, requests, begin)
     seeds = [torch.Generator().manual_seed(request.seed) for request in requests]
     start = modality.objective.start(given, known, seeds)
+    predict = guided_tokens(model, requests, guidance)
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
+    if isinstance(sampler, DraftedSampler) and draft is not None:
+        guess = PlacesAhead(guided_tokens(draft, requests, guidance), start.values, 1.0)
+        ahead: Draft = lambda values, tokens: guess(values, tokens)[..., 0]  # noqa: E731
+        tokens = sampler.sample(predict, start, generators=generators, on_step=on_step, draft=ahead)
+    else:
+        tokens = sampler.sample(predict, start, generators=generators, on_step=on_step)
+    return modality.objective.made(tokens)
+
+
+def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec) -> Predict:
+    """Return the guided prediction of the next token of clips, with a cache of its own."""
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [request.context for request in requests] + [request.negative for request in requests] * (branches - 1)
     slots = TokenSlots(model, contexts, [request.slot for request in requests] * branches)
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
         every = timesteps[:, None].expand(-1, values.shape[-1])
-        out = slots.predict(values.repeat(count, 1, 1), every.repeat(count, 1), first=first)
+        settled = first if isinstance(first, int) else first.repeat(count)
+        out = slots.predict(values.repeat(count, 1, 1), every.repeat(count, 1), first=settled)
         return out.reshape(count, len(values), *out.shape[1:])
 
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
         guidance = replace(guidance, renormalize="channel")
-    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    tokens = sampler.sample(guided(predict_branches, guidance), start, generators=generators, on_step=on_step)
-    return modality.objective.made(tokens)
+    return guided(predict_branches, guidance)
 
 
 def _given(modality: MadeModality, requests: Sequence[AudioRequest], begin: float) -> tuple[Representation, Tensor]:
