@@ -19,18 +19,21 @@ _BREAK_HERTZ, _BREAK_MELS, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
 _HTK_MELS, _HTK_HERTZ = 1127.0, 700.0
 
 
-def mel_filters(*, num_mels: int, n_fft: int, sample_rate: int, scale: MelScale) -> np.ndarray:
-    """Return triangles, float64 `[M, F]` with F = n_fft // 2 + 1, that are spaced evenly in mel from 0 Hz to half the
-    sample rate.
+def mel_filters(
+    *, num_mels: int, n_fft: int, sample_rate: int, scale: MelScale, frequencies: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Return triangles, float64 `[M, F]` with F = n_fft // 2 + 1, that are spaced evenly in mel between two frequencies in Hz:
+    from 0 Hz to half the sample rate if there are none.
 
     They are computed here because importing transformers, which has them too, takes longer than a small model's first
     step. A filter that lies between two bins is zero.
     """
     to_mels, to_hertz = (_slaney_mels, _slaney_hertz) if scale == "slaney" else (_htk_mels, _htk_hertz)
-    edges = to_hertz(np.linspace(0.0, to_mels(sample_rate / 2), num_mels + 2))
-    frequencies = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
+    low, high = (0.0, sample_rate / 2) if frequencies is None else frequencies
+    edges = to_hertz(np.linspace(to_mels(low), to_mels(high), num_mels + 2))
+    bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
     lower, center, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (frequencies - lower) / (center - lower), (upper - frequencies) / (upper - center)
+    rising, falling = (bins - lower) / (center - lower), (upper - bins) / (upper - center)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     return np.asarray(triangles * (2.0 / (upper - lower)) if scale == "slaney" else triangles)
 

@@ -2,7 +2,8 @@
 
 They take the place of the clusters of a speech network's features (Lakhotia et al. 2021, section 3.1) if there is no
 such network, and say what is heard rather than how loud it is. With few cepstral coefficients (Davis and Mermelstein
-1980), they tell speech sounds apart, but not pitches.
+1980), they tell speech sounds apart, but not pitches. In the narrow band of the fundamentals, they tell notes apart, but not
+instruments.
 
 Shape letters: B clips, S samples, T frames, W samples per window, M mel bins, E dimensions of a frame's shape, D those
 of a frame with its neighbors.
@@ -41,15 +42,20 @@ class MelKmeansCodec(Codec):
     coefficients of its cosine transform are kept, which are the coarse shape of the spectrum without its harmonics.
     The descriptions of `context` frames before and after are joined to it.
 
+    Frames are around the samples from t·N to (t + 1)·N, N being `frame_size`, or, if they are `lapped`, around the sample t·N, with one frame more
+    at the end. Codecs with overlapping frames, such as harmonic-codes, have such frames.
+
     Args:
         sample_rate: sample rate in Hz.
         frame_size: samples of a frame.
         window: samples W of a Hann window around the middle of a frame, at least `frame_size`.
         num_mels: number of mel bins M on the HTK mel scale, at least 2.
+        frequencies: lowest and highest frequency in Hz of the mel bins; null for 0 Hz and half the sample rate.
         num_coefficients: cepstral coefficients that are kept, below M; null keeps the whole spectrum.
         context: frames before and after a frame that are part of its description.
         num_clusters: number of centroids, and so of codes.
         floor: added to the magnitude of a mel bin, in which a sine of amplitude 1 is about 1.
+        lapped: whether frames are where overlapping frames are, so that the tokens can be aligned with codes of such a codec.
 
     Raises:
         SpecError: an argument is out of range.
@@ -67,10 +73,12 @@ class MelKmeansCodec(Codec):
         frame_size: int = 320,
         window: int = 1024,
         num_mels: int = 64,
+        frequencies: tuple[float, float] | None = None,
         num_coefficients: int | None = None,
         context: int = 0,
         num_clusters: int = 100,
         floor: float = 0.01,
+        lapped: bool = False,
     ) -> None:
         super().__init__()
         check_audio_format(sample_rate, 1)
@@ -78,12 +86,19 @@ class MelKmeansCodec(Codec):
         check_count("window", window, most=MOST_SAMPLES)
         check_count("num_clusters", num_clusters, most=MOST_CLUSTERS)
         _check_shape(frame_size, window, num_mels, num_coefficients, context, floor)
+        _check_frequencies(frequencies, sample_rate)
         self.context = context
         self.floor = floor
         self._spec = RepresentationSpec(
-            kind="codes", sample_rate=sample_rate, channels=1, downsampling_ratio=frame_size, codebook_sizes=(num_clusters,)
+            kind="codes",
+            sample_rate=sample_rate,
+            channels=1,
+            downsampling_ratio=frame_size,
+            codebook_sizes=(num_clusters,),
+            extra_frames=int(lapped),
         )
-        filters = torch.from_numpy(mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk"))
+        band = None if frequencies is None else (float(frequencies[0]), float(frequencies[1]))
+        filters = torch.from_numpy(mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=band))
         self.register_buffer("_filters", filters.float(), persistent=False)
         self.register_buffer("_cosines", _cosines(num_mels, num_coefficients).float(), persistent=False)
         self.register_buffer("_window", torch.hann_window(window), persistent=False)
@@ -98,7 +113,8 @@ class MelKmeansCodec(Codec):
     def receptive_field(self) -> ReceptiveField:
         """The frames that the window and the context reach beyond a frame."""
         frame_size = self._spec.downsampling_ratio
-        return ReceptiveField(encode=self.context + math.ceil((len(self._window) - frame_size) / 2 / frame_size), decode=0)
+        beyond = len(self._window) - frame_size * (1 + self._spec.extra_frames)
+        return ReceptiveField(encode=self.context + math.ceil(beyond / 2 / frame_size), decode=0)
 
     @property
     def is_fitted(self) -> bool:
@@ -132,7 +148,7 @@ class MelKmeansCodec(Codec):
         window, hop, samples = len(hann), self._spec.downsampling_ratio, waveform.shape[-1]
         frames = self._spec.num_frames(samples)
         within = length_mask(lengths.to(waveform.device), samples)
-        before = (window - hop) // 2
+        before = window // 2 if self._spec.extra_frames else (window - hop) // 2
         after = max(0, (frames - 1) * hop + window - before - samples)
         padded = functional.pad(waveform[:, 0].float() * within, (before, after))
         with torch.autocast(waveform.device.type, enabled=False):
@@ -159,6 +175,14 @@ def _cosines(num_mels: int, num_coefficients: int | None) -> Tensor:
     order = torch.arange(1, num_coefficients + 1, dtype=torch.float64)[:, None]
     middles = torch.arange(num_mels, dtype=torch.float64) + 0.5
     return math.sqrt(2.0 / num_mels) * torch.cos(torch.pi / num_mels * order * middles)
+
+
+def _check_frequencies(frequencies: Sequence[float] | None, sample_rate: int) -> None:
+    """Raise SpecError for a band that has no mel bins."""
+    if frequencies is not None and (len(frequencies) != 2 or not 0 <= frequencies[0] < frequencies[1] <= sample_rate / 2):
+        raise SpecError(
+            f"frequencies is {list(frequencies)}; expected the lowest and the highest one, from 0 to {sample_rate / 2:g} Hz, or null"
+        )
 
 
 def _check_shape(frame_size: int, window: int, num_mels: int, num_coefficients: int | None, context: int, floor: float) -> None:

@@ -21,3 +21,9 @@ def test_htk_filters_are_those_of_transformers(num_mels: int, n_fft: int, rate: 
     theirs = mel_filter_bank(n_fft // 2 + 1, num_mels, 0.0, rate / 2, rate, norm=None, mel_scale="htk")
     ours = mel_filters(num_mels=num_mels, n_fft=n_fft, sample_rate=rate, scale="htk")
     np.testing.assert_allclose(ours, theirs.T, atol=1e-9)
+
+
+def test_filters_of_a_band_are_those_of_transformers() -> None:
+    theirs = mel_filter_bank(257, 16, 200.0, 520.0, 8000, norm=None, mel_scale="htk")
+    ours = mel_filters(num_mels=16, n_fft=512, sample_rate=8000, scale="htk", frequencies=(200.0, 520.0))
+    np.testing.assert_allclose(ours, theirs.T, atol=1e-9)

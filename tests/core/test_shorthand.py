@@ -209,11 +209,11 @@ ERRORS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "unknown part": ([SHORT, {"model": {"start_fresh": ["codce"]}}], r"model.start_fresh\[0\] is 'codce'; .*Did you mean 'codec'"),
     "unknown part of several": (
         [SHORT, SEVERAL, {"model": {"start_fresh": ["codes.codec", "codes.conector"]}}],
-        r"model.start_fresh\[1\] is 'codes.conector'; expected one of codes.codec, .*Did you mean 'codes.connector'",
+        r"model.start_fresh\[1\] is 'codes.conector'; expected one of backbone, codes.codec, .*Did you mean 'codes.connector'",
     ),
     "part that it does not have": (
         [SHORT, {"model": {"start_fresh": ["encoder"]}}],
-        r"model.start_fresh\[0\] is 'encoder'; expected one of codec",
+        r"model.start_fresh\[0\] is 'encoder'; expected one of backbone, codec",
     ),
 }
 

@@ -116,6 +116,11 @@ class TestMelKmeansWithContext(Measured, testing.CodecSuite):
     arguments = {**TestMelKmeans.arguments, "context": 2, "num_coefficients": 5}  # noqa: RUF012
 
 
+class TestMelKmeansLapped(Measured, testing.CodecSuite):
+    name = "mel-kmeans"
+    arguments = {**TestMelKmeans.arguments, "lapped": True, "frequencies": [RATE / 20, RATE / 3], "context": 1}  # noqa: RUF012
+
+
 TestL1 = suite(testing.CriticSuite, "L1", "l1")
 TestMultiSTFT = suite(testing.CriticSuite, "MultiSTFT", "multi-stft", windows=[256, 64])
 TestMultiMel = suite(testing.CriticSuite, "MultiMel", "multi-mel", windows=[64, 256], num_mels=[8])

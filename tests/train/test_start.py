@@ -199,6 +199,16 @@ def test_parts_may_be_new(imported: Path, tmp_path: Path, capsys: pytest.Capture
     assert all(bool(tensor.isfinite().all()) for tensor in state(omni).values()), "nothing is left uninitialized"
 
 
+def test_only_the_codec_may_be_taken(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the codec has measured stays the same in a model with another backbone."""
+    fresh = ("model.backbone.hidden_dim=32", "model.start_fresh=[backbone,latent_connector,features_connector,encoder]", "train.steps=1")
+    run_training(spec_from(tiny, tmp_path / "run", *fresh))
+    assert "new: backbone, latent_connector, features_connector, encoder; the spec changes" in capsys.readouterr().err
+    found, given = load_run(tmp_path / "run")[0], SoundOmni.from_pretrained(tiny)
+    assert torch.equal(found.model.made().normalizer.std, given.model.made().normalizer.std)
+    assert all(bool(tensor.isfinite().all()) for tensor in state(found).values()), "nothing is left uninitialized"
+
+
 def test_adapters_are_added_to_what_is_taken(imported: Path, tmp_path: Path) -> None:
     options = ("train.lora={streams: [und, gen], rank: 2}", "model.freeze=[und, gen, embedding, encoder]", "train.optimizer.lr=0.01")
     run_training(spec_from(imported, tmp_path / "run", *options))

@@ -9,11 +9,21 @@ from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.mel_filters import mel_filters
-from soundomni.vae import MelKmeansCodec
+from soundomni.vae import HarmonicCodesCodec, MelKmeansCodec
 
 RATE = 8000
 SETTINGS: dict[str, Any] = {"sample_rate": RATE, "frame_size": 80, "window": 256, "num_mels": 24, "num_clusters": 12}
-KINDS: list[dict[str, Any]] = [{}, {"num_coefficients": 6}, {"context": 2, "num_coefficients": 4}, {"window": 81}, {"frame_size": 256}]
+LAPPED, BAND = {"lapped": True, "context": 1}, {"frequencies": (200.0, 900.0), "window": 511}
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"num_coefficients": 6},
+    {"context": 2, "num_coefficients": 4},
+    {"window": 81},
+    {"frame_size": 256},
+    LAPPED,
+    BAND,
+    LAPPED | BAND,
+]
 
 
 def tones(count: int = 5, samples: int = 1500, *, level: float = 0.3) -> Tensor:
@@ -37,15 +47,16 @@ def fitted(**changes: Any) -> MelKmeansCodec:
 
 @pytest.mark.parametrize("changes", KINDS)
 def test_the_description_of_a_frame_is_the_formula(changes: dict[str, Any]) -> None:
-    settings = {**SETTINGS, "num_coefficients": None, "context": 0, "floor": 0.01, **changes}
+    settings = {**SETTINGS, "num_coefficients": None, "context": 0, "floor": 0.01, "lapped": False, "frequencies": None, **changes}
     codec, clip = MelKmeansCodec(**settings), tones(1, 1111)
     hop, window, num_mels = settings["frame_size"], settings["window"], settings["num_mels"]
     shape = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    filters = mel_filters(num_mels=num_mels, n_fft=window, sample_rate=RATE, scale="htk")
+    filters = mel_filters(num_mels=num_mels, n_fft=window, sample_rate=RATE, scale="htk", frequencies=settings["frequencies"])
+    before = window // 2 if settings["lapped"] else (window - hop) // 2
     samples = np.concatenate([np.zeros(window), clip[0, 0].double().numpy(), np.zeros(window + hop)])
     frames = []
-    for frame in range(-(-1111 // hop)):
-        first = window + frame * hop - (window - hop) // 2
+    for frame in range(-(-1111 // hop) + settings["lapped"]):
+        first = window + frame * hop - before
         bins = np.abs(np.fft.rfft(samples[first : first + window] * shape)) * 2 / shape.sum()
         mels = np.log(filters @ bins + settings["floor"])
         order, count = np.arange(num_mels), settings["num_coefficients"]
@@ -88,6 +99,32 @@ def test_the_coarse_shape_hears_the_vowel_and_not_the_pitch() -> None:
     assert max(agree, 1 - agree) == 1.0
 
 
+def test_in_the_band_of_the_fundamentals_it_hears_the_note_and_not_the_instrument() -> None:
+    time, notes = torch.arange(4000) / RATE, [261.6, 329.6, 392.0, 493.9]
+    orders = {"sine": [1], "square": [1, 3, 5], "sawtooth": [1, 2, 3, 4]}
+    waves = {
+        name: torch.stack([sum(torch.sin(2 * torch.pi * k * note * time) / k for k in parts) for note in notes])[:, None]
+        for name, parts in orders.items()
+    }
+    every = torch.cat([level * wave for wave in waves.values() for level in (0.3, 0.05)])
+    codec = MelKmeansCodec(
+        **{**SETTINGS, "window": 512, "num_mels": 16, "num_clusters": 4}, frequencies=(200.0, 520.0), floor=1e-5, lapped=True
+    )
+    codec.fit([(every, whole(every))])
+    codes = codec.encode(every, whole(every)).values[:, 0, 4:-4].reshape(6, 4, -1)
+    assert (codes == codes[:1]).double().mean() > 0.95
+    assert all(not (codes[0, i] == codes[0, j]).any() for i in range(4) for j in range(i))
+
+
+def test_lapped_frames_are_those_of_overlapping_codes() -> None:
+    codec, other = MelKmeansCodec(**SETTINGS, lapped=True), HarmonicCodesCodec(sample_rate=RATE, frame_size=80, pitch_range=(160.0, 1000.0))
+    assert [codec.spec.num_frames(samples) for samples in range(1, 400)] == [other.spec.num_frames(samples) for samples in range(1, 400)]
+    peaks = torch.zeros(1, 1, 1500)
+    peaks[..., 800] = 1.0  # where frame 10 of both begins its second half
+    energy = codec.features(peaks, whole(peaks))[0].square().sum(1)
+    assert energy.argmax() == 10 and float(energy[9]) == pytest.approx(float(energy[11]), rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -103,6 +140,8 @@ def test_the_coarse_shape_hears_the_vowel_and_not_the_pitch() -> None:
         ({"window": 10**12}, "window is 1000000000000; expected"),
         ({"context": 10**9}, "context is 1000000000; expected"),
         ({"num_clusters": 10**10}, "num_clusters is 10000000000; expected"),
+        ({"frequencies": (200.0, 4001.0)}, r"frequencies is \[200.0, 4001.0\]; expected the lowest and the highest one, from 0 to 4000 Hz"),
+        ({"frequencies": (500.0, 500.0)}, "frequencies is"),
         ({"sample_rate": 0}, "sample_rate is 0"),
     ],
 )

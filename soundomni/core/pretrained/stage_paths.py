@@ -1,5 +1,6 @@
 """Where the stages of a chain are: a spec with the section `stages`, or a directory with such a spec and the stages in folders of their
-own."""
+own. The name of a shipped spec names a chain too.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +12,15 @@ from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.files.paths import local_path
 from soundomni.core.files.small_files import read_text
 from soundomni.core.spec import yaml_text
-from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.load import load_spec, shipped_file
 
 STAGES = "stages"
 
 
 def is_chain(name: str | Path) -> bool:
-    """Return whether a path is a spec with the section `stages`, or a directory with one."""
-    path = Path(name)
-    file = path / SPEC_FILE if path.is_dir() else path
-    if not file.is_file():
+    """Return whether a path is a spec with the section `stages`, or a directory with one, or a shipped spec has this name and section."""
+    file = _spec_file(name)
+    if file is None:
         return False
     try:
         tree = yaml_text.parse(read_text(file), str(file))
@@ -32,25 +32,33 @@ def is_chain(name: str | Path) -> bool:
 def stage_paths(name: str | Path) -> dict[str, Path]:
     """Return the directory of each stage of a chain, in order.
 
-    Those of a spec are relative to its file. Those of a directory are folders in it, and nothing else.
+    Those of a spec are relative to its file, or, for a shipped spec, to the working directory. Those of a directory are folders in
+    it, and nothing else.
 
     Raises:
         CheckpointError: it is not a chain, or a stage is missing.
         SpecError: its spec is wrong.
     """
-    path = Path(name)
-    if not is_chain(path):
+    path, file = Path(name), _spec_file(name)
+    if file is None or not is_chain(name):
         raise CheckpointError(f"'{name}' is not a chain; expected a spec with the section stages, or a directory with one")
-    file = path / SPEC_FILE if path.is_dir() else path
+    home = file.parent if path.exists() else Path()
     found = {}
     for stage, directory in load_spec([file], base={}).used_stages.items():
         place = local_path(directory)
         if path.is_dir() and (place.name != directory or directory in (".", "..")):
             raise CheckpointError(f"'{file}': stages.{stage} is '{directory}'; expected the name of a folder in '{path}'")
-        found[stage] = file.parent / place
+        found[stage] = home / place
         if not found[stage].is_dir():
             raise CheckpointError(f"stages.{stage} is '{directory}', but there is no directory '{found[stage]}'. Train or export it first")
     return found
+
+
+def _spec_file(name: str | Path) -> Path | None:
+    """Return the file that may have the section `stages`; None if there is no such file."""
+    path = Path(name)
+    file = path / SPEC_FILE if path.is_dir() else path
+    return file if file.is_file() else shipped_file(str(name)) if not path.exists() else None
 
 
 def overrides_of(stages: Mapping[str, Path], overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -226,6 +226,11 @@ def shipped_specs() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
 
 
+def shipped_file(name: str) -> Path | None:
+    """Return the file of a shipped spec; None if there is no such spec."""
+    return Path(str(resources.files("soundomni"))) / "specs" / f"{name}.yaml" if name in shipped_specs() else None
+
+
 def _with_home(spec: Spec) -> Spec:
     """Return the spec with `~` expanded in the paths of its own sections."""
     model, train = spec.model, spec.train

@@ -164,8 +164,8 @@ class ModelSpec:
             "qwen2-audio" for the turns that Qwen2-Audio was trained on.
         start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
             lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
-        start_fresh: parts that are not taken from `start` but begin as they would without it: MODALITY.codec,
-            MODALITY.encoder or MODALITY.connector.
+        start_fresh: parts that are not taken from `start` but begin as they would without it: backbone,
+            MODALITY.codec, MODALITY.encoder or MODALITY.connector.
     """
 
     backbone: Slot = slot("backbone")

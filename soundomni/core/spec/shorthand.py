@@ -237,6 +237,7 @@ def _check_fresh(model: ModelSpec) -> None:
     parts = {
         f"{name}.{part}" for name, one in model.used.items() for part in ("codec", "encoder", "connector") if getattr(one, part) is not None
     }
+    parts.add("backbone")
     known = sorted(map(short_part, parts) if short_keys(model) else parts)
     for i, part in enumerate(model.start_fresh or ()):
         if part not in parts:

@@ -30,7 +30,8 @@ WINDOW = 0.05
 
 _FADE = 0.012  # seconds at the end of a sound that fade out
 _MIN_CLARITY = 0.6
-_SEMITONE = 1.0
+_SEMITONE, _PITCH_CLASS = 1.0, 0.5  # semitones between a pitch and one that is taken for the same, for chirps too, and for notes
+_LOUDNESS = 6.0  # dB, half of what is between "quiet" and "loud"
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,24 @@ def continuation_scores(continuations: Sequence[Continuation]) -> Scores:
 
     Returns:
         "direction", the share of chirps that keep their direction; "pitch", the share of sounds whose pitch right after
-        the join is within a semitone of the clip's own there; "level_step", the median step in level across the join,
-        in dB; "right" and "attributes", the scores of the whole clip against its caption.
+        the join is within a semitone of the clip's own there; "kept", the share of tones whose pitch class and loudness stay
+        the same across the join; "level_step", the median step in level across the join, in dB; "right" and "attributes", the
+        scores of the whole clip against its caption.
     """
     import numpy as np
 
-    directions, pitches, steps = [], [], []
+    directions, pitches, kept, steps = [], [], [], []
     for one in continuations:
         before, after = comparable(one.clip, one.made)
         cut, rate = one.cut, one.made.sample_rate
         if cut.direction is not None:
             directions.append(_course(after, cut, rate) == cut.direction)
-        pitches.append(_same_pitch(before, after, cut, rate))
+        pitches.append(_same_pitch(before, after, cut, rate, within=_SEMITONE))
         steps.append(_level_step(before, after, cut, rate))
+        if cut.direction is None:
+            kept.append(steps[-1] <= _LOUDNESS and _same_pitch(before, after, cut, rate, within=_PITCH_CLASS))
     scores: Scores = {"direction": share(directions)} if directions else {}
+    scores |= {"kept": share(kept)} if kept else {}
     attributes = attribute_scores([heard_attributes(one.item, one.made) for one in continuations])
     return scores | {
         "pitch": share(pitches),
@@ -136,10 +141,11 @@ def _course(waveform: np.ndarray, cut: Cut, rate: int) -> str | None:
     return None if first is None or last is None else ("rising" if last > first else "falling")
 
 
-def _same_pitch(before: np.ndarray, after: np.ndarray, cut: Cut, rate: int) -> bool:
+def _same_pitch(before: np.ndarray, after: np.ndarray, cut: Cut, rate: int, *, within: float) -> bool:
+    """Return whether the pitch right after the join is within so many semitones of the clip's own there."""
     end = min(cut.join + WINDOW, cut.end)
     true, found = _pitch(before, cut.join, end, rate), _pitch(after, cut.join, end, rate)
-    return true is not None and found is not None and abs(12.0 * math.log2(found / true)) <= _SEMITONE
+    return true is not None and found is not None and abs(12.0 * math.log2(found / true)) <= within
 
 
 def _pitch(waveform: np.ndarray, start: float, end: float, rate: int) -> float | None:
