@@ -42,8 +42,8 @@ class MelKmeansCodec(Codec):
     coefficients of its cosine transform are kept, which are the coarse shape of the spectrum without its harmonics.
     The descriptions of `context` frames before and after are joined to it.
 
-    Frames are around the samples from t·N to (t + 1)·N, N being `frame_size`, or, if they are `lapped`, around the sample t·N, with one frame more
-    at the end. Codecs with overlapping frames, such as harmonic-codes, have such frames.
+    Frames are around the samples from t·N to (t + 1)·N, N being `frame_size`, or, if they are `lapped`, around the sample
+    t·N, with one frame more at the end. Codecs with overlapping frames, such as harmonic-codes, have such frames.
 
     Args:
         sample_rate: sample rate in Hz.
