@@ -84,8 +84,11 @@ def _modality(
 ) -> Modality:
     """Build the rest of a modality. Raise SpecError if its parts do not fit together."""
     objective = None if spec.objective is None else cast(Objective, build("objective", spec.objective, trust_class_paths=trust))
+    num_scores = 0
     if isinstance(source, Codec) and objective is not None:
-        tokens = objective.tokens(source.spec)
+        if objective.review is not None:
+            num_scores = objective.review.num_scores(source.spec)
+        tokens = objective.tokens(source.spec).with_scores(num_scores)
     else:
         tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
     sizes = {"tokens": tokens, "hidden_dim": hidden_dim, "generates": objective is not None}
@@ -96,7 +99,15 @@ def _modality(
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
-    return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective, aligned=spec.aligned)
+    return MadeModality(
+        name=name,
+        connector=connector,
+        codec=source,
+        normalizer=normalizer,
+        objective=objective,
+        aligned=spec.aligned,
+        num_scores=num_scores,
+    )
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
@@ -128,7 +139,8 @@ FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit", "nex
 
 
 def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
-    """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts."""
+    """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts, or asks for scores
+    that it does not have."""
     if sampler.takes != objective.predicts:
         kinds: dict[Prediction, str] = {
             "velocity": "velocities",
@@ -139,4 +151,9 @@ def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
         raise SpecError(
             f"sampler is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
             f"because the objective predicts {wanted}. Use a sampler such as {fitting}"
+        )
+    if sampler.reviews and objective.review is None:
+        raise SpecError(
+            f"sampler is '{name}', which needs scores of what was made, but the objective is not trained to give any. Use an objective "
+            f"such as masked-critic, or a sampler such as {FITTING[objective.predicts]}"
         )

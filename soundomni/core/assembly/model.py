@@ -25,7 +25,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.interfaces import Backbone, LossTerms, Objective, Query, Review, Router
 from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
@@ -168,10 +168,19 @@ class UnifiedModel(nn.Module):
         hidden = layout.take(streams, TEXT)
         losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
         parts = self._text_parts(hidden, batch, batch.breakdown) if batch.breakdown is not None else {}
+        queries: dict[str, Query] = {}
         for modality in self.all_made:
-            own, own_parts = self._losses(modality, layout.take(streams, modality.name), entered[modality.name], batch.breakdown)
-            losses |= own
-            parts |= own_parts
+            one, objective = entered[modality.name], modality.objective
+            assert one.query is not None, "it is made"
+            output, _ = modality.split(_left(modality, layout.take(streams, modality.name), one))
+            prediction = objective.predicted(output, one.query.inputs, one.query.timesteps)
+            self._add_losses(losses, parts, modality, objective, prediction, one.query, batch.breakdown)
+            if objective.review is not None:
+                queries[modality.name] = modality.reviewed(prediction, one.query, batch.of(modality.name))
+        for name, scores in self._scores(batch, layout, entered, queries).items():
+            modality = self.made(name)
+            assert modality.objective.review is not None, "it has a query"
+            self._add_losses(losses, parts, modality, modality.objective.review, scores, queries[name], batch.breakdown)
         for name in self.router.loss_names:
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
@@ -183,17 +192,37 @@ class UnifiedModel(nn.Module):
         hidden = {name: one.hidden for name, one in entered.items()}
         return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
 
-    def _losses(self, modality: MadeModality, hidden: Tensor, entered: Entered, breakdown: Breakdown | None) -> tuple[LossTerms, LossTerms]:
-        """Return the losses of a modality from its hidden tokens `[N, H]`, and their parts by group."""
-        query, places, names = entered.query, entered.places, self._named(modality)
-        assert query is not None and places is not None, "it is made"
-        output = modality.leave(hidden, places[: len(hidden)], query.inputs)  # clips that are added to others have no tokens
-        prediction = modality.objective.predicted(output, query.inputs, query.timesteps)
-        losses = {names[name]: term for name, term in modality.objective.loss(prediction, query).items()}
-        if breakdown is None or modality.name not in breakdown.clips:
-            return losses, {}
-        groups = breakdown.clips[modality.name]
-        return losses, clip_parts(modality.objective, prediction.detach(), query, groups, breakdown.names, named=names)
+    def _scores(
+        self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
+    ) -> dict[str, Tensor]:
+        """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch; nothing else of it counts."""
+        if not queries:
+            return {}
+        again = dict(entered)
+        for name, query in queries.items():
+            places = entered[name].places
+            assert places is not None, "it is made"
+            again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
+        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        return {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
+
+    def _add_losses(
+        self,
+        losses: LossTerms,
+        parts: LossTerms,
+        modality: MadeModality,
+        objective: Objective | Review,
+        prediction: Tensor,
+        query: Query,
+        breakdown: Breakdown | None,
+    ) -> None:
+        """Add the losses of a prediction `[B, P, T]` and their parts by group, under their names in the model."""
+        names = self._named(modality)
+        losses.update({names[name]: term for name, term in objective.loss(prediction, query).items()})
+        if breakdown is not None and modality.name in breakdown.clips:
+            groups = breakdown.clips[modality.name]
+            parts.update(clip_parts(objective, prediction.detach(), query, groups, breakdown.names, named=names))
 
     @torch.no_grad()
     def _text_parts(self, hidden: Tensor, batch: PackedBatch, breakdown: Breakdown) -> LossTerms:
@@ -297,6 +326,7 @@ class UnifiedModel(nn.Module):
         added: Tensor | None = None,
         *,
         first: int = 0,
+        review: bool = False,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
@@ -309,6 +339,7 @@ class UnifiedModel(nn.Module):
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
             added: what is added to the frames, from `aligned_frames`; None for nothing.
             first: index of the first of these tokens in each clip.
+            review: return the scores of the objective's review instead.
 
         Returns:
             The prediction `[R, P, T]`.
@@ -319,7 +350,9 @@ class UnifiedModel(nn.Module):
         frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        output = modality.leave(layout.take(streams, name), places, values)
+        output, scores = modality.split(modality.leave(layout.take(streams, name), places, values))
+        if review:
+            return scores.float()
         precise = values.dtype if values.is_floating_point() else torch.float32
         return modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
 
@@ -328,3 +361,9 @@ class UnifiedModel(nn.Module):
         blocks = {TEXT: self.backbone.embed(token_ids)}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return self.backbone.head(layout.take(streams, TEXT)).float()
+
+
+def _left(modality: MadeModality, hidden: Tensor, entered: Entered) -> Tensor:
+    """Return what leaves as the hidden tokens `[N, H]` of clips that entered, `[B, P, T]`."""
+    assert entered.query is not None and entered.places is not None, "it is made"
+    return modality.leave(hidden, entered.places[: len(hidden)], entered.query.inputs)  # clips that are added to others have no tokens
