@@ -96,6 +96,17 @@ class Modality(nn.Module, ABC):
         return next(self.connector.parameters()).dtype
 
 
+def share(modality: Modality, owner: Modality) -> Modality:
+    """Return the modality of a critic, which uses the codec, normalizer or encoder of the model's own modality.
+
+    They are not registered in it, so only the owner moves, shards and saves them.
+    """
+    for name in ("codec", "normalizer", "encoder"):
+        if modality._modules.pop(name, None) is not None:
+            object.__setattr__(modality, name, getattr(owner, name))
+    return modality
+
+
 class EncoderModality(Modality):
     """Clips that are heard: an encoder turns them into features.
 

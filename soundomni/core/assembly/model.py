@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
-from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
+from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality, frame_places
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
@@ -37,16 +37,28 @@ class UnifiedModel(nn.Module):
     Args:
         backbone, router: plugins.
         modalities: the ways in and out, in the order of the spec.
+        critic: network that gives the scores of objectives with a review, with the same modalities by `for_critic`; None if they leave
+            through heads of this one.
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
         ValueError: `frozen` names a part that does not exist, or a modality has a name that torch does not take.
     """
 
-    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames")
+    FORWARD_METHODS: ClassVar[tuple[str, ...]] = (
+        *("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames", "review"),
+    )
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
-    def __init__(self, *, backbone: Backbone, router: Router, modalities: Iterable[Modality], frozen: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        router: Router,
+        modalities: Iterable[Modality],
+        critic: UnifiedModel | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.modalities = nn.ModuleDict()
@@ -55,6 +67,7 @@ class UnifiedModel(nn.Module):
                 raise ValueError(f"the modality '{modality.name}' has a name that torch uses itself. Choose another one, such as codes")
             self.modalities[modality.name] = modality
         self.router = router
+        self.critic = critic
         self.executor = "auto"
         self._freeze(frozen)
 
@@ -68,6 +81,8 @@ class UnifiedModel(nn.Module):
             **own,
             **encoders,
         }
+        if self.critic is not None:
+            parts["critic"] = self.critic.parameters()
         for stream in self.router.streams:
             parts[stream] = self.backbone.expert_parameters(stream)
         for name in frozen:
@@ -120,7 +135,13 @@ class UnifiedModel(nn.Module):
     @property
     def units(self) -> nn.ModuleList:
         """The layers: units of sharding, activation checkpointing and compilation."""
-        return self.backbone.layers
+        layers = self.backbone.layers
+        return layers if self.critic is None else nn.ModuleList([*layers, *self.critic.units])
+
+    @property
+    def networks(self) -> tuple[UnifiedModel, ...]:
+        """Networks inside this one of which generation calls the methods directly."""
+        return () if self.critic is None else (self.critic,)
 
     @property
     def replicated_modules(self) -> tuple[nn.Module, ...]:
@@ -177,7 +198,8 @@ class UnifiedModel(nn.Module):
             self._add_losses(losses, parts, modality, objective, prediction, one.query, batch.breakdown)
             if objective.review is not None:
                 queries[modality.name] = modality.reviewed(prediction, one.query, batch.of(modality.name))
-        for name, scores in self._scores(batch, layout, entered, queries).items():
+        found = self._scores(batch, layout, entered, queries) if self.critic is None else self.critic.review(batch, layout, queries)
+        for name, scores in found.items():
             modality = self.made(name)
             assert modality.objective.review is not None, "it has a query"
             self._add_losses(losses, parts, modality, modality.objective.review, scores, queries[name], batch.breakdown)
@@ -192,6 +214,16 @@ class UnifiedModel(nn.Module):
         hidden = {name: one.hidden for name, one in entered.items()}
         return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
 
+    def review(self, batch: PackedBatch, layout: Layout, queries: Mapping[str, Query]) -> dict[str, Tensor]:
+        """Return the scores `[B, P, T]` that each of another model's `queries` about a batch asks for."""
+        if not queries:
+            return {}
+        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if modality.name not in queries}
+        nothing = torch.zeros(0, self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
+        unused = [self.backbone.head(nothing), *(one.connector.leave(nothing) for one in self.all_made if one.name not in queries)]
+        without = torch.stack([one.float().sum() for one in unused]).sum()  # 0, but every parameter has a gradient, as on every rank
+        return {name: scores + without for name, scores in self._scores(batch, layout, entered, queries).items()}
+
     def _scores(
         self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
     ) -> dict[str, Tensor]:
@@ -200,8 +232,7 @@ class UnifiedModel(nn.Module):
             return {}
         again = dict(entered)
         for name, query in queries.items():
-            places = entered[name].places
-            assert places is not None, "it is made"
+            places = frame_places(batch.of(name).num_tokens, query.inputs.shape[-1], self.device)
             again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)

@@ -108,7 +108,8 @@ def sample_audio(
     predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
     more: dict[str, Any] = {}
     if sampler.reviews:  # scores only rank cells, so how large they are needs no correction
-        more["review"] = target.hold(guided(_asking(slots, review=True), replace(guidance, renormalize="none")))
+        judges = slots if model.critic is None else _branches(model.critic, requests, guidance)
+        more["review"] = target.hold(guided(_asking(judges, review=True), replace(guidance, renormalize="none")))
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
     start = start.with_values(target.show(start.values))
     made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step, **more)
