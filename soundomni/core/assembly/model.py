@@ -198,8 +198,7 @@ class UnifiedModel(nn.Module):
             self._add_losses(losses, parts, modality, objective, prediction, one.query, batch.breakdown)
             if objective.review is not None:
                 queries[modality.name] = modality.reviewed(prediction, one.query, batch.of(modality.name))
-        found = self._scores(batch, layout, entered, queries) if self.critic is None else self.critic.review(batch, layout, queries)
-        for name, scores in found.items():
+        for name, scores in self._reviewed(batch, layout, entered, queries).items():
             modality = self.made(name)
             assert modality.objective.review is not None, "it has a query"
             self._add_losses(losses, parts, modality, modality.objective.review, scores, queries[name], batch.breakdown)
@@ -216,27 +215,35 @@ class UnifiedModel(nn.Module):
 
     def review(self, batch: PackedBatch, layout: Layout, queries: Mapping[str, Query]) -> dict[str, Tensor]:
         """Return the scores `[B, P, T]` that each of another model's `queries` about a batch asks for."""
+        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if modality.name not in queries}
+        scores, streams = self._scores(batch, layout, entered, queries)
+        # The sum of nothing: every parameter has a gradient, so that all ranks and all steps update the same ones.
+        unused = [self.backbone.head(layout.take(streams, TEXT)[:0])]
+        unused += [one.connector.leave(layout.take(streams, one.name)[:0]) for one in self.all_made if one.name not in queries]
+        return {name: one + torch.cat([other.flatten() for other in unused]).sum() for name, one in scores.items()}
+
+    def _reviewed(
+        self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
+    ) -> dict[str, Tensor]:
+        """Return the scores `[B, P, T]` of the critic, or of this network's own heads, for each of `queries`."""
         if not queries:
             return {}
-        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if modality.name not in queries}
-        nothing = torch.zeros(0, self.backbone.hidden_dim, device=self.device, dtype=self.dtype)
-        unused = [self.backbone.head(nothing), *(one.connector.leave(nothing) for one in self.all_made if one.name not in queries)]
-        without = torch.stack([one.float().sum() for one in unused]).sum()  # 0, but every parameter has a gradient, as on every rank
-        return {name: scores + without for name, scores in self._scores(batch, layout, entered, queries).items()}
+        if self.critic is not None:
+            return self.critic.review(batch, layout, queries)
+        return self._scores(batch, layout, entered, queries)[0]
 
     def _scores(
         self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
-    ) -> dict[str, Tensor]:
-        """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch; nothing else of it counts."""
-        if not queries:
-            return {}
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch, and its hidden streams."""
         again = dict(entered)
         for name, query in queries.items():
             places = frame_places(batch.of(name).num_tokens, query.inputs.shape[-1], self.device)
             again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        return {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
+        scores = {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
+        return scores, streams
 
     def _add_losses(
         self,
