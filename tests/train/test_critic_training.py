@@ -1,7 +1,6 @@
 """Models of codes with a token critic, heads of their own network or a network apart: training, resuming, generating, starting."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import PackedBatch, Sample
+from soundomni.core.spec.load import spec_to_dict
 from soundomni.core.spec.schema import GuidanceSpec, Slot
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.segments import SegmentWriter
@@ -138,10 +138,8 @@ def test_a_clip_is_made_the_same_in_a_batch_guidance_steers_and_known_frames_sta
     seen: list[torch.Tensor] = []
 
     def make(requests: list[AudioRequest], scale: float) -> Representation:
-        sampler = build_sampler(Slot("maskgit-critic", {"iterations": [4, 2]}))
-        return sample_audio(
-            model, requests, sampler=sampler, guidance=GuidanceSpec(scale=scale), on_step=lambda _, v: seen.append(v.clone())
-        )
+        sampler, guidance = build_sampler(Slot("maskgit-critic", {"iterations": [4, 2]})), GuidanceSpec(scale=scale)
+        return sample_audio(model, requests, sampler=sampler, guidance=guidance, on_step=lambda _, values: seen.append(values.clone()))
 
     together = make(requests, 2.5)
     assert not (together.values == HIDDEN).any()
@@ -167,9 +165,8 @@ def test_a_critic_apart_starts_from_a_trained_generator_which_stays(tmp_path: Pa
         ("model.freeze", "[und, gen, embedding, connectors]"),
     )
     whole = tiny_spec(tmp_path / "critic", *OPTIONS, "train.steps=4", "train.save_every=0")
-    rest = {"data": whole.data, "train": whole.train}
-    spec = partial(load_spec_with_start, [rest])(told)
-    run_training(spec)
+    rest = {name: tree for name, tree in spec_to_dict(whole).items() if name in ("data", "train")}
+    run_training(load_spec_with_start([rest], list(told)))
     trained = load_run(tmp_path / "critic")[0].save_pretrained(tmp_path / "both")
     before, after = load_file(generator / "model.safetensors"), load_file(trained / "model.safetensors")
     assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
