@@ -162,7 +162,7 @@ def test_a_critic_apart_starts_from_a_trained_generator_which_stays(tmp_path: Pa
         ("model.objective", "masked-critic"),
         ("sampler", "maskgit-critic"),
         *((key, value) for key, _, value in [APART.partition("=")]),
-        ("model.freeze", "[und, gen, embedding, connectors]"),
+        ("model.freeze", "[und, gen, embedding, encoder, connectors]"),
     )
     whole = tiny_spec(tmp_path / "critic", *OPTIONS, "train.steps=4", "train.save_every=0")
     rest = {name: tree for name, tree in spec_to_dict(whole).items() if name in ("data", "train")}
