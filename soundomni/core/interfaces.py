@@ -375,6 +375,34 @@ class Query:
         )
 
 
+class Review(ABC):
+    """A second question to the model in training, about what it answered to the first: which of its own guesses are right.
+
+    What it asks for are scores of their own, which a sampler may use (see `Sampler.reviews`). They leave through heads of the same
+    network, or through a network of their own if the spec gives the model a critic. A review keeps no state and has no parameters.
+
+    `loss_names` names what `loss` returns. Its counts are those of the objective's losses.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def num_scores(self, spec: RepresentationSpec) -> int:
+        """Return P, the number of scores of a token."""
+
+    @abstractmethod
+    def query(self, prediction: Tensor, asked: Query, *, frames: Sequence[int], generators: Sequence[torch.Generator]) -> Query:
+        """Return the question about a prediction `[B, P, T]` for the query `asked`, both without clips if B is 0.
+
+        It has no gradient for the prediction. It has the same timesteps and the same loss mask; its inputs are those of `asked`, but for
+        cells that the model was asked for. What is random for clip b, of `frames[b]` frames, is drawn from `generators[b]` only.
+        """
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, query: Query) -> LossTerms:
+        """Return (sum, count) of each loss of the scores `[B, P, T]` over the frames of `query.loss_mask`."""
+
+
 class Objective(nn.Module, ABC):
     """Corrupts a representation and scores the prediction. Group `soundomni.objectives`; no runtime arguments.
 
@@ -395,6 +423,8 @@ class Objective(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]]
     predicts: ClassVar[Prediction] = "velocity"
     attend: ClassVar[Attend] = Attend.NOISE
+    review: ClassVar[Review | None] = None
+    """What the model is asked about its own predictions in training, in a second pass; None if nothing is."""
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
         """Return what the tokens of a codec's representation look like to the connector.
@@ -511,6 +541,9 @@ class Sampler(ABC):
     """
 
     takes: ClassVar[Prediction] = "velocity"
+    reviews: ClassVar[bool] = False
+    """Whether `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which
+    some may be HIDDEN. Each call of it is one of `num_evaluations`."""
     num_steps: int
 
     def count_steps(self, start: Representation) -> int:

@@ -43,6 +43,14 @@ class TokenSpec:
         """P, the numbers per token that leave: predicted values, or logits of all ids one after the other."""
         return self.outputs if isinstance(self.outputs, int) else sum(self.outputs)
 
+    def with_scores(self, count: int) -> TokenSpec:
+        """Return tokens for which `count` numbers more are predicted.
+
+        >>> TokenSpec((64, 32), (64, 32)).with_scores(2)
+        TokenSpec(inputs=(64, 32), outputs=(64, 32, 1, 1))
+        """
+        return replace(self, outputs=self.outputs + count if isinstance(self.outputs, int) else (*self.outputs, *(1,) * count))
+
     @property
     def is_numbers(self) -> bool:
         """Whether tokens are numbers both ways, not ids."""

@@ -7,7 +7,9 @@ from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
 from soundomni.flow.heun import HeunSampler
 from soundomni.flow.masked import Masked
+from soundomni.flow.masked_critic import MaskedCritic, TokenCritic
 from soundomni.flow.maskgit import MaskGITSampler
+from soundomni.flow.maskgit_critic import MaskGITCriticSampler
 from soundomni.flow.midpoint import MidpointSampler
 from soundomni.flow.next_token import NextTokenSampler
 from soundomni.flow.one_step import OneStepSampler
@@ -23,8 +25,10 @@ __all__ = [
     "EulerSampler",
     "FlowMatching",
     "HeunSampler",
+    "MaskGITCriticSampler",
     "MaskGITSampler",
     "Masked",
+    "MaskedCritic",
     "MidpointSampler",
     "NextTokenSampler",
     "OneStepSampler",
@@ -32,6 +36,7 @@ __all__ = [
     "PromptLookup",
     "RK4Sampler",
     "SpeculativeSampler",
+    "TokenCritic",
     "XPrediction",
     "guided",
     "sampling_timesteps",

@@ -16,6 +16,7 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Predict, Prediction, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import HIDDEN, Representation, length_mask
+from soundomni.flow.code_draws import draw_codes, uniform
 from soundomni.flow.rounding import ROUNDING
 from soundomni.flow.timestep_schedule import check_begin, predict_at
 
@@ -113,7 +114,7 @@ class MaskGITSampler(Sampler):
                 if passes == 1 and self.greedy:
                     values[:, level] = torch.where(codes == HIDDEN, scores.argmax(1), codes)
                 else:
-                    values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, _uniform(frames, codes, generators))
+                    values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, uniform(2, frames, codes, generators))
                 if on_step is not None:
                     on_step(done, values)
                 done += 1
@@ -130,27 +131,21 @@ class MaskGITSampler(Sampler):
             numbers: uniform in [0, 1), `[2, B, T]`: one for the code and one for the place of each cell.
         """
         unknown = codes == HIDDEN
-        drawn = _draw(scores, numbers[0])
-        noise = -(-numbers[1].clamp_min(torch.finfo(torch.float64).tiny).log()).log()  # Gumbel
-        confidence = noise
+        drawn = draw_codes(scores, numbers[0])
+        confidence = noise = gumbel(numbers[1])
         if self.order == "confidence":
             confidence = scores.gather(1, drawn[:, None])[:, 0] + self.temperature * (1.0 - done) * noise
-        again = torch.floor(hidden * math.cos(math.pi / 2 * done) + ROUNDING)
-        again = torch.minimum(again, unknown.sum(1) - 1)
+        again = num_hidden(hidden, unknown.sum(1), done)
         rank = confidence.masked_fill(~unknown, math.inf).argsort(dim=1, stable=True).argsort(1)
         return torch.where(unknown, drawn, codes).masked_fill(unknown & (rank < again[:, None]), HIDDEN)
 
 
-def _draw(scores: Tensor, numbers: Tensor) -> Tensor:
-    """Return a code `[B, T]` of each cell from log-probabilities `[B, V, T]` and one uniform number `[B, T]` each."""
-    sums = scores.exp().cumsum(1)
-    below = (sums <= numbers[:, None] * sums[:, -1:]).sum(1)
-    return below.clamp_max(scores.shape[1] - 1)
+def num_hidden(first: Tensor, before: Tensor, done: float) -> Tensor:
+    """Return how many cells of a level are hidden again `[B]`, of `first` at its start and `before` this pass; `done` is the share of its
+    passes that are done, this one included."""
+    return torch.minimum(torch.floor(first * math.cos(math.pi / 2 * done) + ROUNDING), before - 1)
 
 
-def _uniform(frames: Sequence[int], codes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return float64 numbers in [0, 1), `[2, B, T]`, on the device of `codes` `[B, T]`: two for each frame of each clip, 0 in padding."""
-    numbers = torch.zeros(2, *codes.shape, dtype=torch.float64)
-    for i, (count, generator) in enumerate(zip(frames, generators, strict=True)):
-        numbers[:, i, :count] = torch.rand(2, count, generator=generator, device=generator.device, dtype=torch.float64)
-    return numbers.to(codes.device)
+def gumbel(numbers: Tensor) -> Tensor:
+    """Return Gumbel noise from uniform float64 numbers in [0, 1), of the same shape."""
+    return -(-numbers.clamp_min(torch.finfo(torch.float64).tiny).log()).log()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -239,8 +239,12 @@ def _sample(
     begin: float = 1.0,
     first_seed: int = 0,
 ) -> Tensor:
+    def review(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        return predict(values, timesteps, first=first)[:, : values.shape[1]]
+
     generators = [generator(first_seed + clip) for clip in range(len(start))]
-    made = sampler.sample(predict, _batch(start), generators=generators, begin=begin, on_step=on_step)
+    more: dict[str, Any] = {"review": review} if sampler.reviews else {}
+    made = sampler.sample(predict, _batch(start), generators=generators, begin=begin, on_step=on_step, **more)
     return made.values
 
 

@@ -315,9 +315,10 @@ def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
         module.to(world.device)
     for unit in units:
         fully_shard(unit, mesh=world.mesh, mp_policy=policy)
-    fully_shard(model, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
-    for name in getattr(model, "FORWARD_METHODS", ()):
-        register_fsdp_forward_method(model, name)
+    for network in (*getattr(model, "networks", ()), model):
+        fully_shard(network, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
+        for name in getattr(network, "FORWARD_METHODS", ()):
+            register_fsdp_forward_method(network, name)
 
 
 def computing_precision(world: World, train: TrainSpec) -> AbstractContextManager[Any]:

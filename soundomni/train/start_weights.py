@@ -51,7 +51,7 @@ class Start:
         fresh: parts of the model that are not loaded from it.
         changed: "key: old -> new" for each key of the model that the spec changes.
         added: modalities of the spec that it does not have; all their parts are fresh.
-        removed: its modalities that the spec does not have.
+        removed: its modalities that the spec does not have, and "critic" if only the model has one.
         short: whether parts are named in short, as in a spec in short keys.
     """
 
@@ -127,10 +127,13 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     old, new = (replace(one, model=without_codec_weights(one.of_model)) for one in (own, spec))
     added = tuple(modality for modality in new.of_model.used if modality not in old.of_model.used)
     removed = tuple(modality for modality in old.of_model.used if modality not in new.of_model.used)
+    if old.of_model.critic is not None and new.of_model.critic is None:
+        removed = (*removed, "critic")
     chosen = spec.of_model.start_fresh or []
     latents = [f"{modality}.normalizer" for modality in _new_latents(old.of_model, new.of_model, chosen)]
     codebooks = _new_codebooks(old.of_model, new.of_model, trust_class_paths=trust_class_paths)
-    fresh = tuple(dict.fromkeys((*chosen, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
+    critic = ["critic"] if new.of_model.critic is not None and old.of_model.critic is None else []
+    fresh = tuple(dict.fromkeys((*chosen, *critic, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
     _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), fresh, name)
     changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.of_model))
     start = Start(name, directory, model, fresh, changed, added, removed, short)

@@ -195,6 +195,9 @@ TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching"
 TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
 TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)
 TestMasked = type("TestMasked", (suite(testing.ObjectiveSuite, "Base", "masked"),), {"representation": CODES})
+TestMaskedCritic = type(
+    "TestMaskedCritic", (suite(testing.ObjectiveSuite, "Base", "masked-critic", prompts=0.5),), {"representation": CODES}
+)
 for order in ("flat", "levels", "delay", "frames"):
     base = suite(testing.NextTokenObjectiveSuite, "Base", "autoregressive", order=order, forget=0.3 if order == "flat" else 0.0)
     vars()[f"TestAutoregressive{order.title()}"] = base
@@ -207,6 +210,8 @@ TestRK4 = suite(testing.SamplerSuite, "RK4", "rk4", num_steps=3)
 TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0)
 TestMaskGIT = suite(testing.SamplerSuite, "MaskGIT", "maskgit", iterations=[3, 1])
 TestMaskGITRandom = suite(testing.SamplerSuite, "MaskGITRandom", "maskgit", iterations=[2], num_steps=3, order="random", greedy=False)
+TestMaskGITCritic = suite(testing.SamplerSuite, "MaskGITCritic", "maskgit-critic", iterations=[3, 1])
+TestMaskGITCriticDrawn = suite(testing.SamplerSuite, "MaskGITCriticDrawn", "maskgit-critic", iterations=[2], num_steps=3, greedy=False)
 TestNextToken = suite(testing.NextTokenSamplerSuite, "NextToken", "next-token")
 TestNextTokenCut = suite(
     testing.NextTokenSamplerSuite, "NextTokenCut", "next-token", temperature=0.7, top_k=0.6, top_p=0.9, repetition_penalty=1.3

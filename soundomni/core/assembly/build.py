@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
 from soundomni.core.assembly.aligned import check_aligned
 from soundomni.core.assembly.building_bounds import at_most
-from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
+from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality, share
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
@@ -20,6 +20,9 @@ from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build, load
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
+
+Scores = Literal["own", "none", "only"]
+"""Which scores leave a modality whose objective has a review: with its predictions, none, or only scores, as in a critic."""
 
 
 def build_model(
@@ -32,7 +35,8 @@ def build_model(
         vocab_size: number of the tokenizer's tokens.
         trust_class_paths: let the spec name classes by import path.
         seed: seed of the weights.
-        drawn: parts whose weights are drawn, some of backbone, MODALITY.codec, MODALITY.encoder and MODALITY.connector;
+        drawn: parts whose weights are drawn, some of backbone, critic, MODALITY.codec, MODALITY.encoder and
+            MODALITY.connector;
             all others are about to be loaded (see uninitialized.py). None draws all.
 
     Raises:
@@ -49,13 +53,39 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         with _weights_of("backbone", drawn):
             backbone = cast(Backbone, build("backbone", spec.backbone, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
-        modalities = [_modality(name, one, sources[name], backbone.hidden_dim, trust, drawn) for name, one in spec.used.items()]
+        scores: Scores = "own" if spec.critic is None else "none"
+        parts = [(name, one, sources[name], _weights_of(f"{name}.connector", drawn)) for name, one in spec.used.items()]
+        modalities = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores=scores) for part in parts]
         _check_aligned(modalities)
         _check_prompt(spec, modalities)
+        critic = None if spec.critic is None else _critic(spec, spec.critic, vocab_size, router, modalities, sources, trust, drawn)
         try:
-            return UnifiedModel(backbone=backbone, router=router, modalities=modalities, frozen=spec.freeze)
+            return UnifiedModel(backbone=backbone, router=router, modalities=modalities, critic=critic, frozen=spec.freeze)
         except ValueError as error:
             raise SpecError(str(error)) from error
+
+
+def _critic(
+    spec: ModelSpec,
+    slot: Slot,
+    vocab_size: int,
+    router: Router,
+    owners: Sequence[Modality],
+    sources: Mapping[str, Codec | Encoder],
+    trust: bool,
+    drawn: Collection[str] | None,
+) -> UnifiedModel:
+    """Build the critic of a model whose modalities are `owners`. Raise SpecError if no objective has a review."""
+    if not any(isinstance(one, MadeModality) and one.objective.review is not None for one in owners):
+        raise SpecError(
+            f"model.critic is '{slot.class_path}', but no objective asks for scores. Use an objective such as masked-critic, or leave "
+            "model.critic out"
+        )
+    with _weights_of("critic", drawn):
+        backbone = cast(Backbone, build("backbone", slot, trust_class_paths=trust, vocab_size=vocab_size, router=router))
+        parts = [(one.name, spec.used[one.name], sources[one.name], nullcontext()) for one in owners]
+        own = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores="only") for part in parts]
+    return UnifiedModel(backbone=backbone, router=router, modalities=[share(one, owner) for one, owner in zip(own, owners, strict=True)])
 
 
 def _check_aligned(modalities: Sequence[Modality]) -> None:
@@ -90,23 +120,43 @@ def _source(name: str, spec: ModalitySpec, trust: bool, drawn: Collection[str] |
 
 
 def _modality(
-    name: str, spec: ModalitySpec, source: Codec | Encoder, hidden_dim: int, trust: bool, drawn: Collection[str] | None
+    name: str,
+    spec: ModalitySpec,
+    source: Codec | Encoder,
+    weights: AbstractContextManager[object],
+    *,
+    hidden_dim: int,
+    trust: bool,
+    scores: Scores,
 ) -> Modality:
     """Build the rest of a modality. Raise SpecError if its parts do not fit together."""
     objective = None if spec.objective is None else cast(Objective, build("objective", spec.objective, trust_class_paths=trust))
+    num_scores = 0
     if isinstance(source, Codec) and objective is not None:
         tokens = objective.tokens(source.spec)
+        if objective.review is not None and scores != "none":
+            num_scores = objective.review.num_scores(source.spec)
+            others = TokenSpec(tokens.inputs, 0 if isinstance(tokens.outputs, int) else ()) if scores == "only" else tokens
+            tokens = others.with_scores(num_scores)
     else:
         tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
     sizes = {"tokens": tokens, "hidden_dim": hidden_dim, "generates": objective is not None}
-    with _weights_of(f"{name}.connector", drawn):
+    with weights:
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
         return EncoderModality(name=name, connector=connector, encoder=source)
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
-    return MadeModality(name=name, connector=connector, codec=source, normalizer=normalizer, objective=objective, aligned=spec.aligned)
+    return MadeModality(
+        name=name,
+        connector=connector,
+        codec=source,
+        normalizer=normalizer,
+        objective=objective,
+        aligned=spec.aligned,
+        num_scores=num_scores,
+    )
 
 
 def build_sampler(slot: Slot, *, num_steps: int | None = None, trust_class_paths: bool = False) -> Sampler:
@@ -138,7 +188,8 @@ FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit", "nex
 
 
 def check_sampler(sampler: Sampler, objective: Objective, *, key: str, name: str) -> None:
-    """Raise SpecError if a sampler, called `name` at `key` in the spec, does not take what the objective predicts."""
+    """Raise SpecError if a sampler, called `name` at `key` in the spec, does not take what the objective predicts, or asks for scores
+    that it does not have."""
     if sampler.takes != objective.predicts:
         kinds: dict[Prediction, str] = {
             "velocity": "velocities",
@@ -149,4 +200,9 @@ def check_sampler(sampler: Sampler, objective: Objective, *, key: str, name: str
         raise SpecError(
             f"{key} is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
             f"because the objective predicts {wanted}. Use a sampler such as {fitting}"
+        )
+    if sampler.reviews and objective.review is None:
+        raise SpecError(
+            f"{key} is '{name}', which needs scores of what was made, but the objective is not trained to give any. Use an objective "
+            f"such as masked-critic, or a sampler such as {FITTING[objective.predicts]}"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from soundomni.core.interfaces import LossTerms, Objective, Query
+from soundomni.core.interfaces import LossTerms, Objective, Query, Review
 from soundomni.core.sequence import Breakdown
 
 
@@ -24,14 +24,14 @@ def text_parts(logits: Tensor, labels: Tensor, breakdown: Breakdown) -> LossTerm
 
 @torch.no_grad()
 def clip_parts(
-    objective: Objective, prediction: Tensor, query: Query, groups: Tensor, names: tuple[str, ...], *, named: Mapping[str, str]
+    objective: Objective | Review, prediction: Tensor, query: Query, groups: Tensor, names: tuple[str, ...], *, named: Mapping[str, str]
 ) -> LossTerms:
     """Return each loss of the objective by group, as (sum, count).
 
     The objective computes the losses of one clip at a time.
 
     Args:
-        objective: the objective.
+        objective: the objective, or its review.
         prediction, query: of all clips.
         groups: int64 `[B]`, the group of each clip.
         names: names of the groups.

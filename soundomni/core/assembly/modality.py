@@ -96,6 +96,17 @@ class Modality(nn.Module, ABC):
         return next(self.connector.parameters()).dtype
 
 
+def share(modality: Modality, owner: Modality) -> Modality:
+    """Return the modality of a critic, which uses the codec, normalizer or encoder of the model's own modality.
+
+    They are not registered in it, so only the owner moves, shards and saves them.
+    """
+    for name in ("codec", "normalizer", "encoder"):
+        if modality._modules.pop(name, None) is not None:
+            object.__setattr__(modality, name, getattr(owner, name))
+    return modality
+
+
 class EncoderModality(Modality):
     """Clips that are heard: an encoder turns them into features.
 
@@ -299,6 +310,7 @@ class MadeModality(CodecModality):
         name, connector, codec, normalizer: as in CodecModality.
         objective: the objective.
         aligned: names of modalities whose tokens are added to its own.
+        num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
     """
 
     def __init__(
@@ -310,15 +322,18 @@ class MadeModality(CodecModality):
         normalizer: LatentNormalizer,
         objective: Objective,
         aligned: Sequence[str] = (),
+        num_scores: int = 0,
     ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
         self.objective = objective
         self.aligned = tuple(aligned)
+        self.num_scores = num_scores
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """Names of the objective's losses."""
-        return self.objective.loss_names
+        """Names of the losses of the objective and of its review."""
+        review = self.objective.review
+        return self.objective.loss_names if review is None else (*self.objective.loss_names, *review.loss_names)
 
     @property
     def first_level(self) -> int:
@@ -355,6 +370,13 @@ class MadeModality(CodecModality):
             return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
         return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)
 
+    @torch.no_grad()
+    def reviewed(self, prediction: Tensor, asked: Query, clips: Clips) -> Query:
+        """Return what the objective's review asks about a prediction `[B, P, T]`; each clip draws from a seed that follows from its own."""
+        assert self.objective.review is not None, "the model asks only those that have one"
+        generators = [torch.Generator().manual_seed(_review_seed(seed)) for seed in clips.seeds]
+        return self.objective.review.query(prediction.detach(), asked, frames=clips.num_frames.tolist(), generators=generators)
+
     def empty_query(self) -> Query:
         """Return a query without clips.
 
@@ -380,10 +402,20 @@ class MadeModality(CodecModality):
         flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prediction and the scores of the review in what left as `[B, P, T]`."""
+        first = output.shape[1] - self.num_scores
+        return output[:, :first], output[:, first:]
+
     def count_terms(self, clips: Clips) -> float:
         """Return the count of each loss, which follows from how many frames of each clip are made and not known."""
         rows = zip(clips.num_frames.tolist(), clips.known.sum(1).tolist(), clips.noise.tolist(), strict=True)
         return float(sum(self.objective.num_terms(self.codec.spec, frames - known) for frames, known, noise in rows if noise))
+
+
+def _review_seed(seed: int) -> int:
+    """Return the seed for what a review draws, a stream different from those that nearby clips are corrupted with."""
+    return (seed ^ 0x2545F491) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
 
 
 def frame_places(num_tokens: np.ndarray, padded: int, device: torch.device) -> Tensor:

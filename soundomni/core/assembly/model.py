@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
-from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
+from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality, frame_places
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Backbone, First, LossTerms, Router
+from soundomni.core.interfaces import Backbone, First, LossTerms, Objective, Query, Review, Router
 from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
@@ -37,16 +37,28 @@ class UnifiedModel(nn.Module):
     Args:
         backbone, router: plugins.
         modalities: the ways in and out, in the order of the spec.
+        critic: network that gives the scores of objectives with a review, with the same modalities by `for_critic`; None if they leave
+            through heads of this one.
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
         ValueError: `frozen` names a part that does not exist, or a modality has a name that torch does not take.
     """
 
-    FORWARD_METHODS: ClassVar[tuple[str, ...]] = ("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames")
+    FORWARD_METHODS: ClassVar[tuple[str, ...]] = (
+        *("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames", "review"),
+    )
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
-    def __init__(self, *, backbone: Backbone, router: Router, modalities: Iterable[Modality], frozen: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        router: Router,
+        modalities: Iterable[Modality],
+        critic: UnifiedModel | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.modalities = nn.ModuleDict()
@@ -55,6 +67,7 @@ class UnifiedModel(nn.Module):
                 raise ValueError(f"the modality '{modality.name}' has a name that torch uses itself. Choose another one, such as codes")
             self.modalities[modality.name] = modality
         self.router = router
+        self.critic = critic
         self.executor = "auto"
         self._freeze(frozen)
 
@@ -68,6 +81,8 @@ class UnifiedModel(nn.Module):
             **own,
             **encoders,
         }
+        if self.critic is not None:
+            parts["critic"] = self.critic.parameters()
         for stream in self.router.streams:
             parts[stream] = self.backbone.expert_parameters(stream)
         for name in frozen:
@@ -120,7 +135,13 @@ class UnifiedModel(nn.Module):
     @property
     def units(self) -> nn.ModuleList:
         """The layers: units of sharding, activation checkpointing and compilation."""
-        return self.backbone.layers
+        layers = self.backbone.layers
+        return layers if self.critic is None else nn.ModuleList([*layers, *self.critic.units])
+
+    @property
+    def networks(self) -> tuple[UnifiedModel, ...]:
+        """Networks inside this one of which generation calls the methods directly."""
+        return () if self.critic is None else (self.critic,)
 
     @property
     def replicated_modules(self) -> tuple[nn.Module, ...]:
@@ -168,10 +189,19 @@ class UnifiedModel(nn.Module):
         hidden = layout.take(streams, TEXT)
         losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
         parts = self._text_parts(hidden, batch, batch.breakdown) if batch.breakdown is not None else {}
+        queries: dict[str, Query] = {}
         for modality in self.all_made:
-            own, own_parts = self._losses(modality, layout.take(streams, modality.name), entered[modality.name], batch.breakdown)
-            losses |= own
-            parts |= own_parts
+            one, objective = entered[modality.name], modality.objective
+            assert one.query is not None, "it is made"
+            output, _ = modality.split(_left(modality, layout.take(streams, modality.name), one))
+            prediction = objective.predicted(output, one.query.inputs, one.query.timesteps)
+            self._add_losses(losses, parts, modality, objective, prediction, one.query, batch.breakdown)
+            if objective.review is not None:
+                queries[modality.name] = modality.reviewed(prediction, one.query, batch.of(modality.name))
+        for name, scores in self._reviewed(batch, layout, entered, queries).items():
+            modality = self.made(name)
+            assert modality.objective.review is not None, "it has a query"
+            self._add_losses(losses, parts, modality, modality.objective.review, scores, queries[name], batch.breakdown)
         for name in self.router.loss_names:
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
@@ -183,17 +213,54 @@ class UnifiedModel(nn.Module):
         hidden = {name: one.hidden for name, one in entered.items()}
         return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
 
-    def _losses(self, modality: MadeModality, hidden: Tensor, entered: Entered, breakdown: Breakdown | None) -> tuple[LossTerms, LossTerms]:
-        """Return the losses of a modality from its hidden tokens `[N, H]`, and their parts by group."""
-        query, places, names = entered.query, entered.places, self._named(modality)
-        assert query is not None and places is not None, "it is made"
-        output = modality.leave(hidden, places[: len(hidden)], query.inputs)  # clips that are added to others have no tokens
-        prediction = modality.objective.predicted(output, query.inputs, query.timesteps)
-        losses = {names[name]: term for name, term in modality.objective.loss(prediction, query).items()}
-        if breakdown is None or modality.name not in breakdown.clips:
-            return losses, {}
-        groups = breakdown.clips[modality.name]
-        return losses, clip_parts(modality.objective, prediction.detach(), query, groups, breakdown.names, named=names)
+    def review(self, batch: PackedBatch, layout: Layout, queries: Mapping[str, Query]) -> dict[str, Tensor]:
+        """Return the scores `[B, P, T]` that each of another model's `queries` about a batch asks for."""
+        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if modality.name not in queries}
+        scores, streams = self._scores(batch, layout, entered, queries)
+        # The sum of nothing: every parameter has a gradient, so that all ranks and all steps update the same ones.
+        unused = [self.backbone.head(layout.take(streams, TEXT)[:0])]
+        unused += [one.connector.leave(layout.take(streams, one.name)[:0]) for one in self.all_made if one.name not in queries]
+        return {name: one + torch.cat([other.flatten() for other in unused]).sum() for name, one in scores.items()}
+
+    def _reviewed(
+        self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
+    ) -> dict[str, Tensor]:
+        """Return the scores `[B, P, T]` of the critic, or of this network's own heads, for each of `queries`."""
+        if not queries:
+            return {}
+        if self.critic is not None:
+            return self.critic.review(batch, layout, queries)
+        return self._scores(batch, layout, entered, queries)[0]
+
+    def _scores(
+        self, batch: PackedBatch, layout: Layout, entered: Mapping[str, Entered], queries: Mapping[str, Query]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch, and its hidden streams."""
+        again = dict(entered)
+        for name, query in queries.items():
+            places = frame_places(batch.of(name).num_tokens, query.inputs.shape[-1], self.device)
+            again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
+        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        scores = {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
+        return scores, streams
+
+    def _add_losses(
+        self,
+        losses: LossTerms,
+        parts: LossTerms,
+        modality: MadeModality,
+        objective: Objective | Review,
+        prediction: Tensor,
+        query: Query,
+        breakdown: Breakdown | None,
+    ) -> None:
+        """Add the losses of a prediction `[B, P, T]` and their parts by group, under their names in the model."""
+        names = self._named(modality)
+        losses.update({names[name]: term for name, term in objective.loss(prediction, query).items()})
+        if breakdown is not None and modality.name in breakdown.clips:
+            groups = breakdown.clips[modality.name]
+            parts.update(clip_parts(objective, prediction.detach(), query, groups, breakdown.names, named=names))
 
     @torch.no_grad()
     def _text_parts(self, hidden: Tensor, batch: PackedBatch, breakdown: Breakdown) -> LossTerms:
@@ -297,6 +364,7 @@ class UnifiedModel(nn.Module):
         added: Tensor | None = None,
         *,
         first: First = 0,
+        review: bool = False,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
@@ -309,6 +377,7 @@ class UnifiedModel(nn.Module):
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
             added: what is added to the frames, from `aligned_frames`; None for nothing.
             first: index of the first of these tokens in the clips, or in each.
+            review: return the scores of the objective's review instead.
 
         Returns:
             The prediction `[R, P, T]`.
@@ -319,7 +388,9 @@ class UnifiedModel(nn.Module):
         frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        output = modality.leave(layout.take(streams, name), places, values)
+        output, scores = modality.split(modality.leave(layout.take(streams, name), places, values))
+        if review:
+            return scores.float()
         precise = values.dtype if values.is_floating_point() else torch.float32
         return modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
 
@@ -328,3 +399,9 @@ class UnifiedModel(nn.Module):
         blocks = {TEXT: self.backbone.embed(token_ids)}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return self.backbone.head(layout.take(streams, TEXT)).float()
+
+
+def _left(modality: MadeModality, hidden: Tensor, entered: Entered) -> Tensor:
+    """Return what leaves as the hidden tokens `[N, H]` of clips that entered, `[B, P, T]`."""
+    assert entered.query is not None and entered.places is not None, "it is made"
+    return modality.leave(hidden, entered.places[: len(hidden)], entered.query.inputs)  # clips that are added to others have no tokens

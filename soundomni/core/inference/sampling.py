@@ -9,7 +9,9 @@ Shape letters: B samples, G guidance branches, R = B * G rows, D latent dimensio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.contexts import make_cache
-from soundomni.core.inference.guidance import guided
+from soundomni.core.inference.guidance import PredictBranches, guided
 from soundomni.core.inference.next_token import sample_tokens
 from soundomni.core.interfaces import First, Sampler
 from soundomni.core.representation import Representation, length_mask
@@ -63,8 +65,9 @@ class AudioSlots:
         self._added = added
         self._name = slots[0].modality
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
-        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`.
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, review: bool = False) -> Tensor:
+        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`, or with `review` their
+        scores.
 
         Raise ValueError unless `first` is 0: every token of a noise segment sees all others, so none of them is settled.
         """
@@ -72,7 +75,8 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
-        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout, self._added)
+        slots = (self._boundary, places, self._layout, self._added)
+        return self._model.predict_frames(self._name, values, timesteps, *slots, review=review)
 
 
 @torch.no_grad()
@@ -97,12 +101,33 @@ def sample_audio(
     modality = model.made(requests[0].slot.modality)
     if modality.objective.predicts == "next-token":
         return sample_tokens(model, requests, sampler=sampler, guidance=guidance, begin=begin, on_step=on_step, draft=draft)
+    slots = _branches(model, requests, guidance)
+    given, target = given_frames(modality, requests)
+    noise = [torch.Generator().manual_seed(request.seed) for request in requests]
+    start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
+    valid = length_mask(given.lengths, given.values.shape[-1])
+
+    made = valid & ~target.known
+    predict = target.hold(guided(_asking(slots), guidance, valid=made))
+    predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
+    more: dict[str, Any] = {}
+    if sampler.reviews:  # scores only rank cells, so how large they are needs no correction
+        judges = slots if model.critic is None else _branches(model.critic, requests, guidance)
+        more["review"] = target.hold(guided(_asking(judges, review=True), replace(guidance, renormalize="none")))
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
+    start = start.with_values(target.show(start.values))
+    made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step, **more)
+    return modality.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
+
+
+def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec) -> dict[int, AudioSlots]:
+    """Return the audio slots of one guidance branch, and of two if guidance needs them, behind the contexts of the requests."""
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
     written = [request.slot for request in requests]
     added = model.aligned_frames(written)
-    slots = {
+    return {
         count: AudioSlots(
             model,
             cache,
@@ -112,23 +137,17 @@ def sample_audio(
         )
         for count in range(1, branches + 1)
     }
-    given, target = given_frames(modality, requests)
-    noise = [torch.Generator().manual_seed(request.seed) for request in requests]
-    start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
-    valid = length_mask(given.lengths, given.values.shape[-1])
+
+
+def _asking(slots: Mapping[int, AudioSlots], *, review: bool = False) -> PredictBranches:
+    """Return what guidance asks for the predictions of branches, or for their scores."""
 
     def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
         # Conditional rows come first in the cache, so that only they run outside the guidance interval.
-        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first)
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first, review=review)
         return out.reshape(count, len(values), *out.shape[1:])
 
-    made = valid & ~target.known
-    predict = target.hold(guided(predict_branches, guidance, valid=made))
-    predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
-    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    start = start.with_values(target.show(start.values))
-    made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step)
-    return modality.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
+    return predict_branches
 
 
 def _varied(modality: MadeModality, requests: Sequence[AudioRequest], start: Representation, begin: float) -> Representation:

@@ -365,6 +365,8 @@ def plugins(spec: Spec) -> dict[str, str]:
     found: dict[str, list[tuple[str, str]]] = {}
     for kind, slot in (("backbone", spec.of_model.backbone), ("router", spec.of_model.router)):
         found[kind] = [("", slot.class_path)]
+    if spec.of_model.critic is not None:
+        found["critic"] = [("", spec.of_model.critic.class_path)]
     for kind in ("codec", "encoder", "objective", "sampler"):
         parts = ((name, getattr(one, kind)) for name, one in spec.of_model.used.items())
         found[kind] = [(name, slot.class_path) for name, slot in parts if slot is not None]

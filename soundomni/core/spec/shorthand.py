@@ -42,8 +42,8 @@ PARTS: Mapping[str, str] = {
 }
 """Short name of a part → its name, as model.start_fresh takes them."""
 _ORDER = (
-    *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "prompt", "freeze", "latent_positions"),
-    *("feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
+    *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "prompt", "freeze", "critic"),
+    *("latent_positions", "feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
 )
 _NEEDED = ("codec", "connector", "objective", "sampler")
 _DISTANT = ("oobleck", f"{OWN}:oobleck")
@@ -213,7 +213,7 @@ def check_modalities(model: ModelSpec) -> None:
         if (one.objective is None) != (one.sampler is None):
             has, lacks = ("an objective", "sampler") if one.sampler is None else ("a sampler", "objective")
             raise SpecError(f"{key} has {has} but no {lacks}; expected both, to make it, or neither. Set {key}.{lacks}")
-        if "." in name or not name.isidentifier() or name in ("text", "backbone"):
+        if "." in name or not name.isidentifier() or name in ("text", "backbone", "critic"):
             raise SpecError(f"the modality '{name}' has a name that is not possible; expected a word such as {LATENT} or codes")
         _check_aligned(name, one, model)
     _check_fresh(model)
@@ -237,7 +237,7 @@ def _check_fresh(model: ModelSpec) -> None:
     parts = {
         f"{name}.{part}" for name, one in model.used.items() for part in ("codec", "encoder", "connector") if getattr(one, part) is not None
     }
-    parts.add("backbone")
+    parts |= {"backbone", "critic"} if model.critic is not None else {"backbone"}
     known = sorted(map(short_part, parts) if short_keys(model) else parts)
     for i, part in enumerate(model.start_fresh or ()):
         if part not in parts:
@@ -288,6 +288,7 @@ def written_model(model: ModelSpec) -> WrittenModel:
         tokenizer=model.tokenizer,
         prompt=model.prompt,
         freeze=model.freeze,
+        critic=model.critic,
         latent_positions=latent.positions,
         feature_positions="advance" if features is None else features.positions,
         feature_attend="full" if features is None else features.attend,
@@ -328,6 +329,7 @@ def model_of(written: WrittenModel, *, sampler: Slot, guidance: GuidanceSpec | N
         tokenizer=written.tokenizer,
         prompt=written.prompt,
         freeze=written.freeze,
+        critic=written.critic,
         chat=written.chat,
         start=written.start,
         start_fresh=fresh,

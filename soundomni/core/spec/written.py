@@ -48,7 +48,9 @@ class WrittenModel:
         prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them, and of
             clips that are given, each of another modality.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
-            "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
+            "connectors" for all of them, MODALITY.encoder and MODALITY.connector for one, and "critic".
+        critic: backbone of a network of its own that scores what the model makes, for objectives with a review, such as masked-critic; it
+            has connectors of its own and shares codecs and encoders. By default the scores leave through heads of the model itself.
         latent_positions: position rule of latents or codes; "shared" as in the original, where a sin-cos table orders them, or
             "advance".
         feature_positions: position rule of understanding features.
@@ -59,7 +61,7 @@ class WrittenModel:
             "qwen2-audio" for the turns that Qwen2-Audio was trained on.
         start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
             lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
-        start_fresh: parts that are not taken from `start` but begin as they would without it: backbone, codec,
+        start_fresh: parts that are not taken from `start` but begin as they would without it: backbone, critic, codec,
             encoder, latent_connector or features_connector; or MODALITY.codec, MODALITY.encoder or MODALITY.connector.
     """
 
@@ -73,6 +75,7 @@ class WrittenModel:
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     prompt: list[SegmentTemplate] = field(default_factory=lambda: [SegmentTemplate(text="{caption}")])
     freeze: list[str] = field(default_factory=list)
+    critic: Slot | None = slot("backbone", optional=True)
     latent_positions: Positions = "shared"
     feature_positions: Positions = "advance"
     feature_attend: AttendName = "full"

@@ -78,6 +78,7 @@ def list_parts(model: UnifiedModel) -> list[Part]:
         "encoder": nn.ModuleList([one.encoder for one in model.all_encoders]),
         "connectors": nn.ModuleList([one.connector for one in model.each()]),
         "codec": nn.ModuleList([one.codec for one in model.each() if isinstance(one, CodecModality)]),
+        "critic": nn.ModuleList([] if model.critic is None else [model.critic]),
         "others": model,
     }
     groups = experts | {name: list(module.parameters()) for name, module in modules.items()}
