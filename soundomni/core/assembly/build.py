@@ -51,6 +51,8 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
         modalities = [_modality(name, one, sources[name], backbone.hidden_dim, trust, drawn) for name, one in spec.used.items()]
         _check_aligned(modalities)
+        with _weights_of("backbone", drawn):
+            _take_conditions(backbone, spec, modalities)
         try:
             return UnifiedModel(backbone=backbone, router=router, modalities=modalities, frozen=spec.freeze)
         except ValueError as error:
@@ -63,6 +65,20 @@ def _check_aligned(modalities: Sequence[Modality]) -> None:
         if isinstance(host, MadeModality):
             for other in host.aligned:
                 check_aligned(host, by_name[other])
+
+
+def _take_conditions(backbone: Backbone, spec: ModelSpec, modalities: Sequence[Modality]) -> None:
+    """Tell a backbone in which ways conditions enter besides the sequence. Raise SpecError if it does not take them."""
+    others = {one.name: one for one in modalities if isinstance(one, EncoderModality) and one.enters != "prefix"}
+    for name, one in others.items():
+        if one.encoder.spec.source == "waveform":
+            key = f"model.modalities.{name}"
+            raise SpecError(f"{key}.enters is '{one.enters}', but its encoder hears audio; expected an encoder of texts or numbers")
+    if others:
+        try:
+            backbone.take_conditions(sorted({one.enters for one in others.values()}))
+        except SpecError as error:
+            raise SpecError(f"backbone '{spec.backbone.class_path}', for model.modalities.{next(iter(others))}: {error}") from error
 
 
 def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:
@@ -92,7 +108,7 @@ def _modality(
     with _weights_of(f"{name}.connector", drawn):
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
-        return EncoderModality(name=name, connector=connector, encoder=source)
+        return EncoderModality(name=name, connector=connector, encoder=source, enters=spec.enters)
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)

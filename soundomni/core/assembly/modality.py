@@ -24,6 +24,7 @@ from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
+from soundomni.core.spec.schema import Enters
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,13 @@ class EncoderModality(Modality):
     Args:
         name, connector: as in Modality.
         encoder: the encoder.
+        enters: as in ModalitySpec.
     """
 
-    def __init__(self, *, name: str, connector: Connector, encoder: Encoder) -> None:
+    def __init__(self, *, name: str, connector: Connector, encoder: Encoder, enters: Enters = "prefix") -> None:
         super().__init__(name=name, role=Role.FEATURES, connector=connector)
         self.encoder = encoder
+        self.enters = enters
 
     @property
     def sample_rate(self) -> int:

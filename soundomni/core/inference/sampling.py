@@ -19,6 +19,7 @@ from torch import Tensor
 from soundomni.core.assembly.modality import MadeModality, frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
+from soundomni.core.attention.conditions import Conditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
@@ -39,9 +40,18 @@ class AudioSlots:
         cache: holds the contexts; rows 0 to len(slots) - 1 are used.
         slots: the clip to make in each row, as the writer of segments writes a target; all of one modality.
         positions: position id of each slot.
+        conditions: conditions of the rows that have no places in the sequence; None if there are none.
     """
 
-    def __init__(self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: UnifiedModel,
+        cache: KVCache,
+        slots: Sequence[Segment],
+        *,
+        positions: Sequence[int],
+        conditions: Conditions | None = None,
+    ) -> None:
         table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
         rows = len(slots)
         self._model, self._cache = model, cache
@@ -56,6 +66,10 @@ class AudioSlots:
             device=model.device,
         )
         self._layout = model.layout(stored, plan, cache)
+        if conditions is not None:
+            ends = np.cumsum([slot.length for slot in slots]).tolist()
+            inside = [(end - slot.length + slot.boundary, end - slot.boundary) for end, slot in zip(ends, slots, strict=True)]
+            self._layout = model.see(self._layout, conditions, inside)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
         self._added = model.aligned_frames(slots)
@@ -97,6 +111,7 @@ def sample_audio(
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
+    conditions = model.conditions(contexts)
     slots_given = [request.slot for request in requests]
     slots = {
         count: AudioSlots(
@@ -104,6 +119,7 @@ def sample_audio(
             cache,
             [*slots_given, *(replace(slot, aligned=()) for slot in slots_given)][: count * len(requests)],
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
+            conditions=conditions,
         )
         for count in range(1, branches + 1)
     }

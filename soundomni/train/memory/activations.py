@@ -37,7 +37,8 @@ from soundomni.core.assembly.modality import (
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_attention, varlen
 from soundomni.core.attention.flex import FlexPlan
-from soundomni.core.attention.layout import AttentionPlan, Layout
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
 from soundomni.train.memory.live_memory import LiveMemory
