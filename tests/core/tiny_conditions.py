@@ -27,9 +27,7 @@ CODEC = Slot("soundstream", {
     "quantizer": {"method": "fsq", "num_levels": 2, "steps": [4, 3]},
 })  # fmt: skip
 MADE = {
-    "masked": ModalitySpec(
-        codec=CODEC, connector=Slot("codes"), objective=Slot("masked"), sampler=Slot("maskgit", {"iterations": [3, 1]})
-    ),
+    "masked": ModalitySpec(codec=CODEC, connector=Slot("codes"), objective=Slot("masked"), sampler=Slot("maskgit", {"iterations": [3, 1]})),
     "autoregressive": ModalitySpec(
         codec=CODEC, connector=Slot("codes"), objective=Slot("autoregressive", {"order": "delay"}), sampler=Slot("next-token")
     ),
