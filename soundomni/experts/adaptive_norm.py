@@ -34,10 +34,10 @@ class AdaptiveNorms(nn.Module):
 
     def forward(self, vectors: Tensor, clips: Tensor) -> Tensor:
         """Map vectors `[M + 1, H]`, and the row of the one of each token, `[N_e]`, to `[N_e, 2, n, H]`: scales, then shifts."""
-        told: Tensor = self.linear(F.silu(vectors)).unflatten(-1, (2, self.num_norms, -1))
-        return told.index_select(0, clips)
+        modulation: Tensor = self.linear(F.silu(vectors)).unflatten(-1, (2, self.num_norms, -1))
+        return modulation.index_select(0, clips)
 
 
-def modulated(normed: Tensor, told: Tensor | None, norm: int) -> Tensor:
-    """Scale and shift the output `[N_e, H]` of a norm as `AdaptiveNorms` told for it; nothing without it."""
-    return normed if told is None else normed * (1 + told[:, 0, norm]) + told[:, 1, norm]
+def modulated(normed: Tensor, modulation: Tensor | None, norm: int) -> Tensor:
+    """Scale and shift the output `[N_e, H]` of a norm by what `AdaptiveNorms` gives; without it, nothing changes."""
+    return normed if modulation is None else normed * (1 + modulation[:, 0, norm]) + modulation[:, 1, norm]

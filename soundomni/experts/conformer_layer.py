@@ -77,9 +77,9 @@ class ConvolutionModule(nn.Module):
         self.inner_norm = nn.LayerNorm(sizes.conv_channels, eps=sizes.norm_eps)
         self.pointwise = nn.Linear(sizes.conv_channels, sizes.hidden_dim)
 
-    def forward(self, hidden: Tensor, clips: SpacedClips | None, told: Tensor | None = None) -> Tensor:
-        """Map `[N_e, H]` to `[N_e, H]`; see DepthwiseConv for `clips`, and AdaptiveNorms for `told`."""
-        normed = modulated(self.norm(hidden), told, CONVOLUTION)
+    def forward(self, hidden: Tensor, clips: SpacedClips | None, modulation: Tensor | None = None) -> Tensor:
+        """Map `[N_e, H]` to `[N_e, H]`; see DepthwiseConv for `clips`, and AdaptiveNorms for `modulation`."""
+        normed = modulated(self.norm(hidden), modulation, CONVOLUTION)
         mixed = self.depthwise(F.glu(self.gated(normed)), clips)
         out: Tensor = self.pointwise(self.inner_norm(F.silu(mixed)))
         return out
@@ -117,17 +117,17 @@ class ConformerExpert(nn.Module):
         if "global" in ways:
             self.adaptive = AdaptiveNorms(hidden_dim=sizes.hidden_dim, num_norms=NUM_NORMS)
 
-    def told(self, seen: SeenConditions | None, stream: int) -> Tensor | None:
+    def modulation(self, seen: SeenConditions | None, stream: int) -> Tensor | None:
         """Return what global conditions tell the norms about each token of a stream, see AdaptiveNorms; None if nothing."""
         return None if self.adaptive is None or seen is None else self.adaptive(seen.vectors, seen.clips[stream])
 
-    def begin(self, hidden: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, AuxiliaryLoss | None]:
+    def begin(self, hidden: Tensor, modulation: Tensor | None) -> tuple[Tensor, Tensor, AuxiliaryLoss | None]:
         """Run the first half-step. Return the residual stream `[N_e, H]`, queries, keys and values `[N_e, 3h, d]`, and the loss."""
-        hidden, loss = _half_step(hidden, self.first(modulated(self.first_norm(hidden), told, FIRST)))
-        heads: Tensor = self.qkv(modulated(self.attention_norm(hidden), told, ATTENTION)).unflatten(-1, (-1, self.head_dim))
+        hidden, loss = _half_step(hidden, self.first(modulated(self.first_norm(hidden), modulation, FIRST)))
+        heads: Tensor = self.qkv(modulated(self.attention_norm(hidden), modulation, ATTENTION)).unflatten(-1, (-1, self.head_dim))
         return hidden, heads, loss
 
-    def look(self, hidden: Tensor, attended: Tensor, layout: Layout, *, layer: int, stream: int) -> Tensor:
+    def add_attention(self, hidden: Tensor, attended: Tensor, layout: Layout, *, layer: int, stream: int) -> Tensor:
         """Add attention `[N_e, h, d]`, and what the tokens find in their conditions, to `[N_e, H]`."""
         hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
         if self.cross is None or layout.conditions is None:
@@ -135,10 +135,10 @@ class ConformerExpert(nn.Module):
         found: Tensor = self.cross(hidden, layout, layer=layer, stream=stream)
         return hidden + found
 
-    def finish(self, hidden: Tensor, clips: SpacedClips | None, told: Tensor | None) -> tuple[Tensor, AuxiliaryLoss | None]:
+    def finish(self, hidden: Tensor, clips: SpacedClips | None, modulation: Tensor | None) -> tuple[Tensor, AuxiliaryLoss | None]:
         """Add the convolution and the second half-step to `[N_e, H]`, and normalize it."""
-        hidden = hidden + self.convolution(hidden, clips, told)
-        hidden, loss = _half_step(hidden, self.second(modulated(self.second_norm(hidden), told, SECOND)))
+        hidden = hidden + self.convolution(hidden, clips, modulation)
+        hidden, loss = _half_step(hidden, self.second(modulated(self.second_norm(hidden), modulation, SECOND)))
         return self.norm(hidden), loss
 
 
@@ -184,16 +184,16 @@ class ConformerLayer(nn.Module):
             layout: runs the attention, and holds the conditions.
         """
         experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
-        told = {stream: expert.told(layout.conditions, stream) for stream, expert in experts.items()}
-        begun = {stream: expert.begin(streams[stream], told[stream]) for stream, expert in experts.items()}
+        modulation = {stream: expert.modulation(layout.conditions, stream) for stream, expert in experts.items()}
+        begun = {stream: expert.begin(streams[stream], modulation[stream]) for stream, expert in experts.items()}
         heads = torch.cat([heads for _, heads, _ in begun.values()])
         turned, value = torch.split(heads, [2 * self.num_heads, self.num_heads], dim=1)
         query, key = rotate(turned, *rope).chunk(2, dim=1)
         attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
-        looked = {
-            stream: expert.look(begun[stream][0], attended[stream], layout, layer=self.index, stream=stream)
+        added = {
+            stream: expert.add_attention(begun[stream][0], attended[stream], layout, layer=self.index, stream=stream)
             for stream, expert in experts.items()
         }
-        done = {stream: expert.finish(looked[stream], clips[stream], told[stream]) for stream, expert in experts.items()}
+        done = {stream: expert.finish(added[stream], clips[stream], modulation[stream]) for stream, expert in experts.items()}
         hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
         return hidden, add_losses([*(loss for _, _, loss in begun.values()), *(loss for _, loss in done.values())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from t5_files import tiny_t5
 from tiny_conditions import CONFORMER, batch_of, conditioned_model, conditioned_spec, sample_writer, samples_of, user_of
 from tiny_models import MOT
 from torch import Tensor
 
+from soundomni import SoundOmni
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention.conditions import SeenConditions
 from soundomni.core.attention.cross import PaddedPlan, plan_cross
 from soundomni.core.attention.rectangles import Rectangle
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.sequence import PackedBatch, Sample, in_sequence
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import Slot
@@ -252,3 +255,24 @@ def test_specs_say_how_conditions_enter(change: dict[str, str], expected: str | 
     with pytest.raises(SpecError, match=expected) as raised:
         check_spec(load_spec(["demo"], overrides))
     assert "\n" not in str(raised.value)
+
+
+def test_a_saved_model_needs_the_same_t5_and_makes_the_same(tmp_path: Path) -> None:
+    t5 = tiny_t5(tmp_path / "t5")
+    spec = conditioned_spec()
+    letters = replace(spec.used["letters"], encoder=Slot("t5", {"name": str(t5)}))
+    length = replace(spec.used["length"], encoder=Slot("number", {"most": 2.0, "num_frequencies": 3}))
+    spec = replace(spec, modalities={**spec.modalities, "letters": letters, "length": length})
+    user = user_of(conditioned_model(spec, precise=False), spec)
+    made = user.generate(["zero one", "two"], seconds=0.04)
+    folder = user.save_pretrained(tmp_path / "model")
+    assert not any("letters.encoder" in name for name in user.model.state_dict())
+    with pytest.raises(DataError, match="the number 3 is out of range; expected one from 0 to 2"):
+        user.generate("two", seconds=3)
+    t5.rename(tmp_path / "moved")
+    with pytest.raises(SpecError, match="Nothing is downloaded: .* or give its folder") as raised:
+        SoundOmni.from_pretrained(folder)
+    assert "\n" not in str(raised.value)
+    again = SoundOmni.from_pretrained(folder, overrides={"model.modalities.letters.encoder.name": str(tmp_path / "moved")})
+    for before, after in zip(made, again.generate(["zero one", "two"], seconds=0.04), strict=True):
+        assert np.array_equal(before.waveform, after.waveform)
