@@ -10,7 +10,7 @@ tokens, H hidden dimensions, V vocabulary, E expert streams.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundomni.core.errors import SpecError
 from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec, TokenSpec
 from soundomni.core.sequence import Attend, Role
 
@@ -339,6 +340,16 @@ class Backbone(nn.Module, ABC):
         under its name in `router.loss_names`. With `takes_empty_streams`,
         streams without tokens go in and come out as `[0, H]`; at least one stream has tokens.
         """
+
+    def take_conditions(self, ways: Collection[str]) -> None:
+        """Prepare for conditions that have no places in the sequence; called once, after the constructor, and only if there are any.
+
+        With "cross" among `ways`, clips that are made look at their conditions in every layer, through `layout.cross`. With "global",
+        `layout.conditions` has a vector for each clip, zero without conditions, that changes every layer, such as the scale and
+        shift of its norms. A model without conditions stays as it is. The default raises SpecError: the backbone takes none.
+        """
+        named = " and ".join(f"'{way}'" for way in ways)
+        raise SpecError(f"{type(self).__name__} does not take conditions that enter as {named}. Set enters to 'prefix', or use conformer")
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
         """Return the parameters that only tokens of this stream use, for freezing and counting one expert.

@@ -102,6 +102,8 @@ class Segment:
         values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
         aligned: clips of other modalities with as many frames, whose tokens are added to those between the boundaries; they take no
             places of their own.
+        placed: whether its tokens have places in the sequence. Conditions without places have no boundaries either; the clips that
+            are made after them in the sample see them in another way.
     """
 
     role: Role
@@ -117,6 +119,7 @@ class Segment:
     waveform: np.ndarray | None = None
     values: np.ndarray | None = None
     aligned: tuple[Segment, ...] = ()
+    placed: bool = True
 
     @property
     def modality(self) -> str:
@@ -125,8 +128,8 @@ class Segment:
 
     @property
     def boundary(self) -> int:
-        """Boundary tokens on each side: 1 for audio, 0 for text."""
-        return 0 if self.role == Role.TEXT else 1
+        """Boundary tokens on each side: 1 for audio, 0 for text and for conditions without places."""
+        return 0 if self.role == Role.TEXT or not self.placed else 1
 
     @property
     def num_tokens(self) -> int:
@@ -201,8 +204,27 @@ def audio_segment(
     )
 
 
+def unplaced_segment(*, of: str, num_tokens: int, values: np.ndarray) -> Segment:
+    """Write a condition of `num_tokens` tokens that takes no places in the sequence; its encoder gets `values` `[1, S]`."""
+    return Segment(
+        role=Role.FEATURES,
+        attend=Attend.FULL,
+        length=num_tokens,
+        token_ids=np.zeros(0, np.int64),
+        of=of,
+        num_samples=values.shape[1],
+        waveform=values,
+        placed=False,
+    )
+
+
 Context = tuple[Segment, ...]
 """Segments before the audio or text to make, clips attached."""
+
+
+def in_sequence(context: Context) -> Context:
+    """Return the segments that have places in the sequence."""
+    return tuple(segment for segment in context if segment.placed)
 
 
 def context_length(context: Context) -> int:
@@ -276,7 +298,7 @@ class SegmentTable:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sequence[Segment]], *, first_position: Sequence[int] | None = None) -> SegmentTable:
-        """Lay documents one after the other.
+        """Lay documents one after the other, without the segments that have no places.
 
         Positions restart in each document, at 0 or at `first_position[document]`.
         """
@@ -285,7 +307,7 @@ class SegmentTable:
         start = 0
         for document, segments in enumerate(samples):
             position = first_position[document] if first_position is not None else 0
-            for segment in segments:
+            for segment in in_sequence(tuple(segments)):
                 rows.append(
                     (
                         document,
@@ -343,7 +365,7 @@ class SegmentTable:
 
 def position_advance(segment: Segment) -> int:
     """Return how far the segment moves a document's position counter."""
-    if segment.attend == Attend.NOISE:
+    if segment.attend == Attend.NOISE or not segment.placed:
         return 0
     return segment.length if segment.positions == PositionRule.ADVANCE else 1
 
@@ -407,6 +429,37 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class Conditioned:
+    """A clip that is made, and the conditions without places that come before it in its sample.
+
+    Args:
+        first, end: its tokens in the batch, [first, end), without boundaries.
+        conditions: (modality, index among its clips) of each condition.
+    """
+
+    first: int
+    end: int
+    conditions: tuple[tuple[str, int], ...]
+
+
+def find_conditioned(samples: Sequence[Sequence[Segment]]) -> tuple[Conditioned, ...]:
+    """Return the clips of a batch that are made and have conditions without places."""
+    found: list[Conditioned] = []
+    counts: dict[str, int] = {}
+    start = 0
+    for segments in samples:
+        before: list[tuple[str, int]] = []
+        for segment in segments:
+            if not segment.placed:
+                before.append((segment.modality, counts.get(segment.modality, 0)))
+            elif segment.is_made and before:
+                found.append(Conditioned(start + segment.boundary, start + segment.length - segment.boundary, tuple(before)))
+            counts[segment.modality] = counts.get(segment.modality, 0) + 1
+            start += segment.length if segment.placed else 0
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Breakdown:
     """Which group each element of a loss belongs to.
 
@@ -437,6 +490,7 @@ class PackedBatch:
         labels: int64 `[N_text]`, the token that each predicts, NO_LABEL for none.
         predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
         clips: the clips of each modality that the batch has, by its name; see `of`.
+        conditioned: the clips that are made and have conditions without places.
         groups: the sample's group of each document, `M` of them; empty without groups.
         breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """
@@ -447,6 +501,7 @@ class PackedBatch:
     labels: Tensor
     predicting: Tensor
     clips: Mapping[str, Clips]
+    conditioned: tuple[Conditioned, ...] = ()
     groups: tuple[str, ...] = ()
     breakdown: Breakdown | None = None
 
@@ -465,6 +520,7 @@ class PackedBatch:
             labels=flat_labels,
             predicting=torch.nonzero(flat_labels != NO_LABEL).squeeze(1),
             clips=_clips_by_modality(samples),
+            conditioned=find_conditioned([sample.segments for sample in samples]),
             groups=tuple(sample.group for sample in samples),
         )
 

@@ -144,7 +144,10 @@ class SampleWriter:
         full_length = 0
         for i, template in enumerate(templates):
             share_draw, place_draw, dropout_draw = draws.random(3)  # for every segment: no choice shifts another
-            segment = self._segment(template, crop, texts, share_draw, place_draw)
+            try:
+                segment = self._segment(template, crop, texts, share_draw, place_draw)
+            except DataError as error:
+                return Skip(key, str(error), "unsuitable", f"with a text that encoder '{template.of}' does not read, for {task.name}")
             if template.audio == "target":
                 segment = self._with_aligned(segment, crop, seed, together)
             full_length += segment.length

@@ -1,5 +1,6 @@
 """Networks over tokens: backbones (a mixture of transformers, a Conformer), routers, connectors and understanding encoders."""
 
+from soundomni.experts.byte_text import BytesEncoder
 from soundomni.experts.conformer import ConformerBackbone
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer
 from soundomni.experts.connectors.codes import CodesConnector
@@ -12,11 +13,14 @@ from soundomni.experts.modality import ModalityRouter
 from soundomni.experts.mot import MoTBackbone
 from soundomni.experts.mot_layer import MoTExpert, MoTLayer
 from soundomni.experts.norm import RMSNorm
+from soundomni.experts.number import NumberEncoder
 from soundomni.experts.qwen2_audio import Qwen2AudioEncoder
 from soundomni.experts.swiglu import SwiGLU
+from soundomni.experts.t5 import T5Encoder
 from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
+    "BytesEncoder",
     "CodesConnector",
     "ConformerBackbone",
     "ConformerExpert",
@@ -30,9 +34,11 @@ __all__ = [
     "MoTExpert",
     "MoTLayer",
     "ModalityRouter",
+    "NumberEncoder",
     "Qwen2AudioEncoder",
     "RMSNorm",
     "SwiGLU",
+    "T5Encoder",
     "TopKFeedForward",
     "TopKRouter",
 ]

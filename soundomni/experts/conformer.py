@@ -7,7 +7,7 @@ Shape letters: N tokens, N_e tokens of stream e, H hidden dimensions, V vocabula
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.sequence import MADE
+from soundomni.experts.adaptive_norm import AdaptiveNorms
 from soundomni.experts.auxiliary import AuxiliaryLoss, check_names, named_loss
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer, ConformerSizes, SwishFeedForward
+from soundomni.experts.cross_attention import CrossAttention
 from soundomni.experts.initial import INITIAL_STD, draw_weights
 from soundomni.experts.rope import rope_tables
 from soundomni.experts.sizes import check_heads, check_stream, require_positive
@@ -84,6 +87,7 @@ class ConformerBackbone(Backbone):
         self.hidden_dim, self.num_kv_heads, self.head_dim = hidden_dim, num_heads, sizes.head_dim
         self.rope_theta, self.reach = rope_theta, kernel_size // 2
         self.streams, self.loss_names = router.streams, router.loss_names
+        self.made_streams = tuple(dict.fromkeys(router.streams[router.stream_of(role)] for role in MADE))
         check_names("conformer", self.loss_names)
         width = intermediate_dim if intermediate_dim is not None else 4 * hidden_dim
 
@@ -111,13 +115,30 @@ class ConformerBackbone(Backbone):
         are four in a layer (GPT-2, Radford et al. 2019, section 2.3); biases are zero, norms one.
         """
         draw_weights(self)
-        residual_std = INITIAL_STD / math.sqrt(4 * len(self.blocks))
+        branches = 4 * len(self.blocks)
+        residual_std = INITIAL_STD / math.sqrt(branches)
         for module in self.modules():
             if isinstance(module, ConformerExpert):
                 nn.init.normal_(module.output.weight, std=residual_std)
                 nn.init.normal_(module.convolution.pointwise.weight, std=residual_std)
             elif isinstance(module, SwishFeedForward):
                 nn.init.normal_(module.down.weight, std=residual_std)
+            elif isinstance(module, CrossAttention):
+                module.draw(branches)
+            elif isinstance(module, AdaptiveNorms):
+                module.reset_parameters()
+
+    def take_conditions(self, ways: Collection[str]) -> None:
+        """Add cross-attention between attention and convolution, and norms that global conditions scale and shift.
+
+        Only streams with clips that are made get them. The other weights stay as they were drawn.
+        """
+        for layer in self.blocks:
+            for name in self.made_streams:
+                expert = cast(ConformerLayer, layer).expert(name)
+                expert.take_conditions(ways)
+                if expert.cross is not None:
+                    expert.cross.draw(4 * len(self.blocks))
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Map `[N]` int64 to `[N, H]`."""

@@ -6,7 +6,7 @@ the convolution, h heads, d head dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,11 +15,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from soundomni.core.attention.conditions import SeenConditions
 from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.spaced_clips import SpacedClips
+from soundomni.experts.adaptive_norm import AdaptiveNorms, modulated
 from soundomni.experts.auxiliary import AuxiliaryLoss, add_losses
+from soundomni.experts.cross_attention import CrossAttention
 from soundomni.experts.depthwise import DepthwiseConv
 from soundomni.experts.rope import rotate
+
+NUM_NORMS = 4
+FIRST, ATTENTION, CONVOLUTION, SECOND = range(NUM_NORMS)
+"""The norms that global conditions scale and shift, one in front of each branch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +77,23 @@ class ConvolutionModule(nn.Module):
         self.inner_norm = nn.LayerNorm(sizes.conv_channels, eps=sizes.norm_eps)
         self.pointwise = nn.Linear(sizes.conv_channels, sizes.hidden_dim)
 
-    def forward(self, hidden: Tensor, clips: SpacedClips | None) -> Tensor:
-        """Map `[N_e, H]` to `[N_e, H]`; see DepthwiseConv for `clips`."""
-        mixed = self.depthwise(F.glu(self.gated(self.norm(hidden))), clips)
+    def forward(self, hidden: Tensor, clips: SpacedClips | None, modulation: Tensor | None = None) -> Tensor:
+        """Map `[N_e, H]` to `[N_e, H]`; see DepthwiseConv for `clips`, and AdaptiveNorms for `modulation`."""
+        normed = modulated(self.norm(hidden), modulation, CONVOLUTION)
+        mixed = self.depthwise(F.glu(self.gated(normed)), clips)
         out: Tensor = self.pointwise(self.inner_norm(F.silu(mixed)))
         return out
 
 
 class ConformerExpert(nn.Module):
-    """One stream's parameters in a layer. Rows of `qkv.weight` are the heads of the queries, then the keys, then the values."""
+    """One stream's parameters in a layer. Rows of `qkv.weight` are the heads of the queries, then the keys, then the values.
+
+    `cross` and `adaptive` are only there if conditions enter in these ways.
+    """
 
     def __init__(self, sizes: ConformerSizes, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
+        self.sizes = sizes
         self.num_heads, self.head_dim = sizes.num_heads, sizes.head_dim
         inner = sizes.num_heads * sizes.head_dim
         self.first_norm = nn.LayerNorm(sizes.hidden_dim, eps=sizes.norm_eps)
@@ -93,18 +105,40 @@ class ConformerExpert(nn.Module):
         self.second_norm = nn.LayerNorm(sizes.hidden_dim, eps=sizes.norm_eps)
         self.second = second
         self.norm = nn.LayerNorm(sizes.hidden_dim, eps=sizes.norm_eps)
+        self.cross: CrossAttention | None = None
+        self.adaptive: AdaptiveNorms | None = None
 
-    def begin(self, hidden: Tensor) -> tuple[Tensor, Tensor, AuxiliaryLoss | None]:
+    def take_conditions(self, ways: Collection[str]) -> None:
+        """Add what conditions need that enter in `ways`."""
+        sizes = self.sizes
+        if "cross" in ways:
+            heads = {"num_heads": sizes.num_heads, "head_dim": sizes.head_dim}
+            self.cross = CrossAttention(hidden_dim=sizes.hidden_dim, norm_eps=sizes.norm_eps, **heads)
+        if "global" in ways:
+            self.adaptive = AdaptiveNorms(hidden_dim=sizes.hidden_dim, num_norms=NUM_NORMS)
+
+    def modulation(self, seen: SeenConditions | None, stream: int) -> Tensor | None:
+        """Return what global conditions tell the norms about each token of a stream, see AdaptiveNorms; None if nothing."""
+        return None if self.adaptive is None or seen is None else self.adaptive(seen.vectors, seen.clips[stream])
+
+    def begin(self, hidden: Tensor, modulation: Tensor | None) -> tuple[Tensor, Tensor, AuxiliaryLoss | None]:
         """Run the first half-step. Return the residual stream `[N_e, H]`, queries, keys and values `[N_e, 3h, d]`, and the loss."""
-        hidden, loss = _half_step(hidden, self.first(self.first_norm(hidden)))
-        heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        hidden, loss = _half_step(hidden, self.first(modulated(self.first_norm(hidden), modulation, FIRST)))
+        heads: Tensor = self.qkv(modulated(self.attention_norm(hidden), modulation, ATTENTION)).unflatten(-1, (-1, self.head_dim))
         return hidden, heads, loss
 
-    def finish(self, hidden: Tensor, attended: Tensor, clips: SpacedClips | None) -> tuple[Tensor, AuxiliaryLoss | None]:
-        """Add attention `[N_e, h, d]`, the convolution and the second half-step to `[N_e, H]`, and normalize it."""
+    def add_attention(self, hidden: Tensor, attended: Tensor, layout: Layout, *, layer: int, stream: int) -> Tensor:
+        """Add attention `[N_e, h, d]`, and what the tokens find in their conditions, to `[N_e, H]`."""
         hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
-        hidden = hidden + self.convolution(hidden, clips)
-        hidden, loss = _half_step(hidden, self.second(self.second_norm(hidden)))
+        if self.cross is None or layout.conditions is None:
+            return hidden
+        found: Tensor = self.cross(hidden, layout, layer=layer, stream=stream)
+        return hidden + found
+
+    def finish(self, hidden: Tensor, clips: SpacedClips | None, modulation: Tensor | None) -> tuple[Tensor, AuxiliaryLoss | None]:
+        """Add the convolution and the second half-step to `[N_e, H]`, and normalize it."""
+        hidden = hidden + self.convolution(hidden, clips, modulation)
+        hidden, loss = _half_step(hidden, self.second(modulated(self.second_norm(hidden), modulation, SECOND)))
         return self.norm(hidden), loss
 
 
@@ -147,14 +181,19 @@ class ConformerLayer(nn.Module):
             streams: one tensor per stream, in the router's order.
             rope: cosines and sines `[P, d/2]`.
             clips: the clips of each stream, spaced for the convolution.
-            layout: runs the attention.
+            layout: runs the attention, and holds the conditions.
         """
         experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
-        begun = {stream: expert.begin(streams[stream]) for stream, expert in experts.items()}
+        modulation = {stream: expert.modulation(layout.conditions, stream) for stream, expert in experts.items()}
+        begun = {stream: expert.begin(streams[stream], modulation[stream]) for stream, expert in experts.items()}
         heads = torch.cat([heads for _, heads, _ in begun.values()])
         turned, value = torch.split(heads, [2 * self.num_heads, self.num_heads], dim=1)
         query, key = rotate(turned, *rope).chunk(2, dim=1)
         attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
-        done = {stream: expert.finish(begun[stream][0], attended[stream], clips[stream]) for stream, expert in experts.items()}
+        added = {
+            stream: expert.add_attention(begun[stream][0], attended[stream], layout, layer=self.index, stream=stream)
+            for stream, expert in experts.items()
+        }
+        done = {stream: expert.finish(added[stream], clips[stream], modulation[stream]) for stream, expert in experts.items()}
         hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
         return hidden, add_losses([*(loss for _, _, loss in begun.values()), *(loss for _, loss in done.values())])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.attention import plan_attention, plan_cached
+from soundomni.core.attention.conditions import join_conditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.stored_order import store
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, LossTerms, Router
 from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, position_advance, text_segment
 from soundomni.testing.suite import ModuleSuite, evaluating, noise, number, seeded
@@ -206,6 +209,45 @@ class BackboneSuite(ModuleSuite):
             streams, _ = backbone(self._streams(backbone, layout, [(audio,)]), layout)
         message = "latents after cached text differ from those after the text itself; call layout.attend with the index of each layer"
         self.require_close(layout.take(streams, Role.LATENT), expected, self.tolerance, "cache", message)
+
+    def test_conditions(self) -> None:
+        """A backbone that takes conditions lets each clip see its own, and a clip without any is as in a model without them."""
+        documents = [_speaking(3), _speaking(6), _speaking(4)]
+        with torch.no_grad():
+            for way in ("cross", "global"):
+                backbone = self.built()
+                try:
+                    backbone.take_conditions([way])
+                except SpecError:
+                    continue
+                for seed, parameter in enumerate(backbone.parameters()):
+                    parameter.add_(0.05 * noise(seed, *parameter.shape).to(parameter))
+                (_, none), _ = self.run(backbone, documents)
+                one, other = (self._run_conditioned(backbone, documents, way, changed=changed) for changed in (False, True))
+                edges = np.cumsum([0, *(segment.num_tokens for _, segment in documents)]).tolist()
+                first, middle, last = (slice(begin, end) for begin, end in pairwise(edges))
+                unchanged = f"a clip without conditions that enter as '{way}' differs from one in a model that has none"
+                self.require_close(one[last], none[last], self.tolerance, "conditions", unchanged)
+                self.require_close(other[first], one[first], self.tolerance, "conditions", f"a clip sees '{way}' conditions of another")
+                seen = not torch.allclose(other[middle], one[middle], rtol=0.0, atol=1e-6)
+                self.require(seen, "conditions", f"a clip is the same with other conditions that enter as '{way}'; expected it to see them")
+
+    def _run_conditioned(self, backbone: Backbone, documents: Sequence[Sequence[Segment]], way: str, *, changed: bool) -> Tensor:
+        """Return the latents of three documents, of which the first and the second have conditions; those of the second may change."""
+        table, router = SegmentTable.from_samples(documents), self.router()
+        stored = store(table, router.stream_of, len(router.streams))
+        given = torch.cat([noise(1, 4, backbone.hidden_dim), noise(3 if changed else 2, 3, backbone.hidden_dim)])
+        hidden, none = {"given": given}, dict[str, Tensor]()
+        by_way = (hidden, none) if way == "cross" else (none, hidden)
+        clips = [[("given", 0)], [("given", 1)]]
+        conditions = join_conditions(*by_way, {"given": np.asarray([4, 3])}, clips, like=given)
+        ends = np.cumsum([sum(segment.length for segment in document) for document in documents]).tolist()
+        spans = [(end - 1 - audio.num_tokens, end - 1) for end, (_, audio) in zip(ends[:2], documents[:2], strict=True)]
+        plan = plan_attention(table, stored, device=torch.device("cpu"))
+        seen = conditions.seen(stored, spans, dtype=given.dtype)
+        layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, conditions=seen)
+        streams, _ = backbone(self._streams(backbone, layout, documents), layout)
+        return layout.take(streams, Role.LATENT)
 
     def test_empty_streams(self) -> None:
         """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as next to padding."""

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +44,10 @@ class EncoderSuite(ModuleSuite):
         return [_encode(plugin, [self.lengths(plugin)[-1]])]
 
     def lengths(self, encoder: Encoder) -> list[int]:
-        """Return lengths in samples, from one sample to `seconds`."""
+        """Return lengths in samples, from one sample to `seconds`; of texts, from one value to five; numbers have one."""
         spec = encoder.spec
+        if spec.source != "waveform":
+            return [1, 2, 5] if spec.source == "text" else [1]
         longest = int(min(self.seconds, spec.max_seconds or self.seconds) * spec.sample_rate)
         return sorted({1, 2, max(1, longest // 7), max(1, longest // 3 + 1), longest})
 
@@ -61,6 +64,17 @@ class EncoderSuite(ModuleSuite):
         for samples in self.lengths(encoder):
             found = encoder.num_tokens(samples)
             self.require(isinstance(found, int) and found >= 1, "num_tokens", f"num_tokens({samples}) is {found!r}; expected an int from 1")
+
+    def test_read(self) -> None:
+        """An encoder of texts or numbers reads one as finite float32 values `[1, S]`, the same each time."""
+        encoder = self.built()
+        if encoder.spec.source == "waveform":
+            return
+        values, again = encoder.read("1"), encoder.read("1")
+        good = values.ndim == 2 and values.shape[0] == 1 and values.shape[1] > 0 and values.dtype == np.float32
+        self.require(good, "read", f"'1' was read as {values.dtype} {list(values.shape)}; expected float32 [1, S] of at least one value")
+        finite = bool(np.isfinite(values).all()) and np.array_equal(values, again)
+        self.require(finite, "read", f"'1' was read as {values.tolist()}, then as {again.tolist()}; expected the same finite values")
 
     def test_rows(self) -> None:
         """Features are float `[B, T, F]` with at least `num_tokens` rows, finite within a clip, silence included."""

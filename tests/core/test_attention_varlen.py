@@ -22,7 +22,7 @@ CUDA = torch.device("cuda")
 @given(layouts().filter(lambda layout: is_single_pass(layout[0])))
 def test_calls_cover_every_allowed_pair_once(layout):
     table, stored = layout
-    calls = varlen_calls(cut_rectangles(table).first, token_places(stored))
+    calls = varlen_calls(cut_rectangles(table).at(token_places(stored)).first)
     assert len(calls) <= 2
     seen = np.zeros((table.num_tokens, table.num_tokens), dtype=int)
     queries = []
@@ -43,7 +43,7 @@ def test_calls_cover_every_allowed_pair_once(layout):
 
 def test_text_to_audio_is_two_calls():
     table = table_of([(CAUSAL, 3), (NOISE, 4)], [(CAUSAL, 2), (NOISE, 5)])
-    causal, full = varlen_calls(cut_rectangles(table).first, token_places(stored_of(table)))
+    causal, full = varlen_calls(cut_rectangles(table).at(token_places(stored_of(table))).first)
     assert causal.causal and causal.cu_seqlens_q.tolist() == causal.cu_seqlens_k.tolist() == [0, 3, 5]
     assert not full.causal and full.cu_seqlens_q.tolist() == [0, 4, 9] and full.cu_seqlens_k.tolist() == [0, 7, 14]
 
@@ -84,7 +84,7 @@ def test_kernels_agree_with_the_reference(executor):
 def test_an_empty_batch_stays_in_the_graph():
     table = SegmentTable.from_samples([])
     stored = store(table, lambda role: 0, 1)
-    plan = VarlenPlan(cut_rectangles(table), stored, device=torch.device("cpu"), reason="test")
+    plan = VarlenPlan(cut_rectangles(table).at(token_places(stored)), device=torch.device("cpu"), reason="test")
     query = torch.randn(1, 2, 4, requires_grad=True)
     plan(query, query, query).sum().backward()
     assert query.grad is not None and not query.grad.any()

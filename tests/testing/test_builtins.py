@@ -8,6 +8,7 @@ import soundfile
 import torch
 from ranks_in_threads import OneRank
 from stable_audio_files import audio_vae
+from t5_files import tiny_t5
 
 from soundomni import testing
 from soundomni.core.representation import RepresentationSpec, TokenSpec
@@ -151,6 +152,20 @@ LOG_MEL = {"sample_rate": RATE, "n_fft": 64, "hop_length": 20, "num_mels": 8, "f
 TestLogMel = suite(testing.EncoderSuite, "LogMel", "log-mel", **LOG_MEL)
 TOWER = {"num_mel_bins": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "max_source_positions": 20}
 TestQwen2Audio = suite(testing.EncoderSuite, "Qwen2Audio", "qwen2-audio", **TOWER)
+TestBytes = suite(testing.EncoderSuite, "Bytes", "bytes", feature_dim=16, num_layers=1, num_heads=2)
+TestNumber = suite(testing.EncoderSuite, "Number", "number", most=10.0, num_frequencies=3)
+
+
+class TestT5(testing.EncoderSuite):
+    name = "t5"
+
+    @pytest.fixture(autouse=True)
+    def model(self, tmp_path):
+        self.folder = str(tiny_t5(tmp_path))
+
+    def make(self):
+        return build("encoder", self.name, {"name": self.folder})
+
 
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
 TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")

@@ -58,6 +58,8 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         modalities = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores=scores) for part in parts]
         _check_aligned(modalities)
         _check_prompt(spec, modalities)
+        with _weights_of("backbone", drawn):
+            _take_conditions(backbone, spec.backbone, modalities)
         critic = None if spec.critic is None else _critic(spec, spec.critic, vocab_size, router, modalities, sources, trust, drawn)
         try:
             return UnifiedModel(backbone=backbone, router=router, modalities=modalities, critic=critic, frozen=spec.freeze)
@@ -85,6 +87,7 @@ def _critic(
         backbone = cast(Backbone, build("backbone", slot, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         parts = [(one.name, spec.used[one.name], sources[one.name], nullcontext()) for one in owners]
         own = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores="only") for part in parts]
+        _take_conditions(backbone, slot, own)
     return UnifiedModel(backbone=backbone, router=router, modalities=[share(one, owner) for one, owner in zip(own, owners, strict=True)])
 
 
@@ -103,6 +106,20 @@ def _check_prompt(spec: ModelSpec, modalities: Sequence[Modality]) -> None:
         if isinstance(modality, MadeModality) and modality.name in in_prompt and modality.first_level:
             levels = f"its levels below {modality.first_level} are given too"
             raise SpecError(f"model.prompt holds a clip of '{modality.name}', but {levels}. Leave it out of the prompt")
+
+
+def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modality]) -> None:
+    """Tell a backbone in which ways conditions enter besides the sequence. Raise SpecError if it does not take them."""
+    others = {one.name: one for one in modalities if isinstance(one, EncoderModality) and one.enters != "prefix"}
+    for name, one in others.items():
+        if one.encoder.spec.source == "waveform":
+            key = f"model.modalities.{name}"
+            raise SpecError(f"{key}.enters is '{one.enters}', but its encoder hears audio; expected an encoder of texts or numbers")
+    if others:
+        try:
+            backbone.take_conditions(sorted({one.enters for one in others.values()}))
+        except SpecError as error:
+            raise SpecError(f"backbone '{slot.class_path}', for model.modalities.{next(iter(others))}: {error}") from error
 
 
 def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:
@@ -144,7 +161,7 @@ def _modality(
     with weights:
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
-        return EncoderModality(name=name, connector=connector, encoder=source)
+        return EncoderModality(name=name, connector=connector, encoder=source, enters=spec.enters)
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)

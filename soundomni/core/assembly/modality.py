@@ -24,6 +24,7 @@ from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, Connector, Encoder, First, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
+from soundomni.core.spec.schema import Enters
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,13 @@ class EncoderModality(Modality):
     Args:
         name, connector: as in Modality.
         encoder: the encoder.
+        enters: as in ModalitySpec.
     """
 
-    def __init__(self, *, name: str, connector: Connector, encoder: Encoder) -> None:
+    def __init__(self, *, name: str, connector: Connector, encoder: Encoder, enters: Enters = "prefix") -> None:
         super().__init__(name=name, role=Role.FEATURES, connector=connector)
         self.encoder = encoder
+        self.enters = enters
 
     @property
     def sample_rate(self) -> int:
@@ -137,13 +140,13 @@ class EncoderModality(Modality):
         samples = self.sample_rate // 10 if self.encoder.spec.source == "waveform" else 1
         silence = torch.zeros(1, 1, samples, device=self.device, dtype=self.dtype)
         features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
-        return Entered(self.connector.enter(features.flatten(0, 1)[:0]))
+        return Entered(self.connector.enter(features.flatten(0, 1)[:0].to(self.dtype)))
 
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' features."""
         features = self.encoder(clips.waveform, clips.lengths)
         places = frame_places(clips.num_tokens, features.shape[1], self.device)
-        return self.connector.enter(features.flatten(0, 1).index_select(0, places))
+        return self.connector.enter(features.flatten(0, 1).index_select(0, places).to(self.dtype))
 
 
 class CodecModality(Modality):

@@ -10,6 +10,7 @@ R cache rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -21,12 +22,14 @@ from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality, frame_places
 from soundomni.core.attention import plan_attention
+from soundomni.core.attention.conditions import Conditions, Kept, join_conditions
 from soundomni.core.attention.kv_cache import KVCache
-from soundomni.core.attention.layout import AttentionPlan, Layout
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Backbone, First, LossTerms, Objective, Query, Review, Router
-from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
+from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, Context, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
 
@@ -46,7 +49,7 @@ class UnifiedModel(nn.Module):
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = (
-        *("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames", "review"),
+        *("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames", "conditions", "review"),
     )
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
@@ -116,6 +119,11 @@ class UnifiedModel(nn.Module):
         """The modalities that the model hears through an encoder."""
         return [modality for modality in self.all_encoders if modality.encoder.spec.source == "waveform"]
 
+    @property
+    def unplaced(self) -> dict[str, EncoderModality]:
+        """The modalities whose tokens have no places in the sequence, by name."""
+        return {modality.name: modality for modality in self.all_encoders if modality.enters != "prefix"}
+
     def made(self, name: str | None = None) -> MadeModality:
         """Return the modality of this name that the model makes; None stands for the first one.
 
@@ -184,6 +192,7 @@ class UnifiedModel(nn.Module):
         """
         layout = self.plan(batch.table)
         entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each()}
+        layout = self._with_conditions(layout, batch, entered)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(entered, batch.clips)
         streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         hidden = layout.take(streams, TEXT)
@@ -210,13 +219,36 @@ class UnifiedModel(nn.Module):
     def _placed(self, entered: Mapping[str, Entered], clips: Mapping[str, Clips]) -> dict[str, Tensor]:
         """Return the hidden tokens that have places in the sequence, with those of aligned clips added to them."""
         added_to = {name: own.added_to for name, own in clips.items() if own.added_to}
-        hidden = {name: one.hidden for name, one in entered.items()}
+        hidden = {name: one.hidden for name, one in entered.items() if name not in self.unplaced}
         return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
+
+    def _with_conditions(self, layout: Layout, batch: PackedBatch, entered: Mapping[str, Entered]) -> Layout:
+        """Return the layout with the conditions that have no places in the sequence, if the model has such modalities."""
+        if not self.unplaced:
+            return layout
+        hidden = {name: entered[name].hidden for name in self.unplaced}
+        counts = {name: batch.of(name).num_tokens for name in self.unplaced}
+        conditions = self._join(hidden, counts, [one.conditions for one in batch.conditioned])
+        return self.see(layout, conditions, [(one.first, one.end) for one in batch.conditioned])
+
+    def _join(
+        self,
+        hidden: Mapping[str, Tensor],
+        num_tokens: Mapping[str, np.ndarray],
+        clips: Sequence[Sequence[tuple[str, int]]],
+        kept: Kept | None = None,
+    ) -> Conditions:
+        """Join the hidden tokens of conditions, `[N, H]` of each modality, see `join_conditions`."""
+        by_way = {
+            way: {name: tokens for name, tokens in hidden.items() if self.unplaced[name].enters == way} for way in ("cross", "global")
+        }
+        like = next(iter(hidden.values()))
+        return join_conditions(by_way["cross"], by_way["global"], num_tokens, clips, like=like, kept=kept)
 
     def review(self, batch: PackedBatch, layout: Layout, queries: Mapping[str, Query]) -> dict[str, Tensor]:
         """Return the scores `[B, P, T]` that each of another model's `queries` about a batch asks for."""
         entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if modality.name not in queries}
-        scores, streams = self._scores(batch, layout, entered, queries)
+        scores, streams = self._scores(batch, self._with_conditions(layout, batch, entered), entered, queries)
         # The sum of nothing: every parameter has a gradient, so that all ranks and all steps update the same ones.
         unused = [self.backbone.head(layout.take(streams, TEXT)[:0])]
         unused += [one.connector.leave(layout.take(streams, one.name)[:0]) for one in self.all_made if one.name not in queries]
@@ -300,10 +332,17 @@ class UnifiedModel(nn.Module):
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
         """Lay out the tokens of a table and plan exact attention among them; a cache means inference."""
         stored = self.stored(table, inference=cache is not None)
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
-        plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=dtype)
+        plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=self._computing_dtype())
         return self.layout(stored, plan, cache)
+
+    def see(self, layout: Layout, conditions: Conditions, spans: Sequence[tuple[int, int]]) -> Layout:
+        """Return the layout with conditions that the tokens [first, end) of clips see; see `Conditions.seen`."""
+        return replace(layout, conditions=conditions.seen(layout.stored, spans, dtype=self._computing_dtype()))
+
+    def _computing_dtype(self) -> torch.dtype:
+        """Return the dtype of queries: that of autocast, or of the parameters."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
 
     # Generation: the context once, then only the slot
 
@@ -334,6 +373,26 @@ class UnifiedModel(nn.Module):
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         cache.keep(np.bincount(rows, minlength=cache.num_rows))
         return layout.take(streams, TEXT)
+
+    def conditions(self, contexts: Sequence[Context]) -> Conditions | None:
+        """Return the conditions of rows that have no places in the sequence, for sampling; None if no row has any.
+
+        Keys and values are computed in the first call that needs them, and kept.
+        """
+        found: dict[str, list[Segment]] = {}
+        rows: list[list[tuple[str, int]]] = []
+        for context in contexts:
+            rows.append([])
+            for segment in context:
+                if not segment.placed:
+                    own = found.setdefault(segment.modality, [])
+                    rows[-1].append((segment.modality, len(own)))
+                    own.append(segment)
+        if not found:
+            return None
+        clips = {name: Clips.of(own).to(self.device) for name, own in found.items()}
+        hidden = {name: self.unplaced[name].enter_context(own) for name, own in clips.items()}
+        return self._join(hidden, {name: own.num_tokens for name, own in clips.items()}, rows, kept={})
 
     def aligned_frames(self, slots: Sequence[Segment]) -> Tensor | None:
         """Return what the aligned clips of audio slots add to their frames, `[N, H]`; None if no slot has any."""

@@ -33,9 +33,15 @@ def clip_writer(spec: RepresentationSpec, *, tokenizer: TextTokenizer) -> Segmen
 def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | segments.CodecModality:
     positions = PositionRule.named(spec.positions)
     if isinstance(modality, EncoderModality):
-        encoder, attend = modality.encoder, Attend.named(spec.attend)
+        encoder = modality.encoder
         return segments.HeardModality(
-            name=modality.name, spec=encoder.spec, num_tokens=encoder.num_tokens, read=encoder.read, positions=positions, attend=attend
+            name=modality.name,
+            spec=encoder.spec,
+            num_tokens=encoder.num_tokens,
+            read=encoder.read,
+            positions=positions,
+            attend=Attend.named(spec.attend),
+            placed=spec.enters == "prefix",
         )
     assert isinstance(modality, CodecModality), "it has an encoder or a codec"
     made = modality if isinstance(modality, MadeModality) else None

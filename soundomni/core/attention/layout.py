@@ -9,29 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from soundomni.core.attention.conditions import Project, SeenConditions
 from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.spaced_clips import SpacedClips, space_clips
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Role
-
-
-class AttentionPlan(Protocol):
-    """Exact attention for one batch. Made once per batch, used by every layer."""
-
-    executor: str
-    """Name of the executor that was chosen."""
-    reason: str
-    """Why it was chosen."""
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` to `[P, h, d]`, in stored order; padding rows come out
-        as zero."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,12 +31,14 @@ class Layout:
         position_ids: int64 `[P]` on the device.
         attention: the attention plan.
         cache: keys and values of earlier calls; None in training.
+        conditions: conditions without places in the sequence, and which tokens see them; None if there are none.
     """
 
     stored: StoredOrder
     position_ids: Tensor
     attention: AttentionPlan
     cache: KVCache | None = None
+    conditions: SeenConditions | None = None
     _spaced: dict[tuple[int, int], SpacedClips | None] = field(default_factory=dict, repr=False, compare=False)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -57,6 +47,18 @@ class Layout:
         if self.cache is not None:
             key, value = self.cache.update(layer, key, value)
         out: Tensor = self.attention(query, key, value)
+        return out
+
+    def cross(self, layer: int, stream: int, query: Tensor, project: Project) -> Tensor:
+        """Let the tokens of clips that are made look at their conditions: map query `[N_e, h, d]` of a stream to `[N_e, h, d]`.
+
+        Tokens without conditions get zero. `project` maps the condition tokens `[C, H]` to key and value `[C, h_kv, d]`; while
+        sampling, it is only called once for each layer and stream. Raise ValueError if the layout has no conditions.
+        """
+        if self.conditions is None:
+            raise ValueError("the layout has no conditions to look at")
+        key, value = self.conditions.projected(layer, stream, project)
+        out: Tensor = self.conditions.attention[stream](query, key, value)
         return out
 
     def spaced_clips(self, stream: int, gap: int) -> SpacedClips | None:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from soundomni.core.attention.places import Rows, token_places
+from soundomni.core.attention.places import Rows
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
-from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
 
 WASTE = 1024
@@ -37,7 +36,7 @@ def obstacle(device: torch.device) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Rectangles that share a flash call, padded at their ends to equal lengths.
 
     Args:
@@ -77,7 +76,7 @@ class _Group:
         return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
-def _group(rectangles: Sequence[Rectangle], places: np.ndarray, device: torch.device) -> list[_Group]:
+def group_rectangles(rectangles: Sequence[Rectangle], device: torch.device) -> list[Group]:
     """Sort rectangles of similar size into groups, the largest first."""
     groups: list[list[Rectangle]] = []
     longest = area = 0
@@ -92,17 +91,17 @@ def _group(rectangles: Sequence[Rectangle], places: np.ndarray, device: torch.de
                 continue
         groups.append([rectangle])
         longest, area = len(rectangle.query), size
-    return [_build(members, places, device) for members in groups]
+    return [_build(members, device) for members in groups]
 
 
-def _build(members: Sequence[Rectangle], places: np.ndarray, device: torch.device) -> _Group:
-    query, query_padding = _pad([places[r.query] for r in members])
-    key, key_padding = _pad([places[r.key] for r in members])
+def _build(members: Sequence[Rectangle], device: torch.device) -> Group:
+    query, query_padding = _pad([r.query for r in members])
+    key, key_padding = _pad([r.key for r in members])
     causal = members[0].causal
     mask = None
     if key_padding.any() and not causal:  # a causal query never looks as far as the padding at the end
         mask = torch.zeros(key.shape).masked_fill(torch.from_numpy(key_padding), float("-inf"))[:, None, None]
-    return _Group(
+    return Group(
         count=len(members),
         query=Rows(query.reshape(-1), device),
         key=Rows(key.reshape(-1), device),
@@ -125,7 +124,7 @@ class _MergedAttention(torch.autograd.Function):
     """All rectangles of a batch as one differentiable step."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, first: Sequence[_Group], second: Sequence[_Group]) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, first: Sequence[Group], second: Sequence[Group]) -> Tensor:
         precise = torch.promote_types(query.dtype, torch.float32)  # dtype of the kernel's log-sum-exp
         out, lse = torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=precise)
         for group in first:
@@ -174,18 +173,17 @@ class _MergedAttention(torch.autograd.Function):
 
 @uncompiled
 class MergedPlan:
-    """Executor "merged": fp64, fp32, bf16 and fp16 on the CPU; training and inference."""
+    """Executor "merged": fp64, fp32, bf16 and fp16 on the CPU; training and inference. Rectangles hold places."""
 
     executor = "merged"
 
-    def __init__(self, rectangles: Rectangles, stored: StoredOrder, *, device: torch.device, reason: str) -> None:
+    def __init__(self, rectangles: Rectangles, *, device: torch.device, reason: str) -> None:
         self.reason = reason
-        places = token_places(stored)
-        self._first = _group(rectangles.first, places, device)
-        self._second = _group(rectangles.second, places, device)
+        self._first = group_rectangles(rectangles.first, device)
+        self._second = group_rectangles(rectangles.second, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""
         out: Tensor = _MergedAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, self._first, self._second
         )

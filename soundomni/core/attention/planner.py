@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from soundomni.core.attention import merged, reference, varlen
-from soundomni.core.attention.layout import AttentionPlan
+from soundomni.core.attention.places import token_places
+from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.rectangles import cut_rectangles
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.errors import SpecError, did_you_mean
@@ -49,9 +50,9 @@ def plan_attention(
     if obstacle is not None:
         raise SpecError(f"attention executor '{name}' cannot run here: {obstacle}")
     if name == "merged":
-        return merged.MergedPlan(cut_rectangles(table), stored, device=device, reason=reason)
+        return merged.MergedPlan(cut_rectangles(table).at(token_places(stored)), device=device, reason=reason)
     if name == "varlen":
-        return varlen.VarlenPlan(cut_rectangles(table), stored, device=device, reason=reason)
+        return varlen.VarlenPlan(cut_rectangles(table).at(token_places(stored)), device=device, reason=reason)
     if name == "flex":
         from soundomni.core.attention import flex  # here, because it imports the compiler, which takes as long as the rest of torch
 

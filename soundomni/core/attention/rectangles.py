@@ -24,7 +24,7 @@ class Rectangle:
     tokens).
 
     Args:
-        query, key: int64, ascending tokens; never empty.
+        query, key: int64, ascending tokens, or their places in stored tensors; never empty.
         causal: whether query i sees only the first i + 1 keys.
     """
 
@@ -38,12 +38,20 @@ class Rectangles:
     """The rectangles of a batch.
 
     Args:
-        first: every token is a query of exactly one of these.
+        first: every token is a query of exactly one of these, or, if it sees nothing, of none.
         second: a token may be a query of one more of these; none of them is causal.
     """
 
     first: list[Rectangle] = field(default_factory=list)
     second: list[Rectangle] = field(default_factory=list)
+
+    def at(self, places: np.ndarray) -> Rectangles:
+        """Return the same rectangles with the place of each token, of int64 `[N]`, instead of the token."""
+
+        def moved(rectangles: list[Rectangle]) -> list[Rectangle]:
+            return [Rectangle(places[one.query], places[one.key], one.causal) for one in rectangles]
+
+        return Rectangles(moved(self.first), moved(self.second))
 
 
 def cut_rectangles(table: SegmentTable) -> Rectangles:

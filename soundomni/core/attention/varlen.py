@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
-from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.sequence import SegmentTable
 
@@ -56,16 +54,16 @@ class VarlenCall:
     causal: bool
 
 
-def varlen_calls(rectangles: Sequence[Rectangle], places: np.ndarray) -> list[VarlenCall]:
-    """Return at most two calls that cover the rectangles; `places` `[N]` is the stored place of each token."""
+def varlen_calls(rectangles: Sequence[Rectangle]) -> list[VarlenCall]:
+    """Return at most two calls that cover the rectangles, which hold stored places."""
     calls = []
     for causal in (True, False):
         chosen = [rectangle for rectangle in rectangles if rectangle.causal == causal]
         if chosen:
             calls.append(
                 VarlenCall(
-                    query=places[np.concatenate([r.query for r in chosen])],
-                    key=places[np.concatenate([r.key for r in chosen])],
+                    query=np.concatenate([r.query for r in chosen]),
+                    key=np.concatenate([r.key for r in chosen]),
                     cu_seqlens_q=np.cumsum([0] + [len(r.query) for r in chosen], dtype=np.int32),
                     cu_seqlens_k=np.cumsum([0] + [len(r.key) for r in chosen], dtype=np.int32),
                     causal=causal,
@@ -99,13 +97,13 @@ class VarlenPlan:
 
     executor = "varlen"
 
-    def __init__(self, rectangles: Rectangles, stored: StoredOrder, *, device: torch.device, reason: str) -> None:
+    def __init__(self, rectangles: Rectangles, *, device: torch.device, reason: str) -> None:
         assert not rectangles.second, "a query with two rectangles has to be merged"
         self.reason = reason
-        self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first, token_places(stored))]
+        self._calls = [_DeviceCall(call, device) for call in varlen_calls(rectangles.first)]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query `[P, h, d]`, key and value `[P, h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv,
+        """Map query `[P, h, d]`, key and value `[P', h_kv, d]` of one dtype, float16 or bfloat16, h a multiple of h_kv,
         to `[P, h, d]`."""
         out = torch.zeros_like(query)
         if not self._calls:  # nothing to attend to: the parameters behind q, k and v still take part in the backward pass

@@ -8,15 +8,16 @@ import torch
 
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention.kv_cache import KVCache
-from soundomni.core.sequence import Context, PackedBatch, Sample, context_length
+from soundomni.core.sequence import Context, PackedBatch, Sample, context_length, in_sequence
 
 
 def make_cache(model: UnifiedModel, contexts: Sequence[Context], room: int) -> KVCache:
     """Allocate a cache with one row per context and room for `room` more tokens in each, and compute the contexts into
-    it.
+    it. Conditions without places are left out.
     """
-    cache = empty_cache(model, contexts, room)
-    model.prefill(packed(model, contexts), cache)
+    placed = [in_sequence(context) for context in contexts]
+    cache = empty_cache(model, placed, room)
+    model.prefill(packed(model, placed), cache)
     return cache
 
 

@@ -46,6 +46,7 @@ class TokenSlots:
         self._shares = self._slot.positions == PositionRule.SHARED
         before = [next_position(context) for context in contexts]
         self._positions = np.asarray(before) + (0 if self._shares else 1)  # the token that begins audio is the first one
+        self._conditions = model.conditions(contexts)
         self._no_text = torch.zeros(0, dtype=torch.int64, device=model.device)
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
@@ -61,6 +62,8 @@ class TokenSlots:
         counts = np.full(rows, count)
         plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._model.device)
         layout = self._model.layout(stored, plan, self._cache)
+        if self._conditions is not None:
+            layout = self._model.see(layout, self._conditions, [(row * count, (row + 1) * count) for row in range(rows)])
         self._cache.begin(stored.order, table.token_segments(), whole=True)
         places = frame_places(counts, count, self._model.device)
         return self._model.predict_frames(self._slot.modality, values, timesteps, self._no_text, places, layout, first=first)

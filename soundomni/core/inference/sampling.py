@@ -20,6 +20,7 @@ from torch import Tensor
 from soundomni.core.assembly.modality import MadeModality, frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
+from soundomni.core.attention.conditions import Conditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
@@ -41,10 +42,18 @@ class AudioSlots:
         slots: the clip to make in each row, as the writer of segments writes a target; all of one modality.
         positions: position id of each slot.
         added: what is added to the frames of the slots, from `UnifiedModel.aligned_frames`; None for nothing.
+        conditions: conditions of the rows that have no places in the sequence; None if there are none.
     """
 
     def __init__(
-        self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int], added: Tensor | None = None
+        self,
+        model: UnifiedModel,
+        cache: KVCache,
+        slots: Sequence[Segment],
+        *,
+        positions: Sequence[int],
+        added: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
         rows = len(slots)
@@ -60,6 +69,10 @@ class AudioSlots:
             device=model.device,
         )
         self._layout = model.layout(stored, plan, cache)
+        if conditions is not None:
+            ends = np.cumsum([slot.length for slot in slots]).tolist()
+            inside = [(end - slot.length + slot.boundary, end - slot.boundary) for end, slot in zip(ends, slots, strict=True)]
+            self._layout = model.see(self._layout, conditions, inside)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
         self._added = added
@@ -126,7 +139,7 @@ def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: G
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
     written = [request.slot for request in requests]
-    added = model.aligned_frames(written)
+    added, conditions = model.aligned_frames(written), model.conditions(contexts)
     return {
         count: AudioSlots(
             model,
@@ -134,6 +147,7 @@ def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: G
             written * count,
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
             added=added if added is None or count == 1 else torch.cat([added, torch.zeros_like(added)]),  # nothing without a prompt
+            conditions=conditions,
         )
         for count in range(1, branches + 1)
     }

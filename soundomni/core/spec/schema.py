@@ -111,6 +111,7 @@ class SegmentTemplate:
 Normalize = Literal["channel", "half", "global", "none"]
 Positions = Literal["shared", "advance"]
 AttendName = Literal["full", "causal"]
+Enters = Literal["prefix", "cross", "global"]
 Chat = Literal["none", "qwen2-audio"]
 
 
@@ -132,6 +133,9 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
+        enters: how texts and numbers that an encoder reads reach the clip that is made after them: as tokens before it in the sequence
+            ("prefix"), as tokens that its own look at in every layer ("cross"), or as the mean of these tokens, which scales and
+            shifts the norms of every layer ("global").
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
     """
@@ -145,6 +149,7 @@ class ModalitySpec:
     normalize: Normalize = switched_off("it to none", "none")
     positions: Positions = "advance"
     attend: AttendName = "full"
+    enters: Enters = switched_off("it to prefix", "prefix")
     aligned: list[str] = field(default_factory=list)
 
 

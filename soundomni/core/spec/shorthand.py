@@ -213,6 +213,8 @@ def check_modalities(model: ModelSpec) -> None:
         if (one.objective is None) != (one.sampler is None):
             has, lacks = ("an objective", "sampler") if one.sampler is None else ("a sampler", "objective")
             raise SpecError(f"{key} has {has} but no {lacks}; expected both, to make it, or neither. Set {key}.{lacks}")
+        if one.enters != "prefix" and one.encoder is None:
+            raise SpecError(f"{key}.enters is '{one.enters}', but '{name}' has a codec; expected an encoder of texts or numbers")
         if "." in name or not name.isidentifier() or name in ("text", "backbone", "critic"):
             raise SpecError(f"the modality '{name}' has a name that is not possible; expected a word such as {LATENT} or codes")
         _check_aligned(name, one, model)
@@ -251,7 +253,7 @@ def short_keys(model: ModelSpec | None) -> Mapping[str, str]:
     if model is None:
         return {}
     parts = {
-        name: {field: getattr(one, field) for field in ("encoder", "objective", "attend", "normalize", "guidance")}
+        name: {field: getattr(one, field) for field in ("encoder", "objective", "attend", "enters", "normalize", "guidance")}
         for name, one in model.used.items()
     }
     return _SHORT if _is_short(parts) else {}
@@ -371,6 +373,8 @@ def _is_short(modalities: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     if features is None:
         return True
+    if features.get("enters", "prefix") != "prefix":
+        return False
     plain_guidance = features.get("guidance", GuidanceSpec()) in (GuidanceSpec(), plain(GuidanceSpec()))
     return features.get("encoder") is not None and features.get("normalize", "none") == "none" and plain_guidance
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.representation import FeatureSpec, RepresentationSpec, most_frames
-from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment
+from soundomni.core.sequence import Attend, PositionRule, Role, Segment, audio_segment, text_segment, unplaced_segment
 from soundomni.core.spec.schema import Chat, SegmentTemplate
 from soundomni.core.tokenizer import TextTokenizer
 
@@ -35,6 +35,7 @@ class HeardModality:
         num_tokens, read: those of the encoder.
         positions: position rule of its tokens.
         attend: attention among the tokens of a clip.
+        placed: whether its tokens have places in the sequence.
     """
 
     name: str
@@ -43,6 +44,7 @@ class HeardModality:
     read: Callable[[str], np.ndarray] | None = None
     positions: PositionRule = PositionRule.ADVANCE
     attend: Attend = Attend.FULL
+    placed: bool = True
 
     @property
     def sample_rate(self) -> int:
@@ -211,6 +213,8 @@ class SegmentWriter:
         modality = self.reads(of)
         assert modality.read is not None, "its encoder reads text"
         values = modality.read(text)
+        if not modality.placed:
+            return unplaced_segment(of=modality.name, num_tokens=modality.num_tokens(values.shape[1]), values=values)
         return audio_segment(
             role=Role.FEATURES,
             attend=modality.attend,

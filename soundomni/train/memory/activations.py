@@ -37,7 +37,8 @@ from soundomni.core.assembly.modality import (
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_attention, varlen
 from soundomni.core.attention.flex import FlexPlan
-from soundomni.core.attention.layout import AttentionPlan, Layout
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
 from soundomni.train.memory.live_memory import LiveMemory
@@ -316,7 +317,9 @@ class MeasuredRun:
         return _Kept(sum(one.total for one in each), 0, max((one.passing for one in each), default=0))
 
     def _encoder(self, encoder: Encoder, clips: ClipSizes) -> _Kept:
-        samples = clips.samples or (encoder.spec.sample_rate // 10,)  # without clips it hears a short silence
+        if next(encoder.parameters(), None) is None:  # it keeps nothing for the backward pass, and may depend on values, as t5 does
+            return _Kept(0, 0, 0)
+        samples = clips.samples or (max(1, encoder.spec.sample_rate // 10),)  # without clips it hears a short silence
         waveform = torch.empty(len(samples), 1, max(samples), device=GPU)
         lengths = torch.empty(len(samples), dtype=torch.int64, device=GPU)
         with LiveMemory([*encoder.parameters(), *encoder.buffers(), waveform, lengths]) as live, ExitStack() as stack:
@@ -434,6 +437,7 @@ def _batch(sizes: BatchSizes, model: UnifiedModel, place: torch.device) -> Packe
         labels=torch.zeros(text, dtype=torch.int64, device=place),
         predicting=torch.zeros(sizes.num_labels, dtype=torch.int64, device=place),
         clips={one.name: _clips(sizes.sizes(one.name), one.channels, place) for one in model.each() if one.name in sizes.clips},
+        conditioned=sizes.conditioned,
     )
 
 

@@ -13,7 +13,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item, Skip
-from soundomni.core.sequence import NO_LABEL, Role, Sample, Segment, SegmentTable
+from soundomni.core.sequence import NO_LABEL, Conditioned, Role, Sample, Segment, SegmentTable, find_conditioned
 from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry, ModelSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.tasks import Task, find_task
@@ -51,6 +51,7 @@ class BatchSizes:
         samples: number of samples of each task.
         seconds: length of the longest clip.
         text_tokens: tokens of each text.
+        conditioned: as in PackedBatch.
     """
 
     table: SegmentTable
@@ -59,6 +60,7 @@ class BatchSizes:
     samples: dict[str, int]
     seconds: float
     text_tokens: int
+    conditioned: tuple[Conditioned, ...] = ()
 
     def sizes(self, modality: str) -> ClipSizes:
         """Return the clips of a modality, none if the batch has none."""
@@ -106,6 +108,7 @@ class BatchSizes:
             samples=tasks,
             seconds=seconds,
             text_tokens=text_tokens,
+            conditioned=find_conditioned([sample.segments for sample in samples]),
         )
 
 

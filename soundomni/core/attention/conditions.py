@@ -1,0 +1,135 @@
+"""Conditions of clips that have no places in the sequence: tokens to look at in every layer, and a vector for each clip.
+
+Shape letters: P stored tokens of a stream, C condition tokens of the batch, M clips with conditions, H hidden dimensions, h_kv
+key-value heads, d head dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundomni.core.attention.cross import plan_cross
+from soundomni.core.attention.places import token_places
+from soundomni.core.attention.plans import AttentionPlan
+from soundomni.core.attention.rectangles import Rectangle
+from soundomni.core.attention.stored_order import StoredOrder
+
+Project = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps condition tokens `[C, H]` to key and value `[C, h_kv, d]`."""
+Kept = dict[tuple[int, int], tuple[Tensor, Tensor]]
+"""(layer, stream) → key and value of all condition tokens."""
+
+
+@dataclass(frozen=True)
+class SeenConditions:
+    """Conditions, and which tokens of a layout see them.
+
+    Args:
+        tokens: `[C, H]`, the condition tokens of all clips.
+        attention: stream → attention of its tokens to the condition tokens.
+        vectors: `[M + 1, H]`: zero, then the sum of the global conditions of each clip.
+        clips: stream → int64 `[P]`, the row of `vectors` that belongs to each token, 0 for tokens without conditions.
+        kept: keys and values that were computed before; None in training, which computes them in every call.
+    """
+
+    tokens: Tensor
+    attention: Mapping[int, AttentionPlan]
+    vectors: Tensor
+    clips: Mapping[int, Tensor]
+    kept: Kept | None = None
+
+    def projected(self, layer: int, stream: int, project: Project) -> tuple[Tensor, Tensor]:
+        """Return key and value of the condition tokens, computed by `project` or kept."""
+        if self.kept is None:
+            return project(self.tokens)
+        if (layer, stream) not in self.kept:
+            self.kept[layer, stream] = project(self.tokens)
+        return self.kept[layer, stream]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions of M clips.
+
+    Args:
+        tokens: `[C, H]`.
+        keys: for each clip, int64 numpy, its tokens among the C.
+        vectors: `[M + 1, H]`: zero, then the sum of the global conditions of each clip.
+        kept: as in SeenConditions.
+    """
+
+    tokens: Tensor
+    keys: Sequence[np.ndarray]
+    vectors: Tensor
+    kept: Kept | None = None
+
+    def seen(self, stored: StoredOrder, spans: Sequence[tuple[int, int]], *, dtype: torch.dtype) -> SeenConditions:
+        """Return the conditions as the tokens of a batch see them.
+
+        Args:
+            stored: stored order of the batch.
+            spans: the tokens [first, end) of the first clips of the M, or of all of them.
+            dtype: dtype of the queries.
+        """
+        places, device = token_places(stored), self.tokens.device
+        attention: dict[int, AttentionPlan] = {}
+        clips: dict[int, Tensor] = {}
+        begin = 0
+        for stream, length in enumerate(stored.stream_lengths):
+            own = np.zeros(length, dtype=np.int64)
+            rectangles = []
+            for clip, (first, end) in enumerate(spans):
+                query = places[first:end] - begin
+                if not len(query) or not 0 <= query[0] < length:
+                    continue
+                own[query] = clip + 1
+                if len(self.keys[clip]):
+                    rectangles.append(Rectangle(query, self.keys[clip]))
+            attention[stream] = plan_cross(rectangles, device=device, dtype=dtype)
+            clips[stream] = torch.from_numpy(own).to(device)
+            begin += length
+        return SeenConditions(self.tokens, attention, self.vectors, clips, self.kept)
+
+
+def join_conditions(
+    tokens: Mapping[str, Tensor],
+    vectors: Mapping[str, Tensor],
+    num_tokens: Mapping[str, np.ndarray],
+    clips: Sequence[Sequence[tuple[str, int]]],
+    *,
+    like: Tensor,
+    kept: Kept | None = None,
+) -> Conditions:
+    """Join the conditions of M clips.
+
+    Args:
+        tokens: modality → hidden tokens of all its conditions, to look at.
+        vectors: modality → hidden tokens of its conditions, of which a clip gets the mean; several modalities are added up.
+        num_tokens: modality → number of tokens of each condition.
+        clips: the conditions of each clip: (modality, index among its conditions).
+        like: has the dtype and device of hidden tokens, and H columns.
+        kept: where keys and values are kept; None in training.
+    """
+    first = {name: np.concatenate([[0], np.cumsum(counts)]) for name, counts in num_tokens.items()}
+    before = np.cumsum([0, *(len(hidden) for hidden in tokens.values())])
+    begin = dict(zip(tokens, before.tolist(), strict=False))
+
+    def rows(name: str, index: int) -> np.ndarray:
+        return np.arange(first[name][index], first[name][index + 1], dtype=np.int64)
+
+    nothing = np.zeros(0, np.int64)
+    keys = [np.concatenate([nothing, *(begin[n] + rows(n, i) for n, i in given if n in tokens)]) for given in clips]
+    total = like.new_zeros(len(clips) + 1, like.shape[1])
+    for name, hidden in vectors.items():
+        pairs = [(clip + 1, rows(name, i)) for clip, given in enumerate(clips) for n, i in given if n == name]
+        chosen = torch.from_numpy(np.concatenate([nothing, *(own for _, own in pairs)])).to(like.device)
+        to = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), clip) for clip, own in pairs)])).to(like.device)
+        share = torch.from_numpy(np.concatenate([nothing / 1, *(np.full(len(own), 1 / len(own)) for _, own in pairs)])).to(hidden)
+        total = total.index_add(0, to, (hidden.index_select(0, chosen) * share[:, None]).to(total.dtype))
+    joined = torch.cat(list(tokens.values())) if tokens else like.new_zeros(0, like.shape[1])
+    return Conditions(joined, keys, total, kept)
