@@ -195,7 +195,7 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
             for number in mine:
                 writer.write(number, told)
         except OSError as error:
-            error.add_note("Then run the same command with --resume")
+            error.add_note("After fixing this, run the same command with --resume")
             raise
 
     missing = world.share(begin)
@@ -276,11 +276,12 @@ def _codec(args: argparse.Namespace, spec: Spec | None, mixture: Mixture | None)
     from soundomni.train.codec_of_spec import built_codec, codec_of_spec
 
     trust = args.trust_class_paths
-    found = None if args.codec is None else _codec_of_folder(Path(args.codec), trust)
+    folder = _folder_of(args.codec)
+    found = None if folder is None else _codec_of_folder(folder, trust)
     if found is not None:
         slot, codec = found
-    elif args.codec is not None and is_run(Path(args.codec)):
-        raise SpecError(f"--codec is '{args.codec}', a run that trained a model. Give it as --model")
+    elif folder is not None and is_run(folder):
+        raise SpecError(f"--codec is '{folder}', a run that trained a model. Give it as --model")
     elif args.codec is not None:
         slot = parse_slot("codec", args.codec)
         codec = built_codec(slot, trust_class_paths=trust)
@@ -295,6 +296,16 @@ def _codec(args: argparse.Namespace, spec: Spec | None, mixture: Mixture | None)
             "SPEC, on whose data it is measured as in a run"
         )
     return slot, codec
+
+
+def _folder_of(codec: str | None) -> Path | None:
+    """Return what `--codec` may be as a directory: nothing that is YAML with keys, nor the name of a plugin, which `./name` is not."""
+    from soundomni.cli.folders import expanded
+    from soundomni.core.spec import registry
+
+    if codec is None or any(letter in codec for letter in "{\n") or registry.is_registered("codec", codec):
+        return None
+    return Path(expanded(codec))
 
 
 def _codec_of_model(args: argparse.Namespace) -> tuple[Slot, Codec]:

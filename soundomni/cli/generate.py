@@ -75,7 +75,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=float,
-        help="length of each clip in seconds, at most if the model ends its clips (default: that of the --vary or --given file, or 1)",
+        help="length of each clip in seconds, or the longest length if the model decides when clips end "
+        "(default: that of the --vary or --given file, or 1)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     for option in ("keep", "vary"):
         if getattr(args, option) is not None:
             setattr(args, option, str(input_file(getattr(args, option))))
-    args.given = [(name, str(input_file(file))) for name, file in args.given or ()]
+    args.given = [(name, str(input_file(file))) for name, file in _named_once(args.given or ())]
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
     _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
@@ -274,6 +275,17 @@ def _named_file(text: str) -> tuple[str, str]:
     if not (name and equals and file):
         raise argparse.ArgumentTypeError(f"{text!r}; expected MODALITY=FILE, such as semantic=speech.wav")
     return name, expanded(file)
+
+
+def _named_once(given: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Return what --given names. Raise UsageError if it names a modality twice."""
+    from soundomni.cli.parsing import UsageError
+
+    names = [name for name, _ in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--given names '{name}' twice. Give one file for each modality")
+    return given
 
 
 def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]:

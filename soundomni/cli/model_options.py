@@ -67,8 +67,10 @@ def check_steps(model: SoundOmni, name: str | None, steps: int | None, *, option
     """Raise SpecError if a number of steps is asked for and the modality of `--of` is made without one."""
     from soundomni.core.errors import SpecError
 
-    made = next(one for one in model.abilities().made if name in (None, one.name))
-    if steps is not None and made.num_steps is None:
+    if steps is None:
+        return
+    made = model.model.made(name)
+    if made.objective.predicts == "next-token":
         raise SpecError(
             f"{option} is {steps}, but this model makes '{made.name}' token after token, as many as a clip has. Leave out {option}"
         )

@@ -234,14 +234,14 @@ class Connector(nn.Module, ABC):
 
     @property
     def max_frames(self) -> int | None:
-        """Number of frames of the longest clip whose frames get distinct embeddings; None if there is no limit."""
+        """Number of tokens of the longest clip whose tokens get distinct embeddings; None if there is no limit."""
         return None
 
     @abstractmethod
     def enter(self, tokens: Tensor, *, timesteps: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
         """Map numbers `[N, D]`, or ids `[N, K]` int64 of which some may be HIDDEN, to `[N, H]`.
 
-        With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each frame within its clip, are
+        With `generates`, `timesteps` `[N]` in [0, 1] and `frames` `[N]`, the index of each token within its clip, are
         given too.
         """
 

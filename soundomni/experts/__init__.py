@@ -1,4 +1,4 @@
-"""Networks over tokens: routers, the backbones mixture of transformers and Conformer, connectors and understanding encoders."""
+"""Networks over tokens: backbones (a mixture of transformers, a Conformer), routers, connectors and understanding encoders."""
 
 from soundomni.experts.conformer import ConformerBackbone
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer

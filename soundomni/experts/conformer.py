@@ -20,7 +20,7 @@ from soundomni.experts.auxiliary import AuxiliaryLoss, check_names, named_loss
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer, ConformerSizes, SwishFeedForward
 from soundomni.experts.initial import INITIAL_STD, draw_weights
 from soundomni.experts.rope import rope_tables
-from soundomni.experts.sizes import check_stream, require_positive
+from soundomni.experts.sizes import check_heads, check_stream, require_positive
 
 
 class ConformerBackbone(Backbone):
@@ -69,11 +69,14 @@ class ConformerBackbone(Backbone):
         whole: dict[str, int | None] = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads, "head_dim": head_dim}
         whole |= {"intermediate_dim": intermediate_dim, "kernel_size": kernel_size, "conv_expansion": conv_expansion}
         require_positive("conformer", whole)
-        _check(hidden_dim, num_heads, head_dim, kernel_size)
+        width_of_head = check_heads("conformer", hidden_dim=hidden_dim, num_heads=num_heads, head_dim=head_dim)
+        if kernel_size % 2 == 0:
+            near = f"{kernel_size - 1} or {kernel_size + 1}"
+            raise SpecError(f"conformer: kernel_size is {kernel_size}; expected an odd number, such as {near}, with a tap in the middle")
         sizes = ConformerSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
-            head_dim=head_dim if head_dim is not None else hidden_dim // num_heads,
+            head_dim=width_of_head,
             conv_channels=conv_expansion * hidden_dim,
             kernel_size=kernel_size,
             norm_eps=norm_eps,
@@ -146,15 +149,3 @@ class ConformerBackbone(Backbone):
         check_stream(stream, self.streams)
         for layer in self.blocks:
             yield from cast(ConformerLayer, layer).expert(stream).parameters()
-
-
-def _check(hidden_dim: int, num_heads: int, head_dim: int | None, kernel_size: int) -> None:
-    """Raise SpecError if the sizes do not fit together."""
-    if head_dim is None and hidden_dim % num_heads:
-        raise SpecError(f"conformer: hidden_dim is {hidden_dim}; expected a multiple of num_heads, which is {num_heads}")
-    width = head_dim if head_dim is not None else hidden_dim // num_heads
-    if width % 2:
-        raise SpecError(f"conformer: head_dim is {width}; expected an even number, which rotary positions need")
-    if kernel_size % 2 == 0:
-        near = f"{kernel_size - 1} or {kernel_size + 1}"
-        raise SpecError(f"conformer: kernel_size is {kernel_size}; expected an odd number, such as {near}, with a tap in the middle")

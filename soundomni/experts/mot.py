@@ -22,7 +22,7 @@ from soundomni.experts.initial import INITIAL_STD, draw_weights
 from soundomni.experts.mot_layer import LayerSizes, MoTExpert, MoTLayer
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rope_tables
-from soundomni.experts.sizes import check_stream, require_positive
+from soundomni.experts.sizes import check_heads, check_stream, require_positive
 from soundomni.experts.swiglu import SwiGLU
 
 
@@ -83,16 +83,17 @@ class MoTBackbone(Backbone):
         rows = vocab_size if vocab_rows is None else vocab_rows
         if rows < vocab_size:
             raise SpecError(f"mot: vocab_rows is {vocab_rows}, but the tokenizer has ids up to {vocab_size - 1}; expected more rows")
+        if num_heads % (num_kv_heads or num_heads):
+            raise SpecError(f"mot: num_heads is {num_heads}; expected a multiple of num_kv_heads, which is {num_kv_heads}")
         sizes = LayerSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads if num_kv_heads is not None else num_heads,
-            head_dim=head_dim if head_dim is not None else hidden_dim // num_heads,
+            head_dim=check_heads("mot", hidden_dim=hidden_dim, num_heads=num_heads, head_dim=head_dim),
             norm_eps=norm_eps,
         )
         wide = intermediate_dim if intermediate_dim is not None else math.ceil(8 * hidden_dim / 48) * 16
         narrow = gen_intermediate_dim if gen_intermediate_dim is not None else wide
-        _check(sizes, explicit_head_dim=head_dim is not None)
         if copy_initialize and narrow > wide:
             raise SpecError(
                 f"mot: gen_intermediate_dim is {narrow} with copy_initialize; expected at most intermediate_dim, which is {wide}"
@@ -186,13 +187,3 @@ class MoTBackbone(Backbone):
         for layer in self.blocks:
             yield from cast(MoTLayer, layer).expert(stream).parameters()
         yield from self.norms[stream].parameters()
-
-
-def _check(sizes: LayerSizes, *, explicit_head_dim: bool) -> None:
-    """Raise SpecError if the sizes do not fit together."""
-    if not explicit_head_dim and sizes.hidden_dim % sizes.num_heads:
-        raise SpecError(f"mot: hidden_dim is {sizes.hidden_dim}; expected a multiple of num_heads, which is {sizes.num_heads}")
-    if sizes.num_heads % sizes.num_kv_heads:
-        raise SpecError(f"mot: num_heads is {sizes.num_heads}; expected a multiple of num_kv_heads, which is {sizes.num_kv_heads}")
-    if sizes.head_dim % 2:
-        raise SpecError(f"mot: head_dim is {sizes.head_dim}; expected an even number, which rotary positions need")

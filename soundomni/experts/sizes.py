@@ -14,6 +14,16 @@ def require_positive(plugin: str, sizes: Mapping[str, int | None]) -> None:
             raise SpecError(f"{plugin}: {name} is {size}; expected at least 1")
 
 
+def check_heads(plugin: str, *, hidden_dim: int, num_heads: int, head_dim: int | None) -> int:
+    """Return the dimensions of a head, hidden_dim / num_heads for None. Raise SpecError unless they are whole and even."""
+    if head_dim is None and hidden_dim % num_heads:
+        raise SpecError(f"{plugin}: hidden_dim is {hidden_dim}; expected a multiple of num_heads, which is {num_heads}")
+    width = head_dim if head_dim is not None else hidden_dim // num_heads
+    if width % 2:
+        raise SpecError(f"{plugin}: head_dim is {width}; expected an even number, which rotary positions need")
+    return width
+
+
 def check_stream(stream: str, streams: Sequence[str]) -> None:
     """Raise SpecError if there is no expert stream of this name."""
     if stream not in streams:

@@ -5,7 +5,6 @@ Shape letters: B clips, K levels, T frames, N tokens, V_k vocabulary of level k.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, get_args
@@ -18,10 +17,8 @@ from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, RepresentationSpec, Tokens, TokenSpec
 from soundomni.core.sequence import Attend
 from soundomni.flow.level_losses import nats_of_clips
-from soundomni.flow.orders import Order, arrange, end_token, frames_before, num_tokens, restore
-
-_ROUNDING = 1e-9
-"""How far above a whole number a product may be, through rounding, and still count as that number."""
+from soundomni.flow.orders import Order, arrange, end_token, frames_before, num_tokens, restore, shown_before
+from soundomni.flow.rounding import share_of
 
 
 class Autoregressive(Objective):
@@ -75,7 +72,7 @@ class Autoregressive(Objective):
 
     def given(self, clean: Representation) -> Tensor:
         """Return the tokens `[B, K, N]` of clips that are only context, as those of clips that are made, moved by one."""
-        return _moved(self._arranged(clean, clean.values))
+        return shown_before(self._arranged(clean, clean.values))
 
     def check_known(self, known: Tensor) -> None:
         """Raise SpecError unless the known frames of each clip `[B, T]` are its first ones."""
@@ -137,7 +134,7 @@ class Autoregressive(Objective):
         made = noise.to(tokens.device)[:, None]
         unknown = self._arranged(clean, clean.values.masked_fill(known[:, None], EMPTY))
         targets = unknown.masked_fill((unknown == EMPTY) | ~made[:, None], HIDDEN)
-        inputs = _moved(tokens)
+        inputs = shown_before(tokens)
         if self.forget > 0.0:
             inputs = inputs.masked_fill((self._forgotten(clean, tokens.shape[-1], generators).to(tokens.device) & made)[:, None], HIDDEN)
         return Query(
@@ -158,7 +155,7 @@ class Autoregressive(Objective):
         So a clip to vary keeps its beginning, and the rest is made again.
         """
         frames = clean.shape[-1]
-        kept = frames - math.ceil(timestep * frames - _ROUNDING)
+        kept = frames - share_of(timestep, frames)
         return torch.where(torch.arange(frames, device=clean.device) < kept, clean, start)
 
     def _arranged(self, clips: Representation, codes: Tensor) -> Tensor:
@@ -176,12 +173,6 @@ class Autoregressive(Objective):
             count = self.num_tokens(clean.spec, frames)
             forgotten[i, :count] = (torch.rand(count, generator=generator, device=generator.device) < self.forget).cpu()
         return forgotten
-
-
-def _moved(tokens: Tensor) -> Tensor:
-    """Return what the network is shown to predict tokens `[B, K, N]`: each at the next place, nothing at the first one."""
-    before = torch.nn.functional.pad(tokens[..., :-1], (1, 0), value=HIDDEN)
-    return before.masked_fill(before == EMPTY, HIDDEN)
 
 
 def _with_classes(spec: RepresentationSpec, classes: Sequence[int]) -> RepresentationSpec:

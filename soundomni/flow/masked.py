@@ -18,9 +18,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
 from soundomni.flow.level_losses import nats_of_clips
-
-_ROUNDING = 1e-9
-"""How far above a whole number a product may be, through rounding, and still count as that number."""
+from soundomni.flow.rounding import ROUNDING, share_of
 
 
 class Masked(Objective):
@@ -135,7 +133,7 @@ class Masked(Objective):
         hides those of a smaller one too.
         """
         frames = clean.shape[-1]
-        count = math.ceil(timestep * frames - _ROUNDING)
+        count = share_of(timestep, frames)
         hidden = torch.zeros(frames, dtype=torch.bool, device=clean.device)
         hidden[_spread(frames)[:count]] = True
         return torch.where(hidden, start, clean)
@@ -159,7 +157,7 @@ def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, num_levels: int, pr
     level = (drawn[:, 1] * num_levels).floor()[:, None, None]
     share = torch.cos(drawn[:, 2] * (math.pi / 2))
     after = counted & (counted.cumsum(1) > prompt[:, None])
-    count = torch.ceil(share * after.sum(1) - _ROUNDING).clamp_min(1)
+    count = torch.ceil(share * after.sum(1) - ROUNDING).clamp_min(1)
     order = ranks.masked_fill(~after, torch.inf).argsort(dim=1, stable=True).argsort(1)
     chosen = after & (order < count[:, None])
     levels = torch.arange(num_levels, device=counted.device)[:, None]

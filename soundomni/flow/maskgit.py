@@ -16,12 +16,10 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Predict, Prediction, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import HIDDEN, Representation, length_mask
+from soundomni.flow.rounding import ROUNDING
 from soundomni.flow.timestep_schedule import check_begin, predict_at
 
 Order = Literal["confidence", "random"]
-
-_ROUNDING = 1e-9
-"""How far below a whole number a product may be, through rounding, and still count as that number."""
 
 
 class MaskGITSampler(Sampler):
@@ -132,7 +130,7 @@ class MaskGITSampler(Sampler):
         confidence = noise
         if self.order == "confidence":
             confidence = scores.gather(1, drawn[:, None])[:, 0] + self.temperature * (1.0 - done) * noise
-        again = torch.floor(hidden * math.cos(math.pi / 2 * done) + _ROUNDING)
+        again = torch.floor(hidden * math.cos(math.pi / 2 * done) + ROUNDING)
         again = torch.minimum(again, unknown.sum(1) - 1)
         rank = confidence.masked_fill(~unknown, math.inf).argsort(dim=1, stable=True).argsort(1)
         return torch.where(unknown, drawn, codes).masked_fill(unknown & (rank < again[:, None]), HIDDEN)

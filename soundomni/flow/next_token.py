@@ -17,18 +17,24 @@ from soundomni.core.errors import SpecError
 from soundomni.core.inference.token_choice import TokenSampling, chosen_tokens
 from soundomni.core.interfaces import Predict, Prediction, Sampler
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, Tokens
+from soundomni.flow.orders import shown_before
+from soundomni.flow.rounding import share_of
 from soundomni.flow.timestep_schedule import check_begin
+
+SHOWN_AT_ONCE = 256
+"""Most tokens that one prediction is asked for."""
 
 
 class NextTokenSampler(Sampler):
     """Draws the codes of each token from the model's distribution, until every clip has ended.
 
-    With the defaults, clips follow the model's distribution exactly. Tokens that are known at the beginning are shown all at once.
+    With the defaults, clips follow the model's distribution exactly. Tokens that are known are shown at most 256 at a time, because
+    each one costs the logits of all levels.
 
     Args:
         temperature: divides the logits: below 1, likely codes become likelier; 0 always takes the likeliest code.
-        top_k: draw only from this number of likeliest codes of a level, or, below 1, from this share of them, rounded up; AudioLM draws
-            from a tenth. Null draws from all.
+        top_k: draw only from this whole number of likeliest codes of a level, or, for a number with a point, from this share of them,
+            rounded up; AudioLM draws from 0.1. Null draws from all.
         top_p: draw only from the smallest set of likeliest codes with at least this probability together (Holtzman et al. 2020).
         repetition_penalty: divides positive logits of codes that the level had before, and multiplies negative ones (Keskar et
             al. 2019, section 4.1); 1 changes nothing. The end of a clip is not a repetition.
@@ -49,9 +55,8 @@ class NextTokenSampler(Sampler):
         repetition_penalty: float = 1.0,
         repetition_window: int | None = None,
     ) -> None:
-        whole = isinstance(top_k, int)
-        if top_k is not None and not (top_k >= 1 if whole else 0.0 < top_k < 1.0):
-            raise SpecError(f"top_k is {top_k:g}; expected a number of codes, at least 1, or a share of them, between 0 and 1")
+        if top_k is not None and not (top_k >= 1 if isinstance(top_k, int) else 0.0 < top_k <= 1.0):
+            raise SpecError(f"top_k is {top_k!r}; expected a whole number of codes from 1 on, or a share of them, above 0 and at most 1.0")
         if not 0.0 < repetition_penalty < math.inf:
             raise SpecError(f"repetition_penalty is {repetition_penalty:g}; expected a number above 0 (1 changes nothing)")
         if repetition_window is not None and repetition_window < 1:
@@ -66,8 +71,9 @@ class NextTokenSampler(Sampler):
         return int((start.values == HIDDEN).any(1).any(0).sum())
 
     def num_evaluations(self, start: Representation) -> int:
-        """Return the most predictions that are asked for, one for each token to draw."""
-        return self.count_steps(start)
+        """Return the most predictions that are asked for: one for each token to draw, and more for a long known part."""
+        drawn = (start.values == HIDDEN).any(1).any(0).nonzero()[:, 0].tolist()
+        return sum(len(_pieces(first, last + 1)) for first, last in zip([0, *(token + 1 for token in drawn[:-1])], drawn, strict=True))
 
     def sample(
         self,
@@ -97,8 +103,10 @@ class NextTokenSampler(Sampler):
             hidden = values[..., token] == HIDDEN
             if not bool(hidden.any()):
                 continue
-            logits = predict(_before(values, shown, token).to(device), timesteps, first=shown)[..., -1]
-            shown = token + 1
+            before = shown_before(values[..., max(0, shown - 1) : token + 1])[..., min(1, shown) :].to(device)
+            for first, last in _pieces(shown, token + 1):
+                predicted = predict(before[..., first - shown : last - shown], timesteps, first=first)
+            logits, shown = predicted[..., -1].float().cpu(), token + 1
             values[..., token] = self._drawn(logits, values, token, hidden, numbers[..., token], start)
             for clip in torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist():
                 rest = start.ended(clip, token).cpu()
@@ -112,10 +120,10 @@ class NextTokenSampler(Sampler):
         return replace(start, values=values.to(device), lengths=counts, frames=tuple(lengths))
 
     def _drawn(self, logits: Tensor, values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
-        """Return the ids `[B, K]` of a token, drawn where they are hidden.
+        """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:
-            logits: `[B, V_1 + … + V_K]`.
+            logits: `[B, V_1 + … + V_K]`, on the CPU like all other tensors here.
             values: `[B, K, N]`, the tokens so far.
             token: index of the token.
             hidden: bool `[B, K]`.
@@ -123,11 +131,11 @@ class NextTokenSampler(Sampler):
             start: says what ends a clip, and when.
         """
         ids = values[..., token].clone()
-        for level, own in enumerate(torch.split(logits.float(), list(start.spec.codebook_sizes), dim=1)):
+        for level, own in enumerate(torch.split(logits, list(start.spec.codebook_sizes), dim=1)):
             rows = torch.nonzero(hidden[:, level])[:, 0]
             if not len(rows):
                 continue
-            scores = own[rows.to(own.device)].clone()
+            scores = own[rows]
             self._penalize(scores, values[rows, level, :token], end=start.end if not level else None)
             if not level and token < start.earliest:
                 scores[:, start.end] = -math.inf
@@ -135,7 +143,7 @@ class NextTokenSampler(Sampler):
         return ids
 
     def _sampling(self, classes: int) -> TokenSampling:
-        most = self.top_k if self.top_k is None or isinstance(self.top_k, int) else math.ceil(self.top_k * classes)
+        most = self.top_k if self.top_k is None or isinstance(self.top_k, int) else share_of(self.top_k, classes)
         return replace(self._plain, top_k=most)
 
     def _penalize(self, scores: Tensor, before: Tensor, *, end: int | None) -> None:
@@ -149,13 +157,12 @@ class NextTokenSampler(Sampler):
             had[:, end] = False
         penalty = self.repetition_penalty
         lower = torch.where(scores > 0, scores / penalty, scores * penalty)
-        torch.where(had[:, :-1].to(scores.device), lower, scores, out=scores)
+        torch.where(had[:, :-1], lower, scores, out=scores)
 
 
-def _before(values: Tensor, first: int, last: int) -> Tensor:
-    """Return what the network is shown to predict tokens `first` to `last` of values `[B, K, N]`: the token before each."""
-    padded = torch.nn.functional.pad(values[..., :last], (1, 0), value=HIDDEN)[..., first:]
-    return padded.masked_fill(padded == EMPTY, HIDDEN)
+def _pieces(first: int, last: int) -> list[tuple[int, int]]:
+    """Return tokens `first` to `last` - 1 as parts (first, last) of at most SHOWN_AT_ONCE."""
+    return [(begin, min(begin + SHOWN_AT_ONCE, last)) for begin in range(first, last, SHOWN_AT_ONCE)]
 
 
 def _numbers(values: Tensor, lengths: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:

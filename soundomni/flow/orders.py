@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from soundomni.core.representation import EMPTY, length_mask
+from soundomni.core.representation import EMPTY, HIDDEN, length_mask
 
 Order = Literal["flat", "levels", "delay", "frames"]
 Count = TypeVar("Count", int, Tensor)
@@ -78,6 +78,12 @@ def restore(tokens: Tensor, order: Order, *, end: int) -> tuple[Tensor, Tensor]:
     valid = length_mask(lengths, frames)[:, None]
     index = torch.where(valid, _places(order, levels, frames, lengths), 0).expand(-1, levels, -1)
     return tokens.gather(2, index).masked_fill(~valid, 0), lengths
+
+
+def shown_before(tokens: Tensor) -> Tensor:
+    """Return what the network is shown to predict tokens `[B, K, N]`: each at the next place, nothing at the first one."""
+    before = torch.nn.functional.pad(tokens[..., :-1], (1, 0), value=HIDDEN)
+    return before.masked_fill(before == EMPTY, HIDDEN)
 
 
 def _places(order: Order, num_levels: int, frames: int, lengths: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class NextTokenObjectiveSuite(ObjectiveSuite):
                 self.require(not bool(query.loss_mask[clip].any()), "clean", f"clip {clip} counts in the loss; expected it not to")
 
     def test_corrupts(self) -> None:
-        """Targets are shown as `given` says, or as HIDDEN where they are forgotten; the first place shows nothing."""
+        """Targets are shown as `given` says, or HIDDEN where they are forgotten; the first place shows nothing."""
         objective = self.built()
         query, given = self._corrupt(objective), objective.given(self._clean())
         for clip, count in enumerate(self._counts(objective)):

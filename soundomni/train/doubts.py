@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.spec.schema import DataSpec, MixtureEntry, Spec, TrainSpec
-from soundomni.core.spec.shorthand import short_keys
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, ModelSpec, Spec, TrainSpec
+from soundomni.core.spec.shorthand import short_keys, written_key
 from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 HIGHEST_RATE = 1.0
@@ -32,6 +33,8 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
         doubts += _layers(spec.train)
     if spec.train is not None and model is not None:
         doubts += [*_losses(spec.train, model), *_validation(spec.train, spec.data, model)]
+    if spec.model is not None and model is not None:
+        doubts += _intervals(spec.model, model)
     if spec.data is not None and spec.model is not None:
         doubts += _conditions(spec, spec.data)
     if spec.data is not None and model is not None:
@@ -71,6 +74,21 @@ def _starts(train: TrainSpec) -> Iterator[str]:
     for key, start in starts.items():
         if start >= train.steps:
             yield f"{key} is {start}, but train.steps is {train.steps}, so it never begins. Set it below that"
+
+
+def _intervals(spec: ModelSpec, model: UnifiedModel) -> Iterator[str]:
+    """Yield doubts about guidance that never applies, because tokens that are made one after the other have timestep 1."""
+    for one in model.each():
+        written = spec.modalities[one.name]
+        if written is None or not isinstance(one, MadeModality) or one.objective.predicts != "next-token":
+            continue
+        low, high = written.guidance.interval
+        if written.guidance.scale != 1.0 and high < 1.0:
+            key = written_key(f"model.modalities.{one.name}.guidance.interval", spec)
+            yield (
+                f"{key} is [{low:g}, {high:g}], but '{one.name}' is made token after token, at timestep 1: guidance never applies. "
+                "Set its end to 1"
+            )
 
 
 def _layers(train: TrainSpec) -> Iterator[str]:
@@ -179,11 +197,13 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
     known = build_tasks(data.tasks)
     used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
-    frames = codec.num_frames(round(seconds * codec.sample_rate))
-    count = model.made().num_tokens(frames)
-    tokens = {"codec frames" if count == frames else "tokens of codes": count}
-    if not any(task.uses("target") or task.uses("context") for task in used):
-        tokens = {}
+    given = {template.of or model.made().name for task in used for template in task.templates if template.audio in ("target", "context")}
+    tokens: dict[str, int] = {}
+    for one in model.each():
+        if isinstance(one, CodecModality) and one.name in given:
+            frames = one.codec.spec.num_frames(round(seconds * one.sample_rate))
+            what, count = "codec frames" if one.num_tokens(frames) == frames else "tokens of codes", one.num_tokens(frames)
+            tokens[what] = max(count, tokens.get(what, 0))
     if heard is not None and any(task.uses("features") for task in used):
         longest = min(seconds, heard.encoder.spec.max_seconds or seconds)
         tokens["encoder tokens"] = heard.encoder.num_tokens(max(1, round(longest * heard.sample_rate)))

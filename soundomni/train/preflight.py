@@ -12,6 +12,7 @@ from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import CodecSpec, Spec, TrainSpec, ValidationSpec
+from soundomni.core.spec.shorthand import written_key
 from soundomni.data.data_section import check_data
 from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
@@ -82,7 +83,8 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
     for made in model.all_made if model is not None else ():
         slot = spec.of_model.all_made[made.name].sampler
         assert slot is not None, "it was built"
-        check_sampler(samplers[made.name], made.objective, name=slot.class_path)
+        key = written_key(f"model.modalities.{made.name}.sampler", spec.of_model)
+        check_sampler(samplers[made.name], made.objective, key=key, name=slot.class_path)
     if model is not None and spec.train is not None:
         losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)

@@ -2,7 +2,7 @@
 
 They take the place of the clusters of a speech network's features (Lakhotia et al. 2021, section 3.1) if there is no
 such network, and say what is heard rather than how loud it is. With few cepstral coefficients (Davis and Mermelstein
-1980) they say which sound of speech it is rather than at which pitch.
+1980), they tell speech sounds apart, but not pitches.
 
 Shape letters: B clips, S samples, T frames, W samples per window, M mel bins, E dimensions of a frame's shape, D those
 of a frame with its neighbors.
@@ -26,6 +26,9 @@ from soundomni.core.representation import Representation, RepresentationSpec, le
 from soundomni.vae.clips import check_audio_format, check_waveform
 from soundomni.vae.residual_quantizer import ResidualQuantizer
 
+MOST_SAMPLES, MOST_MELS, MOST_CONTEXT, MOST_CLUSTERS = 2**16, 1024, 100, 2**16
+"""Limits for specs from strangers: samples of a frame and of a window, mel bins, frames on one side, and centroids."""
+
 
 class MelKmeansCodec(Codec):
     """Semantic tokens: for each frame, the nearest of the centroids of mel spectra, which are measured on the first clips
@@ -42,7 +45,7 @@ class MelKmeansCodec(Codec):
         sample_rate: sample rate in Hz.
         frame_size: samples of a frame.
         window: samples W of a Hann window around the middle of a frame, at least `frame_size`.
-        num_mels: number of mel bins M on the scale of HTK.
+        num_mels: number of mel bins M on the HTK mel scale, at least 2.
         num_coefficients: cepstral coefficients that are kept, below M; null keeps the whole spectrum.
         context: frames before and after a frame that are part of its description.
         num_clusters: number of centroids, and so of codes.
@@ -71,8 +74,9 @@ class MelKmeansCodec(Codec):
     ) -> None:
         super().__init__()
         check_audio_format(sample_rate, 1)
-        check_count("frame_size", frame_size)
-        check_count("num_mels", num_mels)
+        check_count("frame_size", frame_size, most=MOST_SAMPLES)
+        check_count("window", window, most=MOST_SAMPLES)
+        check_count("num_clusters", num_clusters, most=MOST_CLUSTERS)
         _check_shape(frame_size, window, num_mels, num_coefficients, context, floor)
         self.context = context
         self.floor = floor
@@ -124,7 +128,8 @@ class MelKmeansCodec(Codec):
     def features(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Return the descriptions of frames, float32 `[B, T, D]`; those beyond a clip are undefined. Raise DataError."""
         check_waveform(waveform, lengths, self._spec)
-        window, hop, samples = len(self._window), self._spec.downsampling_ratio, waveform.shape[-1]
+        hann, filters, cosines = (buffer.float() for buffer in (self._window, self._filters, self._cosines))
+        window, hop, samples = len(hann), self._spec.downsampling_ratio, waveform.shape[-1]
         frames = self._spec.num_frames(samples)
         within = length_mask(lengths.to(waveform.device), samples)
         before = (window - hop) // 2
@@ -132,8 +137,8 @@ class MelKmeansCodec(Codec):
         padded = functional.pad(waveform[:, 0].float() * within, (before, after))
         with torch.autocast(waveform.device.type, enabled=False):
             pieces = padded.unfold(-1, window, hop)[:, :frames] if frames else padded.new_zeros(len(padded), 0, window)
-            magnitudes = torch.fft.rfft(pieces * self._window).abs() * (2.0 / self._window.sum())
-            shapes = (magnitudes @ self._filters.T + self.floor).log() @ self._cosines.T
+            magnitudes = torch.fft.rfft(pieces * hann).abs() * (2.0 / hann.sum())
+            shapes = (magnitudes @ filters.T + self.floor).log() @ cosines.T
         valid = length_mask(self._spec.frame_lengths(lengths).to(shapes.device), frames)
         return self._with_context(shapes * valid[..., None])
 
@@ -147,8 +152,8 @@ class MelKmeansCodec(Codec):
 
 
 def _cosines(num_mels: int, num_coefficients: int | None) -> Tensor:
-    """Return what a log-mel spectrum is multiplied with, float64 `[E, M]`: it takes the mean away, and is an orthonormal cosine
-    transform if there are coefficients."""
+    """Return the matrix that maps log-mel spectra to descriptions, float64 `[E, M]`: it removes the mean, or is an orthonormal cosine
+    transform without its constant."""
     if num_coefficients is None:
         return torch.eye(num_mels, dtype=torch.float64) - 1.0 / num_mels
     order = torch.arange(1, num_coefficients + 1, dtype=torch.float64)[:, None]
@@ -158,11 +163,13 @@ def _cosines(num_mels: int, num_coefficients: int | None) -> Tensor:
 
 def _check_shape(frame_size: int, window: int, num_mels: int, num_coefficients: int | None, context: int, floor: float) -> None:
     """Raise SpecError for a description that cannot be computed."""
+    if not 2 <= num_mels <= MOST_MELS:
+        raise SpecError(f"num_mels is {num_mels}; expected a number from 2 to {MOST_MELS:,}")
     if window < frame_size:
         raise SpecError(f"window is {window}; expected at least frame_size, {frame_size}")
     if num_coefficients is not None and not 1 <= num_coefficients < num_mels:
         raise SpecError(f"num_coefficients is {num_coefficients}; expected a number from 1 to {num_mels - 1}, or null")
-    if context < 0:
-        raise SpecError(f"context is {context}; expected at least 0")
+    if not 0 <= context <= MOST_CONTEXT:
+        raise SpecError(f"context is {context}; expected a number from 0 to {MOST_CONTEXT}")
     if not 0 < floor < math.inf:
         raise SpecError(f"floor is {floor}; expected a number above 0")

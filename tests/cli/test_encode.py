@@ -203,6 +203,20 @@ def test_a_folder_is_encoded_with_a_codec_a_model_and_a_run(
     assert len({one["fingerprint"] for one in found.values()}) == 1
 
 
+def test_a_codec_on_the_command_line_is_never_taken_for_a_folder(
+    tmp_path: Path, sounds: Path, monkeypatch: pytest.MonkeyPatch, result: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mdct").mkdir()
+    short = "{class_path: mdct, init_args: {sample_rate: 8000, frame_size: 64}}"
+    long = short + " " * 5000  # longer than a path may be
+    lines = "class_path: mdct\ninit_args:\n  sample_rate: 8000\n  frame_size: 64\n"
+    found = [result("encode", sounds, "--codec", codec, "--out", tmp_path / str(i)) for i, codec in enumerate((short, long, lines))]
+    assert len({one["fingerprint"] for one in found}) == 1
+    line = result("encode", sounds, "--codec", "mdct", "--out", tmp_path / "plain")
+    assert line["codec"] == "mdct"
+
+
 def test_a_run_that_trained_a_codec_gives_its_codec(tmp_path: Path, sounds: Path, result: Any) -> None:
     text = json.dumps({"class_path": "oobleck", "init_args": SMALL})
     data = f"{{datasets: {{s: {{source: {{class_path: audio-folder, init_args: {{path: '{sounds}'}}}}}}}}, tokens_per_batch: 160}}"

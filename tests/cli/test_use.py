@@ -267,6 +267,10 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
         (["--prompt", "x", "--batch", "0"], "--batch is 0; expected at least 1"),
         (["--prompt", "x", "--sampler=hun"], "Did you mean 'heun'"),
         (["--prompt", "x", "--secnds", "1"], "Did you mean '--seconds'"),
+        (
+            ["--prompt", "x", "--given", f"a={__file__}", "--given", f"a={__file__}"],
+            "--given names 'a' twice. Give one file for each modality",
+        ),
         (["--prompt", "x", "--grid", "y"], "exclude each other"),
         (["--grid", "missing.yaml"], "cannot read the grid"),
     ],

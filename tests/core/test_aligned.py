@@ -23,7 +23,7 @@ from soundomni.core.assembly.build import build_model
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.inference.sampling import AudioSlots, make_cache, sample_audio
 from soundomni.core.interfaces import Encoding, Item, Predict, Sampler
-from soundomni.core.representation import Representation
+from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import PackedBatch, Sample, next_position
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import DataSpec, GuidanceSpec, MixtureEntry, ModalitySpec, SegmentTemplate, Slot, Spec
@@ -135,7 +135,7 @@ def test_cached_prediction_is_that_of_the_whole_sequence(router: str) -> None:
     *context, slot = one.segments
     with torch.no_grad():
         cache = make_cache(model, [tuple(context)], room=slot.length)
-        slots = AudioSlots(model, cache, [slot], positions=[next_position(tuple(context))])
+        slots = AudioSlots(model, cache, [slot], positions=[next_position(tuple(context))], added=model.aligned_frames([slot]))
         found, _ = model.made().objective.loss(slots.predict(query.inputs, query.timesteps), query)["masked"]
     assert float(found) == pytest.approx(losses(model, batch)["masked"], rel=1e-5)
 
@@ -195,8 +195,18 @@ def test_a_representation_serves_as_its_audio_does() -> None:
         OMNI.generate(["one", "two"], seconds=0.1, given={"semantic": each})
         for each in (made, [Audio(waveform, RATE) for waveform in clips])
     )
-    for first, second in zip(handed_on, heard, strict=True):
-        assert np.array_equal(first.waveform, second.waveform)
+    each_alone = [Representation(made.values[i : i + 1], made.lengths[i : i + 1], made.spec, made.frame_counts[i : i + 1]) for i in (0, 1)]
+    listed = OMNI.generate(["one", "two"], seconds=0.1, given={"semantic": each_alone})
+    for first, second, third in zip(handed_on, heard, listed, strict=True):
+        assert np.array_equal(first.waveform, second.waveform) and np.array_equal(first.waveform, third.waveform)
+
+
+def test_one_given_clip_is_read_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, calls = MODEL.modalities["semantic"].codec, []
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda *args, **rest: calls.append(1) or encode(*args, **rest))
+    OMNI.generate(["one", "two", "three"], seconds=0.1, given={"semantic": Audio(clip(0, 100), RATE)})
+    assert len(calls) == 1
 
 
 def test_kept_parts_stay_and_the_rest_follows_what_is_added() -> None:
@@ -238,6 +248,7 @@ def test_abilities_say_what_can_be_given() -> None:
 HALF = Slot("hubert-kmeans", {**TOKENS, "frames_per_second": RATE / 16})
 LAPPED = ModalitySpec(codec=Slot("mdct", {"sample_rate": RATE, "frame_size": 8}), connector=Slot("linear"))
 ONE_EACH = "acoustic.aligned names 'semantic', which needs one token for each frame, but a clip of 1250 frames takes "
+OTHER_ONE_EACH = ONE_EACH + "12.. tokens in 'semantic'"
 COARSE = replace(MEL, encoder=Slot("log-mel", {**MEL.encoder.init_args, "hop_length": 4}))  # type: ignore[union-attr]
 
 
@@ -246,6 +257,10 @@ COARSE = replace(MEL, encoder=Slot("log-mel", {**MEL.encoder.init_args, "hop_len
     [
         *(
             ("acoustic", replace(ACOUSTIC, objective=Slot("autoregressive", {"order": order}), sampler=Slot("next-token")), ONE_EACH)
+            for order in ("flat", "levels", "delay", "frames")
+        ),
+        *(
+            ("semantic", replace(SEMANTIC, objective=Slot("autoregressive", {"order": order}), sampler=Slot("next-token")), OTHER_ONE_EACH)
             for order in ("flat", "levels", "delay", "frames")
         ),
         ("semantic", replace(SEMANTIC, codec=HALF), "acoustic.aligned names 'semantic', with 62.5 frames per second; 'acoustic' has 125. "),
@@ -281,6 +296,13 @@ def other_codec() -> Representation:
     return Representation(codes, torch.tensor([13]), replace(MODEL.modalities["semantic"].codec.spec, codebook_sizes=(500,)), (13,))
 
 
+def codes_like(value: float, *, levels: int = 1, frames: int = 13) -> Representation:
+    """Frames of the right codec whose last value is another."""
+    values = torch.zeros(1, levels, frames, dtype=torch.tensor(value).dtype)
+    values[..., -1] = value
+    return Representation(values, torch.tensor([frames]), MODEL.modalities["semantic"].codec.spec, (frames,))
+
+
 @pytest.mark.parametrize(
     ("given", "error", "expected"),
     [
@@ -288,6 +310,16 @@ def other_codec() -> Representation:
         (lambda: {"semantic": Audio(clip(0, 90), RATE)}, DataError, "given 'semantic' lasts 0.09 s; expected at least 0.1 s"),
         (lambda: {"semantic": [Audio(clip(0, 100), RATE)] * 2}, SpecError, r"given\['semantic'\] has length 2; expected 1"),
         (lambda: {"semantic": other_codec()}, DataError, r"codebook_sizes is \(500,\); the model's codec has \(9,\)"),
+        (lambda: {"semantic": codes_like(9)}, DataError, "given 'semantic' has a code that is not in its codebook"),
+        (lambda: {"semantic": codes_like(-1)}, DataError, "given 'semantic' has a code that is not in its codebook"),
+        (lambda: {"semantic": codes_like(HIDDEN)}, DataError, "given 'semantic' has a code that is not in its codebook"),
+        (
+            lambda: {"semantic": codes_like(1.0)},
+            DataError,
+            "given 'semantic' is torch.float32 with 1 values per frame; expected int64 with 1",
+        ),
+        (lambda: {"semantic": codes_like(1, levels=2)}, DataError, "given 'semantic' is torch.int64 with 2 values per frame"),
+        (lambda: {"semantic": codes_like(1, frames=12)}, DataError, "given 'semantic' lasts 12 frames; expected at least 13"),
         (lambda: {"mel": other_codec()}, DataError, "the model hears this modality. Give it as audio"),
         (lambda: ["semantic"], DataError, "given is .* expected a mapping of modalities to clips"),
         (lambda: {"semantic": "x.wav"}, DataError, "x.wav"),

@@ -118,7 +118,7 @@ def test_a_lone_token_gets_its_own_value():
 def test_the_stored_order_does_not_matter():
     in_order, shuffled = stored_of(INTERLEAVED, "dense"), stored_of(INTERLEAVED, "dense")
     permutation = np.random.default_rng(0).permutation(INTERLEAVED.num_tokens)
-    shuffled = replace(in_order, order=permutation, position_ids=in_order.position_ids[permutation], clips=in_order.clips[permutation])
+    shuffled = replace(in_order, order=permutation, position_ids=in_order.position_ids[permutation])
     inputs = qkv(in_order)
     moved = tuple(x.detach()[permutation].requires_grad_() for x in inputs)
     out = plan_attention(INTERLEAVED, in_order, device=CPU)(*inputs)

@@ -6,7 +6,7 @@ Shape letters: B clips, K levels, N tokens, T frames, P predicted numbers.
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,12 +24,14 @@ from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.next_token import TokenSlots
 from soundomni.core.inference.sampling import AudioSlots, sample_audio
+from soundomni.core.interfaces import Predict
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.representation import HIDDEN
+from soundomni.core.representation import HIDDEN, Representation, Tokens
 from soundomni.core.sequence import Context, PackedBatch, Sample, Segment
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot, Spec
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.segments import SegmentWriter
+from soundomni.flow import NextTokenSampler
 from soundomni.flow.orders import Order
 
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -213,6 +215,29 @@ def test_every_token_is_computed_once_and_guided_as_the_formula_says(order: Orde
     found = torch.cat(seen, dim=-1).double()
     torch.testing.assert_close(found, guided[..., : found.shape[-1]], rtol=1e-5, atol=1e-5)
     assert TokenSlots.predict is real
+
+
+def test_guidance_applies_to_a_clip_that_is_varied() -> None:
+    """All tokens have timestep 1, however little of the clip changes."""
+    model, writer = MODELS["frames", "advance"]
+    request = AudioRequest(context=(writer.text("one"),), slot=target(writer, 8), seed=1, varied=torch.from_numpy(codes_of(8, 2)))
+
+    def predicted(guidance: GuidanceSpec) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+
+        class Watching(NextTokenSampler):
+            def sample(self, predict: Predict, start: Representation, **settings: Any) -> Tokens:
+                def watched(values: torch.Tensor, timesteps: torch.Tensor, *, first: int = 0) -> torch.Tensor:
+                    seen.append(predict(values, timesteps, first=first))
+                    return seen[-1]
+
+                return super().sample(watched, start, **settings)
+
+        sample_audio(model, [request], sampler=Watching(temperature=0.0), guidance=guidance, begin=0.5)
+        return seen[0]
+
+    narrow, wide, off = (predicted(replace(GUIDED, scale=s, interval=(low, 1.0))) for s, low in ((6.0, 0.9), (6.0, 0.0), (1.0, 0.0)))
+    assert torch.equal(narrow, wide) and not torch.equal(narrow, off)
 
 
 def test_training_counts_the_codes_to_make_and_the_end_before_it_computes() -> None:

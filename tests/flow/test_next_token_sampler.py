@@ -12,7 +12,7 @@ import torch
 
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec
-from soundomni.flow import Autoregressive, NextTokenSampler
+from soundomni.flow import Autoregressive, NextTokenSampler, next_token
 
 DRAWS = 2000
 
@@ -122,13 +122,38 @@ def test_levels_are_penalized_apart_and_the_end_never_is():
     assert made.frame_counts == (3,)
 
 
+@pytest.mark.parametrize("order", ["flat", "levels", "delay", "frames"])
+@pytest.mark.parametrize("kept", [0, 1, 90, 150])
+def test_a_long_known_part_is_shown_in_pieces_that_change_nothing(order, kept, monkeypatch):
+    sizes, frames = (3, 2), 160
+    predict, asked = table(order, sizes, frames), []
+    codes = torch.stack([torch.randint(0, size, (1, frames), generator=torch.Generator().manual_seed(1)) for size in sizes], 1)
+    spec = RepresentationSpec(kind="codes", sample_rate=1, channels=1, downsampling_ratio=1, codebook_sizes=sizes)
+    given = Representation(codes, torch.tensor([frames]), spec, (frames,))
+    start = Autoregressive(order=order).start(given, torch.arange(frames)[None] < kept, generators(1))
+
+    def watched(values, timesteps, *, first=0):
+        asked.append((first, values.shape[2]))
+        return predict(values, timesteps, first=first)
+
+    made = []
+    for most in (40, 10_000):
+        monkeypatch.setattr(next_token, "SHOWN_AT_ONCE", most)
+        asked.clear()
+        made.append(NextTokenSampler().sample(watched, start, generators=generators(1)))
+        assert max(count for _, count in asked) <= most
+        assert len(asked) <= NextTokenSampler().num_evaluations(start)
+        assert [first for first, _ in asked] == [0, *np.cumsum([count for _, count in asked])[:-1]], "every token is shown once"
+    assert torch.equal(made[0].values, made[1].values)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"temperature": -1.0}, "temperature is -1; expected a finite number from 0 up"),
         ({"temperature": float("nan")}, "temperature is nan; expected a finite number"),
-        ({"top_k": 0}, "top_k is 0; expected a number of codes, at least 1, or a share of them, between 0 and 1"),
-        ({"top_k": 1.5}, "top_k is 1.5; expected a number of codes, at least 1, or a share"),
+        ({"top_k": 0}, "top_k is 0; expected a whole number of codes from 1 on, or a share of them, above 0 and at most 1.0"),
+        ({"top_k": 1.5}, "top_k is 1.5; expected a whole number of codes from 1 on, or a share"),
         ({"top_p": 0.0}, "top_p is 0; expected a share of the probability, above 0 and at most 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0; expected a number above 0"),
         ({"repetition_window": 0}, "repetition_window is 0; expected a number of tokens, at least 1"),

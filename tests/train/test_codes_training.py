@@ -254,11 +254,11 @@ def test_the_memory_that_codes_need_is_that_of_a_real_step(codec: None, tmp_path
     [
         (
             (("sampler", "heun"),),
-            "sampler is 'heun', which takes velocities; expected one that takes logits, .* Use a sampler such as maskgit",
+            "sampler is 'heun', which takes velocities; expected one that takes logits of hidden codes, .* Use a sampler such as maskgit",
         ),
         (
             (("model.codec", "mdct"), ("model.connectors.latent", "linear"), ("model.objective", "flow-matching")),
-            "sampler is 'maskgit', which takes logits; expected one that takes velocities, .* Use a sampler such as euler",
+            "sampler is 'maskgit', which takes logits of hidden codes; expected one that takes velocities, .* Use a sampler such as euler",
         ),
         ((("model.codec", "mdct"),), "masked modeling needs codes, .* such as flow-matching"),
         ((("model.objective", "x-prediction"),), "needs continuous latents, .* such as masked"),

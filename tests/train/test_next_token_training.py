@@ -122,10 +122,16 @@ def test_two_ranks_compute_what_one_process_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("sampler=maskgit",), "takes logits; expected one that takes logits of the next token, .* Use a sampler such as next-token"),
-        (("model.objective=masked",), "takes logits of the next token; expected one that takes logits, .* Use a sampler such as maskgit"),
+        (
+            ("sampler=maskgit",),
+            "takes logits of hidden codes; expected one that takes logits of the next token, .* Use a sampler such as next-token",
+        ),
+        (
+            ("model.objective=masked",),
+            "takes logits of the next token; expected one that takes logits of hidden codes, .* Use a sampler such as maskgit",
+        ),
         (("model.objective.order=delays",), "order is 'delays'; expected one of flat, levels, delay, frames"),
-        (("sampler.top_k=0",), "top_k is 0; expected a number of codes, at least 1, or a share of them"),
+        (("sampler.top_k=0",), "top_k is 0; expected a whole number of codes from 1 on, or a share of them"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_training(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -137,3 +143,10 @@ def test_a_task_with_a_gap_is_refused(tmp_path: Path) -> None:
     message = "task 'fill': it leaves a gap in its target, but clips of 'latent' are made from beginning to end"
     with pytest.raises(SpecError, match=message):
         run_training(tiny_spec(tmp_path / "run", *CODES, "data.datasets.toys.tasks={fill: 1}"))
+
+
+@pytest.mark.parametrize(("scale", "end", "doubted"), [(1.5, 0.9, True), (1.5, 1.0, False), (1.0, 0.9, False)])
+def test_guidance_that_never_applies_is_doubted(scale: float, end: float, doubted: bool, tmp_path: Path) -> None:
+    lines = check_spec(tiny_spec(tmp_path / "run", *CODES, f"guidance.scale={scale}", f"guidance.interval=[0.2, {end}]"))
+    found = [line for line in lines if line.startswith("guidance.interval is [0.2, 0.9], but 'latent' is made token after token")]
+    assert len(found) == doubted

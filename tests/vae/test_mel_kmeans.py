@@ -97,13 +97,26 @@ def test_the_coarse_shape_hears_the_vowel_and_not_the_pitch() -> None:
         ({"context": -1}, "context is -1"),
         ({"floor": 0.0}, "floor is 0.0; expected a number above 0"),
         ({"num_clusters": 1}, "codebook_size is 1"),
-        ({"num_mels": 0}, "num_mels is 0"),
+        ({"num_mels": 0}, "num_mels is 0; expected a number from 2 to"),
+        ({"num_mels": 1}, "num_mels is 1; expected a number from 2 to"),
+        ({"num_mels": 10**9}, "num_mels is 1000000000; expected a number from 2 to"),
+        ({"window": 10**12}, "window is 1000000000000; expected"),
+        ({"context": 10**9}, "context is 1000000000; expected"),
+        ({"num_clusters": 10**10}, "num_clusters is 10000000000; expected"),
         ({"sample_rate": 0}, "sample_rate is 0"),
     ],
 )
 def test_wrong_arguments_are_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         MelKmeansCodec(**{**SETTINGS, **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_codec_in_another_precision_finds_the_same_tokens(dtype: torch.dtype) -> None:
+    codec = fitted()
+    expected = codec.encode(tones(), whole(tones())).values
+    found = codec.to(dtype).encode(tones().to(dtype), whole(tones())).values
+    assert (found == expected).double().mean() > 0.9
 
 
 def test_it_has_to_be_measured_on_enough_and_does_not_decode() -> None:

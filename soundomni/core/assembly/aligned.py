@@ -52,13 +52,11 @@ def _rows(first: np.ndarray, clips: Sequence[int], like: Tensor) -> Tensor:
 
 
 def check_aligned(host: MadeModality, other: Modality) -> None:
-    """Raise SpecError unless every clip has as many tokens in both modalities, so that they can be added."""
+    """Raise SpecError unless every clip has one token for each frame in both modalities, and as many, so that they can be added."""
     key, advice = f"model.modalities.{host.name}.aligned names '{other.name}'", "Use parts with the same rate, or set that of one of them"
-    frames = host.codec.spec.num_frames(CHECKED_SECONDS * host.codec.spec.sample_rate)
-    tokens = host.num_tokens(frames)
-    if tokens != frames:
-        counts = f"a clip of {frames} frames takes {tokens} tokens there"
-        raise SpecError(f"{key}, which needs one token for each frame, but {counts}. Put '{other.name}' before the clip, or use masked")
+    for one in (host, other):
+        if isinstance(one, CodecModality):
+            _check_tokens(one, key)
     if isinstance(other, EncoderModality):
         _check_encoder(host, other, key, advice)
         return
@@ -69,6 +67,14 @@ def check_aligned(host: MadeModality, other: Modality) -> None:
     extra = [one.codec.spec.extra_frames for one in (other, host)]
     if extra[0] != extra[1]:
         raise SpecError(f"{key}, with {extra[0]} extra frames per clip; '{host.name}' has {extra[1]}. Use codecs that have as many")
+
+
+def _check_tokens(modality: CodecModality, key: str) -> None:
+    frames = modality.codec.spec.num_frames(CHECKED_SECONDS * modality.codec.spec.sample_rate)
+    tokens = modality.num_tokens(frames)
+    if tokens != frames:
+        found = f"a clip of {frames} frames takes {tokens} tokens in '{modality.name}'"
+        raise SpecError(f"{key}, which needs one token for each frame, but {found}. Use an objective with one for each, such as masked")
 
 
 def _check_encoder(host: MadeModality, other: EncoderModality, key: str, advice: str) -> None:

@@ -127,16 +127,16 @@ FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit", "nex
 """A built-in sampler for each kind of prediction."""
 
 
-def check_sampler(sampler: Sampler, objective: Objective, *, name: str) -> None:
-    """Raise SpecError if a sampler, called `name` in the spec, does not take what the objective predicts."""
+def check_sampler(sampler: Sampler, objective: Objective, *, key: str, name: str) -> None:
+    """Raise SpecError if a sampler, called `name` at `key` in the spec, does not take what the objective predicts."""
     if sampler.takes != objective.predicts:
         kinds: dict[Prediction, str] = {
             "velocity": "velocities",
-            "logits": "logits",
+            "logits": "logits of hidden codes",
             "next-token": "logits of the next token",
         }
         wanted, fitting = kinds[objective.predicts], FITTING[objective.predicts]
         raise SpecError(
-            f"sampler is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
+            f"{key} is '{name}', which takes {kinds[sampler.takes]}; expected one that takes {wanted}, "
             f"because the objective predicts {wanted}. Use a sampler such as {fitting}"
         )

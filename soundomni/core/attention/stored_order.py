@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,15 +33,23 @@ class StoredOrder:
         stream_lengths: stored tokens of each stream, padding included.
         runs: name of a modality → (stream, first, past-the-last) within that stream. Every modality of the model has an
             entry; absent ones have empty ones.
-        clips: int64 numpy `[P]`, the full or noise segment of which a token is a frame, or a token of text; APART for boundary
-            tokens, the tokens of causal segments, and padding.
+        table: the segments of the batch.
     """
 
     order: np.ndarray
     position_ids: np.ndarray
     stream_lengths: tuple[int, ...]
     runs: Mapping[str, tuple[int, int, int]]
-    clips: np.ndarray
+    table: SegmentTable
+
+    @cached_property
+    def clips(self) -> np.ndarray:
+        """For each stored place, the full or noise segment of which its token is a frame, or a token of text, int64 `[P]`; APART for
+        boundary tokens, the tokens of causal segments, and padding."""
+        row = self.table.token_segments()
+        inside = (self.table.attend[row] != Attend.CAUSAL) & (self.table.token_modalities() == self.table.modality[row])
+        clips: np.ndarray = np.append(np.where(inside, row, APART), APART)[self.order]  # PADDING is the last entry
+        return clips
 
 
 def store(
@@ -93,12 +102,4 @@ def store(
         lengths.append(stored)
     order = np.concatenate(parts).astype(np.int64)
     position_ids = np.where(order == PADDING, 0, np.append(positions, 0)[order])
-    clips = np.append(_token_clips(table, modality), APART)[order]  # PADDING is the last entry
-    return StoredOrder(order, position_ids, tuple(lengths), runs, clips)
-
-
-def _token_clips(table: SegmentTable, modality: np.ndarray) -> np.ndarray:
-    """Return the clip of each token, `[N]`, from the modality of each token."""
-    row = table.token_segments()
-    inside = (table.attend[row] != Attend.CAUSAL) & (modality == table.modality[row])
-    return np.where(inside, row, APART)
+    return StoredOrder(order, position_ids, tuple(lengths), runs, table)

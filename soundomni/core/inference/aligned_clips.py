@@ -36,6 +36,7 @@ class AlignedClips:
         self._modalities: dict[str, Modality] = {one.name: one for one in model.each() if one.name in made.aligned}
         self._contexts = contexts
         self._made = made
+        self._read: dict[tuple[str, int, int], tuple[Given, Segment]] = {}  # one clip may serve all prompts
 
     def attach(self, slot: Segment, given: Mapping[str, Given]) -> Segment:
         """Return the segment of a clip to make with the given clips, by the name of their modality; longer ones are cut.
@@ -50,7 +51,13 @@ class AlignedClips:
                 near = did_you_mean(name, self._modalities)
                 raise SpecError(f"given names '{name}', but while it makes '{self._made.name}' the model {takes}.{near}")
         in_order = [name for name in self._made.aligned if name in given]
-        return replace(slot, aligned=tuple(self._written(name, given[name], slot) for name in in_order))
+        return replace(slot, aligned=tuple(self._written_once(name, given[name], slot) for name in in_order))
+
+    def _written_once(self, name: str, clip: Given, slot: Segment) -> Segment:
+        key = (name, id(clip), slot.num_samples)
+        if key not in self._read:
+            self._read[key] = (clip, self._written(name, clip, slot))
+        return self._read[key][1]
 
     def _written(self, name: str, clip: Given, slot: Segment) -> Segment:
         modality = self._modalities[name]
@@ -78,8 +85,15 @@ class AlignedClips:
         (frames,) = clip.frame_counts
         if frames < segment.num_frames:
             raise _too_short(modality.name, f"{frames} frames", f"{segment.num_frames}")
-        values: np.ndarray = clip.values[0, :, : segment.num_frames].cpu().numpy()
-        return values
+        values = clip.values[0, :, : segment.num_frames].detach().cpu()
+        kind = "float" if own.kind == "continuous" else "int64"
+        if len(values) != own.token_dim or (not values.is_floating_point() if kind == "float" else values.dtype != torch.int64):
+            found = f"given '{modality.name}' is {values.dtype} with {len(values)} values per frame"
+            raise DataError(f"{found}; expected {kind} with {own.token_dim}, as the codec's encode returns")
+        if own.kind == "codes" and bool(((values < 0) | (values >= torch.tensor(own.codebook_sizes)[:, None])).any()):
+            raise DataError(f"given '{modality.name}' has a code that is not in its codebook; expected codes that its codec has made")
+        frames_of: np.ndarray = (values.float() if kind == "float" else values).numpy()
+        return frames_of
 
 
 def _num_frames(modality: Modality, num_samples: int) -> int:
@@ -90,7 +104,8 @@ def _num_frames(modality: Modality, num_samples: int) -> int:
 
 
 def _too_short(name: str, found: str, needed: str) -> DataError:
-    return DataError(f"given '{name}' lasts {found}; expected at least {needed}, the length of the clip to make. Ask for a shorter one")
+    needed = f"at least {needed}, the length of the clip to make"
+    return DataError(f"given '{name}' lasts {found}; expected {needed}. Make a shorter clip, or give a longer one")
 
 
 @torch.no_grad()

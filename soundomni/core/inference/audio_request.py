@@ -27,9 +27,9 @@ class AudioRequest:
         negative: segments of the guidance branch; empty for the unconditional one.
         slot: the segment of the clip itself, as a target is written.
         seed: seed of the noise.
-        known: normalized values `[D, T]`, given in the frames that `known_mask` marks; None to make all frames.
+        known: normalized values `[D, T]` or codes `[K, T]`, given in the frames that `known_mask` marks; None to make all frames.
         known_mask: bool `[T]`.
-        varied: normalized values `[D, T]` of a clip to mix with the noise that sampling starts from; None to start from
+        varied: normalized values `[D, T]` or codes `[K, T]` of a clip to mix with the noise that sampling starts from; None to start from
             only noise.
         most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
     """

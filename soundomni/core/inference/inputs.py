@@ -180,10 +180,12 @@ def as_given(value: Any, count: int) -> list[dict[str, Given]]:
 
 def _given(name: str, value: Any, count: int) -> list[Given]:
     each: list[Given] = []
-    if isinstance(value, Representation):
-        frames = value.frame_counts
-        rows = [slice(i, i + 1) for i in range(len(frames))]
-        each += [Representation(value.values[row], value.lengths[row], value.spec, frames[row]) for row in rows]
+    batches = [value] if isinstance(value, Representation) else value
+    if isinstance(batches, list | tuple) and batches and all(isinstance(one, Representation) for one in batches):
+        for batch in batches:
+            frames = batch.frame_counts
+            rows = [slice(i, i + 1) for i in range(len(frames))]
+            each += [Representation(batch.values[row], batch.lengths[row], batch.spec, frames[row]) for row in rows]
         is_one = len(each) == 1
     else:
         each += as_clips(name, value)

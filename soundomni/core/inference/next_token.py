@@ -50,7 +50,7 @@ class TokenSlots:
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
         """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them.
 
-        Tokens before `first` must have been asked for, and stay as they were; later ones are forgotten. `timesteps` are `[R, n]`.
+        Tokens before `first` must have been asked for, and stay as they were; tokens after them are forgotten. `timesteps` are `[R, n]`.
         """
         rows, _, count = values.shape
         self._cache.lengths[:] = self._begun + first
@@ -111,14 +111,14 @@ def sample_tokens(
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
         guidance = replace(guidance, renormalize="channel")
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    tokens = sampler.sample(guided(predict_branches, guidance), start, generators=generators, begin=begin, on_step=on_step)
+    tokens = sampler.sample(guided(predict_branches, guidance), start, generators=generators, on_step=on_step)
     return modality.objective.made(tokens)
 
 
 def _given(modality: MadeModality, requests: Sequence[AudioRequest], begin: float) -> tuple[Representation, Tensor]:
     """Return the known codes of all clips and which frames are known `[B, T]`, those that a variation keeps among them."""
     given, target = given_frames(modality, requests)
-    values, known = given.values.clone(), target.known.clone()
+    values, known = given.values, target.known
     for i, request in enumerate(requests):
         if request.varied is not None:
             clip, frames = request.varied.to(values)[None], request.num_frames

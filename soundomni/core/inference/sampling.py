@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,9 +38,12 @@ class AudioSlots:
         cache: holds the contexts; rows 0 to len(slots) - 1 are used.
         slots: the clip to make in each row, as the writer of segments writes a target; all of one modality.
         positions: position id of each slot.
+        added: what is added to the frames of the slots, from `UnifiedModel.aligned_frames`; None for nothing.
     """
 
-    def __init__(self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int]) -> None:
+    def __init__(
+        self, model: UnifiedModel, cache: KVCache, slots: Sequence[Segment], *, positions: Sequence[int], added: Tensor | None = None
+    ) -> None:
         table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
         rows = len(slots)
         self._model, self._cache = model, cache
@@ -58,7 +60,7 @@ class AudioSlots:
         self._layout = model.layout(stored, plan, cache)
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
-        self._added = model.aligned_frames(slots)
+        self._added = added
         self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
@@ -97,13 +99,15 @@ def sample_audio(
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
-    slots_given = [request.slot for request in requests]
+    written = [request.slot for request in requests]
+    added = model.aligned_frames(written)
     slots = {
         count: AudioSlots(
             model,
             cache,
-            [*slots_given, *(replace(slot, aligned=()) for slot in slots_given)][: count * len(requests)],
+            written * count,
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
+            added=added if added is None or count == 1 else torch.cat([added, torch.zeros_like(added)]),  # nothing without a prompt
         )
         for count in range(1, branches + 1)
     }

@@ -8,6 +8,7 @@ from typing import Literal
 from soundomni.core.assembly.build import build_sampler, steps_of
 from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.representation import most_frames
 from soundomni.core.spec.schema import ModelSpec
 
 
@@ -107,7 +108,7 @@ def _made(modality: MadeModality, spec: ModelSpec, trust_class_paths: bool) -> M
         kind=codec.kind,
         sample_rate=modality.sample_rate,
         channels=modality.channels,
-        max_seconds=None if most is None else codec.seconds(most),
+        max_seconds=None if most is None else codec.seconds(most_frames(modality.num_tokens, most)),
         num_steps=steps_of(build_sampler(own.sampler, trust_class_paths=trust_class_paths)),
         ends=modality.objective.predicts == "next-token",
         guidance_scale=own.guidance.scale,

@@ -84,6 +84,7 @@ from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, sto
 from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
+from soundomni.core.spec.shorthand import written_key
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio, fit_length
 from soundomni.core.writing.chat import Message
@@ -374,7 +375,9 @@ class SoundOmni:
         slot = self.made_spec(of).sampler
         assert slot is not None, "checked when the spec was read"
         sampler = build_sampler(slot, num_steps=steps, trust_class_paths=self._trust_class_paths)
-        check_sampler(sampler, self.model.made(of).objective, name=slot.class_path)
+        modality = self.model.made(of)
+        key = written_key(f"model.modalities.{modality.name}.sampler", self.spec.of_model)
+        check_sampler(sampler, modality.objective, key=key, name=slot.class_path)
         return sampler
 
     def describe(

@@ -132,8 +132,8 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
-        aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, in place of places of their own
-            in the sequence; they must have as many frames.
+        aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
+            their own in the sequence; they must have the same number of frames.
     """
 
     codec: Slot | None = slot("codec", optional=True)
@@ -332,7 +332,7 @@ class ScheduleSpec:
             stable-audio-tools trains: lr · (1 − `warmup_decay`^(step + 1)) · (1 + step / `gamma`)^(−`power`), without other warm-up.
         warmup_steps: steps of the warm-up; null means a tenth of the run, at most 2000.
         min_lr: learning rate at the end of a cosine.
-        gamma, power, warmup_decay: numbers of "inverse-power", which the others do not use.
+        gamma, power, warmup_decay: parameters of "inverse-power"; other kinds ignore them.
     """
 
     kind: Literal["constant", "cosine", "inverse", "inverse-power"] = "constant"

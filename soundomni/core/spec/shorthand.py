@@ -108,7 +108,7 @@ class Expansion:
         """
         model = tree.get("model")
         if not isinstance(model, Mapping):
-            return _without_windows(_of_codec(tree))
+            return _of_codec(tree)
         modalities = dict(_modalities(tree))
         latent = modalities.get(LATENT)
         if LATENT in self._created and isinstance(latent, Mapping):
@@ -180,9 +180,9 @@ def _with_distances(codec: Any) -> dict[str, Any]:
 
 
 def _without_windows(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a whole spec, as plain data in full keys, without the argument `stft_windows` of the codec `oobleck`.
+    """Return a whole spec, as plain data in full keys, without the argument `stft_windows` of a model's codec `oobleck`.
 
-    Model directories and runs of earlier versions name it. It only mattered while the codec itself was trained.
+    Model directories and runs of earlier versions name it. It only ever mattered while the codec itself was trained.
     """
 
     def rest(slot: Any) -> Any:
@@ -190,16 +190,13 @@ def _without_windows(tree: Mapping[str, Any]) -> dict[str, Any]:
             return slot
         return {**slot, "init_args": {name: value for name, value in slot["init_args"].items() if name != "stft_windows"}}
 
-    result = dict(tree)
-    if isinstance(tree.get("model"), Mapping):
-        modalities = {
-            name: {**one, "codec": rest(one["codec"])} if _mapping(one).get("codec") is not None else one
-            for name, one in _modalities(tree).items()
-        }
-        result["model"] = {**tree["model"], "modalities": modalities}
-    if _mapping(tree.get("codec")).get("codec") is not None:
-        result["codec"] = {**tree["codec"], "codec": rest(tree["codec"]["codec"])}
-    return result
+    if not isinstance(tree.get("model"), Mapping):
+        return dict(tree)
+    modalities = {
+        name: {**one, "codec": rest(one["codec"])} if _mapping(one).get("codec") is not None else one
+        for name, one in _modalities(tree).items()
+    }
+    return {**tree, "model": {**tree["model"], "modalities": modalities}}
 
 
 def check_modalities(model: ModelSpec) -> None:
