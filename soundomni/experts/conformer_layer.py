@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from soundomni.core.attention.layout import Layout
@@ -20,6 +19,7 @@ from soundomni.core.attention.spaced_clips import SpacedClips
 from soundomni.experts.auxiliary import AuxiliaryLoss, add_losses
 from soundomni.experts.depthwise import DepthwiseConv
 from soundomni.experts.rope import rotate
+from soundomni.experts.streams import apart, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class ConformerExpert(nn.Module):
 
     def finish(self, hidden: Tensor, attended: Tensor, clips: SpacedClips | None) -> tuple[Tensor, AuxiliaryLoss | None]:
         """Add attention `[N_e, h, d]`, the convolution and the second half-step to `[N_e, H]`, and normalize it."""
-        hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
+        hidden = hidden + self.output(attended.flatten(1))
         hidden = hidden + self.convolution(hidden, clips)
         hidden, loss = _half_step(hidden, self.second(self.second_norm(hidden)))
         return self.norm(hidden), loss
@@ -151,10 +151,10 @@ class ConformerLayer(nn.Module):
         """
         experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
         begun = {stream: expert.begin(streams[stream]) for stream, expert in experts.items()}
-        heads = torch.cat([heads for _, heads, _ in begun.values()])
+        heads = joined([heads for _, heads, _ in begun.values()])
         turned, value = torch.split(heads, [2 * self.num_heads, self.num_heads], dim=1)
         query, key = rotate(turned, *rope).chunk(2, dim=1)
-        attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
+        attended = apart(layout.attend(self.index, query, key, value), streams)
         done = {stream: expert.finish(begun[stream][0], attended[stream], clips[stream]) for stream, expert in experts.items()}
         hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
         return hidden, add_losses([*(loss for _, _, loss in begun.values()), *(loss for _, loss in done.values())])

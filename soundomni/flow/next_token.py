@@ -6,14 +6,16 @@ Shape letters: B clips, K levels, N tokens, V classes of one level.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.one_level import of_level
 from soundomni.core.inference.token_choice import TokenSampling, chosen_tokens
 from soundomni.core.interfaces import Predict, Prediction, Sampler
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, Tokens
@@ -98,16 +100,23 @@ class NextTokenSampler(Sampler):
         values, lengths = start.values.cpu().clone(), list(start.frame_counts)
         numbers = _numbers(values, lengths, generators)
         timesteps = torch.full((len(values),), begin, device=device)
+        ask = of_level(predict, start.spec.codebook_sizes)
         shown = step = 0
         for token in range(values.shape[-1]):
             hidden = values[..., token] == HIDDEN
-            if not bool(hidden.any()):
+            levels = [level for level, is_asked in enumerate(hidden.any(0).tolist()) if is_asked]
+            if not levels:
                 continue
             before = shown_before(values[..., max(0, shown - 1) : token + 1])[..., min(1, shown) :].to(device)
+            one = partial(ask, level=levels[0]) if len(levels) == 1 else predict
             for first, last in _pieces(shown, token + 1):
-                predicted = predict(before[..., first - shown : last - shown], timesteps, first=first)
+                predicted = one(before[..., first - shown : last - shown], timesteps, first=first)
             logits, shown = predicted[..., -1].float().cpu(), token + 1
-            values[..., token] = self._drawn(logits, values, token, hidden, numbers[..., token], start)
+            if len(levels) == 1:
+                of_levels = {levels[0]: logits}
+            else:
+                of_levels = dict(enumerate(logits.split(list(start.spec.codebook_sizes), dim=1)))
+            values[..., token] = self._drawn(of_levels, values, token, hidden, numbers[..., token], start)
             for clip in torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist():
                 rest = start.ended(clip, token).cpu()
                 lengths[clip] = rest.shape[-1]
@@ -119,11 +128,13 @@ class NextTokenSampler(Sampler):
         counts = torch.tensor(lengths, device=device)
         return replace(start, values=values.to(device), lengths=counts, frames=tuple(lengths))
 
-    def _drawn(self, logits: Tensor, values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
+    def _drawn(
+        self, logits: Mapping[int, Tensor], values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens
+    ) -> Tensor:
         """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:
-            logits: `[B, V_1 + … + V_K]`, on the CPU like all other tensors here.
+            logits: level → `[B, V_level]`, on the CPU like all other tensors here; at least for levels with hidden ids.
             values: `[B, K, N]`, the tokens so far.
             token: index of the token.
             hidden: bool `[B, K]`.
@@ -131,7 +142,7 @@ class NextTokenSampler(Sampler):
             start: says what ends a clip, and when.
         """
         ids = values[..., token].clone()
-        for level, own in enumerate(torch.split(logits, list(start.spec.codebook_sizes), dim=1)):
+        for level, own in logits.items():
             rows = torch.nonzero(hidden[:, level])[:, 0]
             if not len(rows):
                 continue

@@ -318,6 +318,12 @@ class MadeModality(CodecModality):
         """Return how many tokens a clip of so many frames has, as its objective says."""
         return self.objective.num_tokens(self.codec.spec, num_frames)
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Vocabularies of the levels of codes that leave; empty for latents."""
+        outputs = self.objective.tokens(self.codec.spec).outputs
+        return () if isinstance(outputs, int) else outputs
+
     def as_context(self, clean: Representation) -> Tensor:
         """Return the tokens of clips that are only context, as its objective shows them."""
         return self.objective.given(clean)
@@ -355,11 +361,20 @@ class MadeModality(CodecModality):
             times = timesteps.flatten().index_select(0, places)
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
-    def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`."""
-        tokens = self.connector.leave(hidden)
+    def leave(self, hidden: Tensor, places: Tensor, like: Tensor, *, level: int | None = None) -> Tensor:
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`.
+
+        With a `level` of codes, only its logits leave.
+        """
+        if level is None:
+            tokens = self.connector.leave(hidden)
+        else:
+            tokens = self.connector.leave_level(hidden, level, self.classes)
         b, _, t = like.shape
-        flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
+        if len(places) == b * t:  # there is no padding
+            flat = tokens
+        else:
+            flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     def count_terms(self, clips: Clips) -> float:

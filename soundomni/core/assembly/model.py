@@ -25,7 +25,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.interfaces import Backbone, LossTerms, Objective, Router
 from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
@@ -297,6 +297,7 @@ class UnifiedModel(nn.Module):
         added: Tensor | None = None,
         *,
         first: int = 0,
+        level: int | None = None,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
@@ -309,9 +310,10 @@ class UnifiedModel(nn.Module):
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
             added: what is added to the frames, from `aligned_frames`; None for nothing.
             first: index of the first of these tokens in each clip.
+            level: the level of codes to predict; None for all of them.
 
         Returns:
-            The prediction `[R, P, T]`.
+            The prediction `[R, P, T]`; with a level, P is its vocabulary.
         """
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
@@ -319,9 +321,13 @@ class UnifiedModel(nn.Module):
         frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        output = modality.leave(layout.take(streams, name), places, values)
+        asked = level if type(modality.objective).predicted is Objective.predicted else None  # it may need all levels
+        output = modality.leave(layout.take(streams, name), places, values, level=asked)
         precise = values.dtype if values.is_floating_point() else torch.float32
-        return modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
+        prediction = modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
+        if level is None or asked is not None:
+            return prediction
+        return prediction.narrow(1, sum(modality.classes[:level]), modality.classes[level])
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""

@@ -25,7 +25,7 @@ class Rows:
     index."""
 
     def __init__(self, places: np.ndarray, device: torch.device) -> None:
-        self._first, self._count = int(places[0]), len(places)
+        self._first, self._count = int(places[0]) if len(places) else 0, len(places)
         self._index = None if (np.diff(places) == 1).all() else torch.from_numpy(places).to(device)
 
     def of(self, stored: Tensor) -> Tensor:

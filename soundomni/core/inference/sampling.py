@@ -63,8 +63,9 @@ class AudioSlots:
         self._added = added
         self._name = slots[0].modality
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
-        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`.
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0, level: int | None = None) -> Tensor:
+        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`, of one level of codes or
+        of all.
 
         Raise ValueError unless `first` is 0: every token of a noise segment sees all others, so none of them is settled.
         """
@@ -72,7 +73,9 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
-        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout, self._added)
+        return self._model.predict_frames(
+            self._name, values, timesteps, self._boundary, places, self._layout, self._added, level=level
+        )
 
 
 @torch.no_grad()
@@ -116,9 +119,9 @@ def sample_audio(
     start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
     valid = length_mask(given.lengths, given.values.shape[-1])
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int, level: int | None = None) -> Tensor:
         # Conditional rows come first in the cache, so that only they run outside the guidance interval.
-        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first)
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first, level=level)
         return out.reshape(count, len(values), *out.shape[1:])
 
     made = valid & ~target.known
