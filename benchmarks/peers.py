@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
@@ -39,6 +41,7 @@ def import_peers() -> tuple[Any, Any]:
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = ModuleType(name)
             sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+    os.environ["TQDM_DISABLE"] = "1"
     import audiolm_pytorch.audiolm_pytorch as audiolm
     import soundstorm_pytorch as soundstorm
     from audiolm_pytorch import t5
@@ -104,3 +107,49 @@ def step(loss: Callable[[], Tensor], module: nn.Module) -> Callable[[], None]:
         module.zero_grad()
 
     return run
+
+
+def in_turns(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Return the least processor time of each, measured in turns, so that both see the same machine."""
+    taken = [(seconds(first), seconds(second)) for _ in range(rounds)]
+    return min(one for one, _ in taken), min(other for _, other in taken)
+
+
+def products(model: UnifiedModel, *, tokens: int, keys: int, clips: int = 1, levels: int = 1, backward: bool = False) -> Callable[[], None]:
+    """Return the matrix products and the attention of one pass, with nothing between them: the floor of its time.
+
+    Args:
+        model: its own weights are used, so that as much memory is read.
+        tokens: new tokens of a clip.
+        keys: tokens that each of them sees.
+        clips: clips of the batch.
+        levels: heads of the connector that run.
+        backward: whether the gradients of inputs and weights are computed too.
+    """
+    heads = list(model.made().connector.heads)[:levels]  # type: ignore[arg-type]
+    linears = [one for one in [*model.backbone.layers.modules(), *heads] if isinstance(one, nn.Linear)]
+    query_heads = next(one.num_heads for one in model.backbone.modules() if hasattr(one, "num_heads"))
+    inputs = {one.in_features: torch.randn(clips * tokens, one.in_features, requires_grad=backward) for one in linears}
+    query = torch.randn(clips, query_heads, tokens, model.backbone.head_dim, requires_grad=backward)
+    pair = [torch.randn(clips, model.backbone.num_kv_heads, keys, model.backbone.head_dim, requires_grad=backward) for _ in range(2)]
+    is_shared = query_heads != model.backbone.num_kv_heads
+
+    def run() -> None:
+        with torch.set_grad_enabled(backward):
+            for one in linears:
+                out = functional.linear(inputs[one.in_features], one.weight, one.bias)
+                if backward:
+                    torch.autograd.grad(out, (inputs[one.in_features], one.weight), torch.ones_like(out))
+            for _ in model.backbone.layers:
+                mixed = functional.scaled_dot_product_attention(query, *pair, enable_gqa=is_shared)
+                if backward:
+                    torch.autograd.grad(mixed, (query, *pair), torch.ones_like(mixed))
+
+    return run
+
+
+def report(what: str, ours: float, theirs: float, floor: float, target: float) -> None:
+    """Print the ratio and the floor, and fail if the ratio is below `target`."""
+    ratio = theirs / ours
+    print(f"\n{what}: {ratio:.2f} times as fast, target {target}; {ours:.3g} s, theirs {theirs:.3g} s; {ours / floor:.2f} times the floor")
+    assert ratio >= target

@@ -105,11 +105,11 @@ class MaskGITSampler(Sampler):
             passes, hidden = self._passes(level), (values[:, level] == HIDDEN).sum(1)
             for index in range(passes):
                 logits = predict_at(partial(ask, level=level), values, begin * (1.0 - done / total))
-                scores = logits.double().log_softmax(1)
                 codes, values = values[:, level], values.clone()  # what predict and on_step were given stays as it is
                 if passes == 1 and self.greedy:
-                    values[:, level] = torch.where(codes == HIDDEN, scores.argmax(1), codes)
+                    values[:, level] = torch.where(codes == HIDDEN, logits.argmax(1), codes)
                 else:
+                    scores = logits.double().log_softmax(1)
                     values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, _uniform(frames, codes, generators))
                 if on_step is not None:
                     on_step(done, values)

@@ -374,7 +374,7 @@ class MadeModality(CodecModality):
         if len(places) == b * t:  # there is no padding
             flat = tokens
         else:
-            flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
+            flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy_(0, places, tokens)
         return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     def count_terms(self, clips: Clips) -> float:

@@ -39,13 +39,14 @@ class CachedPlan:
         self._capacity, self._length = capacity, int(totals.max(initial=0))
         real = np.arange(self._shape[1]) < new_lengths[:, None]
         places = token_places(stored)
-        self._is_whole = len(places) > 0 and len(stored.order) == real.size and np.array_equal(places, np.arange(real.size))
-        if not self._is_whole:
-            padded = np.zeros(self._shape, dtype=np.int64)
-            padded[real] = places
-            self._query = torch.from_numpy(padded.reshape(-1)).to(device)
-            self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
-            self._places = torch.from_numpy(places).to(device)
+        self._is_empty, self._has_padding = not len(places), not len(places) == real.size == len(stored.order)
+        self._is_ordered = not self._has_padding and np.array_equal(places, np.arange(real.size))
+        padded = np.zeros(self._shape, dtype=np.int64)
+        padded[real] = places
+        self._query = torch.from_numpy(padded.reshape(-1)).to(device)
+        self._order = torch.from_numpy(stored.order).to(device)
+        self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
+        self._places = torch.from_numpy(places).to(device)
         limit = self._key_limits(cache_lengths, totals, causal=causal)
         visible = np.arange(self._length) < limit[..., None]
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
@@ -59,9 +60,9 @@ class CachedPlan:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map query `[P, h, d]`, and key and value as whole buffers `[B * capacity, h_kv, d]`, to `[P, h, d]`."""
-        if not self._is_whole and not len(self._real):
+        if self._is_empty:
             return torch.zeros_like(query)
-        rows = query if self._is_whole else query.index_select(0, self._query)
+        rows = query if self._is_ordered else query.index_select(0, self._query)
         out = F.scaled_dot_product_attention(
             rows.unflatten(0, self._shape).transpose(1, 2),
             self._rows(key),
@@ -70,9 +71,11 @@ class CachedPlan:
             enable_gqa=query.shape[1] != key.shape[1],
         )
         tokens = out.transpose(1, 2).flatten(0, 1)
-        if self._is_whole:  # rows without padding, in stored order
+        if self._is_ordered:
             return tokens
-        return torch.zeros_like(query).index_copy(0, self._places, tokens.index_select(0, self._real))
+        if not self._has_padding:
+            return tokens.index_select(0, self._order)
+        return torch.zeros_like(query).index_copy_(0, self._places, tokens.index_select(0, self._real))
 
     def _rows(self, buffer: Tensor) -> Tensor:
         """Map `[B' * capacity, h_kv, d]`, B' >= B, to `[B, h_kv, L, d]`, a view of the first B rows."""
