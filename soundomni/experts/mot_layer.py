@@ -10,7 +10,7 @@ heads, d head dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -62,7 +62,7 @@ class MoTExpert(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Map `[N_e, H]` to queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
-        heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = self.qkv(self.attention_norm(hidden)).view(hidden.shape[0], self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         if self.q_norm is None or self.k_norm is None:
             return heads
         query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
@@ -127,7 +127,7 @@ class MoTLayer(nn.Module):
             rope: cosines and sines `[P, d/2]`.
             layout: runs the attention.
         """
-        experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
+        experts = {i: one for i, one in enumerate(cast(Iterable[MoTExpert], self.experts.values())) if streams[i].shape[0]}
         heads = joined([expert.project(streams[stream]) for stream, expert in experts.items()])
         queries, turned = self.num_heads, self.num_heads + self.num_kv_heads
         rotated = rotate(heads[:, :turned], *rope)

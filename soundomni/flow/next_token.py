@@ -112,10 +112,8 @@ class NextTokenSampler(Sampler):
             for first, last in _pieces(shown, token + 1):
                 predicted = one(before[..., first - shown : last - shown], timesteps, first=first)
             logits, shown = predicted[..., -1].float().cpu(), token + 1
-            if len(levels) == 1:
-                of_levels = {levels[0]: logits}
-            else:
-                of_levels = dict(enumerate(logits.split(list(start.spec.codebook_sizes), dim=1)))
+            parts = [logits] if len(levels) == 1 else logits.split(list(start.spec.codebook_sizes), dim=1)
+            of_levels = dict(zip(levels, parts if len(levels) == 1 else [parts[level] for level in levels], strict=True))
             values[..., token] = self._drawn(of_levels, values, token, hidden, numbers[..., token], start)
             for clip in torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist():
                 rest = start.ended(clip, token).cpu()
@@ -134,7 +132,7 @@ class NextTokenSampler(Sampler):
         """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:
-            logits: level → `[B, V_level]`, on the CPU like all other tensors here; at least for levels with hidden ids.
+            logits: level → `[B, V_level]`, for the levels with hidden ids, on the CPU like all other tensors here.
             values: `[B, K, N]`, the tokens so far.
             token: index of the token.
             hidden: bool `[B, K]`.
@@ -144,8 +142,6 @@ class NextTokenSampler(Sampler):
         ids = values[..., token].clone()
         for level, own in logits.items():
             rows = torch.nonzero(hidden[:, level])[:, 0]
-            if not len(rows):
-                continue
             scores = own[rows]
             self._penalize(scores, values[rows, level, :token], end=start.end if not level else None)
             if not level and token < start.earliest:

@@ -41,12 +41,13 @@ class CachedPlan:
         places = token_places(stored)
         self._is_empty, self._has_padding = not len(places), not len(places) == real.size == len(stored.order)
         self._is_ordered = not self._has_padding and np.array_equal(places, np.arange(real.size))
-        padded = np.zeros(self._shape, dtype=np.int64)
-        padded[real] = places
-        self._query = torch.from_numpy(padded.reshape(-1)).to(device)
-        self._order = torch.from_numpy(stored.order).to(device)
-        self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
-        self._places = torch.from_numpy(places).to(device)
+        if not self._is_ordered:
+            padded = np.zeros(self._shape, dtype=np.int64)
+            padded[real] = places
+            self._query = torch.from_numpy(padded.reshape(-1)).to(device)
+            self._order = torch.from_numpy(stored.order).to(device)
+            self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
+            self._places = torch.from_numpy(places).to(device)
         limit = self._key_limits(cache_lengths, totals, causal=causal)
         visible = np.arange(self._length) < limit[..., None]
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
@@ -64,7 +65,7 @@ class CachedPlan:
             return torch.zeros_like(query)
         rows = query if self._is_ordered else query.index_select(0, self._query)
         out = F.scaled_dot_product_attention(
-            rows.unflatten(0, self._shape).transpose(1, 2),
+            rows.view(*self._shape, *query.shape[1:]).transpose(1, 2),
             self._rows(key),
             self._rows(value),
             attn_mask=self._mask,
@@ -79,7 +80,9 @@ class CachedPlan:
 
     def _rows(self, buffer: Tensor) -> Tensor:
         """Map `[B' * capacity, h_kv, d]`, B' >= B, to `[B, h_kv, L, d]`, a view of the first B rows."""
-        return buffer.view(-1, self._capacity, *buffer.shape[1:])[: self._shape[0], : self._length].transpose(1, 2)
+        place, head, dim = buffer.stride()
+        shape = (self._shape[0], buffer.shape[1], self._length, buffer.shape[2])
+        return buffer.as_strided(shape, (self._capacity * place, head, place, dim))
 
 
 def plan_cached(

@@ -30,6 +30,8 @@ class Rows:
 
     def of(self, stored: Tensor) -> Tensor:
         """Return the rows `[R, ...]`, a view if possible."""
+        if self._index is None and self._count == stored.shape[0]:
+            return stored
         if self._index is None:
             return stored.narrow(0, self._first, self._count)
         return stored.index_select(0, self._index)

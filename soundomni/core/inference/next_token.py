@@ -128,7 +128,8 @@ def sample_tokens(
 
     def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int, level: int | None = None) -> Tensor:
         every = timesteps[:, None].expand(-1, values.shape[-1])
-        out = slots.predict(values.repeat(count, 1, 1), every.repeat(count, 1), first=first, level=level)
+        shown = (values, every) if count == 1 else (values.repeat(count, 1, 1), every.repeat(count, 1))
+        out = slots.predict(*shown, first=first, level=level)
         return out.reshape(count, len(values), *out.shape[1:])
 
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
