@@ -100,9 +100,7 @@ class Theirs:
             self.make: Callable[[], Any] = lambda: self.wrapper.generate(max_length=stage.frames)
             self.loss: Callable[[], Any] = lambda: self.wrapper(semantic_token_ids=self.codes[..., 0], return_loss=True)
         elif name == "coarse":
-            network = audiolm.CoarseTransformer(
-                num_semantic_tokens=SEMANTIC, codebook_size=SIZE, num_coarse_quantizers=COARSE, **common
-            )
+            network = audiolm.CoarseTransformer(num_semantic_tokens=SEMANTIC, codebook_size=SIZE, num_coarse_quantizers=COARSE, **common)
             self.wrapper = audiolm.CoarseTransformerWrapper(transformer=network, codec=_codec(), unique_consecutive=False)
             self.make = lambda: self.wrapper.generate(semantic_token_ids=self.given[:1], max_time_steps=stage.frames)
             self.loss = lambda: self.wrapper(semantic_token_ids=self.given, coarse_token_ids=self.codes, return_loss=True)

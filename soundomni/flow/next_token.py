@@ -112,9 +112,9 @@ class NextTokenSampler(Sampler):
             for first, last in _pieces(shown, token + 1):
                 predicted = one(before[..., first - shown : last - shown], timesteps, first=first)
             logits, shown = predicted[..., -1].float().cpu(), token + 1
-            parts = [logits] if len(levels) == 1 else logits.split(list(start.spec.codebook_sizes), dim=1)
-            of_levels = dict(zip(levels, parts if len(levels) == 1 else [parts[level] for level in levels], strict=True))
-            values[..., token] = self._drawn(of_levels, values, token, hidden, numbers[..., token], start)
+            parts = (logits,) if len(levels) == 1 else torch.split(logits, list(start.spec.codebook_sizes), dim=1)
+            asked = {level: parts[0 if len(levels) == 1 else level] for level in levels}
+            values[..., token] = self._drawn(asked, values, token, hidden, numbers[..., token], start)
             for clip in torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist():
                 rest = start.ended(clip, token).cpu()
                 lengths[clip] = rest.shape[-1]
@@ -126,9 +126,7 @@ class NextTokenSampler(Sampler):
         counts = torch.tensor(lengths, device=device)
         return replace(start, values=values.to(device), lengths=counts, frames=tuple(lengths))
 
-    def _drawn(
-        self, logits: Mapping[int, Tensor], values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens
-    ) -> Tensor:
+    def _drawn(self, logits: Mapping[int, Tensor], values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
         """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:

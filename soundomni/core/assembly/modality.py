@@ -365,16 +365,11 @@ class MadeModality(CodecModality):
 
         With a `level` of codes, only its logits leave.
         """
-        if level is None:
-            tokens = self.connector.leave(hidden)
-        else:
-            tokens = self.connector.leave_level(hidden, level, self.classes)
+        tokens = self.connector.leave(hidden) if level is None else self.connector.leave_level(hidden, level, self.classes)
         b, _, t = like.shape
-        if len(places) == b * t:  # there is no padding
-            flat = tokens
-        else:
-            flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy_(0, places, tokens)
-        return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
+        if len(places) < b * t:  # there is padding
+            tokens = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy_(0, places, tokens)
+        return tokens.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     def count_terms(self, clips: Clips) -> float:
         """Return the count of each loss, which follows from how many frames of each clip are made and not known."""

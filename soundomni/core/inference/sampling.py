@@ -73,9 +73,7 @@ class AudioSlots:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
-        return self._model.predict_frames(
-            self._name, values, timesteps, self._boundary, places, self._layout, self._added, level=level
-        )
+        return self._model.predict_frames(self._name, values, timesteps, self._boundary, places, self._layout, self._added, level=level)
 
 
 @torch.no_grad()
