@@ -41,6 +41,7 @@ def of_level(predict: Predict, sizes: Sequence[int]) -> LevelPredict:
         return cast(LevelPredict, predict)
 
     def part(values: Tensor, timesteps: Tensor, *, first: int = 0, level: int) -> Tensor:
-        return predict(values, timesteps, first=first).narrow(1, sum(sizes[:level]), sizes[level])
+        whole = predict(values, timesteps, first=first) if first else predict(values, timesteps)  # not every function takes `first`
+        return whole.narrow(1, sum(sizes[:level]), sizes[level])
 
     return part
