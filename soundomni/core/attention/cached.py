@@ -64,14 +64,19 @@ class CachedPlan:
         if self._is_empty:
             return torch.zeros_like(query)
         rows = query if self._is_ordered else query.index_select(0, self._query)
-        out = F.scaled_dot_product_attention(
-            rows.view(*self._shape, *query.shape[1:]).transpose(1, 2),
-            self._rows(key),
-            self._rows(value),
-            attn_mask=self._mask,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        tokens = out.transpose(1, 2).flatten(0, 1)
+        keys, values = self._rows(key), self._rows(value)
+        if self._shape[1] == 1:  # query heads that share keys are then like several queries, and no key is repeated for them
+            heads = rows.view(self._shape[0], key.shape[1], -1, query.shape[2])
+            tokens = F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).reshape(rows.shape)
+        else:
+            out = F.scaled_dot_product_attention(
+                rows.view(*self._shape, *query.shape[1:]).transpose(1, 2),
+                keys,
+                values,
+                attn_mask=self._mask,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            tokens = out.transpose(1, 2).flatten(0, 1)
         if self._is_ordered:
             return tokens
         if not self._has_padding:
