@@ -31,6 +31,8 @@ CASES = {
     "equal widths, 27 passes": (2048, 16),
 }
 """Width of our feed-forward networks, and passes of the first level there; here they are 16. All further levels have one each."""
+LEAST = {2816: 2.5, 2048: 3.0}
+"""Least ratio, by width."""
 SHARES = {2816: 1.0, 2048: 0.9}
 """Our parameters as a share of theirs, by width."""
 
@@ -63,7 +65,7 @@ def test_generation(benchmark: Any, case: str) -> None:
     mine, yours = peers.in_turns(make, lambda: other.generate(FRAMES, batch_size=1), rounds=1)
     floor = 27 * peers.seconds(peers.products(model, tokens=FRAMES, keys=FRAMES), rounds=3)
     benchmark.pedantic(make, rounds=1)
-    peers.report(f"making {FRAMES} frames, {case}", mine, yours, floor, target=3.0)
+    peers.report(f"making {FRAMES} frames, {case}", mine, yours, floor, least=LEAST[width])
 
 
 @pytest.mark.benchmark(group="soundstorm")
@@ -82,4 +84,4 @@ def test_training_step(benchmark: Any) -> None:
     mine, theirs_took = peers.in_turns(step, yours, rounds=3)
     floor = peers.seconds(peers.products(model, tokens=FRAMES, keys=FRAMES, clips=CLIPS, levels=LEVELS, backward=True), rounds=2)
     benchmark.pedantic(step, rounds=1)
-    peers.report(f"training step of {CLIPS} clips of {FRAMES} frames", mine, theirs_took, floor, target=1.0)
+    peers.report(f"training step of {CLIPS} clips of {FRAMES} frames", mine, theirs_took, floor, least=1.0)

@@ -148,9 +148,9 @@ def products(model: UnifiedModel, *, tokens: int, keys: int, clips: int = 1, lev
     return run
 
 
-def report(what: str, ours: float, theirs: float, floor: float, target: float) -> None:
-    """Print the ratio and the floor, and fail if the ratio is below `target`."""
+def report(what: str, ours: float, theirs: float, floor: float, least: float) -> None:
+    """Print the ratio and the floor, and fail if the ratio is below `least`."""
     ratio = theirs / ours
     allowed = f"{ours / floor:.2f} times the floor of {floor:.3g} s, which allows {theirs / floor:.2f}"
-    print(f"\n{what}: {ratio:.2f} times as fast, at least {target}; {ours:.3g} s, theirs {theirs:.3g} s; {allowed}")
-    assert ratio >= target
+    print(f"\n{what}: {ratio:.2f} times as fast, at least {least}; {ours:.3g} s, theirs {theirs:.3g} s; {allowed}")
+    assert ratio >= least
