@@ -2,10 +2,12 @@
 
 All stages have 6 layers with 8 query heads of 64 dimensions and one key-value head; the hidden size is 1024 in the semantic stage and
 512 in the others. The coarse stage makes 3 levels of 1024 codes after semantic tokens, the fine one 5 levels after three coarse ones, all
-in the order "flat". Keys and values are cached on both sides. There, a training step also predicts the tokens that are given,
-about one percent of its work. One new token reads every weight once, so memory bounds both: at hidden size 1024, the floor alone takes
-more than half of their time, and twice their speed is out of reach. The floor is the time of the matrix products and the attention of our network only. Run on one thread, with
-both packages on the path:
+in the order "flat". Keys and values are cached on both sides. There, a training step also predicts the tokens that are given, about one
+percent of its work.
+
+One new token reads every weight once, so memory bounds both: at hidden size 1024, the floor alone takes more than half of their time, and
+twice their speed is out of reach. The floor is the time of the matrix products and the attention of our network only. Run on one thread,
+with both packages on the path:
 
     pip install --no-deps --target FOLDER --requirement requirements/token-models.txt
     PYTHONPATH=FOLDER OMP_NUM_THREADS=1 pytest -s benchmarks/bench_audiolm.py
