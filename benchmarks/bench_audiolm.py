@@ -5,7 +5,7 @@ All stages have 6 layers with 8 query heads of 64 dimensions and one key-value h
 in the order "flat". Keys and values are cached on both sides. There, a training step also predicts the tokens that are given, about one
 percent of its work.
 
-One new token reads every weight once, so memory bounds both: at hidden size 1024, the floor alone takes more than half of their time, and
+One new token reads every weight once, so memory bounds both: at hidden size 1024, its floor takes more than half of their time, and
 twice their speed is out of reach. The floor is the time of the matrix products and the attention of our network only. Run on one thread,
 with both packages on the path:
 

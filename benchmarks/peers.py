@@ -1,4 +1,4 @@
-"""soundstorm-pytorch and audiolm-pytorch beside the environment of this project, and what their benchmarks share.
+"""soundstorm-pytorch and audiolm-pytorch next to the environment of this project, and what their benchmarks share.
 
 Both import packages for data and logging that no model needs; empty modules stand for those.
 """

@@ -7,17 +7,19 @@ from soundomni.core.lazy_names import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
     from soundomni.core.inference.editing import Kept as Kept
+    from soundomni.core.pretrained.chain import Chain as Chain
     from soundomni.core.pretrained.omni import SoundOmni as SoundOmni
     from soundomni.core.spec.parsers import extend_jsonargparse as extend_jsonargparse
     from soundomni.core.waveform import Audio as Audio
 
 __version__ = _version("soundomni")
-__all__ = ["Audio", "Kept", "SoundOmni", "__version__", "extend_jsonargparse"]
+__all__ = ["Audio", "Chain", "Kept", "SoundOmni", "__version__", "extend_jsonargparse"]
 
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
         "core.inference.editing": ("Kept",),
+        "core.pretrained.chain": ("Chain",),
         "core.pretrained.omni": ("SoundOmni",),
         "core.spec.parsers": ("extend_jsonargparse",),
         "core.waveform": ("Audio",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
 
 
@@ -27,12 +28,12 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_model_format(name: str, model: SoundOmni, *, of: str | None = None) -> None:
+def check_model_format(name: str, model: SoundOmni | Chain, *, of: str | None = None) -> None:
     """Raise DataError, before any clip is made, if a format cannot hold the output of the codec of a modality."""
     from soundomni.data.audio_formats import check_format
 
-    codec = model.model.made(of).codec.spec
-    check_format(name, sample_rate=codec.sample_rate, channels=codec.channels)
+    made = next(one for one in model.abilities().made if of in (None, one.name))
+    check_format(name, sample_rate=made.sample_rate, channels=made.channels)
 
 
 def say_gain(path: Path, gain: float, *, kept: bool = False) -> None:

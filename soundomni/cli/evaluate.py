@@ -14,7 +14,7 @@ from soundomni.cli.model_options import (
     check_modality,
     check_steps,
     choose_device,
-    load_model,
+    load_model_or_chain,
 )
 from soundomni.evaluation.settings import COMMON_TASKS, DATASET_LIMIT, DEFAULT_BATCH_SIZE, DEFAULT_LIST, TASKS
 
@@ -27,7 +27,7 @@ HELP = "measure what a model generates, describes and reconstructs"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = "The error rates wer and cer also count extra words and characters, so they can exceed 100 %."
-    add_model(parser)
+    add_model(parser, may_be_chain=True)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if args.clap or args.classifier:
         check_judged_tasks(tasks)
     judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
-    model = load_model(args, overrides, device=device)
+    model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
     check_steps(model, args.of, args.steps)
     result = evaluate(

@@ -21,11 +21,13 @@ from soundomni.cli.model_options import (
     check_modality,
     check_steps,
     choose_device,
-    load_model,
+    load_draft,
+    load_model_or_chain,
 )
 from soundomni.core.limits import DEFAULT_STRENGTH
 
 if TYPE_CHECKING:
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
@@ -41,7 +43,7 @@ class Request:
     """One requested clip; None leaves the choice to the model's spec.
 
     `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`. `given` holds pairs of a modality
-    and a file, whose tokens are added to those of the clip.
+    and a file, a clip that the model takes besides the prompt.
     """
 
     prompt: str
@@ -60,7 +62,7 @@ class Request:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_model(parser)
+    add_model(parser, may_be_chain=True)
     add_adapter(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be repeated")
@@ -103,7 +105,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_named_file,
         action="append",
         metavar="MODALITY=FILE",
-        help="audio file for a modality that is aligned with the one to make, such as semantic=speech.wav; may be repeated",
+        help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: aligned with the clip, before "
+        "it, or for the levels of its codes that the model does not make; may be repeated",
+    )
+    parser.add_argument(
+        "--draft",
+        type=expanded,
+        metavar="DIR",
+        help="smaller model of the same codes that guesses ahead for the sampler speculative: other clips of the same kind, made faster",
     )
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
@@ -135,6 +144,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.folders import input_file, make_directory
     from soundomni.core.errors import one_line
     from soundomni.core.limits import check_negative
+    from soundomni.core.pretrained.stage_paths import is_chain
     from soundomni.data.audio_formats import find_format
 
     find_format(args.format)
@@ -143,18 +153,26 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
             setattr(args, option, str(input_file(getattr(args, option))))
     args.given = [(name, str(input_file(file))) for name, file in _named_once(args.given or ())]
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
-    _check(requests, args.batch, option="--" if args.grid is None else "")
+    chained = is_chain(args.model)
+    _check(requests, args.batch, option="--" if args.grid is None else "", may_be_silent=chained)
     requests = _varying(_keeping(requests, args), args)
-    model = load_model(args, overrides, device=choose_device(args))
+    if chained:
+        _check_chain(args)
+    device = choose_device(args)
+    model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
+    if chained and model.abilities().takes_text:
+        _check_prompts(requests)
+    draft = None if args.draft is None else load_draft(args.draft, device=device)
     scale = model.made_spec(args.of).guidance.scale
     for request in requests:
         check_steps(model, args.of, request.steps, option="--steps" if args.grid is None else "steps")
-        check_negative(request.negative, scale if request.guidance is None else request.guidance)
+        if not chained:  # whose stages have guidance of their own
+            check_negative(request.negative, scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
     made, lines, failures = [], [], []
-    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format):
+    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format, draft=draft):
         made.append({**asdict(clip.request), "files": [str(file) for file in clip.files], "gain": clip.gain})
         lines.append(f"{clip.files[0]}  {one_line(' '.join(clip.request.prompt.split()))}")
         if clip.no_picture is not None:
@@ -164,7 +182,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def generate_files(
-    model: SoundOmni, requests: list[Request], out: Path, *, batch: int, pictures: bool, format: str = "wav"
+    model: SoundOmni | Chain,
+    requests: list[Request],
+    out: Path,
+    *,
+    batch: int,
+    pictures: bool,
+    format: str = "wav",
+    draft: SoundOmni | None = None,
 ) -> Iterator[Written]:
     """Make clips in batches and yield each as soon as it is written.
 
@@ -184,6 +209,8 @@ def generate_files(
             kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
             varied = Audio(*read_audio(first.vary)) if first.vary else None
             given = {name: Audio(*read_audio(file)) for name, file in first.given}
+            besides: dict[str, Any] = {} if varied is None else {"vary": [varied] * len(group), "strength": first.strength}
+            besides |= ({"given": given} if given else {}) | ({} if draft is None else {"draft": draft})
             clips = model.generate(
                 [request.prompt for request in group],
                 seconds=first.seconds,
@@ -191,13 +218,11 @@ def generate_files(
                 guidance_scale=first.guidance,
                 negative_prompt=first.negative,
                 known=[kept] * len(group),
-                vary=None if varied is None else [varied] * len(group),
-                strength=None if varied is None else first.strength,
                 seeds=[request.seed for request in group],
                 of=first.of,
-                given=given or None,
                 batch_size=batch,
                 on_step=lambda index, _: progress.detail(f"step {index + 1}"),
+                **besides,
             )
             for request, clip in zip(group, clips, strict=True):
                 yield _write(request, clip, out, pictures=pictures, format=format)
@@ -384,9 +409,26 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     ]
 
 
-def _check(requests: list[Request], batch: int, *, option: str) -> None:
-    """Raise SpecError for a number that is out of its range; `option` stands before its name in the error."""
+def _check_chain(args: argparse.Namespace) -> None:
+    """Raise SpecError for options that change what one model does, if `--model` is a chain of several."""
     from soundomni.core.errors import SpecError
+
+    for option, given in (("--vary", args.vary), ("--given", args.given), ("--draft", args.draft)):
+        if given:
+            raise SpecError(f"{option} is for one model, but '{args.model}' is a chain of several. Use --keep, or one of its stages")
+
+
+def _check_prompts(requests: list[Request]) -> None:
+    """Raise SpecError for a prompt that says nothing."""
+    from soundomni.core.errors import SpecError
+
+    if not all(request.prompt.strip() for request in requests):
+        raise SpecError("the prompt is empty; say what to make, for example --prompt 'a rising sine tone'")
+
+
+def _check(requests: list[Request], batch: int, *, option: str, may_be_silent: bool) -> None:
+    """Raise SpecError for a number that is out of its range, whose name `option` comes before in the error, and, unless it
+    `may_be_silent`, for an empty prompt."""
     from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seconds, check_seed
 
     check_count("--batch", batch)
@@ -397,5 +439,5 @@ def _check(requests: list[Request], batch: int, *, option: str) -> None:
             check_count(f"{option}steps", request.steps, most=MOST_STEPS)
         if request.guidance is not None:
             check_scale(request.guidance)
-        if not request.prompt.strip():
-            raise SpecError("the prompt is empty; say what to make, for example --prompt 'a rising sine tone'")
+    if not may_be_silent:
+        _check_prompts(requests)

@@ -9,6 +9,7 @@ from soundomni.cli.folders import expanded
 
 if TYPE_CHECKING:
     from soundomni.cli.parsing import Overrides
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
 
 TESTED_ON = "cpu"
@@ -17,9 +18,10 @@ TESTED_ON = "cpu"
 _MODEL = "model directory, shipped model (nano), or Hugging Face Hub repository OWNER/NAME[@REVISION]"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, may_be_chain: bool = False) -> None:
     """Add `--model`."""
-    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=_MODEL)
+    chain = ", or a chain of models: its directory, or a spec with the section stages" if may_be_chain else ""
+    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=_MODEL + chain)
 
 
 def add_model_or_codec(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +56,7 @@ def add_modality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", metavar="NAME", help="modality to use, for a model that makes several (default: its first one)")
 
 
-def check_modality(model: SoundOmni, name: str | None) -> None:
+def check_modality(model: SoundOmni | Chain, name: str | None) -> None:
     """Raise SpecError if a model does not make the modality of `--of`."""
     from soundomni.core.errors import SpecError, did_you_mean, listed
 
@@ -63,14 +65,14 @@ def check_modality(model: SoundOmni, name: str | None) -> None:
         raise SpecError(f"--of is '{name}'; this model makes {listed(made) if made else 'no audio'}.{did_you_mean(name, made)}")
 
 
-def check_steps(model: SoundOmni, name: str | None, steps: int | None, *, option: str = "--steps") -> None:
+def check_steps(model: SoundOmni | Chain, name: str | None, steps: int | None, *, option: str = "--steps") -> None:
     """Raise SpecError if a number of steps is asked for and the modality of `--of` is made without one."""
     from soundomni.core.errors import SpecError
 
     if steps is None:
         return
-    made = model.model.made(name)
-    if made.objective.predicts == "next-token":
+    made = next((one for one in model.abilities().made if name in (None, one.name)), None)
+    if made is not None and made.num_steps is None:
         raise SpecError(
             f"{option} is {steps}, but this model makes '{made.name}' token after token, as many as a clip has. Leave out {option}"
         )
@@ -112,3 +114,32 @@ def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -
         if adapter is not None:
             model.load_adapter(adapter)
     return model
+
+
+def load_model_or_chain(args: argparse.Namespace, overrides: Overrides, *, device: str) -> SoundOmni | Chain:
+    """Return the model of `--model` as `load_model` does, or the chain of models that it names.
+
+    Raise SpecError if an adapter is given for a chain.
+    """
+    from soundomni.cli.progress import Progress
+    from soundomni.core.errors import SpecError
+    from soundomni.core.pretrained.stage_paths import is_chain
+
+    if not is_chain(args.model):
+        return load_model(args, overrides, device=device)
+    if args.adapter is not None:
+        raise SpecError(f"--adapter changes one model, but '{args.model}' is a chain of several. Merge it into a stage first")
+    with Progress(f"loading {args.model}"):
+        from soundomni.train.stages import load_chain
+
+        return load_chain(args.model, overrides=dict(overrides), device=device, trust_class_paths=args.trust_class_paths)
+
+
+def load_draft(directory: str, *, device: str) -> SoundOmni:
+    """Return the model of `--draft` on a device, which has to be that of the model that it guesses for."""
+    from soundomni.cli.progress import Progress
+
+    with Progress(f"loading {directory}"):
+        from soundomni.core.pretrained.omni import SoundOmni
+
+        return SoundOmni.from_pretrained(directory, device=device)

@@ -81,6 +81,8 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     from soundomni.core.spec.slots import slots
     from soundomni.train.preflight import check_spec
 
+    if spec.stages is not None:
+        return _validate_stages(args, spec)
     doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
     for line in doubts:
         note(f"warning: {line}")
@@ -93,6 +95,25 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     listed = "".join(f"\n{_listed(one)}" for one in data)
     result = {"ok": True, "warnings": doubts, "plugins": rows, "lock": versions, "data": data}
     emit(args, result, text=f"ok\n{text}\nfrom {names}{listed}")
+    return 0
+
+
+def _validate_stages(args: argparse.Namespace, spec: Spec) -> int:
+    """Say which stages of a chain are there, next to the last file that was given; they are compared when the chain is loaded."""
+    from pathlib import Path
+
+    from soundomni.cli.console import emit, note, table
+    from soundomni.core.files.paths import local_path
+
+    file = Path([*args.specs, *args.config][-1])
+    rows = []
+    for name, directory in spec.used_stages.items():
+        place = file.parent / local_path(directory)
+        rows.append({"stage": name, "directory": str(place), "found": place.is_dir()})
+        if not place.is_dir():
+            note(f"stages.{name}: there is no directory '{place}' yet. Train or export it first")
+    lines = [[row["stage"], row["directory"], "found" if row["found"] else "missing"] for row in rows]
+    emit(args, {"ok": True, "stages": rows}, text=f"ok\n{table(['stage', 'directory', ''], lines)}")
     return 0
 
 

@@ -33,15 +33,35 @@ Prediction = Literal["velocity", "logits", "next-token"]
 """What an objective predicts and a sampler takes: velocities, logits of hidden codes, or logits of the next token."""
 
 
+First = int | Tensor
+"""Index of a token: one for all clips, or one for each of them, int64 `[B]` on the CPU."""
+
+
 class Predict(Protocol):
     """What a sampler asks for predictions."""
 
-    def __call__(self, values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         """Return the prediction `[B, P, T]` for values `[B, D, T]` or codes `[B, K, T]` at timesteps `[B]`.
 
         Tokens before `first` are settled: they were asked for in earlier calls, stay as they were then, and are not in
         `values`. Samplers that change all tokens in every step leave it at 0. For the next token, place n holds token n − 1,
-        or HIDDEN at the beginning, and gives the logits of token n.
+        or HIDDEN at the beginning, and gives the logits of token n. Tokens from `first` on may be asked for again, with others
+        before them; what they gave then is forgotten.
+        """
+        ...
+
+
+class Draft(Protocol):
+    """Guesses tokens ahead of a model, for samplers that then ask the model about several of them at once."""
+
+    def __call__(self, values: Tensor, tokens: Tensor) -> Tensor:
+        """Return logits `[B, P]` of token `tokens[b]` of each clip, from the tokens before it.
+
+        A level whose logits are all -inf is not guessed. Logits that are all -inf but one are a guess that is certain.
+
+        Args:
+            values: ids `[B, K, N]` on the CPU, as in `Tokens`. Those from `tokens[b]` on may be HIDDEN, and say nothing.
+            tokens: int64 `[B]` on the CPU. Clips that have ended may have any.
         """
         ...
 
@@ -52,7 +72,7 @@ class LevelPredict(Protocol):
     A function that takes `level` may leave out the work for all other levels; of any other `Predict`, a sampler takes a part.
     """
 
-    def __call__(self, values: Tensor, timesteps: Tensor, *, first: int = 0, level: int) -> Tensor:
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int) -> Tensor:
         """Return the logits `[B, V_level, T]` that `Predict` returns for this level; the other arguments are those of `Predict`."""
         ...
 
@@ -401,6 +421,15 @@ class Objective(nn.Module, ABC):
         """
         return TokenSpec(spec.tokens, spec.tokens)
 
+    def made_levels(self, spec: RepresentationSpec) -> tuple[int, int]:
+        """Return which levels of codes are made, (first, end): by default all.
+
+        Levels below `first` are given: they are shown, never change, and carry no loss. There are no levels from `end` on. Inputs have
+        `end` levels, targets and predictions too, although nothing is predicted of levels that are given. Latents have no levels; the
+        pair is then (0, D).
+        """
+        return 0, spec.token_dim
+
     def num_tokens(self, spec: RepresentationSpec, frames: int) -> int:
         """Return how many tokens a clip of `frames` frames takes in a sequence: at least as many, and more for more frames."""
         return frames
@@ -426,7 +455,8 @@ class Objective(nn.Module, ABC):
         The noise of a clip is drawn frame by frame, so that a longer clip begins with the noise of a shorter one.
 
         Args:
-            given: read at known frames only; its dtype, device and lengths are those of the result.
+            given: read at known frames, and at all frames of levels that are not made; its dtype, device and lengths are those of the
+                result.
             known: bool `[B, T]`, frames that keep their given values.
             generators: one for each clip.
         """
@@ -460,7 +490,7 @@ class Objective(nn.Module, ABC):
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
 
-    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output
         itself.
 
@@ -468,7 +498,7 @@ class Objective(nn.Module, ABC):
             output: `[B, P, T]`, what the network gave.
             inputs: `[B, D, T]` or `[B, K, T]`, what it was shown.
             timesteps: `[B, T]`.
-            first: index of the first of these tokens in the clip.
+            first: index of the first of these tokens in the clip, or in each.
         """
         return output
 
@@ -527,9 +557,30 @@ class Sampler(ABC):
         change. `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from
         `generators[b]` only.
 
-        A sampler of the next token gets `Tokens`. It asks for each token once, at timestep `begin`, and stops when all clips have
-        ended, which may be before `count_steps(start)` steps. It returns `Tokens` with the lengths of the clips.
+        A sampler of the next token gets `Tokens`. It asks for tokens at timestep `begin`, each after all before it, and stops
+        when all clips have ended, which may be before `count_steps(start)` steps. It returns `Tokens` with the lengths of the
+        clips.
         """
+
+
+class DraftedSampler(Sampler):
+    """A sampler of the next token that lets a draft guess tokens ahead, and has the model check several at once.
+
+    Whatever the draft guesses, clips follow the same distribution.
+    """
+
+    @abstractmethod
+    def sample(
+        self,
+        predict: Predict,
+        start: Representation,
+        *,
+        generators: Sequence[torch.Generator],
+        begin: float = 1.0,
+        on_step: Callable[[int, Tensor], None] | None = None,
+        draft: Draft | None = None,
+    ) -> Representation:
+        """Do what `Sampler.sample` does, with tokens that `draft` guesses; None for a draft of the sampler's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

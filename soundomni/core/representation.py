@@ -87,6 +87,10 @@ class RepresentationSpec:
         """Return the length of that clip in seconds."""
         return self.num_samples(num_frames) / self.sample_rate
 
+    def with_levels(self, count: int) -> RepresentationSpec:
+        """Return the spec of codes that only have the first `count` levels; latents have no levels."""
+        return replace(self, codebook_sizes=self.codebook_sizes[:count])
+
     @property
     def token_dim(self) -> int:
         """Values per frame: D for continuous latents, K for codes."""

@@ -20,12 +20,13 @@ from soundomni.evaluation.settings import DEFAULT_BATCH_SIZE, DEFAULT_LIST, Sett
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Dataset
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.spec.schema import Slot
 
 
 def evaluate(
-    model: SoundOmni,
+    model: SoundOmni | Chain,
     data: str | Path | Slot | Dataset | EvaluationData = DEFAULT_LIST,
     *,
     tasks: Sequence[str] | None = None,
@@ -44,7 +45,7 @@ def evaluate(
     """Measure a model, and return what `soundomni evaluate --json` prints. This function prints nothing.
 
     Args:
-        model: the model to measure.
+        model: the model to measure, or a chain of models, which only generates and continues.
         data: name of a fixed list or path to its file, a dataset, the slot of a dataset, or the result of `open_data`.
         tasks: some of TASKS; None for those of the list, or COMMON_TASKS on a dataset.
         limit: measure on the first `limit` clips; None for all clips of a list, and the first 100 of a dataset.
@@ -96,14 +97,15 @@ def _as_directories(**paths: str | Path | None) -> list[str | Path | None]:
 def _check_kinds(model: object, judges: object, observer: object, of: str | None) -> None:
     """Raise SpecError for an object that is not what its name says, or a modality that is not made, before any clip is read."""
     from soundomni.core.inference.inputs import shown
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
 
-    if not isinstance(model, SoundOmni):
+    if not isinstance(model, (SoundOmni, Chain)):
         raise SpecError(f"model is {shown(model)}; expected a SoundOmni. Load it first: SoundOmni.from_pretrained(...)")
     if not isinstance(judges, Judges):
         raise SpecError(f"judges is {shown(judges)}; expected Judges. Call load_judges, or leave judges out")
     if of is not None:
-        model.model.made(of)
+        model.made_spec(of)
     lacking = [name for name in ("begin", "note") if not callable(getattr(observer, name, None))]
     if lacking:
         raise SpecError(f"observer is {shown(observer)}, without the method {lacking[0]}(); expected an Observer, or leave it out")

@@ -18,12 +18,13 @@ from soundomni.evaluation.unfit_clips import find_unfit
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Dataset, Item
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.evaluation.settings import Settings
 
 
 def prepare(
-    model: SoundOmni, dataset: Dataset, settings: Settings, *, judges: Judges, observer: Observer
+    model: SoundOmni | Chain, dataset: Dataset, settings: Settings, *, judges: Judges, observer: Observer
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Return an outcome with clips but without results, and the tasks to do, in the order of TASKS.
 
@@ -94,12 +95,16 @@ def _leave_out(outcome: Outcome, unfit: Mapping[int, DataError], observer: Obser
     outcome.unmeasurable = len(unfit)
 
 
-def _obstacle(task: str, model: SoundOmni, items: Sequence[Item], *, judged: bool) -> str | None:
+def _obstacle(task: str, model: SoundOmni | Chain, items: Sequence[Item], *, judged: bool) -> str | None:
     """Return why a task cannot be measured with this model on these clips; None if it can."""
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.evaluation.toy_attributes import are_toys
 
     toys = are_toys(items)
-    if task in ("describe", "answer") and not model.model.all_heard:
+    if isinstance(model, Chain):
+        if task not in ("generate", "continue"):
+            return "a chain of models only generates and continues"
+    elif task in ("describe", "answer") and not model.model.all_heard:
         return "the model has no encoder"
     if task in ("generate", "describe", "continue", "vary") and not all(item.captions for item in items):
         return "not every clip has a caption"

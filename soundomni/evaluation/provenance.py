@@ -16,6 +16,7 @@ from soundomni.evaluation.checksums import audio_sha256, items_sha256
 from soundomni.evaluation.judges import NO_JUDGES, Judges
 
 if TYPE_CHECKING:
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.evaluation.evaluation_data import EvaluationData
     from soundomni.evaluation.outcome import Outcome
@@ -26,7 +27,7 @@ PACKAGES = ("soundomni", "torch", "numpy", "transformers", "soxr", "jiwer")
 
 
 def made_with(
-    model: SoundOmni,
+    model: SoundOmni | Chain,
     data: EvaluationData,
     settings: Settings,
     outcome: Outcome,
@@ -49,15 +50,14 @@ def made_with(
     Raises:
         CheckpointError: there is no model of the name `loaded_from`, or no adapter.
     """
-    from soundomni.core.assembly.build import build_sampler, steps_of
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.spec.registry import distributions
     from soundomni.core.spec.slots import slots
     from soundomni.core.waveform import RESAMPLER_QUALITY
 
-    made = model.made_spec(settings.of)
-    sampler, guidance = made.sampler, made.guidance
-    assert sampler is not None, "it is made"
-    scale = {} if settings.guidance_scale is None else {"scale": settings.guidance_scale}
+    stages = _stages(model)
+    specs = [stage.spec for stage in stages.values()]
+    last = list(stages.values())[-1]
     return {
         "model": _model(model, loaded_from),
         "adapter": None if adapter is None else _adapter(adapter),
@@ -70,14 +70,35 @@ def made_with(
         "limit": settings.count(len(data.dataset)),
         "seed": settings.seed,
         "batch": settings.batch_size,
-        "modality": model.model.made(settings.of).name,
-        "sampler": {"class_path": sampler.class_path, "init_args": sampler.init_args},
-        "steps": steps_of(build_sampler(sampler, num_steps=settings.num_steps)),
-        "guidance": dataclasses.asdict(guidance) | scale,
+        **_sampling(last, settings, of=settings.of),
+        **({"stages": {name: _sampling(stage, settings) for name, stage in stages.items()}} if isinstance(model, Chain) else {}),
         "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
-        "device": str(model.model.device),
-        "plugins": distributions([("dataset", data.plugin), *((kind, slot) for _, kind, slot in slots(model.spec))]),
+        "device": str(last.model.device),
+        "plugins": distributions([("dataset", data.plugin), *((kind, slot) for spec in specs for _, kind, slot in slots(spec))]),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def _stages(model: SoundOmni | Chain) -> dict[str, SoundOmni]:
+    """Return the models of a chain by name; a model is its only one."""
+    from soundomni.core.pretrained.chain import Chain
+
+    return model.stages if isinstance(model, Chain) else {"": model}
+
+
+def _sampling(model: SoundOmni, settings: Settings, *, of: str | None = None) -> dict[str, Any]:
+    """Return how clips of a modality are sampled."""
+    from soundomni.core.assembly.build import build_sampler, steps_of
+
+    made = model.made_spec(of)
+    assert made.sampler is not None, "it is made"
+    scale = {} if settings.guidance_scale is None else {"scale": settings.guidance_scale}
+    own_steps = steps_of(build_sampler(made.sampler))
+    return {
+        "modality": model.model.made(of).name,
+        "sampler": {"class_path": made.sampler.class_path, "init_args": made.sampler.init_args},
+        "steps": own_steps if own_steps is None or settings.num_steps is None else settings.num_steps,
+        "guidance": dataclasses.asdict(made.guidance) | scale,
     }
 
 
@@ -87,8 +108,11 @@ def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) ->
     """
     from soundomni.core.pretrained.adapters import CONFIG_FILE, WEIGHTS_FILE
     from soundomni.core.pretrained.directory import find_model
+    from soundomni.core.pretrained.stage_paths import is_chain, stage_paths
 
-    if loaded_from is not None:
+    if loaded_from is not None and is_chain(loaded_from):
+        stage_paths(loaded_from)
+    elif loaded_from is not None:
         find_model(loaded_from)
     if adapter is None:
         return
@@ -97,24 +121,29 @@ def check_sources(loaded_from: str | Path | None, adapter: str | Path | None) ->
             raise CheckpointError(f"the adapter {place(adapter)} has no {file}; expected a folder in peft's format")
 
 
-def weights_sha256(name: str) -> str:
-    """Return the SHA-256 of the weights of a model that `from_pretrained` takes; for several files, that of their
-    checksums.
+def weights_sha256(name: str) -> str | None:
+    """Return the SHA-256 of the weights of a model that `from_pretrained` takes, or of a chain; for several files, that of their
+    checksums, and None for a chain of runs, whose weights are in checkpoints.
 
     Raise CheckpointError if there is no model of that name.
     """
-    from soundomni.core.pretrained.directory import find_model
+    from soundomni.core.pretrained.directory import find_model, is_run
+    from soundomni.core.pretrained.stage_paths import is_chain, stage_paths
     from soundomni.core.pretrained.weights import weight_files
 
-    return _sum(weight_files(find_model(name)))
+    if not is_chain(name):
+        return _sum(weight_files(find_model(name)))
+    paths = list(stage_paths(name).values())
+    return None if any(map(is_run, paths)) else _sum([file for path in paths for file in weight_files(path)])
 
 
-def _model(model: SoundOmni, loaded_from: str | Path | None) -> dict[str, Any]:
+def _model(model: SoundOmni | Chain, loaded_from: str | Path | None) -> dict[str, Any]:
     from soundomni.core.spec.load import dump_spec
 
     name = None if loaded_from is None else str(loaded_from)
     weights = None if name is None else weights_sha256(name)
-    return {"name": name, "sha256": weights, "spec_sha256": hashlib.sha256(dump_spec(model.spec).encode()).hexdigest()}
+    specs = "".join(dump_spec(stage.spec) for stage in _stages(model).values())
+    return {"name": name, "sha256": weights, "spec_sha256": hashlib.sha256(specs.encode()).hexdigest()}
 
 
 def _adapter(folder: str | Path) -> dict[str, Any]:

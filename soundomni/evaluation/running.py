@@ -17,12 +17,13 @@ from soundomni.evaluation.tasks.variation import vary_clips
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Dataset
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.evaluation.settings import Settings
 
 
 def run_model(
-    model: SoundOmni, dataset: Dataset, settings: Settings, *, judges: Judges = NO_JUDGES, observer: Observer = SILENT
+    model: SoundOmni | Chain, dataset: Dataset, settings: Settings, *, judges: Judges = NO_JUDGES, observer: Observer = SILENT
 ) -> Outcome:
     """Let a model do the tasks of the settings that the model and the clips allow.
 
@@ -41,11 +42,17 @@ def run_model(
     Raises:
         DataError: the dataset is empty, or none of its clips can be read and measured.
     """
+    from soundomni.core.pretrained.chain import Chain
+
     outcome, tasks = prepare(model, dataset, settings, judges=judges, observer=observer)
     items, clips, size = outcome.items, outcome.clips, settings.batch_size
     observer.note(f"measuring on {len(clips)} clips: {', '.join(tasks)}")
     if "generate" in tasks:
         outcome.generated = generate_clips(model, items, settings, observer=observer)
+    if isinstance(model, Chain):  # it does not describe, reconstruct or vary
+        if "continue" in tasks:
+            outcome.continued = continue_clips(model, items, clips, settings, observer=observer)
+        return outcome
     if "describe" in tasks:
         outcome.described = describe_clips(model, clips, batch_size=size, observer=observer)
     if "answer" in tasks:

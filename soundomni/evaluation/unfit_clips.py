@@ -13,6 +13,7 @@ from soundomni.evaluation.judges import Judges
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
 
@@ -21,7 +22,13 @@ _TOO_FEW = "there is no set of clips to compare: a CLAP network and a classifier
 
 
 def find_unfit(
-    model: SoundOmni, pairs: Iterable[tuple[Item, Audio]], tasks: Sequence[str], judges: Judges, *, count: int, of: str | None = None
+    model: SoundOmni | Chain,
+    pairs: Iterable[tuple[Item, Audio]],
+    tasks: Sequence[str],
+    judges: Judges,
+    *,
+    count: int,
+    of: str | None = None,
 ) -> dict[int, DataError]:
     """Return the places of the clips that cannot be measured in one of the tasks, each with the reason, which names the item.
 
@@ -55,12 +62,15 @@ def find_unfit(
     return unfit
 
 
-def _check_clip(model: SoundOmni, item: Item, clip: Audio, tasks: Sequence[str], of: str | None) -> None:
+def _check_clip(model: SoundOmni | Chain, item: Item, clip: Audio, tasks: Sequence[str], of: str | None) -> None:
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.waveform import match_channels
     from soundomni.metrics.text import normalize
 
     if {"generate", "continue", "vary"} & set(tasks):
-        model.requests(item.num_samples / item.sample_rate, of=of).request(item.captions[0], seed=0)
+        model.check_request(item.captions[0], item.num_samples / item.sample_rate, of=of)
+    if isinstance(model, Chain):
+        return
     if "describe" in tasks:
         for caption in item.captions:
             if not normalize(caption):

@@ -11,7 +11,9 @@ from soundomni.flow.maskgit import MaskGITSampler
 from soundomni.flow.midpoint import MidpointSampler
 from soundomni.flow.next_token import NextTokenSampler
 from soundomni.flow.one_step import OneStepSampler
+from soundomni.flow.prompt_lookup import PromptLookup
 from soundomni.flow.rk4 import RK4Sampler
+from soundomni.flow.speculative import SpeculativeSampler
 from soundomni.flow.timestep_schedule import sampling_timesteps, shift_timestep
 from soundomni.flow.x_prediction import XPrediction
 
@@ -27,7 +29,9 @@ __all__ = [
     "NextTokenSampler",
     "OneStepSampler",
     "PartialTarget",
+    "PromptLookup",
     "RK4Sampler",
+    "SpeculativeSampler",
     "XPrediction",
     "guided",
     "sampling_timesteps",

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.inference.places_ahead import shown_before
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, RepresentationSpec, Tokens, TokenSpec
 from soundomni.core.sequence import Attend
 from soundomni.flow.level_losses import nats_of_clips
-from soundomni.flow.orders import Order, arrange, end_token, frames_before, num_tokens, restore, shown_before
+from soundomni.flow.made_levels import Levels, check_levels, levels_of
+from soundomni.flow.orders import Order, arrange, codes_of, end_token, frames_before, frames_of, num_tokens, restore
 from soundomni.flow.rounding import share_of
 
 
@@ -34,6 +36,9 @@ class Autoregressive(Objective):
         order: in which order the codes are made: "flat", "levels", "delay" or "frames", see `soundomni.flow.orders`.
         forget: share of the tokens that the network is not shown in training, so that it does not lean on the last ones (Liu et
             al. 2022, forgetful causal masking; AudioLM's implementations use 0.15). What they hold is still predicted.
+        levels: levels of the codec that are made, [first, end]; null for all. Those below `first` are given and come first, in the same
+            order, and say how long the clip is: then no end is predicted. Those from `end` on are left out (AudioLM's fine and coarse
+            stages, Borsos et al. 2022, section III.C).
 
     Raises:
         SpecError: an argument is out of its range.
@@ -43,36 +48,47 @@ class Autoregressive(Objective):
     predicts: ClassVar[Prediction] = "next-token"
     attend: ClassVar[Attend] = Attend.CAUSAL
 
-    def __init__(self, *, order: Order = "flat", forget: float = 0.0) -> None:
+    def __init__(self, *, order: Order = "flat", forget: float = 0.0, levels: Levels | None = None) -> None:
         super().__init__()
+        check_levels(levels)
         if order not in get_args(Order):
             raise SpecError(f"order is '{order}'; expected {', '.join(get_args(Order))}.{did_you_mean(order, get_args(Order))}")
         if not 0.0 <= forget < 1.0:
             raise SpecError(f"forget is {forget}; expected a share from 0 to below 1")
         self.order: Order = order
         self.forget = forget
+        self.levels = levels
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
-        """Return the vocabularies of the levels, in and out; level 0 has one class more, the end. Raise SpecError for latents."""
+        """Return the vocabularies of the levels in, and of those that are made out; level 0 has one class more, the end, unless it is
+        given. Raise SpecError for latents."""
         if spec.kind != "codes":
             raise SpecError(
                 "autoregressive modeling needs codes, but the codec makes continuous latents. Use an objective for latents, such as "
                 "flow-matching"
             )
-        classes = (spec.codebook_sizes[0] + 1, *spec.codebook_sizes[1:])
-        return TokenSpec(classes, classes)
+        first, end = self.made_levels(spec)
+        classes = _classes(spec.with_levels(end), first)
+        return TokenSpec(classes, classes[first:])
+
+    def made_levels(self, spec: RepresentationSpec) -> tuple[int, int]:
+        """Return `levels`, or all levels of the codec. Raise SpecError if the codec has fewer."""
+        return levels_of(self.levels, spec)
 
     def num_tokens(self, spec: RepresentationSpec, frames: int) -> int:
-        """Return how many tokens the order gives a clip, its end included."""
-        return num_tokens(self.order, spec.token_dim, frames)
+        """Return how many tokens the order gives a clip, its end and the levels that are given included."""
+        first, end = self.made_levels(spec)
+        return num_tokens(self.order, end, frames, first=first)
 
     def num_terms(self, spec: RepresentationSpec, frames: int) -> int:
-        """Return the codes of these frames, and the end."""
-        return spec.token_dim * frames + 1
+        """Return the codes of these frames that are made, and the end if it is predicted."""
+        first, end = self.made_levels(spec)
+        return (end - first) * frames + (0 if first else 1)
 
     def given(self, clean: Representation) -> Tensor:
         """Return the tokens `[B, K, N]` of clips that are only context, as those of clips that are made, moved by one."""
-        return shown_before(self._arranged(clean, clean.values))
+        tokens = self._arranged(clean, clean.values)
+        return shown_before(tokens, 0, tokens.shape[-1])
 
     def check_known(self, known: Tensor) -> None:
         """Raise SpecError unless the known frames of each clip `[B, T]` are its first ones."""
@@ -91,34 +107,41 @@ class Autoregressive(Objective):
             SpecError: the known frames of a clip are not its first ones.
         """
         self.check_known(known)
-        levels = given.spec.token_dim
-        classes = self.tokens(given.spec).inputs
-        assert isinstance(classes, tuple)
-        codes = given.values.masked_fill(~known[:, None], HIDDEN)
-        frames = given.frame_counts
+        first, end = self.made_levels(given.spec)
+        spec = given.spec.with_levels(end)
+        classes = _classes(spec, first)
+        codes = given.values[:, :end].clone()
+        codes[:, first:] = codes[:, first:].masked_fill(~known[:, None], HIDDEN)
+        values = self._arranged(given, codes)
 
         def ended(clip: int, token: int) -> Tensor:
-            length = frames_before(self.order, levels, token)
+            length = frames_before(self.order, end, token)
             one = codes[clip : clip + 1, :, :length]
-            width = num_tokens(self.order, levels, length)
-            return arrange(one, torch.tensor([length], device=codes.device), self.order, end=classes[0] - 1, width=width)[0]
+            width = num_tokens(self.order, end, length)
+            return arrange(one, torch.tensor([length], device=codes.device), self.order, end=spec.codebook_sizes[0], width=width)[0]
 
-        counts = tuple(num_tokens(self.order, levels, count) for count in frames)
+        counts = tuple(self.num_tokens(given.spec, count) for count in given.frame_counts)
         return Tokens(
-            values=self._arranged(given, codes),
+            values=values,
             lengths=torch.tensor(counts, device=codes.device),
-            spec=_with_classes(given.spec, classes),
+            spec=_with_classes(spec, classes),
             frames=counts,
-            end=classes[0] - 1,
-            earliest=end_token(self.order, levels, given.spec.extra_frames + 1),
+            end=spec.codebook_sizes[0],
+            earliest=max(counts) if first else end_token(self.order, end, spec.extra_frames + 1),
             ended=ended,
         )
 
     def made(self, values: Representation) -> Representation:
         """Return the codes that tokens hold, each clip up to its end."""
-        classes = values.spec.codebook_sizes
-        codes, lengths = restore(values.values, self.order, end=classes[0] - 1)
-        return Representation(codes, lengths, _with_classes(values.spec, (classes[0] - 1, *classes[1:])), tuple(lengths.tolist()))
+        first, end = self.made_levels(values.spec)
+        if first:
+            lengths = frames_of(self.order, end, values.lengths)
+            codes, spec = codes_of(values.values, self.order, lengths, first=first), values.spec
+        else:
+            size, *others = values.spec.codebook_sizes
+            codes, lengths = restore(values.values, self.order, end=size - 1)
+            spec = _with_classes(values.spec, (size - 1, *others))
+        return Representation(codes, lengths, spec, tuple(lengths.tolist()))
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Arrange the clips as tokens, and show the token before each one to predict.
@@ -128,13 +151,15 @@ class Autoregressive(Objective):
         Raises:
             SpecError: the representation is continuous.
         """
-        classes = self.tokens(clean.spec).outputs
-        assert isinstance(classes, tuple)
+        self.tokens(clean.spec)
+        first, end = self.made_levels(clean.spec)
         tokens = self._arranged(clean, clean.values)
         made = noise.to(tokens.device)[:, None]
-        unknown = self._arranged(clean, clean.values.masked_fill(known[:, None], EMPTY))
+        codes = clean.values.masked_fill(known[:, None], EMPTY)
+        codes[:, :first] = EMPTY
+        unknown = self._arranged(clean, codes)
         targets = unknown.masked_fill((unknown == EMPTY) | ~made[:, None], HIDDEN)
-        inputs = shown_before(tokens)
+        inputs = shown_before(tokens, 0, tokens.shape[-1])
         if self.forget > 0.0:
             inputs = inputs.masked_fill((self._forgotten(clean, tokens.shape[-1], generators).to(tokens.device) & made)[:, None], HIDDEN)
         return Query(
@@ -142,7 +167,7 @@ class Autoregressive(Objective):
             timesteps=made.float().expand(-1, tokens.shape[-1]),
             targets=targets,
             loss_mask=(targets != HIDDEN).any(1),
-            levels=classes,
+            levels=_classes(clean.spec.with_levels(end), first),
         )
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
@@ -160,11 +185,11 @@ class Autoregressive(Objective):
 
     def _arranged(self, clips: Representation, codes: Tensor) -> Tensor:
         """Return codes of `clips` as tokens `[B, K, N]`, N being those of the longest clip."""
-        counts = clips.frame_counts
-        longest = max(counts)
+        first, end = self.made_levels(clips.spec)
+        longest = max(clips.frame_counts)
         lengths = clips.lengths.to(codes.device)
-        width = self.num_tokens(clips.spec, longest)
-        return arrange(codes[..., :longest], lengths, self.order, end=clips.spec.codebook_sizes[0], width=width)
+        width, last = self.num_tokens(clips.spec, longest), clips.spec.codebook_sizes[0]
+        return arrange(codes[:, :end, :longest], lengths, self.order, end=last, width=width, first=first)
 
     def _forgotten(self, clean: Representation, width: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Return which places `[B, N]` do not show their token. Place 0 shows none in any case."""
@@ -173,6 +198,12 @@ class Autoregressive(Objective):
             count = self.num_tokens(clean.spec, frames)
             forgotten[i, :count] = (torch.rand(count, generator=generator, device=generator.device) < self.forget).cpu()
         return forgotten
+
+
+def _classes(spec: RepresentationSpec, first: int) -> tuple[int, ...]:
+    """Return the classes of each level; level 0 has one more for the end, unless the levels below `first` are given."""
+    size, *others = spec.codebook_sizes
+    return (size if first else size + 1, *others)
 
 
 def _with_classes(spec: RepresentationSpec, classes: Sequence[int]) -> RepresentationSpec:

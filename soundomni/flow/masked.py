@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
 from soundomni.flow.level_losses import nats_of_clips
+from soundomni.flow.made_levels import Levels, check_levels, levels_of
 from soundomni.flow.rounding import ROUNDING, share_of
 
 
@@ -34,38 +36,54 @@ class Masked(Objective):
     Args:
         prompts: share of the clips that have a prompt. SoundStorm gives one to each clip, since semantic tokens say what to make; a
             model that makes clips from a caption needs many clips without a prompt.
+        levels: levels of the codec that are made, [first, end]; null for all. Those below `first` are given and always visible, and those
+            from `end` on are left out.
 
     Raises:
-        SpecError: `prompts` is out of its range.
+        SpecError: `prompts` or `levels` is out of its range.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("masked",)
     predicts: ClassVar[Prediction] = "logits"
 
-    def __init__(self, *, prompts: float = 1.0) -> None:
+    def __init__(self, *, prompts: float = 1.0, levels: Levels | None = None) -> None:
         super().__init__()
+        check_levels(levels)
         if not 0.0 <= prompts <= 1.0:
             raise SpecError(f"prompts is {prompts}; expected a share from 0 to 1")
         self.prompts = prompts
+        self.levels = levels
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
-        """Return the vocabularies of the levels, in and out. Raise SpecError for continuous latents."""
+        """Return the vocabularies of the levels in, and of those that are made out. Raise SpecError for continuous latents."""
         if spec.kind != "codes":
             raise SpecError(
                 "masked modeling needs codes, but the codec makes continuous latents. Use an objective for latents, such as flow-matching"
             )
-        return TokenSpec(spec.codebook_sizes, spec.codebook_sizes)
+        first, end = self.made_levels(spec)
+        return TokenSpec(spec.codebook_sizes[:end], spec.codebook_sizes[first:end])
+
+    def made_levels(self, spec: RepresentationSpec) -> tuple[int, int]:
+        """Return `levels`, or all levels of the codec. Raise SpecError if the codec has fewer."""
+        return levels_of(self.levels, spec)
+
+    def given(self, clean: Representation) -> Tensor:
+        """Return the codes of clips that are only context, without levels that are left out."""
+        return clean.values[:, : self.made_levels(clean.spec)[1]]
 
     def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Representation:
-        """Return clips with every cell hidden but those of known frames; nothing is drawn."""
-        return given.with_values(given.values.masked_fill(~known[:, None], HIDDEN))
+        """Return clips with every cell hidden but those of known frames, and of levels that are given; nothing is drawn."""
+        first, end = self.made_levels(given.spec)
+        values = given.values[:, :end].clone()
+        values[:, first:] = values[:, first:].masked_fill(~known[:, None], HIDDEN)
+        return replace(given, values=values, spec=given.spec.with_levels(end))
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Hide cells of the clips `[B, K, T]` with `noise` `[B]` set, except those of their `known` `[B, T]` frames.
 
         A clip draws the prompt, the level and the share, and then a number for each of its own frames: those with the lowest ones are
         hidden. Its mask depends neither on the batch around it nor on padding. Frames beyond a clip become zero. The timestep of a clip
-        is the share of its cells that are hidden.
+        is the share of its cells to make that are hidden.
 
         Raises:
             SpecError: the representation is continuous.
@@ -96,24 +114,24 @@ class Masked(Objective):
         *,
         quantiles: Sequence[float] | None,
     ) -> Query:
-        levels = self.tokens(clean.spec).inputs
-        assert isinstance(levels, tuple)
-        values = clean.values
+        self.tokens(clean.spec)
+        first, end = self.made_levels(clean.spec)
+        values = clean.values[:, :end]
         drawn, ranks = (one.to(values.device) for one in _draws(clean.frame_counts, values.shape[-1], generators))
         if quantiles is not None:
             drawn[:, 2] = 1.0 - torch.tensor(quantiles, dtype=drawn.dtype, device=drawn.device)  # the share falls with u
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
         counted = valid & noise.to(values.device)[:, None] & ~known
-        asked, above = _masks(counted, drawn, ranks, num_levels=len(levels), prompts=self.prompts)
+        asked, above = _masks(counted, drawn, ranks, levels=(first, end), prompts=self.prompts)
         hidden = asked | above
         frames = counted.sum(1)
-        shares = hidden.sum((1, 2)) / (len(levels) * frames).clamp_min(1)
+        shares = hidden.sum((1, 2)) / ((end - first) * frames).clamp_min(1)
         return Query(
             inputs=values.masked_fill(~valid[:, None], 0).masked_fill(hidden, HIDDEN),
             timesteps=shares[:, None] * counted,
             targets=values.masked_fill(~asked, HIDDEN),
             loss_mask=counted,
-            levels=levels,
+            levels=clean.spec.codebook_sizes[:end],
         )
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
@@ -149,19 +167,20 @@ def _draws(frames: Sequence[int], padded: int, generators: Sequence[torch.Genera
     return drawn, ranks
 
 
-def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, num_levels: int, prompts: float = 1.0) -> tuple[Tensor, Tensor]:
+def _masks(counted: Tensor, drawn: Tensor, ranks: Tensor, *, levels: Levels, prompts: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return which cells to ask for and which to hide above them, both bool `[B, K, T]`, in the `counted` `[B, T]` frames."""
+    first, end = levels
     frames = counted.sum(1)
     place = drawn[:, 0] / prompts if prompts > 0 else torch.ones_like(drawn[:, 0])
     prompt = torch.where(place < 1, place * frames, 0).floor()
-    level = (drawn[:, 1] * num_levels).floor()[:, None, None]
+    level = (first + drawn[:, 1] * (end - first)).floor()[:, None, None]
     share = torch.cos(drawn[:, 2] * (math.pi / 2))
     after = counted & (counted.cumsum(1) > prompt[:, None])
     count = torch.ceil(share * after.sum(1) - ROUNDING).clamp_min(1)
     order = ranks.masked_fill(~after, torch.inf).argsort(dim=1, stable=True).argsort(1)
     chosen = after & (order < count[:, None])
-    levels = torch.arange(num_levels, device=counted.device)[:, None]
-    return (levels == level) & chosen[:, None], (levels > level) & after[:, None]
+    every = torch.arange(end, device=counted.device)[:, None]
+    return (every == level) & chosen[:, None], (every > level) & after[:, None]
 
 
 def _spread(frames: int) -> list[int]:

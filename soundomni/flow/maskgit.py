@@ -35,8 +35,8 @@ class MaskGITSampler(Sampler):
     level has frames fills one cell per pass and draws from the model's distribution exactly.
 
     Args:
-        iterations: passes of each level; the last number is that of all further levels.
-        num_steps: passes of the first level, in place of its number in `iterations`.
+        iterations: passes of each level that is made; the last number is that of all further levels.
+        num_steps: passes of the first of them, in place of its number in `iterations`.
         temperature: scale of the noise in the confidence; higher values come closer to a random order.
         order: "confidence" as above, or "random", in which the cells that are hidden again do not depend on their codes.
         greedy: levels of one pass take the likeliest codes instead of drawing them.
@@ -76,11 +76,15 @@ class MaskGITSampler(Sampler):
         return self.num_evaluations(start)
 
     def num_evaluations(self, start: Representation) -> int:
-        """Return the number of passes over all levels: 27 for 12 levels with 16 passes of the first and one of each other."""
-        return sum(self._passes(level) for level in range(start.values.shape[1]))
+        """Return the number of passes over all levels from the first one with hidden cells on: 27 for 12 levels with 16 passes of the
+        first and one of each other."""
+        return sum(self._passes_of(start).values())
 
-    def _passes(self, level: int) -> int:
-        return self.iterations[min(level, len(self.iterations) - 1)]
+    def _passes_of(self, start: Representation) -> dict[int, int]:
+        """Return the passes of each level, from the first one with hidden cells on."""
+        hidden = (start.values == HIDDEN).any(2).any(0)
+        first = int(hidden.int().argmax()) if bool(hidden.any()) else len(hidden)
+        return {level: self.iterations[min(level - first, len(self.iterations) - 1)] for level in range(first, len(hidden))}
 
     def sample(
         self,
@@ -100,9 +104,10 @@ class MaskGITSampler(Sampler):
         sizes, frames = start.spec.codebook_sizes, start.frame_counts
         valid = length_mask(start.lengths.to(start.values.device), start.values.shape[-1])
         values = torch.where(valid[:, None] | (start.values != HIDDEN), start.values, 0)
-        done, total, ask = 0, self.num_evaluations(start), of_level(predict, sizes)
-        for level in range(len(sizes)):
-            passes, hidden = self._passes(level), (values[:, level] == HIDDEN).sum(1)
+        every, ask = self._passes_of(start), of_level(predict, sizes)
+        done, total = 0, sum(every.values())
+        for level, passes in every.items():
+            hidden = (values[:, level] == HIDDEN).sum(1)
             for index in range(passes):
                 logits = predict_at(partial(ask, level=level), values, begin * (1.0 - done / total))
                 codes, values = values[:, level], values.clone()  # what predict and on_step were given stays as it is

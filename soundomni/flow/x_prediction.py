@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import LossTerms, Query
+from soundomni.core.interfaces import First, LossTerms, Query
 from soundomni.flow.flow_matching import FlowMatching, Timesteps
 
 SMALLEST = 1e-4
@@ -48,7 +48,7 @@ class XPrediction(FlowMatching):
             raise SpecError(f"min_timestep is {min_timestep}; expected a number above 0 and at most 1")
         self.min_timestep = min_timestep
 
-    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         """Return the velocity `[B, D, T]` toward x̂0 = `output`, in at least float32."""
         values, clean = inputs.float(), output.float()
         return (values - clean) / timesteps[:, None].float().clamp_min(SMALLEST)

@@ -56,9 +56,9 @@ class ObjectiveSuite(ConformanceSuite):
         return objective
 
     def prediction(self, query: Query, seed: int) -> Tensor:
-        """Return some prediction `[B, P, T]` for a query, P being what `tokens` says."""
+        """Return some prediction `[B, P, T]` for a query, P being what `tokens` says, or the classes of all levels."""
         clips, _, frames = query.targets.shape
-        return noise(seed, clips, self.built().tokens(self.representation).num_outputs, frames)
+        return noise(seed, clips, sum(query.levels) or self.built().tokens(self.representation).num_outputs, frames)
 
     def test_shapes(self) -> None:
         """Inputs keep the representation's shape and dtype; timesteps `[B, T]` lie in [0, 1]; the mask is bool `[B,

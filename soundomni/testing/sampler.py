@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundomni.core.interfaces import Predict, Sampler
+from soundomni.core.interfaces import First, Predict, Sampler
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, length_mask
 from soundomni.testing.suite import ConformanceSuite, generator, noise, seeded
 
@@ -68,7 +68,7 @@ class SamplerSuite(ConformanceSuite):
             kept = start.clone()
             seen: list[Tensor] = []
 
-            def predict(values: Tensor, timesteps: Tensor, *, first: int = 0, seen: list[Tensor] = seen) -> Tensor:
+            def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, seen: list[Tensor] = seen) -> Tensor:
                 seen.append(values)
                 return _swirl(values, timesteps)
 
@@ -189,7 +189,7 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(seen[-1][1], result, self.tolerance, clause, "the last call of on_step had other values than the result")
 
 
-def _swirl(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+def _swirl(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
     """Return a prediction that treats each clip and frame separately: smooth velocities, or logits of codes."""
     if values.is_floating_point():
         return torch.sin(3 * values) + timesteps[:, None, None].to(values) * values
@@ -248,7 +248,7 @@ def _asked(sampler: Sampler, begin: float = 1.0) -> list[Tensor]:
     """Return the timesteps `[B]` of every prediction of one call."""
     asked: list[Tensor] = []
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         asked.append(timesteps.clone())
         return _swirl(values, timesteps)
 

@@ -72,6 +72,7 @@ class Parts:
 
 def checked_sections(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec, list[str]]:
     """Check the spec before anything is built; return its sections, with a codec's own task, and its doubts."""
+    spec.check_single()
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, which training needs")

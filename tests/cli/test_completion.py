@@ -23,7 +23,7 @@ CASES = {
     "soundomni plugins |": {"list", "show", "new"},
     "soundomni plugins sh|": {"show"},
     "soundomni plugins show |": set(registry.KINDS),
-    "soundomni plugins show sampler |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4"},
+    "soundomni plugins show sampler |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4", "speculative"},
     "soundomni plugins show codec mdct-|": {"mdct-shape-gain"},
     "soundomni plugins list --check rou|": {"router"},
     "soundomni train --exi|": {"--existing"},
@@ -31,7 +31,7 @@ CASES = {
     "soundomni train --existing = re|": {"resume", "refuse"},
     "soundomni train --existing=ov|": {"--existing=overwrite"},
     "soundomni train --config na|": {"nano"},
-    "soundomni train --config nano --sampler |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4"},
+    "soundomni train --config nano --sampler |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4", "speculative"},
     "soundomni train --sampler = he|": {"heun"},
     "soundomni train --sampler=|": {
         "--sampler=dpmpp",
@@ -41,8 +41,9 @@ CASES = {
         "--sampler=midpoint",
         "--sampler=next-token",
         "--sampler=rk4",
+        "--sampler=speculative",
     },
-    "soundomni train --sampler = |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4"},
+    "soundomni train --sampler = |": {"dpmpp", "euler", "heun", "maskgit", "midpoint", "next-token", "rk4", "speculative"},
     "soundomni train --model.co|": {"--model.codec", "--model.codec.", "--model.connectors."},
     "soundomni train --model.connectors.|": {"--model.connectors.latent", "--model.connectors.features"}
     | {"--model.connectors.latent.", "--model.connectors.features."},

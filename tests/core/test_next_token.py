@@ -25,10 +25,12 @@ from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.next_token import TokenSlots
 from soundomni.core.inference.sampling import AudioSlots, sample_audio
 from soundomni.core.interfaces import Predict
+from soundomni.core.pretrained.draft import check_draft
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.representation import HIDDEN, Representation, Tokens
 from soundomni.core.sequence import Context, PackedBatch, Sample, Segment
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, ModelSpec, Slot, Spec
+from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
 from soundomni.core.writing.segments import SegmentWriter
 from soundomni.flow import NextTokenSampler
@@ -44,7 +46,7 @@ WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
 GUIDED = GuidanceSpec(scale=2.5, renormalize="global")
 
 
-def model_spec(order: Order, positions: str = "advance") -> ModelSpec:
+def model_spec(order: Order, positions: str = "advance", hidden: int = 16) -> ModelSpec:
     codes = ModalitySpec(
         codec=CODEC,
         connector=Slot("codes"),
@@ -53,15 +55,15 @@ def model_spec(order: Order, positions: str = "advance") -> ModelSpec:
         positions=positions,  # type: ignore[arg-type]
     )
     return ModelSpec(
-        backbone=Slot("mot", {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk_norm": "all"}),
+        backbone=Slot("mot", {"hidden_dim": hidden, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "qk_norm": "all"}),
         router=Slot("modality"),
         modalities={"codes": codes},
     )
 
 
-def make_model(order: Order, positions: str = "advance") -> tuple[UnifiedModel, SegmentWriter]:
+def make_model(order: Order, positions: str = "advance", hidden: int = 16) -> tuple[UnifiedModel, SegmentWriter]:
     """A model in float64 whose every parameter is random, and what writes its segments."""
-    spec = model_spec(order, positions)
+    spec = model_spec(order, positions, hidden)
     model = build_model(spec, vocab_size=TOKENIZER.vocab_size, seed=1)
     model.executor = "reference"
     waveform = torch.from_numpy(np.stack([clip(seed, 160) for seed in range(4)]))
@@ -75,6 +77,8 @@ def make_model(order: Order, positions: str = "advance") -> tuple[UnifiedModel, 
 
 
 MODELS = {(order, positions): make_model(order, positions) for order in ORDERS for positions in ("advance", "shared")}
+
+HALF = {order: make_model(order, hidden=8)[0] for order in ORDERS}
 
 
 def codes_of(frames: int, seed: int) -> np.ndarray:
@@ -130,10 +134,16 @@ def test_tokens_in_the_cache_are_those_of_training(
         pieces = torch.cat([predict(first, last) for first, last in pairwise(bounds)], dim=-1)
         first = min(back, count - 1)
         again = predict(first, count)  # tokens that were asked for may be asked for anew
+        own = (first + torch.arange(len(contexts))) % count  # and each clip may go on at a place of its own
+        width = count - int(own.max())
+        places = own[:, None] + torch.arange(width)
+        entered = shown.gather(2, places[:, None].expand(-1, LEVELS, -1))
+        apart = slots.predict(entered, times[:, :width], first=own)
     joined = torch.cat(expected)
     assert joined.abs().max() > 1
     torch.testing.assert_close(pieces.double(), joined, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again.double(), joined[..., first:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(apart.double(), joined.gather(2, places[:, None].expand(-1, joined.shape[1], -1)), rtol=1e-5, atol=1e-5)
 
 
 @st.composite
@@ -176,6 +186,36 @@ def test_clips_end_by_themselves_keep_what_is_known_and_do_not_depend_on_the_bat
         if request.varied is not None:
             count = request.num_frames // 2
             assert frames >= count and torch.equal(made[:, :count], request.varied[:, :count]), "it keeps the first half"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_guessing_ahead_gives_the_same_clips_with_fewer_predictions(order: Order, data: st.DataObject) -> None:
+    model, writer = MODELS[order, "advance"]
+    batch = data.draw(st.lists(requests(writer), min_size=2, max_size=3))
+
+    def make(sampler: Slot, some: list[AudioRequest], draft: UnifiedModel | None = None) -> tuple[Representation, int]:
+        steps: list[int] = []
+        note = lambda index, _: steps.append(index)  # noqa: E731
+        made = sample_audio(model, some, sampler=build_sampler(sampler), guidance=GUIDED, begin=0.5, on_step=note, draft=draft)
+        assert steps == list(range(len(steps)))
+        return made, len(steps)
+
+    for arguments in ({"temperature": 0.0, "repetition_penalty": 1.3}, {"temperature": 1.2, "top_k": 0.9}):
+        expected, every = make(Slot("next-token", arguments), batch)
+        for kind, draft in (("lookup", None), ("perfect", model), ("half", HALF[order])):
+            made, steps = make(Slot("speculative", {**arguments, "ahead": 3}), batch, draft)
+            if not arguments["temperature"] or kind == "lookup":
+                assert made.frame_counts == expected.frame_counts and torch.equal(made.values, expected.values)
+                assert steps <= every
+            alone, steps = make(Slot("speculative", {**arguments, "ahead": 3}), batch[:1], draft)
+            frames = made.frame_counts[0]
+            assert alone.frame_counts == (frames,) and torch.equal(alone.values[0], made.values[0, :, :frames])
+            if kind == "perfect":
+                tokens = model.made().num_tokens(frames)
+                rest = order in ("levels", "delay")  # nothing is guessed after the end of a clip
+                assert steps <= -(-tokens // 4) + rest, "each prediction settles three guesses and one token more"
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -285,3 +325,26 @@ def test_a_model_that_goes_from_beginning_to_end_refuses_gaps_steps_and_other_sl
     slots = AudioSlots(model, cache, [writer.target(64)], positions=[0])
     with pytest.raises(ValueError, match="first is 2, but the tokens of this clip see each other; expected 0"):
         slots.predict(torch.full((1, LEVELS, 3), HIDDEN), torch.ones(1, 3), first=2)
+
+
+def test_a_draft_that_does_not_fit_is_refused_in_one_line() -> None:
+    def omni(order: Order = "delay", *, tokenizer: TextTokenizer = TOKENIZER, **changed: Slot) -> SoundOmni:
+        spec = model_spec(order)
+        spec = replace(spec, modalities={name: replace(one, **changed) for name, one in spec.used.items()})  # type: ignore[arg-type]
+        return SoundOmni(build_model(spec, vocab_size=tokenizer.vocab_size), Spec(model=spec), tokenizer)
+
+    ahead = Slot("speculative", {"ahead": 2})
+    model, other = omni(sampler=ahead), TextTokenizer.train(["other words"], vocab_size=300)
+    for draft, message in (
+        (omni("frames"), "the draft makes the codes in another order than the model. Train it with the model's objective"),
+        (omni(codec=replace(CODEC, init_args={**CODEC.init_args, "companding": 0.3})), "the codec of the draft has the fingerprint "),
+        (
+            omni(tokenizer=other),
+            f"the text vocabulary of the draft has {other.vocab_size} entries; expected the same {TOKENIZER.vocab_size}",
+        ),
+    ):
+        with pytest.raises(SpecError, match=message):
+            model.generate("one", seconds=0.1, draft=draft)
+    with pytest.raises(SpecError, match="sampler is 'next-token', which does not take a draft. Leave out the draft, or use"):
+        omni().generate("one", seconds=0.1, draft=model)
+    check_draft(model, omni(), build_sampler(ahead), of="codes")

@@ -226,7 +226,7 @@ def test_overrides_take_the_type_of_their_key(write, key, text, read):
         ("train: {validation: {prompts: [1]}}", "train.validation.prompts[0] is 1; expected text"),
         ("train: {trackers: tensorboard}", "train.trackers is 'tensorboard'; expected a list of names of plugins"),
         ("train: {stps: 1}", "unknown key 'train.stps'. Did you mean 'steps'? Keys of 'train': run_dir, steps"),
-        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, codec, sampler, guidance, data, train"),
+        ("modle: {}", "unknown key 'modle'. Did you mean 'model'? Keys: model, codec, stages, sampler, guidance, data, train"),
         ("model: {codec: {class_path: small, args: {}}}", "unknown key 'model.codec.args'. Did you mean 'init_args'?"),
         ("model: {codec: 3}", "model.codec is 3; expected the name of a plugin, or class_path and init_args"),
         ("model: 3", "model is 3; expected a mapping with backbone, router"),

@@ -41,7 +41,7 @@ def masks(counted, prompt, level, share, ranks):
     """The masks of one clip for given draws: `prompt` and `level` as numbers in [0, 1), and the share itself."""
     u = math.acos(share) / (math.pi / 2)
     drawn = torch.tensor([[prompt, level, u]], dtype=torch.float64)
-    asked, above = _masks(torch.tensor([counted]), drawn, torch.tensor([ranks], dtype=torch.float64), num_levels=3)
+    asked, above = _masks(torch.tensor([counted]), drawn, torch.tensor([ranks], dtype=torch.float64), levels=(0, 3))
     return asked[0].int().tolist(), above[0].int().tolist()
 
 
@@ -112,7 +112,7 @@ def test_a_clip_is_hidden_the_same_alone_and_padded(seeds, padding):
 def test_prompts_levels_and_shares_are_drawn_evenly():
     count, frames = 4000, 8
     drawn, ranks = _draws([frames] * count, frames, [torch.Generator().manual_seed(seed) for seed in range(count)])
-    asked, above = _masks(torch.ones(count, frames, dtype=torch.bool), drawn, ranks, num_levels=3)
+    asked, above = _masks(torch.ones(count, frames, dtype=torch.bool), drawn, ranks, levels=(0, 3))
     levels = asked.any(2).double().mean(0)
     assert levels.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
     visible = (frames - above[:, 2].sum(1))[~asked[:, 2].any(1)]

@@ -206,6 +206,18 @@ TestNextToken = suite(testing.NextTokenSamplerSuite, "NextToken", "next-token")
 TestNextTokenCut = suite(
     testing.NextTokenSamplerSuite, "NextTokenCut", "next-token", temperature=0.7, top_k=0.6, top_p=0.9, repetition_penalty=1.3
 )
+TestSpeculative = suite(testing.NextTokenSamplerSuite, "Speculative", "speculative")
+TestSpeculativeCut = suite(
+    testing.NextTokenSamplerSuite,
+    "SpeculativeCut",
+    "speculative",
+    temperature=0.7,
+    top_k=0.6,
+    top_p=0.9,
+    repetition_penalty=1.3,
+    ahead=7,
+    compared=1,
+)
 TestNextTokenGreedy = suite(testing.NextTokenSamplerSuite, "NextTokenGreedy", "next-token", temperature=0.0, repetition_penalty=1.1)
 
 TestAdamW = suite(testing.OptimizerSuite, "AdamW", "adamw")

@@ -401,7 +401,7 @@ def test_a_run_of_an_earlier_version_that_trained_a_codec_is_read_with_the_losse
 
 
 def test_a_spec_has_a_model_or_a_codec() -> None:
-    with pytest.raises(SpecError, match="^the spec has neither the section model nor the section codec; expected one of them"):
+    with pytest.raises(SpecError, match="^the spec has none of the sections model, codec and stages; expected one of them"):
         load_spec([{"train": {"run_dir": "x"}}])
     with pytest.raises(SpecError, match="^the spec has the sections model and codec; expected one of them"):
         load_spec(["demo", {"codec": {"codec": "oobleck"}}])

@@ -271,7 +271,7 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
         return line
 
     assert "Did you mean 'nano'?" in told("--model.start=nan0")
-    assert "the spec has neither the section model nor the section codec" in told()
+    assert "the spec has none of the sections model, codec and stages" in told()
     assert "model.start_fresh is set, but model.start is not" in told("--config", "nano", "--model.start_fresh=[codec]")
     damaged = Path(shutil.copytree(tiny, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-4])

@@ -51,6 +51,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
         modalities = [_modality(name, one, sources[name], backbone.hidden_dim, trust, drawn) for name, one in spec.used.items()]
         _check_aligned(modalities)
+        _check_prompt(spec, modalities)
         try:
             return UnifiedModel(backbone=backbone, router=router, modalities=modalities, frozen=spec.freeze)
         except ValueError as error:
@@ -63,6 +64,15 @@ def _check_aligned(modalities: Sequence[Modality]) -> None:
         if isinstance(host, MadeModality):
             for other in host.aligned:
                 check_aligned(host, by_name[other])
+
+
+def _check_prompt(spec: ModelSpec, modalities: Sequence[Modality]) -> None:
+    """Raise SpecError if the prompt holds clips of a modality of which lower levels are given: what is given could be either."""
+    in_prompt = [template.of for template in spec.prompt if template.audio is not None]
+    for modality in modalities:
+        if isinstance(modality, MadeModality) and modality.name in in_prompt and modality.first_level:
+            levels = f"its levels below {modality.first_level} are given too"
+            raise SpecError(f"model.prompt holds a clip of '{modality.name}', but {levels}. Leave it out of the prompt")
 
 
 def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Codec, Connector, Encoder, Objective, Query
+from soundomni.core.interfaces import Codec, Connector, Encoder, First, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 
@@ -160,6 +161,11 @@ class CodecModality(Modality):
         return self.codec.spec.channels
 
     @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has: all of the codec's. For latents, their dimensions."""
+        return self.codec.spec.token_dim
+
+    @property
     def whole(self) -> tuple[nn.Module, ...]:
         """The codec and the normalizer."""
         return (self.codec, self.normalizer)
@@ -184,21 +190,22 @@ class CodecModality(Modality):
         """Return how many tokens a clip of so many frames has, without its boundaries."""
         return num_frames
 
-    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: int = 0) -> Tensor:
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0) -> Tensor:
         """Return the hidden tokens `[N, H]` of those at `places` in values `[B, D, T]` or codes `[B, K, T]`.
 
         Args:
             values: the values.
             timesteps: `[B, T]`; None if all are clean.
             places: int64 `[N]`, see `frame_places`.
-            first: index of the first of these tokens in the clip.
+            first: index of the first of these tokens in the clips, or in each.
 
         Raise SpecError for more tokens than the connector tells apart.
         """
         num_tokens = values.shape[-1]
-        self._check_tokens(first + num_tokens)
+        self._check_tokens(num_tokens + (first if isinstance(first, int) else int(first.max())))
         tokens = values.transpose(1, 2).flatten(0, 1).index_select(0, places)  # einops would cost more than all of it for one token
-        return self._connect(tokens, timesteps, places, first + places % num_tokens)
+        before = first if isinstance(first, int) else first.to(places.device)[places // num_tokens]
+        return self._connect(tokens, timesteps, places, before + places % num_tokens)
 
     def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         return self.connector.enter(tokens)
@@ -216,7 +223,7 @@ class CodecModality(Modality):
     def _nothing(self) -> Tensor:
         """Return the values of no clips, `[0, D, 1]`."""
         dtype = self.dtype if self.codec.spec.kind == "continuous" else torch.int64
-        return torch.zeros(0, self.codec.spec.token_dim, 1, device=self.device, dtype=dtype)
+        return torch.zeros(0, self.most_levels, 1, device=self.device, dtype=dtype)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
@@ -313,15 +320,25 @@ class MadeModality(CodecModality):
         """Names of the objective's losses."""
         return self.objective.loss_names
 
+    @property
+    def first_level(self) -> int:
+        """The first level of codes that is made; those below are given."""
+        return self.objective.made_levels(self.codec.spec)[0]
+
+    @property
+    def most_levels(self) -> int:
+        """Levels of its codes that the model has, as its objective says. For latents, their dimensions."""
+        return self.objective.made_levels(self.codec.spec)[1]
+
     def num_tokens(self, num_frames: int) -> int:
         """Return how many tokens a clip of so many frames has, as its objective says."""
         return self.objective.num_tokens(self.codec.spec, num_frames)
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Vocabularies of the levels of codes that leave; empty for latents."""
+        """Vocabularies of the levels of codes that leave, those that are not made first; empty for latents."""
         outputs = self.objective.tokens(self.codec.spec).outputs
-        return () if isinstance(outputs, int) else outputs
+        return () if isinstance(outputs, int) else (*self.codec.spec.codebook_sizes[: self.first_level], *outputs)
 
     def as_context(self, clean: Representation) -> Tensor:
         """Return the tokens of clips that are only context, as its objective shows them."""
@@ -361,11 +378,19 @@ class MadeModality(CodecModality):
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
     def leave(self, hidden: Tensor, places: Tensor, like: Tensor, *, level: int | None = None) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding; `like` is `[B, ·, T]`.
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made; `like` is
+        `[B, ·, T]`.
 
         With a `level` of codes, only its logits leave.
         """
-        tokens = self.connector.leave(hidden) if level is None else self.connector.leave_level(hidden, level, self.classes)
+        first, sizes = self.first_level, self.classes
+        if level is None:
+            tokens = self.connector.leave(hidden)
+            tokens = functional.pad(tokens, (sum(sizes[:first]), 0)) if first else tokens
+        elif level < first:
+            tokens = hidden.new_zeros(len(hidden), sizes[level])
+        else:
+            tokens = self.connector.leave_level(hidden, level - first, sizes[first:])
         b, _, t = like.shape
         if len(places) < b * t:  # there is padding
             tokens = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy_(0, places, tokens)

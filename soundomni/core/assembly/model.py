@@ -25,7 +25,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import AttentionPlan, Layout
 from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import Backbone, LossTerms, Objective, Router
+from soundomni.core.interfaces import Backbone, First, LossTerms, Objective, Router
 from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, PackedBatch, Segment, SegmentTable
 
 GPU_STREAM_MULTIPLE = 128
@@ -296,7 +296,7 @@ class UnifiedModel(nn.Module):
         layout: Layout,
         added: Tensor | None = None,
         *,
-        first: int = 0,
+        first: First = 0,
         level: int | None = None,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
@@ -309,7 +309,7 @@ class UnifiedModel(nn.Module):
             places: the frames of the slots, from `frame_places`.
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
             added: what is added to the frames, from `aligned_frames`; None for nothing.
-            first: index of the first of these tokens in each clip.
+            first: index of the first of these tokens in the clips, or in each.
             level: the level of codes to predict; None for all of them.
 
         Returns:

@@ -29,6 +29,7 @@ class AudioRequest:
         seed: seed of the noise.
         known: normalized values `[D, T]` or codes `[K, T]`, given in the frames that `known_mask` marks; None to make all frames.
         known_mask: bool `[T]`.
+        lower: codes `[K, T]` of the levels that the model does not make; None if it makes all.
         varied: normalized values `[D, T]` or codes `[K, T]` of a clip to mix with the noise that sampling starts from; None to start from
             only noise.
         most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
@@ -40,6 +41,7 @@ class AudioRequest:
     seed: int
     known: Tensor | None = None
     known_mask: Tensor | None = None
+    lower: Tensor | None = None
     varied: Tensor | None = None
     most_change: float = math.inf
 
@@ -58,7 +60,11 @@ def sampler_seed(seed: int) -> int:
 
 def given_frames(modality: MadeModality, requests: Sequence[AudioRequest]) -> tuple[Representation, PartialTarget]:
     """Return the given values of all clips, zero in frames to make, and which frames are given."""
-    device, spec, frames = modality.device, modality.codec.spec, tuple(request.num_frames for request in requests)
+    device, spec, frames = (
+        modality.device,
+        modality.codec.spec.with_levels(modality.most_levels),
+        tuple(request.num_frames for request in requests),
+    )
     dtype = torch.float32 if spec.kind == "continuous" else torch.int64
     values = torch.zeros(len(requests), spec.token_dim, max(frames), dtype=dtype, device=device)
     mask = torch.zeros(len(requests), max(frames), dtype=torch.bool, device=device)
@@ -66,5 +72,7 @@ def given_frames(modality: MadeModality, requests: Sequence[AudioRequest]) -> tu
         if request.known is not None and request.known_mask is not None:
             values[i, :, : request.num_frames] = request.known.to(device)
             mask[i, : request.num_frames] = request.known_mask.to(device)
+        if request.lower is not None:
+            values[i, : len(request.lower), : request.num_frames] = request.lower.to(device)
     lengths = torch.tensor(frames, device=device)
     return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from soundomni.core.inference.clean_estimate import path_point
-from soundomni.core.interfaces import Objective, Predict
+from soundomni.core.interfaces import First, Objective, Predict
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def bounded(predict: Predict, objective: Objective, bounds: Sequence[Bound | Non
     if objective.predicts != "velocity":
         raise ValueError("the change of a clip cannot be bounded for an objective that predicts logits; expected no bound")
 
-    def predict_bounded(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def predict_bounded(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         velocity = predict(values, timesteps, first=first).clone()
         times = timesteps.tolist()
         points = {timestep: path_point(objective, timestep) for timestep in set(times)}

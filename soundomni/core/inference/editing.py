@@ -30,7 +30,9 @@ class Kept:
     spans: Sequence[tuple[float, float]]
 
 
-def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int) -> np.ndarray:
+def known_frames(
+    spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int, may_be_all: bool = False
+) -> np.ndarray:
     """Return bool `[T]`: the frames made only of samples within the spans.
 
     A frame stands for its own `downsampling_ratio` samples and, if the codec has extra frames, for those of as many
@@ -42,6 +44,7 @@ def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec,
         spec: the codec's spec.
         num_samples: S of the clip to make.
         num_given: samples of the clip that the spans refer to.
+        may_be_all: whether nothing may be left to make.
 
     Raises:
         SpecError: a span is empty or lies outside the clip, or no whole frame or every frame is kept.
@@ -61,7 +64,7 @@ def known_frames(spans: Sequence[tuple[float, float]], spec: RepresentationSpec,
     if not known.any():
         enough = (spec.extra_frames + 2) * spec.downsampling_ratio / spec.sample_rate
         raise SpecError(f"the spans to keep hold no whole frame of the codec. Keep {enough:g} s or more, which always hold one")
-    if known.all():
+    if known.all() and not may_be_all:
         raise SpecError(
             f"all {num_samples / spec.sample_rate:g} s are kept, so nothing is left to make. Ask for a longer clip, or keep less"
         )

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.inference.one_level import all_levels, takes_level
-from soundomni.core.interfaces import LevelPredict, Predict
+from soundomni.core.interfaces import First, LevelPredict, Predict
 from soundomni.core.spec.schema import GuidanceSpec
 
 
 class PredictBranches(Protocol):
     """What guidance asks for predictions."""
 
-    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: int, level: int | None = None) -> Tensor:
+    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         """Return predictions `[G, B, P, T]` for G = `count`: the conditional one, then, if G is 2, the one without a prompt or
         with the negative prompt. The other arguments are those of `Predict` and `LevelPredict`."""
         ...
@@ -56,7 +56,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: int = 0, level: int | None = None) -> Tensor:
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
         within = None if everywhere else (timesteps >= low) & (timesteps <= high)
         branches = predict_branches if level is None else partial(predict_branches, level=level)
         if guidance.scale == 1.0 or not (within is None or bool(within.any())):
@@ -128,7 +128,7 @@ class PartialTarget:
         change anyway.
         """
 
-        def held(values: Tensor, timesteps: Tensor, *, first: int = 0, level: int | None = None) -> Tensor:
+        def held(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
             own = replace(self, values=self.values[..., first:], known=self.known[:, first:])
             ask = predict if level is None else partial(cast(LevelPredict, predict), level=level)
             prediction = ask(own.show(values), own.timesteps(timesteps), first=first)

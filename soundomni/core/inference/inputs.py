@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.inference.aligned_clips import Given
 from soundomni.core.inference.editing import Kept
-from soundomni.core.limits import DEFAULT_STRENGTH, check_count, check_seed, check_strength
+from soundomni.core.inference.given_clips import Given
+from soundomni.core.inference.making import Asked
+from soundomni.core.limits import DEFAULT_STRENGTH, check_count, check_seconds, check_seed, check_strength
 from soundomni.core.representation import Representation
 from soundomni.core.waveform import Audio
 
@@ -87,6 +88,18 @@ def as_number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         pass
     raise SpecError(f"{name} is {shown(value)}; expected a number")
+
+
+def as_lengths(value: Any, count: int) -> list[float]:
+    """Return the seconds of each of `count` clips; one number serves them all. Raise SpecError for one out of its range."""
+    if np.ndim(value) == 0 or isinstance(value, (str, bytes, Mapping, Set)):
+        lengths = [as_number("seconds", value)] * max(1, count)
+        check_seconds(lengths[0])
+        return lengths[:count]
+    lengths = [as_number(f"seconds[{i}]", one) for i, one in enumerate(value)]
+    for i, one in enumerate(lengths):
+        check_seconds(one, name=f"seconds[{i}]")
+    return matching("seconds", lengths, count)
 
 
 def as_text(name: str, value: Any) -> str:
@@ -191,6 +204,19 @@ def _given(name: str, value: Any, count: int) -> list[Given]:
         each += as_clips(name, value)
         is_one = isinstance(value, Audio)
     return each * count if is_one else matching(name, each, count)
+
+
+def as_asked(prompts: Any, *, seconds: Any, seeds: Any, known: Any = None, vary: Any = None, given: Any = None) -> list[Asked]:
+    """Return the clips that are asked for, one for each prompt. Raise DataError or SpecError for arguments of a wrong kind or number."""
+    texts = as_texts("prompts", prompts)
+    count = len(texts)
+    varied: Sequence[Audio | None] = as_varied(vary, count) or [None] * count
+    rows = zip(
+        texts, as_lengths(seconds, count), as_seeds(seeds, count), as_known(known, count), varied, as_given(given, count), strict=True
+    )
+    return [
+        Asked(prompt=text, seconds=length, seed=seed, kept=kept, varied=clip, given=added) for text, length, seed, kept, clip, added in rows
+    ]
 
 
 def as_messages(value: Any) -> list[Mapping[str, Any]]:

@@ -24,7 +24,8 @@ from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.guidance import guided
-from soundomni.core.interfaces import Sampler
+from soundomni.core.inference.places_ahead import PlacesAhead
+from soundomni.core.interfaces import Draft, DraftedSampler, First, Predict, Sampler
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import TEXT, Context, PositionRule, Segment, SegmentTable, next_position, plain_segment
 from soundomni.core.spec.schema import GuidanceSpec
@@ -60,22 +61,30 @@ class TokenSlots:
         self._no_text = torch.zeros(0, dtype=torch.int64, device=self._device)
         self._written: dict[tuple[int, int], _NewTokens] = {}
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0, level: int | None = None) -> Tensor:
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
         """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them; with a
         `level`, only its logits.
 
         Tokens before `first` must have been asked for, and stay as they were; tokens after them are forgotten. `timesteps` are `[R, n]`.
         """
         rows, _, count = values.shape
-        self._cache.lengths[:] = self._begun + first
+        settled = first if isinstance(first, int) else first.numpy()
+        self._cache.lengths[:rows] = self._begun[:rows] + settled
         new = self._new_tokens(rows, count)
         stored, counts = new.stored, np.full(rows, count)
-        positions = torch.from_numpy(stored.position_ids if self._shares else stored.position_ids + first).to(self._device)
         plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._device)
         self._cache.begin(stored.order, new.rows, whole=True)
-        layout = Layout(stored, positions, plan, self._cache)
+        layout = Layout(stored, self._position_ids(new, settled), plan, self._cache)
         name = self._slot.modality
         return self._model.predict_frames(name, values, timesteps, self._no_text, new.places, layout, first=first, level=level)
+
+    def _position_ids(self, new: _NewTokens, settled: int | np.ndarray) -> Tensor:
+        """Return the position of each stored token `[P]`, `settled` tokens of its clip being before the new ones."""
+        positions = new.stored.position_ids
+        if not self._shares:
+            own = settled if isinstance(settled, int) else np.append(settled[new.rows], 0)[new.stored.order]  # PADDING is the last entry
+            positions = positions + own
+        return torch.from_numpy(positions).to(self._device)
 
     def _new_tokens(self, rows: int, count: int) -> _NewTokens:
         """Return what is the same for any `count` tokens of each row; it is kept, since almost every call has one token."""
@@ -113,6 +122,7 @@ def sample_tokens(
     guidance: GuidanceSpec,
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    draft: UnifiedModel | None = None,
 ) -> Representation:
     """Make one batch of clips of one modality, each up to its own end. No clip's result depends on the others in the batch.
 
@@ -122,21 +132,33 @@ def sample_tokens(
     given, known = _given(modality, requests, begin)
     seeds = [torch.Generator().manual_seed(request.seed) for request in requests]
     start = modality.objective.start(given, known, seeds)
+    predict = guided_tokens(model, requests, guidance)
+    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
+    if isinstance(sampler, DraftedSampler) and draft is not None:
+        guess = PlacesAhead(guided_tokens(draft, requests, guidance), start.values, 1.0)
+        ahead: Draft = lambda values, tokens: guess(values, tokens)[..., 0]  # noqa: E731
+        tokens = sampler.sample(predict, start, generators=generators, on_step=on_step, draft=ahead)
+    else:
+        tokens = sampler.sample(predict, start, generators=generators, on_step=on_step)
+    return modality.objective.made(tokens)
+
+
+def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec) -> Predict:
+    """Return the guided prediction of the next token of clips, with a cache of its own."""
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [request.context for request in requests] + [request.negative for request in requests] * (branches - 1)
     slots = TokenSlots(model, contexts, [request.slot for request in requests] * branches)
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int, level: int | None = None) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         every = timesteps[:, None].expand(-1, values.shape[-1])
         shown = (values, every) if count == 1 else (values.repeat(count, 1, 1), every.repeat(count, 1))
-        out = slots.predict(*shown, first=first, level=level)
+        settled = first if isinstance(first, int) else first.repeat(count)
+        out = slots.predict(*shown, first=settled, level=level)
         return out.reshape(count, len(values), *out.shape[1:])
 
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
         guidance = replace(guidance, renormalize="channel")
-    generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    tokens = sampler.sample(guided(predict_branches, guidance), start, generators=generators, on_step=on_step)
-    return modality.objective.made(tokens)
+    return guided(predict_branches, guidance)
 
 
 def _given(modality: MadeModality, requests: Sequence[AudioRequest], begin: float) -> tuple[Representation, Tensor]:

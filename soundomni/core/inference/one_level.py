@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from soundomni.core.interfaces import LevelPredict, Predict
+from soundomni.core.interfaces import First, LevelPredict, Predict
 
 
 def takes_level(function: Callable[..., Any]) -> bool:
@@ -22,7 +22,7 @@ def takes_level(function: Callable[..., Any]) -> bool:
 def all_levels(predict: Predict) -> Predict:
     """Return the same prediction, but one that cannot be asked for one level."""
 
-    def whole(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+    def whole(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         return predict(values, timesteps, first=first)
 
     return whole
@@ -40,8 +40,9 @@ def of_level(predict: Predict, sizes: Sequence[int]) -> LevelPredict:
     if takes_level(predict):
         return cast(LevelPredict, predict)
 
-    def part(values: Tensor, timesteps: Tensor, *, first: int = 0, level: int) -> Tensor:
-        whole = predict(values, timesteps, first=first) if first else predict(values, timesteps)  # not every function takes `first`
+    def part(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int) -> Tensor:
+        is_plain = isinstance(first, int) and first == 0  # not every function takes `first`
+        whole = predict(values, timesteps) if is_plain else predict(values, timesteps, first=first)
         return whole.narrow(1, sum(sizes[:level]), sizes[level])
 
     return part

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.inference.aligned_clips import AlignedClips, Given
 from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.editing import Kept, known_frames
+from soundomni.core.inference.given_clips import Given, GivenClips
 from soundomni.core.limits import check_seed
 from soundomni.core.waveform import Audio, convert, fit_length
 from soundomni.core.writing.prompts import PromptWriter
@@ -30,20 +30,25 @@ class RequestBuilder:
         num_samples: S of each clip, at the codec's rate.
         negative_prompt: what to steer away from, or None.
         of: the modality to make; None for the first one.
+        keeps_all: whether a clip may be kept as a whole.
     """
 
     def __init__(
-        self, model: UnifiedModel, contexts: PromptWriter, *, num_samples: int, negative_prompt: str | None, of: str | None = None
+        self,
+        model: UnifiedModel,
+        contexts: PromptWriter,
+        *,
+        num_samples: int,
+        negative_prompt: str | None,
+        of: str | None = None,
+        keeps_all: bool = False,
     ) -> None:
         self._modality = model.made(of)
         self._contexts = contexts
-        self._aligned = AlignedClips(model, contexts, self._modality)
+        self._given = GivenClips(model, contexts, self._modality)
         self._negative_prompt = negative_prompt
+        self._keeps_all = keeps_all
         self.num_samples = num_samples
-
-    def length_of(self, num_frames: int) -> int:
-        """Return the samples of a clip that was made: those asked for, or fewer if it has ended before."""
-        return min(self.num_samples, self._modality.codec.spec.num_samples(num_frames))
 
     def request(
         self,
@@ -61,22 +66,24 @@ class RequestBuilder:
             seed: seed of the noise.
             kept: the parts of a clip to keep, or None to make all of it.
             varied: the clip to start from, or None to start from noise.
-            given: name of a modality → the clip of it that is added to the one that is made.
+            given: name of a modality → a clip of it, see `GivenClips`. What steers away is written without these clips.
 
         Raises:
             SpecError: the seed is out of its range, the kept spans do not hold a whole frame, the model cannot make the rest around
                 them, or it does not take clips of a modality that is given.
             DataError: the prompt and the clip are longer than the samples that the model was trained with, or a clip that is given
-                is too short, or comes from another codec.
+                is too short, too long, comes from another codec, or is missing.
         """
         check_seed(seed)
+        given = given or {}
+        self._given.check(given)
         slot = self._contexts.slot(self.num_samples, of=self._modality.name)
         self._modality.check_frames(slot.num_frames)
-        context = self._contexts.prompt(prompt, slot)
+        context = self._contexts.prompt(prompt, slot, clips=self._given.in_prompt(given))
         negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt") if self._negative_prompt else ()
-        if given:
-            slot = self._aligned.attach(slot, given)
-        request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed)
+        lower = self._given.lower_levels(given, slot)
+        slot = self._given.with_aligned(slot, given)
+        request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed, lower=lower)
         if varied is not None:
             request = replace(request, varied=self._encode(self._to_codec(varied), self.num_samples))
         return request if kept is None else self._keep(request, kept)
@@ -84,7 +91,9 @@ class RequestBuilder:
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
         """Add the normalized values `[D, T]` of the kept parts."""
         waveform, num_samples = self._to_codec(kept.clip), self.num_samples
-        mask = known_frames(kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1])
+        mask = known_frames(
+            kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1], may_be_all=self._keeps_all
+        )
         self._modality.objective.check_known(torch.from_numpy(mask)[None])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))
@@ -92,9 +101,9 @@ class RequestBuilder:
 
     @torch.no_grad()
     def _encode(self, waveform: np.ndarray, num_samples: int) -> Tensor:
-        """Return normalized values `[D, T]` of `[C, S]` at the codec's rate, cut or padded to `num_samples`."""
+        """Return normalized values `[D, T]` of `[C, S]` at the codec's rate, cut or padded to `num_samples`, in the model's levels."""
         batch = torch.from_numpy(fit_length(waveform, num_samples))[None].to(self._modality.device)
-        return self._modality.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0]
+        return self._modality.encode(batch, torch.tensor([num_samples], device=batch.device)).values[0, : self._modality.most_levels]
 
     def _to_codec(self, clip: Audio) -> np.ndarray:
         """Return `[C, S]` with the codec's rate and channels."""

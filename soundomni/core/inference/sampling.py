@@ -24,7 +24,7 @@ from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.guidance import guided
 from soundomni.core.inference.next_token import sample_tokens
-from soundomni.core.interfaces import Sampler
+from soundomni.core.interfaces import First, Sampler
 from soundomni.core.representation import Representation, length_mask
 from soundomni.core.sequence import Segment, SegmentTable, next_position
 from soundomni.core.spec.schema import GuidanceSpec
@@ -63,13 +63,13 @@ class AudioSlots:
         self._added = added
         self._name = slots[0].modality
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: int = 0, level: int | None = None) -> Tensor:
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
         """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`, of one level of codes or
         of all.
 
         Raise ValueError unless `first` is 0: every token of a noise segment sees all others, so none of them is settled.
         """
-        if first:
+        if not isinstance(first, int) or first:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
@@ -85,18 +85,19 @@ def sample_audio(
     guidance: GuidanceSpec,
     begin: float = 1.0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    draft: UnifiedModel | None = None,
 ) -> Representation:
     """Make one batch of clips of one modality. No clip's result depends on the others in the batch.
 
     Below 1, `begin` is the timestep to start from, with noise added to the clips to vary up to there (Meng et al. 2022,
-    SDEdit, algorithm 1).
+    SDEdit, algorithm 1). A `draft` is a smaller model of the same codes and texts that guesses ahead for a `DraftedSampler`.
 
     Returns:
         the normalized representation, `[B, D, T]`; clips that end by themselves may be shorter than asked for.
     """
     modality = model.made(requests[0].slot.modality)
     if modality.objective.predicts == "next-token":
-        return sample_tokens(model, requests, sampler=sampler, guidance=guidance, begin=begin, on_step=on_step)
+        return sample_tokens(model, requests, sampler=sampler, guidance=guidance, begin=begin, on_step=on_step, draft=draft)
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
     cache = make_cache(model, contexts, room=max(request.slot.length for request in requests))
@@ -117,7 +118,7 @@ def sample_audio(
     start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
     valid = length_mask(given.lengths, given.values.shape[-1])
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: int, level: int | None = None) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         # Conditional rows come first in the cache, so that only they run outside the guidance interval.
         out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first, level=level)
         return out.reshape(count, len(values), *out.shape[1:])

@@ -69,9 +69,21 @@ def chosen_tokens(logits: Tensor, sampling: TokenSampling, numbers: Tensor) -> T
     if sampling.temperature == 0.0:
         return logits.argmax(-1).cpu()
     ids, weights = likeliest(logits, sampling)
+    return drawn_tokens(ids, weights, numbers)
+
+
+def drawn_tokens(ids: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+    """Return the token of each row that its number chooses, int64 `[R]`.
+
+    Args:
+        ids: int64 `[R, V]`, the tokens in any order.
+        weights: float64 `[R, V]`, proportional to their probabilities.
+        numbers: float64 `[R]` in [0, 1).
+    """
     totals = weights.cumsum(-1)
     passed = (totals <= numbers[:, None] * totals[:, -1:]).sum(-1)
-    chosen = torch.minimum(passed, (weights > 0).sum(-1) - 1)  # the product may round up to the total
+    last = weights.shape[1] - 1 - (weights > 0).int().flip(-1).argmax(-1)
+    chosen = torch.minimum(passed, last)  # the product may round up to the total
     return ids.gather(1, chosen[:, None])[:, 0]
 
 

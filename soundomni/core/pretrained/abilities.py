@@ -25,6 +25,8 @@ class Made:
         ends: whether a clip ends by itself, so that a length is the most that it may have.
         guidance_scale: scale of its guidance.
         aligned: modalities of which a clip can be given, to be added to the one that is made.
+        in_prompt: modalities of which a clip can be given, to come before the one that is made.
+        levels: levels of its codes that are made, (first, end); those below `first` have to be given.
     """
 
     name: str
@@ -36,6 +38,18 @@ class Made:
     ends: bool
     guidance_scale: float
     aligned: tuple[str, ...] = ()
+    in_prompt: tuple[str, ...] = ()
+    levels: tuple[int, int] = (0, 1)
+
+    @property
+    def same_length(self) -> tuple[str, ...]:
+        """Modalities of which a clip can be given that is as long as the one that is made."""
+        return (*self.aligned, *((self.name,) if self.levels[0] else ()))
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Modalities of which a clip can be given."""
+        return tuple(dict.fromkeys((*self.same_length, *self.in_prompt)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +86,7 @@ class Abilities:
         made, heard, read, given: its modalities, in the order of the spec; the first one that is made is made if none is named.
         chats: whether it was trained on chats.
         max_tokens: the longest sample that it was trained with; None for no limit.
+        takes_text: whether its prompt has a text that says what to make.
     """
 
     made: tuple[Made, ...]
@@ -80,6 +95,7 @@ class Abilities:
     given: tuple[Given, ...]
     chats: bool
     max_tokens: int | None
+    takes_text: bool = True
 
 
 def abilities_of(model: UnifiedModel, spec: ModelSpec, *, max_tokens: int | None, trust_class_paths: bool = False) -> Abilities:
@@ -96,6 +112,7 @@ def abilities_of(model: UnifiedModel, spec: ModelSpec, *, max_tokens: int | None
         ),
         chats=spec.chat != "none",
         max_tokens=max_tokens,
+        takes_text=any("{caption}" in (template.text or "") for template in spec.prompt),
     )
 
 
@@ -113,4 +130,6 @@ def _made(modality: MadeModality, spec: ModelSpec, trust_class_paths: bool) -> M
         ends=modality.objective.predicts == "next-token",
         guidance_scale=own.guidance.scale,
         aligned=modality.aligned,
+        in_prompt=tuple(template.of for template in spec.prompt if template.audio is not None and template.of is not None),
+        levels=(modality.first_level, modality.most_levels),
     )

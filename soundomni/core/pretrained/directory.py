@@ -31,6 +31,7 @@ from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, LOCK_FILE, SPEC_FILE
 from soundomni.core.pretrained.hub import fetch, parse_repository
 from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
+from soundomni.core.pretrained.stage_paths import is_chain, stage_paths
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.discovery import OWN
@@ -130,6 +131,9 @@ def find_model(
         raise CheckpointError(_absence(name, known))
     if not (path / SPEC_FILE).is_file():
         raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}. Make one with `soundomni export RUN --out DIR`")
+    if is_chain(path):
+        stage = next(iter(stage_paths(path).values()))
+        raise CheckpointError(f"'{path}' is a chain of models, which generates. For anything else use one of its stages, such as '{stage}'")
     if weights and is_run(path):
         raise CheckpointError(
             f"'{path}' is a run directory, not a model directory. Export it with `soundomni export {path} --out DIR`, and use DIR"
@@ -212,7 +216,10 @@ def check_target(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
     if names and not _is_model(path):
         raise CheckpointError(f"'{path}' is neither empty nor a model directory, and would be replaced; choose another directory")
-    others = {name for name in names if name not in FILES and not is_weight_file(name)}
+    stages = {name for name in _stages(path) if (path / name).is_dir()}
+    for name in stages & names:
+        check_target(path / name)
+    others = {name for name in names if name not in FILES | stages and not is_weight_file(name)}
     if others:
         raise CheckpointError(f"'{path}' also holds '{min(others)}', which would be lost; move it, or choose another directory")
 
@@ -227,6 +234,12 @@ def _is_model(path: Path) -> bool:
         return read_object(path / CONFIG_FILE).get("format") in READ_FORMATS
     except CheckpointError:
         return False
+
+
+def _stages(path: Path) -> set[str]:
+    """Return the folders that hold the stages of a chain; none if a directory is not a chain."""
+    found = read_object(path / CONFIG_FILE).get("stages") if _is_model(path) else None
+    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,17 +24,15 @@ from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.batches import batches
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
-from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.decoding import iter_tokens, sample_text
 from soundomni.core.inference.editing import Kept
 from soundomni.core.inference.inputs import (
+    as_asked,
     as_callback,
     as_clip,
     as_clips,
     as_count,
     as_directory,
-    as_given,
-    as_known,
     as_messages,
     as_number,
     as_overrides,
@@ -43,15 +40,12 @@ from soundomni.core.inference.inputs import (
     as_seeds,
     as_strength,
     as_text,
-    as_texts,
-    as_varied,
     as_whole,
 )
+from soundomni.core.inference.making import Maker
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.inference.round_trip import round_trip
-from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.inference.token_choice import TokenSampling
-from soundomni.core.inference.variation import beginnings
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import (
     MOST_NEW_TOKENS,
@@ -79,14 +73,16 @@ from soundomni.core.pretrained.directory import (
 from soundomni.core.pretrained.directory import (
     card as model_card,
 )
+from soundomni.core.pretrained.draft import check_draft
 from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
+from soundomni.core.representation import Representation
 from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.spec.shorthand import written_key
 from soundomni.core.tokenizer import TextTokenizer
-from soundomni.core.waveform import Audio, fit_length
+from soundomni.core.waveform import Audio
 from soundomni.core.writing.chat import Message
 from soundomni.core.writing.prompts import PromptWriter
 
@@ -274,7 +270,7 @@ class SoundOmni:
         self,
         prompts: Iterable[str] | str,
         *,
-        seconds: float,
+        seconds: float | Iterable[float],
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
@@ -286,12 +282,14 @@ class SoundOmni:
         of: str | None = None,
         given: Mapping[str, object] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        draft: SoundOmni | None = None,
     ) -> list[Audio]:
         """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
 
         Args:
             prompts: what to make; a single text makes one clip.
-            seconds, num_steps, guidance_scale: length of each clip, and settings of the sampler; None for the spec's.
+            seconds: length of each clip, or one for all of them.
+            num_steps, guidance_scale: settings of the sampler and of guidance; None for the spec's.
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
                 a prompt.
             known: for each prompt, the parts of a clip to keep (continuation, inpainting), or None to make all of it. A
@@ -305,47 +303,86 @@ class SoundOmni:
                 prompt.
             batch_size: clips made at once.
             of: the modality to make, if the model makes several; None stands for the first one.
-            given: name of a modality that is `aligned` with the one to make → its clip for each prompt, or one clip for all of them:
-                audio, or a `Representation` that its codec made. Longer clips are cut. A modality that is not named adds nothing.
+            given: name of a modality → its clip for each prompt, or one clip for all of them: audio, or a `Representation` that its codec
+                made. Clips of modalities that are `aligned` with the one to make, and codes of its levels that the model does not make,
+                are cut to its length; those of the model's prompt have any length. A modality that is not named is left out.
             on_step: called with the index of a sampling step and the values so far.
+            draft: a smaller model of the same codes and prompts, which guesses ahead for the sampler `speculative`. Clips come from
+                the same distribution with any draft.
 
         Raises:
             SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
-                encodes, or the kept spans do not hold a whole frame.
+                encodes, the kept spans do not hold a whole frame, or the draft does not fit the model or its sampler.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
-                wrong kind; or a clip that is given is shorter than the one to make, or comes from another codec.
+                wrong kind; or a clip that is given is shorter than the one to make, comes from another codec, or is missing.
         """
-        texts = as_texts("prompts", prompts)
-        builder = self.requests(seconds, negative_prompt=negative_prompt, of=of)
-        modality = self.model.made(of)
-        modality.check_decodes()
-        guidance, sampler = self._guidance(modality.name, guidance_scale, negative_prompt), self._sampler(modality.name, num_steps)
+        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
+        maker.modality.check_decodes()
+        asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
-        numbers, kept_parts, varied = as_seeds(seeds, len(texts)), as_known(known, len(texts)), as_varied(vary, len(texts))
-        starts: Sequence[Audio | None] = [None] * len(texts) if varied is None else varied
-        clips: list[Audio] = []
-        requests = [
-            builder.request(prompt, seed=seed, kept=kept, varied=clip, given=added)
-            for prompt, seed, kept, clip, added in zip(texts, numbers, kept_parts, starts, as_given(given, len(texts)), strict=True)
-        ]
-        sample = partial(sample_audio, sampler=sampler, guidance=guidance, on_step=as_callback("on_step", on_step))
-        for begin, batch in self._batches(requests, share, size):
-            made = sample(self.model, batch, begin=begin)
-            lengths = [builder.length_of(frames) for frames in made.frame_counts]
-            waveform = modality.decode(made).float().cpu().numpy()
-            clips += [Audio.unchecked(fit_length(w, n), modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
-        return clips
+        batches = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
+        return [clip for made, lengths in batches for clip in maker.decoded(made, lengths)]
 
-    def _batches(self, requests: Sequence[AudioRequest], strength: float, size: int) -> Iterator[tuple[float, Sequence[AudioRequest]]]:
-        """Yield the timestep to begin at, and requests that begin there, at most `size` of them, in order."""
-        if not requests:
-            return
-        begin_of = beginnings(self.model, strength, slot=replace(requests[0].slot, aligned=()), batch_size=size)
-        begun = [begin_of(request.varied) for request in requests]
-        bounded = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
-        for begin, group in groupby(zip(begun, bounded, strict=True), lambda pair: pair[0].timestep):
-            for batch in batches([request for _, request in group], size):
-                yield begin, batch
+    def make(
+        self,
+        prompts: Iterable[str] | str,
+        *,
+        seconds: float | Iterable[float],
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        known: Iterable[Kept | None] | Kept | None = None,
+        vary: Iterable[Audio] | Audio | None = None,
+        strength: float | None = None,
+        seeds: Iterable[int] | int = 0,
+        batch_size: int = 16,
+        of: str | None = None,
+        given: Mapping[str, object] | None = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+        draft: SoundOmni | None = None,
+    ) -> list[Representation]:
+        """Make what `generate` does, without decoding it: a representation `[1, D, T]` or `[1, K, T]` for each prompt, as the codec's
+        `encode` gives it.
+
+        Each has the frames of its own clip. The codec may be one that only encodes, such as that of semantic tokens. Arguments and errors
+        are those of `generate`.
+        """
+        maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
+        asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
+        size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
+        made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
+        return [clip for batch, _ in made for clip in maker.clips(batch)]
+
+    def maker(
+        self,
+        of: str | None = None,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        keeps_all: bool = False,
+        draft: SoundOmni | None = None,
+    ) -> Maker:
+        """Return what makes clips of a modality, the first one if `of` is None; other arguments are as in `generate` and `Maker`."""
+        modality = self.model.made(None if of is None else as_text("the modality", of))
+        avoided = None if negative_prompt is None else as_text("the negative prompt", negative_prompt)
+        guidance, sampler = self._guidance(modality.name, guidance_scale, avoided), self._sampler(modality.name, num_steps)
+        if draft is not None:
+            check_draft(self, draft, sampler, of=modality.name)
+        return Maker(
+            self.model,
+            self.contexts,
+            of=modality.name,
+            guidance=guidance,
+            sampler=sampler,
+            negative_prompt=avoided,
+            keeps_all=keeps_all,
+            draft=None if draft is None else draft.model,
+        )
+
+    def check_request(self, prompt: str, seconds: float, *, of: str | None = None) -> None:
+        """Raise SpecError or DataError if the model cannot make a clip of this length from this prompt."""
+        self.requests(seconds, of=of).request(prompt, seed=0)
 
     def abilities(self) -> Abilities:
         """Return what the model makes, hears and takes."""

@@ -22,7 +22,8 @@ from soundomni.core.spec.merge import merge, override_layer
 from soundomni.core.spec.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
-from soundomni.core.spec.shorthand import Expansion, check_modalities, contracted, expanded, short_keys, shorten
+from soundomni.core.spec.sections import check_sections
+from soundomni.core.spec.shorthand import Expansion, contracted, expanded, short_keys, shorten
 from soundomni.core.spec.slots import map_names, map_slots
 from soundomni.core.spec.values import Text, convert, join, plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenSpec
@@ -182,19 +183,10 @@ def _converted(tree: Mapping[str, Any]) -> Spec:
         convert(model["connectors"], ConnectorsSpec, "model.connectors")
     try:
         spec: Spec = convert(tree, Spec, "")
-        _check_sections(spec)
+        check_sections(spec)
     except SpecError as error:
         raise SpecError(shorten(str(error), model)) from error
     return spec
-
-
-def _check_sections(spec: Spec) -> None:
-    """Raise SpecError unless the spec has a model or a codec, whose parts go together."""
-    if (spec.model is None) == (spec.codec is None):
-        given = "neither the section model nor the section codec" if spec.model is None else "the sections model and codec"
-        raise SpecError(f"the spec has {given}; expected one of them: a model, or a codec that is trained on its own")
-    if spec.model is not None:
-        check_modalities(spec.model)
 
 
 def dump_spec(spec: Spec) -> str:

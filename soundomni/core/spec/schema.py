@@ -156,7 +156,8 @@ class ModelSpec:
         backbone, router: plugins.
         modalities: name → modality, in order; null removes one of an earlier layer.
         tokenizer: text tokens.
-        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them, and of
+            clips that are given, each of another modality.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
@@ -479,16 +480,35 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`."""
+    """A complete spec: of a model, of a codec that is trained on its own, or of a chain of models.
+
+    Model directories do not have `data` and `train`, and chains do not either.
+
+    Args:
+        stages: name → directory of a model or of a run, relative to the spec, in the order in which they make what the next ones are
+            given.
+    """
 
     model: ModelSpec | None = None
     codec: CodecSpec | None = None
+    stages: dict[str, str | None] | None = None
     data: DataSpec | None = None
     train: TrainSpec | None = None
 
     @property
     def of_model(self) -> ModelSpec:
-        """The model. Raise SpecError for a spec that has none, because it trains a codec."""
+        """The model. Raise SpecError for a spec that has none, because it trains a codec, or chains models."""
+        self.check_single()
         if self.model is None:
             raise SpecError("the spec trains a codec, and has no model. Give a spec with the section model")
         return self.model
+
+    def check_single(self) -> None:
+        """Raise SpecError for a spec that chains models and has none of its own, which could be built or trained."""
+        if self.stages is not None:
+            raise SpecError(f"the spec chains the models {', '.join(self.stages)}, and has none of its own. Give the spec of one of them")
+
+    @property
+    def used_stages(self) -> dict[str, str]:
+        """The directories of the stages that are not removed, by name; empty for a spec that is not a chain."""
+        return {name: path for name, path in (self.stages or {}).items() if path is not None}

@@ -136,9 +136,11 @@ def expanded(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def contracted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a whole spec, as plain data in full keys, in short keys if these can say everything."""
+    tree = {name: value for name, value in tree.items() if value is not None or name not in ("model", "codec", "stages")}
+    if tree.get("stages") is not None:
+        return {"stages": tree["stages"]}
     if tree.get("model") is None:
-        return {name: value for name, value in tree.items() if name != "model"}
-    tree = {name: value for name, value in tree.items() if name != "codec" or value is not None}
+        return tree
     names = {name: one for name, one in tree["model"]["modalities"].items() if one is not None}
     if not _is_short(names):
         return dict(tree)

@@ -45,7 +45,8 @@ class WrittenModel:
         codec, connectors, objective, encoder: plugins; without an encoder the model only generates.
         modalities: name → modality, in order, for models that make or hear several; null removes one of an earlier layer.
         tokenizer: text tokens.
-        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them.
+        prompt: how a request is written in front of the clip that is made: segments of text, as the task `generate` has them, and of
+            clips that are given, each of another modality.
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, or MODALITY.encoder and MODALITY.connector for one.
         latent_positions: position rule of latents or codes; "shared" as in the original, where a sin-cos table orders them, or
@@ -83,13 +84,19 @@ class WrittenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSpec:
-    """A complete spec: of a model, or of a codec that is trained on its own. Model directories do not have `data` and `train`.
+    """A complete spec: of a model, of a codec that is trained on its own, or of a chain of models.
 
-    `sampler` and `guidance` are short keys: they stand for those of the only modality that is made.
+    Model directories do not have `data` and `train`, and chains do not either. `sampler` and `guidance` are short keys: they stand for
+    those of the only modality that is made.
+
+    Args:
+        stages: name → directory of a model or of a run, relative to the spec, in the order in which they make what the next ones are
+            given.
     """
 
     model: WrittenModel | None = None
     codec: CodecSpec | None = None
+    stages: dict[str, str | None] | None = None
     sampler: Slot | None = slot("sampler", optional=True)
     guidance: GuidanceSpec = switched_off("its scale to 1", GuidanceSpec)
     data: DataSpec | None = None

@@ -7,7 +7,7 @@ Shape letters: S samples.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
 import numpy as np
@@ -47,29 +47,52 @@ class PromptWriter:
         """Write a clip of S samples, at the rate of the modality `of`, whose tokens are added to the clip `to`."""
         return self._writer.added(num_samples, of=of, to=to)
 
-    def prompt(self, text: str, slot: Segment, *, name: str = "prompt") -> Context:
+    def given(self, num_samples: int, *, of: str) -> Segment:
+        """Write a clip of S samples, at the rate of the modality `of`, that the prompt holds."""
+        return self._writer.clip(num_samples, of=of)
+
+    @property
+    def in_prompt(self) -> tuple[str, ...]:
+        """Modalities of which the prompt can hold a clip."""
+        return tuple(self._writer.of(template).name for template in self._writer.prompt if template.audio is not None)
+
+    def prompt(self, text: str, slot: Segment, *, clips: Mapping[str, Segment] | None = None, name: str = "prompt") -> Context:
         """Write a prompt in front of the clip that is made.
 
         Args:
             text: what to make.
             slot: segment of the clip.
+            clips: modality → the clip of it that the prompt holds; it has none of a modality that is not named.
             name: what errors call the text.
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        modality = self._writer.made(slot.of)
-        spec = modality.spec
-        texts = {"caption": text, "seconds": f"{slot.num_samples / spec.sample_rate:g}"}
-        context = tuple(self._writer.segment(template, texts=texts) for template in self._writer.prompt)
-        num_text, total = context_length(context), context_length(context) + slot.length
-        if self._max_tokens is not None and total > self._max_tokens:
-            fits = modality.seconds_within(self._max_tokens - num_text - AUDIO_BOUNDARIES)
-            raise DataError(
-                f"{slot.num_samples / spec.sample_rate:g} s of audio and a {name} of {num_text} tokens take {total} "
-                f"tokens; the model was trained with at most {self._max_tokens}. "
-                + (f"Ask for at most {fits:g} s with this {name}" if fits > 0 else f"Shorten the {name}")
-            )
+        texts = {"caption": text, "seconds": f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate:g}"}
+        context = tuple(self._prompt(texts, clips or {}))
+        self._check_prompt(context, slot, name)
         return context
+
+    def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
+        for template in self._writer.prompt:
+            if template.audio is None:
+                yield self._writer.segment(template, texts=texts)
+            elif (of := self._writer.of(template).name) in clips:
+                yield clips[of]
+
+    def _check_prompt(self, context: Context, slot: Segment, name: str) -> None:
+        """Raise DataError if a prompt and the clip that is made are longer than the samples that the model was trained with."""
+        modality, before = self._writer.made(slot.of), context_length(context)
+        total = before + slot.length
+        if self._max_tokens is None or total <= self._max_tokens:
+            return
+        fits = modality.seconds_within(self._max_tokens - before - AUDIO_BOUNDARIES)
+        given = sum(segment.length for segment in context if segment.of in self.in_prompt)
+        clips = f", {given} of them given clips," if given else ""
+        raise DataError(
+            f"{slot.num_samples / modality.spec.sample_rate:g} s of audio and a {name} of {before} tokens{clips} take {total} "
+            f"tokens; the model was trained with at most {self._max_tokens}. "
+            + (f"Ask for at most {fits:g} s with this {name}" if fits > 0 else f"Shorten the {name}")
+        )
 
     def chat(self, messages: Sequence[Message], clips: Sequence[Audio]) -> Context:
         """Write a chat and its clips, in the order in which messages mention them, up to the turn that answers it.

@@ -237,13 +237,17 @@ class SegmentWriter:
         """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
         return self._frames(self.given(of), num_samples, Attend.FULL, None)
 
+    def clip(self, num_samples: int, *, of: str) -> Segment:
+        """Write a clip that is given, heard or as clean context, of S samples at the rate of its modality."""
+        heard = isinstance(self.modalities[of], HeardModality)
+        return self.features(num_samples, of=of) if heard else self.context(num_samples, of=of)
+
     def added(self, num_samples: int, *, of: str, to: Segment) -> Segment:
         """Write a clip whose tokens are added to those of the clip `to`, of S samples at the rate of its own modality.
 
         Raise ValueError for another number of frames.
         """
-        modality = self.modalities[of]
-        segment = self.features(num_samples, of=of) if isinstance(modality, HeardModality) else self.context(num_samples, of=of)
+        segment = self.clip(num_samples, of=of)
         if segment.num_frames != to.num_frames:
             counts = f"{segment.num_frames} tokens of '{of}' cannot be added to {to.num_frames} of '{to.modality}'"
             raise ValueError(f"{counts}; expected as many")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from soundomni.core.interfaces import Item
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
     from soundomni.evaluation.settings import Settings
@@ -73,7 +74,7 @@ def find_cut(clip: Audio, index: int) -> Cut | None:
 
 
 def continue_clips(
-    model: SoundOmni, items: Sequence[Item], clips: Sequence[Audio], settings: Settings, *, observer: Observer
+    model: SoundOmni | Chain, items: Sequence[Item], clips: Sequence[Audio], settings: Settings, *, observer: Observer
 ) -> list[Continuation]:
     """Cut every clip in the middle of a sound, and let the model continue it under its own caption.
 

@@ -12,12 +12,13 @@ from soundomni.evaluation.toy_attributes import attribute_scores, heard_attribut
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
+    from soundomni.core.pretrained.chain import Chain
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.waveform import Audio
     from soundomni.evaluation.settings import Settings
 
 
-def generate_clips(model: SoundOmni, items: Sequence[Item], settings: Settings, *, observer: Observer) -> list[Audio]:
+def generate_clips(model: SoundOmni | Chain, items: Sequence[Item], settings: Settings, *, observer: Observer) -> list[Audio]:
     """Generate a clip from the first caption of each item, as long as the item; items of one length share batches."""
     lengths: dict[float, list[int]] = {}
     for i, item in enumerate(items):

@@ -202,7 +202,8 @@ class _Made(MadeModality):
         shape = (2, len(clips), tokens.num_inputs, int(clips.num_tokens.max()))
         values = torch.empty(shape, device=self.device, dtype=_values_dtype(self))
         times = torch.empty(values.shape[1], values.shape[3], device=self.device)
-        levels = tokens.outputs if isinstance(tokens.outputs, tuple) else ()
+        given = tokens.inputs[: self.first_level] if isinstance(tokens.inputs, tuple) else ()
+        levels = (*given, *tokens.outputs) if isinstance(tokens.outputs, tuple) else ()
         return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels)
 
 

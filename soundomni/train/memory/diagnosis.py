@@ -122,6 +122,7 @@ def diagnose(
     Raises:
         SpecError: the spec has no such sections, trains a codec (see codec_diagnosis.py), or does not fit this number of GPUs.
     """
+    spec.check_single()
     data, train = spec.data, spec.train
     if data is None or train is None:
         raise SpecError(f"the spec has no '{'data' if data is None else 'train'}' section, so it trains nothing; add one")

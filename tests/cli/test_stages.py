@@ -1,0 +1,108 @@
+"""Commands with a chain of models in place of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_stages import RATE, SEMANTIC_RATE, Name, clip, stage
+
+from soundomni import Chain
+from soundomni.cli.main import main
+from soundomni.data.audio import read_audio
+
+STAGES: tuple[Name, ...] = ("semantic", "coarse", "fine")
+TOYS = "{class_path: toy-sounds, init_args: {size: 3, sample_rate: 8000, seconds: 0.4, events: [1, 1]}}"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a chain of three stages."""
+    return Chain({name: stage(name) for name in STAGES}).save_pretrained(tmp_path_factory.mktemp("chains") / "speech")
+
+
+@pytest.fixture
+def spec(chain: Path) -> Path:
+    """A spec that names the stages of the chain."""
+    file = chain.parent / "speech.yaml"
+    file.write_text("stages:\n" + "".join(f"  {name}: speech/{name}\n" for name in STAGES))
+    return file
+
+
+def test_generate_takes_a_chain_by_its_directory_and_by_its_spec(chain: Path, spec: Path, tmp_path: Path, result: Any) -> None:
+    made = []
+    for model, out in ((chain, "a"), (spec, "b")):
+        given = result("generate", "--model", model, "--prompt", "one", "--prompt", "two", "--seconds", 0.1, "--out", tmp_path / out)
+        made.append([read_audio(one["files"][0])[0] for one in given["clips"]])
+        assert len(given["clips"]) == 2 and not given["failures"]
+    assert all(np.array_equal(first, second) for first, second in zip(*made, strict=True))
+    assert {read_audio(path)[1] for path in (tmp_path / "a").glob("*.wav")} == {RATE}
+    lines = (tmp_path / "a" / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["one", "two"]
+
+
+def test_generate_continues_a_file_of_any_rate_and_changes_one_stage(chain: Path, tmp_path: Path, result: Any) -> None:
+    file = tmp_path / "prompt.wav"
+    soundfile.write(file, 0.1 * clip(1, 160).T, 1600)
+    asked = ("generate", "--model", chain, "--prompt", "one", "--seconds", 0.2, "--keep", file, "--no-pictures")
+    plain = result(*asked, "--out", tmp_path / "a")
+    hotter = result(*asked, "--out", tmp_path / "b", "--stages.semantic.model.modalities.semantic.sampler.temperature=5")
+    waves = [read_audio(one["clips"][0]["files"][0])[0] for one in (plain, hotter)]
+    assert waves[0].shape[1] >= 96 and not np.array_equal(waves[0][:, 96:], waves[1][:, 96:])
+
+
+def test_evaluate_measures_what_a_chain_generates(tmp_path: Path, result: Any) -> None:
+    chain = Chain({name: stage(name, wider=8) for name in STAGES}).save_pretrained(tmp_path / "wider")
+    found = result("evaluate", "--model", chain, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "continue", "describe", "vary")
+    record = found["made_with"]
+    assert list(record["stages"]) == list(STAGES) and record["modality"] == "acoustic"
+    assert record["stages"]["semantic"]["modality"] == "semantic" and record["stages"]["fine"]["steps"] is None
+    assert record["model"]["sha256"] and len(record["plugins"]) >= 1
+    assert {one["task"] for one in found["details"]} <= {"generated", "continued"} and "generated" in found
+    assert sum("a chain of models only generates and continues" in one for one in found["not_measured"]) == 2
+
+
+def test_a_spec_of_stages_is_validated_and_printed(spec: Path, result: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one["found"] for one in result("spec", "validate", spec)["stages"]] == [True] * 3
+    broken = spec.with_name("broken.yaml")
+    broken.write_text(spec.read_text() + "  last: nothing\n")
+    assert result("spec", "validate", broken)["stages"][-1]["found"] is False
+    assert main(["spec", "print", str(spec)]) == 0
+    assert capsys.readouterr().out == spec.read_text()
+
+
+def test_what_a_chain_does_not_do_is_one_line(chain: Path, spec: Path, tmp_path: Path, fails: Any) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, 0.1 * clip(1, 100).T, SEMANTIC_RATE)
+    generate = ("generate", "--model", chain, "--prompt", "one", "--out", tmp_path / "out")
+    assert "--vary is for one model, but" in fails(*generate, "--vary", file)
+    assert "--given is for one model, but" in fails(*generate, "--given", f"semantic={file}")
+    assert "--adapter changes one model, but" in fails(*generate, "--adapter", tmp_path)
+    assert "--of is 'semantic'; this model makes acoustic" in fails(*generate, "--of", "semantic")
+    assert "--steps is 3, but this model makes 'acoustic' token after token" in fails(*generate, "--steps", 3)
+    assert "the prompt is empty; say what to make" in fails("generate", "--model", chain, "--prompt", "", "--out", tmp_path / "out")
+    assert "sampler is not a key of a chain; write stages.STAGE.KEY" in fails(*generate, "--sampler=euler")
+    assert "is a chain of models, which generates" in fails("describe", "--model", chain, file)
+    assert "is a chain of models, which generates" in fails("reconstruct", "--model", chain, "--out", tmp_path / "r", file)
+    for command in ("doctor", "train"):
+        assert "the spec chains the models semantic, coarse, fine, and has none of its own" in fails(command, "--config", spec)
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stages: {}", "stages is empty; expected names with the directories of models"),
+        ("stages: {a b: x}", "stages.a b: the name 'a b' is not possible; expected a word such as semantic"),
+        ("stages: {a: x}\ncodec: {codec: mdct}", "the spec has the sections codec and stages; expected one of them"),
+        ("stages: {a: x}\ntrain: {run_dir: r}", "the spec has the sections stages and train, but each stage is trained by its own spec"),
+    ],
+)
+def test_a_spec_of_stages_that_is_wrong_is_one_line(text: str, expected: str, tmp_path: Path, fails: Any) -> None:
+    file = tmp_path / "chain.yaml"
+    file.write_text(text)
+    assert expected in fails("spec", "validate", file)
