@@ -67,6 +67,17 @@ class Draft(Protocol):
         ...
 
 
+class LevelPredict(Protocol):
+    """What a sampler of codes asks for the logits of one level.
+
+    A function that takes `level` may leave out the work for all other levels; of any other `Predict`, a sampler takes a part.
+    """
+
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int) -> Tensor:
+        """Return the logits `[B, V_level, T]` that `Predict` returns for this level; the other arguments are those of `Predict`."""
+        ...
+
+
 class Ranks(Protocol):
     """The processes of a run, for what all of them have to agree on."""
 
@@ -269,6 +280,13 @@ class Connector(nn.Module, ABC):
     @abstractmethod
     def leave(self, hidden: Tensor) -> Tensor:
         """Map `[N, H]` to the prediction `[N, P]`, which is zero at the start of training; P is `tokens.num_outputs`."""
+
+    def leave_level(self, hidden: Tensor, level: int, sizes: Sequence[int]) -> Tensor:
+        """Map `[N, H]` to the logits `[N, sizes[level]]` of one level of codes, the same as in `leave`.
+
+        By default they are a part of what `leave` returns; a connector with a head for each level runs only this one.
+        """
+        return self.leave(hidden).narrow(1, sum(sizes[:level]), sizes[level])
 
 
 class Router(ABC):

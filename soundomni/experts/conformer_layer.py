@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from soundomni.core.attention.conditions import SeenConditions
@@ -23,6 +22,7 @@ from soundomni.experts.auxiliary import AuxiliaryLoss, add_losses
 from soundomni.experts.cross_attention import CrossAttention
 from soundomni.experts.depthwise import DepthwiseConv
 from soundomni.experts.rope import rotate
+from soundomni.experts.streams import apart, joined
 
 NUM_NORMS = 4
 FIRST, ATTENTION, CONVOLUTION, SECOND = range(NUM_NORMS)
@@ -129,7 +129,7 @@ class ConformerExpert(nn.Module):
 
     def add_attention(self, hidden: Tensor, attended: Tensor, layout: Layout, *, layer: int, stream: int) -> Tensor:
         """Add attention `[N_e, h, d]`, and what the tokens find in their conditions, to `[N_e, H]`."""
-        hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
+        hidden = hidden + self.output(attended.flatten(1))
         if self.cross is None or layout.conditions is None:
             return hidden
         found: Tensor = self.cross(hidden, layout, layer=layer, stream=stream)
@@ -186,10 +186,10 @@ class ConformerLayer(nn.Module):
         experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
         modulation = {stream: expert.modulation(layout.conditions, stream) for stream, expert in experts.items()}
         begun = {stream: expert.begin(streams[stream], modulation[stream]) for stream, expert in experts.items()}
-        heads = torch.cat([heads for _, heads, _ in begun.values()])
+        heads = joined([heads for _, heads, _ in begun.values()])
         turned, value = torch.split(heads, [2 * self.num_heads, self.num_heads], dim=1)
         query, key = rotate(turned, *rope).chunk(2, dim=1)
-        attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
+        attended = apart(layout.attend(self.index, query, key, value), streams)
         added = {
             stream: expert.add_attention(begun[stream][0], attended[stream], layout, layer=self.index, stream=stream)
             for stream, expert in experts.items()

@@ -10,18 +10,18 @@ heads, d head dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from soundomni.core.attention.layout import Layout
 from soundomni.experts.auxiliary import AuxiliaryLoss, add_losses
 from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rotate
+from soundomni.experts.streams import apart, joined
 from soundomni.experts.swiglu import SwiGLU
 
 
@@ -62,7 +62,7 @@ class MoTExpert(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Map `[N_e, H]` to queries, keys and values `[N_e, h + 2g, d]`, not yet rotated."""
-        heads: Tensor = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = self.qkv(self.attention_norm(hidden)).view(hidden.shape[0], self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         if self.q_norm is None or self.k_norm is None:
             return heads
         query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
@@ -70,7 +70,7 @@ class MoTExpert(nn.Module):
 
     def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, AuxiliaryLoss | None]:
         """Add attention `[N_e, h, d]` and the feed-forward network to the residual stream `[N_e, H]`."""
-        hidden = hidden + self.output(rearrange(attended, "n h d -> n (h d)"))
+        hidden = hidden + self.output(attended.flatten(1))
         update = self.mlp(self.mlp_norm(hidden))
         if isinstance(update, tuple):
             return hidden + update[0], update[1]
@@ -127,11 +127,11 @@ class MoTLayer(nn.Module):
             rope: cosines and sines `[P, d/2]`.
             layout: runs the attention.
         """
-        experts = {stream: self.expert(name) for stream, name in enumerate(self.experts) if len(streams[stream])}
-        heads = torch.cat([expert.project(streams[stream]) for stream, expert in experts.items()])
-        turned, value = torch.split(heads, [self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
-        query, key = torch.split(rotate(turned, *rope), [self.num_heads, self.num_kv_heads], dim=1)
-        attended = torch.split(layout.attend(self.index, query, key, value), [len(hidden) for hidden in streams])
+        experts = {i: one for i, one in enumerate(cast(Iterable[MoTExpert], self.experts.values())) if streams[i].shape[0]}
+        heads = joined([expert.project(streams[stream]) for stream, expert in experts.items()])
+        queries, turned = self.num_heads, self.num_heads + self.num_kv_heads
+        rotated = rotate(heads[:, :turned], *rope)
+        attended = apart(layout.attend(self.index, rotated[:, :queries], rotated[:, queries:], heads[:, turned:]), streams)
         done = {stream: expert.finish(streams[stream], attended[stream]) for stream, expert in experts.items()}
         hidden = [done[stream][0] if stream in done else empty for stream, empty in enumerate(streams)]
         return hidden, add_losses([loss for _, loss in done.values()])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.inference.one_level import of_level
 from soundomni.core.interfaces import Predict, Prediction, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import HIDDEN, Representation, length_mask
@@ -103,17 +105,17 @@ class MaskGITSampler(Sampler):
         sizes, frames = start.spec.codebook_sizes, start.frame_counts
         valid = length_mask(start.lengths.to(start.values.device), start.values.shape[-1])
         values = torch.where(valid[:, None] | (start.values != HIDDEN), start.values, 0)
-        every = self._passes_of(start)
+        every, ask = self._passes_of(start), of_level(predict, sizes)
         done, total = 0, sum(every.values())
         for level, passes in every.items():
-            size, hidden = sizes[level], (values[:, level] == HIDDEN).sum(1)
+            hidden = (values[:, level] == HIDDEN).sum(1)
             for index in range(passes):
-                logits = predict_at(predict, values, begin * (1.0 - done / total))
-                scores = logits.narrow(1, sum(sizes[:level]), size).double().log_softmax(1)
+                logits = predict_at(partial(ask, level=level), values, begin * (1.0 - done / total))
                 codes, values = values[:, level], values.clone()  # what predict and on_step were given stays as it is
                 if passes == 1 and self.greedy:
-                    values[:, level] = torch.where(codes == HIDDEN, scores.argmax(1), codes)
+                    values[:, level] = torch.where(codes == HIDDEN, logits.argmax(1), codes)
                 else:
+                    scores = logits.double().log_softmax(1)
                     values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, uniform(2, frames, codes, generators))
                 if on_step is not None:
                     on_step(done, values)

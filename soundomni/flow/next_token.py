@@ -5,14 +5,16 @@ Shape letters: B clips, K levels, N tokens, V classes of one level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from soundomni.core.inference.one_level import of_level
 from soundomni.core.inference.places_ahead import shown_before
 from soundomni.core.inference.token_choice import chosen_tokens
 from soundomni.core.interfaces import Predict, Prediction, Sampler
@@ -93,16 +95,21 @@ class NextTokenSampler(Sampler):
         values, lengths = start.values.cpu().clone(), list(start.frame_counts)
         numbers = drawn_numbers(values, lengths, generators)
         timesteps = torch.full((len(values),), begin, device=device)
+        ask = of_level(predict, start.spec.codebook_sizes)
         shown = step = 0
         for token in range(values.shape[-1]):
             hidden = values[..., token] == HIDDEN
-            if not bool(hidden.any()):
+            levels = [level for level, is_asked in enumerate(hidden.any(0).tolist()) if is_asked]
+            if not levels:
                 continue
             before = shown_before(values, shown, token + 1).to(device)
+            one = partial(ask, level=levels[0]) if len(levels) == 1 else predict
             for first, last in _pieces(shown, token + 1):
-                predicted = predict(before[..., first - shown : last - shown], timesteps, first=first)
+                predicted = one(before[..., first - shown : last - shown], timesteps, first=first)
             logits, shown = predicted[..., -1].float().cpu(), token + 1
-            values[..., token] = self._drawn(logits, values, token, hidden, numbers[..., token], start)
+            parts = (logits,) if len(levels) == 1 else torch.split(logits, list(start.spec.codebook_sizes), dim=1)
+            asked = {level: parts[0 if len(levels) == 1 else level] for level in levels}
+            values[..., token] = self._drawn(asked, values, token, hidden, numbers[..., token], start)
             ended = torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist()
             end_clips(values, lengths, ended, [token] * len(ended), start)
             if on_step is not None:
@@ -111,11 +118,11 @@ class NextTokenSampler(Sampler):
         counts = torch.tensor(lengths, device=device)
         return replace(start, values=values.to(device), lengths=counts, frames=tuple(lengths))
 
-    def _drawn(self, logits: Tensor, values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
+    def _drawn(self, logits: Mapping[int, Tensor], values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
         """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:
-            logits: `[B, V_1 + … + V_K]`, on the CPU like all other tensors here.
+            logits: level → `[B, V_level]`, for the levels with hidden ids, on the CPU like all other tensors here.
             values: `[B, K, N]`, the tokens so far.
             token: index of the token.
             hidden: bool `[B, K]`.
@@ -123,10 +130,8 @@ class NextTokenSampler(Sampler):
             start: says what ends a clip, and when.
         """
         ids = values[..., token].clone()
-        for level, own in enumerate(torch.split(logits, list(start.spec.codebook_sizes), dim=1)):
+        for level, own in logits.items():
             rows = torch.nonzero(hidden[:, level])[:, 0]
-            if not len(rows):
-                continue
             tokens = torch.full_like(rows, token)
             scores = self._choice.scores(own[rows], values[rows, level], tokens, start, level=level)
             ids[rows, level] = chosen_tokens(scores, self._choice.sampling(scores.shape[1]), numbers[rows, level])

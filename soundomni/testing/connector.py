@@ -123,6 +123,20 @@ class ConnectorSuite(ModuleSuite):
             same = any(torch.equal(entered, other) for other in (shown, *others))
             self.require(not same, "hidden", f"a hidden cell of level {level} enters like a code; expected a token of its own")
 
+    def test_one_level(self) -> None:
+        """What leaves at one level is its part of what leaves at all."""
+        if isinstance(self.tokens.outputs, int):
+            return
+        connector, hidden, sizes = self.built(), noise(3, 5, self.hidden_dim), self.tokens.outputs
+        with torch.no_grad():
+            for number, parameter in enumerate(connector.parameters()):
+                parameter.add_(noise(number, *parameter.shape))  # the prediction starts at zero
+        for level, expected in enumerate(torch.split(connector.leave(hidden), list(sizes), dim=1)):
+            left = connector.leave_level(hidden, level, sizes)
+            same = left.shape == expected.shape and torch.allclose(left, expected, rtol=1e-4, atol=TOLERANCE)
+            message = f"leave_level of level {level} is not the part of leave that belongs to this level"
+            self.require(same, "one_level", message)
+
     def _some(self, count: int) -> Tensor:
         """Return `count` tokens: numbers, or ids of which some are hidden."""
         if isinstance(self.tokens.inputs, int):

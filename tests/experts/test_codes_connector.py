@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from soundomni.core.errors import SpecError
+from soundomni.core.interfaces import Connector
 from soundomni.core.representation import HIDDEN, TokenSpec
 from soundomni.experts import CodesConnector
 from soundomni.experts.sinusoids import place_embedding
@@ -51,6 +52,21 @@ def test_logits_are_those_of_the_heads_one_after_the_other():
     assert left.shape == (3, 10)
     torch.testing.assert_close(left[:, :6], codes.heads[0](hidden))
     torch.testing.assert_close(left[:, 6:], codes.heads[1](hidden))
+
+
+def test_one_level_runs_only_its_head():
+    codes = connector()
+    with torch.no_grad():
+        for parameter in codes.heads.parameters():
+            parameter.normal_()
+    hidden = torch.randn(3, 8)
+    codes.leave_level(hidden, 1, (6, 4)).sum().backward()
+    assert [head.weight.grad is not None for head in codes.heads] == [False, True]
+    for level, expected in enumerate(codes.leave(hidden).split([6, 4], dim=1)):
+        torch.testing.assert_close(codes.leave_level(hidden, level, (6, 4)), expected)
+        torch.testing.assert_close(Connector.leave_level(codes, hidden, level, (6, 4)), expected)  # the default
+    with pytest.raises(TypeError, match="generates=False"):
+        connector(generates=False).leave_level(hidden, 0, (6, 4))
 
 
 @pytest.mark.parametrize("tokens", [TokenSpec(4, 4), TokenSpec((4,), 4), TokenSpec(4, (4,))])

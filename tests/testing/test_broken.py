@@ -333,6 +333,12 @@ class OneTable(Codes):
             self.embeddings[1].weight.copy_(self.embeddings[0].weight)
 
 
+@broken(testing.ConnectorSuite, "one_level", "leave_level of level 1 is not the part of leave that belongs to this level", tokens=IDS)
+class OneHead(Codes):
+    def leave_level(self, hidden, level, sizes):
+        return super().leave_level(hidden, 0, sizes)
+
+
 broken(testing.ConnectorSuite, "zero_start", "leave of a new connector gave values up to .*; expected zeros")(Line)
 broken(testing.ConnectorSuite, "gradients", "5 tokens with generates=False gave parameter 'outward.weight' no gradient")(Line)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
@@ -217,7 +217,7 @@ class CodecModality(Modality):
         """
         num_tokens = values.shape[-1]
         self._check_tokens(num_tokens + (first if isinstance(first, int) else int(first.max())))
-        tokens = rearrange(values, "b d t -> (b t) d").index_select(0, places)
+        tokens = values.transpose(1, 2).flatten(0, 1).index_select(0, places)  # einops would cost more than all of it for one token
         before = first if isinstance(first, int) else first.to(places.device)[places // num_tokens]
         return self._connect(tokens, timesteps, places, before + places % num_tokens)
 
@@ -352,6 +352,12 @@ class MadeModality(CodecModality):
         """Return how many tokens a clip of so many frames has, as its objective says."""
         return self.objective.num_tokens(self.codec.spec, num_frames)
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Vocabularies of the levels of codes that leave, those that are not made first; empty for latents."""
+        outputs = self.objective.tokens(self.codec.spec).outputs
+        return () if isinstance(outputs, int) else (*self.codec.spec.codebook_sizes[: self.first_level], *outputs)
+
     def as_context(self, clean: Representation) -> Tensor:
         """Return the tokens of clips that are only context, as its objective shows them."""
         return self.objective.given(clean)
@@ -396,14 +402,24 @@ class MadeModality(CodecModality):
             times = timesteps.flatten().index_select(0, places)
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
-    def leave(self, hidden: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    def leave(self, hidden: Tensor, places: Tensor, like: Tensor, *, level: int | None = None) -> Tensor:
         """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made; `like` is
-        `[B, ·, T]`."""
-        not_made = sum(self.codec.spec.codebook_sizes[: self.first_level])
-        tokens = torch.nn.functional.pad(self.connector.leave(hidden), (not_made, 0))
+        `[B, ·, T]`.
+
+        With a `level` of codes, only its logits leave.
+        """
+        first, sizes = self.first_level, self.classes
+        if level is None:
+            tokens = self.connector.leave(hidden)
+            tokens = functional.pad(tokens, (sum(sizes[:first]), 0)) if first else tokens
+        elif level < first:
+            tokens = hidden.new_zeros(len(hidden), sizes[level])
+        else:
+            tokens = self.connector.leave_level(hidden, level - first, sizes[first:])
         b, _, t = like.shape
-        flat = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy(0, places, tokens)
-        return flat.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
+        if len(places) < b * t:  # there is padding
+            tokens = tokens.new_zeros(b * t, tokens.shape[-1]).index_copy_(0, places, tokens)
+        return tokens.reshape(b, t, tokens.shape[-1]).transpose(1, 2)  # b may be 0
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return the prediction and the scores of the review in what left as `[B, P, T]`."""

@@ -424,6 +424,7 @@ class UnifiedModel(nn.Module):
         *,
         first: First = 0,
         review: bool = False,
+        level: int | None = None,
     ) -> Tensor:
         """Predict for the audio slots of all rows at once.
 
@@ -437,9 +438,10 @@ class UnifiedModel(nn.Module):
             added: what is added to the frames, from `aligned_frames`; None for nothing.
             first: index of the first of these tokens in the clips, or in each.
             review: return the scores of the objective's review instead.
+            level: the level of codes to predict; None for all of them.
 
         Returns:
-            The prediction `[R, P, T]`.
+            The prediction `[R, P, T]`; with a level, P is its vocabulary.
         """
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
@@ -447,11 +449,18 @@ class UnifiedModel(nn.Module):
         frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        output, scores = modality.split(modality.leave(layout.take(streams, name), places, values))
+        hidden = layout.take(streams, name)
         if review:
-            return scores.float()
+            return modality.split(modality.leave(hidden, places, values))[1].float()
+        asked = level if type(modality.objective).predicted is Objective.predicted else None  # it may need all levels
+        output = modality.leave(hidden, places, values, level=asked)
+        if asked is None:
+            output, _ = modality.split(output)
         precise = values.dtype if values.is_floating_point() else torch.float32
-        return modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
+        prediction = modality.objective.predicted(output.to(precise), values, timesteps, first=first).to(precise)
+        if level is None or asked is not None:
+            return prediction
+        return prediction.narrow(1, sum(modality.classes[:level]), modality.classes[level])
 
     def next_token_logits(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Add one text token to each row, `[R]`, and return the logits of the next, `[R, V]`."""

@@ -39,11 +39,15 @@ class CachedPlan:
         self._capacity, self._length = capacity, int(totals.max(initial=0))
         real = np.arange(self._shape[1]) < new_lengths[:, None]
         places = token_places(stored)
-        padded = np.zeros(self._shape, dtype=np.int64)
-        padded[real] = places
-        self._query = torch.from_numpy(padded.reshape(-1)).to(device)
-        self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
-        self._places = torch.from_numpy(places).to(device)
+        self._is_empty, self._has_padding = not len(places), not len(places) == real.size == len(stored.order)
+        self._is_ordered = not self._has_padding and np.array_equal(places, np.arange(real.size))
+        if not self._is_ordered:
+            padded = np.zeros(self._shape, dtype=np.int64)
+            padded[real] = places
+            self._query = torch.from_numpy(padded.reshape(-1)).to(device)
+            self._order = torch.from_numpy(stored.order).to(device)
+            self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
+            self._places = torch.from_numpy(places).to(device)
         limit = self._key_limits(cache_lengths, totals, causal=causal)
         visible = np.arange(self._length) < limit[..., None]
         self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
@@ -57,22 +61,33 @@ class CachedPlan:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map query `[P, h, d]`, and key and value as whole buffers `[B * capacity, h_kv, d]`, to `[P, h, d]`."""
-        if not len(self._real):
+        if self._is_empty:
             return torch.zeros_like(query)
-        q = query.index_select(0, self._query).view(*self._shape, *query.shape[1:]).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            q,
-            self._rows(key),
-            self._rows(value),
-            attn_mask=self._mask,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        tokens = out.transpose(1, 2).flatten(0, 1).index_select(0, self._real)
-        return torch.zeros_like(query).index_copy(0, self._places, tokens)
+        rows = query if self._is_ordered else query.index_select(0, self._query)
+        keys, values = self._rows(key), self._rows(value)
+        if self._shape[1] == 1:  # query heads that share keys are then like several queries, and no key is repeated for them
+            heads = rows.view(self._shape[0], key.shape[1], -1, query.shape[2])
+            tokens = F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).reshape(rows.shape)
+        else:
+            out = F.scaled_dot_product_attention(
+                rows.view(*self._shape, *query.shape[1:]).transpose(1, 2),
+                keys,
+                values,
+                attn_mask=self._mask,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            tokens = out.transpose(1, 2).flatten(0, 1)
+        if self._is_ordered:
+            return tokens
+        if not self._has_padding:
+            return tokens.index_select(0, self._order)
+        return torch.zeros_like(query).index_copy_(0, self._places, tokens.index_select(0, self._real))
 
     def _rows(self, buffer: Tensor) -> Tensor:
         """Map `[B' * capacity, h_kv, d]`, B' >= B, to `[B, h_kv, L, d]`, a view of the first B rows."""
-        return buffer.view(-1, self._capacity, *buffer.shape[1:])[: self._shape[0], : self._length].transpose(1, 2)
+        place, head, dim = buffer.stride()
+        shape = (self._shape[0], buffer.shape[1], self._length, buffer.shape[2])
+        return buffer.as_strided(shape, (self._capacity * place, head, place, dim))
 
 
 def plan_cached(

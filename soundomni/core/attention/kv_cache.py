@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundomni.core.attention.places import Rows
 from soundomni.core.attention.stored_order import PADDING
 
 
@@ -38,8 +39,8 @@ class KVCache:
         self.num_rows = num_rows
         self.capacity = capacity
         self.lengths = np.zeros(num_rows, dtype=np.int64)
-        self._places: Tensor | None = None
-        self._tokens: Tensor | None = None
+        self._places: Rows | None = None
+        self._tokens: Rows | None = None
         self._whole = False
 
     def begin(self, order: np.ndarray, rows: np.ndarray, *, whole: bool) -> None:
@@ -58,17 +59,17 @@ class KVCache:
         places = rows * self.capacity + self.lengths[rows] + np.arange(len(rows)) - first[rows]
         stored = np.flatnonzero(order != PADDING)
         device = self.keys.device
-        self._tokens = torch.from_numpy(stored).to(device)
-        self._places = torch.from_numpy(places[order[stored]]).to(device)
+        self._tokens, self._places = Rows(stored, device), Rows(places[order[stored]], device)
         self._whole = whole
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the call's key and value `[P, h_kv, d]`, and return what its queries may look at."""
         assert self._places is not None and self._tokens is not None, "begin() comes first"
-        self.keys[layer].index_copy_(0, self._places, key.index_select(0, self._tokens).to(self.keys.dtype))
-        self.values[layer].index_copy_(0, self._places, value.index_select(0, self._tokens).to(self.values.dtype))
+        keys, values = self.keys[layer], self.values[layer]
+        self._places.write_to(keys, self._tokens.of(key).to(keys.dtype))
+        self._places.write_to(values, self._tokens.of(value).to(values.dtype))
         if self._whole:
-            return self.keys[layer], self.values[layer]
+            return keys, values
         return key, value
 
     def keep(self, counts: Sequence[int] | np.ndarray) -> None:

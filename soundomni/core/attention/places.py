@@ -25,11 +25,13 @@ class Rows:
     index."""
 
     def __init__(self, places: np.ndarray, device: torch.device) -> None:
-        self._first, self._count = int(places[0]), len(places)
+        self._first, self._count = int(places[0]) if len(places) else 0, len(places)
         self._index = None if (np.diff(places) == 1).all() else torch.from_numpy(places).to(device)
 
     def of(self, stored: Tensor) -> Tensor:
         """Return the rows `[R, ...]`, a view if possible."""
+        if self._index is None and self._count == stored.shape[0]:
+            return stored
         if self._index is None:
             return stored.narrow(0, self._first, self._count)
         return stored.index_select(0, self._index)

@@ -33,7 +33,7 @@ class SpacedClips:
 
     def spread(self, stored: Tensor) -> Tensor:
         """Map tokens `[N_e, C]` to `[L, C]`; the room is zero, and tokens outside clips are left out."""
-        return stored.new_zeros(self.length, stored.shape[1]).index_copy(0, self.places, self.rows.of(stored))
+        return stored.new_zeros(self.length, stored.shape[1]).index_copy_(0, self.places, self.rows.of(stored))
 
     def gather(self, spread: Tensor) -> Tensor:
         """Map `[L - 2 gap, C]`, from a convolution that reaches `gap` rows to both sides, to the tokens of clips, `[M, C]`."""

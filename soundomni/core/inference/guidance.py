@@ -9,22 +9,24 @@ Shape letters: B clips, D latent dimensions, T frames, G guidance branches.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import First, Predict
+from soundomni.core.inference.one_level import all_levels, takes_level
+from soundomni.core.interfaces import First, LevelPredict, Predict
 from soundomni.core.spec.schema import GuidanceSpec
 
 
 class PredictBranches(Protocol):
     """What guidance asks for predictions."""
 
-    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
+    def __call__(self, values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         """Return predictions `[G, B, P, T]` for G = `count`: the conditional one, then, if G is 2, the one without a prompt or
-        with the negative prompt. The other arguments are those of `Predict`."""
+        with the negative prompt. The other arguments are those of `Predict` and `LevelPredict`."""
         ...
 
 
@@ -45,6 +47,7 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
 
     Returns:
         (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
+        It can be asked for one level if the branches can, and if there is no norm, which is that of all levels.
 
     Raises:
         SpecError: a value of the guidance is out of its range.
@@ -53,17 +56,19 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
-        within = (timesteps >= low) & (timesteps <= high)
-        if guidance.scale == 1.0 or not (everywhere or bool(within.any())):
-            return predict_branches(values, timesteps, 1, first=first)[0]
-        conditional, unconditional = predict_branches(values, timesteps, 2, first=first)
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
+        within = None if everywhere else (timesteps >= low) & (timesteps <= high)
+        branches = predict_branches if level is None else partial(predict_branches, level=level)
+        if guidance.scale == 1.0 or not (within is None or bool(within.any())):
+            return branches(values, timesteps, 1, first=first)[0]
+        conditional, unconditional = branches(values, timesteps, 2, first=first)
         steered: Tensor = unconditional + guidance.scale * (conditional - unconditional)
         if guidance.renormalize != "none":
             steered = steered * _shrink(conditional, steered, guidance, None if valid is None else valid[:, first:])
-        return steered if everywhere else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
+        return steered if within is None else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
 
-    return predict
+    has_norm = guidance.scale != 1.0 and guidance.renormalize != "none"
+    return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
 
 
 def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid: Tensor | None) -> Tensor:
@@ -123,9 +128,10 @@ class PartialTarget:
         change anyway.
         """
 
-        def held(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        def held(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
             own = replace(self, values=self.values[..., first:], known=self.known[:, first:])
-            prediction = predict(own.show(values), own.timesteps(timesteps), first=first)
+            ask = predict if level is None else partial(cast(LevelPredict, predict), level=level)
+            prediction = ask(own.show(values), own.timesteps(timesteps), first=first)
             return prediction.masked_fill(own.known[:, None], 0.0)
 
-        return held
+        return held if takes_level(predict) else all_levels(held)

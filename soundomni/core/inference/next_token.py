@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from soundomni.core.assembly.modality import MadeModality, frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.kv_cache import KVCache
+from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.guidance import guided
@@ -26,6 +29,14 @@ from soundomni.core.interfaces import Draft, DraftedSampler, First, Predict, Sam
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import TEXT, Context, PositionRule, Segment, SegmentTable, next_position, plain_segment
 from soundomni.core.spec.schema import GuidanceSpec
+
+
+class _NewTokens(NamedTuple):
+    """Where new tokens are stored, positioned as the first ones of their clips, the row of each, and their places in the values."""
+
+    stored: StoredOrder
+    rows: np.ndarray
+    places: Tensor
 
 
 class TokenSlots:
@@ -47,29 +58,48 @@ class TokenSlots:
         before = [next_position(context) for context in contexts]
         self._positions = np.asarray(before) + (0 if self._shares else 1)  # the token that begins audio is the first one
         self._conditions = model.conditions(contexts)
-        self._no_text = torch.zeros(0, dtype=torch.int64, device=model.device)
+        self._device = model.device
+        self._no_text = torch.zeros(0, dtype=torch.int64, device=self._device)
+        self._written: dict[tuple[int, int], _NewTokens] = {}
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
-        """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them.
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
+        """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them; with a
+        `level`, only its logits.
 
         Tokens before `first` must have been asked for, and stay as they were; tokens after them are forgotten. `timesteps` are `[R, n]`.
         """
         rows, _, count = values.shape
         settled = first if isinstance(first, int) else first.numpy()
         self._cache.lengths[:rows] = self._begun[:rows] + settled
-        table = self._table(rows, count, settled)
-        stored = self._model.stored(table, inference=True)
-        counts = np.full(rows, count)
-        plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._model.device)
-        layout = self._model.layout(stored, plan, self._cache)
+        new = self._new_tokens(rows, count)
+        stored, counts = new.stored, np.full(rows, count)
+        plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._device)
+        self._cache.begin(stored.order, new.rows, whole=True)
+        layout = Layout(stored, self._position_ids(new, settled), plan, self._cache)
         if self._conditions is not None:
             layout = self._model.see(layout, self._conditions, [(row * count, (row + 1) * count) for row in range(rows)])
-        self._cache.begin(stored.order, table.token_segments(), whole=True)
-        places = frame_places(counts, count, self._model.device)
-        return self._model.predict_frames(self._slot.modality, values, timesteps, self._no_text, places, layout, first=first)
+        name = self._slot.modality
+        return self._model.predict_frames(name, values, timesteps, self._no_text, new.places, layout, first=first, level=level)
 
-    def _table(self, rows: int, count: int, first: int | np.ndarray) -> SegmentTable:
-        """Return one segment without boundaries for each row."""
+    def _position_ids(self, new: _NewTokens, settled: int | np.ndarray) -> Tensor:
+        """Return the position of each stored token `[P]`, `settled` tokens of its clip being before the new ones."""
+        positions = new.stored.position_ids
+        if not self._shares:
+            own = settled if isinstance(settled, int) else np.append(settled[new.rows], 0)[new.stored.order]  # PADDING is the last entry
+            positions = positions + own
+        return torch.from_numpy(positions).to(self._device)
+
+    def _new_tokens(self, rows: int, count: int) -> _NewTokens:
+        """Return what is the same for any `count` tokens of each row; it is kept, since almost every call has one token."""
+        if (rows, count) not in self._written:
+            table = self._table(rows, count)
+            stored = self._model.stored(table, inference=True)
+            places = frame_places(np.full(rows, count), count, self._device)
+            self._written[rows, count] = _NewTokens(stored, table.token_segments(), places)
+        return self._written[rows, count]
+
+    def _table(self, rows: int, count: int) -> SegmentTable:
+        """Return one segment without boundaries for each row, at the beginning of its clip."""
         ones = np.ones(rows, dtype=np.int64)
         row = np.arange(rows)
         return SegmentTable(
@@ -79,7 +109,7 @@ class TokenSlots:
             start=row * count,
             length=count * ones,
             boundary=0 * ones,
-            position=self._positions[:rows] + (0 if self._shares else first),
+            position=self._positions[:rows],
             rule=self._slot.positions * ones,
             modality=ones,
             names=(TEXT, self._slot.modality),
@@ -122,10 +152,11 @@ def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidanc
     contexts = [request.context for request in requests] + [request.negative for request in requests] * (branches - 1)
     slots = TokenSlots(model, contexts, [request.slot for request in requests] * branches)
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         every = timesteps[:, None].expand(-1, values.shape[-1])
+        shown = (values, every) if count == 1 else (values.repeat(count, 1, 1), every.repeat(count, 1))
         settled = first if isinstance(first, int) else first.repeat(count)
-        out = slots.predict(values.repeat(count, 1, 1), every.repeat(count, 1), first=settled)
+        out = slots.predict(*shown, first=settled, level=level)
         return out.reshape(count, len(values), *out.shape[1:])
 
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm

@@ -78,9 +78,9 @@ class AudioSlots:
         self._added = added
         self._name = slots[0].modality
 
-    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, review: bool = False) -> Tensor:
-        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`, or with `review` their
-        scores.
+    def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, review: bool = False, level: int | None = None) -> Tensor:
+        """Return the prediction `[R, P, T]` for values `[R, D, T]` or codes `[R, K, T]` at timesteps `[R, T]`, of one level of codes or
+        of all, or with `review` their scores.
 
         Raise ValueError unless `first` is 0: every token of a noise segment sees all others, so none of them is settled.
         """
@@ -89,7 +89,7 @@ class AudioSlots:
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = frame_places(self._tokens, values.shape[-1], self._model.device)
         slots = (self._boundary, places, self._layout, self._added)
-        return self._model.predict_frames(self._name, values, timesteps, *slots, review=review)
+        return self._model.predict_frames(self._name, values, timesteps, *slots, review=review, level=level)
 
 
 @torch.no_grad()
@@ -156,9 +156,9 @@ def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: G
 def _asking(slots: Mapping[int, AudioSlots], *, review: bool = False) -> PredictBranches:
     """Return what guidance asks for the predictions of branches, or for their scores."""
 
-    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First) -> Tensor:
+    def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
         # Conditional rows come first in the cache, so that only they run outside the guidance interval.
-        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first, review=review)
+        out = slots[count].predict(values.repeat(count, 1, 1), timesteps.repeat(count, 1), first=first, review=review, level=level)
         return out.reshape(count, len(values), *out.shape[1:])
 
     return predict_branches

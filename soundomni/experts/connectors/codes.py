@@ -5,6 +5,7 @@ Shape letters: N tokens, K levels, V_k vocabulary of level k, H hidden dimension
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -71,9 +72,20 @@ class CodesConnector(Connector):
 
         Raise TypeError if the connector does not generate.
         """
+        return torch.cat([head(hidden) for head in self._generating_heads()], dim=-1)
+
+    def leave_level(self, hidden: Tensor, level: int, sizes: Sequence[int]) -> Tensor:
+        """Map `[N, H]` to the logits of one level, `[N, V_level]`.
+
+        Raise TypeError if the connector does not generate.
+        """
+        out: Tensor = self._generating_heads()[level](hidden)
+        return out
+
+    def _generating_heads(self) -> nn.ModuleList:
         if self.heads is None:
             raise TypeError("this connector was built with generates=False and cannot map tokens back")
-        return torch.cat([head(hidden) for head in self.heads], dim=-1)
+        return self.heads
 
 
 def _embed(table: nn.Module, ids: Tensor) -> Tensor:
