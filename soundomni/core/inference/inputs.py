@@ -193,17 +193,17 @@ def as_given(value: Any, count: int) -> list[dict[str, Given]]:
 
 def _given(name: str, value: Any, count: int) -> list[Given]:
     each: list[Given] = []
-    batches = [value] if isinstance(value, Representation) else value
-    if isinstance(batches, list | tuple) and batches and all(isinstance(one, Representation) for one in batches):
-        for batch in batches:
-            frames = batch.frame_counts
-            rows = [slice(i, i + 1) for i in range(len(frames))]
-            each += [Representation(batch.values[row], batch.lengths[row], batch.spec, frames[row]) for row in rows]
-        is_one = len(each) == 1
-    else:
-        each += as_clips(name, value)
-        is_one = isinstance(value, Audio)
-    return each * count if is_one else matching(name, each, count)
+    is_listed = not isinstance(value, (Representation, Audio))
+    for i, one in enumerate(_listed(name, value, "a clip or a list of clips") if is_listed else [value]):
+        each += _rows(one) if isinstance(one, Representation) else [as_clip(f"{name}[{i}]" if is_listed else name, one)]
+    return each * count if len(each) == 1 and not is_listed else matching(name, each, count)
+
+
+def _rows(clips: Representation) -> list[Representation]:
+    """Return the clips of a batch one by one."""
+    frames = clips.frame_counts
+    rows = [slice(i, i + 1) for i in range(len(frames))]
+    return [Representation(clips.values[row], clips.lengths[row], clips.spec, frames[row]) for row in rows]
 
 
 def as_asked(prompts: Any, *, seconds: Any, seeds: Any, known: Any = None, vary: Any = None, given: Any = None) -> list[Asked]:

@@ -287,7 +287,7 @@ class SoundOmni:
         """Make a clip of `seconds` for each prompt, or of at most `seconds` if the model says where a clip ends.
 
         Args:
-            prompts: what to make; a single text makes one clip.
+            prompts: what to make; a single text makes one clip. An empty text is left out, as `data.condition_dropout` leaves texts out.
             seconds: length of each clip, or one for all of them.
             num_steps, guidance_scale: settings of the sampler and of guidance; None for the spec's.
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without

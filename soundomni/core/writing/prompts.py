@@ -60,7 +60,7 @@ class PromptWriter:
         """Write a prompt in front of the clip that is made.
 
         Args:
-            text: what to make.
+            text: what to make; an empty one is left out, as `data.condition_dropout` leaves texts out in training.
             slot: segment of the clip.
             clips: modality → the clip of it that the prompt holds; it has none of a modality that is not named.
             name: what errors call the text.
@@ -75,7 +75,8 @@ class PromptWriter:
     def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
         for template in self._writer.prompt:
             if template.audio is None:
-                yield self._writer.segment(template, texts=texts)
+                if texts["caption"] or "{caption}" not in str(template.text):
+                    yield self._writer.segment(template, texts=texts)
             elif (of := self._writer.of(template).name) in clips:
                 yield clips[of]
 
