@@ -61,6 +61,8 @@ def cheap(arguments: list[str]) -> list[str]:
     words = set(arguments)
     if "train" in arguments and any(word.startswith("--model.start=") for word in words):
         return arguments  # sizes are those of the model that it starts from
+    if "train" in arguments and not words & {*shipped_specs()}:
+        return arguments  # the page itself makes its specs small
     if "soundstream-toy" in words:
         return arguments  # the page makes it small itself
     if "codec.yaml" in words:
@@ -83,6 +85,27 @@ def test_what_a_page_shows_runs(page: str, tmp_path: Path) -> None:
     with workspace.entered():
         for block in blocks.blocks(text_of(page)):
             workspace.run(block)
+
+
+def lines_of_examples(page: str) -> dict[str, tuple[int, int, int]]:
+    """Return, for each row of a page's table of examples, the lines there and here that it says, and those that the example has."""
+    text = text_of(page)
+    rows = re.findall(r"^\| \[(.+?)\]\(#.*?\) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    return {name: (int(there), int(here), _lines_below(f"### {name}\n", text)) for name, there, here in rows}
+
+
+def _lines_below(heading: str, text: str) -> int:
+    section = re.split(r"^##+ ", text[text.index(heading) + len(heading) :], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip() for block in blocks.blocks(section) for line in block.code.splitlines()]
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(("page", "examples"), [("soundstorm-pytorch", 3), ("audiolm-pytorch", 10)])
+def test_an_example_of_another_project_has_no_more_lines_here(page: str, examples: int) -> None:
+    found = lines_of_examples(f"coming-from/{page}.md")
+    assert len(found) == examples
+    for name, (there, here, counted) in found.items():
+        assert here == counted <= there, name
 
 
 @pytest.fixture(scope="session")
