@@ -567,12 +567,13 @@ class Sampler(ABC):
 
     Samplers keep no state between calls. `takes` says which predictions they need. Those of the next token take a step for each
     token, so they have no `num_steps`.
+
+    With `reviews`, `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of
+    which some may be HIDDEN. Each call of it is one of `num_evaluations`.
     """
 
     takes: ClassVar[Prediction] = "velocity"
     reviews: ClassVar[bool] = False
-    """Whether `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which
-    some may be HIDDEN. Each call of it is one of `num_evaluations`."""
     num_steps: int
 
     def count_steps(self, start: Representation) -> int:
