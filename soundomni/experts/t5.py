@@ -101,7 +101,7 @@ class T5Encoder(Encoder):
 
 
 def find_t5(name: str, revision: str | None = None) -> Path:
-    """Return the folder of a T5 model, in the file system or in the cache of the Hub. Raise SpecError if it is not there."""
+    """Return the folder of a T5 model, in the file system or in the Hub's cache. Raise SpecError if it is not there."""
     folder = local_path(name)
     if not folder.is_dir():
         folder = _cached(name, revision) or folder
@@ -118,7 +118,7 @@ def find_t5(name: str, revision: str | None = None) -> Path:
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    """Return the folder of a repository in the cache of the Hub; None if it is not there."""
+    """Return the folder of a repository in the Hub's cache; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
