@@ -182,7 +182,7 @@ def test_what_is_made_follows_conditions_and_guidance(objective: str, letters: s
     user = user_of(conditioned_model(spec, precise=False), spec)
 
     def made(text: str, **settings: object) -> np.ndarray:
-        return user.generate([text], seconds=0.04, **settings)[0].waveform  # type: ignore[arg-type]
+        return user.generate([text], seconds=0.2, **settings)[0].waveform  # type: ignore[arg-type]
 
     rain = made("rain")
     assert np.array_equal(rain, made("rain"))
