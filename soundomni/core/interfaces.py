@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,20 @@ class Predict(Protocol):
         `values`. Samplers that change all tokens in every step leave it at 0. For the next token, place n holds token n − 1,
         or HIDDEN at the beginning, and gives the logits of token n. Tokens from `first` on may be asked for again, with others
         before them; what they gave then is forgotten.
+        """
+        ...
+
+
+@runtime_checkable
+class PredictLevels(Predict, Protocol):
+    """A prediction of tokens whose levels depend on those below them, so that codes are drawn level by level."""
+
+    def level(self, ids: Tensor, level: int) -> Tensor:
+        """Return the logits `[B, V]` of a level of the last token that was asked for, given its codes below that level.
+
+        Args:
+            ids: `[B, K]`, the token's ids; those from `level` on do not count, and HIDDEN stands for no code.
+            level: index of the level.
         """
         ...
 
@@ -289,6 +303,23 @@ class Connector(nn.Module, ABC):
         return self.leave(hidden).narrow(1, sum(sizes[:level]), sizes[level])
 
 
+class LevelsConnector(Connector):
+    """A connector of codes that predicts each level of a token given the levels below it, for objectives of the next token.
+
+    Other connectors predict the levels of a token independently of each other. A sampler has to draw them one after the other.
+    """
+
+    @abstractmethod
+    def leave(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Map `[N, H]` to the logits `[N, P]` of all levels, zero at the start of training.
+
+        Args:
+            hidden: `[N, H]`.
+            ids: int64 `[N, K]`, the codes of the tokens that are predicted, of the levels of `tokens.outputs`. Logits of a level depend
+                only on those below it. HIDDEN stands for no code; None for no codes at all.
+        """
+
+
 class Router(ABC):
     """Assigns tokens to experts. Group `soundomni.routers`; no runtime arguments.
 
@@ -388,6 +419,8 @@ class Query:
         targets: what to predict: velocities `[B, D, T]`, or codes `[B, K, T]`, HIDDEN in cells that need not be predicted.
         loss_mask: bool `[B, T]`, frames or tokens that count in the loss.
         levels: number of classes of each level of codes, by which logits are divided; empty for velocities.
+        ids: the tokens to predict themselves, `[B, K, T]`, HIDDEN in cells without a code: a `LevelsConnector` predicts their levels
+            from those below. None if the objective has no such tokens.
     """
 
     inputs: Tensor
@@ -395,12 +428,18 @@ class Query:
     targets: Tensor
     loss_mask: Tensor
     levels: tuple[int, ...] = ()
+    ids: Tensor | None = None
 
     def clip(self, index: int) -> Query:
         """Return the query of one clip, as a batch of one."""
         one = slice(index, index + 1)
         return replace(
-            self, inputs=self.inputs[one], timesteps=self.timesteps[one], targets=self.targets[one], loss_mask=self.loss_mask[one]
+            self,
+            inputs=self.inputs[one],
+            timesteps=self.timesteps[one],
+            targets=self.targets[one],
+            loss_mask=self.loss_mask[one],
+            ids=None if self.ids is None else self.ids[one],
         )
 
 
@@ -568,12 +607,14 @@ class Sampler(ABC):
     Samplers keep no state between calls. `takes` says which predictions they need. Those of the next token take a step for each
     token, so they have no `num_steps`.
 
-    With `reviews`, `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of
-    which some may be HIDDEN. Each call of it is one of `num_evaluations`.
+    With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
+    `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
+    HIDDEN. Each call of it is one of `num_evaluations`.
     """
 
     takes: ClassVar[Prediction] = "velocity"
     reviews: ClassVar[bool] = False
+    by_level: ClassVar[bool] = False
     num_steps: int
 
     def count_steps(self, start: Representation) -> int:
@@ -602,9 +643,10 @@ class Sampler(ABC):
         change. `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from
         `generators[b]` only.
 
-        A sampler of the next token gets `Tokens`. It asks for tokens at timestep `begin`, each after all before it, and stops
-        when all clips have ended, which may be before `count_steps(start)` steps. It returns `Tokens` with the lengths of the
-        clips.
+        A sampler of the next token gets `Tokens`, and draws only what their `allowed` allows. It asks for tokens at timestep `begin`,
+        each after all before it, and stops when all clips have ended, which may be before `count_steps(start)` steps. It returns
+        `Tokens` with the lengths of the clips. With `by_level`, it draws each level given those below if the prediction is
+        `PredictLevels`.
         """
 
 

@@ -170,14 +170,17 @@ class Tokens(Representation):
 
     Args:
         end: the class of level 0 that ends a clip.
-        earliest: the first token at which a clip may end.
+        earliest: the first token at which a clip may end, whatever its ids are.
         ended: (clip, token) → ids `[K, N']` of that clip if it ends at that token, from its first to its last token; ids up to
             the end are the same for every end.
+        allowed: (ids `[R, K, N]`, clips `[R]`, tokens `[R]`) → bool `[R, V]`, the classes of level 0 that a token of a clip may have
+            after the ids before it; all on the CPU. None for all classes.
     """
 
     end: int
     earliest: int
     ended: Callable[[int, int], Tensor]
+    allowed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 def most_frames(num_tokens: Callable[[int], int], limit: int) -> int:

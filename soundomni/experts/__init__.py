@@ -4,6 +4,7 @@ from soundomni.experts.byte_text import BytesEncoder
 from soundomni.experts.conformer import ConformerBackbone
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer
 from soundomni.experts.connectors.codes import CodesConnector
+from soundomni.experts.connectors.depth_codes import DepthCodesConnector
 from soundomni.experts.connectors.fourier import FourierConnector
 from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.connectors.mlp import MLPConnector
@@ -26,6 +27,7 @@ __all__ = [
     "ConformerExpert",
     "ConformerLayer",
     "DenseRouter",
+    "DepthCodesConnector",
     "FourierConnector",
     "LinearConnector",
     "LogMelEncoder",

@@ -2,6 +2,7 @@
 
 from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.flow.autoregressive import Autoregressive
+from soundomni.flow.autoregressive_runs import AutoregressiveRuns
 from soundomni.flow.dpmpp import DPMppSampler
 from soundomni.flow.euler import EulerSampler
 from soundomni.flow.flow_matching import FlowMatching
@@ -21,6 +22,7 @@ from soundomni.flow.x_prediction import XPrediction
 
 __all__ = [
     "Autoregressive",
+    "AutoregressiveRuns",
     "DPMppSampler",
     "EulerSampler",
     "FlowMatching",

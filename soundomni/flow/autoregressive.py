@@ -28,7 +28,7 @@ class Autoregressive(Objective):
 
     Every order predicts the same K·T + 1 ids of a clip: its codes and its end, which is one more class of level 0. So losses
     of different orders are comparable. Codes of one token do not depend on each other: with `frames`, the levels of a frame are drawn
-    independently.
+    independently, unless the connector is `depth-codes`.
 
     A known prefix is a clip to continue. It carries no loss, and it never changes.
 
@@ -159,15 +159,13 @@ class Autoregressive(Objective):
         codes[:, :first] = EMPTY
         unknown = self._arranged(clean, codes)
         targets = unknown.masked_fill((unknown == EMPTY) | ~made[:, None], HIDDEN)
-        inputs = shown_before(tokens, 0, tokens.shape[-1])
-        if self.forget > 0.0:
-            inputs = inputs.masked_fill((self._forgotten(clean, tokens.shape[-1], generators).to(tokens.device) & made)[:, None], HIDDEN)
         return Query(
-            inputs=inputs,
+            inputs=self._shown(clean, tokens, made, generators),
             timesteps=made.float().expand(-1, tokens.shape[-1]),
             targets=targets,
             loss_mask=(targets != HIDDEN).any(1),
             levels=_classes(clean.spec.with_levels(end), first),
+            ids=tokens.masked_fill(tokens == EMPTY, HIDDEN),
         )
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
@@ -190,6 +188,13 @@ class Autoregressive(Objective):
         lengths = clips.lengths.to(codes.device)
         width, last = self.num_tokens(clips.spec, longest), clips.spec.codebook_sizes[0]
         return arrange(codes[:, :end, :longest], lengths, self.order, end=last, width=width, first=first)
+
+    def _shown(self, clean: Representation, tokens: Tensor, made: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return what each place of tokens `[B, K, N]` shows; those of clips that are `made` `[B, 1]` may be forgotten."""
+        inputs = shown_before(tokens, 0, tokens.shape[-1])
+        if self.forget > 0.0:
+            inputs = inputs.masked_fill((self._forgotten(clean, tokens.shape[-1], generators).to(tokens.device) & made)[:, None], HIDDEN)
+        return inputs
 
     def _forgotten(self, clean: Representation, width: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Return which places `[B, N]` do not show their token. Place 0 shows none in any case."""

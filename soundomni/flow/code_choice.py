@@ -50,21 +50,24 @@ class CodeChoice:
         most = self.top_k if self.top_k is None or isinstance(self.top_k, int) else share_of(self.top_k, classes)
         return TokenSampling(temperature=self.temperature, top_k=most, top_p=self.top_p)
 
-    def scores(self, logits: Tensor, codes: Tensor, tokens: Tensor, start: Tokens, *, level: int) -> Tensor:
-        """Return logits `[R, V]` of a level as float32, changed where codes are repetitions or a clip may not end yet.
+    def scores(self, logits: Tensor, ids: Tensor, clips: Tensor, tokens: Tensor, start: Tokens, *, level: int) -> Tensor:
+        """Return logits `[R, V]` of a level as float32, changed where codes are repetitions or not allowed.
 
         Args:
             logits: `[R, V]`, on any device.
-            codes: ids `[R, N]` of the level in the clip of each row, on the CPU.
-            tokens: int64 `[R]`, the token that each row is about, on the CPU; only codes before it count.
-            start: says what ends a clip, and when.
+            ids: ids `[B, K, N]` of all clips, on the CPU.
+            clips: int64 `[R]`, the clip of each row, on the CPU.
+            tokens: int64 `[R]`, the token that each row is about, on the CPU; only ids before it count.
+            start: says what ends a clip, and when, and which classes are allowed.
             level: index of the level.
         """
         scores = logits.float().clone()
         if self.repetition_penalty != 1.0:
-            self._penalize(scores, codes, tokens, end=start.end if not level else None)
+            self._penalize(scores, ids[clips, level], tokens, end=start.end if not level else None)
         if not level:
             scores[:, start.end].masked_fill_((tokens < start.earliest).to(scores.device), -math.inf)
+            if start.allowed is not None:
+                scores.masked_fill_(~start.allowed(ids[clips], clips, tokens).to(scores.device), -math.inf)
         return scores
 
     def _penalize(self, scores: Tensor, codes: Tensor, tokens: Tensor, *, end: int | None) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from soundomni.core.inference.one_level import of_level
 from soundomni.core.inference.places_ahead import shown_before
 from soundomni.core.inference.token_choice import chosen_tokens
-from soundomni.core.interfaces import Predict, Prediction, Sampler
-from soundomni.core.representation import HIDDEN, Representation, Tokens
+from soundomni.core.interfaces import Predict, Prediction, PredictLevels, Sampler
+from soundomni.core.representation import EMPTY, HIDDEN, Representation, Tokens
 from soundomni.flow.code_choice import CodeChoice, check_tokens, drawn_numbers, end_clips, tokens_to_draw
 from soundomni.flow.timestep_schedule import check_begin
 
@@ -46,6 +46,7 @@ class NextTokenSampler(Sampler):
     """
 
     takes: ClassVar[Prediction] = "next-token"
+    by_level: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class NextTokenSampler(Sampler):
         values, lengths = start.values.cpu().clone(), list(start.frame_counts)
         numbers = drawn_numbers(values, lengths, generators)
         timesteps = torch.full((len(values),), begin, device=device)
+        by_level = predict if isinstance(predict, PredictLevels) else None
         ask = of_level(predict, start.spec.codebook_sizes)
         shown = step = 0
         for token in range(values.shape[-1]):
@@ -103,13 +105,14 @@ class NextTokenSampler(Sampler):
             if not levels:
                 continue
             before = shown_before(values, shown, token + 1).to(device)
-            one = partial(ask, level=levels[0]) if len(levels) == 1 else predict
+            is_one = len(levels) == 1 and by_level is None
+            one = partial(ask, level=levels[0]) if is_one else predict
             for first, last in _pieces(shown, token + 1):
                 predicted = one(before[..., first - shown : last - shown], timesteps, first=first)
             logits, shown = predicted[..., -1].float().cpu(), token + 1
-            parts = (logits,) if len(levels) == 1 else torch.split(logits, list(start.spec.codebook_sizes), dim=1)
-            asked = {level: parts[0 if len(levels) == 1 else level] for level in levels}
-            values[..., token] = self._drawn(asked, values, token, hidden, numbers[..., token], start)
+            parts = (logits,) if is_one else torch.split(logits, list(start.spec.codebook_sizes), dim=1)
+            asked = {level: parts[0 if is_one else level] for level in levels}
+            values[..., token] = self._drawn(asked, by_level, values, token, hidden, numbers[..., token], start)
             ended = torch.nonzero(hidden[:, 0] & (values[:, 0, token] == start.end))[:, 0].tolist()
             end_clips(values, lengths, ended, [token] * len(ended), start)
             if on_step is not None:
@@ -118,11 +121,21 @@ class NextTokenSampler(Sampler):
         counts = torch.tensor(lengths, device=device)
         return replace(start, values=values.to(device), lengths=counts, frames=tuple(lengths))
 
-    def _drawn(self, logits: Mapping[int, Tensor], values: Tensor, token: int, hidden: Tensor, numbers: Tensor, start: Tokens) -> Tensor:
+    def _drawn(
+        self,
+        logits: Mapping[int, Tensor],
+        by_level: PredictLevels | None,
+        values: Tensor,
+        token: int,
+        hidden: Tensor,
+        numbers: Tensor,
+        start: Tokens,
+    ) -> Tensor:
         """Return the ids `[B, K]` of a token, of which the hidden ones are drawn.
 
         Args:
             logits: level → `[B, V_level]`, for the levels with hidden ids, on the CPU like all other tensors here.
+            by_level: predicts each level from those below it; None if they do not depend on each other.
             values: `[B, K, N]`, the tokens so far.
             token: index of the token.
             hidden: bool `[B, K]`.
@@ -132,8 +145,10 @@ class NextTokenSampler(Sampler):
         ids = values[..., token].clone()
         for level, own in logits.items():
             rows = torch.nonzero(hidden[:, level])[:, 0]
+            if by_level is not None:
+                own = by_level.level(ids.masked_fill(ids == EMPTY, HIDDEN).to(start.values.device), level).float().cpu()
             tokens = torch.full_like(rows, token)
-            scores = self._choice.scores(own[rows], values[rows, level], tokens, start, level=level)
+            scores = self._choice.scores(own[rows], values, rows, tokens, start, level=level)
             ids[rows, level] = chosen_tokens(scores, self._choice.sampling(scores.shape[1]), numbers[rows, level])
         return ids
 

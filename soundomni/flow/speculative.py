@@ -137,7 +137,7 @@ class SpeculativeSampler(DraftedSampler):
                 logits = draft(guessed, at)
                 for level, own in enumerate(torch.split(logits, list(start.spec.codebook_sizes), dim=1)):
                     rows = torch.nonzero(hidden[:, level])[:, 0]
-                    scores = self._choice.scores(own[rows.to(own.device)], guessed[rows, level], at[rows], start, level=level)
+                    scores = self._choice.scores(own[rows.to(own.device)], guessed, rows, at[rows], start, level=level)
                     able = (scores > -torch.inf).any(1)
                     scores, rows = scores[able], rows[able.cpu()]
                     ids, weights = self._weights(scores)
@@ -183,7 +183,7 @@ class SpeculativeSampler(DraftedSampler):
             clips, places = torch.nonzero(hidden[:, level], as_tuple=True)
             at_rows, guess = at[clips, places], found[clips, level, places]
             own = own[clips.to(own.device), :, places.to(own.device)]
-            scores = self._choice.scores(own, guessed[clips, level], at_rows, start, level=level)
+            scores = self._choice.scores(own, guessed, clips, at_rows, start, level=level)
             ids, weights = self._weights(scores)
             weights = accepted(ids, weights, shares[level][clips, places], guess)
             drawn[clips, level, places] = drawn_tokens(ids, weights, numbers[clips, level, at_rows])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from soundomni.core.interfaces import Connector
+from soundomni.core.interfaces import Connector, LevelsConnector
 from soundomni.core.representation import HIDDEN, TokenSpec
 from soundomni.testing.suite import ModuleSuite, generator, noise, seeded
 
@@ -136,6 +136,27 @@ class ConnectorSuite(ModuleSuite):
             same = left.shape == expected.shape and torch.allclose(left, expected, rtol=1e-4, atol=TOLERANCE)
             message = f"leave_level of level {level} is not the part of leave that belongs to this level"
             self.require(same, "one_level", message)
+
+    def test_levels(self) -> None:
+        """Logits of a level depend on the ids of the levels below it, and on no others; without ids, all are HIDDEN."""
+        connector, sizes = self.built(), self.tokens.outputs
+        if not isinstance(connector, LevelsConnector) or isinstance(sizes, int):
+            return
+        with torch.no_grad():
+            for parameter in connector.parameters():
+                parameter.normal_(generator=generator(1))
+        hidden, ids = noise(1, 5, self.hidden_dim), torch.zeros(5, len(sizes), dtype=torch.int64)
+        plain = torch.split(connector.leave(hidden, ids).detach(), list(sizes), dim=1)
+        for changed, size in enumerate(sizes):
+            changed_ids = ids.index_fill(1, torch.tensor([changed]), size - 1)
+            other = torch.split(connector.leave(hidden, changed_ids).detach(), list(sizes), dim=1)
+            for level in range(len(sizes)):
+                differs = not torch.equal(plain[level], other[level])
+                depends = "depend" if differs else "do not depend"
+                message = f"logits of level {level} {depends} on the ids of level {changed}; expected them to see the levels below only"
+                self.require(differs == (changed < level), "levels", message)
+        without, none = connector.leave(hidden), connector.leave(hidden, torch.full_like(ids, HIDDEN))
+        self.require_close(without, none, 0.0, "levels", "leave without ids gave other logits than with HIDDEN ids")
 
     def _some(self, count: int) -> Tensor:
         """Return `count` tokens: numbers, or ids of which some are hidden."""

@@ -84,7 +84,7 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         slot = spec.of_model.all_made[made.name].sampler
         assert slot is not None, "it was built"
         key = written_key(f"model.modalities.{made.name}.sampler", spec.of_model)
-        check_sampler(samplers[made.name], made.objective, key=key, name=slot.class_path)
+        check_sampler(samplers[made.name], made, key=key, name=slot.class_path)
     if model is not None and spec.train is not None:
         losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)

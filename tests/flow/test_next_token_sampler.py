@@ -3,6 +3,8 @@
 Shape letters: B clips, K levels, N tokens.
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,59 @@ def test_a_start_of_another_objective_is_refused():
     start = Representation(torch.full((1, 1, 2), HIDDEN), torch.tensor([2]), spec)
     with pytest.raises(TypeError, match="expected the start of an objective that predicts the next token"):
         NextTokenSampler().sample(lambda values, timesteps, *, first=0: values, start, generators=generators(1))
+
+
+class ByLevel:
+    """A prediction whose levels depend on the token before and on the levels below: `PredictLevels`."""
+
+    def __init__(self, sizes, seed=0):
+        self.classes = (sizes[0] + 1, *sizes[1:])
+        rng = torch.Generator().manual_seed(seed)
+        self.before = torch.randn(self.classes[0] + 1, self.classes[1] + 1, sum(self.classes), generator=rng)
+        self.below = torch.randn(self.classes[0] + 1, self.classes[1], generator=rng) * 2
+        self.asked = []
+
+    def __call__(self, values, timesteps, *, first=0):
+        self.asked.append((first, values.shape[2]))
+        self.last = self.before[values[:, 0] + 1, values[:, 1] + 1]
+        return self.last.transpose(1, 2)
+
+    def level(self, ids, level):
+        own = self.last[:, -1].split(self.classes, 1)[level]
+        return own + self.below[ids[:, 0] + 1] if level else own
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_levels_that_depend_on_those_below_follow_their_joint_distribution(known):
+    sizes, frames = (2, 3), 2
+    predict, spec = ByLevel(sizes), start_of("frames", sizes, frames).spec
+    expected = {}
+
+    def go_on(clip, share):
+        predict(torch.tensor([HIDDEN, HIDDEN] if not clip else clip[-1]).reshape(1, 2, 1), torch.ones(1))
+        one = torch.full((1, 2), HIDDEN)
+        first = predict.level(one, 0)[0].double()
+        first = (first if clip else first[:-1]).softmax(0)
+        for code, own in enumerate(first.tolist()):
+            if code == sizes[0]:
+                expected[tuple(clip)] = share * own
+                continue
+            predict(torch.tensor([HIDDEN, HIDDEN] if not clip else clip[-1]).reshape(1, 2, 1), torch.ones(1))
+            for other, also in enumerate(predict.level(torch.tensor([[code, HIDDEN]]), 1)[0].double().softmax(0).tolist()):
+                longer = [*clip, (code, other)]
+                if len(longer) == frames:
+                    expected[tuple(longer)] = share * own * also
+                else:
+                    go_on(longer, share * own * also)
+
+    go_on([(1, 1)] * known, 1.0)
+    assert sum(expected.values()) == pytest.approx(1.0) and spec.codebook_sizes == (3, 3)
+    start = start_of("frames", sizes, *[frames] * DRAWS, known=[known] * DRAWS)
+    predict.asked.clear()
+    tokens = NextTokenSampler().sample(predict, start, generators=generators(DRAWS))
+    assert predict.asked == ([(0, 2)] if known else [(0, 1), (1, 1)]), "a token is asked for once, whatever its levels are"
+    made = Autoregressive(order="frames").made(tokens)
+    drawn = Counter(tuple(map(tuple, one[:, :count].T.tolist())) for one, count in zip(made.values, made.frame_counts, strict=True))
+    assert set(drawn) <= set(expected)
+    distance = 0.5 * sum(abs(drawn[clip] / DRAWS - share) for clip, share in expected.items())
+    assert distance < 0.08, distance

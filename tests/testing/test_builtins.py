@@ -1,6 +1,7 @@
 """Every built-in plugin keeps the contract of its kind."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from soundomni.core.spec.schema import Slot
 
 RATE = 8000
 CODES = RepresentationSpec(kind="codes", sample_rate=RATE, channels=1, downsampling_ratio=100, codebook_sizes=(4, 3))
+RUNS = replace(CODES, codebook_sizes=(2,))
 
 
 def build(kind, name, arguments=None, **runtime):
@@ -170,6 +172,8 @@ class TestT5(testing.EncoderSuite):
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
 TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")
 TestCodes = type("TestCodes", (suite(testing.ConnectorSuite, "Base", "codes"),), {"tokens": TokenSpec((4, 3), (4, 5))})
+DEPTH = {"depth_dim": 8, "num_layers": 2, "num_heads": 2}
+TestDepthCodes = type("TestDepthCodes", (suite(testing.ConnectorSuite, "Base", "depth-codes", **DEPTH),), {"tokens": TestCodes.tokens})
 TestMLP = suite(testing.ConnectorSuite, "MLP", "mlp")
 
 TestModality = suite(testing.RouterSuite, "Modality", "modality")
@@ -216,6 +220,11 @@ TestMaskedCritic = type(
 for order in ("flat", "levels", "delay", "frames"):
     base = suite(testing.NextTokenObjectiveSuite, "Base", "autoregressive", order=order, forget=0.3 if order == "flat" else 0.0)
     vars()[f"TestAutoregressive{order.title()}"] = base
+del base
+for longest in (1, 2, 8):
+    base = suite(testing.NextTokenObjectiveSuite, "Base", "autoregressive-runs", longest=longest, forget=0.3 if longest == 8 else 0.0)
+    base.representation, base.tokens_vary = RUNS, True
+    vars()[f"TestRunsOf{longest}"] = base
 del base
 
 TestEuler = suite(testing.SamplerSuite, "Euler", "euler", num_steps=4)

@@ -15,7 +15,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, Objective, Prediction, Router, Sampler
+from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, LevelsConnector, Objective, Prediction, Router, Sampler
 from soundomni.core.limits import MOST_STEPS, check_count
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build, load
@@ -162,6 +162,11 @@ def _modality(
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
         return EncoderModality(name=name, connector=connector, encoder=source, enters=spec.enters)
+    if isinstance(connector, LevelsConnector) and objective is not None and objective.predicts != "next-token":
+        raise SpecError(
+            f"the connector of '{name}' is '{spec.connector.class_path}', which predicts levels one after the other, but the objective "
+            "does not predict the next token. Use the connector codes, or the objective autoregressive"
+        )
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
@@ -204,9 +209,10 @@ FITTING: dict[Prediction, str] = {"velocity": "euler", "logits": "maskgit", "nex
 """A built-in sampler for each kind of prediction."""
 
 
-def check_sampler(sampler: Sampler, objective: Objective, *, key: str, name: str) -> None:
-    """Raise SpecError if a sampler, called `name` at `key` in the spec, does not take what the objective predicts, or asks for scores
-    that it does not have."""
+def check_sampler(sampler: Sampler, modality: MadeModality, *, key: str, name: str) -> None:
+    """Raise SpecError if a sampler, called `name` at `key` in the spec, does not take what the modality predicts, or asks for scores
+    that its objective does not have."""
+    objective = modality.objective
     if sampler.takes != objective.predicts:
         kinds: dict[Prediction, str] = {
             "velocity": "velocities",
@@ -222,4 +228,9 @@ def check_sampler(sampler: Sampler, objective: Objective, *, key: str, name: str
         raise SpecError(
             f"{key} is '{name}', which needs scores of what was made, but the objective is not trained to give any. Use an objective "
             f"such as masked-critic, or a sampler such as {FITTING[objective.predicts]}"
+        )
+    if isinstance(modality.connector, LevelsConnector) and not sampler.by_level:
+        raise SpecError(
+            f"{key} is '{name}', which draws the levels of a token at once, but the connector of '{modality.name}' predicts each from "
+            "those below it. Use the sampler next-token, or the connector codes"
         )

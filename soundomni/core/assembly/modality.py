@@ -21,7 +21,7 @@ from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Codec, Connector, Encoder, First, Objective, Query
+from soundomni.core.interfaces import Codec, Connector, Encoder, First, LevelsConnector, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 from soundomni.core.spec.schema import Enters
@@ -402,15 +402,19 @@ class MadeModality(CodecModality):
             times = timesteps.flatten().index_select(0, places)
         return self.connector.enter(tokens, timesteps=times, frames=indices)
 
-    def leave(self, hidden: Tensor, places: Tensor, like: Tensor, *, level: int | None = None) -> Tensor:
-        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made; `like` is
-        `[B, ·, T]`.
+    def leave(self, hidden: Tensor, places: Tensor, like: Tensor, ids: Tensor | None = None, *, level: int | None = None) -> Tensor:
+        """Return what leaves as hidden tokens `[N, H]`, `[B, P, T]`, zero in the padding and for levels that are not made.
 
-        With a `level` of codes, only its logits leave.
+        `like` is `[B, ·, T]`. The `ids` `[B, K, T]` of the tokens that are predicted only matter to a `LevelsConnector`. With a `level` of
+        codes, only its logits leave.
         """
         first, sizes = self.first_level, self.classes
         if level is None:
-            tokens = self.connector.leave(hidden)
+            if isinstance(self.connector, LevelsConnector) and ids is not None:
+                own = ids[:, first:].transpose(1, 2).flatten(0, 1).index_select(0, places)
+                tokens = self.connector.leave(hidden, own)
+            else:
+                tokens = self.connector.leave(hidden)
             tokens = functional.pad(tokens, (sum(sizes[:first]), 0)) if first else tokens
         elif level < first:
             tokens = hidden.new_zeros(len(hidden), sizes[level])

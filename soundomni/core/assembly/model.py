@@ -49,7 +49,8 @@ class UnifiedModel(nn.Module):
     """
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = (
-        *("prefill", "prefill_text", "predict_frames", "next_token_logits", "aligned_frames", "conditions", "review"),
+        *("prefill", "prefill_text", "predict_frames", "hidden_tokens", "predict_tokens", "next_token_logits", "aligned_frames"),
+        *("conditions", "review"),
     )
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
@@ -443,17 +444,70 @@ class UnifiedModel(nn.Module):
         Returns:
             The prediction `[R, P, T]`; with a level, P is its vocabulary.
         """
+        hidden = self._hidden(name, values, timesteps, boundary_ids, places, layout, added, first)
+        if review:
+            modality = self.made(name)
+            return modality.split(modality.leave(hidden, places, values))[1].float()
+        return self._predicted(name, hidden, values, timesteps, places, first, level=level)
+
+    def hidden_tokens(
+        self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout, *, first: First = 0
+    ) -> Tensor:
+        """Return the hidden tokens `[N, H]` of audio slots, from which `predict_tokens` predicts. The arguments are those of
+        `predict_frames`."""
+        return self._hidden(name, values, timesteps, boundary_ids, places, layout, None, first)
+
+    def predict_tokens(
+        self,
+        name: str,
+        hidden: Tensor,
+        values: Tensor,
+        timesteps: Tensor,
+        places: Tensor,
+        *,
+        ids: Tensor | None = None,
+        first: First = 0,
+    ) -> Tensor:
+        """Predict for audio slots from their hidden tokens `[N, H]`, and from the `ids` `[R, K, T]` of the tokens that are predicted.
+
+        The other arguments and the result are those of `predict_frames`.
+        """
+        return self._predicted(name, hidden, values, timesteps, places, first, ids=ids)
+
+    def _hidden(
+        self,
+        name: str,
+        values: Tensor,
+        timesteps: Tensor,
+        boundary_ids: Tensor,
+        places: Tensor,
+        layout: Layout,
+        added: Tensor | None,
+        first: First,
+    ) -> Tensor:
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
         frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
         frames = frames if added is None else frames + added
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        hidden = layout.take(streams, name)
-        if review:
-            return modality.split(modality.leave(hidden, places, values))[1].float()
+        return layout.take(streams, name)
+
+    def _predicted(
+        self,
+        name: str,
+        hidden: Tensor,
+        values: Tensor,
+        timesteps: Tensor,
+        places: Tensor,
+        first: First,
+        *,
+        ids: Tensor | None = None,
+        level: int | None = None,
+    ) -> Tensor:
+        modality = self.made(name)
         asked = level if type(modality.objective).predicted is Objective.predicted else None  # it may need all levels
-        output = modality.leave(hidden, places, values, level=asked)
+        output = modality.leave(hidden, places, values, ids, level=asked)
         if asked is None:
             output, _ = modality.split(output)
         precise = values.dtype if values.is_floating_point() else torch.float32
@@ -472,4 +526,5 @@ class UnifiedModel(nn.Module):
 def _left(modality: MadeModality, hidden: Tensor, entered: Entered) -> Tensor:
     """Return what leaves as the hidden tokens `[N, H]` of clips that entered, `[B, P, T]`."""
     assert entered.query is not None and entered.places is not None, "it is made"
-    return modality.leave(hidden, entered.places[: len(hidden)], entered.query.inputs)  # clips that are added to others have no tokens
+    query = entered.query
+    return modality.leave(hidden, entered.places[: len(hidden)], query.inputs, query.ids)  # clips that are added to others have no tokens

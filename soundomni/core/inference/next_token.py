@@ -25,7 +25,7 @@ from soundomni.core.inference.audio_request import AudioRequest, given_frames, s
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.guidance import guided
 from soundomni.core.inference.places_ahead import PlacesAhead
-from soundomni.core.interfaces import Draft, DraftedSampler, First, Predict, Sampler
+from soundomni.core.interfaces import Draft, DraftedSampler, First, LevelsConnector, Predict, Sampler
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import TEXT, Context, PositionRule, Segment, SegmentTable, next_position, plain_segment
 from soundomni.core.spec.schema import GuidanceSpec
@@ -61,6 +61,12 @@ class TokenSlots:
         self._device = model.device
         self._no_text = torch.zeros(0, dtype=torch.int64, device=self._device)
         self._written: dict[tuple[int, int], _NewTokens] = {}
+        made = model.made(self._slot.modality)
+        classes = made.objective.tokens(made.codec.spec).inputs
+        assert isinstance(classes, tuple), "tokens are codes"
+        self._classes = list(classes)
+        self._by_level = isinstance(made.connector, LevelsConnector)
+        self._last: tuple[Tensor, Tensor, Tensor, First] | None = None
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
         """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them; with a
@@ -78,8 +84,20 @@ class TokenSlots:
         layout = Layout(stored, self._position_ids(new, settled), plan, self._cache)
         if self._conditions is not None:
             layout = self._model.see(layout, self._conditions, [(row * count, (row + 1) * count) for row in range(rows)])
-        name = self._slot.modality
-        return self._model.predict_frames(name, values, timesteps, self._no_text, new.places, layout, first=first, level=level)
+        name, places = self._slot.modality, new.places
+        if not self._by_level:
+            return self._model.predict_frames(name, values, timesteps, self._no_text, places, layout, first=first, level=level)
+        hidden = self._model.hidden_tokens(name, values, timesteps, self._no_text, places, layout, first=first)
+        self._last = hidden.reshape(rows, count, -1)[:, -1], values[..., -1:], timesteps[:, -1:], first + (count - 1)
+        return self._model.predict_tokens(name, hidden, values, timesteps, places, first=first)
+
+    def level(self, ids: Tensor, level: int) -> Tensor:
+        """Return the logits `[R, V]` of a level of the last token that was asked for, given its ids `[R, K]` below that level."""
+        assert self._last is not None, "a token was asked for"
+        hidden, values, timesteps, first = self._last
+        places, name = torch.arange(len(ids), device=ids.device), self._slot.modality
+        logits = self._model.predict_tokens(name, hidden, values, timesteps, places, ids=ids[..., None], first=first)
+        return torch.split(logits[..., 0], self._classes, dim=1)[level]
 
     def _position_ids(self, new: _NewTokens, settled: int | np.ndarray) -> Tensor:
         """Return the position of each stored token `[P]`, `settled` tokens of its clip being before the new ones."""
@@ -147,7 +165,10 @@ def sample_tokens(
 
 
 def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec) -> Predict:
-    """Return the guided prediction of the next token of clips, with a cache of its own."""
+    """Return the guided prediction of the next token of clips, with a cache of its own.
+
+    It is `PredictLevels` if the connector predicts each level from those below it. Guidance is then applied level by level.
+    """
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [request.context for request in requests] + [request.negative for request in requests] * (branches - 1)
     slots = TokenSlots(model, contexts, [request.slot for request in requests] * branches)
@@ -161,7 +182,41 @@ def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidanc
 
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
         guidance = replace(guidance, renormalize="channel")
-    return guided(predict_branches, guidance)
+    predict = guided(predict_branches, guidance)
+    connector = model.made(requests[0].slot.modality).connector
+    return _GuidedLevels(predict, slots, guidance) if isinstance(connector, LevelsConnector) else predict
+
+
+class _GuidedLevels:
+    """The guided prediction of tokens whose levels depend on those below them: `PredictLevels`.
+
+    Args:
+        predict: the guided prediction of tokens.
+        slots: the clips of all branches.
+        guidance: how the logits of a level are guided.
+    """
+
+    def __init__(self, predict: Predict, slots: TokenSlots, guidance: GuidanceSpec) -> None:
+        self._predict = predict
+        self._slots = slots
+        self._guidance = guidance
+        self._timesteps = torch.zeros(0)
+
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        """Return the logits `[B, P, n]` of tokens, of each level without those below it."""
+        self._timesteps = timesteps
+        return self._predict(values, timesteps, first=first)
+
+    def level(self, ids: Tensor, level: int) -> Tensor:
+        """Return the logits `[B, V]` of a level of the last token, given its ids `[B, K]` below that level."""
+
+        asked = level
+
+        def predict_branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
+            out = self._slots.level(values[..., 0].repeat(count, 1), asked)
+            return out.reshape(count, len(values), -1, 1)
+
+        return guided(predict_branches, self._guidance)(ids[..., None], self._timesteps)[..., 0]
 
 
 def _given(modality: MadeModality, requests: Sequence[AudioRequest], begin: float) -> tuple[Representation, Tensor]:

@@ -414,7 +414,7 @@ class SoundOmni:
         sampler = build_sampler(slot, num_steps=steps, trust_class_paths=self._trust_class_paths)
         modality = self.model.made(of)
         key = written_key(f"model.modalities.{modality.name}.sampler", self.spec.of_model)
-        check_sampler(sampler, modality.objective, key=key, name=slot.class_path)
+        check_sampler(sampler, modality, key=key, name=slot.class_path)
         return sampler
 
     def describe(

@@ -60,7 +60,7 @@ class CodesConnector(Connector):
         """
         if self.heads is None and (timesteps is not None or frames is not None):
             raise ValueError("this connector was built with generates=False and takes neither timesteps nor frames")
-        hidden = reduce(torch.add, (_embed(table, ids) for table, ids in zip(self.embeddings, tokens.unbind(1), strict=True)))
+        hidden = reduce(torch.add, (embed_ids(table, ids) for table, ids in zip(self.embeddings, tokens.unbind(1), strict=True)))
         if self.heads is None:
             return hidden
         if timesteps is None or frames is None:
@@ -88,7 +88,7 @@ class CodesConnector(Connector):
         return self.heads
 
 
-def _embed(table: nn.Module, ids: Tensor) -> Tensor:
+def embed_ids(table: nn.Module, ids: Tensor) -> Tensor:
     """Return the embeddings `[N, H]` of ids `[N]` of one level."""
     assert isinstance(table, nn.Embedding)
     embedded: Tensor = table(ids.masked_fill(ids == HIDDEN, table.num_embeddings - 1))
