@@ -102,6 +102,13 @@ def test_a_representation_serves_as_its_audio_does_and_batched_is_single(name: N
             cut = torch.from_numpy(wave)[None, :, : round(lengths[i] * RATE)]
             handed = modality.codec.encode(cut, torch.tensor([cut.shape[-1]]))  # type: ignore[union-attr,operator]
             assert same(model.make(["one", "two", ""][i], seconds=lengths[i], seeds=4 + i, given={of: handed}), [alone])
+            assert same(model.make(["one", "two", ""][i], seconds=lengths[i], seeds=4 + i, given={of: [handed]}), [alone]), "as made"
+
+
+def test_an_empty_prompt_is_left_out_as_in_training() -> None:
+    contexts = MODELS["whole"].contexts
+    slot = contexts.slot(100, of="acoustic")
+    assert contexts.prompt("", slot) == () and len(contexts.prompt("one", slot)) == 1
 
 
 @pytest.mark.parametrize("name", ["fine", "fine-masked"])

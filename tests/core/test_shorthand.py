@@ -68,10 +68,7 @@ def read(*layers: Mapping[str, Any], **overrides: str) -> Spec:
 @pytest.mark.parametrize("name", shipped_specs())
 def test_a_shipped_spec_in_full_keys_is_the_same_spec(name: str) -> None:
     tree = yaml.safe_load((resources.files("soundomni") / "specs" / f"{name}.yaml").read_text())
-    if "stages" in tree:
-        assert load_spec([name], base={}, validate_plugins=False).stages == tree["stages"]
-        return
-    if "codec" in tree:
+    if "model" not in tree:
         spec = load_spec([name], validate_plugins=False)
         assert load_spec([yaml.safe_load(dump_spec(spec))], validate_plugins=False) == spec
         return
