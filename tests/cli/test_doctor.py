@@ -12,7 +12,10 @@ import pytest
 
 from soundomni.cli.doctor import ROWS
 from soundomni.cli.main import main
+from soundomni.core.spec.load import load_spec, resolve
 from soundomni.train.memory.diagnosis import RESERVE
+from soundomni.train.memory.footprint import list_parts
+from soundomni.train.without_memory import model_without_memory
 
 
 def test_the_report_adds_up(tiny_spec: Path, result: Any) -> None:
@@ -98,6 +101,21 @@ def test_the_7b_spec_is_weighed_in_little_memory() -> None:
     )
     assert "expert gen          2,953,457,664" in done.stdout and "fits: " in done.stdout
     assert int(done.stdout.split("peak ")[1]) < 2e6  # kilobytes
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("soundstorm", 345e6, 360e6), ("audiolm-semantic", 200e6, 210e6), ("audiolm-coarse", 205e6, 215e6), ("audiolm-fine", 215e6, 230e6)],
+)
+def test_models_of_codes_have_the_published_sizes(name: str, least: float, most: float) -> None:
+    parts = list_parts(model_without_memory(resolve(load_spec([name])), trust_class_paths=False))
+    assert least < sum(part.trained for part in parts) < most
+
+
+@pytest.mark.long
+def test_soundstorm_is_weighed_before_its_codecs_are_there(result: Any) -> None:
+    found = result("doctor", "--config", "soundstorm", "--gpus", "8")
+    assert found["complete"] and found["fits"] and found["bytes_per_gpu"]["activations"] > 1 << 30
 
 
 def test_training_the_7b_spec_without_its_start_says_how_to_make_it(tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
