@@ -173,7 +173,7 @@ class AutoregressiveRuns(Autoregressive):
     def _settled(self, clips: Representation, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the runs `[B, T]` of known frames `[B, T]`, how many of them are known whole `[B]`, and the least id of the next one.
 
-        The last is HIDDEN where none of its frames is known.
+        The last is HIDDEN if none of its frames is known.
         """
         runs, counts = collapse(clips.values[:, 0], _count(clips, known), self.longest)
         last = runs.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0]

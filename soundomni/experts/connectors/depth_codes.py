@@ -9,6 +9,8 @@ of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -89,6 +91,10 @@ class DepthCodesConnector(CodesConnector, LevelsConnector):
         for layer in self.layers:
             x = layer(x)
         return torch.cat([head(one) for head, one in zip(self.heads, self.norm(x).unbind(1), strict=True)], dim=-1)
+
+    def leave_level(self, hidden: Tensor, level: int, sizes: Sequence[int]) -> Tensor:
+        """Map `[N, H]` to the logits of one level without ids below it, `[N, V_level]`: a part of what `leave` returns."""
+        return LevelsConnector.leave_level(self, hidden, level, sizes)
 
 
 class DepthLayer(nn.Module):
