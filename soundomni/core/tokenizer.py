@@ -119,10 +119,7 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens around it. Raise DataError if it is not Unicode text."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # surrogates: bytes of a command line or a file that are not UTF-8
-            raise DataError(f"the text is {text[:40]!a}; expected UTF-8") from error
+        check_unicode(text)
         with _failures(DataError, f"the tokenizer fails on {text[:40]!a}"):
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -158,6 +155,14 @@ class TextTokenizer:
     def _decoded(self, ids: Sequence[int]) -> str:
         with _failures(CheckpointError, "the tokenizer fails to decode what the model wrote"):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def check_unicode(text: str) -> None:
+    """Raise DataError for a text with surrogates: bytes of a command line or a file that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the text is {text[:40]!a}; expected UTF-8") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Encoder
 from soundomni.core.representation import FeatureSpec, length_mask
+from soundomni.core.tokenizer import check_unicode
 from soundomni.experts.initial import draw_weights
 from soundomni.experts.rope import rope_tables, rotate
 from soundomni.experts.sizes import require_positive
@@ -84,10 +85,12 @@ class BytesEncoder(Encoder):
 
     def read(self, source: str) -> np.ndarray:
         """Return the bytes of a text and the end, float32 `[1, S]`. Raise DataError for a text of more than `max_bytes`."""
+        check_unicode(source)
         values = [*source.encode(), END]
         if len(values) > self.max_bytes + 1:
             raise DataError(
-                f"a text has {len(values) - 1} bytes; expected at most {self.max_bytes}. Shorten it, or raise max_bytes of bytes"
+                f"the text has {len(values) - 1} bytes; expected at most {self.max_bytes}. Shorten it, or raise max_bytes of the encoder "
+                "'bytes'"
             )
         return np.asarray([values], dtype=np.float32)
 

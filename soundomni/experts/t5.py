@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, DataError, SpecError, describe, message_of
+from soundomni.core.errors import CheckpointError, DataError, SpecError, describe
 from soundomni.core.files.paths import local_path, place
-from soundomni.core.files.small_files import read_json
 from soundomni.core.interfaces import Encoder
+from soundomni.core.limits import check_count
 from soundomni.core.representation import FeatureSpec
-from soundomni.experts.sizes import require_positive
+from soundomni.core.tokenizer import check_unicode
+from soundomni.experts.checkpoints.t5_network import CONFIG, INDEX, WEIGHTS, load_network, read_sizes
 
-CONFIG, TOKENIZER, WEIGHTS, INDEX = "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
 MOST_TOKENIZER_BYTES = 1 << 26
-"""That of T5 has 2.4 MB, and that of mT5 16 MB."""
+"""Largest tokenizer.json that is read; T5's has 2.4 MB, and mT5's 16 MB."""
+MOST_TOKENS, MOST_KEPT = 4096, 4096
+"""Limits for specs from strangers."""
 
 
 class T5Encoder(Encoder):
@@ -44,10 +47,12 @@ class T5Encoder(Encoder):
 
     def __init__(self, *, name: str, revision: str | None = None, max_tokens: int = 512, num_kept: int = 256) -> None:
         super().__init__()
-        require_positive("t5", {"max_tokens": max_tokens})
+        check_count("max_tokens", max_tokens, most=MOST_TOKENS)
+        check_count("num_kept", num_kept, most=MOST_KEPT)
         self.name, self.max_tokens, self.num_kept = name, max_tokens, num_kept
         self._folder = find_t5(name, revision)
-        self._spec = FeatureSpec(feature_dim=_width(self._folder, name), source="text")
+        self._sizes = read_sizes(self._folder, name)
+        self._spec = FeatureSpec(feature_dim=self._sizes.d_model, source="text")
         self._tokenizer = _tokenizer(self._folder / TOKENIZER)
         self._network: list[Any] = []  # a list, so that its weights are not those of this module
         self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
@@ -63,9 +68,11 @@ class T5Encoder(Encoder):
 
     def read(self, source: str) -> np.ndarray:
         """Return the ids of a text, float32 `[1, S]`, as the tokenizer writes them, with the end. Raise DataError if it is too long."""
+        check_unicode(source)
         ids = self._tokenizer.encode(source).ids
         if not 1 <= len(ids) <= self.max_tokens:
-            raise DataError(f"a text has {len(ids)} tokens of '{self.name}'; expected 1 to {self.max_tokens}. Shorten it")
+            told = f"the text has {len(ids)} tokens by the tokenizer of '{self.name}'; expected 1 to {self.max_tokens}"
+            raise DataError(f"{told}. Shorten the text, or raise max_tokens")
         return np.asarray([ids], dtype=np.float32)
 
     @torch.no_grad()
@@ -83,27 +90,27 @@ class T5Encoder(Encoder):
             return self._kept[ids].to(device)
         with torch.autocast(device.type, enabled=False):
             hidden: Tensor = self._loaded(device)(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
-        self._kept[ids] = hidden
-        while len(self._kept) > max(0, self.num_kept):
+        self._kept[ids] = hidden.cpu()
+        if len(self._kept) > self.num_kept:
             self._kept.popitem(last=False)
         return hidden
 
     def _loaded(self, device: torch.device) -> Any:
         if not self._network:
-            from transformers import T5EncoderModel
-
-            try:
-                network = T5EncoderModel.from_pretrained(self._folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-            except Exception as error:
-                raise CheckpointError(f"t5: the weights of '{self.name}' cannot be read: {describe(error)}") from error
-            self._network.append(network.requires_grad_(False).eval())
+            self._network.append(load_network(self._folder, self._sizes))
         return self._network[0].to(device)
 
 
 def find_t5(name: str, revision: str | None = None) -> Path:
     """Return the folder of a T5 model, in the file system or in the Hub's cache. Raise SpecError if it is not there."""
+    if not name.strip():
+        raise SpecError(f"t5: name is {name!r}; expected a folder with a T5 model, or a Hub repository such as google-t5/t5-base")
     folder = local_path(name)
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # it is longer than a path may be
+        raise SpecError(f"t5: name is '{name[:40]}…', which cannot be a folder: {error.strerror}") from error
+    if not is_there:
         folder = _cached(name, revision) or folder
     missing = [file for file in (CONFIG, TOKENIZER) if not (folder / file).is_file()]
     missing += [WEIGHTS] if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)) else []
@@ -126,19 +133,6 @@ def _cached(name: str, revision: str | None) -> Path | None:
     except ValueError:  # not a name of a repository
         return None
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _width(folder: Path, name: str) -> int:
-    """Return the hidden size of a T5 model. Raise SpecError if its config is not that of one."""
-    try:
-        config = read_json(folder / CONFIG)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"t5: {place(folder / CONFIG)} cannot be read: {message_of(error)}") from error
-    width = config.get("d_model") if isinstance(config, dict) else None
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1 or config.get("model_type") not in ("t5", "mt5"):
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise SpecError(f"t5: '{name}' has a config of model_type '{kind}'; expected t5")
-    return width
 
 
 def _tokenizer(file: Path) -> Any:

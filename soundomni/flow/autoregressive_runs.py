@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Query
+from soundomni.core.limits import MOST_VOCABULARY, check_count
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, RepresentationSpec, Tokens, TokenSpec, length_mask
 from soundomni.flow.autoregressive import Autoregressive
 from soundomni.flow.level_losses import nats_of_clips
@@ -66,8 +67,7 @@ class AutoregressiveRuns(Autoregressive):
 
     def __init__(self, *, longest: int = 8, forget: float = 0.0) -> None:
         super().__init__(forget=forget)
-        if longest < 1:
-            raise SpecError(f"longest is {longest}; expected a number of frames, at least 1")
+        check_count("longest", longest)
         self.longest = longest
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
@@ -78,8 +78,11 @@ class AutoregressiveRuns(Autoregressive):
                 f"the codec has {len(spec.codebook_sizes)} levels of codes; expected one level to make runs. Use a codec of one level, "
                 "such as mel-kmeans, or the objective autoregressive"
             )
-        classes = (spec.codebook_sizes[0] * self.longest + 1,)
-        return TokenSpec(classes, classes)
+        classes = spec.codebook_sizes[0] * self.longest + 1
+        if classes > MOST_VOCABULARY:
+            most = (MOST_VOCABULARY - 1) // spec.codebook_sizes[0]
+            raise SpecError(f"longest is {self.longest}; expected at most {most}, so that there are no more than {MOST_VOCABULARY:,} runs")
+        return TokenSpec((classes,), (classes,))
 
     def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Tokens:
         """Return tokens whose every run is hidden but those of known frames; nothing is drawn.
@@ -141,6 +144,7 @@ class AutoregressiveRuns(Autoregressive):
             targets=tokens.masked_fill(~asked[:, None], HIDDEN),
             loss_mask=asked,
             levels=(end + 1,),
+            ids=tokens.masked_fill(tokens == EMPTY, HIDDEN),
             frames=frames * made[:, 0],
             cut=settled,
             least=least,
@@ -149,7 +153,8 @@ class AutoregressiveRuns(Autoregressive):
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the sum of the cross-entropy over the runs to predict, and the number of frames and ends that they make.
 
-        The prediction is `[B, V·M + 1, N]`. A run that is cut counts given its code and the frames that are known.
+        The prediction is `[B, V·M + 1, N]`. A run that is cut counts given its code and the frames that are known, and a run after a
+        short one given that it has another code.
         """
         if not isinstance(query, RunQuery):  # a batch without clips, which nothing corrupted
             return super().loss(prediction, query)
@@ -157,6 +162,9 @@ class AutoregressiveRuns(Autoregressive):
         ids = torch.arange(prediction.shape[1], device=prediction.device)
         other = ~_continues(ids, query.least, self.longest) & (query.least >= 0)[:, None]
         given = prediction.scatter(2, places, prediction.gather(2, places).masked_fill(other[..., None], -math.inf))
+        assert query.ids is not None, "corrupt gives them"
+        before = functional.pad(query.ids[:, 0, :-1], (1, 0), value=HIDDEN)
+        given = given.masked_fill(_goes_on(ids[:, None], before[:, None], self.longest), -math.inf)
         return {"autoregressive": (nats_of_clips(given, query).sum(), query.frames.sum())}
 
     def _end(self, spec: RepresentationSpec) -> int:
@@ -189,7 +197,7 @@ class _Allowed:
         longest: M.
         end: the class that ends a clip.
         frames: int64 `[B]`, most frames of each clip.
-        extra: frames that a clip has more than, to have a sample.
+        extra: a clip needs more frames than this to have a sample.
         cut, least: as in RunQuery.
     """
 
@@ -207,12 +215,21 @@ class _Allowed:
         fits = classes % self.longest < (self.frames[clips] - before)[:, None]
         is_cut = (tokens == self.cut[clips]) & (self.least[clips] >= 0)
         fits &= _continues(classes, self.least[clips], self.longest) | ~is_cut[:, None]
+        last = functional.pad(ids[:, 0], (1, 0), value=HIDDEN).gather(1, tokens[:, None])
+        if self.end > self.longest:  # with one code there would be nothing left to draw
+            fits &= ~_goes_on(classes, last, self.longest)
         return torch.cat([fits, ((before > self.extra) & ~is_cut)[:, None]], dim=1)
 
 
 def _continues(classes: Tensor, least: Tensor, longest: int) -> Tensor:
     """Return which classes `[V]` have the code of the runs `least` `[R]`, and at least their frames: bool `[R, V]`."""
     return (classes >= least[:, None]) & (classes < (least[:, None] // longest + 1) * longest)
+
+
+def _goes_on(ids: Tensor, last: Tensor, longest: int) -> Tensor:
+    """Return which ids have the code of the run `last` before them although that is shorter than M: both would be one run. None have if
+    `last` is HIDDEN."""
+    return (ids // longest == last // longest) & (last % longest < longest - 1)
 
 
 def _count(clips: Representation, known: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masked codes with a token critic, which learns what of the model's own guesses is right (Lezama et al. 2022, Token-Critic, section 3.2).
+"""Masked codes with a token critic, which learns which of the model's own guesses are right (Token-Critic, Lezama et al. 2022, 3.2).
 
 Shape letters: B clips, K levels, T frames, V_k vocabulary of level k.
 """
@@ -20,7 +20,7 @@ from soundomni.flow.masked import Masked
 
 
 class TokenCritic(Review):
-    """Fills the cells that the model was asked for with codes drawn from its prediction, and asks of each cell whether its code is right.
+    """Fills the requested cells with codes drawn from the model's prediction, and asks for each cell whether its code is right.
 
     There is one score for each level of a frame, the logit of "this is the code of the clip". The loss, named "critic", is the binary
     cross-entropy over all cells of the level that was asked for, in the frames that count; cells that were visible are right. Cells of
@@ -43,8 +43,9 @@ class TokenCritic(Review):
         inputs, hidden = asked.inputs.clone(), asked.targets != HIDDEN
         numbers = uniform(1, frames, inputs[:, 0], generators)[0]
         for level, logits in enumerate(torch.split(prediction, list(asked.levels), dim=1)):
-            drawn = draw_codes(logits.double().log_softmax(1), numbers)
-            inputs[:, level] = torch.where(hidden[:, level], drawn, inputs[:, level])
+            clips = hidden[:, level].any(1).nonzero()[:, 0]  # a clip is asked for one level
+            drawn = draw_codes(logits[clips].double().log_softmax(1), numbers[clips])
+            inputs[clips, level] = torch.where(hidden[clips, level], drawn, inputs[clips, level])
         right = ~hidden | (inputs == asked.targets)
         judged = hidden.any(2, keepdim=True) & asked.loss_mask[:, None]
         return replace(asked, inputs=inputs, targets=right.long().masked_fill(~judged, HIDDEN), levels=(1,) * inputs.shape[1])
@@ -57,8 +58,7 @@ class TokenCritic(Review):
         if not len(query.levels):
             return {"critic": (prediction.float().sum(), query.loss_mask.sum())}
         judged = query.targets != HIDDEN
-        made = prediction[:, : query.targets.shape[1]].float()  # levels that the model leaves out have no cells
-        nats = functional.binary_cross_entropy_with_logits(made, (query.targets == 1).float(), reduction="none")
+        nats = functional.binary_cross_entropy_with_logits(prediction.float(), (query.targets == 1).float(), reduction="none")
         return {"critic": (torch.where(judged, nats, 0.0).sum(), query.loss_mask.sum())}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -101,45 +102,91 @@ class MaskGITSampler(Sampler):
         The timestep falls evenly from `begin` with each pass. Clip b draws from `generators[b]`, by frame, so that padding changes nothing.
         Cells beyond a clip become 0 where they are hidden.
         """
+        return self._fill(predict, start, self._confidence, generators=generators, begin=begin, on_step=on_step)
+
+    def _fill(
+        self,
+        predict: Predict,
+        start: Representation,
+        confidence: Callable[[Pass], tuple[Tensor, Tensor]],
+        *,
+        generators: Sequence[torch.Generator],
+        begin: float,
+        on_step: Callable[[int, Tensor], None] | None,
+    ) -> Representation:
+        """Fill the hidden cells as `sample` does.
+
+        After each pass but the last one of a level, `confidence` says which cells `[B, T]` may be hidden again, and scores them; the
+        cells with the lowest scores are hidden.
+        """
         check_begin(begin)
         sizes, frames = start.spec.codebook_sizes, start.frame_counts
         valid = length_mask(start.lengths.to(start.values.device), start.values.shape[-1])
         values = torch.where(valid[:, None] | (start.values != HIDDEN), start.values, 0)
         every, ask = self._passes_of(start), of_level(predict, sizes)
-        done, total = 0, sum(every.values())
+        step, total = 0, sum(every.values())
         for level, passes in every.items():
-            hidden = (values[:, level] == HIDDEN).sum(1)
+            free = values[:, level] == HIDDEN
             for index in range(passes):
-                logits = predict_at(partial(ask, level=level), values, begin * (1.0 - done / total))
-                codes, values = values[:, level], values.clone()  # what predict and on_step were given stays as it is
+                timestep, done = begin * (1.0 - step / total), (index + 1) / passes
+                logits = predict_at(partial(ask, level=level), values, timestep)
+                unknown = values[:, level] == HIDDEN
                 if passes == 1 and self.greedy:
-                    values[:, level] = torch.where(codes == HIDDEN, logits.argmax(1), codes)
+                    values = _with_level(values, level, torch.where(unknown, logits.argmax(1), values[:, level]))
                 else:
-                    scores = logits.double().log_softmax(1)
-                    values[:, level] = self._drawn(codes, scores, hidden, (index + 1) / passes, uniform(2, frames, codes, generators))
+                    scores, numbers = logits.double().log_softmax(1), uniform(2, frames, values[:, level], generators)
+                    values = _with_level(values, level, torch.where(unknown, draw_codes(scores, numbers[0]), values[:, level]))
+                    if done < 1.0:
+                        made = Pass(values, level, timestep, done, scores, free, unknown, gumbel(numbers[1]))
+                        sure, candidates = confidence(made)
+                        again = num_hidden(free.sum(1), unknown.sum(1), done)
+                        rank = sure.masked_fill(~candidates, math.inf).argsort(dim=1, stable=True).argsort(1)
+                        hidden = candidates & (rank < again[:, None])
+                        values = _with_level(values, level, values[:, level].masked_fill(hidden, HIDDEN))
                 if on_step is not None:
-                    on_step(done, values)
-                done += 1
+                    on_step(step, values)
+                step += 1
         return start.with_values(values)
 
-    def _drawn(self, codes: Tensor, scores: Tensor, hidden: Tensor, done: float, numbers: Tensor) -> Tensor:
-        """Return the codes `[B, T]` of a level after one more pass.
+    def _confidence(self, made: Pass) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of each code with noise, or only noise, and the cells that this pass has drawn."""
+        if self.order == "random":
+            return made.noise, made.unknown
+        codes = made.values[:, made.level].masked_fill(~made.unknown, 0)
+        sure = made.scores.gather(1, codes[:, None])[:, 0]
+        return sure + self.temperature * (1.0 - made.done) * made.noise, made.unknown
 
-        Args:
-            codes: `[B, T]`, before the pass.
-            scores: log-probabilities `[B, V, T]`.
-            hidden: `[B]`, hidden cells before the first pass of this level.
-            done: share of the level's passes that are done after this one.
-            numbers: uniform in [0, 1), `[2, B, T]`: one for the code and one for the place of each cell.
-        """
-        unknown = codes == HIDDEN
-        drawn = draw_codes(scores, numbers[0])
-        confidence = noise = gumbel(numbers[1])
-        if self.order == "confidence":
-            confidence = scores.gather(1, drawn[:, None])[:, 0] + self.temperature * (1.0 - done) * noise
-        again = num_hidden(hidden, unknown.sum(1), done)
-        rank = confidence.masked_fill(~unknown, math.inf).argsort(dim=1, stable=True).argsort(1)
-        return torch.where(unknown, drawn, codes).masked_fill(unknown & (rank < again[:, None]), HIDDEN)
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over one level whose hidden cells have drawn their codes.
+
+    Args:
+        values: codes `[B, K, T]`.
+        level: index of the level.
+        timestep: that of the pass.
+        done: share of the level's passes that are done, this one included.
+        scores: log-probabilities `[B, V, T]` that the codes were drawn from.
+        free: bool `[B, T]`, cells that were hidden before the first pass of the level.
+        unknown: bool `[B, T]`, cells that were hidden before this pass.
+        noise: Gumbel noise `[B, T]`.
+    """
+
+    values: Tensor
+    level: int
+    timestep: float
+    done: float
+    scores: Tensor
+    free: Tensor
+    unknown: Tensor
+    noise: Tensor
+
+
+def _with_level(values: Tensor, level: int, codes: Tensor) -> Tensor:
+    """Return a copy of codes `[B, K, T]` with one level replaced: what a model or a callback was given stays as it is."""
+    copy = values.clone()
+    copy[:, level] = codes
+    return copy
 
 
 def num_hidden(first: Tensor, before: Tensor, done: float) -> Tensor:

@@ -5,18 +5,18 @@ Shape letters: B clips, K levels, T frames, V vocabulary of one level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from soundomni.core.interfaces import Predict
-from soundomni.core.representation import HIDDEN, Representation, length_mask
-from soundomni.flow.code_draws import draw_codes, uniform
-from soundomni.flow.maskgit import MaskGITSampler, gumbel, num_hidden
-from soundomni.flow.timestep_schedule import check_begin, predict_at
+from soundomni.core.representation import Representation
+from soundomni.flow.maskgit import MaskGITSampler, Pass
+from soundomni.flow.timestep_schedule import predict_at
 
 
 class MaskGITCriticSampler(MaskGITSampler):
@@ -76,49 +76,9 @@ class MaskGITCriticSampler(MaskGITSampler):
         """
         if review is None:
             raise ValueError("review is None; expected the scores of a token critic")
-        check_begin(begin)
-        sizes, frames = start.spec.codebook_sizes, start.frame_counts
-        valid = length_mask(start.lengths.to(start.values.device), start.values.shape[-1])
-        values = torch.where(valid[:, None] | (start.values != HIDDEN), start.values, 0)
-        done, total = 0, self.count_steps(start)
-        for level, passes in self._passes_of(start).items():
-            size, free = sizes[level], values[:, level] == HIDDEN
-            for index in range(passes):
-                timestep = begin * (1.0 - done / total)
-                logits = predict_at(predict, values, timestep)
-                scores = logits.narrow(1, sum(sizes[:level]), size).double().log_softmax(1)
-                codes, unknown = values[:, level], values[:, level] == HIDDEN
-                if passes == 1 and self.greedy:
-                    values = _with_level(values, level, torch.where(unknown, scores.argmax(1), codes))
-                else:
-                    numbers = uniform(2, frames, codes, generators)
-                    values = _with_level(values, level, torch.where(unknown, draw_codes(scores, numbers[0]), codes))
-                if index + 1 < passes:
-                    right = predict_at(review, values, timestep)[:, level]
-                    again = self._doubted(right, free, unknown, (index + 1) / passes, numbers[1])
-                    values = _with_level(values, level, values[:, level].masked_fill(again, HIDDEN))
-                if on_step is not None:
-                    on_step(done, values)
-                done += 1
-        return start.with_values(values)
+        return self._fill(predict, start, partial(self._reviewed, review), generators=generators, begin=begin, on_step=on_step)
 
-    def _doubted(self, right: Tensor, free: Tensor, unknown: Tensor, done: float, numbers: Tensor) -> Tensor:
-        """Return which cells `[B, T]` of a level are hidden again: those of the `free` ones with the lowest scores.
-
-        Args:
-            right: logits of being right `[B, T]`.
-            free: cells `[B, T]` that were hidden before the first pass of the level.
-            unknown: those of them that were hidden before this pass.
-            done: share of the level's passes that are done.
-            numbers: uniform in [0, 1), `[B, T]`.
-        """
-        confidence = torch.nn.functional.logsigmoid(right.double()) + self.temperature * (1.0 - done) * gumbel(numbers)
-        rank = confidence.masked_fill(~free, math.inf).argsort(dim=1, stable=True).argsort(1)
-        return free & (rank < num_hidden(free.sum(1), unknown.sum(1), done)[:, None])
-
-
-def _with_level(values: Tensor, level: int, codes: Tensor) -> Tensor:
-    """Return a copy of codes `[B, K, T]` with one level replaced: what a model or a callback was given stays as it is."""
-    copy = values.clone()
-    copy[:, level] = codes
-    return copy
+    def _reviewed(self, review: Predict, made: Pass) -> tuple[Tensor, Tensor]:
+        """Return the log-probability with noise that each code is right, and all cells that are made."""
+        right = functional.logsigmoid(predict_at(review, made.values, made.timestep)[:, made.level].double())
+        return right + self.temperature * (1.0 - made.done) * made.noise, made.free

@@ -12,14 +12,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
 from soundomni.core.inference.places_ahead import PlacesAhead
 from soundomni.core.inference.token_choice import drawn_tokens, likeliest
 from soundomni.core.interfaces import Draft, DraftedSampler, Predict, Prediction
+from soundomni.core.limits import check_count
 from soundomni.core.representation import HIDDEN, Representation, Tokens
 from soundomni.flow.code_choice import CodeChoice, check_tokens, drawn_numbers, end_clips, tokens_to_draw
 from soundomni.flow.prompt_lookup import PromptLookup
 from soundomni.flow.timestep_schedule import check_begin
+
+MOST_AHEAD, MOST_COMPARED = 256, 256
+"""Limits for specs from strangers, in tokens."""
 
 
 class SpeculativeSampler(DraftedSampler):
@@ -68,9 +71,8 @@ class SpeculativeSampler(DraftedSampler):
             repetition_penalty=repetition_penalty,
             repetition_window=repetition_window,
         )
-        for name, count in (("ahead", ahead), ("compared", compared)):
-            if count < 1:
-                raise SpecError(f"{name} is {count}; expected a number of tokens, at least 1")
+        check_count("ahead", ahead, most=MOST_AHEAD)
+        check_count("compared", compared, most=MOST_COMPARED)
         self.ahead = ahead
         self.compared = compared
 

@@ -87,7 +87,7 @@ def _intervals(spec: ModelSpec, model: UnifiedModel) -> Iterator[str]:
             key = written_key(f"model.modalities.{one.name}.guidance.interval", spec)
             yield (
                 f"{key} is [{low:g}, {high:g}], but '{one.name}' is made token after token, at timestep 1: guidance never applies. "
-                "Set its end to 1"
+                "Set its upper end to 1"
             )
 
 
@@ -202,7 +202,8 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
     for one in model.each():
         if isinstance(one, CodecModality) and one.name in given:
             frames = one.codec.spec.num_frames(round(seconds * one.sample_rate))
-            what, count = "codec frames" if one.num_tokens(frames) == frames else "tokens of codes", one.num_tokens(frames)
+            count = one.num_tokens(frames)
+            what = "codec frames" if count == frames else "tokens of codes"
             tokens[what] = max(count, tokens.get(what, 0))
     if heard is not None and any(task.uses("features") for task in used):
         longest = min(seconds, heard.encoder.spec.max_seconds or seconds)

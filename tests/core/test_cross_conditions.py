@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from soundomni import SoundOmni
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.attention.conditions import SeenConditions
+from soundomni.core.attention.conditions import SeenConditions, join_conditions
 from soundomni.core.attention.cross import PaddedPlan, plan_cross
 from soundomni.core.attention.rectangles import Rectangle
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.sequence import PackedBatch, Sample, in_sequence
 from soundomni.core.spec.load import load_spec
-from soundomni.core.spec.schema import Slot
+from soundomni.core.spec.schema import ModelSpec, Slot
 from soundomni.train.preflight import check_spec
 
 CPU = torch.device("cpu")
@@ -276,3 +277,45 @@ def test_a_saved_model_needs_the_same_t5_and_makes_the_same(tmp_path: Path) -> N
     again = SoundOmni.from_pretrained(folder, overrides={"model.modalities.letters.encoder.name": str(tmp_path / "moved")})
     for before, after in zip(made, again.generate(["zero one", "two"], seconds=0.04), strict=True):
         assert np.array_equal(before.waveform, after.waveform)
+
+
+def test_a_draft_that_reads_texts_in_another_way_is_refused_in_one_line() -> None:
+    def user(spec: ModelSpec) -> SoundOmni:
+        made = replace(spec.used["made"], sampler=Slot("speculative", {"ahead": 2}))
+        return user_of(conditioned_model(spec, precise=False), replace(spec, modalities={**spec.used, "made": made}))
+
+    def with_codec_of(model: SoundOmni, draft: SoundOmni) -> SoundOmni:
+        draft.model.made().codec.load_state_dict(model.model.made().codec.state_dict())
+        return draft
+
+    way = partial(conditioned_spec, objective="autoregressive", router="modality")
+    model = user(way("cross", "global"))
+    drafts = [way("prefix", "global"), way("cross", "prefix"), way("global", "cross")]
+    for draft in (with_codec_of(model, user(spec)) for spec in drafts):
+        with pytest.raises(
+            SpecError, match="the draft reads texts by .*; expected by .*Train the draft with the model's encoders"
+        ) as raised:
+            model.generate("rain", seconds=0.05, draft=draft)
+        assert "\n" not in str(raised.value)
+    assert model.generate("rain", seconds=0.05, draft=with_codec_of(model, user(way("cross", "global"))))
+
+
+def test_a_condition_without_tokens_gives_a_vector_of_zeros() -> None:
+    for count in (0, 3):
+        vectors, counts = {"a": torch.ones(count, 4)}, {"a": np.asarray([count])}
+        joined = join_conditions({}, vectors, counts, [(("a", 0),)], like=torch.zeros(1, 4))
+        assert torch.equal(joined.vectors[-1], torch.full((4,), float(count > 0)))
+
+
+def test_a_critic_apart_does_not_train_the_encoders_that_it_shares() -> None:
+    spec = conditioned_spec("cross", "global")
+    made = replace(spec.used["made"], objective=Slot("masked-critic"), sampler=Slot("maskgit-critic", {"iterations": [3, 1]}))
+    spec = replace(spec, modalities={**spec.used, "made": made}, critic=CONFORMER)
+    model = conditioned_model(spec)
+    batch = batch_of(samples_of(sample_writer(model, spec), TEXTS))
+    for loss, moved in (("critic", {"critic"}), ("masked", {"backbone", "modalities"})):
+        model.zero_grad()
+        model(batch)[loss][0].backward()
+        given = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert {name.partition(".")[0] for name in given} == moved
+        assert ("modalities.letters.encoder.table.weight" in given) == (loss == "masked")

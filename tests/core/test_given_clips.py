@@ -122,6 +122,8 @@ def test_levels_that_are_given_are_never_changed(name: Name) -> None:
     assert frames == 13 and torch.equal(made.values[:, :COARSE], coarse.values[..., :frames])
     assert not torch.equal(made.values[:, COARSE:], lower.values[:, COARSE:, :frames]), "the others are made"
     assert same(model.make("", seconds=0.1, given={"acoustic": lower}), [made]), "other levels of what is given are not looked at"
+    (varied,) = model.make("", seconds=0.1, given={"acoustic": coarse}, vary=[sound(9)], strength=0.5)
+    assert torch.equal(varied.values[:, :COARSE], coarse.values[..., :frames]), "what is varied has other lower levels"
     (kept,) = model.make("", seconds=0.1, given={"acoustic": coarse}, known=Kept(sound(9), [(0.0, 0.05)]))
     assert torch.equal(kept.values[:, :COARSE], coarse.values[..., :frames])
     wave = torch.from_numpy(sound(9).waveform)[None]
@@ -218,7 +220,7 @@ def test_what_cannot_be_given_is_one_line(name: Name, given: Callable[[], Any], 
 def test_given_clips_count_in_the_length_of_a_sample() -> None:
     model = stage("whole", max_tokens=40)
     assert model.make("one", seconds=0.05, given={"semantic": sound(1, 50)})
-    with pytest.raises(DataError, match=r"a prompt of 30 tokens, 27 of them given clips, take \d+ tokens; .* at most 40"):
+    with pytest.raises(DataError, match=r"a prompt of 30 tokens \(27 from given clips\) take \d+ tokens; .* at most 40"):
         model.make("one", seconds=0.2, given={"semantic": sound(1, 200)})
 
 

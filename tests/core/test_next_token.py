@@ -342,6 +342,10 @@ def test_a_draft_that_does_not_fit_is_refused_in_one_line() -> None:
             omni(tokenizer=other),
             f"the text vocabulary of the draft has {other.vocab_size} entries; expected the same {TOKENIZER.vocab_size}",
         ),
+        (
+            omni(connector=Slot("depth-codes", {"num_layers": 1, "num_heads": 2}), order="frames"),
+            "the draft predicts each level of a token from those below it, which guessing does not do. Use the connector codes",
+        ),
     ):
         with pytest.raises(SpecError, match=message):
             model.generate("one", seconds=0.1, draft=draft)

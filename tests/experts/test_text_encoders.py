@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from t5_files import tiny_t5
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError
@@ -124,7 +125,7 @@ def test_another_model_and_damaged_files_are_refused_in_one_line(tmp_path: Path)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
     encoder = T5Encoder(name=str(folder))
-    with pytest.raises(CheckpointError, match="t5: the weights of .* cannot be read") as raised:
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors; it is damaged or incomplete") as raised:
         encoded(encoder, ["one"])
     assert "\n" not in str(raised.value)
     (folder / "tokenizer.json").write_text("{}")
@@ -132,10 +133,69 @@ def test_another_model_and_damaged_files_are_refused_in_one_line(tmp_path: Path)
         T5Encoder(name=str(folder))
 
 
+def test_weights_that_are_not_those_of_the_config_are_refused_in_one_line(tmp_path: Path) -> None:
+    weights = load_file(tiny_t5(tmp_path / "whole") / "model.safetensors")
+    kernel = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    cases = {
+        "missing": ({name: one for name, one in weights.items() if name != kernel}, f"lacks the tensor '{kernel}'"),
+        "narrow": ({**weights, kernel: weights[kernel][:4].contiguous()}, "has the shape .4, 8.; expected .8, 8., as its config says"),
+        "nan": ({**weights, kernel: weights[kernel] * math.nan}, "holds values that are not finite numbers"),
+        "whole numbers": ({**weights, kernel: weights[kernel].int()}, "holds values that are not finite numbers"),
+    }
+    for case, (tensors, expected) in cases.items():
+        folder = tiny_t5(tmp_path / case)
+        save_file(tensors, folder / "model.safetensors")
+        encoder = T5Encoder(name=str(folder))
+        with pytest.raises(CheckpointError, match=expected) as raised:
+            encoded(encoder, ["one"])
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"])
+@pytest.mark.parametrize("value", [0, -1, 2**40, "many", None])
+def test_sizes_that_cannot_be_are_refused_before_anything_is_built(key: str, value: object, tmp_path: Path) -> None:
+    folder = tiny_t5(tmp_path / "t5")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(SpecError, match=key) as raised:
+        T5Encoder(name=str(folder))
+    assert "\n" not in str(raised.value)
+
+
+def test_only_sizes_are_read_from_a_folder_and_adapters_in_it_are_not(folder: Path, tmp_path: Path) -> None:
+    copy = tiny_t5(tmp_path / "t5")
+    config = json.loads((copy / "config.json").read_text())
+    more = {"auto_map": {"AutoModel": "evil.Evil"}, "_attn_implementation": "evil", "torch_dtype": "float16", "num_beams": 10**9}
+    (copy / "config.json").write_text(json.dumps({**config, **more}))
+    (copy / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "evil/evil"}))
+    expected, found = (encoded(T5Encoder(name=str(one)), ["one two"])[0] for one in (folder, copy))
+    assert torch.equal(expected, found) and found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 5000, "a/b/c", "\0"])
+def test_a_name_that_cannot_be_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(SpecError, match="t5: name") as raised:
+        T5Encoder(name=name)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_half_a_character_is_refused_by_everything_that_reads_text(folder: Path) -> None:
+    for encoder in (BytesEncoder(), T5Encoder(name=str(folder))):
+        with pytest.raises(DataError, match="expected UTF-8") as raised:
+            encoder.read("one \ud83d")
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_numbers_in_half_precision_are_told_apart(dtype: torch.dtype) -> None:
+    encoder = NumberEncoder().to(dtype)
+    assert not torch.equal(*(encoded(encoder, [text])[0] for text in ("400", "401")))
+
+
 def test_texts_and_numbers_out_of_range_are_refused(folder: Path) -> None:
     for encoder, text, expected in (
-        (BytesEncoder(max_bytes=4), "five!", "a text has 5 bytes; expected at most 4"),
-        (T5Encoder(name=str(folder), max_tokens=2), "zero one", "a text has 3 tokens of .*; expected 1 to 2"),
+        (BytesEncoder(max_bytes=4), "five!", "the text has 5 bytes; expected at most 4"),
+        (T5Encoder(name=str(folder), max_tokens=2), "zero one", "the text has 3 tokens by the tokenizer of .*; expected 1 to 2"),
         (NumberEncoder(), "soon", "'soon' is not a number; expected one from 0 to 512"),
         (NumberEncoder(most=9.5), "10", "the number 10 is out of range; expected one from 0 to 9.5"),
         (NumberEncoder(), "nan", "the number nan is out of range"),

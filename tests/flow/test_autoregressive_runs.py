@@ -125,6 +125,8 @@ def exact(objective, prefix, frames, predict):
             able = [run for run in able if fits([run // longest] * (run % longest + 1), known, longest)]
         else:
             able += [end] if so_far else []
+        if runs and runs[-1] % longest < longest - 1:  # the next run has another code, or both would be one
+            able = [run for run in able if run // longest != runs[-1] // longest]
         shares = scores[able].softmax(0).tolist()
         for run, own in zip(able, shares, strict=True):
             if run == end:
@@ -176,6 +178,8 @@ def test_a_clip_ends_within_its_length_keeps_its_beginning_and_does_not_depend_o
     tokens = NextTokenSampler().sample(predict, start, generators=generators(len(rows), seed))
     assert not (tokens.values == HIDDEN).any()
     made = objective.made(tokens)
+    again = objective.start(made, first_frames(made, *made.frame_counts), generators(len(rows)))
+    assert all(torch.equal(one, two) for one, two in zip(_up_to_end(tokens), _up_to_end(again), strict=True)), "no run is divided"
     for clip, (row, count) in enumerate(zip(rows, known, strict=True)):
         frames = made.frame_counts[clip]
         assert max(1, count) <= frames <= len(row)
@@ -184,6 +188,10 @@ def test_a_clip_ends_within_its_length_keeps_its_beginning_and_does_not_depend_o
         alone = objective.start(own, first_frames(own, count), generators(1))
         alone = objective.made(NextTokenSampler().sample(predict, alone, generators=generators(1, seed + clip)))
         assert alone.frame_counts == (frames,) and torch.equal(alone.values[0], made.values[clip, :, :frames])
+
+
+def _up_to_end(tokens):
+    return [clip[0, : int((clip[0] == tokens.end).int().argmax()) + 1] for clip in tokens.values]
 
 
 def test_the_loss_is_that_of_the_codes_given_the_known_ones():
@@ -196,6 +204,8 @@ def test_the_loss_is_that_of_the_codes_given_the_known_ones():
     runs = [[1 * 4 + 2, 0, 2 * 4 + 1, 12], [0, 1 * 4 + 1, 12]]
     expected = sum(float(nats[clip, run, place]) for clip, row in enumerate(runs) for place, run in enumerate(row))
     expected -= float(nats[0, 6, 0]) + float(logits[0, 6, 0] - logits[0, 5:8, 0].logsumexp(0))
+    for clip, place, code in [(0, 1, 1), (0, 2, 0), (0, 3, 2), (1, 1, 0), (1, 2, 1)]:  # a short run is not followed by its own code
+        expected += float((-nats[clip, :, place]).exp()[[c for c in range(13) if c // 4 != code]].sum().log())
     assert int(count) == (4 + 1) + (3 + 1) and float(total) == pytest.approx(expected, rel=1e-5)
     parts = [objective.loss(logits[clip : clip + 1], query.clip(clip))["autoregressive"] for clip in range(2)]
     assert sum(float(own) for own, _ in parts) == pytest.approx(float(total)) and [int(own) for _, own in parts] == [5, 4]
@@ -215,8 +225,10 @@ def test_with_runs_of_one_frame_it_is_autoregressive():
 
 
 def test_wrong_arguments_are_refused_in_one_line():
-    with pytest.raises(SpecError, match="longest is 0; expected a number of frames, at least 1"):
+    with pytest.raises(SpecError, match="longest is 0; expected at least 1"):
         AutoregressiveRuns(longest=0)
+    with pytest.raises(SpecError, match="longest is 400000; expected at most 349525, so that there are no more than 1,048,576 runs"):
+        AutoregressiveRuns(longest=400000).tokens(SPEC)
     with pytest.raises(SpecError, match="the codec has 2 levels of codes; expected one level to make runs. Use a codec"):
         AutoregressiveRuns().tokens(replace(SPEC, codebook_sizes=(3, 3)))
     with pytest.raises(ValueError, match="a clip does not end: no token of it is 6"):

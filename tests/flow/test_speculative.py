@@ -173,8 +173,10 @@ def test_what_came_before_is_looked_up_by_most_tokens_then_by_own_level_then_lat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ahead": 0}, "ahead is 0; expected a number of tokens, at least 1"),
-        ({"compared": 0}, "compared is 0; expected a number of tokens, at least 1"),
+        ({"ahead": 0}, "ahead is 0; expected at least 1"),
+        ({"compared": 0}, "compared is 0; expected at least 1"),
+        ({"ahead": 1000}, "ahead is 1000; expected at most 256"),
+        ({"compared": 1000}, "compared is 1000; expected at most 256"),
         ({"top_k": 1.5}, "top_k is 1.5; expected a whole number of codes from 1 on, or a share"),
     ],
 )

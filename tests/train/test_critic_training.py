@@ -125,6 +125,17 @@ def test_the_loss_of_a_critic_apart_changes_nothing_in_the_generator(tmp_path: P
 
 
 @pytest.mark.parametrize("critic", CRITICS)
+def test_a_critic_of_some_levels_has_a_score_for_each_of_them(critic: str, tmp_path: Path) -> None:
+    model, writer = random_model(tmp_path, *CRITICS[critic], "model.objective={class_path: masked-critic, init_args: {levels: [0, 1]}}")
+    clip = np.random.default_rng(0).normal(0, 0.3, (1, 1280)).astype(np.float32)
+    samples = [Sample(key="x", segments=(writer.text("a sine"), writer.target(1280).with_waveform(clip)), seed=seed) for seed in range(8)]
+    sum(total for total, _ in model(PackedBatch.from_samples(samples)).values()).backward()
+    for network in (model, *model.networks):
+        heads = [weight for name, weight in network.made().connector.named_parameters() if "head" in name and weight.ndim == 2]
+        assert heads and all(bool(weight.grad.abs().sum(1).gt(0).all()) for weight in heads), "no head is left out"
+
+
+@pytest.mark.parametrize("critic", CRITICS)
 def test_a_clip_is_made_the_same_in_a_batch_guidance_steers_and_known_frames_stay(critic: str, tmp_path: Path) -> None:
     model, writer = random_model(tmp_path, *CRITICS[critic])
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from soundomni.core.spec.registry import build, load
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
 
 Scores = Literal["own", "none", "only"]
-"""Which scores leave a modality whose objective has a review: with its predictions, none, or only scores, as in a critic."""
+"""What leaves a modality whose objective has a review: predictions and scores, only predictions, or only scores, as in a critic."""
 
 
 def build_model(
@@ -100,7 +100,7 @@ def _check_aligned(modalities: Sequence[Modality]) -> None:
 
 
 def _check_prompt(spec: ModelSpec, modalities: Sequence[Modality]) -> None:
-    """Raise SpecError if the prompt holds clips of a modality of which lower levels are given: what is given could be either."""
+    """Raise SpecError if the prompt holds clips of a modality whose lower levels are given too: a given clip could then mean either."""
     in_prompt = [template.of for template in spec.prompt if template.audio is not None]
     for modality in modalities:
         if isinstance(modality, MadeModality) and modality.name in in_prompt and modality.first_level:
@@ -152,7 +152,8 @@ def _modality(
     if isinstance(source, Codec) and objective is not None:
         tokens = objective.tokens(source.spec)
         if objective.review is not None and scores != "none":
-            num_scores = objective.review.num_scores(source.spec)
+            shown = source.spec if isinstance(tokens.inputs, int) else source.spec.with_levels(len(tokens.inputs))
+            num_scores = objective.review.num_scores(shown)
             others = TokenSpec(tokens.inputs, 0 if isinstance(tokens.outputs, int) else ()) if scores == "only" else tokens
             tokens = others.with_scores(num_scores)
     else:

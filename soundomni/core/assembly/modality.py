@@ -105,6 +105,8 @@ def share(modality: Modality, owner: Modality) -> Modality:
     for name in ("codec", "normalizer", "encoder"):
         if modality._modules.pop(name, None) is not None:
             object.__setattr__(modality, name, getattr(owner, name))
+    if isinstance(modality, EncoderModality):
+        modality.is_shared = True
     return modality
 
 
@@ -121,6 +123,7 @@ class EncoderModality(Modality):
         super().__init__(name=name, role=Role.FEATURES, connector=connector)
         self.encoder = encoder
         self.enters = enters
+        self.is_shared = False
 
     @property
     def sample_rate(self) -> int:
@@ -139,14 +142,20 @@ class EncoderModality(Modality):
         # Every rank runs the encoder: a silent clip, whose features are dropped.
         samples = self.sample_rate // 10 if self.encoder.spec.source == "waveform" else 1
         silence = torch.zeros(1, 1, samples, device=self.device, dtype=self.dtype)
-        features = self.encoder(silence, torch.tensor([silence.shape[-1]], device=self.device))
+        features = self._features(silence, torch.tensor([silence.shape[-1]], device=self.device))
         return Entered(self.connector.enter(features.flatten(0, 1)[:0].to(self.dtype)))
 
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' features."""
-        features = self.encoder(clips.waveform, clips.lengths)
+        features = self._features(clips.waveform, clips.lengths)
         places = frame_places(clips.num_tokens, features.shape[1], self.device)
         return self.connector.enter(features.flatten(0, 1).index_select(0, places).to(self.dtype))
+
+    def _features(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """Return the encoder's features `[B, S, F]`. A critic does not train the encoder that it shares."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_shared):
+            features: Tensor = self.encoder(waveform, lengths)
+        return features
 
 
 class CodecModality(Modality):

@@ -22,7 +22,7 @@ from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality, frame_places
 from soundomni.core.attention import plan_attention
-from soundomni.core.attention.conditions import Conditions, Kept, join_conditions
+from soundomni.core.attention.conditions import Conditions, Kept, SeenConditions, join_conditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.plans import AttentionPlan
@@ -40,8 +40,8 @@ class UnifiedModel(nn.Module):
     Args:
         backbone, router: plugins.
         modalities: the ways in and out, in the order of the spec.
-        critic: network that gives the scores of objectives with a review, with the same modalities by `for_critic`; None if they leave
-            through heads of this one.
+        critic: a separate network that scores for objectives with a review. Its modalities share codecs and encoders with this model, see
+            `share`. None if this network's own heads give the scores.
         frozen: parts that are not trained; see ModelSpec.freeze.
 
     Raises:
@@ -230,7 +230,7 @@ class UnifiedModel(nn.Module):
         hidden = {name: entered[name].hidden for name in self.unplaced}
         counts = {name: batch.of(name).num_tokens for name in self.unplaced}
         conditions = self._join(hidden, counts, [one.conditions for one in batch.conditioned])
-        return self.see(layout, conditions, [(one.first, one.end) for one in batch.conditioned])
+        return replace(layout, conditions=self.seen(conditions, layout.stored, [(one.first, one.end) for one in batch.conditioned]))
 
     def _join(
         self,
@@ -336,9 +336,9 @@ class UnifiedModel(nn.Module):
         plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=self._computing_dtype())
         return self.layout(stored, plan, cache)
 
-    def see(self, layout: Layout, conditions: Conditions, spans: Sequence[tuple[int, int]]) -> Layout:
-        """Return the layout with conditions that the tokens [first, end) of clips see; see `Conditions.seen`."""
-        return replace(layout, conditions=conditions.seen(layout.stored, spans, dtype=self._computing_dtype()))
+    def seen(self, conditions: Conditions, stored: StoredOrder, spans: Sequence[tuple[int, int]]) -> SeenConditions:
+        """Return the conditions that the tokens [first, end) of clips see; see `Conditions.seen`."""
+        return conditions.seen(stored, spans, dtype=self._computing_dtype())
 
     def _computing_dtype(self) -> torch.dtype:
         """Return the dtype of queries: that of autocast, or of the parameters."""

@@ -129,7 +129,7 @@ def join_conditions(
         pairs = [(clip + 1, rows(name, i)) for clip, given in enumerate(clips) for n, i in given if n == name]
         chosen = torch.from_numpy(np.concatenate([nothing, *(own for _, own in pairs)])).to(like.device)
         to = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), clip) for clip, own in pairs)])).to(like.device)
-        share = torch.from_numpy(np.concatenate([nothing / 1, *(np.full(len(own), 1 / len(own)) for _, own in pairs)])).to(hidden)
+        share = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), 1 / max(len(own), 1)) for _, own in pairs)])).to(hidden)
         total = total.index_add(0, to, (hidden.index_select(0, chosen) * share[:, None]).to(total.dtype))
     joined = torch.cat(list(tokens.values())) if tokens else like.new_zeros(0, like.shape[1])
     return Conditions(joined, keys, total, kept)

@@ -8,8 +8,10 @@ Shape letters: C audio channels, S samples, D latent dimensions, K codebooks, T 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from soundomni.core.sequence import Segment
 from soundomni.core.waveform import Audio, convert, fit_length, resampled_length
 from soundomni.core.writing.prompts import PromptWriter
 
+Read = TypeVar("Read")
 Given = Audio | Representation
 """A clip as audio, or as the representation `[1, D, T]` or `[1, K, T]` of a codec, as its `encode` returns it."""
 
@@ -41,7 +44,7 @@ class GivenClips:
         self._modalities = {one.name: one for one in model.each()}
         self._contexts = contexts
         self._made = made
-        self._read: dict[tuple[str, int, int], tuple[Given, Segment]] = {}  # one clip may serve all prompts
+        self._read: dict[tuple[str, str, int, int], tuple[Given, Any]] = {}  # one clip may serve all prompts; it keeps its id
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -55,7 +58,7 @@ class GivenClips:
             if name not in self.taken:
                 takes = f"takes clips of {', '.join(self.taken)}" if self.taken else "takes no other clips"
                 near = did_you_mean(name, self.taken)
-                raise SpecError(f"given names '{name}', but while it makes '{self._made.name}' the model {takes}.{near}")
+                raise SpecError(f"given names '{name}', but to make '{self._made.name}' the model {takes}.{near}")
         if self._made.first_level and self._made.name not in given:
             levels = f"the levels of '{self._made.name}' from {self._made.first_level} on"
             raise DataError(f"this model makes only {levels}, so it needs those below. Pass them as given={{'{self._made.name}': ...}}")
@@ -65,14 +68,17 @@ class GivenClips:
 
         Raise DataError if a clip is shorter than the one to make, or was made by a codec with another rate or other sizes.
         """
-        return replace(slot, aligned=tuple(self._aligned_once(name, given[name], slot) for name in self._made.aligned if name in given))
+        names = [name for name in self._made.aligned if name in given]
+        added = (self._once("added", name, given[name], slot.num_samples, partial(self._aligned, slot)) for name in names)
+        return replace(slot, aligned=tuple(added))
 
     def in_prompt(self, given: Mapping[str, Given]) -> dict[str, Segment]:
         """Return the segments of the given clips that the prompt holds, of any length.
 
         Raise DataError for a clip that was made by a codec with another rate or other sizes, or that is too long.
         """
-        return {name: self._in_prompt(self._modalities[name], given[name]) for name in self._contexts.in_prompt if name in given}
+        names = [name for name in self._contexts.in_prompt if name in given]
+        return {name: self._once("prompt", name, given[name], 0, self._in_prompt) for name in names}
 
     def lower_levels(self, given: Mapping[str, Given], slot: Segment) -> Tensor | None:
         """Return the codes `[K, T]` of the levels that the model does not make, for a clip to make; longer ones are cut.
@@ -81,7 +87,19 @@ class GivenClips:
         """
         if not self._made.first_level:
             return None
-        made, clip = self._made, given[self._made.name]
+        name = self._made.name
+        return self._once("lower", name, given[name], slot.num_samples, partial(self._lower, slot))
+
+    def _once(self, use: str, name: str, clip: Given, num_samples: int, read: Callable[[str, Given], Read]) -> Read:
+        """Return what `read` returns for a given clip of modality `name`, and keep it for other clips to make of as many samples."""
+        key = (use, name, id(clip), num_samples)
+        if key not in self._read:
+            self._read[key] = (clip, read(name, clip))
+        found: Read = self._read[key][1]
+        return found
+
+    def _lower(self, slot: Segment, name: str, clip: Given) -> Tensor:
+        made = self._made
         if isinstance(clip, Representation):
             values = _values(made, clip, made.first_level)
         else:
@@ -91,13 +109,7 @@ class GivenClips:
             raise _too_short(made.name, f"{values.shape[1]} frames", f"{slot.num_frames}")
         return torch.from_numpy(values[:, : slot.num_frames])
 
-    def _aligned_once(self, name: str, clip: Given, slot: Segment) -> Segment:
-        key = (name, id(clip), slot.num_samples)
-        if key not in self._read:
-            self._read[key] = (clip, self._aligned(name, clip, slot))
-        return self._read[key][1]
-
-    def _aligned(self, name: str, clip: Given, slot: Segment) -> Segment:
+    def _aligned(self, slot: Segment, name: str, clip: Given) -> Segment:
         modality = self._modalities[name]
         num_samples = resampled_length(slot.num_samples, self._made.sample_rate, modality.sample_rate)
         segment = self._contexts.added(num_samples, of=name, to=slot)
@@ -112,7 +124,8 @@ class GivenClips:
             raise _too_short(name, lasts, f"{slot.num_samples / self._made.sample_rate:g} s")
         return _read(modality, segment, fit_length(waveform, num_samples))
 
-    def _in_prompt(self, modality: Modality, clip: Given) -> Segment:
+    def _in_prompt(self, name: str, clip: Given) -> Segment:
+        modality = self._modalities[name]
         if isinstance(clip, Representation):
             values = _values(modality, clip)
             num_samples = clip.spec.num_samples(values.shape[1])

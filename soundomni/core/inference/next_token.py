@@ -18,6 +18,7 @@ from torch import Tensor
 from soundomni.core.assembly.modality import MadeModality, frame_places
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
+from soundomni.core.attention.conditions import SeenConditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.stored_order import StoredOrder
@@ -32,11 +33,13 @@ from soundomni.core.spec.schema import GuidanceSpec
 
 
 class _NewTokens(NamedTuple):
-    """Where new tokens are stored, positioned as the first ones of their clips, the row of each, and their places in the values."""
+    """Where new tokens are stored, positioned as the first ones of their clips, the row of each, their places in the values, and the
+    conditions that they see."""
 
     stored: StoredOrder
     rows: np.ndarray
     places: Tensor
+    conditions: SeenConditions | None
 
 
 class TokenSlots:
@@ -62,10 +65,8 @@ class TokenSlots:
         self._no_text = torch.zeros(0, dtype=torch.int64, device=self._device)
         self._written: dict[tuple[int, int], _NewTokens] = {}
         made = model.made(self._slot.modality)
-        classes = made.objective.tokens(made.codec.spec).inputs
-        assert isinstance(classes, tuple), "tokens are codes"
-        self._classes = list(classes)
-        self._by_level = isinstance(made.connector, LevelsConnector)
+        self._classes = list(made.classes)
+        self.by_level = isinstance(made.connector, LevelsConnector)
         self._last: tuple[Tensor, Tensor, Tensor, First] | None = None
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
@@ -81,11 +82,9 @@ class TokenSlots:
         stored, counts = new.stored, np.full(rows, count)
         plan = plan_cached(self._cache.lengths[:rows], self._cache.capacity, counts, stored, causal=True, device=self._device)
         self._cache.begin(stored.order, new.rows, whole=True)
-        layout = Layout(stored, self._position_ids(new, settled), plan, self._cache)
-        if self._conditions is not None:
-            layout = self._model.see(layout, self._conditions, [(row * count, (row + 1) * count) for row in range(rows)])
+        layout = Layout(stored, self._position_ids(new, settled), plan, self._cache, conditions=new.conditions)
         name, places = self._slot.modality, new.places
-        if not self._by_level:
+        if not self.by_level:
             return self._model.predict_frames(name, values, timesteps, self._no_text, places, layout, first=first, level=level)
         hidden = self._model.hidden_tokens(name, values, timesteps, self._no_text, places, layout, first=first)
         self._last = hidden.reshape(rows, count, -1)[:, -1], values[..., -1:], timesteps[:, -1:], first + (count - 1)
@@ -113,7 +112,9 @@ class TokenSlots:
             table = self._table(rows, count)
             stored = self._model.stored(table, inference=True)
             places = frame_places(np.full(rows, count), count, self._device)
-            self._written[rows, count] = _NewTokens(stored, table.token_segments(), places)
+            spans = [(row * count, (row + 1) * count) for row in range(rows)]
+            seen = None if self._conditions is None else self._model.seen(self._conditions, stored, spans)
+            self._written[rows, count] = _NewTokens(stored, table.token_segments(), places, seen)
         return self._written[rows, count]
 
     def _table(self, rows: int, count: int) -> SegmentTable:
@@ -183,8 +184,7 @@ def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidanc
     if guidance.renormalize == "global":  # how many tokens are predicted at once must not matter, so each has its own norm
         guidance = replace(guidance, renormalize="channel")
     predict = guided(predict_branches, guidance)
-    connector = model.made(requests[0].slot.modality).connector
-    return _GuidedLevels(predict, slots, guidance) if isinstance(connector, LevelsConnector) else predict
+    return _GuidedLevels(predict, slots, guidance) if slots.by_level else predict
 
 
 class _GuidedLevels:

@@ -85,7 +85,10 @@ class RequestBuilder:
         slot = self._given.with_aligned(slot, given)
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed, lower=lower)
         if varied is not None:
-            request = replace(request, varied=self._encode(self._to_codec(varied), self.num_samples))
+            clip = self._encode(self._to_codec(varied), self.num_samples)
+            if lower is not None:  # levels that are given stay as they are
+                clip = torch.cat([lower[: self._modality.first_level].to(clip), clip[self._modality.first_level :]])
+            request = replace(request, varied=clip)
         return request if kept is None else self._keep(request, kept)
 
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 
-from soundomni.core.assembly.modality import MadeModality
+from soundomni.core.assembly.modality import EncoderModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.interfaces import DraftedSampler, Sampler
+from soundomni.core.interfaces import DraftedSampler, LevelsConnector, Sampler
 from soundomni.core.pretrained.fingerprint import codec_fingerprint
 from soundomni.core.representation import Representation
 from soundomni.core.spec.schema import ModalitySpec
@@ -49,6 +49,14 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
             f"the text vocabulary of the draft has {draft.tokenizer.vocab_size} entries; expected the same {model.tokenizer.vocab_size} as "
             "those of the model. Train the draft with the model's tokenizer (model.tokenizer.path)"
         )
+    own_texts, other_texts = (_texts(one.model) for one in (model, draft))
+    if own_texts != other_texts:
+        raise SpecError(
+            f"the draft reads texts {other_texts or 'as text tokens'}; expected {own_texts or 'text tokens'}, as the model does. Train the "
+            "draft with the model's encoders"
+        )
+    if isinstance(draft.model.made(of).connector, LevelsConnector):
+        raise SpecError("the draft predicts each level of a token from those below it, which guessing does not do. Use the connector codes")
     if not _same_tokens(model.model.made(of), draft.model.made(of)):
         raise SpecError("the draft makes the codes in another order than the model. Train it with the model's objective")
 
@@ -57,6 +65,12 @@ def _fingerprint(model: Ready, of: str) -> str:
     codec = model.made_spec(of).codec
     assert codec is not None, "checked when the spec was read"
     return codec_fingerprint(codec, model.model.made(of).codec, trust_class_paths=True)  # it is built already
+
+
+def _texts(model: UnifiedModel) -> str:
+    """Return which encoders read texts, and how these enter: words for an error, equal for models that read them in the same way."""
+    readers = [one for one in model.each() if isinstance(one, EncoderModality) and one.encoder.spec.source != "waveform"]
+    return ", ".join(f"by '{one.name}' ({type(one.encoder).__name__}, {one.enters})" for one in sorted(readers, key=lambda one: one.name))
 
 
 def _same_tokens(modality: MadeModality, other: MadeModality) -> bool:

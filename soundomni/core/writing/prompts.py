@@ -88,7 +88,7 @@ class PromptWriter:
             return
         fits = modality.seconds_within(self._max_tokens - before - AUDIO_BOUNDARIES)
         given = sum(segment.length for segment in context if segment.of in self.in_prompt)
-        clips = f", {given} of them given clips," if given else ""
+        clips = f" ({given} from given clips)" if given else ""
         raise DataError(
             f"{slot.num_samples / modality.spec.sample_rate:g} s of audio and a {name} of {before} tokens{clips} take {total} "
             f"tokens; the model was trained with at most {self._max_tokens}. "

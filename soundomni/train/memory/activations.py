@@ -169,7 +169,8 @@ class _Shadow(UnifiedModel):
         """Return a shadow of `model` for batches of `sizes`."""
         shadow = cls.__new__(cls)
         modalities = nn.ModuleDict({modality.name: _shadowed(modality) for modality in model.each()})
-        shadow.__dict__.update(model.__dict__, sizes=sizes, _modules={**model._modules, "modalities": modalities})
+        critic = None if model.critic is None else cls.of(model.critic, sizes)
+        shadow.__dict__.update(model.__dict__, sizes=sizes, _modules={**model._modules, "modalities": modalities, "critic": critic})
         return shadow
 
     def plan(self, table: SegmentTable, cache: Any = None) -> Layout:
