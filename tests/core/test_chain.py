@@ -25,7 +25,7 @@ from soundomni.core.pretrained.chain import stage_seed
 from soundomni.core.pretrained.directory import Origin
 from soundomni.core.pretrained.stage_paths import is_chain
 from soundomni.core.representation import Representation
-from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.load import dump_spec, load_spec
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.waveform import convert
 
@@ -209,10 +209,11 @@ def test_what_is_not_a_chain_or_not_a_model_is_one_line(tmp_path: Path) -> None:
 
 
 NOT_SPECS = {
-    "stages: {semantic: a": "broken.yaml.* is not valid YAML",
-    "stage: {semantic: a}": "stage.*Did you mean 'stages'",
-    "stages:": "broken.yaml",
-    "stages: [a]": "stages",
+    "stages: {semantic: a": "^/.*broken.yaml:1:21: not valid YAML",
+    "stage: {semantic: a}": "broken.yaml': unknown key 'stage'. Did you mean 'stages'",
+    "stages:": "broken.yaml': the spec has none of the sections model, codec and stages",
+    "stages: [a]": "broken.yaml': stages is",
+    "a text": "expected a mapping with keys such as model",
     'stages: {a: ""}': "stages.a is ''; expected the directory of a model or of a run. Name it, or remove the stage",
     'stages: {a: " "}': "stages.a is ' '; expected the directory of a model or of a run",
     "stages: {lock: a, checkpoints: b}": "the name of a stage is 'checkpoints', which is that of a folder of runs",
@@ -227,12 +228,13 @@ def test_what_is_wrong_with_a_spec_is_said_by_whoever_is_given_it(tmp_path: Path
     file.write_text(text)
     with pytest.raises(SoundOmniError, match=NOT_SPECS[text]) as raised:
         load(file)
-    assert "shipped model" not in str(raised.value) and "\n" not in str(raised.value)
+    told = str(raised.value)
+    assert told.count("broken.yaml") == 1 and "shipped model" not in told and "\n" not in str(raised.value)
 
 
 def test_the_spec_of_one_model_is_no_model(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
-    file.write_text("model: {backbone: mot, codec: mdct, objective: flow-matching}")
+    file.write_text(dump_spec(MODELS["semantic"].spec))
     with pytest.raises(CheckpointError, match="'.*one.yaml' is the spec of a model; expected a model directory. Train the spec with"):
         SoundOmni.from_pretrained(file)
     with pytest.raises(CheckpointError, match="'audiolm-toy' is a chain of models, and chains can only generate. Use one of its stages"):

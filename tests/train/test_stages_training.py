@@ -179,3 +179,6 @@ def test_a_chain_from_a_stranger_runs_no_code_of_theirs(
             load_chain(folder, trust_class_paths=trust)
     assert main(["generate", "--trust-class-paths", "--model", "theirs", "--prompt", "one", "--out", "out"]) == 2
     assert not Path("was-run").exists() and not Path("out").exists()
+    if "checkpoints" not in hidden:  # a spec of one's own may name these runs, if one trusts them
+        Path("mine.yaml").write_text("stages: {semantic: theirs/semantic, coarse: theirs/coarse, fine: theirs/fine}\n")
+        assert load_chain("mine.yaml", trust_class_paths=True) and Path("was-run").exists()

@@ -31,11 +31,11 @@ from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, RUN_FILES, SPEC_FILE
 from soundomni.core.pretrained.hub import fetch, parse_repository
 from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
-from soundomni.core.pretrained.stage_paths import STAGES, first_stage, is_chain
+from soundomni.core.pretrained.stage_paths import STAGES, first_stage, is_chain, read_spec
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.discovery import OWN
-from soundomni.core.spec.load import SPEC_SUFFIXES, dump_spec, load_spec
+from soundomni.core.spec.load import SPEC_SUFFIXES, dump_spec
 from soundomni.core.spec.provenance import RECORD_KEY, record
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot, Spec
 from soundomni.core.spec.slots import slots
@@ -145,7 +145,7 @@ def _check_single(name: str | Path, path: Path) -> None:
             stage = first_stage(chain)
             raise CheckpointError(f"'{chain}' is a chain of models, and chains can only generate. Use one of its stages, such as '{stage}'")
     if path.is_file() and path.suffix in SPEC_SUFFIXES:
-        spec = load_spec([path], base={}, validate_plugins=False)
+        spec = read_spec(path)
         held = "a codec" if spec.codec is not None else "a model"
         raise CheckpointError(f"'{path}' is the spec of {held}; expected a model directory. Train the spec with `soundomni train`")
 

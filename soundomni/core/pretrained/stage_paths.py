@@ -13,6 +13,7 @@ from soundomni.core.files.paths import local_path
 from soundomni.core.files.small_files import read_text
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.load import load_spec, shipped_file
+from soundomni.core.spec.schema import Spec
 
 STAGES = "stages"
 
@@ -70,10 +71,18 @@ def first_stage(name: str | Path) -> Path:
 def _stages(name: str | Path) -> dict[str, str]:
     """Return what the spec of a chain says: the name of each stage, and its directory."""
     file = _spec_file(name)
-    spec = None if file is None else load_spec([file], base={}, validate_plugins=False)
+    spec = None if file is None else read_spec(file)
     if spec is None or spec.stages is None:
         raise CheckpointError(f"'{name}' is not a chain; expected a spec with the section stages, or a directory with one")
     return spec.used_stages
+
+
+def read_spec(file: Path) -> Spec:
+    """Return the spec in a file, without a look at its plugins. Raise SpecError, which names the file."""
+    try:
+        return load_spec([file], base={}, validate_plugins=False)
+    except SpecError as error:
+        raise error if str(file) in str(error) else SpecError(f"'{file}': {error}") from error
 
 
 def _spec_file(name: str | Path) -> Path | None:
