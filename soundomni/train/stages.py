@@ -1,4 +1,4 @@
-"""Load a chain whose stages may be run directories, if it is a spec of one's own."""
+"""Load a chain whose stages may be run directories if the chain is a spec."""
 
 from __future__ import annotations
 

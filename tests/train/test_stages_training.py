@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +148,9 @@ def test_a_chain_takes_run_directories_and_is_exported(trained: Path, capsys: py
 
 EVIL = """
 from pathlib import Path
-from soundomni.flow import NextTokenSampler
+from soundomni.flow import NextTokenSampler as Evil
 
-
-class Evil(NextTokenSampler):
-    def __init__(self) -> None:
-        Path("was-run").touch()
-        super().__init__()
+Path("was-run").touch()
 """
 
 
@@ -164,6 +161,7 @@ def test_a_chain_from_a_stranger_runs_no_code_of_theirs(
     """A directory holds models and no runs, whatever is in its stages and whatever its user trusts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "evilmod", raising=False)
     (tmp_path / "evilmod.py").write_text(EVIL)
     folder = Path("theirs")
     for name in ("semantic", "coarse", "fine"):
@@ -179,6 +177,6 @@ def test_a_chain_from_a_stranger_runs_no_code_of_theirs(
             load_chain(folder, trust_class_paths=trust)
     assert main(["generate", "--trust-class-paths", "--model", "theirs", "--prompt", "one", "--out", "out"]) == 2
     assert not Path("was-run").exists() and not Path("out").exists()
-    if "checkpoints" not in hidden:  # a spec of one's own may name these runs, if one trusts them
+    if hidden == ["lock.json"]:  # a spec of one's own may name such runs, if one trusts them
         Path("mine.yaml").write_text("stages: {semantic: theirs/semantic, coarse: theirs/coarse, fine: theirs/fine}\n")
         assert load_chain("mine.yaml", trust_class_paths=True) and Path("was-run").exists()

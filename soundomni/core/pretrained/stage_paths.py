@@ -57,7 +57,7 @@ def stage_paths(name: str | Path) -> dict[str, Path]:
 
 
 def placed(stages: Mapping[str, str], name: str | Path) -> dict[str, Path]:
-    """Return where the stages of the chain `name` are, by what its spec says of them. They need not be there."""
+    """Return where the stages of the chain `name` are according to its spec. They do not have to exist."""
     path = Path(name)
     home = path if path.is_dir() else path.parent if path.exists() else Path()
     return {stage: home / local_path(directory) for stage, directory in stages.items()}
