@@ -66,6 +66,12 @@ def test_evaluate_measures_what_a_chain_generates(tmp_path: Path, result: Any) -
     assert sum("a chain of models only generates and continues" in one for one in found["not_measured"]) == 2
 
 
+def test_evaluate_gives_no_captions_to_a_model_without_a_text(tmp_path: Path, result: Any) -> None:
+    model = stage("storm", wider=8).save_pretrained(tmp_path / "storm")
+    found = result("evaluate", "--model", model, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "continue", "vary")
+    assert {"generated", "varied"} <= set(found) and not found["failures"]
+
+
 def test_evaluate_refuses_tasks_of_which_none_can_be_measured(chain: Path, fails: Any) -> None:
     asked = ("evaluate", "--model", chain, "--dataset", TOYS, "--tasks", "describe", "vary")
     assert "there is nothing to measure (describe: a chain of models only generates and continues; vary: a chain" in fails(*asked)
