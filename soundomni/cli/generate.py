@@ -106,7 +106,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="MODALITY=FILE",
         help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: aligned with the clip, before "
-        "it, or for the levels of its codes that the model does not make; may be repeated",
+        "it, or the source of the code levels that the model does not make itself; may be repeated",
     )
     parser.add_argument(
         "--draft",
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     args.given = [(name, str(input_file(file))) for name, file in _named_once(args.given or ())]
     requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
     chained = is_chain(args.model)
-    _check(requests, args.batch, option="--" if args.grid is None else "", may_be_silent=chained)
+    _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
     if chained:
         _check_chain(args)
@@ -162,8 +162,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
-    if chained and model.abilities().takes_text:
-        _check_prompts(requests)
+    _check_prompts(requests, model)
     draft = None if args.draft is None else load_draft(args.draft, device=device)
     scale = model.made_spec(args.of).guidance.scale
     for request in requests:
@@ -415,20 +414,20 @@ def _check_chain(args: argparse.Namespace) -> None:
 
     for option, given in (("--vary", args.vary), ("--given", args.given), ("--draft", args.draft)):
         if given:
-            raise SpecError(f"{option} is for one model, but '{args.model}' is a chain of several. Use --keep, or one of its stages")
+            raise SpecError(f"{option} only applies to a single model; '{args.model}' is a chain. Use one of its stages")
 
 
-def _check_prompts(requests: list[Request]) -> None:
-    """Raise SpecError for a prompt that says nothing."""
+def _check_prompts(requests: list[Request], model: SoundOmni | Chain) -> None:
+    """Raise SpecError for a prompt that says nothing, or, if the model takes no text, for one that does."""
     from soundomni.core.errors import SpecError
 
-    if not all(request.prompt.strip() for request in requests):
+    model.check_prompts([request.prompt for request in requests])
+    if model.takes_text and not all(request.prompt.strip() for request in requests):
         raise SpecError("the prompt is empty; say what to make, for example --prompt 'a rising sine tone'")
 
 
-def _check(requests: list[Request], batch: int, *, option: str, may_be_silent: bool) -> None:
-    """Raise SpecError for a number that is out of its range, whose name `option` comes before in the error, and, unless it
-    `may_be_silent`, for an empty prompt."""
+def _check(requests: list[Request], batch: int, *, option: str) -> None:
+    """Raise SpecError for a number that is out of its range; `option` is the prefix of its name in the error."""
     from soundomni.core.limits import MOST_STEPS, check_count, check_scale, check_seconds, check_seed
 
     check_count("--batch", batch)
@@ -439,5 +438,3 @@ def _check(requests: list[Request], batch: int, *, option: str, may_be_silent: b
             check_count(f"{option}steps", request.steps, most=MOST_STEPS)
         if request.guidance is not None:
             check_scale(request.guidance)
-    if not may_be_silent:
-        _check_prompts(requests)

@@ -100,15 +100,11 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
 
 def _validate_stages(args: argparse.Namespace, spec: Spec) -> int:
     """Say which stages of a chain are there, next to the last file that was given; they are compared when the chain is loaded."""
-    from pathlib import Path
-
     from soundomni.cli.console import emit, note, table
-    from soundomni.core.files.paths import local_path
+    from soundomni.core.pretrained.stage_paths import placed
 
-    file = Path([*args.specs, *args.config][-1])
     rows = []
-    for name, directory in spec.used_stages.items():
-        place = file.parent / local_path(directory)
+    for name, place in placed(spec.used_stages, [*args.specs, *args.config][-1]).items():
         rows.append({"stage": name, "directory": str(place), "found": place.is_dir()})
         if not place.is_dir():
             note(f"stages.{name}: there is no directory '{place}' yet. Train or export it first")

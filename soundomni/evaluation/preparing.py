@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from soundomni.core.errors import DataError, none_of
+from soundomni.core.errors import DataError, SpecError, none_of
 from soundomni.core.limits import check_seed
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.lazy_clips import Clips
@@ -32,7 +32,7 @@ def prepare(
     the model or the clips do not allow are in the outcome's `not_measured`.
 
     Raises:
-        SpecError: the seed is too large to count up from it once for each clip.
+        SpecError: the seed is too large to count up from it once for each clip, or none of the tasks can be done.
         DataError: the dataset is empty, or none of its clips can be read and measured.
     """
     check_seed(settings.seed, count=settings.count(len(dataset)))
@@ -40,6 +40,9 @@ def prepare(
     refused = {task: _obstacle(task, model, outcome.items, judged=bool(judges)) for task in settings.tasks}
     outcome.not_measured = {task: why for task, why in refused.items() if why is not None}
     tasks = tuple(task for task in TASKS if task in settings.tasks and task not in outcome.not_measured)
+    if not tasks:
+        reasons = "; ".join(f"{task}: {why}" for task, why in outcome.not_measured.items())
+        raise SpecError(f"there is nothing to measure ({reasons}). Choose other tasks, or other clips")
     count = len(outcome.items)
     pairs = counted(zip(outcome.items, outcome.clips, strict=True), "checking clips", total=count, observer=observer)
     _leave_out(outcome, find_unfit(model, pairs, tasks, judges, count=count, of=settings.of), observer)

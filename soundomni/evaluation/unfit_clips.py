@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from soundomni.core.errors import DataError
 from soundomni.evaluation.judges import Judges
+from soundomni.evaluation.prompts import prompt_of
 
 if TYPE_CHECKING:
     from soundomni.core.interfaces import Item
@@ -68,7 +69,7 @@ def _check_clip(model: SoundOmni | Chain, item: Item, clip: Audio, tasks: Sequen
     from soundomni.metrics.text import normalize
 
     if {"generate", "continue", "vary"} & set(tasks):
-        model.check_request(item.captions[0], item.num_samples / item.sample_rate, of=of)
+        model.check_request(prompt_of(item, model), item.num_samples / item.sample_rate, of=of)
     if isinstance(model, Chain):
         return
     if "describe" in tasks:

@@ -6,12 +6,12 @@ import logging
 
 from soundomni.core.assembly.build import build_sampler, check_sampler
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.errors import ConstructionError, SpecError
+from soundomni.core.errors import ConstructionError, SpecError, shown
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
-from soundomni.core.spec.schema import CodecSpec, Spec, TrainSpec, ValidationSpec
+from soundomni.core.spec.schema import CodecSpec, Spec, TrainSpec
 from soundomni.core.spec.shorthand import written_key
 from soundomni.data.data_section import check_data
 from soundomni.train.best import check_best
@@ -90,12 +90,16 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         check_loss_weights(spec.train.loss_weights, losses)
         check_loss_starts(spec.train.loss_starts, losses)
         phases_of(model, spec.train)
-        _check_validation(model, spec.train.validating)
+        _check_validation(model, spec)
         check_best(spec.train.validating, losses)
     return model
 
 
-def _check_validation(model: UnifiedModel, validation: ValidationSpec) -> None:
+def _check_validation(model: UnifiedModel, spec: Spec) -> None:
+    assert spec.train is not None, "it has what is checked"
+    validation = spec.train.validating
+    if validation.every and any(validation.prompts) and not spec.of_model.takes_text:
+        raise SpecError(f"train.validation.prompts is {shown(validation.prompts)}, but the model takes no text; expected empty texts")
     for modality in model.all_made if validation.every and validation.prompts else ():
         try:
             modality.check_frames(modality.codec.spec.num_frames(max(1, round(validation.seconds * modality.sample_rate))))

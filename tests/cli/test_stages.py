@@ -66,8 +66,20 @@ def test_evaluate_measures_what_a_chain_generates(tmp_path: Path, result: Any) -
     assert sum("a chain of models only generates and continues" in one for one in found["not_measured"]) == 2
 
 
+def test_evaluate_gives_no_captions_to_a_model_without_a_text(tmp_path: Path, result: Any) -> None:
+    model = stage("storm", wider=8).save_pretrained(tmp_path / "storm")
+    found = result("evaluate", "--model", model, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "continue", "vary")
+    assert {"generated", "varied"} <= set(found) and not found["failures"]
+
+
+def test_evaluate_refuses_tasks_of_which_none_can_be_measured(chain: Path, fails: Any) -> None:
+    asked = ("evaluate", "--model", chain, "--dataset", TOYS, "--tasks", "describe", "vary")
+    assert "there is nothing to measure (describe: a chain of models only generates and continues; vary: a chain" in fails(*asked)
+
+
 def test_a_spec_of_stages_is_validated_and_printed(spec: Path, result: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["found"] for one in result("spec", "validate", spec)["stages"]] == [True] * 3
+    assert result("spec", "validate", "audiolm-toy")["stages"][0]["directory"].startswith("models")
     broken = spec.with_name("broken.yaml")
     broken.write_text(spec.read_text() + "  last: nothing\n")
     assert result("spec", "validate", broken)["stages"][-1]["found"] is False
@@ -79,17 +91,26 @@ def test_what_a_chain_does_not_do_is_one_line(chain: Path, spec: Path, tmp_path:
     file = tmp_path / "a.wav"
     soundfile.write(file, 0.1 * clip(1, 100).T, SEMANTIC_RATE)
     generate = ("generate", "--model", chain, "--prompt", "one", "--out", tmp_path / "out")
-    assert "--vary is for one model, but" in fails(*generate, "--vary", file)
-    assert "--given is for one model, but" in fails(*generate, "--given", f"semantic={file}")
+    for option, value in (("--vary", file), ("--given", f"semantic={file}"), ("--draft", chain / "semantic")):
+        assert f"{option} only applies to a single model; '{chain}' is a chain. Use one of its stages" in fails(*generate, option, value)
     assert "--adapter changes one model, but" in fails(*generate, "--adapter", tmp_path)
     assert "--of is 'semantic'; this model makes acoustic" in fails(*generate, "--of", "semantic")
     assert "--steps is 3, but this model makes 'acoustic' token after token" in fails(*generate, "--steps", 3)
     assert "the prompt is empty; say what to make" in fails("generate", "--model", chain, "--prompt", "", "--out", tmp_path / "out")
     assert "sampler is not a key of a chain; write stages.STAGE.KEY" in fails(*generate, "--sampler=euler")
-    assert "is a chain of models, which generates" in fails("describe", "--model", chain, file)
-    assert "is a chain of models, which generates" in fails("reconstruct", "--model", chain, "--out", tmp_path / "r", file)
+    for name in (chain, spec, "audiolm-toy"):
+        for command in (
+            ("describe", "--model", name, file),
+            ("reconstruct", "--model", name, "--out", tmp_path / "r", file),
+            ("export", name, "--out", tmp_path / "e"),
+            ("encode", "--model", name, tmp_path, "--out", tmp_path / "c"),
+            ("generate", "--model", chain / "coarse", "--draft", name, "--prompt", "one", "--out", tmp_path / "out"),
+        ):
+            assert f"'{name}' is a chain of models, and chains can only generate. Use one of its stages, such as" in fails(*command), (
+                command
+            )
     for command in ("doctor", "train"):
-        assert "the spec chains the models semantic, coarse, fine, and has none of its own" in fails(command, "--config", spec)
+        assert "the spec is a chain (semantic, coarse, fine); expected the spec of one model" in fails(command, "--config", spec)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
@@ -97,8 +118,17 @@ def test_what_a_chain_does_not_do_is_one_line(chain: Path, spec: Path, tmp_path:
     ("text", "expected"),
     [
         ("stages: {}", "stages is empty; expected names with the directories of models"),
-        ("stages: {a b: x}", "stages.a b: the name 'a b' is not possible; expected a word such as semantic"),
+        ("stages: {a b: x}", "the name of a stage is 'a b'; expected a word such as semantic"),
+        ('stages: {a: ""}', "stages.a is ''; expected the directory of a model or of a run"),
         ("stages: {a: x}\ncodec: {codec: mdct}", "the spec has the sections codec and stages; expected one of them"),
+        (
+            "stages: {a: x}\ndata: {workers: 1}",
+            "the spec has the sections stages and data, but each stage is trained by its own spec. Remove",
+        ),
+        (
+            "stages: {a: x}\ntrain: {steps: 3}",
+            "the spec has the sections stages and train, but each stage is trained by its own spec. Remove",
+        ),
         ("stages: {a: x}\ntrain: {run_dir: r}", "the spec has the sections stages and train, but each stage is trained by its own spec"),
     ],
 )
@@ -106,3 +136,22 @@ def test_a_spec_of_stages_that_is_wrong_is_one_line(text: str, expected: str, tm
     file = tmp_path / "chain.yaml"
     file.write_text(text)
     assert expected in fails("spec", "validate", file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("stages: {a: b", "not valid YAML"), ("stage: {a: b}", "Did you mean 'stages'"), ("stages:", "")]
+)
+def test_a_mistyped_chain_is_said_to_be_mistyped(text: str, expected: str, tmp_path: Path, fails: Any) -> None:
+    file = tmp_path / "chain.yaml"
+    file.write_text(text)
+    told = fails("generate", "--model", file, "--prompt", "one", "--out", tmp_path / "out")
+    assert expected in told and "shipped model" not in told and not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_text_takes_empty_prompts_only(chain: Path, tmp_path: Path, result: Any, fails: Any) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, 0.1 * clip(1, 100).T, RATE)
+    asked = ("generate", "--model", chain / "fine", "--given", f"acoustic={file}", "--out", tmp_path / "out", "--no-pictures")
+    assert len(result(*asked, "--prompt", "")["clips"]) == 1
+    assert "the prompt is 'one', but this model takes no text. Leave the prompt empty" in fails(*asked, "--prompt", "one")
+    assert "the prompt is empty; say what to make" in fails("generate", "--model", chain / "semantic", "--prompt", " ")

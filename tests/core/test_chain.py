@@ -22,9 +22,10 @@ from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.errors import CheckpointError, DataError, SoundOmniError, SpecError
 from soundomni.core.pretrained.chain import stage_seed
+from soundomni.core.pretrained.directory import Origin
 from soundomni.core.pretrained.stage_paths import is_chain
 from soundomni.core.representation import Representation
-from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.load import dump_spec, load_spec
 from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.waveform import convert
 
@@ -65,7 +66,8 @@ def test_a_stage_is_given_exactly_what_the_one_before_made(names: tuple[str, ...
             lasts = longest if follows is None else min(longest, latest[follows].spec.seconds(latest[follows].frame_counts[0]))
             taken = {"storm": ["semantic"], "coarse": ["semantic"], "whole": ["semantic"]}.get(name, ["acoustic"])
             handed = {modality: latest[modality] for modality in taken}
-            (by_hand,) = MODELS[name].make(prompt, seconds=lasts, seeds=stage_seed(seed, place), given=handed)
+            text = prompt if MODELS[name].takes_text else ""
+            (by_hand,) = MODELS[name].make(text, seconds=lasts, seeds=stage_seed(seed, place), given=handed)
             found = made[name.replace("-", "_")][i]
             assert equal(found, by_hand), name
             if name.startswith("fine"):
@@ -161,7 +163,7 @@ def test_a_spec_of_stages_names_directories_relative_to_it(tmp_path: Path) -> No
     file.write_text("stages:\n  semantic: models/semantic\n  acoustic: models/nothing\n")
     with pytest.raises(CheckpointError, match=r"stages.acoustic is 'models/nothing', but there is no directory .*Train or export it first"):
         Chain.from_pretrained(file)
-    with pytest.raises(SpecError, match="the spec chains the models semantic, acoustic, and has none of its own"):
+    with pytest.raises(SpecError, match=r"the spec is a chain \(semantic, acoustic\); expected the spec of one model. Use the spec of one"):
         load_spec([file]).of_model  # noqa: B018
 
 
@@ -174,9 +176,21 @@ def test_a_directory_names_only_its_own_folders(tmp_path: Path, stages: str) -> 
         Chain.from_pretrained(tmp_path / "chain")
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_directory_holds_its_stages_and_no_links_to_others(tmp_path: Path, inside: bool) -> None:
+    folder = chain("semantic", "whole").save_pretrained(tmp_path / "chain")
+    target = folder / "real" if inside else tmp_path / "elsewhere"
+    (folder / "whole").rename(target)
+    (folder / "whole").symlink_to(target)
+    with pytest.raises(CheckpointError, match=r"'.*whole' is a link; expected a folder in '.*chain'. Copy the stage, or name it in a spec"):
+        Chain.from_pretrained(folder)
+
+
 def test_what_is_not_a_chain_or_not_a_model_is_one_line(tmp_path: Path) -> None:
     folder = chain("semantic", "whole").save_pretrained(tmp_path / "chain")
-    with pytest.raises(CheckpointError, match=r"is a chain of models, which generates. .* one of its stages, such as '.*semantic'"):
+    with pytest.raises(
+        CheckpointError, match=r"is a chain of models, and chains can only generate. Use one of its .*, such as '.*semantic'"
+    ):
         SoundOmni.from_pretrained(folder)
     with pytest.raises(CheckpointError, match="is not a chain; expected a spec with the section stages"):
         Chain.from_pretrained(folder / "semantic")
@@ -185,9 +199,131 @@ def test_what_is_not_a_chain_or_not_a_model_is_one_line(tmp_path: Path) -> None:
     for key, expected in (
         ("sampler", "sampler is not a key of a chain; write stages.STAGE.KEY, such as stages.semantic.sampler"),
         ("stages.semantik.sampler", "names the stage 'semantik'; expected one of semantic, whole. Did you mean 'semantic'"),
+        ("stages.semantik", "names the stage 'semantik'; expected one of semantic, whole. Did you mean 'semantic'"),
+        ("stages.whole", "stages.whole cannot be replaced; change a key of it, such as stages.whole.sampler"),
+        ("stages", "stages cannot be replaced; change a key of a stage, such as stages.semantic.sampler"),
+        ("stages.whole.samplr", r"^stages.whole: .*samplr"),
     ):
         with pytest.raises(SpecError, match=expected):
             Chain.from_pretrained(folder, overrides={key: "x"})
+
+
+NOT_SPECS = {
+    "stages: {semantic: a": "^/.*broken.yaml:1:21: not valid YAML",
+    "stage: {semantic: a}": "broken.yaml': unknown key 'stage'. Did you mean 'stages'",
+    "stages:": "broken.yaml': the spec has none of the sections model, codec and stages",
+    "stages: [a]": "broken.yaml': stages is",
+    "a text": "expected a mapping with keys such as model",
+    'stages: {a: ""}': "stages.a is ''; expected the directory of a model or of a run. Name it, or remove the stage",
+    'stages: {a: " "}': "stages.a is ' '; expected the directory of a model or of a run",
+    "stages: {lock: a, checkpoints: b}": "the name of a stage is 'checkpoints', which is that of a folder of runs",
+}
+"""Texts that are no chain, and what is said of them."""
+
+
+@pytest.mark.parametrize("text", NOT_SPECS)
+@pytest.mark.parametrize("load", [SoundOmni.from_pretrained, Chain.from_pretrained])
+def test_what_is_wrong_with_a_spec_is_said_by_whoever_is_given_it(tmp_path: Path, text: str, load: Callable[[Path], object]) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(SoundOmniError, match=NOT_SPECS[text]) as raised:
+        load(file)
+    told = str(raised.value)
+    assert told.count("broken.yaml") == 1 and "shipped model" not in told and "\n" not in str(raised.value)
+
+
+def test_the_spec_of_one_model_is_no_model(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(dump_spec(MODELS["semantic"].spec))
+    with pytest.raises(CheckpointError, match="'.*one.yaml' is the spec of a model; expected a model directory. Train the spec with"):
+        SoundOmni.from_pretrained(file)
+    with pytest.raises(CheckpointError, match="'audiolm-toy' is a chain of models, and chains can only generate. Use one of its stages"):
+        SoundOmni.from_pretrained("audiolm-toy")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/tmp/evil", "..", ".", "", "my stage", "a/b", "a.b", "checkpoints", "Checkpoints", "1", 1, None]
+)
+def test_a_stage_has_a_name_that_its_folder_may_have(name: Any) -> None:
+    with pytest.raises(SpecError, match="the name of a stage is .*; expected .*such as semantic") as raised:
+        Chain({name: MODELS["semantic"], "whole": MODELS["whole"]})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([MODELS["semantic"]], "stages is .*; expected a mapping of names to models"),
+        (None, "stages is None; expected a mapping of names to models"),
+        (
+            {"semantic": "models/semantic"},
+            "stage 'semantic' is 'models/semantic'; expected a model. Load it with SoundOmni.from_pretrained",
+        ),
+        ({"semantic": MODELS["semantic"], "whole": None}, "stage 'whole' is None; expected a model"),
+    ],
+)
+def test_what_is_not_a_mapping_of_models_is_one_line(stages: Any, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected) as raised:
+        Chain(stages)
+    assert "\n" not in str(raised.value)
+
+
+def test_only_a_chain_replaces_a_chain(tmp_path: Path) -> None:
+    folder = chain("semantic", "whole").save_pretrained(tmp_path / "chain")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="is a chain of models, whose stages would be lost; choose another directory"):
+        MODELS["semantic"].save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert chain("semantic", "storm").save_pretrained(folder) == folder and not (folder / "whole").exists()
+    assert SoundOmni.from_pretrained(MODELS["semantic"].save_pretrained(folder / "semantic"))
+
+
+@pytest.mark.parametrize(("arguments", "error"), [({"card": 3}, DataError), ({"license": 3}, DataError), ({"dtype": "int8"}, SpecError)])
+def test_wrong_arguments_of_saving_leave_nothing_behind(tmp_path: Path, arguments: dict[str, Any], error: type[SoundOmniError]) -> None:
+    with pytest.raises(error) as raised:
+        chain("semantic", "whole").save_pretrained(tmp_path / "chain", **arguments)
+    assert ".part" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_full_disk_is_said_of_the_target(tmp_path: Path, of: int) -> None:
+    """A stage cannot write its tokenizer, as if the disk were full: the file is a folder already."""
+    stages = chain("semantic", "whole")
+
+    class Full(SoundOmni):
+        def write(self, folder: Path, **settings: Any) -> None:
+            (folder / "tokenizer.json").mkdir()
+            super().write(folder, **settings)
+
+    name = list(stages.stages)[of]
+    own = stages.stages[name]
+    stages.stages[name] = Full(own.model, own.spec, own.tokenizer)
+    with pytest.raises(
+        CheckpointError, match=f"cannot write the model directory '{tmp_path / 'chain'}': .*{tmp_path / 'chain' / name}"
+    ) as raised:
+        stages.save_pretrained(tmp_path / "chain")
+    assert ".part" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def with_origin(name: str, **origin: str) -> SoundOmni:
+    model = MODELS[name]
+    return SoundOmni(model.model, model.spec, TOKENIZER, origin=Origin(**origin))
+
+
+def test_the_card_of_a_chain_keeps_the_licenses_of_its_stages(tmp_path: Path) -> None:
+    def card(first: dict[str, str], second: dict[str, str], license: str | None = None, card: str | None = None) -> str:
+        stages = Chain({"semantic": with_origin("semantic", **first), "whole": with_origin("whole", **second)})
+        return (stages.save_pretrained(tmp_path / "chain", license=license, card=card) / "README.md").read_text()
+
+    mit, theirs = {"license": "mit"}, {"license": "cc-by-nc-4.0", "source": "someone/else"}
+    assert "license: mit\n" in card(mit, mit)
+    both = card(mit, theirs)
+    assert "license:" not in both.split("---")[1] and "- semantic: makes `semantic`, license mit\n" in both
+    assert "- whole: makes `acoustic`, weights from `someone/else`, license cc-by-nc-4.0" in both
+    assert "license:" not in card(mit, {}).split("---")[1] and "license" not in card({}, {})
+    assert "license: apache-2.0\n" in card(mit, theirs, license="apache-2.0")
+    assert card(mit, mit, card="") == "" and card(mit, mit, card="mine") == "mine"
+    assert (MODELS["whole"].save_pretrained(tmp_path / "one", card="") / "README.md").read_text() == ""
 
 
 def other_codec(model: SoundOmni, change: Callable[[torch.nn.Module], None]) -> SoundOmni:
@@ -291,3 +427,7 @@ def test_a_chain_whose_first_stage_takes_no_text_refuses_a_prompt() -> None:
     with pytest.raises(SpecError, match="the prompt is 'one', but the first stage of this chain, 'semantic', takes no text. Leave"):
         stages.generate(["", "one"], seconds=0.1)
     assert stages.generate("", seconds=0.1) and not stages.abilities().takes_text
+    for ask in (silent.make, silent.check_request):
+        with pytest.raises(SpecError, match="the prompt is 'one', but this model takes no text. Leave the prompt empty"):
+            ask("one", seconds=0.1)
+    assert silent.make("", seconds=0.1) and not silent.abilities().takes_text and not silent.takes_text

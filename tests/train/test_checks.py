@@ -152,6 +152,13 @@ def test_what_validation_uses_is_checked_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_prompts_of_validation_are_empty_for_a_model_without_a_text(tmp_path: Path) -> None:
+    given = ("train.validation.every=1", "model.prompt=[]")
+    with pytest.raises(SpecError, match=r"train\.validation\.prompts is \['', 'rain'\], but the model takes no text; expected empty texts"):
+        run_training(tiny_spec(tmp_path / "run", *given, "train.validation.prompts=['',rain]"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_clips_of_validation_are_no_longer_than_the_connector_takes(tmp_path: Path) -> None:
     given = ("train.validation.every=1", "train.validation.prompts=[rain]", "train.validation.seconds=9", "model.connectors.latent=fourier")
     with pytest.raises(SpecError, match=r"train\.validation\.seconds is 9: the clip lasts 9 s; the latent connector takes at most"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from test_run import measured
 
 from soundomni import Chain, Kept
 from soundomni.cli.main import main
-from soundomni.core.errors import CheckpointError, SpecError
+from soundomni.core.errors import CheckpointError, PluginError, SpecError
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.load import load_spec
 from soundomni.core.waveform import Audio
@@ -139,7 +140,43 @@ def test_a_chain_takes_run_directories_and_is_exported(trained: Path, capsys: py
     options = ["--prompt", "a click", "--seconds", "0.4", "--no-pictures", "--out", str(trained / "out")]
     assert main(["--json", "generate", "--model", str(trained / "chain.yaml"), *options]) == 0
     assert len(json.loads(capsys.readouterr().out)["clips"]) == 1
-    with pytest.raises(SpecError, match="sampler cannot be changed in the run .*Export it, and name the model directory"):
+    with pytest.raises(SpecError, match="stages.fine: sampler cannot be changed in the run .*Export it, and name the model directory"):
         load_chain(trained / "chain.yaml", overrides={"stages.fine.sampler": "maskgit"})
     with pytest.raises(CheckpointError, match="is a run directory, not a model directory. Export it"):
         Chain.from_pretrained(trained / "chain.yaml")
+
+
+EVIL = """
+from pathlib import Path
+from soundomni.flow import NextTokenSampler as Evil
+
+Path("was-run").touch()
+"""
+
+
+@pytest.mark.parametrize("hidden", [["lock.json"], ["checkpoints"], []])
+def test_a_chain_from_a_stranger_runs_no_code_of_theirs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: list[str]
+) -> None:
+    """A directory holds models and no runs, whatever is in its stages and whatever its user trusts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "evilmod", raising=False)
+    (tmp_path / "evilmod.py").write_text(EVIL)
+    folder = Path("theirs")
+    for name in ("semantic", "coarse", "fine"):
+        shutil.copytree(trained / "runs" / name, folder / name)
+    spec = folder / "semantic" / "spec.yaml"
+    spec.write_text(spec.read_text().replace("next-token", "evilmod.Evil"))
+    for name in hidden:
+        found = folder / "semantic" / name
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+    (folder / "spec.yaml").write_text("stages: {semantic: semantic, coarse: coarse, fine: fine}\n")
+    for trust in (True, False):
+        with pytest.raises((CheckpointError, SpecError, PluginError)):
+            load_chain(folder, trust_class_paths=trust)
+    assert main(["generate", "--trust-class-paths", "--model", "theirs", "--prompt", "one", "--out", "out"]) == 2
+    assert not Path("was-run").exists() and not Path("out").exists()
+    if hidden == ["lock.json"]:  # a spec of one's own may name such runs, if one trusts them
+        Path("mine.yaml").write_text("stages: {semantic: theirs/semantic, coarse: theirs/coarse, fine: theirs/fine}\n")
+        assert load_chain("mine.yaml", trust_class_paths=True) and Path("was-run").exists()

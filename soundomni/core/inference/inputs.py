@@ -113,6 +113,11 @@ def as_text(name: str, value: Any) -> str:
     return str(value)
 
 
+def as_optional_text(name: str, value: Any) -> str | None:
+    """Return a text, or None. Raise DataError for anything else, as `as_text`."""
+    return None if value is None else as_text(name, value)
+
+
 def as_texts(name: str, value: Any) -> list[str]:
     """Return one text or several as a list. Raise DataError for anything else."""
     if isinstance(value, str):
@@ -217,6 +222,13 @@ def as_asked(prompts: Any, *, seconds: Any, seeds: Any, known: Any = None, vary:
     return [
         Asked(prompt=text, seconds=length, seed=seed, kept=kept, varied=clip, given=added) for text, length, seed, kept, clip, added in rows
     ]
+
+
+def check_prompts(prompts: Iterable[str], *, takes_text: bool, of: str) -> None:
+    """Raise SpecError for a text that nothing would read; `of` says what takes none, such as "this model"."""
+    text = next((one for one in prompts if one), None)
+    if text is not None and not takes_text:
+        raise SpecError(f"the prompt is {text!r}, but {of} takes no text. Leave the prompt empty")
 
 
 def as_messages(value: Any) -> list[Mapping[str, Any]]:

@@ -112,7 +112,7 @@ def abilities_of(model: UnifiedModel, spec: ModelSpec, *, max_tokens: int | None
         ),
         chats=spec.chat != "none",
         max_tokens=max_tokens,
-        takes_text=any("{caption}" in (template.text or "") for template in spec.prompt),
+        takes_text=spec.takes_text,
     )
 
 

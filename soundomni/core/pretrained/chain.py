@@ -6,35 +6,50 @@ AudioLM (Borsos et al. 2022) is a chain of three: semantic codes, then the coars
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
-from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, SPEC_FILE
 from soundomni.core.inference.editing import Kept
-from soundomni.core.inference.inputs import as_asked, as_callback, as_count, as_directory, as_number, as_overrides, as_text
+from soundomni.core.inference.inputs import (
+    as_asked,
+    as_callback,
+    as_count,
+    as_directory,
+    as_number,
+    as_optional_text,
+    as_overrides,
+    as_texts,
+    check_prompts,
+)
 from soundomni.core.inference.making import Asked, Maker
 from soundomni.core.limits import check_negative
 from soundomni.core.pretrained.abilities import Abilities
 from soundomni.core.pretrained.chain_checks import check_stages, made_by, taken_by
-from soundomni.core.pretrained.directory import Origin, front_matter, hub_name, replacing
+from soundomni.core.pretrained.directory import Origin, front_matter, hub_name, markdown_code, markdown_text, replacing, write_description
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.pretrained.renamed_tensors import FORMAT
 from soundomni.core.pretrained.stage_paths import STAGES, is_chain, overrides_of, stage_paths
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.representation import Representation
-from soundomni.core.spec.load import dump_spec
 from soundomni.core.spec.schema import ModalitySpec, Spec
 from soundomni.core.waveform import Audio
 
 
+class LoadsModel(Protocol):
+    """Loads a stage of a chain, such as `SoundOmni.from_pretrained`."""
+
+    def __call__(self, directory: Path, *, overrides: Mapping[str, str], device: str | torch.device) -> SoundOmni:
+        """Return the model in a directory, with keys of its spec changed."""
+        ...
+
+
 class Chain:
-    """Models of which each makes the first modality that it can make, and hands it on to those after it, under its name.
+    """A chain of models. Each makes its first modality and passes it, by name, to the later ones.
 
     What is handed on is added to a clip (`aligned`), comes before it (`model.prompt`), or has the lower levels of its codes (`levels` of
     the objective), as the spec of the later stage says. It is the representation itself: nothing is decoded and encoded again.
@@ -72,18 +87,24 @@ class Chain:
     def load(
         cls,
         directory: str | Path,
-        model: Callable[..., SoundOmni],
+        model: LoadsModel,
         *,
         overrides: Mapping[str, object] | None = None,
         device: str | torch.device = "cpu",
     ) -> Chain:
-        """Load a chain as `from_pretrained` does, each stage with `model`, which has the arguments of `SoundOmni.from_pretrained`."""
+        """Load a chain as `from_pretrained` does, each stage with `model`."""
         name = as_directory("the chain", directory)
         if hub_name(name) is not None and not is_chain(name):
             raise CheckpointError(f"'{name}' is not here, and chains are not fetched from the Hub. Download it, and give its directory")
         paths = stage_paths(name)
         changes = overrides_of(paths, as_overrides(overrides))
-        return cls({stage: model(path, overrides=changes[stage], device=device) for stage, path in paths.items()})
+        stages = {}
+        for stage, path in paths.items():
+            try:
+                stages[stage] = model(path, overrides=changes[stage], device=device)
+            except SpecError as error:
+                raise SpecError(f"{STAGES}.{stage}: {error}") from error
+        return cls(stages)
 
     def save_pretrained(
         self,
@@ -96,18 +117,17 @@ class Chain:
     ) -> Path:
         """Write a directory with each stage as a model directory in it, whole or not at all; an older one is replaced.
 
-        Arguments and errors are those of `SoundOmni.save_pretrained`.
+        Arguments and errors are those of `SoundOmni.save_pretrained`. The card names the license that all stages have, or that of each.
         """
         target = as_directory("the directory", directory)
+        card, license = as_optional_text("card", card), as_optional_text("license", license)
         spec = Spec(stages={name: name for name in self.stages})
-        config = {"format": FORMAT, STAGES: list(self.stages), "sample_rate": self.sample_rate}
-        with replacing(target) as path:
+        config = {STAGES: list(self.stages), "sample_rate": self.sample_rate}
+        with replacing(target, for_chain=True) as path:
             for name, stage in self.stages.items():
-                stage.save_pretrained(path / name, license=license, dtype=dtype, max_shard_bytes=max_shard_bytes)
-            (path / SPEC_FILE).write_text(dump_spec(spec), encoding="utf-8")
-            (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            text = self._card(license) if card is None else as_text("card", card)
-            (path / CARD_FILE).write_text(text, encoding="utf-8")
+                (path / name).mkdir()
+                stage.write(path / name, card=None, license=license, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            write_description(path, spec, config, self._card(license) if card is None else card)
         return Path(target)
 
     @property
@@ -200,6 +220,16 @@ class Chain:
         asked = self._asked(prompts, seconds=seconds, seeds=seeds, known=known)
         return self._run(list(makers), makers, asked, as_count("batch_size", batch_size), as_callback("on_step", on_step))
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether the prompt of the first stage has a text that says what to make."""
+        return self._first.takes_text
+
+    def check_prompts(self, prompts: Iterable[str] | str) -> None:
+        """Raise SpecError for a text if the prompt of the first stage has none."""
+        of = f"the first stage of this chain, '{next(iter(self.stages))}',"
+        check_prompts(as_texts("prompts", prompts), takes_text=self.takes_text, of=of)
+
     def check_request(self, prompt: str, seconds: float, *, of: str | None = None) -> None:
         """Raise SpecError or DataError if the first stage cannot make a clip of this length from this prompt."""
         self.made_spec(of)
@@ -216,10 +246,7 @@ class Chain:
     def _asked(self, prompts: object, *, seconds: object, seeds: object, known: object) -> list[Asked]:
         """Return the clips that are asked for. Raise SpecError for a text that the first stage does not take."""
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known)
-        text = next((one.prompt for one in asked if one.prompt), None)
-        if text is not None and not self._first.abilities().takes_text:
-            name = next(iter(self.stages))
-            raise SpecError(f"the prompt is {text!r}, but the first stage of this chain, '{name}', takes no text. Leave the prompt empty")
+        self.check_prompts([one.prompt for one in asked])
         return asked
 
     def _makers(
@@ -229,7 +256,7 @@ class Chain:
         scales = self._scales(guidance_scale)
         if num_steps is not None and all(made_by(stage).num_steps is None for stage in self.stages.values()):
             raise SpecError(f"num_steps is {num_steps}, but all stages of this chain make clips token after token. Leave it out")
-        avoiding = [name for name, stage in self.stages.items() if stage.abilities().takes_text and scales[name] != 1.0]
+        avoiding = [name for name, stage in self.stages.items() if stage.takes_text and scales[name] != 1.0]
         if negative_prompt and not avoiding:
             check_negative(negative_prompt, 1.0)
         return {
@@ -287,11 +314,12 @@ class Chain:
         return [of(i, one) for i, one in enumerate(asked)]
 
     def _card(self, license: str | None) -> str:
-        """Return the default card."""
-        origin = Origin(license=license)
-        parts = "\n".join(f"- {name}: makes `{made_by(stage).name}`" for name, stage in self.stages.items())
+        """Return the default card: what each stage makes, and where its weights come from."""
+        licenses = {stage.origin.license if license is None else license for stage in self.stages.values()}
+        common = Origin(license=licenses.pop() if len(licenses) == 1 else None)
+        parts = "\n".join(f"- {name}: makes `{made_by(stage).name}`{_origin(stage, license)}" for name, stage in self.stages.items())
         return (
-            f"---\n{front_matter(origin, pipeline_tag='text-to-audio')}---\n\n# A chain of SoundOmni models\n\n{parts}\n\n"
+            f"---\n{front_matter(common, pipeline_tag='text-to-audio')}---\n\n# A chain of SoundOmni models\n\n{parts}\n\n"
             '```python\nfrom soundomni import Chain\n\nchain = Chain.from_pretrained(".")\n'
             'clip = chain.generate("...", seconds=1.0)[0]\n```\n'
         )
@@ -306,6 +334,14 @@ def stage_seed(seed: int, index: int) -> int:
     if index == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big") >> 1
+
+
+def _origin(stage: SoundOmni, license: str | None) -> str:
+    """Return the end of a card's line about a stage: the source and the license of its weights, if they are known."""
+    source, own = stage.origin.source, stage.origin.license if license is None else license
+    parts = [] if source is None else [f"weights from {markdown_code(source)}"]
+    parts += [] if own is None else [f"license {markdown_text(own)}"]
+    return "".join(f", {part}" for part in parts)
 
 
 def _cut(kept: Kept, seconds: float) -> Kept | None:

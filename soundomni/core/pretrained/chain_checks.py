@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from soundomni.core.assembly.modality import CodecModality, MadeModality, Modality
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.pretrained.abilities import Made
-from soundomni.core.pretrained.fingerprint import codec_fingerprint
+from soundomni.core.pretrained.fingerprint import modality_fingerprint
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.sections import check_stage_name
 
 
 def check_stages(stages: Mapping[str, SoundOmni]) -> None:
-    """Raise SpecError, in one line, unless each stage makes what a later one takes, with the same codec, and the last one makes audio."""
+    """Raise SpecError, in one line, unless each stage makes what a later one takes, with the same codec, and the last one makes audio.
+
+    A name has to be one that a folder may have, because the chain is saved with each stage in a folder of its name.
+    """
+    if not isinstance(stages, Mapping):
+        raise SpecError(f"stages is {shown(stages)}; expected a mapping of names to models, such as {{'semantic': model}}")
+    for name, stage in stages.items():
+        check_stage_name(name)
+        if not isinstance(stage, SoundOmni):
+            raise SpecError(f"stage '{name}' is {shown(stage)}; expected a model. Load it with SoundOmni.from_pretrained")
     if not stages:
         raise SpecError("the chain has no stages; expected at least one model")
     names = list(stages)
@@ -78,7 +88,7 @@ def _check_codec(stages: Mapping[str, SoundOmni], maker: str, taker: str, modali
     has, needs = own.most_levels, _levels_needed(other)
     if has < needs:
         raise SpecError(f"{handed}, which needs {needs} levels, but it has {has}. Add the stage that makes the others")
-    prints = [_fingerprint(stages[name], modality) for name in (maker, taker)]
+    prints = [modality_fingerprint(stages[name].model, modality, stages[name].spec.of_model.used[modality]) for name in (maker, taker)]
     if prints[0] != prints[1]:
         different = f"their codecs differ in settings or weights ({prints[0][:8]} and {prints[1][:8]})"
         raise SpecError(f"{handed}, but {different}. Train both with one codec")
@@ -87,12 +97,6 @@ def _check_codec(stages: Mapping[str, SoundOmni], maker: str, taker: str, modali
 def _levels_needed(taker: CodecModality) -> int:
     made = isinstance(taker, MadeModality) and taker.first_level
     return made or taker.most_levels
-
-
-def _fingerprint(stage: SoundOmni, modality: str) -> str:
-    own, slot = _modality(stage, modality), stage.spec.of_model.used[modality].codec
-    assert isinstance(own, CodecModality) and slot is not None, "checked before"
-    return codec_fingerprint(slot, own.codec, trust_class_paths=True)  # it has been built
 
 
 def _modality(stage: SoundOmni, name: str) -> Modality:

@@ -28,14 +28,14 @@ from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_line, shown
 from soundomni.core.files.json_objects import read_object
-from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, LOCK_FILE, SPEC_FILE
+from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, RUN_FILES, SPEC_FILE
 from soundomni.core.pretrained.hub import fetch, parse_repository
 from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
-from soundomni.core.pretrained.stage_paths import is_chain, stage_paths
+from soundomni.core.pretrained.stage_paths import STAGES, first_stage, is_chain, read_spec
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.discovery import OWN
-from soundomni.core.spec.load import dump_spec
+from soundomni.core.spec.load import SPEC_SUFFIXES, dump_spec
 from soundomni.core.spec.provenance import RECORD_KEY, record
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot, Spec
 from soundomni.core.spec.slots import slots
@@ -51,9 +51,6 @@ LONGEST_ORIGIN = 300
 """Largest number of characters in a source or a license."""
 _HARMLESS = str.maketrans("`|<>", "'/‹›")
 """Replacements for characters that could end a code span or a cell, or act as markup where Markdown is not rendered."""
-RUN_FILES = frozenset({LOCK_FILE, "checkpoints"})
-
-
 SHIPPED = Path(__file__).parents[2] / "models"
 """Folder of the models that come with the package, by name."""
 
@@ -127,13 +124,11 @@ def find_model(
         path = fetch(repository[0], revision=revision or repository[1], cache_dir=cache_dir, offline=offline, weights=weights)
     elif revision is not None:
         raise CheckpointError(f"'{name}' is not a Hub repository (owner/name), so it has no revision '{revision}'; leave it out")
+    _check_single(name, path)
     if not path.is_dir():
         raise CheckpointError(_absence(name, known))
     if not (path / SPEC_FILE).is_file():
         raise CheckpointError(f"'{path}' is not a model directory: it has no {SPEC_FILE}. Make one with `soundomni export RUN --out DIR`")
-    if is_chain(path):
-        stage = next(iter(stage_paths(path).values()))
-        raise CheckpointError(f"'{path}' is a chain of models, which generates. For anything else use one of its stages, such as '{stage}'")
     if weights and is_run(path):
         raise CheckpointError(
             f"'{path}' is a run directory, not a model directory. Export it with `soundomni export {path} --out DIR`, and use DIR"
@@ -141,6 +136,18 @@ def find_model(
     if weights:
         weight_files(path)
     return path
+
+
+def _check_single(name: str | Path, path: Path) -> None:
+    """Raise CheckpointError if the path that was found for `name` is a chain of models or a spec; SpecError if that spec is wrong."""
+    for chain in (name, path):  # no path of its own for the name of a shipped chain
+        if is_chain(chain):
+            stage = first_stage(chain)
+            raise CheckpointError(f"'{chain}' is a chain of models, and chains can only generate. Use one of its stages, such as '{stage}'")
+    if path.is_file() and path.suffix in SPEC_SUFFIXES:
+        spec = read_spec(path)
+        held = "a codec" if spec.codec is not None else "a model"
+        raise CheckpointError(f"'{path}' is the spec of {held}; expected a model directory. Train the spec with `soundomni train`")
 
 
 def _absence(name: str | Path, known: tuple[str, ...]) -> str:
@@ -200,11 +207,11 @@ def _checked_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def check_target(directory: str | Path) -> None:
+def check_target(directory: str | Path, *, for_chain: bool = False) -> None:
     """Raise CheckpointError if a model directory may not be written at `directory`.
 
     It may be written to a new path, to an empty folder, and in place of an older model directory with nothing else in
-    it.
+    it. Only a chain may be written in place of an older chain, whose stages would be lost.
     """
     path = Path(directory)
     if not path.exists():
@@ -216,8 +223,10 @@ def check_target(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is a run directory, which a model would replace; choose another directory")
     if names and not _is_model(path):
         raise CheckpointError(f"'{path}' is neither empty nor a model directory, and would be replaced; choose another directory")
-    stages = {name for name in _stages(path) if (path / name).is_dir()}
-    for name in stages & names:
+    stages = {name for name in _stages(path) & names if (path / name).is_dir()}
+    if stages and not for_chain:
+        raise CheckpointError(f"'{path}' is a chain of models, whose stages would be lost; choose another directory")
+    for name in stages:
         check_target(path / name)
     others = {name for name in names if name not in FILES | stages and not is_weight_file(name)}
     if others:
@@ -238,21 +247,25 @@ def _is_model(path: Path) -> bool:
 
 def _stages(path: Path) -> set[str]:
     """Return the folders that hold the stages of a chain; none if a directory is not a chain."""
-    found = read_object(path / CONFIG_FILE).get("stages") if _is_model(path) else None
+    found = read_object(path / CONFIG_FILE).get(STAGES) if _is_model(path) else None
     return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
 @contextmanager
-def replacing(directory: str | Path) -> Iterator[Path]:
+def replacing(directory: str | Path, *, for_chain: bool = False) -> Iterator[Path]:
     """Yield an empty folder that replaces `directory` when the block ends; on any error the old contents stay.
+
+    Args:
+        directory: the directory to write.
+        for_chain: whether a chain is written, which may replace an older one.
 
     Raises:
         CheckpointError: `directory` may not be replaced, or cannot be written.
     """
+    mark = uuid.uuid4().hex[:8]
     try:
-        check_target(directory)
+        check_target(directory, for_chain=for_chain)
         target = Path(directory).resolve()
-        mark = uuid.uuid4().hex[:8]
         part, old = (target.with_name(f".{target.name}.{mark}.{end}") for end in ("part", "old"))
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
@@ -262,7 +275,8 @@ def replacing(directory: str | Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write the model directory '{directory}': {error}") from error
+        reason = re.sub(rf"\.([^/\\]*)\.{mark}\.part", r"\1", str(error))  # the hidden folder is gone by now
+        raise CheckpointError(f"cannot write the model directory '{directory}': {reason}") from error
 
 
 def _swap(part: Path, target: Path, old: Path) -> None:
@@ -306,7 +320,6 @@ def write_model(
     Raise CheckpointError if a weight is too large for `dtype`.
     """
     config = {
-        "format": FORMAT,
         "parameters": parameters,
         "sample_rate": sample_rate,
         "max_tokens": max_tokens,
@@ -314,10 +327,15 @@ def write_model(
         RECORD_KEY: record(portable(spec)),
         **{name: value for name, value in asdict(origin).items() if value is not None},
     }
-    (folder / SPEC_FILE).write_text(dump_spec(portable(spec)), encoding="utf-8")
     write_weights(state, folder, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder)
+    write_description(folder, portable(spec), config, card)
+
+
+def write_description(folder: Path, spec: Spec, config: Mapping[str, Any], card: str) -> None:
+    """Write the files that describe a model or a chain: its spec, config.json with the format and `config`, and the card."""
+    (folder / SPEC_FILE).write_text(dump_spec(spec), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from soundomni.core.assembly.modality import EncoderModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import DraftedSampler, LevelsConnector, Sampler
-from soundomni.core.pretrained.fingerprint import codec_fingerprint
+from soundomni.core.pretrained.fingerprint import modality_fingerprint
 from soundomni.core.representation import Representation
 from soundomni.core.spec.schema import ModalitySpec
 from soundomni.core.tokenizer import TextTokenizer
@@ -38,7 +38,7 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
         raise SpecError(f"the draft makes {', '.join(made) or 'nothing'}; expected {of}.{did_you_mean(of, made)}")
     if draft.model.device != model.model.device:
         raise SpecError(f"the draft is on {draft.model.device}, but the model is on {model.model.device}. Load both on the same device")
-    own, other = _fingerprint(model, of), _fingerprint(draft, of)
+    own, other = (modality_fingerprint(one.model, of, one.made_spec(of)) for one in (model, draft))
     if own != other:
         raise SpecError(
             f"the codec of the draft has the fingerprint {other[:8]}; expected that of the model, {own[:8]}, so that equal codes mean "
@@ -59,12 +59,6 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
         raise SpecError("the draft predicts each level of a token from those below it, which guessing does not do. Use the connector codes")
     if not _same_tokens(model.model.made(of), draft.model.made(of)):
         raise SpecError("the draft makes the codes in another order than the model. Train it with the model's objective")
-
-
-def _fingerprint(model: Ready, of: str) -> str:
-    codec = model.made_spec(of).codec
-    assert codec is not None, "checked when the spec was read"
-    return codec_fingerprint(codec, model.model.made(of).codec, trust_class_paths=True)  # it is built already
 
 
 def _texts(model: UnifiedModel) -> str:

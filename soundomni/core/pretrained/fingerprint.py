@@ -7,9 +7,11 @@ import json
 
 import torch
 
+from soundomni.core.assembly.modality import CodecModality
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.interfaces import Codec
 from soundomni.core.spec.registry import load, portable_name, validate_init_args
-from soundomni.core.spec.schema import Slot
+from soundomni.core.spec.schema import ModalitySpec, Slot
 from soundomni.core.spec.values import plain
 
 _NOT_COUNTED = ("weights",)
@@ -44,3 +46,10 @@ def codec_fingerprint(slot: Slot, codec: Codec, *, trust_class_paths: bool = Fal
         digest.update(json.dumps([name, str(stored.dtype), list(stored.shape)]).encode())
         digest.update(stored.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def modality_fingerprint(model: UnifiedModel, name: str, spec: ModalitySpec) -> str:
+    """Return the fingerprint of the codec of a model's modality `name`, which was built from `spec`."""
+    modality = next(one for one in model.each() if one.name == name)
+    assert isinstance(modality, CodecModality) and spec.codec is not None, "checked when the spec was read"
+    return codec_fingerprint(spec.codec, modality.codec, trust_class_paths=True)  # it is built already

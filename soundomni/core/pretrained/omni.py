@@ -35,12 +35,15 @@ from soundomni.core.inference.inputs import (
     as_directory,
     as_messages,
     as_number,
+    as_optional_text,
     as_overrides,
     as_seed,
     as_seeds,
     as_strength,
     as_text,
+    as_texts,
     as_whole,
+    check_prompts,
 )
 from soundomni.core.inference.making import Maker
 from soundomni.core.inference.requests import RequestBuilder
@@ -172,11 +175,11 @@ class SoundOmni:
         dtype: torch.dtype | str = torch.float32,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Path:
-        """Write a model directory, whole or not at all; an older one is replaced.
+        """Write a model directory, whole or not at all; an older one is replaced, but not a chain of models.
 
         Args:
             directory: the directory to write.
-            card: text of the model card; None for a card with the spec, and with the license and source of imported
+            card: text of the model card, or None for a card with the spec, and with the license and source of imported
                 weights.
             license: license of the weights; None keeps that of their origin.
             dtype: dtype of the stored weights; torch.float16, or its name, halves the file.
@@ -188,27 +191,34 @@ class SoundOmni:
             SpecError: `dtype` or `max_shard_bytes` is of a wrong kind.
             DataError: a path or a text is of a wrong kind.
         """
-        stored, shard = stored_dtype(dtype), as_count("max_shard_bytes", max_shard_bytes)
         directory = as_directory("the directory", directory)
-        card, license = (None if text is None else as_text(name, text) for name, text in (("card", card), ("license", license)))
+        with replacing(directory) as path:
+            self.write(path, card=card, license=license, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        return Path(directory)
+
+    def write(self, folder: Path, *, card: str | None, license: str | None, dtype: torch.dtype | str, max_shard_bytes: int) -> None:
+        """Write everything in a model directory into an empty folder, such as that of a stage of a chain.
+
+        Arguments and errors are those of `save_pretrained`.
+        """
+        stored, shard = stored_dtype(dtype), as_count("max_shard_bytes", max_shard_bytes)
+        card, license = as_optional_text("card", card), as_optional_text("license", license)
         check_merged(self.model)
         parameters = sum(p.numel() for p in self.model.parameters())
         origin = self.origin if license is None else replace(self.origin, license=license)
-        with replacing(directory) as path:
-            write_model(
-                path,
-                self.spec,
-                self.model.state_dict(),
-                self.tokenizer,
-                parameters=parameters,
-                sample_rate=self.sample_rate,
-                max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
-                origin=origin,
-                card=card or model_card(self.spec, parameters, origin),
-                dtype=stored,
-                max_shard_bytes=shard,
-            )
-        return Path(directory)
+        write_model(
+            folder,
+            self.spec,
+            self.model.state_dict(),
+            self.tokenizer,
+            parameters=parameters,
+            sample_rate=self.sample_rate,
+            max_tokens=self.max_tokens if self.max_tokens is not None else trained_max_tokens(self.spec),
+            origin=origin,
+            card=model_card(self.spec, parameters, origin) if card is None else card,
+            dtype=stored,
+            max_shard_bytes=shard,
+        )
 
     def push_to_hub(
         self,
@@ -257,13 +267,13 @@ class SoundOmni:
         """
         seconds = as_number("seconds", seconds)
         check_seconds(seconds)
-        modality = self.model.made(None if of is None else as_text("the modality", of))
+        modality = self.model.made(as_optional_text("the modality", of))
         return RequestBuilder(
             self.model,
             self.contexts,
             num_samples=max(1, round(seconds * modality.sample_rate)),
             of=modality.name,
-            negative_prompt=None if negative_prompt is None else as_text("the negative prompt", negative_prompt),
+            negative_prompt=as_optional_text("the negative prompt", negative_prompt),
         )
 
     def generate(
@@ -288,6 +298,7 @@ class SoundOmni:
 
         Args:
             prompts: what to make; a single text makes one clip. An empty text is left out, as `data.condition_dropout` leaves texts out.
+                A model whose prompt has no text only takes empty ones.
             seconds: length of each clip, or one for all of them.
             num_steps, guidance_scale: settings of the sampler and of guidance; None for the spec's.
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
@@ -311,14 +322,15 @@ class SoundOmni:
                 the same distribution with any draft.
 
         Raises:
-            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality, its codec only
-                encodes, the kept spans do not hold a whole frame, or the draft does not fit the model or its sampler.
+            SpecError: a number is out of its range or of a wrong kind, the model does not make that modality or takes no text, its codec
+                only encodes, the kept spans do not hold a whole frame, or the draft does not fit the model or its sampler.
             DataError: a prompt and its clip are longer than the samples that the model was trained with, or are of a
                 wrong kind; or a clip that is given is shorter than the one to make, comes from another codec, or is missing.
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         maker.modality.check_decodes()
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
+        self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         batches = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
         return [clip for made, lengths in batches for clip in maker.decoded(made, lengths)]
@@ -349,6 +361,7 @@ class SoundOmni:
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
+        self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
         return [clip for batch, _ in made for clip in maker.clips(batch)]
@@ -364,8 +377,8 @@ class SoundOmni:
         draft: SoundOmni | None = None,
     ) -> Maker:
         """Return what makes clips of a modality, the first one if `of` is None; other arguments are as in `generate` and `Maker`."""
-        modality = self.model.made(None if of is None else as_text("the modality", of))
-        avoided = None if negative_prompt is None else as_text("the negative prompt", negative_prompt)
+        modality = self.model.made(as_optional_text("the modality", of))
+        avoided = as_optional_text("the negative prompt", negative_prompt)
         guidance, sampler = self._guidance(modality.name, guidance_scale, avoided), self._sampler(modality.name, num_steps)
         if draft is not None:
             check_draft(self, draft, sampler, of=modality.name)
@@ -380,8 +393,18 @@ class SoundOmni:
             draft=None if draft is None else draft.model,
         )
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether its prompt has a text that says what to make."""
+        return self.spec.of_model.takes_text
+
+    def check_prompts(self, prompts: Iterable[str] | str) -> None:
+        """Raise SpecError for a text if the model's prompt has none."""
+        check_prompts(as_texts("prompts", prompts), takes_text=self.takes_text, of="this model")
+
     def check_request(self, prompt: str, seconds: float, *, of: str | None = None) -> None:
         """Raise SpecError or DataError if the model cannot make a clip of this length from this prompt."""
+        self.check_prompts(prompt)
         self.requests(seconds, of=of).request(prompt, seed=0)
 
     def abilities(self) -> Abilities:
@@ -475,7 +498,7 @@ class SoundOmni:
         return self._stream(self._heard(as_clip("the clip", clip), question), as_seed(seed), longest, sampling)
 
     def _heard(self, clip: Audio, question: str | None) -> Context:
-        return self.contexts.clip(clip, None if question is None else as_text("the question", question))
+        return self.contexts.clip(clip, as_optional_text("the question", question))
 
     def chat(
         self,

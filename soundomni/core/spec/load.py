@@ -22,13 +22,13 @@ from soundomni.core.spec.merge import merge, override_layer
 from soundomni.core.spec.provenance import Record, Source, check_installed, own_names, record_beside, settle_names, settled_name
 from soundomni.core.spec.renamed import current_key, current_names
 from soundomni.core.spec.schema import Slot, Spec
-from soundomni.core.spec.sections import check_sections
+from soundomni.core.spec.sections import check_sections, check_untrained
 from soundomni.core.spec.shorthand import Expansion, contracted, expanded, short_keys, shorten
 from soundomni.core.spec.slots import map_names, map_slots
 from soundomni.core.spec.values import Text, convert, join, plain, settle
 from soundomni.core.spec.written import ConnectorsSpec, WrittenSpec
 
-_SUFFIXES = (".yaml", ".yml")
+SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ def _joined(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _converted(tree: Mapping[str, Any]) -> Spec:
     model = tree.get("model")
+    check_untrained(tree)
     if isinstance(model, Mapping) and "connectors" in model:  # keys that are not short for anything
         convert(model["connectors"], ConnectorsSpec, "model.connectors")
     try:
@@ -223,7 +224,7 @@ def shipped_specs() -> tuple[str, ...]:
     """Return the names of the specs that come with the library."""
     folder = resources.files("soundomni") / "specs"
     files = [Path(file.name) for file in folder.iterdir()] if folder.is_dir() else []
-    return tuple(sorted(file.stem for file in files if file.suffix in _SUFFIXES))
+    return tuple(sorted(file.stem for file in files if file.suffix in SPEC_SUFFIXES))
 
 
 def shipped_file(name: str) -> Path | None:
@@ -264,7 +265,7 @@ def _read(config: Path | str) -> tuple[dict[str, Any], Record]:
     path = Path(config)
     if path.is_dir() and str(config) not in shipped_specs():
         raise SpecError(f"'{config}' is a directory, not a spec. Give the YAML file in it")
-    name = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
+    name = path.name.removesuffix(path.suffix) if path.suffix in SPEC_SUFFIXES else path.name
     if path.exists() and not path.is_dir():
         source: Any = path
     elif path.name == str(config) and name in shipped_specs():

@@ -134,8 +134,8 @@ class ModalitySpec:
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
         enters: how texts and numbers that an encoder reads reach the clip that is made after them: as tokens before it in the sequence
-            ("prefix"), as tokens that its own look at in every layer ("cross"), or as the mean of these tokens, which scales and
-            shifts the norms of every layer ("global").
+            ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"), or as the mean of these tokens, which scales
+            and shifts the norms of every layer ("global").
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
     """
@@ -166,7 +166,7 @@ class ModelSpec:
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, MODALITY.encoder and MODALITY.connector for one, and "critic".
         critic: backbone of a network of its own that scores what the model makes, for objectives with a review, such as masked-critic; it
-            has connectors of its own and shares codecs and encoders. By default the scores leave through heads of the model itself.
+            has connectors of its own and shares codecs and encoders. By default the model's own heads give the scores.
         chat: template for hearing, asking about and describing clips: "none" for segments with nothing around them, or
             "qwen2-audio" for the turns that Qwen2-Audio was trained on.
         start: model to start training from: a model directory, a shipped model or a Hub repository. Its spec is the
@@ -214,6 +214,11 @@ class ModelSpec:
     def all_heard(self) -> dict[str, ModalitySpec]:
         """The modalities that the model hears through an encoder, by name."""
         return {name: modality for name, modality in self.used.items() if modality.encoder is not None}
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the prompt has a text that says what to make."""
+        return any("{caption}" in (template.text or "") for template in self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,8 +498,7 @@ class Spec:
     Model directories do not have `data` and `train`, and chains do not either.
 
     Args:
-        stages: name → directory of a model or of a run, relative to the spec, in the order in which they make what the next ones are
-            given.
+        stages: name → directory of a model or of a run, relative to the spec, in order; each stage's output is passed to the later ones.
     """
 
     model: ModelSpec | None = None
@@ -512,9 +516,9 @@ class Spec:
         return self.model
 
     def check_single(self) -> None:
-        """Raise SpecError for a spec that chains models and has none of its own, which could be built or trained."""
+        """Raise SpecError for the spec of a chain, which has no model that could be built or trained."""
         if self.stages is not None:
-            raise SpecError(f"the spec chains the models {', '.join(self.stages)}, and has none of its own. Give the spec of one of them")
+            raise SpecError(f"the spec is a chain ({', '.join(self.stages)}); expected the spec of one model. Use the spec of one stage")
 
     @property
     def used_stages(self) -> dict[str, str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from soundomni.core.errors import SpecError, did_you_mean, listed
+from collections.abc import Mapping
+from typing import Any
+
+from soundomni.core.errors import SpecError, did_you_mean, listed, shown
+from soundomni.core.files.names import RUN_FILES
 from soundomni.core.spec.schema import ModelSpec, SegmentTemplate, Spec
 from soundomni.core.spec.shorthand import check_modalities
 
@@ -24,14 +28,30 @@ def check_sections(spec: Spec) -> None:
 
 
 def check_stages(spec: Spec) -> None:
-    """Raise SpecError unless a chain has stages, each with a name that a folder may have, and nothing to train."""
+    """Raise SpecError unless a chain has stages, each with a name that a folder may have, and a directory."""
     if not spec.used_stages:
         raise SpecError("stages is empty; expected names with the directories of models, such as semantic: runs/semantic")
-    for name in spec.used_stages:
-        if not name.isidentifier():
-            raise SpecError(f"stages.{name}: the name '{name}' is not possible; expected a word such as semantic")
+    for name, directory in spec.used_stages.items():
+        check_stage_name(name)
+        if not directory.strip():
+            raise SpecError(f"stages.{name} is {directory!r}; expected the directory of a model or of a run. Name it, or remove the stage")
+
+
+def check_stage_name(name: object) -> None:
+    """Raise SpecError unless a stage may have this name, which is also that of its folder in a chain's directory."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SpecError(f"the name of a stage is {shown(name)}; expected a word such as semantic")
+    if name.casefold() in RUN_FILES:
+        raise SpecError(f"the name of a stage is {shown(name)}, which is that of a folder of runs; expected another word, such as semantic")
+
+
+def check_untrained(tree: Mapping[str, Any]) -> None:
+    """Raise SpecError if a spec, as plain data, chains models and has a section that trains one.
+
+    It is checked before the sections are, whose missing keys nobody should add.
+    """
     for section in ("data", "train"):
-        if getattr(spec, section) is not None:
+        if tree.get("stages") is not None and tree.get(section) is not None:
             raise SpecError(f"the spec has the sections stages and {section}, but each stage is trained by its own spec. Remove {section}")
 
 
@@ -57,7 +77,7 @@ def _problem(template: SegmentTemplate, model: ModelSpec) -> str | None:
     if template.audio is None:
         return None
     if template.audio == "target":
-        return "is an audio 'target', which comes after the prompt by itself. Remove it"
+        return "is the target, which is always appended after the prompt. Remove it"
     wanted = "encoder" if template.audio == "features" else "codec"
     known = [name for name, one in model.used.items() if getattr(one, wanted) is not None]
     if template.of is None or template.of not in known:

@@ -50,7 +50,7 @@ class WrittenModel:
         freeze: parts that are not trained: names of expert streams ("und", "gen"), "embedding", "encoder" and
             "connectors" for all of them, MODALITY.encoder and MODALITY.connector for one, and "critic".
         critic: backbone of a network of its own that scores what the model makes, for objectives with a review, such as masked-critic; it
-            has connectors of its own and shares codecs and encoders. By default the scores leave through heads of the model itself.
+            has connectors of its own and shares codecs and encoders. By default the model's own heads give the scores.
         latent_positions: position rule of latents or codes; "shared" as in the original, where a sin-cos table orders them, or
             "advance".
         feature_positions: position rule of understanding features.

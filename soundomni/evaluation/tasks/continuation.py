@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from soundomni.evaluation.observer import Observer
+from soundomni.evaluation.prompts import prompt_of
 from soundomni.evaluation.score import Score, Scores, share
 from soundomni.evaluation.tasks.comparable import comparable
 from soundomni.evaluation.toy_attributes import attribute_scores, heard_attributes
@@ -89,7 +90,7 @@ def continue_clips(
             cut = find_cut(clip, i)
             if cut is not None:
                 (one,) = model.generate(
-                    [item.captions[0]],
+                    [prompt_of(item, model)],
                     seconds=item.num_samples / item.sample_rate,
                     num_steps=settings.num_steps,
                     guidance_scale=settings.guidance_scale,

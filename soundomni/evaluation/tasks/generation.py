@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from soundomni.core.batches import batches
 from soundomni.evaluation.observer import Observer, counted
+from soundomni.evaluation.prompts import prompt_of
 from soundomni.evaluation.score import Scores
 from soundomni.evaluation.toy_attributes import attribute_scores, heard_attributes
 
@@ -28,7 +29,7 @@ def generate_clips(model: SoundOmni | Chain, items: Sequence[Item], settings: Se
         for seconds, all_places in lengths.items():
             for places in batches(all_places, settings.batch_size):
                 clips = model.generate(
-                    [items[i].captions[0] for i in places],
+                    [prompt_of(items[i], model) for i in places],
                     seconds=seconds,
                     num_steps=settings.num_steps,
                     guidance_scale=settings.guidance_scale,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from soundomni.evaluation.observer import Observer
+from soundomni.evaluation.prompts import prompt_of
 from soundomni.evaluation.score import Score, Scores
 from soundomni.evaluation.tasks.comparable import comparable
 from soundomni.evaluation.toy_attributes import attribute_scores, heard_attributes
@@ -43,7 +44,7 @@ def vary_clips(
             prompted = items[(i + 1) % len(items)]
             for strength, variants in made.items():
                 (one,) = model.generate(
-                    [prompted.captions[0]],
+                    [prompt_of(prompted, model)],
                     seconds=items[i].num_samples / items[i].sample_rate,
                     num_steps=settings.num_steps,
                     guidance_scale=settings.guidance_scale,
