@@ -1,6 +1,7 @@
 """Numbers of the train section that make no sense are refused in one line, by a run before it builds anything and by `spec validate`."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from soundomni.cli.main import main
 from soundomni.cli.train import EXISTING
 from soundomni.core.assembly.build import build_model
-from soundomni.core.assembly.uninitialized import DRAWS
+from soundomni.core.assembly.uninitialized import DRAWS, without_memory
 from soundomni.core.errors import PluginError, SoundOmniError, SpecError
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.spec.ranges import check_loss_weights, check_train
@@ -187,3 +188,19 @@ def test_the_option_for_existing_runs_has_the_choices_of_a_run() -> None:
 def test_a_run_directory_that_cannot_be_meant_is_refused(run_dir: str) -> None:
     with pytest.raises(SpecError, match="train.run_dir is "):
         check_train(TrainSpec(run_dir=run_dir))
+
+
+def test_what_a_constructor_imports_keeps_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package, its module and a module that they import in turn: whatever is imported first while nothing has memory."""
+    (tmp_path / "lately").mkdir()
+    (tmp_path / "lately" / "__init__.py").write_text("import torch\nfrom lately.inner import SMALL\nONE = torch.ones(2)\n")
+    (tmp_path / "lately" / "inner.py").write_text("import torch\nSMALL = torch.tensor(1e-3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+    with without_memory():
+        lately = importlib.import_module("lately")
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("lately.nowhere")
+        assert torch.ones(1).is_meta
+    assert sys.meta_path == finders and lately.ONE.tolist() == [1.0, 1.0] and float(lately.SMALL) == pytest.approx(1e-3)
+    assert importlib.reload(lately).ONE.tolist() == [1.0, 1.0]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,12 +43,35 @@ class uninitialized(TorchFunctionMode):
         return func(*args, **given)
 
 
+class _Imports(MetaPathFinder):
+    """Runs modules that are imported for the first time as if the default device were the CPU."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return what the other finders find, with a loader that ignores the default device; None if they find nothing."""
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((one for one in found if one is not None), None)
+        if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader.exec_module = partial(_executed, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+
+def _executed(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    with torch.device("cpu"):
+        execute(module)
+
+
 @contextmanager
 def without_memory() -> Iterator[None]:
     """Build networks on torch's meta device within this context: they have names, shapes and dtypes, but no values and
     no memory.
 
-    Nothing is drawn either: drawing on the meta device takes no memory but much time: it imports torch's compiler.
+    Nothing is drawn either: drawing on the meta device takes no memory but much time: it imports torch's compiler. Modules that
+    constructors import keep the values of their own tensors.
     """
-    with torch.device("meta"), uninitialized():
-        yield
+    with torch.device("meta"), uninitialized():  # entering a device imports a module of torch
+        imports = _Imports()
+        sys.meta_path.insert(0, imports)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(imports)
