@@ -40,8 +40,10 @@ def griffin_lim(magnitudes: Tensor, num_frames: Tensor, window: Tensor, *, hop: 
     Returns:
         `[N, (T - 1)·M]`, zero beyond (num_frames - 1)·M.
     """
+    if magnitudes.shape[1] < 2 or not len(magnitudes):
+        return magnitudes.new_zeros(len(magnitudes), max(0, magnitudes.shape[1] - 1) * hop)
     within = length_mask(num_frames.to(magnitudes.device), magnitudes.shape[1])
-    magnitudes = magnitudes * within[..., None]
+    magnitudes = magnitudes.masked_fill(~within[..., None], 0.0)  # whatever is there, even NaN
     total = _overlap_add(within[..., None] * window.square(), hop).clamp_min(torch.finfo(window.dtype).eps)
     inside = length_mask((num_frames.to(magnitudes.device) - 1).clamp_min(0) * hop, total.shape[-1])
     generator = torch.Generator().manual_seed(0)
@@ -61,8 +63,6 @@ def griffin_lim(magnitudes: Tensor, num_frames: Tensor, window: Tensor, *, hop: 
 def _overlap_add(frames: Tensor, hop: int) -> Tensor:
     """Add up frames `[N, T, W]` around the samples t·M: `[N, (T - 1)·M]`, from the middle of the first frame to that of the last."""
     count, width = frames.shape[1:]
-    if count < 2:
-        return frames.new_zeros(len(frames), 0)
     whole = (count - 1) * hop
     added = functional.fold(frames.transpose(1, 2), (1, whole + width), (1, width), stride=(1, hop))[:, 0, 0]
     return added[:, width // 2 : width // 2 + whole]

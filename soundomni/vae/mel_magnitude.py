@@ -76,9 +76,7 @@ class MelMagnitudeCodec(Codec):
         check_count("num_mels", num_mels, most=min(MOST_MELS, window // 2))
         check_count("frame_size", frame_size, most=max(1, window // 2))
         check_count("rounds", rounds, most=MOST_ROUNDS)
-        band = (0.0, sample_rate / 2) if frequencies is None else (float(frequencies[0]), float(frequencies[-1]))
-        if frequencies is not None and (len(frequencies) != 2 or not 0 <= band[0] < band[1] <= sample_rate / 2):
-            raise SpecError(f"frequencies is {list(frequencies)}; expected two in order, from 0 to {sample_rate / 2:g} Hz, or null")
+        low, high = _band(frequencies, sample_rate)
         if not 0 < floor < math.inf:
             raise SpecError(f"floor is {floor}; expected a power above 0")
         self.floor, self.rounds = floor, rounds
@@ -91,7 +89,7 @@ class MelMagnitudeCodec(Codec):
             extra_frames=1,
         )
         weights = torch.from_numpy(
-            mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=band, at_least_a_bin=True)
+            mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=(low, high), at_least_a_bin=True)
         )
         self.register_buffer("_bands", (weights / weights.sum(1, keepdim=True)).float(), persistent=False)  # [M, F]
         self.register_buffer("_bins", (weights / weights.sum(0).clamp_min(1e-9)).T.float().contiguous(), persistent=False)  # [F, M]
@@ -126,3 +124,12 @@ class MelMagnitudeCodec(Codec):
             magnitudes = power.sqrt() * (window.sum() / 2.0)
             samples = griffin_lim(magnitudes, frames, window, hop=self._spec.downsampling_ratio, rounds=self.rounds)
         return rearrange(samples, "(b c) s -> b c s", c=channels)
+
+
+def _band(frequencies: Sequence[float] | None, sample_rate: int) -> tuple[float, float]:
+    """Return the lowest and highest frequency of the bands. Raise SpecError if there is nothing between them."""
+    if frequencies is None:
+        return 0.0, sample_rate / 2
+    if len(frequencies) != 2 or not 0 <= frequencies[0] < frequencies[1] <= sample_rate / 2:
+        raise SpecError(f"frequencies is {list(frequencies)}; expected two in order, from 0 to {sample_rate / 2:g} Hz, or null")
+    return float(frequencies[0]), float(frequencies[1])
