@@ -20,19 +20,27 @@ _HTK_MELS, _HTK_HERTZ = 1127.0, 700.0
 
 
 def mel_filters(
-    *, num_mels: int, n_fft: int, sample_rate: int, scale: MelScale, frequencies: tuple[float, float] | None = None
+    *,
+    num_mels: int,
+    n_fft: int,
+    sample_rate: int,
+    scale: MelScale,
+    frequencies: tuple[float, float] | None = None,
+    at_least_a_bin: bool = False,
 ) -> np.ndarray:
     """Return triangles, float64 `[M, F]` with F = n_fft // 2 + 1, that are spaced evenly in mel between two frequencies in Hz:
     from 0 Hz to half the sample rate if there are none.
 
     They are computed here because importing transformers, which has them too, takes longer than a small model's first
-    step. A filter that lies between two bins is zero.
+    step. A filter that lies between two bins is zero, unless `at_least_a_bin`: then each triangle reaches a bin to both sides.
     """
     to_mels, to_hertz = (_slaney_mels, _slaney_hertz) if scale == "slaney" else (_htk_mels, _htk_hertz)
     low, high = (0.0, sample_rate / 2) if frequencies is None else frequencies
     edges = to_hertz(np.linspace(to_mels(low), to_mels(high), num_mels + 2))
     bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
     lower, center, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    if at_least_a_bin:
+        lower, upper = np.minimum(lower, center - bins[1]), np.maximum(upper, center + bins[1])
     rising, falling = (bins - lower) / (center - lower), (upper - bins) / (upper - center)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     return np.asarray(triangles * (2.0 / (upper - lower)) if scale == "slaney" else triangles)

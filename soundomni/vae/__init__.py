@@ -8,7 +8,9 @@ from soundomni.vae.harmonic_codes import HarmonicCodesCodec
 from soundomni.vae.hubert_kmeans import HubertKmeansCodec
 from soundomni.vae.kmeans import Clusters, fit_kmeans, nearest_centroid
 from soundomni.vae.mdct import MDCTCodec
+from soundomni.vae.mel_codes import MelCodesCodec
 from soundomni.vae.mel_kmeans import MelKmeansCodec
+from soundomni.vae.mel_magnitude import MelMagnitudeCodec
 from soundomni.vae.mimi import MimiCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
@@ -28,7 +30,9 @@ __all__ = [
     "HarmonicCodesCodec",
     "HubertKmeansCodec",
     "MDCTCodec",
+    "MelCodesCodec",
     "MelKmeansCodec",
+    "MelMagnitudeCodec",
     "MimiCodec",
     "OobleckCodec",
     "OobleckDecoder",

@@ -109,6 +109,16 @@ class TestHarmonicCodes(Measured, testing.CodecSuite):
     arguments = {**HARMONIC, "num_codebooks": 2, "codebook_size": 5}  # noqa: RUF012
 
 
+MEL = {"sample_rate": RATE, "frame_size": 8, "window": 32, "num_mels": 10, "rounds": 4}
+TestMelMagnitude = suite(testing.CodecSuite, "MelMagnitude", "mel-magnitude", **MEL)
+TestMelMagnitudeStereo = suite(testing.CodecSuite, "MelMagnitudeStereo", "mel-magnitude", **MEL, channels=2)
+
+
+class TestMelCodes(Measured, testing.CodecSuite):
+    name = "mel-codes"
+    arguments = {**MEL, "num_codebooks": 2, "codebook_size": 5}  # noqa: RUF012
+
+
 class TestMelKmeans(Measured, testing.CodecSuite):
     name = "mel-kmeans"
     arguments = {"sample_rate": RATE, "frame_size": 16, "window": 50, "num_mels": 12, "num_clusters": 6}  # noqa: RUF012
