@@ -1,6 +1,6 @@
 """Make phrases of two spoken digits with espeak-ng and sox, for the chain text → semantic tokens → acoustic codes → speech.
 
-    python make_phrases.py OUT [--count N] [--seed S]
+    python make_phrases.py OUT [--count N] [--settings N] [--seed S]
 
 OUT/train         phrases of the voices of make_speech.py that are trained on, `<number>.wav` at 8 kHz, with their words in
                   `<number>.txt`
@@ -26,8 +26,6 @@ from make_speech import ACCENTS, DIGITS, HELD_OUT, PITCHES, SPEEDS, TRAINED, run
 RATE = 8000
 GAP = 0.08
 """Seconds between the words of a phrase."""
-SETTINGS = 8
-"""Combinations of pitch and speed of each voice."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=4000, help="phrases to train on (default: 4000)")
+    parser.add_argument("--settings", type=int, default=8, help="combinations of pitch and speed of each voice (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     for tool in ("espeak-ng", "sox"):
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in ("train", "prompts"):
         (unfinished / folder).mkdir(parents=True)
     rng = random.Random(args.seed)
-    trained, held_out = speakers(TRAINED, SETTINGS, rng), speakers(HELD_OUT, 1, rng)
+    trained, held_out = speakers(TRAINED, args.settings, rng), speakers(HELD_OUT, 1, rng)
     words = [(speaker, digit) for speaker in (*trained, *held_out) for digit in DIGITS]
     with ThreadPoolExecutor(2) as pool:
         clips = dict(zip(words, pool.map(lambda word: speak(*word), words), strict=True))

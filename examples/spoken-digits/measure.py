@@ -113,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    torch.set_num_threads(2)
     model = SoundOmni.from_pretrained(args.model)
     clips, words = read_folder(args.speech / "train")
     classifier = train_classifier(stack(clips), labels(words), steps=args.classifier_steps, seed=args.seed)

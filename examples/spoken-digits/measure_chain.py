@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from measure import DIGITS, RATE, labels, read_folder, recognized, stack, train_classifier
 
 from soundomni import Audio, Chain, Kept
@@ -53,7 +52,8 @@ def pitch(clip: Audio) -> float:
 def near(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the share of pairs of pitches that are at most two semitones apart, among pairs that have both."""
     apart = np.abs(12 * np.log2(np.asarray(one) / np.asarray(other)))
-    return float((apart[~np.isnan(apart)] <= 2).mean())
+    known = ~np.isnan(apart)
+    return float((apart[known] <= 2).mean()) if known.any() else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,15 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--phrases", type=Path, required=True, help="folder made by make_phrases.py")
     parser.add_argument("--chain", type=Path, required=True, help="spec with the section stages, or directory of a chain")
     parser.add_argument("--per-prompt", type=int, default=4, help="digits that are said after each prompt (default: 4)")
+    parser.add_argument("--limit", type=int, help="number of prompts to use (default: all)")
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")
     parser.add_argument("--out", type=Path, help="folder for the clips")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    torch.set_num_threads(2)
     chain, rng = Chain.from_pretrained(args.chain), random.Random(args.seed)
     clips, words = read_folder(args.speech / "train")
     classifier = train_classifier(stack(clips), labels(words), steps=args.classifier_steps, seed=args.seed)
-    prompts, firsts = read_folder(args.phrases / "prompts")
+    prompts, firsts = (found[: args.limit] for found in read_folder(args.phrases / "prompts"))
     pairs = [(prompt, first, rng.choice(DIGITS)) for prompt, first in zip(prompts, firsts, strict=True) for _ in range(args.per_prompt)]
     kept = [Kept(prompt, [(0.0, prompt.waveform.shape[1] / RATE)]) for prompt, _, _ in pairs]
     texts = [f"{first} {second}" for _, first, second in pairs]

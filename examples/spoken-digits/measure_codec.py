@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from measure import labels, read_folder, recognized, stack, train_classifier
 
 from soundomni.core.inference.round_trip import round_trips
@@ -29,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    torch.set_num_threads(2)
     found = load_run_codec(args.run, step=None)
     if found is None:
         parser.error(f"the run '{args.run}' did not train a codec")

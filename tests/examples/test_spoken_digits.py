@@ -83,3 +83,39 @@ def test_a_codec_is_trained_on_the_speech_and_measured(
     assert set(report) == {"files", "voices"}
     assert all(set(scores) == {"recordings", "all levels", "level 0 only"} for scores in report.values())
     assert report["files"]["recordings"] > 0.1
+
+
+@pytest.mark.audio_tools
+@pytest.mark.long
+def test_a_chain_of_two_stages_says_digits_after_prompts_of_held_out_voices(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    phrases = script("make_phrases")
+    monkeypatch.setattr(phrases, "ACCENTS", phrases.ACCENTS[:1])
+    monkeypatch.setattr(phrases, "TRAINED", phrases.TRAINED[:2])
+    assert phrases.main(["phrases", "--count", "40", "--settings", "1"]) == 0
+    voices = {path.stem.split("-", 1)[1] for path in (work / "phrases" / "prompts").glob("*.wav")}
+    assert len(voices) == len(phrases.HELD_OUT) and len(list((work / "phrases" / "train").glob("*.wav"))) == 40
+    smaller = [
+        "--train.steps=4",
+        "--train.threads=1",
+        "--data.tokens_per_batch=512",
+        "--model.backbone.num_layers=1",
+        "--train.save_every=0",
+    ]
+    few = {"semantic": "semantic.codec.init_args.num_clusters=8", "acoustic": "acoustic.codec.init_args.codebook_size=8"}
+    for stage, size in few.items():
+        sizes = [
+            f"--model.modalities.{size}",
+            *(["--model.modalities.semantic.codec.init_args.num_clusters=8"] if stage == "acoustic" else []),
+        ]
+        assert main(["train", "--config", str(EXAMPLE / "chain" / f"{stage}.yaml"), *sizes, *smaller]) == 0
+        assert main(["export", f"runs/{stage}", "--out", f"models/{stage}"]) == 0
+    shutil.copy(EXAMPLE / "chain" / "speech.yaml", "speech.yaml")
+    capsys.readouterr()
+    script("measure")
+    arguments = ["--speech", "speech", "--phrases", "phrases", "--chain", "speech.yaml", "--classifier-steps", "20"]
+    assert script("measure_chain").main([*arguments, "--per-prompt", "1", "--limit", "4", "--out", "spoken"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["clips"] == 4 == len(list((work / "spoken").glob("*.wav"))) and 0 <= report["recognized"] <= 1
