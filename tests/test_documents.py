@@ -16,7 +16,16 @@ from soundomni.core.spec.load import load_spec, shipped_specs
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "soundomni/models/nano/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "soundomni/models/nano/README.md",
+            "soundomni/models/nano-codes/README.md",
+        )
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SMALL = ["--train.steps=2", "--train.threads=1", "--train.validation.every=2", "--train.save_every=2", "--data.tokens_per_batch=1024"]

@@ -83,12 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             soundfile.write(args.out / f"{i:03d} {text}.wav", clip.waveform.T, clip.sample_rate)
     pitches = [pitch(clip) for clip in said]
     own = [pitch(prompt) for prompt, _, _ in pairs]
+    others = own[args.per_prompt :] + own[: args.per_prompt]  # the same digit by the next voice
+    tones, voices = own[:: args.per_prompt], len(prompts) // len(set(firsts))
     targets = labels([second for _, _, second in pairs])
     report = {
         "recognized": recognized(classifier, stack(said), targets),
         "recognized, prompts themselves": recognized(classifier, stack(prompts), labels(firsts)),
         "pitch of the prompt": near(pitches, own),
-        "pitch of another prompt": near(pitches, own[len(own) // 2 :] + own[: len(own) // 2]),
+        "pitch of another voice": near(pitches, others),
+        "pitch of two recordings of a voice": near(tones, tones[voices:] + tones[:voices]),
         "clips": len(said),
     }
     sys.stdout.write(json.dumps({name: round(value, 4) for name, value in report.items()}, indent=2) + "\n")

@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=expanded,
         metavar="MODEL",
-        help="codec of a model directory, a shipped model (nano) or a Hugging Face Hub repository OWNER/NAME[@REVISION]; or of a run, "
-        "such as one that trained a codec, or of a codec directory",
+        help="codec of a model directory, a shipped model (nano, nano-codes) or a Hugging Face Hub repository OWNER/NAME[@REVISION]; or of "
+        "a run, such as one that trained a codec, or of a codec directory",
     )
     codec.add_argument(
         "--codec",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TESTED_ON = "cpu"
 """The only kind of device on which this project's tests have been run."""
 
-_MODEL = "model directory, shipped model (nano), or Hugging Face Hub repository OWNER/NAME[@REVISION]"
+_MODEL = "model directory, shipped model (nano, nano-codes), or Hugging Face Hub repository OWNER/NAME[@REVISION]"
 
 
 def add_model(parser: argparse.ArgumentParser, *, may_be_chain: bool = False) -> None:

@@ -40,6 +40,8 @@ class MaskGITSampler(Sampler):
         iterations: passes of each level that is made; the last number is that of all further levels.
         num_steps: passes of the first of them, in place of its number in `iterations`.
         temperature: scale of the noise in the confidence; higher values come closer to a random order.
+        draw_temperature: divides the logits that codes are drawn from: below 1, likely codes become likelier. The confidence is that of the
+            model all the same.
         order: "confidence" as above, or "random", in which the cells that are hidden again do not depend on their codes.
         greedy: levels of one pass take the likeliest codes instead of drawing them.
 
@@ -55,6 +57,7 @@ class MaskGITSampler(Sampler):
         iterations: Sequence[int] = (16, 1),
         num_steps: int | None = None,
         temperature: float = 4.5,
+        draw_temperature: float = 1.0,
         order: Order = "confidence",
         greedy: bool = True,
     ) -> None:
@@ -66,10 +69,13 @@ class MaskGITSampler(Sampler):
             check_count("num_steps" if num_steps is not None and not level else f"iterations[{level}]", passes, most=MOST_STEPS)
         if not 0 <= temperature < math.inf:
             raise SpecError(f"temperature is {temperature}; expected a number from 0 on")
+        if not 0 < draw_temperature < math.inf:
+            raise SpecError(f"draw_temperature is {draw_temperature}; expected a number above 0; a level of one pass can be greedy instead")
         if order not in get_args(Order):
             raise SpecError(f"order is '{order}'; expected confidence or random.{did_you_mean(order, get_args(Order))}")
         self.num_steps = self.iterations[0]
         self.temperature = temperature
+        self.draw_temperature = draw_temperature
         self.order = order
         self.greedy = greedy
 
@@ -135,7 +141,8 @@ class MaskGITSampler(Sampler):
                     values = _with_level(values, level, torch.where(unknown, logits.argmax(1), values[:, level]))
                 else:
                     scores, numbers = logits.double().log_softmax(1), uniform(2, frames, values[:, level], generators)
-                    values = _with_level(values, level, torch.where(unknown, draw_codes(scores, numbers[0]), values[:, level]))
+                    drawn = draw_codes(self._sharpened(scores), numbers[0])
+                    values = _with_level(values, level, torch.where(unknown, drawn, values[:, level]))
                     if done < 1.0:
                         made = Pass(values, level, timestep, done, scores, free, unknown, gumbel(numbers[1]))
                         sure, candidates = confidence(made)
@@ -147,6 +154,10 @@ class MaskGITSampler(Sampler):
                     on_step(step, values)
                 step += 1
         return start.with_values(values)
+
+    def _sharpened(self, scores: Tensor) -> Tensor:
+        """Return the log-probabilities that codes are drawn from."""
+        return scores if self.draw_temperature == 1.0 else (scores / self.draw_temperature).log_softmax(1)
 
     def _confidence(self, made: Pass) -> tuple[Tensor, Tensor]:
         """Return the log-probability of each code with noise, or only noise, and the cells that this pass has drawn."""
@@ -166,7 +177,7 @@ class Pass:
         level: index of the level.
         timestep: that of the pass.
         done: share of the level's passes that are done, this one included.
-        scores: log-probabilities `[B, V, T]` that the codes were drawn from.
+        scores: log-probabilities `[B, V, T]` of the model.
         free: bool `[B, T]`, cells that were hidden before the first pass of the level.
         unknown: bool `[B, T]`, cells that were hidden before this pass.
         noise: Gumbel noise `[B, T]`.

@@ -33,7 +33,7 @@ class MaskGITCriticSampler(MaskGITSampler):
         iterations: passes of each level; the last number is that of all further levels.
         num_steps: passes of the first level, in place of its number in `iterations`.
         temperature: scale of the noise in the scores; higher values come closer to a random order.
-        greedy: levels of one pass take the likeliest codes instead of drawing them.
+        draw_temperature, greedy: as in `maskgit`.
 
     Raises:
         SpecError: an argument is out of range.
@@ -42,9 +42,17 @@ class MaskGITCriticSampler(MaskGITSampler):
     reviews: ClassVar[bool] = True
 
     def __init__(
-        self, *, iterations: Sequence[int] = (16, 1), num_steps: int | None = None, temperature: float = 1.0, greedy: bool = True
+        self,
+        *,
+        iterations: Sequence[int] = (16, 1),
+        num_steps: int | None = None,
+        temperature: float = 1.0,
+        draw_temperature: float = 1.0,
+        greedy: bool = True,
     ) -> None:
-        super().__init__(iterations=iterations, num_steps=num_steps, temperature=temperature, greedy=greedy)
+        super().__init__(
+            iterations=iterations, num_steps=num_steps, temperature=temperature, draw_temperature=draw_temperature, greedy=greedy
+        )
 
     def count_steps(self, start: Representation) -> int:
         """Return the number of passes over all levels."""

@@ -126,6 +126,24 @@ def test_levels_of_one_pass_are_greedy_unless_told_otherwise():
     torch.testing.assert_close(shares, logits[0, :, 0].softmax(0), atol=0.06, rtol=0)
 
 
+@pytest.mark.parametrize("temperature", [0.25, 0.7, 2.0])
+def test_codes_are_drawn_at_their_temperature_and_stay_by_the_confidence_of_the_model(temperature):
+    logits = torch.tensor([0.0, 0.5, 0.1])[None, :, None].expand(300, -1, 3)
+    sampler = MaskGITSampler(iterations=[1], greedy=False, draw_temperature=temperature)
+    _, drawn = steps_of(sampler, hidden([3], *[3] * 300), lambda values, timesteps: logits)
+    shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
+    torch.testing.assert_close(shares, (logits[0, :, 0] / temperature).softmax(0), atol=0.05, rtol=0)
+
+
+def test_the_confidence_of_a_drawn_code_is_that_of_the_model_at_any_temperature():
+    """Sharpened, the likeliest code of the first cell (0.61) would be surer than those of the second (0.50 each)."""
+    shares = torch.tensor([[0.4, 0.3, 0.3], [0.45, 0.45, 0.1]]).T[None].expand(300, -1, -1)
+    sampler = MaskGITSampler(iterations=[2], temperature=0.0, draw_temperature=0.25)
+    seen, _ = steps_of(sampler, hidden([3], *[2] * 300), lambda values, timesteps: shares.log())
+    kept = seen[1][0][:, 0] != HIDDEN
+    assert bool((kept.sum(1) == 1).all()) and float(kept[:, 1].double().mean()) > 0.95
+
+
 def test_impossible_codes_are_never_drawn():
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])[None, :, None].expand(50, -1, 20)
     _, made = steps_of(MaskGITSampler(iterations=[3]), hidden([5], *[20] * 50), lambda values, timesteps: logits)
@@ -197,6 +215,8 @@ def test_a_random_order_with_a_pass_per_cell_fills_one_cell_per_pass(length, mor
         ({"iterations": [1, 10**6]}, r"iterations\[1\] is 1000000; expected at most 10,000"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": math.nan}, "temperature is nan"),
+        ({"draw_temperature": 0.0}, "draw_temperature is 0.0; expected a number above 0"),
+        ({"draw_temperature": math.inf}, "draw_temperature is inf"),
         ({"order": "randon"}, "order is 'randon'; expected confidence or random. Did you mean 'random'?"),
     ],
 )
