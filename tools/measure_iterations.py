@@ -1,27 +1,31 @@
-"""Measure how the passes of `nano-codes` change what it makes, and draw it: `python tools/measure_iterations.py`.
+"""Measure how the passes of a soundstorm-toy change what it makes, and draw it: `python tools/measure_iterations.py MODEL`.
 
-It writes docs/images/iterations.svg and prints the table of docs/concepts/codes.md. It takes about half an hour on one core.
+It writes docs/images/iterations.svg and prints the table of docs/tutorials/soundstorm.md. It takes about ten minutes on one core.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from soundomni import SoundOmni
 from soundomni.cli.stderr_observer import StderrObserver
+from soundomni.core.spec.schema import Slot
 from soundomni.evaluation import evaluate
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "iterations.svg"
-MODEL, DATA = "nano-codes", "new-combinations"
+NOTES = ["C4", "D4", "E4", "F4", "G4", "A4", "B4"]
+SOUNDS = Slot("toy-sounds", {"seed": 31, "seconds": 0.5, "events": [1, 1], "variation": 0.0, "notes": NOTES})
+CLIPS = 200
 PASSES = (1, 2, 4, 8, 16, 32)
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 48, 150, 14, 42
 LINES = (("passes of level 0, one of each other", "#3b5bdb"), ("passes of each other level, 16 of level 0", "#e8590c"))
 STYLE = "text { font: 12px system-ui, Helvetica, Arial, sans-serif; fill: #52606d } .grid { stroke: #e4e7eb }"
 
 
-def main() -> None:
-    first = {passes: measured([passes, 1]) for passes in PASSES}
-    others = {passes: first[16] if passes == 1 else measured([16, passes]) for passes in PASSES}
+def main(model: str) -> None:
+    first = {passes: measured(model, [passes, 1]) for passes in PASSES}
+    others = {passes: first[16] if passes == 1 else measured(model, [16, passes]) for passes in PASSES}
     print("| passes | " + " | ".join(map(str, PASSES)) + " |")
     print("|---|" + "---|" * len(PASSES))
     for (label, _), found in zip(LINES, (first, others), strict=True):
@@ -30,10 +34,10 @@ def main() -> None:
     OUT.write_text(picture([{passes: 100 * found[passes][0] for passes in PASSES} for found in (first, others)]), encoding="utf-8")
 
 
-def measured(iterations: list[int]) -> tuple[float, float]:
+def measured(name: str, iterations: list[int]) -> tuple[float, float]:
     """Return the shares of attributes, and of clips with every attribute, that are right after this many passes of the levels."""
-    model = SoundOmni.from_pretrained(MODEL, overrides={"model.modalities.codes.sampler.init_args.iterations": str(iterations)})
-    made = evaluate(model, DATA, tasks=["generate"], observer=StderrObserver())["generated"]
+    model = SoundOmni.from_pretrained(name, overrides={"model.modalities.acoustic.sampler.init_args.iterations": str(iterations)})
+    made = evaluate(model, SOUNDS, tasks=["generate"], limit=CLIPS, observer=StderrObserver())["generated"]
     return made["attributes"], made["right"]
 
 
@@ -68,4 +72,4 @@ def picture(curves: list[dict[int, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -55,7 +55,7 @@ def speak(speaker: Speaker, digit: str) -> np.ndarray:
 
 
 def write(path: Path, waveform: np.ndarray, words: str) -> None:
-    """Write a clip, and its words beside it."""
+    """Write a clip, and its words in a file of the same name."""
     soundfile.write(path, waveform, RATE)
     path.with_suffix(".txt").write_text(words + "\n", encoding="utf-8")
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--speech", type=Path, required=True, help="folder made by make_speech.py")
     parser.add_argument("--phrases", type=Path, required=True, help="folder made by make_phrases.py")
     parser.add_argument("--chain", type=Path, required=True, help="spec with the section stages, or directory of a chain")
-    parser.add_argument("--per-prompt", type=int, default=4, help="digits that are said after each prompt (default: 4)")
+    parser.add_argument("--per-prompt", type=int, default=4, help="number of digits that the chain says after each prompt (default: 4)")
     parser.add_argument("--limit", type=int, help="number of prompts to use (default: all)")
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")
     parser.add_argument("--out", type=Path, help="folder for the clips")

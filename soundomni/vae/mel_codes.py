@@ -10,7 +10,7 @@ class MelCodesCodec(MeasuredCodesCodec):
     """The power of mel bands as K codes per frame, without a network and without training; decoding finds phases for it.
 
     The codebooks are measured on the first clips of the data when a run begins, and belong to the saved model. There are few frames a
-    second, and the codes say nothing of phases, so small models learn them; speech stays intelligible.
+    second, and the codes hold no phases, so small models learn them; speech stays intelligible.
 
     Args:
         num_codebooks: number of levels, K.
