@@ -18,7 +18,7 @@ NOTES = ["C4", "D4", "E4", "F4", "G4", "A4", "B4"]
 SOUNDS = Slot("toy-sounds", {"seed": 31, "seconds": 0.5, "events": [1, 1], "variation": 0.0, "notes": NOTES})
 CLIPS = 200
 PASSES = (1, 2, 4, 8, 16, 32)
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 48, 150, 14, 42
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620, 300, 48, 190, 14, 42
 LINES = (("passes of level 0, one of each other", "#3b5bdb"), ("passes of each other level, 16 of level 0", "#e8590c"))
 STYLE = "text { font: 12px system-ui, Helvetica, Arial, sans-serif; fill: #52606d } .grid { stroke: #e4e7eb }"
 
