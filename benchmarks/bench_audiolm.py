@@ -6,7 +6,7 @@ in the order "flat". Keys and values are cached on both sides. There, a training
 percent of its work.
 
 One new token reads every weight once, so memory bounds both: at hidden size 1024, its floor takes more than half of their time, and
-twice their speed is out of reach. The floor is the time of the matrix products and the attention of our network only. Run on one thread,
+twice their speed is out of reach. Weights lie where `SoundOmni` puts them, see `lay_out_wide_layers`. The floor is the time of the matrix products and the attention of our network only. Run on one thread,
 with both packages on the path:
 
     pip install --no-deps --target FOLDER --requirement requirements/token-models.txt
@@ -25,6 +25,7 @@ import torch
 
 from soundomni.core.assembly.build import build_sampler
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.wide_layers import lay_out_wide_layers
 from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.sampling import sample_audio
 from soundomni.core.sequence import Context, PackedBatch
@@ -49,9 +50,9 @@ class Stage:
 
 
 STAGES = {
-    "semantic": Stage(1024, 1, SEMANTIC, 192, 1.15),
-    "coarse": Stage(512, COARSE, SIZE, 64, 1.5, ("semantic", SEMANTIC, 64)),
-    "fine": Stage(512, FINE, SIZE, 40, 1.7, ("coarse", COARSE * SIZE, 40 * COARSE)),
+    "semantic": Stage(1024, 1, SEMANTIC, 192, 1.2),
+    "coarse": Stage(512, COARSE, SIZE, 64, 1.65, ("semantic", SEMANTIC, 64)),
+    "fine": Stage(512, FINE, SIZE, 40, 1.9, ("coarse", COARSE * SIZE, 40 * COARSE)),
 }
 
 
@@ -74,6 +75,11 @@ class Ours:
             of, size, count = stage.before
             self.context = (peers.drawn(writer.context(peers.samples_of(count), of=of), 1, size),)
         self.sampler = build_sampler(Slot("next-token", {"top_k": 0.1}))
+
+    def for_use(self) -> Ours:
+        """Return this, with its weights where `SoundOmni` puts them."""
+        lay_out_wide_layers(self.model)
+        return self
 
     def make(self) -> torch.Tensor:
         """Make a clip."""
@@ -130,7 +136,7 @@ def _codec() -> Any:
 @pytest.mark.parametrize("name", list(STAGES))
 def test_generation(benchmark: Any, name: str) -> None:
     """Make a clip, one token after the other."""
-    ours, theirs, stage = Ours(name), Theirs(name), STAGES[name]
+    ours, theirs, stage = Ours(name).for_use(), Theirs(name), STAGES[name]
     unused = [theirs.network.proj_text_embed]
     assert peers.count(ours.model) == pytest.approx(peers.count(theirs.network, without=unused), rel=0.02)
     tokens = stage.levels * stage.frames

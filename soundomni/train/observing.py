@@ -62,7 +62,7 @@ def open_validation(parts: Parts, world: World, ema: EMA | None, reporter: Repor
         if isinstance(module, CodecTraining):
             made = reconstruct(module, clips, world.device)
         else:
-            omni = SoundOmni(module, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths)
+            omni = SoundOmni(module, parts.spec, parts.tokenizer, trust_class_paths=trust_class_paths, in_training=True)
             made = make_and_describe(omni, train, clips)
 
     def report(step: int, files: Sequence[Path]) -> None:

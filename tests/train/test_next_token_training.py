@@ -109,8 +109,16 @@ def test_the_memory_that_tokens_need_is_that_of_a_real_step(tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_two_ranks_compute_what_one_process_does(tmp_path: Path) -> None:
-    options = (*CODES, "train.steps=12", "train.optimizer.lr=1e-3", "train.save_every=0", "data.tokens_per_batch=96")
+@pytest.mark.parametrize("levels", ["null", "[0, 1]", "[1, 2]"])
+def test_two_ranks_compute_what_one_process_does(levels: str, tmp_path: Path) -> None:
+    options = (
+        *CODES,
+        f"model.objective.levels={levels}",
+        "train.steps=12",
+        "train.optimizer.lr=1e-3",
+        "train.save_every=0",
+        "data.tokens_per_batch=96",
+    )
     run_training(tiny_spec(tmp_path / "one", *options))
     run_in_two_processes(Path(__file__).with_name("tiny_spec.py"), str(tmp_path / "two"), *options)
     one, two = measured(tmp_path / "one"), measured(tmp_path / "two")

@@ -21,6 +21,7 @@ from soundomni.core.assembly.lora import check_merged
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialized
+from soundomni.core.assembly.wide_layers import lay_out_wide_layers
 from soundomni.core.batches import batches
 from soundomni.core.errors import SpecError
 from soundomni.core.files.names import SPEC_FILE
@@ -100,6 +101,7 @@ class SoundOmni:
         max_tokens: the longest sample that it was trained with; longer ones are refused. None for no limit.
         origin: where its weights come from.
         trust_class_paths: let the spec's sampler be named by import path.
+        in_training: leave the weights where they are in memory, see `lay_out_wide_layers`, because the model is being trained.
     """
 
     def __init__(
@@ -111,7 +113,10 @@ class SoundOmni:
         max_tokens: int | None = None,
         origin: Origin = Origin(),  # noqa: B008  it is frozen
         trust_class_paths: bool = False,
+        in_training: bool = False,
     ) -> None:
+        if not in_training:
+            lay_out_wide_layers(model)
         self.model = model
         self.spec = spec
         self.tokenizer = tokenizer
