@@ -6,8 +6,8 @@ in the order "flat". Keys and values are cached on both sides. There, a training
 percent of its work.
 
 One new token reads every weight once, so memory bounds both: at hidden size 1024, its floor takes more than half of their time, and
-twice their speed is out of reach. Weights lie where `SoundOmni` puts them, see `lay_out_wide_layers`. The floor is the time of the matrix products and the attention of our network only. Run on one thread,
-with both packages on the path:
+twice their speed is out of reach. Weights lie where `SoundOmni` puts them, see `lay_out_wide_layers`. The floor is the time of the matrix
+products and the attention of our network only. Run on one thread, with both packages on the path:
 
     pip install --no-deps --target FOLDER --requirement requirements/token-models.txt
     PYTHONPATH=FOLDER OMP_NUM_THREADS=1 pytest -s benchmarks/bench_audiolm.py

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from soundomni.core.inference.places_ahead import PlacesAhead
-from soundomni.core.inference.token_choice import drawn_tokens, likeliest
+from soundomni.core.inference.token_choice import drawn_tokens, token_weights
 from soundomni.core.interfaces import Draft, DraftedSampler, Predict, Prediction
 from soundomni.core.limits import check_count
 from soundomni.core.representation import HIDDEN, Representation, Tokens
@@ -142,9 +143,9 @@ class SpeculativeSampler(DraftedSampler):
                     scores = self._choice.scores(own[rows.to(own.device)], guessed, rows, at[rows], start, level=level)
                     able = (scores > -torch.inf).any(1)
                     scores, rows = scores[able], rows[able.cpu()]
-                    ids, weights = self._weights(scores)
-                    guessed[rows, level, at[rows]] = drawn_tokens(ids, weights, numbers[rows, level, at[rows]])
-                    shares[level][rows, ahead] = torch.zeros_like(weights).scatter(1, ids, weights)
+                    weights = self._weights(scores)
+                    guessed[rows, level, at[rows]] = drawn_tokens(weights, numbers[rows, level, at[rows]])
+                    shares[level][rows, ahead] = weights
             going &= _full(guessed[every, :, at, None], hidden[..., None], start.end)[:, 0]
             if not bool(going.any()):
                 break
@@ -186,40 +187,37 @@ class SpeculativeSampler(DraftedSampler):
             at_rows, guess = at[clips, places], found[clips, level, places]
             own = own[clips.to(own.device), :, places.to(own.device)]
             scores = self._choice.scores(own, guessed, clips, at_rows, start, level=level)
-            ids, weights = self._weights(scores)
-            weights = accepted(ids, weights, shares[level][clips, places], guess)
-            drawn[clips, level, places] = drawn_tokens(ids, weights, numbers[clips, level, at_rows])
+            weights = accepted(self._weights(scores), shares[level][clips, places], guess)
+            drawn[clips, level, places] = drawn_tokens(weights, numbers[clips, level, at_rows])
         hidden &= _so_far(full & (drawn == found).all(1))[:, None]
         clips, levels, places = torch.nonzero(hidden, as_tuple=True)
         values[clips, levels, at[clips, places]] = drawn[clips, levels, places]
         clips, places = torch.nonzero(hidden[:, 0] & (drawn[:, 0] == start.end), as_tuple=True)
         end_clips(values, lengths, clips.tolist(), at[clips, places].tolist(), start)
 
-    def _weights(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the classes of a level in some order, and their probabilities, `[R, V]` each, on the CPU."""
+    def _weights(self, scores: Tensor) -> Tensor:
+        """Return the probabilities `[R, V]` of the classes of a level, on the CPU."""
         if self._choice.temperature == 0.0:
-            ids = torch.arange(scores.shape[1]).expand(scores.shape[0], -1)
-            return ids, (ids == scores.argmax(-1, keepdim=True).cpu()).double()
-        ids, weights = likeliest(scores, self._choice.sampling(scores.shape[1]))
-        return ids, weights / weights.sum(-1, keepdim=True)
+            return one_hot(scores.argmax(-1), scores.shape[1]).double().cpu()
+        weights = token_weights(scores, self._choice.sampling(scores.shape[1]))
+        return weights / weights.sum(-1, keepdim=True)
 
 
-def accepted(ids: Tensor, target: Tensor, draft: Tensor, guess: Tensor) -> Tensor:
-    """Return the probabilities `[R, V]` of the codes of `ids`, given what was guessed.
+def accepted(target: Tensor, draft: Tensor, guess: Tensor) -> Tensor:
+    """Return the probabilities `[R, V]` of codes, given what was guessed.
 
     Over all guesses that the draft may draw, they amount to `target` (Leviathan et al. 2023, appendix A.1). A guess with draft
     probability 1 leaves `target` as it is.
 
     Args:
-        ids: int64 `[R, V]`, codes in any order.
-        target: float64 `[R, V]`, their probabilities p.
-        draft: float64 `[R, V]`, the probabilities q of the codes 0 to V - 1 that the guess was drawn from; 0 without a guess.
+        target: float64 `[R, V]`, the probabilities p of the codes.
+        draft: float64 `[R, V]`, the probabilities q that the guess was drawn from; 0 without a guess.
         guess: int64 `[R]`; HIDDEN without a guess.
     """
-    shares, hit = draft.gather(1, ids), ids == guess[:, None]
-    p, q = ((one * hit).sum(1) for one in (target, shares))
+    hit = torch.arange(target.shape[1]) == guess[:, None]
+    p, q = ((one * hit).sum(1) for one in (target, draft))
     keep = torch.where(q > 0, (p / q).clamp(max=1.0), 0.0)
-    rest = (target - shares).clamp(min=0.0)
+    rest = (target - draft).clamp(min=0.0)
     total = rest.sum(1)
     share = torch.where(total > 0, (1.0 - keep) / total, 0.0)
     return rest * share[:, None] + hit * keep[:, None]

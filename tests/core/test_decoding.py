@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 from tiny_models import MODELS, RATE, TOKENIZER, clip, make_model, model_spec
@@ -25,7 +25,7 @@ from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.inference.decoding import sample_text
-from soundomni.core.inference.token_choice import GREEDY, TokenSampling, likeliest, next_tokens
+from soundomni.core.inference.token_choice import GREEDY, TokenSampling, chosen_tokens, next_tokens, token_weights
 from soundomni.core.interfaces import Backbone, Router
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
@@ -143,9 +143,10 @@ def test_greedy_is_the_default_and_what_low_temperatures_tend_to(chain: UnifiedM
 def test_tokens_are_cut_off_as_defined(logits: list[float], temperature: float, top_k: int | None, top_p: float) -> None:
     logits[0] = max(logits[0], 0.0)
     sampling = TokenSampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    ids, weights = (x[0].numpy() for x in likeliest(torch.tensor([logits], dtype=torch.float32), sampling))
+    by_id = token_weights(torch.tensor([logits], dtype=torch.float32), sampling)[0].numpy()
     values = np.asarray(logits, np.float32).astype(np.float64)
-    assert ids.tolist() == sorted(range(len(logits)), key=lambda i: (-values[i], i))
+    ids = np.asarray(sorted(range(len(logits)), key=lambda i: (-values[i], i)))
+    weights = by_id[ids]
     full = np.exp((values[ids] - values.max()) / temperature)
     among = full[: len(full) if top_k is None else min(top_k, len(full))]
     kept = int((weights > 0).sum())
@@ -156,6 +157,22 @@ def test_tokens_are_cut_off_as_defined(logits: list[float], temperature: float, 
         assert among[: kept - 1].sum() < top_p * among.sum() * (1 + 1e-12)
     else:
         assert kept == int((among > 0).sum())
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    logits=st.lists(st.integers(-3, 3), min_size=2, max_size=12),
+    number=st.floats(0, 1, exclude_max=True),
+    top_p=st.sampled_from([1.0, 0.999999]),
+    seed=st.integers(0, 100),
+)
+def test_rounding_of_equal_logits_changes_nothing_that_is_drawn(logits: list[int], number: float, top_p: float, seed: int) -> None:
+    even = torch.tensor([logits], dtype=torch.float32)
+    rounded = even + 1e-7 * torch.randn(even.shape, generator=torch.Generator().manual_seed(seed))
+    shares = even[0].double().softmax(0).cumsum(0)
+    assume(float((shares - number).abs().min()) > 1e-4)
+    sampling, numbers = TokenSampling(temperature=1.0, top_p=top_p), torch.tensor([number], dtype=torch.float64)
+    assert torch.equal(chosen_tokens(even, sampling, numbers), chosen_tokens(rounded, sampling, numbers))
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_context_only() -> None:

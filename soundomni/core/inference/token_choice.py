@@ -68,38 +68,36 @@ def chosen_tokens(logits: Tensor, sampling: TokenSampling, numbers: Tensor) -> T
     """
     if sampling.temperature == 0.0:
         return logits.argmax(-1).cpu()
-    ids, weights = likeliest(logits, sampling)
-    return drawn_tokens(ids, weights, numbers)
+    return drawn_tokens(token_weights(logits, sampling), numbers)
 
 
-def drawn_tokens(ids: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+def drawn_tokens(weights: Tensor, numbers: Tensor) -> Tensor:
     """Return the token of each row that its number chooses, int64 `[R]`.
 
+    Tokens are passed in the order of their ids, not of their weights: that of nearly equal weights would depend on rounding.
+
     Args:
-        ids: int64 `[R, V]`, the tokens in any order.
-        weights: float64 `[R, V]`, proportional to their probabilities.
+        weights: float64 `[R, V]`, proportional to the probabilities.
         numbers: float64 `[R]` in [0, 1).
     """
     totals = weights.cumsum(-1)
     passed = (totals <= numbers[:, None] * totals[:, -1:]).sum(-1)
     last = weights.shape[1] - 1 - (weights > 0).int().flip(-1).argmax(-1)
-    chosen = torch.minimum(passed, last)  # the product may round up to the total
-    return ids.gather(1, chosen[:, None])[:, 0]
+    return torch.minimum(passed, last)  # the product may round up to the total
 
 
-def likeliest(logits: Tensor, sampling: TokenSampling) -> tuple[Tensor, Tensor]:
-    """Return the tokens that can be drawn, likeliest first, with their weights. The temperature must be above 0.
+def token_weights(logits: Tensor, sampling: TokenSampling) -> Tensor:
+    """Return float64 weights `[R, V]` on the CPU, proportional to the probabilities, and 0 for tokens that cannot be drawn.
 
     Args:
         logits: `[R, V]`; among equal logits, the smaller id counts as likelier.
-        sampling: how to choose.
-
-    Returns:
-        ids int64 `[R, V]` and weights float64 `[R, V]`, proportional to the probabilities, 0 for tokens that cannot be drawn; both on
-        the CPU.
+        sampling: how to choose. The temperature must be above 0.
     """
-    values, ids = logits.sort(dim=-1, descending=True, stable=True)
-    values = values.cpu().double()
+    if sampling.top_k is None and sampling.top_p >= 1.0:
+        values = logits.cpu().double()
+        return ((values - values.amax(-1, keepdim=True)) / sampling.temperature).exp()
+    ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
+    values = ordered.cpu().double()
     weights = ((values - values[:, :1]) / sampling.temperature).exp()
     if sampling.top_k is not None:
         weights[:, min(sampling.top_k, weights.shape[1]) :] = 0.0
@@ -107,4 +105,4 @@ def likeliest(logits: Tensor, sampling: TokenSampling) -> tuple[Tensor, Tensor]:
         totals = weights.cumsum(-1)
         before = torch.cat([torch.zeros_like(totals[:, :1]), totals[:, :-1]], dim=-1)
         weights = weights.masked_fill(before >= sampling.top_p * totals[:, -1:], 0.0)
-    return ids.cpu(), weights
+    return torch.zeros_like(weights).scatter_(1, ids.cpu(), weights)
