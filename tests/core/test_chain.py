@@ -100,26 +100,29 @@ def test_a_clip_that_ends_where_its_prompt_does_is_the_prompt() -> None:
     kept = Kept(sound(5, 100), [(0.0, 0.08)])
     for last in (("storm",), ("coarse", "fine"), ("coarse", "fine-masked")):
         stages = Chain({"semantic": model, **{name.replace("-", "_"): MODELS[name] for name in last}})
-        made = stages.make(["one"] * 6, seconds=0.2, known=kept, seeds=1)
+        made = stages.make(["one"] * 24, seconds=0.2, known=kept, seeds=1)
         counts = [clip.frame_counts[0] for clip in made["semantic"]]
         assert min(counts) == 10 < max(counts), "some end at once"
         final = list(made.values())[-1]
         if last == ("storm",):
             assert [clip.frame_counts[0] for clip in final] == counts
-        assert len(stages.generate(["one"] * 6, seconds=0.2, known=kept, seeds=1)) == 6
+        assert len(stages.generate(["one"] * 24, seconds=0.2, known=kept, seeds=1)) == 24
 
 
 def test_each_stage_has_its_own_guidance_and_seed() -> None:
-    stages = chain("semantic", "coarse", "fine")
-    made = stages.make("one", seconds=0.1)
-    for name, same in (("semantic", ()), ("coarse", ("semantic",)), ("fine", ("semantic", "coarse"))):
-        other = stages.make("one", seconds=0.1, guidance_scale={name: 6.0})
-        assert all(equal(other[before][0], made[before][0]) for before in same)
-        assert name == "fine" or not equal(other[name][0], made[name][0]), "guidance works in each stage that has a prompt"
-    everywhere = stages.make("one", seconds=0.1, guidance_scale=1.0)
-    assert equal(everywhere["semantic"][0], stages.make("one", seconds=0.1, guidance_scale={"semantic": 1.0})["semantic"][0])
-    avoiding = stages.make("one", seconds=0.1, negative_prompt="two")
-    assert not equal(avoiding["semantic"][0], made["semantic"][0])
+    stages, prompts = chain("semantic", "coarse", "fine"), ["one"] * 5
+
+    def same(one: dict[str, list[Representation]], other: dict[str, list[Representation]], name: str) -> bool:
+        return all(equal(a, b) for a, b in zip(one[name], other[name], strict=True))
+
+    made = stages.make(prompts, seconds=0.1)
+    for name, before in (("semantic", ()), ("coarse", ("semantic",)), ("fine", ("semantic", "coarse"))):
+        other = stages.make(prompts, seconds=0.1, guidance_scale={name: 6.0})
+        assert all(same(other, made, earlier) for earlier in before)
+        assert name == "fine" or not same(other, made, name), "guidance works in each stage that has a prompt"
+    everywhere = stages.make(prompts, seconds=0.1, guidance_scale=1.0)
+    assert same(everywhere, stages.make(prompts, seconds=0.1, guidance_scale={"semantic": 1.0}), "semantic")
+    assert not same(stages.make(prompts, seconds=0.1, negative_prompt="two"), made, "semantic")
 
 
 def test_a_saved_chain_gives_the_same_bytes(tmp_path: Path) -> None:
