@@ -19,7 +19,7 @@ SOUNDS = Slot("toy-sounds", {"seed": 31, "seconds": 0.5, "events": [1, 1], "vari
 CLIPS = 200
 PASSES = (1, 2, 4, 8, 16, 32)
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620, 300, 48, 190, 14, 42
-LINES = (("passes of level 0, one of each other", "#3b5bdb"), ("passes of each other level, 16 of level 0", "#e8590c"))
+LINES = (("level 0, others with one pass", "#3b5bdb"), ("other levels, level 0 with 16", "#e8590c"))
 STYLE = "text { font: 12px system-ui, Helvetica, Arial, sans-serif; fill: #52606d } .grid { stroke: #e4e7eb }"
 
 

@@ -18,7 +18,8 @@ import torch
 
 from soundomni import SoundOmni
 from soundomni.cli.stderr_observer import StderrObserver
-from soundomni.core.pretrained.directory import CARD_FILE, SHIPPED
+from soundomni.core.files.names import CARD_FILE
+from soundomni.core.files.shipped import SHIPPED
 from soundomni.core.pretrained.weights import WEIGHTS_FILE
 from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.core.spec.schema import TrainSpec

@@ -19,7 +19,7 @@ import torch
 from soundomni import SoundOmni
 from soundomni.cli.stderr_observer import StderrObserver
 from soundomni.core.files.names import CARD_FILE
-from soundomni.core.pretrained.directory import SHIPPED
+from soundomni.core.files.shipped import SHIPPED
 from soundomni.core.pretrained.weights import WEIGHTS_FILE
 from soundomni.core.spec.load import changed_keys, load_spec, resolve, spec_to_dict
 from soundomni.evaluation import evaluate, score_text
@@ -41,7 +41,7 @@ MEASURED: dict[str, tuple[str, str, str, dict[str, str]]] = {
         *("new-combinations", "generate", "codes"),
         {"model.modalities.codes.sampler.init_args.iterations": "[1, 1]"},
     ),
-    "one after the other": ("new-combinations", "generate", "tokens", {}),
+    "token by token": ("new-combinations", "generate", "tokens", {}),
     "continued": ("editing", "continue", "tokens", {}),
 }
 """Column → the fixed list, the task, the modality, and changes of the spec."""
@@ -106,9 +106,9 @@ def summary(scores: dict[str, dict[str, Any]]) -> str:
     """Return the README's lines about what the model scores."""
     made, kept = found_in("masked", scores), found_in("continued", scores)
     return (
-        f"A second one, `nano-codes`, makes such clips as discrete codes: {score_text('attributes', made['attributes'])} of the attributes "
-        "of new\ncombinations are right. Token after token, it continues "
-        f"{score_text('pitch', kept['pitch'])} of the sounds at their pitch\n([model card](soundomni/models/nano-codes/README.md))."
+        f"A second model, `nano-codes`, makes such clips as discrete codes, and gets {score_text('attributes', made['attributes'])} of the "
+        "attributes of new\ncombinations right. Token by token, it continues "
+        f"{score_text('pitch', kept['pitch'])} of the sounds at the same pitch\n([model card](soundomni/models/nano-codes/README.md))."
     )
 
 
@@ -149,9 +149,9 @@ license: apache-2.0
 
 # soundomni-nano-codes
 
-A small model of discrete codes that comes with the library: {parameters} parameters, {size} MB, its codec included. It makes one
-second of one or two synthetic sounds, all codes in a few passes, and continues clips token after token. It shows how models of codes
-work, on any machine and without a download; it has no other purpose.
+A small model of discrete codes that comes with the library: {parameters} parameters, {size} MB, including its codec. It makes one
+second of one or two synthetic sounds, with all codes in a few passes, and continues clips token by token. Its only purpose is to show how
+models of codes work, on any machine and without a download.
 
 ```bash
 soundomni generate --model nano-codes --prompt "a rising sine tone, then two clicks" --out coded
@@ -163,8 +163,8 @@ soundomni generate --model nano-codes --of tokens --prompt "a rising sine tone, 
 
 The synthetic dataset `toy-sounds`: {steps} steps of the spec `nano-codes` ({samples} samples, {minutes} minutes on one core).
 
-- Each frame of 16 ms has six codes, of 128 each, from the codec `harmonic-codes`.
-- The modality `codes` is made by masked prediction, as in SoundStorm; `tokens` is the same codes, one frame after the other, as in
+- Each frame of 16 ms has six codes, from codebooks of 128 entries, by the codec `harmonic-codes`.
+- The modality `codes` is made by masked prediction, as in SoundStorm. `tokens` are the same codes, made frame by frame, as in
   AudioLM. Both share the transformer.
 - It knows tones (sine, square, sawtooth, triangle) at C4, D4, E4, F4, G4, A4 and B4, rising and falling chirps, one to four clicks,
   and white, low and high noise; each quiet or loud; one sound or two in a row, in clips of one second at 8 kHz, mono.

@@ -21,10 +21,19 @@ import soundfile
 from measure import DIGITS, RATE, labels, read_folder, recognized, stack, train_classifier
 
 from soundomni import Audio, Chain, Kept
+from soundomni.data.audio import read_audio
 
 SECONDS = 1.25
 LOWEST, HIGHEST = 60.0, 400.0
 """Pitches of voices in Hz."""
+
+
+def of_voices(folder: Path, most: int | None) -> tuple[list[Audio], list[str]]:
+    """Return the recordings of all digits by each voice, one voice after the other, and the digits."""
+    paths = sorted(folder.glob("*.wav"), key=lambda path: path.stem.split("-", 1)[::-1])
+    count = len(paths) if most is None else most * len(DIGITS)
+    digits = [path.stem.split("-", 1)[0] for path in paths[:count]]
+    return [Audio(*read_audio(path)) for path in paths[:count]], digits
 
 
 def after(clip: Audio, prompt: Audio) -> Audio:
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--phrases", type=Path, required=True, help="folder made by make_phrases.py")
     parser.add_argument("--chain", type=Path, required=True, help="spec with the section stages, or directory of a chain")
     parser.add_argument("--per-prompt", type=int, default=4, help="number of digits that the chain says after each prompt (default: 4)")
-    parser.add_argument("--limit", type=int, help="number of prompts to use (default: all)")
+    parser.add_argument("--voices", type=int, help="number of voices to use (default: all)")
     parser.add_argument("--classifier-steps", type=int, default=600, help="training steps of the classifier (default: 600)")
     parser.add_argument("--out", type=Path, help="folder for the clips")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chain, rng = Chain.from_pretrained(args.chain), random.Random(args.seed)
     clips, words = read_folder(args.speech / "train")
     classifier = train_classifier(stack(clips), labels(words), steps=args.classifier_steps, seed=args.seed)
-    prompts, firsts = (found[: args.limit] for found in read_folder(args.phrases / "prompts"))
+    prompts, firsts = of_voices(args.phrases / "prompts", args.voices)
     pairs = [(prompt, first, rng.choice(DIGITS)) for prompt, first in zip(prompts, firsts, strict=True) for _ in range(args.per_prompt)]
     kept = [Kept(prompt, [(0.0, prompt.waveform.shape[1] / RATE)]) for prompt, _, _ in pairs]
     texts = [f"{first} {second}" for _, first, second in pairs]
@@ -83,15 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             soundfile.write(args.out / f"{i:03d} {text}.wav", clip.waveform.T, clip.sample_rate)
     pitches = [pitch(clip) for clip in said]
     own = [pitch(prompt) for prompt, _, _ in pairs]
-    others = own[args.per_prompt :] + own[: args.per_prompt]  # the same digit by the next voice
-    tones, voices = own[:: args.per_prompt], len(prompts) // len(set(firsts))
+    apart = len(DIGITS) * args.per_prompt  # prompts of the next voice
+    tones = np.reshape(own[:: args.per_prompt], (-1, len(DIGITS)))  # a row for each voice
     targets = labels([second for _, _, second in pairs])
     report = {
         "recognized": recognized(classifier, stack(said), targets),
         "recognized, prompts themselves": recognized(classifier, stack(prompts), labels(firsts)),
         "pitch of the prompt": near(pitches, own),
-        "pitch of another voice": near(pitches, others),
-        "pitch of two recordings of a voice": near(tones, tones[voices:] + tones[:voices]),
+        "pitch of another voice": near(pitches, own[apart:] + own[:apart]),
+        "pitch of two recordings of a voice": near(tones.ravel(), np.roll(tones, 1, axis=1).ravel()),
         "clips": len(said),
     }
     sys.stdout.write(json.dumps({name: round(value, 4) for name, value in report.items()}, indent=2) + "\n")

@@ -135,6 +135,7 @@ def _values_of_parsers(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[
 
 def _choices(action: argparse.Action) -> list[str]:
     """Return the possible values of an argument: its choices, or those that its metavar stands for."""
+    from soundomni.core.files.shipped import shipped_models
     from soundomni.core.spec import registry
     from soundomni.core.spec.load import shipped_specs
 
@@ -143,7 +144,7 @@ def _choices(action: argparse.Action) -> list[str]:
     if action.metavar == "SPEC":
         return list(shipped_specs())
     if action.metavar in ("MODEL", "RUN"):
-        return sorted(folder.name for folder in (resources.files("soundomni") / "models").iterdir() if folder.is_dir())
+        return list(shipped_models())
     return list(registry.KINDS) if action.metavar == "KIND" else []
 
 

@@ -130,7 +130,8 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
     """
     from soundomni.cli.page.gather import Contender
     from soundomni.core.files.paths import slug
-    from soundomni.core.pretrained.directory import SHIPPED, find_model
+    from soundomni.core.files.shipped import shipped_path
+    from soundomni.core.pretrained.directory import find_model
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.core.spec.load import load_spec
 
@@ -139,7 +140,7 @@ def _others(args: argparse.Namespace, unseen: ToySounds) -> list[Contender]:
     directory = find_model(args.compare).resolve()
     model = SoundOmni.from_pretrained(directory)
     data = None
-    if directory.parent == SHIPPED.resolve():  # a model that is shipped was trained from the shipped spec of its name
+    if directory == shipped_path(directory.name).resolve():  # a model that is shipped was trained from the shipped spec of its name
         data = load_spec([directory.name])
         unseen = _unseen(data, args.measure)
     return [Contender(directory.name, f"-{slug(directory.name)}", model, unseen, data)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_device, add_modality
+from soundomni.cli.model_options import add_device, add_modality, shipped_model
 
 if TYPE_CHECKING:
     from soundomni.cli.parsing import Overrides
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=expanded,
         metavar="MODEL",
-        help="codec of a model directory, a shipped model (nano, nano-codes) or a Hugging Face Hub repository OWNER/NAME[@REVISION]; or of "
+        help=f"codec of a model directory, a {shipped_model()} or a Hugging Face Hub repository OWNER/NAME[@REVISION]; or of "
         "a run, such as one that trained a codec, or of a codec directory",
     )
     codec.add_argument(

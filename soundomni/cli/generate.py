@@ -418,7 +418,7 @@ def _check_chain(args: argparse.Namespace) -> None:
 
 
 def _check_prompts(requests: list[Request], model: SoundOmni | Chain) -> None:
-    """Raise SpecError for a prompt that says nothing, or, if the model takes no text, for one that does."""
+    """Raise SpecError for an empty prompt, or, if the model takes no text, for one that is not empty."""
     from soundomni.core.errors import SpecError
 
     model.check_prompts([request.prompt for request in requests])

@@ -15,19 +15,28 @@ if TYPE_CHECKING:
 TESTED_ON = "cpu"
 """The only kind of device on which this project's tests have been run."""
 
-_MODEL = "model directory, shipped model (nano, nano-codes), or Hugging Face Hub repository OWNER/NAME[@REVISION]"
+
+def shipped_model() -> str:
+    """Return what a help text calls a model that comes with the package: with all names."""
+    from soundomni.core.files.shipped import shipped_models
+
+    return f"shipped model ({', '.join(shipped_models())})"
+
+
+def _model() -> str:
+    return f"model directory, {shipped_model()}, or Hugging Face Hub repository OWNER/NAME[@REVISION]"
 
 
 def add_model(parser: argparse.ArgumentParser, *, may_be_chain: bool = False) -> None:
     """Add `--model`."""
     chain = ", or a chain of models: its directory, or a spec with the section stages" if may_be_chain else ""
-    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=_MODEL + chain)
+    parser.add_argument("--model", type=expanded, required=True, metavar="MODEL", help=_model() + chain)
 
 
 def add_model_or_codec(parser: argparse.ArgumentParser) -> None:
     """Add `--model` and `--codec`, of which one is needed, and `--step`."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=expanded, metavar="MODEL", help=f"{_MODEL}; only its codec is used")
+    which.add_argument("--model", type=expanded, metavar="MODEL", help=f"{_model()}; only its codec is used")
     which.add_argument(
         "--codec",
         type=expanded,

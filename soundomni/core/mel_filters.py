@@ -32,7 +32,8 @@ def mel_filters(
     from 0 Hz to half the sample rate if there are none.
 
     They are computed here because importing transformers, which has them too, takes longer than a small model's first
-    step. A filter that lies between two bins is zero, unless `at_least_a_bin`: then each triangle reaches a bin to both sides.
+    step. A filter that lies between two bins is zero. With `at_least_a_bin`, each triangle extends at least one
+    bin to both sides, so no filter is zero.
     """
     to_mels, to_hertz = (_slaney_mels, _slaney_hertz) if scale == "slaney" else (_htk_mels, _htk_hertz)
     low, high = (0.0, sample_rate / 2) if frequencies is None else frequencies

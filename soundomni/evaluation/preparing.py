@@ -32,7 +32,7 @@ def prepare(
     the model or the clips do not allow are in the outcome's `not_measured`.
 
     Raises:
-        SpecError: the seed is too large to count up from it once for each clip, or none of the tasks can be done.
+        SpecError: the seed is too large to count up from it once for each clip, or none of the tasks can be measured.
         DataError: the dataset is empty, or none of its clips can be read and measured.
     """
     check_seed(settings.seed, count=settings.count(len(dataset)))

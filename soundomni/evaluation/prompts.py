@@ -1,4 +1,4 @@
-"""What a model is asked for an item."""
+"""The prompt for an item of a dataset."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class NumberEncoder(Encoder):
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Encode `[B, 1, 1]` into `[B, 1, F]`."""
-        precise = torch.promote_types(self.frequencies.dtype, torch.float32)  # half precision would merge large numbers
+        precise = torch.promote_types(self.frequencies.dtype, torch.float32)  # in half precision, large numbers would collide
         share = ((waveform[:, :, :1] - self.least) / (self.most - self.least)).to(precise)  # [B, 1, 1]
         angles = 2 * math.pi * share * self.frequencies.to(precise)
         return torch.cat([share, angles.sin(), angles.cos()], dim=-1).to(self.frequencies.dtype)

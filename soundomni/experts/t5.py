@@ -23,7 +23,7 @@ from soundomni.experts.checkpoints.t5_network import CONFIG, INDEX, WEIGHTS, loa
 
 TOKENIZER = "tokenizer.json"
 MOST_TOKENIZER_BYTES = 1 << 26
-"""Largest tokenizer.json that is read; T5's has 2.4 MB, and mT5's 16 MB."""
+"""Largest tokenizer.json that is read; T5's is 2.4 MB, and mT5's 16 MB."""
 MOST_TOKENS, MOST_KEPT = 4096, 4096
 """Limits for specs from strangers."""
 
@@ -71,7 +71,7 @@ class T5Encoder(Encoder):
         check_unicode(source)
         ids = self._tokenizer.encode(source).ids
         if not 1 <= len(ids) <= self.max_tokens:
-            told = f"the text has {len(ids)} tokens by the tokenizer of '{self.name}'; expected 1 to {self.max_tokens}"
+            told = f"the text has {len(ids)} tokens with the tokenizer of '{self.name}'; expected 1 to {self.max_tokens}"
             raise DataError(f"{told}. Shorten the text, or raise max_tokens")
         return np.asarray([ids], dtype=np.float32)
 
@@ -108,7 +108,7 @@ def find_t5(name: str, revision: str | None = None) -> Path:
     folder = local_path(name)
     try:
         is_there = folder.is_dir()
-    except OSError as error:  # it is longer than a path may be
+    except OSError as error:  # the path is too long
         raise SpecError(f"t5: name is '{name[:40]}…', which cannot be a folder: {error.strerror}") from error
     if not is_there:
         folder = _cached(name, revision) or folder

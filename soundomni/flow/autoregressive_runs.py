@@ -28,7 +28,7 @@ class RunQuery(Query):
     """A query of runs.
 
     Args:
-        frames: int64 `[B]`, the frames that are made and not known, and one for the end; 0 for clips that are not targets.
+        frames: int64 `[B]`, the number of frames to make, and one more for the end; 0 for clips that are not targets.
         cut: int64 `[B]`, the token of the run that the known frames cut.
         least: int64 `[B]`, the id that this run has at least; HIDDEN if no run is cut.
     """
@@ -79,6 +79,8 @@ class AutoregressiveRuns(Autoregressive):
                 "such as mel-kmeans, or the objective autoregressive"
             )
         classes = spec.codebook_sizes[0] * self.longest + 1
+        if spec.codebook_sizes[0] < 2:
+            raise SpecError("the codec has one code; expected at least 2, because two runs in a row have different codes")
         if classes > MOST_VOCABULARY:
             most = (MOST_VOCABULARY - 1) // spec.codebook_sizes[0]
             raise SpecError(f"longest is {self.longest}; expected at most {most}, so that there are no more than {MOST_VOCABULARY:,} runs")
@@ -153,18 +155,16 @@ class AutoregressiveRuns(Autoregressive):
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the sum of the cross-entropy over the runs to predict, and the number of frames and ends that they make.
 
-        The prediction is `[B, V·M + 1, N]`. A run that is cut counts given its code and the frames that are known, and a run after a
-        short one given that it has another code.
+        The prediction is `[B, V·M + 1, N]`. The loss of a run that is cut is conditional on its code and its known frames, and that of
+        a run after a short one on having another code.
         """
         if not isinstance(query, RunQuery):  # a batch without clips, which nothing corrupted
             return super().loss(prediction, query)
-        places = query.cut[:, None, None].expand(-1, prediction.shape[1], -1)
-        ids = torch.arange(prediction.shape[1], device=prediction.device)
-        other = ~_continues(ids, query.least, self.longest) & (query.least >= 0)[:, None]
-        given = prediction.scatter(2, places, prediction.gather(2, places).masked_fill(other[..., None], -math.inf))
         assert query.ids is not None, "corrupt gives them"
-        before = functional.pad(query.ids[:, 0, :-1], (1, 0), value=HIDDEN)
-        given = given.masked_fill(_goes_on(ids[:, None], before[:, None], self.longest), -math.inf)
+        classes = torch.arange(prediction.shape[1], device=prediction.device)[:, None]
+        last = functional.pad(query.ids[:, 0, :-1], (1, 0), value=HIDDEN)
+        least = torch.full_like(last, HIDDEN).scatter(1, query.cut[:, None], query.least[:, None])
+        given = prediction.masked_fill(_impossible(classes, last[:, None], least[:, None], self.longest), -math.inf)
         return {"autoregressive": (nats_of_clips(given, query).sum(), query.frames.sum())}
 
     def _end(self, spec: RepresentationSpec) -> int:
@@ -213,23 +213,22 @@ class _Allowed:
         before = frames_before(ids[:, 0], tokens, self.longest)
         classes = torch.arange(self.end)
         fits = classes % self.longest < (self.frames[clips] - before)[:, None]
-        is_cut = (tokens == self.cut[clips]) & (self.least[clips] >= 0)
-        fits &= _continues(classes, self.least[clips], self.longest) | ~is_cut[:, None]
         last = functional.pad(ids[:, 0], (1, 0), value=HIDDEN).gather(1, tokens[:, None])
-        if self.end > self.longest:  # with one code there would be nothing left to draw
-            fits &= ~_goes_on(classes, last, self.longest)
-        return torch.cat([fits, ((before > self.extra) & ~is_cut)[:, None]], dim=1)
+        least = self.least[clips].where(tokens == self.cut[clips], HIDDEN)
+        fits &= ~_impossible(classes, last, least[:, None], self.longest)
+        return torch.cat([fits, ((before > self.extra) & (least < 0))[:, None]], dim=1)
 
 
-def _continues(classes: Tensor, least: Tensor, longest: int) -> Tensor:
-    """Return which classes `[V]` have the code of the runs `least` `[R]`, and at least their frames: bool `[R, V]`."""
-    return (classes >= least[:, None]) & (classes < (least[:, None] // longest + 1) * longest)
+def _impossible(classes: Tensor, last: Tensor, least: Tensor, longest: int) -> Tensor:
+    """Return which classes cannot come next; shapes broadcast.
 
-
-def _goes_on(ids: Tensor, last: Tensor, longest: int) -> Tensor:
-    """Return which ids have the code of the run `last` before them although that is shorter than M: both would be one run. None have if
-    `last` is HIDDEN."""
-    return (ids // longest == last // longest) & (last % longest < longest - 1)
+    After a run `last` that is shorter than M, its code cannot come again, because both would be one run. If a run is cut, and has at
+    least the id `least`, it can neither have another code nor fewer frames. HIDDEN stands for no run.
+    """
+    codes = classes // longest
+    repeats = (codes == last // longest) & (last % longest < longest - 1)
+    shorter = (least >= 0) & ((codes != least // longest) | (classes < least))
+    return repeats | shorter
 
 
 def _count(clips: Representation, known: Tensor) -> Tensor:

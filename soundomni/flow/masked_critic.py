@@ -43,7 +43,7 @@ class TokenCritic(Review):
         inputs, hidden = asked.inputs.clone(), asked.targets != HIDDEN
         numbers = uniform(1, frames, inputs[:, 0], generators)[0]
         for level, logits in enumerate(torch.split(prediction, list(asked.levels), dim=1)):
-            clips = hidden[:, level].any(1).nonzero()[:, 0]  # a clip is asked for one level
+            clips = hidden[:, level].any(1).nonzero()[:, 0]  # each clip has one level to predict
             drawn = draw_codes(logits[clips].double().log_softmax(1), numbers[clips])
             inputs[clips, level] = torch.where(hidden[clips, level], drawn, inputs[clips, level])
         right = ~hidden | (inputs == asked.targets)

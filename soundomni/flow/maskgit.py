@@ -40,8 +40,8 @@ class MaskGITSampler(Sampler):
         iterations: passes of each level that is made; the last number is that of all further levels.
         num_steps: passes of the first of them, in place of its number in `iterations`.
         temperature: scale of the noise in the confidence; higher values come closer to a random order.
-        draw_temperature: divides the logits that codes are drawn from: below 1, likely codes become likelier. The confidence is that of the
-            model all the same.
+        draw_temperature: divides the logits that codes are drawn from: values below 1 favor likely codes. The confidence still uses the
+            model's own probabilities.
         order: "confidence" as above, or "random", in which the cells that are hidden again do not depend on their codes.
         greedy: levels of one pass take the likeliest codes instead of drawing them.
 
@@ -70,7 +70,9 @@ class MaskGITSampler(Sampler):
         if not 0 <= temperature < math.inf:
             raise SpecError(f"temperature is {temperature}; expected a number from 0 on")
         if not 0 < draw_temperature < math.inf:
-            raise SpecError(f"draw_temperature is {draw_temperature}; expected a number above 0; a level of one pass can be greedy instead")
+            raise SpecError(
+                f"draw_temperature is {draw_temperature}; expected a number above 0. For the likeliest codes, use one pass and greedy"
+            )
         if order not in get_args(Order):
             raise SpecError(f"order is '{order}'; expected confidence or random.{did_you_mean(order, get_args(Order))}")
         self.num_steps = self.iterations[0]
@@ -122,8 +124,8 @@ class MaskGITSampler(Sampler):
     ) -> Representation:
         """Fill the hidden cells as `sample` does.
 
-        After each pass but the last one of a level, `confidence` says which cells `[B, T]` may be hidden again, and scores them; the
-        cells with the lowest scores are hidden.
+        After every pass of a level except its last one, `confidence` returns the scores of cells `[B, T]`, and which of them may be
+        hidden again; those with the lowest scores are hidden.
         """
         check_begin(begin)
         sizes, frames = start.spec.codebook_sizes, start.frame_counts
@@ -160,7 +162,7 @@ class MaskGITSampler(Sampler):
         return scores if self.draw_temperature == 1.0 else (scores / self.draw_temperature).log_softmax(1)
 
     def _confidence(self, made: Pass) -> tuple[Tensor, Tensor]:
-        """Return the log-probability of each code with noise, or only noise, and the cells that this pass has drawn."""
+        """Return the scores, each code's log-probability plus noise or, in a random order, only noise, and the cells drawn in this pass."""
         if self.order == "random":
             return made.noise, made.unknown
         codes = made.values[:, made.level].masked_fill(~made.unknown, 0)
@@ -170,12 +172,12 @@ class MaskGITSampler(Sampler):
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over one level whose hidden cells have drawn their codes.
+    """State of one pass over a level, after codes were drawn for its hidden cells.
 
     Args:
         values: codes `[B, K, T]`.
         level: index of the level.
-        timestep: that of the pass.
+        timestep: timestep of the pass.
         done: share of the level's passes that are done, this one included.
         scores: log-probabilities `[B, V, T]` of the model.
         free: bool `[B, T]`, cells that were hidden before the first pass of the level.

@@ -87,6 +87,6 @@ class MaskGITCriticSampler(MaskGITSampler):
         return self._fill(predict, start, partial(self._reviewed, review), generators=generators, begin=begin, on_step=on_step)
 
     def _reviewed(self, review: Predict, made: Pass) -> tuple[Tensor, Tensor]:
-        """Return the log-probability with noise that each code is right, and all cells that are made."""
+        """Return the log-probability that each code is right, plus noise, and all cells that were hidden when the level began."""
         right = functional.logsigmoid(predict_at(review, made.values, made.timestep)[:, made.level].double())
         return right + self.temperature * (1.0 - made.done) * made.noise, made.free

@@ -206,12 +206,12 @@ class SpeculativeSampler(DraftedSampler):
 def accepted(target: Tensor, draft: Tensor, guess: Tensor) -> Tensor:
     """Return the probabilities `[R, V]` of codes, given what was guessed.
 
-    Over all guesses that the draft may draw, they amount to `target` (Leviathan et al. 2023, appendix A.1). A guess with draft
+    Averaged over the guesses of the draft, they equal `target` (Leviathan et al. 2023, appendix A.1). A guess with draft
     probability 1 leaves `target` as it is.
 
     Args:
         target: float64 `[R, V]`, the probabilities p of the codes.
-        draft: float64 `[R, V]`, the probabilities q that the guess was drawn from; 0 without a guess.
+        draft: float64 `[R, V]`, the probabilities q that the guess was drawn from; all 0 without a guess.
         guess: int64 `[R]`; HIDDEN without a guess.
     """
     hit = torch.arange(target.shape[1]) == guess[:, None]

@@ -44,7 +44,7 @@ def codec_of_spec(spec: Spec, mixture: Mixture | None, *, of: str | None = None,
         started = SoundOmni.from_pretrained(start)
         before = started.spec.of_model.used.get(name)
         if before is not None and before.codec is not None and before.codec.class_path == slot.class_path:
-            modality = next(one for one in started.model.each() if one.name == name)
+            modality = started.model.modality(name)
             return slot, cast(Codec, modality.codec)
     codec = built_codec(slot, trust_class_paths=trust_class_paths)
     if not codec.is_fitted and mixture is not None:

@@ -96,10 +96,11 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
 
 
 def _check_validation(model: UnifiedModel, spec: Spec) -> None:
-    assert spec.train is not None, "it has what is checked"
+    assert spec.train is not None, "the caller checked it"
     validation = spec.train.validating
     if validation.every and any(validation.prompts) and not spec.of_model.takes_text:
-        raise SpecError(f"train.validation.prompts is {shown(validation.prompts)}, but the model takes no text; expected empty texts")
+        told = f"train.validation.prompts is {shown(validation.prompts)}, but the model takes no text"
+        raise SpecError(f"{told}; expected empty texts, such as ['']")
     for modality in model.all_made if validation.every and validation.prompts else ():
         try:
             modality.check_frames(modality.codec.spec.num_frames(max(1, round(validation.seconds * modality.sample_rate))))

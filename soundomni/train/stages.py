@@ -1,4 +1,4 @@
-"""Load a chain whose stages may be run directories if the chain is a spec."""
+"""Load a chain; if it is a spec, its stages may be run directories."""
 
 from __future__ import annotations
 

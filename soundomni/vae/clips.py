@@ -5,6 +5,8 @@ Shape letters: B clips, C audio channels, S samples, D latent dimensions, K code
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,3 +59,17 @@ def check_audio_format(sample_rate: int, channels: int) -> None:
     """Raise SpecError unless both are positive."""
     if sample_rate < 1 or channels < 1:
         raise SpecError(f"sample_rate is {sample_rate} and channels is {channels}; expected at least 1 of both")
+
+
+def check_band(frequencies: Sequence[float] | None, sample_rate: int) -> tuple[float, float] | None:
+    """Return the lowest and the highest frequency in Hz of mel bands; None stands for 0 Hz and half the sample rate.
+
+    Raise SpecError if there is nothing between them.
+    """
+    if frequencies is None:
+        return None
+    if len(frequencies) != 2 or not 0 <= frequencies[0] < frequencies[1] <= sample_rate / 2:
+        raise SpecError(
+            f"frequencies is {list(frequencies)}; expected the lowest and the highest one, from 0 to {sample_rate / 2:g} Hz, or null"
+        )
+    return float(frequencies[0]), float(frequencies[1])

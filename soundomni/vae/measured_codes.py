@@ -1,4 +1,4 @@
-"""Codes of the latents of another codec, quantized with codebooks that are measured on data, see residual_quantizer.py.
+"""Codes that quantize the latents of another codec, with codebooks that are measured on data, see residual_quantizer.py.
 
 Shape letters: B clips, C audio channels, S samples, K levels, T frames, D dimensions of a frame's latents, M samples per frame.
 """
@@ -43,7 +43,7 @@ class MeasuredCodesCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """That of the codec of the latents: each frame is quantized on its own."""
+        """The receptive field of the codec of the latents: each frame is quantized on its own."""
         return self.latents.receptive_field
 
     @property

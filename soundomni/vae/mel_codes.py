@@ -7,10 +7,10 @@ from soundomni.vae.mel_magnitude import MelMagnitudeCodec
 
 
 class MelCodesCodec(MeasuredCodesCodec):
-    """The power of mel bands as K codes per frame, without a network and without training; decoding finds phases for it.
+    """The power of mel bands as K codes per frame, without a network and without training; decoding finds the phases.
 
     The codebooks are measured on the first clips of the data when a run begins, and belong to the saved model. There are few frames a
-    second, and the codes hold no phases, so small models learn them; speech stays intelligible.
+    second, and no phases to encode, so small models can learn the codes; speech stays intelligible.
 
     Args:
         num_codebooks: number of levels, K.

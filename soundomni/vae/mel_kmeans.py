@@ -24,7 +24,8 @@ from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.limits import check_count
 from soundomni.core.mel_filters import mel_filters
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
-from soundomni.vae.clips import check_audio_format, check_waveform
+from soundomni.vae.clips import check_audio_format, check_band, check_waveform
+from soundomni.vae.padding import framed
 from soundomni.vae.residual_quantizer import ResidualQuantizer
 
 MOST_SAMPLES, MOST_MELS, MOST_CONTEXT, MOST_CLUSTERS = 2**16, 1024, 100, 2**16
@@ -86,7 +87,6 @@ class MelKmeansCodec(Codec):
         check_count("window", window, most=MOST_SAMPLES)
         check_count("num_clusters", num_clusters, most=MOST_CLUSTERS)
         _check_shape(frame_size, window, num_mels, num_coefficients, context, floor)
-        _check_frequencies(frequencies, sample_rate)
         self.context = context
         self.floor = floor
         self._spec = RepresentationSpec(
@@ -97,7 +97,7 @@ class MelKmeansCodec(Codec):
             codebook_sizes=(num_clusters,),
             extra_frames=int(lapped),
         )
-        band = None if frequencies is None else (float(frequencies[0]), float(frequencies[1]))
+        band = check_band(frequencies, sample_rate)
         filters = torch.from_numpy(mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=band))
         self.register_buffer("_filters", filters.float(), persistent=False)
         self.register_buffer("_cosines", _cosines(num_mels, num_coefficients).float(), persistent=False)
@@ -149,10 +149,8 @@ class MelKmeansCodec(Codec):
         frames = self._spec.num_frames(samples)
         within = length_mask(lengths.to(waveform.device), samples)
         before = window // 2 if self._spec.extra_frames else (window - hop) // 2
-        after = max(0, (frames - 1) * hop + window - before - samples)
-        padded = functional.pad(waveform[:, 0].float() * within, (before, after))
         with torch.autocast(waveform.device.type, enabled=False):
-            pieces = padded.unfold(-1, window, hop)[:, :frames] if frames else padded.new_zeros(len(padded), 0, window)
+            pieces = framed(waveform[:, 0].float() * within, window, hop, frames, before=before)
             magnitudes = torch.fft.rfft(pieces * hann).abs() * (2.0 / hann.sum())
             shapes = (magnitudes @ filters.T + self.floor).log() @ cosines.T
         valid = length_mask(self._spec.frame_lengths(lengths).to(shapes.device), frames)
@@ -175,14 +173,6 @@ def _cosines(num_mels: int, num_coefficients: int | None) -> Tensor:
     order = torch.arange(1, num_coefficients + 1, dtype=torch.float64)[:, None]
     middles = torch.arange(num_mels, dtype=torch.float64) + 0.5
     return math.sqrt(2.0 / num_mels) * torch.cos(torch.pi / num_mels * order * middles)
-
-
-def _check_frequencies(frequencies: Sequence[float] | None, sample_rate: int) -> None:
-    """Raise SpecError for a band that has no mel bins."""
-    if frequencies is not None and (len(frequencies) != 2 or not 0 <= frequencies[0] < frequencies[1] <= sample_rate / 2):
-        raise SpecError(
-            f"frequencies is {list(frequencies)}; expected the lowest and the highest one, from 0 to {sample_rate / 2:g} Hz, or null"
-        )
 
 
 def _check_shape(frame_size: int, window: int, num_mels: int, num_coefficients: int | None, context: int, floor: float) -> None:

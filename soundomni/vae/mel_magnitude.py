@@ -1,7 +1,7 @@
-"""A codec without weights that keeps how strong each mel band is, and finds the phases again when it decodes.
+"""A codec without weights that stores the power of mel bands, and finds phases for it when it decodes.
 
-What it loses, the phases, is what models of samples spend most of their capacity on in percussion and other noise. What it keeps
-varies slowly, so that small models learn it.
+In percussion and other noise, phases take up most of the capacity of a model of samples. The power of bands varies slowly, so small models
+can learn it.
 
 Shape letters: B clips, C audio channels, S samples, W samples per window, F frequency bins, M mel bands, T frames, H samples per frame.
 """
@@ -20,32 +20,32 @@ from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_count
 from soundomni.core.mel_filters import mel_filters
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform
-from soundomni.vae.griffin_lim import centered_frames, griffin_lim
-from soundomni.vae.padding import zero_beyond
+from soundomni.vae.clips import at_least_float32, check_audio_format, check_band, check_latent, check_waveform
+from soundomni.vae.griffin_lim import griffin_lim
+from soundomni.vae.padding import framed, zero_beyond
 
 MOST_SAMPLES, MOST_MELS, MOST_ROUNDS = 2**16, 1024, 10_000
 """Limits for specs from strangers: samples of a window, mel bands, and rounds of decoding."""
 LOUDEST = 4.0
-"""Highest power that is decoded, in bels; a sine of amplitude 1 has about 0."""
+"""Highest power that is decoded, in bels; a sine of amplitude 1 is at about 0."""
 
 
 class MelMagnitudeCodec(Codec):
-    """The power of mel bands in each frame; phases are found by the algorithm of Griffin and Lim.
+    """The power of mel bands in each frame; decoding finds the phases by the algorithm of Griffin and Lim.
 
     Latents are `[B, C·M, T]` with T = ceil(S / H) + 1, channel by channel: the mean power of the bins of a band in bels, the logarithm
-    to base 10, with `floor` added before. A sine of amplitude 1 has bins of power 1. Frames are around the samples t·H, under a Hann
+    to base 10, with `floor` added before. A sine of amplitude 1 has bins of power 1. Frame t is centered on sample t·H, under a Hann
     window.
 
-    Decoding is not exact, but always gives the same samples. It has nothing to learn. A whole clip is decoded at once, because phases
-    in one place depend on those everywhere.
+    Decoding is not exact, but always gives the same samples. There is nothing to learn. A clip is always decoded as a whole, because
+    each phase depends on all of it.
 
     Args:
         sample_rate: sample rate in Hz.
         channels: number of audio channels C.
         frame_size: samples from frame to frame, H.
         window: samples W of the window, at least 2·H.
-        num_mels: number of bands M on the HTK mel scale; each is at least a bin wide.
+        num_mels: number of bands M on the HTK mel scale; each covers at least one bin.
         frequencies: lowest and highest frequency in Hz of the bands; null for 0 Hz and half the sample rate.
         floor: power that is added, so that silence has a finite level: 1e-6 is −60 dB.
         rounds: how often decoding improves the phases.
@@ -76,7 +76,7 @@ class MelMagnitudeCodec(Codec):
         check_count("num_mels", num_mels, most=min(MOST_MELS, window // 2))
         check_count("frame_size", frame_size, most=max(1, window // 2))
         check_count("rounds", rounds, most=MOST_ROUNDS)
-        low, high = _band(frequencies, sample_rate)
+        band = check_band(frequencies, sample_rate)
         if not 0 < floor < math.inf:
             raise SpecError(f"floor is {floor}; expected a power above 0")
         self.floor, self.rounds = floor, rounds
@@ -89,7 +89,7 @@ class MelMagnitudeCodec(Codec):
             extra_frames=1,
         )
         weights = torch.from_numpy(
-            mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=(low, high), at_least_a_bin=True)
+            mel_filters(num_mels=num_mels, n_fft=window, sample_rate=sample_rate, scale="htk", frequencies=band, at_least_a_bin=True)
         )
         self.register_buffer("_bands", (weights / weights.sum(1, keepdim=True)).float(), persistent=False)  # [M, F]
         self.register_buffer("_bins", (weights / weights.sum(0).clamp_min(1e-9)).T.float().contiguous(), persistent=False)  # [F, M]
@@ -106,7 +106,8 @@ class MelMagnitudeCodec(Codec):
         samples = zero_beyond(at_least_float32(waveform), lengths).flatten(0, 1)
         bands, window = self._bands.to(samples.dtype), self._window.to(samples.dtype)
         with torch.autocast(samples.device.type, enabled=False):
-            frames = centered_frames(samples, len(window), self._spec.downsampling_ratio, self._spec.num_frames(samples.shape[-1]))
+            hop, count = self._spec.downsampling_ratio, self._spec.num_frames(samples.shape[-1])
+            frames = framed(samples, len(window), hop, count, before=len(window) // 2)
             power = (torch.fft.rfft(frames * window).abs() * (2.0 / window.sum())).square()
             levels = (power @ bands.T + self.floor).log10()
         values = rearrange(levels, "(b c) t m -> b (c m) t", c=self._spec.channels)
@@ -124,12 +125,3 @@ class MelMagnitudeCodec(Codec):
             magnitudes = power.sqrt() * (window.sum() / 2.0)
             samples = griffin_lim(magnitudes, frames, window, hop=self._spec.downsampling_ratio, rounds=self.rounds)
         return rearrange(samples, "(b c) s -> b c s", c=channels)
-
-
-def _band(frequencies: Sequence[float] | None, sample_rate: int) -> tuple[float, float]:
-    """Return the lowest and highest frequency of the bands. Raise SpecError if there is nothing between them."""
-    if frequencies is None:
-        return 0.0, sample_rate / 2
-    if len(frequencies) != 2 or not 0 <= frequencies[0] < frequencies[1] <= sample_rate / 2:
-        raise SpecError(f"frequencies is {list(frequencies)}; expected two in order, from 0 to {sample_rate / 2:g} Hz, or null")
-    return float(frequencies[0]), float(frequencies[1])

@@ -72,7 +72,7 @@ def test_a_shipped_model_has_clips_of_its_own_kind(
     tiny_spec: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "models" / "nano")
-    monkeypatch.setattr("soundomni.core.pretrained.directory.SHIPPED", tmp_path / "models")
+    monkeypatch.setattr("soundomni.core.files.shipped.SHIPPED", tmp_path / "models")
     out = tmp_path / "out"
     told = result("demo", "--config", tiny_spec, "--compare", "nano", "--measure", "7", "--out", out)
     kinds = re.findall(r"<h3>(Clips of .*?)</h3>", (out / "index.html").read_text(encoding="utf-8"))

@@ -140,7 +140,8 @@ def test_a_spec_of_stages_that_is_wrong_is_one_line(text: str, expected: str, tm
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("stages: {a: b", "not valid YAML"), ("stage: {a: b}", "Did you mean 'stages'"), ("stages:", "")]
+    ("text", "expected"),
+    [("stages: {a: b", "not valid YAML"), ("stage: {a: b}", "Did you mean 'stages'"), ("stages:", "none of the sections")],
 )
 def test_a_mistyped_chain_is_said_to_be_mistyped(text: str, expected: str, tmp_path: Path, fails: Any) -> None:
     file = tmp_path / "chain.yaml"

@@ -203,8 +203,8 @@ def test_what_is_not_a_chain_or_not_a_model_is_one_line(tmp_path: Path) -> None:
         ("sampler", "sampler is not a key of a chain; write stages.STAGE.KEY, such as stages.semantic.sampler"),
         ("stages.semantik.sampler", "names the stage 'semantik'; expected one of semantic, whole. Did you mean 'semantic'"),
         ("stages.semantik", "names the stage 'semantik'; expected one of semantic, whole. Did you mean 'semantic'"),
-        ("stages.whole", "stages.whole cannot be replaced; change a key of it, such as stages.whole.sampler"),
-        ("stages", "stages cannot be replaced; change a key of a stage, such as stages.semantic.sampler"),
+        ("stages.whole", "stages.whole cannot be replaced as a whole; expected one key of a stage, such as stages.whole.sampler"),
+        ("stages", "stages cannot be replaced as a whole; expected one key of a stage, such as stages.semantic.sampler"),
         ("stages.whole.samplr", r"^stages.whole: .*samplr"),
     ):
         with pytest.raises(SpecError, match=expected):
@@ -219,7 +219,7 @@ NOT_SPECS = {
     "a text": "expected a mapping with keys such as model",
     'stages: {a: ""}': "stages.a is ''; expected the directory of a model or of a run. Name it, or remove the stage",
     'stages: {a: " "}': "stages.a is ' '; expected the directory of a model or of a run",
-    "stages: {lock: a, checkpoints: b}": "the name of a stage is 'checkpoints', which is that of a folder of runs",
+    "stages: {lock: a, checkpoints: b}": "the name of a stage is 'checkpoints', which is reserved for runs",
 }
 """Texts that are no chain, and what is said of them."""
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import RATE, TOKENIZER, clip, make_model, model_spec
 
 from soundomni.core.errors import CheckpointError
-from soundomni.core.pretrained.directory import SHIPPED
+from soundomni.core.files.shipped import SHIPPED
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.renamed_tensors import current_names, part_of
 from soundomni.core.spec.schema import Slot, Spec

@@ -344,7 +344,7 @@ def test_a_draft_that_does_not_fit_is_refused_in_one_line() -> None:
         ),
         (
             omni(connector=Slot("depth-codes", {"num_layers": 1, "num_heads": 2}), order="frames"),
-            "the draft predicts each level of a token from those below it, which guessing does not do. Use the connector codes",
+            "the draft predicts each level from those below it, but all levels are guessed at once. Use the connector codes",
         ),
     ):
         with pytest.raises(SpecError, match=message):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soundomni.core.errors import SpecError
-from soundomni.core.pretrained.directory import SHIPPED
+from soundomni.core.files.shipped import SHIPPED
 from soundomni.core.spec.load import dump_spec, load_spec, spec_to_dict
 from soundomni.core.spec.renamed import current_key, current_names
 

@@ -139,8 +139,8 @@ def test_weights_that_are_not_those_of_the_config_are_refused_in_one_line(tmp_pa
     cases = {
         "missing": ({name: one for name, one in weights.items() if name != kernel}, f"lacks the tensor '{kernel}'"),
         "narrow": ({**weights, kernel: weights[kernel][:4].contiguous()}, "has the shape .4, 8.; expected .8, 8., as its config says"),
-        "nan": ({**weights, kernel: weights[kernel] * math.nan}, "holds values that are not finite numbers"),
-        "whole numbers": ({**weights, kernel: weights[kernel].int()}, "holds values that are not finite numbers"),
+        "nan": ({**weights, kernel: weights[kernel] * math.nan}, "has numbers that are not finite"),
+        "whole numbers": ({**weights, kernel: weights[kernel].int()}, "is torch.int32; expected one of torch.float32"),
     }
     for case, (tensors, expected) in cases.items():
         folder = tiny_t5(tmp_path / case)
@@ -195,7 +195,7 @@ def test_numbers_in_half_precision_are_told_apart(dtype: torch.dtype) -> None:
 def test_texts_and_numbers_out_of_range_are_refused(folder: Path) -> None:
     for encoder, text, expected in (
         (BytesEncoder(max_bytes=4), "five!", "the text has 5 bytes; expected at most 4"),
-        (T5Encoder(name=str(folder), max_tokens=2), "zero one", "the text has 3 tokens by the tokenizer of .*; expected 1 to 2"),
+        (T5Encoder(name=str(folder), max_tokens=2), "zero one", "the text has 3 tokens with the tokenizer of .*; expected 1 to 2"),
         (NumberEncoder(), "soon", "'soon' is not a number; expected one from 0 to 512"),
         (NumberEncoder(most=9.5), "10", "the number 10 is out of range; expected one from 0 to 9.5"),
         (NumberEncoder(), "nan", "the number nan is out of range"),

@@ -43,7 +43,7 @@ def corrupt(objective, clean, *known):
     return objective.corrupt(clean, known=known, noise=every, generators=generators(len(clean.values)))
 
 
-CODES = st.integers(1, 4).flatmap(
+CODES = st.integers(2, 4).flatmap(
     lambda size: st.tuples(st.just(size), st.lists(st.lists(st.integers(0, size - 1), min_size=1), min_size=1))
 )
 
@@ -229,6 +229,8 @@ def test_wrong_arguments_are_refused_in_one_line():
         AutoregressiveRuns(longest=0)
     with pytest.raises(SpecError, match="longest is 400000; expected at most 349525, so that there are no more than 1,048,576 runs"):
         AutoregressiveRuns(longest=400000).tokens(SPEC)
+    with pytest.raises(SpecError, match="the codec has one code; expected at least 2"):
+        AutoregressiveRuns().tokens(replace(SPEC, codebook_sizes=(1,)))
     with pytest.raises(SpecError, match="the codec has 2 levels of codes; expected one level to make runs. Use a codec"):
         AutoregressiveRuns().tokens(replace(SPEC, codebook_sizes=(3, 3)))
     with pytest.raises(ValueError, match="a clip does not end: no token of it is 6"):

@@ -127,7 +127,7 @@ def test_levels_of_one_pass_are_greedy_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("temperature", [0.25, 0.7, 2.0])
-def test_codes_are_drawn_at_their_temperature_and_stay_by_the_confidence_of_the_model(temperature):
+def test_codes_are_drawn_at_their_temperature(temperature):
     logits = torch.tensor([0.0, 0.5, 0.1])[None, :, None].expand(300, -1, 3)
     sampler = MaskGITSampler(iterations=[1], greedy=False, draw_temperature=temperature)
     _, drawn = steps_of(sampler, hidden([3], *[3] * 300), lambda values, timesteps: logits)

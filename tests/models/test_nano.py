@@ -17,9 +17,10 @@ import pytest
 
 from soundomni import SoundOmni
 from soundomni.core.errors import SpecError
+from soundomni.core.files.shipped import SHIPPED, shipped_models
 from soundomni.core.inference.editing import Kept
 from soundomni.core.interfaces import Item
-from soundomni.core.pretrained.directory import SHIPPED, find_model, portable, shipped_models
+from soundomni.core.pretrained.directory import find_model, portable
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.waveform import Audio
 from soundomni.data.toys.analysis import analyze, compare

@@ -12,7 +12,8 @@ import torch
 
 from soundomni import Kept, SoundOmni
 from soundomni.core.assembly.modality import CodecModality
-from soundomni.core.pretrained.directory import SHIPPED, portable, shipped_models
+from soundomni.core.files.shipped import SHIPPED, shipped_models
+from soundomni.core.pretrained.directory import portable
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.waveform import Audio
 from soundomni.data.toys.toy_sounds import ToySounds
@@ -84,11 +85,12 @@ def test_what_is_kept_of_a_file_stays_and_the_rest_goes_on(model: SoundOmni) -> 
     clips, prompts = [Audio(*dataset.load(i)) for i in range(8)], [dataset.item(i).captions[0] for i in range(8)]
     known = [Kept(clip, [(0.0, 0.5)]) for clip in clips]
     made = model.make(prompts, seconds=1.0, of="tokens", known=known, seeds=list(range(8)))
-    own = next(one for one in model.model.each() if one.name == "tokens")
+    own = model.model.modality("tokens")
     assert isinstance(own, CodecModality)
-    first = 0.5 * 8000 // 128 - 1
+    first = 4000 // 128 - 1
     for clip, one in zip(clips, made, strict=True):
         codes = own.codec.encode(torch.from_numpy(clip.waveform)[None], torch.tensor([8000])).values
-        assert torch.equal(one.values[..., : int(first)], codes[..., : int(first)])
+        assert torch.equal(one.values[..., :first], codes[..., :first])
     sounds = model.generate(prompts, seconds=1.0, of="tokens", known=known, seeds=list(range(8)))
-    assert all(np.square(sound.waveform[0, 4000:4800]).mean() > 1e-4 for sound in sounds if sound.waveform.shape[1] >= 4800)
+    rest = [sound.waveform[0, 4000:4800] for sound in sounds if sound.waveform.shape[1] >= 4800]
+    assert len(rest) >= 4 and all(np.square(wave).mean() > 1e-4 for wave in rest)

@@ -20,7 +20,8 @@ from tiny_spec import tiny_spec
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.pretrained.directory import SHIPPED, Origin
+from soundomni.core.files.shipped import SHIPPED
+from soundomni.core.pretrained.directory import Origin
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.spec_with_start import load_spec_with_start
 from soundomni.core.pretrained.start import KEPT_FILE, kept_text, read_kept, read_start

@@ -22,7 +22,7 @@ from soundomni.core.spec.registry import build, load
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
 
 Scores = Literal["own", "none", "only"]
-"""What leaves a modality whose objective has a review: predictions and scores, only predictions, or only scores, as in a critic."""
+"""What a modality with a review outputs: predictions and scores, only predictions, or, in a critic, only scores."""
 
 
 def build_model(

@@ -105,8 +105,6 @@ def share(modality: Modality, owner: Modality) -> Modality:
     for name in ("codec", "normalizer", "encoder"):
         if modality._modules.pop(name, None) is not None:
             object.__setattr__(modality, name, getattr(owner, name))
-    if isinstance(modality, EncoderModality):
-        modality.is_shared = True
     return modality
 
 
@@ -123,7 +121,6 @@ class EncoderModality(Modality):
         super().__init__(name=name, role=Role.FEATURES, connector=connector)
         self.encoder = encoder
         self.enters = enters
-        self.is_shared = False
 
     @property
     def sample_rate(self) -> int:
@@ -152,8 +149,10 @@ class EncoderModality(Modality):
         return self.connector.enter(features.flatten(0, 1).index_select(0, places).to(self.dtype))
 
     def _features(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Return the encoder's features `[B, S, F]`. A critic does not train the encoder that it shares."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_shared):
+        """Return the encoder's features `[B, S, F]`. If the encoder is shared, see `share`, they have no gradient: a critic does not train
+        it."""
+        is_own = "encoder" in self._modules
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_own):
             features: Tensor = self.encoder(waveform, lengths)
         return features
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -104,6 +104,10 @@ class UnifiedModel(nn.Module):
     def each(self) -> list[Modality]:
         """Return the modalities, in the order of the spec."""
         return [modality for modality in self.modalities.values() if isinstance(modality, Modality)]
+
+    def modality(self, name: str) -> Modality:
+        """Return the modality of this name. Raise KeyError if there is none."""
+        return cast(Modality, self.modalities[name])
 
     @property
     def all_made(self) -> list[MadeModality]:
@@ -409,7 +413,7 @@ class UnifiedModel(nn.Module):
         hidden, num_frames = {host: nothing}, {host: frames}
         for name, pairs in found.items():
             clips = Clips.of([other for _, other in pairs]).to(self.device)
-            modality = next(one for one in self.each() if one.name == name)
+            modality = self.modality(name)
             hidden[name], num_frames[name] = modality.enter_context(clips), clips.num_frames
         return add_aligned(hidden, num_frames, {name: [(host, i) for i, _ in pairs] for name, pairs in found.items()})[host]
 
@@ -444,18 +448,33 @@ class UnifiedModel(nn.Module):
         Returns:
             The prediction `[R, P, T]`; with a level, P is its vocabulary.
         """
-        hidden = self._hidden(name, values, timesteps, boundary_ids, places, layout, added, first)
+        hidden = self.hidden_tokens(name, values, timesteps, boundary_ids, places, layout, added, first=first)
         if review:
             modality = self.made(name)
             return modality.split(modality.leave(hidden, places, values))[1].float()
-        return self._predicted(name, hidden, values, timesteps, places, first, level=level)
+        return self.predict_tokens(name, hidden, values, timesteps, places, first=first, level=level)
 
     def hidden_tokens(
-        self, name: str, values: Tensor, timesteps: Tensor, boundary_ids: Tensor, places: Tensor, layout: Layout, *, first: First = 0
+        self,
+        name: str,
+        values: Tensor,
+        timesteps: Tensor,
+        boundary_ids: Tensor,
+        places: Tensor,
+        layout: Layout,
+        added: Tensor | None = None,
+        *,
+        first: First = 0,
     ) -> Tensor:
         """Return the hidden tokens `[N, H]` of audio slots, from which `predict_tokens` predicts. The arguments are those of
         `predict_frames`."""
-        return self._hidden(name, values, timesteps, boundary_ids, places, layout, None, first)
+        # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
+        modality = self.made(name)
+        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
+        frames = frames if added is None else frames + added
+        blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
+        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        return layout.take(streams, name)
 
     def predict_tokens(
         self,
@@ -467,44 +486,12 @@ class UnifiedModel(nn.Module):
         *,
         ids: Tensor | None = None,
         first: First = 0,
+        level: int | None = None,
     ) -> Tensor:
         """Predict for audio slots from their hidden tokens `[N, H]`, and from the `ids` `[R, K, T]` of the tokens that are predicted.
 
         The other arguments and the result are those of `predict_frames`.
         """
-        return self._predicted(name, hidden, values, timesteps, places, first, ids=ids)
-
-    def _hidden(
-        self,
-        name: str,
-        values: Tensor,
-        timesteps: Tensor,
-        boundary_ids: Tensor,
-        places: Tensor,
-        layout: Layout,
-        added: Tensor | None,
-        first: First,
-    ) -> Tensor:
-        # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
-        modality = self.made(name)
-        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
-        frames = frames if added is None else frames + added
-        blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
-        streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
-        return layout.take(streams, name)
-
-    def _predicted(
-        self,
-        name: str,
-        hidden: Tensor,
-        values: Tensor,
-        timesteps: Tensor,
-        places: Tensor,
-        first: First,
-        *,
-        ids: Tensor | None = None,
-        level: int | None = None,
-    ) -> Tensor:
         modality = self.made(name)
         asked = level if type(modality.objective).predicted is Objective.predicted else None  # it may need all levels
         output = modality.leave(hidden, places, values, ids, level=asked)

@@ -44,7 +44,7 @@ class uninitialized(TorchFunctionMode):
 
 
 class _Imports(MetaPathFinder):
-    """Runs modules that are imported for the first time as if the default device were the CPU."""
+    """Runs newly imported modules with the CPU as the default device."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return what the other finders find, with a loader that ignores the default device; None if they find nothing."""
@@ -66,9 +66,9 @@ def without_memory() -> Iterator[None]:
     no memory.
 
     Nothing is drawn either: drawing on the meta device takes no memory but much time: it imports torch's compiler. Modules that
-    constructors import keep the values of their own tensors.
+    constructors import get real tensors.
     """
-    with torch.device("meta"), uninitialized():  # entering a device imports a module of torch
+    with torch.device("meta"), uninitialized():  # torch.device itself imports a module, before the finder is there
         imports = _Imports()
         sys.meta_path.insert(0, imports)
         try:

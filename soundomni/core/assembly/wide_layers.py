@@ -1,4 +1,4 @@
-"""How the weights of linear layers lie in memory, so that one new token is computed quickly on a CPU."""
+"""A layout of linear layers' weights in memory with which a CPU computes one new token quickly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lay_out_wide_layers(model: nn.Module) -> None:
     for matrix products streams through such weights better. With many rows, it takes as long as before. Names, shapes and values of
     the weights stay as they are.
 
-    Left out are weights on other devices, and those that other kinds of layers share, such as an embedding.
+    Weights on other devices are skipped, and so are those that other kinds of layers share, such as an embedding.
     """
     users: dict[nn.Parameter, list[nn.Module]] = defaultdict(list)
     for module in model.modules():

@@ -5,5 +5,5 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 LOCK_FILE = "lock.json"
 RUN_FILES = frozenset({LOCK_FILE, "checkpoints"})
-"""Names by which a directory is known to be that of a run."""
+"""A directory that contains one of these is a run directory."""
 REPORT_FILE = "import-report.json"

@@ -73,7 +73,7 @@ class TokenSlots:
         """Return the logits `[R, P, n]` of tokens `first` to `first + n` − 1, given the tokens `[R, K, n]` before each of them; with a
         `level`, only its logits.
 
-        Tokens before `first` must have been asked for, and stay as they were; tokens after them are forgotten. `timesteps` are `[R, n]`.
+        Tokens before `first` must have been asked for, and do not change; those from `first` on are forgotten. `timesteps` are `[R, n]`.
         """
         rows, _, count = values.shape
         settled = first if isinstance(first, int) else first.numpy()

@@ -74,7 +74,7 @@ def chosen_tokens(logits: Tensor, sampling: TokenSampling, numbers: Tensor) -> T
 def drawn_tokens(weights: Tensor, numbers: Tensor) -> Tensor:
     """Return the token of each row that its number chooses, int64 `[R]`.
 
-    Tokens are passed in the order of their ids, not of their weights: that of nearly equal weights would depend on rounding.
+    Weights are summed in the order of the ids. Sorted by weight, the order of nearly equal ones would depend on rounding.
 
     Args:
         weights: float64 `[R, V]`, proportional to the probabilities.
@@ -87,7 +87,7 @@ def drawn_tokens(weights: Tensor, numbers: Tensor) -> Tensor:
 
 
 def token_weights(logits: Tensor, sampling: TokenSampling) -> Tensor:
-    """Return float64 weights `[R, V]` on the CPU, proportional to the probabilities, and 0 for tokens that cannot be drawn.
+    """Return float64 weights `[R, V]` on the CPU, proportional to the probabilities; tokens that cannot be drawn get 0.
 
     Args:
         logits: `[R, V]`; among equal logits, the smaller id counts as likelier.

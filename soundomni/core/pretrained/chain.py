@@ -117,7 +117,7 @@ class Chain:
     ) -> Path:
         """Write a directory with each stage as a model directory in it, whole or not at all; an older one is replaced.
 
-        Arguments and errors are those of `SoundOmni.save_pretrained`. The card names the license that all stages have, or that of each.
+        Arguments and errors are those of `SoundOmni.save_pretrained`. The card names the license of all stages, or each stage's own.
         """
         target = as_directory("the directory", directory)
         card, license = as_optional_text("card", card), as_optional_text("license", license)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from soundomni.core.assembly.modality import CodecModality, MadeModality, Modality
+from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.errors import SpecError, shown
 from soundomni.core.pretrained.abilities import Made
 from soundomni.core.pretrained.fingerprint import modality_fingerprint
@@ -40,7 +40,7 @@ def check_stages(stages: Mapping[str, SoundOmni]) -> None:
 def taken_by(stage: SoundOmni) -> tuple[str, ...]:
     """Return the modalities of which a stage takes clips that other stages make."""
     made = stage.abilities().made[0]
-    return tuple(name for name in made.taken if isinstance(_modality(stage, name), CodecModality))
+    return tuple(name for name in made.taken if isinstance(stage.model.modality(name), CodecModality))
 
 
 def made_by(stage: SoundOmni) -> Made:
@@ -77,7 +77,7 @@ def _check_taken(stages: Mapping[str, SoundOmni], name: str, *, after: list[str]
 
 def _check_codec(stages: Mapping[str, SoundOmni], maker: str, taker: str, modality: str) -> None:
     """Raise SpecError if two stages have different codecs for a modality: other rates or sizes, other settings, or other weights."""
-    own, other = (_modality(stages[name], modality) for name in (maker, taker))
+    own, other = (stages[name].model.modality(modality) for name in (maker, taker))
     assert isinstance(own, MadeModality) and isinstance(other, CodecModality), "one makes it, and the other takes it as codes or latents"
     made, wanted = own.codec.spec, other.codec.spec
     handed = f"stage '{maker}' hands '{modality}' on to stage '{taker}'"
@@ -97,7 +97,3 @@ def _check_codec(stages: Mapping[str, SoundOmni], maker: str, taker: str, modali
 def _levels_needed(taker: CodecModality) -> int:
     made = isinstance(taker, MadeModality) and taker.first_level
     return made or taker.most_levels
-
-
-def _modality(stage: SoundOmni, name: str) -> Modality:
-    return next(one for one in stage.model.each() if one.name == name)

@@ -29,6 +29,7 @@ from torch import Tensor
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, one_line, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CARD_FILE, CONFIG_FILE, RUN_FILES, SPEC_FILE
+from soundomni.core.files.shipped import shipped_models, shipped_path
 from soundomni.core.pretrained.hub import fetch, parse_repository
 from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
 from soundomni.core.pretrained.stage_paths import STAGES, first_stage, is_chain, read_spec
@@ -51,13 +52,6 @@ LONGEST_ORIGIN = 300
 """Largest number of characters in a source or a license."""
 _HARMLESS = str.maketrans("`|<>", "'/‹›")
 """Replacements for characters that could end a code span or a cell, or act as markup where Markdown is not rendered."""
-SHIPPED = Path(__file__).parents[2] / "models"
-"""Folder of the models that come with the package, by name."""
-
-
-def shipped_models() -> tuple[str, ...]:
-    """Return the names of the models that come with the package."""
-    return tuple(sorted(path.name for path in SHIPPED.iterdir() if (path / CONFIG_FILE).is_file()))
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def find_model(
     """
     path, known = Path(name), shipped_models()
     if str(name) in known and not (path / CONFIG_FILE).is_file():
-        path = SHIPPED / str(name)
+        path = shipped_path(str(name))
     repository = hub_name(name)
     if repository is not None:
         if revision is not None and repository[1] is not None:
@@ -140,10 +134,10 @@ def find_model(
 
 def _check_single(name: str | Path, path: Path) -> None:
     """Raise CheckpointError if the path that was found for `name` is a chain of models or a spec; SpecError if that spec is wrong."""
-    for chain in (name, path):  # no path of its own for the name of a shipped chain
-        if is_chain(chain):
-            stage = first_stage(chain)
-            raise CheckpointError(f"'{chain}' is a chain of models, and chains can only generate. Use one of its stages, such as '{stage}'")
+    chain = path if path.exists() else name  # a shipped chain has a name, and no path
+    if is_chain(chain):
+        stage = first_stage(chain)
+        raise CheckpointError(f"'{chain}' is a chain of models, and chains can only generate. Use one of its stages, such as '{stage}'")
     if path.is_file() and path.suffix in SPEC_SUFFIXES:
         spec = read_spec(path)
         held = "a codec" if spec.codec is not None else "a model"

@@ -56,7 +56,7 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
             "draft with the model's encoders"
         )
     if isinstance(draft.model.made(of).connector, LevelsConnector):
-        raise SpecError("the draft predicts each level of a token from those below it, which guessing does not do. Use the connector codes")
+        raise SpecError("the draft predicts each level from those below it, but all levels are guessed at once. Use the connector codes")
     if not _same_tokens(model.model.made(of), draft.model.made(of)):
         raise SpecError("the draft makes the codes in another order than the model. Train it with the model's objective")
 

@@ -50,6 +50,6 @@ def codec_fingerprint(slot: Slot, codec: Codec, *, trust_class_paths: bool = Fal
 
 def modality_fingerprint(model: UnifiedModel, name: str, spec: ModalitySpec) -> str:
     """Return the fingerprint of the codec of a model's modality `name`, which was built from `spec`."""
-    modality = next(one for one in model.each() if one.name == name)
+    modality = model.modality(name)
     assert isinstance(modality, CodecModality) and spec.codec is not None, "checked when the spec was read"
     return codec_fingerprint(spec.codec, modality.codec, trust_class_paths=True)  # it is built already

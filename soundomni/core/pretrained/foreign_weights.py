@@ -44,6 +44,7 @@ Containers with tensors count each time.
 """
 
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ZIP = b"PK\x03\x04"
 _POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
@@ -258,6 +259,19 @@ def _read_index(index: Path) -> WeightFile:
     if absent:
         raise CheckpointError(f"'{index}' lists {amount(len(absent), 'tensor')} that its shards do not hold ({some(absent)})")
     return joined
+
+
+def read_float32(weights: WeightFile, name: str) -> Tensor:
+    """Return a copy of a tensor of someone else's file as float32.
+
+    Raise CheckpointError if it is not floating point of at most 32 bits, or holds a number that is not finite.
+    """
+    tensor = weights[name]
+    if tensor.dtype not in _FLOATS:
+        raise CheckpointError(f"'{weights.path}': '{name}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"'{weights.path}': '{name}' has numbers that are not finite, as if its training had diverged")
+    return tensor.to(torch.float32, copy=True).contiguous()
 
 
 def _check_shards(directory: Path, names: list[str]) -> None:

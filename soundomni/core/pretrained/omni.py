@@ -95,13 +95,13 @@ class SoundOmni:
     """A model ready for use.
 
     Args:
-        model: the network.
+        model: the network. Its weights are laid out in memory for use, see `lay_out_wide_layers`; names, shapes and values stay.
         spec: the spec that it was built from.
         tokenizer: the tokenizer of its texts.
         max_tokens: the longest sample that it was trained with; longer ones are refused. None for no limit.
         origin: where its weights come from.
         trust_class_paths: let the spec's sampler be named by import path.
-        in_training: leave the weights where they are in memory, see `lay_out_wide_layers`, because the model is being trained.
+        in_training: leave the weights as they lie in memory, because the model is being trained.
     """
 
     def __init__(
@@ -202,9 +202,9 @@ class SoundOmni:
         return Path(directory)
 
     def write(self, folder: Path, *, card: str | None, license: str | None, dtype: torch.dtype | str, max_shard_bytes: int) -> None:
-        """Write everything in a model directory into an empty folder, such as that of a stage of a chain.
+        """Write the files of a model directory into an empty folder, such as that of a stage in a chain.
 
-        Arguments and errors are those of `save_pretrained`.
+        Arguments and errors are those of `save_pretrained`, which is whole or not at all; this is not.
         """
         stored, shard = stored_dtype(dtype), as_count("max_shard_bytes", max_shard_bytes)
         card, license = as_optional_text("card", card), as_optional_text("license", license)

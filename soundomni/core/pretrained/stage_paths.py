@@ -64,7 +64,7 @@ def placed(stages: Mapping[str, str], name: str | Path) -> dict[str, Path]:
 
 
 def first_stage(name: str | Path) -> Path:
-    """Return where the first stage of a chain is, or is to be. Raise as `stage_paths`."""
+    """Return the path of the first stage of a chain, which does not have to exist yet. Raise as `stage_paths`."""
     return next(iter(placed(_stages(name), name).values()))
 
 
@@ -104,6 +104,6 @@ def overrides_of(stages: Mapping[str, Path], overrides: Mapping[str, str]) -> di
             raise SpecError(f"{key} names the stage '{stage}'; expected one of {', '.join(stages)}.{did_you_mean(stage, stages)}")
         if not own:
             example = f"{STAGES}.{stage or next(iter(stages))}.sampler"
-            raise SpecError(f"{key} cannot be replaced; change a key of {'it' if stage else 'a stage'}, such as {example}")
+            raise SpecError(f"{key} cannot be replaced as a whole; expected one key of a stage, such as {example}")
         found[stage][own] = text
     return found

@@ -16,6 +16,7 @@ from typing import Any
 
 from soundomni.core.errors import CheckpointError, SpecError, describe, did_you_mean
 from soundomni.core.files.names import SPEC_FILE
+from soundomni.core.files.shipped import shipped_models
 from soundomni.core.files.small_files import read_text
 from soundomni.core.pretrained.directory import (
     Origin,
@@ -26,7 +27,6 @@ from soundomni.core.pretrained.directory import (
     origin_of,
     portable,
     read_origin,
-    shipped_models,
 )
 from soundomni.core.pretrained.hub import tell_once
 from soundomni.core.spec import yaml_text

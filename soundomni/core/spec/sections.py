@@ -42,13 +42,13 @@ def check_stage_name(name: object) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise SpecError(f"the name of a stage is {shown(name)}; expected a word such as semantic")
     if name.casefold() in RUN_FILES:
-        raise SpecError(f"the name of a stage is {shown(name)}, which is that of a folder of runs; expected another word, such as semantic")
+        raise SpecError(f"the name of a stage is {shown(name)}, which is reserved for runs; expected another word, such as semantic")
 
 
 def check_untrained(tree: Mapping[str, Any]) -> None:
-    """Raise SpecError if a spec, as plain data, chains models and has a section that trains one.
+    """Raise SpecError if the spec of a chain, as plain data, also has data or train.
 
-    It is checked before the sections are, whose missing keys nobody should add.
+    This runs before those sections are checked, so that nobody is asked for missing keys of a section that has to go.
     """
     for section in ("data", "train"):
         if tree.get("stages") is not None and tree.get(section) is not None:

@@ -1,6 +1,6 @@
 """The encoder of a T5 model from its config.json and its safetensors files, which strangers may have written.
 
-Only sizes are read from the config, and every tensor of the encoder has to be there; those of the decoder are left out.
+Only sizes are read from the config. Every tensor of the encoder has to be there, and those of the decoder are ignored.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
+from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, SpecError, message_of, some
 from soundomni.core.files.paths import place
 from soundomni.core.files.small_files import read_json
 from soundomni.core.limits import MOST_VOCABULARY, check_count
-from soundomni.core.pretrained.foreign_weights import SAFE_SUFFIX, WeightFile, read_weights
+from soundomni.core.pretrained.foreign_weights import SAFE_SUFFIX, WeightFile, read_float32, read_weights
 from soundomni.core.spec.values import convert
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -58,7 +58,7 @@ def read_sizes(folder: Path, name: str) -> T5Sizes:
         raise SpecError(f"t5: {place(folder / CONFIG)} cannot be read: {message_of(error)}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(config, dict) or kind not in MODEL_TYPES:
-        raise SpecError(f"t5: '{name}' has a config of model_type '{kind}'; expected t5")
+        raise SpecError(f"t5: '{name}' has a config of model_type '{kind}'; expected {' or '.join(MODEL_TYPES)}")
     if "d_model" not in config:
         raise SpecError(f"t5: the config of '{name}' lacks d_model; expected that of a T5 model")
     known = {key: value for key, value in config.items() if key in T5Sizes.__dataclass_fields__}
@@ -77,7 +77,7 @@ def load_network(folder: Path, sizes: T5Sizes) -> Any:
     """
     from transformers import T5Config, T5EncoderModel
 
-    with torch.device("meta"):  # nothing is drawn
+    with without_memory():
         network = T5EncoderModel(T5Config(**asdict(sizes)))
     weights = read_weights(folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX))
     pickles = [file.name for file in weights.files if file.suffix != SAFE_SUFFIX]
@@ -97,8 +97,5 @@ def _tensors(network: nn.Module, weights: WeightFile) -> Mapping[str, Tensor]:
         if weights.shape(theirs) != tuple(like.shape):
             shapes = f"{list(weights.shape(theirs))}; expected {list(like.shape)}, as its config says"
             raise CheckpointError(f"t5: {place(weights.path)}: '{theirs}' has the shape {shapes}")
-        tensor = weights[theirs]
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"t5: {place(weights.path)}: '{theirs}' holds values that are not finite numbers")
-        found[ours] = tensor.float()
+        found[ours] = read_float32(weights, theirs)
     return found

@@ -7,16 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from soundomni.core.errors import CheckpointError, some
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.files.safe_tensors import open_tensors, readable
-from soundomni.core.pretrained.foreign_weights import WeightFile
 from soundomni.core.pretrained.weights import check_finite
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -66,19 +63,6 @@ def place_names(names: Iterable[str], known: Collection[str], renamed: Mapping[s
             raise CheckpointError(f"'{path}' holds the parameter '{ours}' twice: as '{sources[ours]}' and as '{theirs}'")
         sources[ours] = theirs
     return sources
-
-
-def read_float32(weights: WeightFile, name: str) -> Tensor:
-    """Return a copy of a tensor of someone else's file as float32.
-
-    Raise CheckpointError if it is not floating point of at most 32 bits, or holds a number that is not finite.
-    """
-    tensor = weights[name]
-    if tensor.dtype not in _FLOATS:
-        raise CheckpointError(f"'{weights.path}': '{name}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
-    if not bool(tensor.isfinite().all()):
-        raise CheckpointError(f"'{weights.path}': '{name}' has numbers that are not finite, as if its training had diverged")
-    return tensor.to(torch.float32, copy=True).contiguous()
 
 
 def check_fit(module: nn.Module, given: Mapping[str, tuple[int, ...]], path: str | Path) -> None:

@@ -22,13 +22,13 @@ from soundomni.core.errors import CheckpointError, SpecError, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CONFIG_FILE
 from soundomni.core.files.paths import local_path, place
-from soundomni.core.pretrained.foreign_weights import SAFE_SUFFIX, WeightFile, digest, read_weights
+from soundomni.core.pretrained.foreign_weights import SAFE_SUFFIX, WeightFile, digest, read_float32, read_weights
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import plain
 from soundomni.vae.checkpoints.codec_directory import report_start
-from soundomni.vae.checkpoints.codec_weights import check_fit, place_names, read_float32
+from soundomni.vae.checkpoints.codec_weights import check_fit, place_names
 from soundomni.vae.checkpoints.hubert_config import KEYS, check_layer, read_preprocessor, read_speech
 from soundomni.vae.checkpoints.transformers_files import LAYOUT, OLDER_NAMES, find_weights
 from soundomni.vae.hubert_kmeans import HubertKmeansCodec

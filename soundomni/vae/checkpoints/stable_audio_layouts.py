@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, amount, some
-from soundomni.core.pretrained.foreign_weights import WeightFile
-from soundomni.vae.checkpoints.codec_weights import read_float32
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
 

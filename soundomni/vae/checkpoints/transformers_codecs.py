@@ -19,12 +19,12 @@ from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, SpecError, shown
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.names import CONFIG_FILE
-from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
 from soundomni.vae.checkpoints import dac_config, encodec_config, mimi_config
 from soundomni.vae.checkpoints.codec_directory import report_start
-from soundomni.vae.checkpoints.codec_weights import check_fit, place_names, read_float32
+from soundomni.vae.checkpoints.codec_weights import check_fit, place_names
 from soundomni.vae.checkpoints.transformers_files import LAYOUT, OLDER_NAMES, find_weights
 
 
