@@ -51,7 +51,7 @@ class Stage:
 
 STAGES = {
     "semantic": Stage(1024, 1, SEMANTIC, 192, 1.2),
-    "coarse": Stage(512, COARSE, SIZE, 64, 1.65, ("semantic", SEMANTIC, 64)),
+    "coarse": Stage(512, COARSE, SIZE, 64, 1.75, ("semantic", SEMANTIC, 64)),
     "fine": Stage(512, FINE, SIZE, 40, 1.9, ("coarse", COARSE * SIZE, 40 * COARSE)),
 }
 

@@ -108,6 +108,6 @@ class BytesEncoder(Encoder):
 
 
 def _turned(heads: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate `[B, h, S, d]` by tables `[S, d/2]`."""
+    """Rotate `[B, h, S, d]` by tables `[S, d]`."""
     by_place = heads.flatten(0, 1).transpose(0, 1)  # [S, B · h, d]
     return rotate(by_place, *rope).transpose(0, 1).view_as(heads)

@@ -179,7 +179,7 @@ class ConformerLayer(nn.Module):
 
         Args:
             streams: one tensor per stream, in the router's order.
-            rope: cosines and sines `[P, d/2]`.
+            rope: tables `[P, d]` of `rope_tables`.
             clips: the clips of each stream, spaced for the convolution.
             layout: runs the attention, and holds the conditions.
         """

@@ -124,7 +124,7 @@ class MoTLayer(nn.Module):
 
         Args:
             streams: one tensor per stream, in the router's order.
-            rope: cosines and sines `[P, d/2]`.
+            rope: tables `[P, d]` of `rope_tables`.
             layout: runs the attention.
         """
         experts = {i: one for i, one in enumerate(cast(Iterable[MoTExpert], self.experts.values())) if streams[i].shape[0]}

@@ -93,16 +93,27 @@ def token_weights(logits: Tensor, sampling: TokenSampling) -> Tensor:
         logits: `[R, V]`; among equal logits, the smaller id counts as likelier.
         sampling: how to choose. The temperature must be above 0.
     """
-    if sampling.top_k is None and sampling.top_p >= 1.0:
+    if sampling.top_p >= 1.0:
         values = logits.cpu().double()
-        return ((values - values.amax(-1, keepdim=True)) / sampling.temperature).exp()
+        weights = ((values - values.amax(-1, keepdim=True)) / sampling.temperature).exp()
+        return weights if sampling.top_k is None else weights.masked_fill(~_among_likeliest(values, sampling.top_k), 0.0)
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     values = ordered.cpu().double()
     weights = ((values - values[:, :1]) / sampling.temperature).exp()
     if sampling.top_k is not None:
         weights[:, min(sampling.top_k, weights.shape[1]) :] = 0.0
-    if sampling.top_p < 1.0:
-        totals = weights.cumsum(-1)
-        before = torch.cat([torch.zeros_like(totals[:, :1]), totals[:, :-1]], dim=-1)
-        weights = weights.masked_fill(before >= sampling.top_p * totals[:, -1:], 0.0)
+    totals = weights.cumsum(-1)
+    before = torch.cat([torch.zeros_like(totals[:, :1]), totals[:, :-1]], dim=-1)
+    weights = weights.masked_fill(before >= sampling.top_p * totals[:, -1:], 0.0)
     return torch.zeros_like(weights).scatter_(1, ids.cpu(), weights)
+
+
+def _among_likeliest(values: Tensor, top_k: int) -> Tensor:
+    """Return bool `[R, V]`, the `top_k` highest values of each row, without sorting them all."""
+    count = min(top_k, values.shape[1])
+    least = values.topk(count, dim=-1).values[:, -1:]
+    chosen = values >= least
+    if int(chosen.sum()) == count * len(values):
+        return chosen
+    above = values > least  # of the equal values, the first ones fill the rest
+    return above | (chosen & ~above & ((chosen & ~above).cumsum(-1) <= count - above.sum(-1, keepdim=True)))
