@@ -12,6 +12,7 @@ from types import ModuleType
 HELP = "convert published weights into parts that a spec can name"
 
 KINDS = {
+    "stable-audio": "soundomni.cli.importing.stable_audio",
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",

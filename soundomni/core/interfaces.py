@@ -359,6 +359,18 @@ class Backbone(nn.Module, ABC):
     num_kv_heads: int
     head_dim: int
     takes_empty_streams: ClassVar[bool] = False
+    takes_text: ClassVar[bool] = True
+    """Whether there are tokens of text and of clips that are given. Without, `embed` and `head` only take no tokens, clips that are made
+    have no boundary tokens, and all conditions enter as "cross" or "global"."""
+    takes_times: ClassVar[bool] = False
+    """Whether `layout.conditions` is always there, and has the timestep of each clip that is made, the highest of its tokens."""
+    lead_tokens: int = 0
+    """Tokens in front of the frames of a clip that is made; they enter as zeros, and `forward` fills them."""
+
+    @property
+    def condition_dim(self) -> int:
+        """Dimensions of conditions that enter as "cross" or "global"; by default hidden_dim."""
+        return self.hidden_dim
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make `takes_empty_streams` hold only for the `forward` of the class that sets it."""
@@ -390,8 +402,10 @@ class Backbone(nn.Module, ABC):
         streams without tokens go in and come out as `[0, H]`; at least one stream has tokens.
         """
 
-    def take_conditions(self, ways: Collection[str]) -> None:
+    def take_conditions(self, ways: Mapping[str, Collection[str]]) -> None:
         """Prepare for conditions that have no places in the sequence; called once, after the constructor, and only if there are any.
+
+        `ways` has the names of the modalities that enter in each way.
 
         With "cross" among `ways`, clips that are made look at their conditions in every layer, through `layout.cross`. With "global",
         `layout.conditions` has a vector for each clip, zero without conditions, that changes every layer, such as the scale and
@@ -569,6 +583,17 @@ class Objective(nn.Module, ABC):
         override this draws timesteps from the generators, which fixes them too, but does not spread them evenly.
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
+
+    def shown(self, values: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the network is shown of values `[B, D, T]` at timesteps `[B, T]`; by default the values.
+
+        An objective on another path than `noised` scales them, see `shown_times`.
+        """
+        return values
+
+    def shown_times(self, timesteps: Tensor) -> Tensor:
+        """Return the timesteps that the network gets, 0 at 0; by default `timesteps`."""
+        return timesteps
 
     def predicted(self, output: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
         """Return the prediction for `loss` and samplers, made from the network's `output`; by default the output

@@ -84,14 +84,14 @@ class Segment:
     """A run of tokens of one document that attends as one block.
 
     A text segment carries `token_ids` of its length. An audio segment has two boundary tokens around its frames, which are
-    text to every expert; `token_ids` holds just these two, and `length` counts them.
+    text to every expert; `token_ids` holds just these two, and `length` counts them. In a model without text, it has none.
 
     Args:
         role: what the tokens between the boundaries are.
         attend: how they see each other.
         length: tokens, boundaries included.
         of: name of the modality; None for the one that is named after the role.
-        token_ids: int64; `[length]` for text, `[2]` for audio (start and end of audio).
+        token_ids: int64; `[length]` for text, `[2]` for audio (start and end of audio) or none.
         positions: the position rule.
         labels: int64 `[length]`, the token that each text token predicts, NO_LABEL if it predicts nothing; None without
             loss.
@@ -104,6 +104,7 @@ class Segment:
             places of their own.
         placed: whether its tokens have places in the sequence. Conditions without places have no boundaries either; the clips that
             are made after them in the sample see them in another way.
+        attended: for a condition without places that enters in two ways, whether clips attend to its tokens.
     """
 
     role: Role
@@ -120,6 +121,7 @@ class Segment:
     values: np.ndarray | None = None
     aligned: tuple[Segment, ...] = ()
     placed: bool = True
+    attended: bool = True
 
     @property
     def modality(self) -> str:
@@ -128,8 +130,8 @@ class Segment:
 
     @property
     def boundary(self) -> int:
-        """Boundary tokens on each side: 1 for audio, 0 for text and for conditions without places."""
-        return 0 if self.role == Role.TEXT or not self.placed else 1
+        """Boundary tokens on each side: 1 for audio, 0 for text, for conditions without places and in models without text."""
+        return 0 if self.role == Role.TEXT or not self.placed else len(self.token_ids) // AUDIO_BOUNDARIES
 
     @property
     def num_tokens(self) -> int:
@@ -181,20 +183,20 @@ def audio_segment(
     attend: Attend,
     num_frames: int,
     num_samples: int,
-    boundary_ids: tuple[int, int],
+    boundary_ids: tuple[int, int] | tuple[()],
     positions: PositionRule,
     of: str | None = None,
     known: np.ndarray | None = None,
     num_tokens: int | None = None,
 ) -> Segment:
-    """Write a clip of `num_frames` frames between its start and end tokens, `boundary_ids`; the waveform is attached later.
+    """Write a clip of `num_frames` frames between its start and end tokens, `boundary_ids`, if any; the waveform is attached later.
 
     It has `num_tokens` tokens, by default one for each frame.
     """
     return Segment(
         role=role,
         attend=attend,
-        length=(num_frames if num_tokens is None else num_tokens) + AUDIO_BOUNDARIES,
+        length=(num_frames if num_tokens is None else num_tokens) + len(boundary_ids),
         token_ids=np.asarray(boundary_ids, dtype=np.int64),
         of=of,
         positions=positions,
@@ -435,25 +437,32 @@ class Conditioned:
     Args:
         first, end: its tokens in the batch, [first, end), without boundaries.
         conditions: (modality, index among its clips) of each condition.
+        clip: the same of the clip itself.
+        unattended: those of the conditions that the clip does not attend to.
     """
 
     first: int
     end: int
     conditions: tuple[tuple[str, int], ...]
+    clip: tuple[str, int]
+    unattended: frozenset[tuple[str, int]] = frozenset()
 
 
 def find_conditioned(samples: Sequence[Sequence[Segment]]) -> tuple[Conditioned, ...]:
-    """Return the clips of a batch that are made and have conditions without places."""
+    """Return the clips of a batch that are made, with their conditions without places."""
     found: list[Conditioned] = []
     counts: dict[str, int] = {}
     start = 0
     for segments in samples:
-        before: list[tuple[str, int]] = []
+        before: dict[tuple[str, int], bool] = {}
         for segment in segments:
+            own = (segment.modality, counts.get(segment.modality, 0))
             if not segment.placed:
-                before.append((segment.modality, counts.get(segment.modality, 0)))
-            elif segment.is_made and before:
-                found.append(Conditioned(start + segment.boundary, start + segment.length - segment.boundary, tuple(before)))
+                before[own] = segment.attended
+            elif segment.is_made:
+                inside = start + segment.boundary, start + segment.length - segment.boundary
+                unattended = frozenset(one for one, is_attended in before.items() if not is_attended)
+                found.append(Conditioned(*inside, tuple(before), own, unattended))
             counts[segment.modality] = counts.get(segment.modality, 0) + 1
             start += segment.length if segment.placed else 0
     return tuple(found)
@@ -490,7 +499,7 @@ class PackedBatch:
         labels: int64 `[N_text]`, the token that each predicts, NO_LABEL for none.
         predicting: int64 `[N]`, the rows of `labels` that predict something, found while the labels are on the host.
         clips: the clips of each modality that the batch has, by its name; see `of`.
-        conditioned: the clips that are made and have conditions without places.
+        conditioned: the clips that are made, with their conditions without places.
         groups: the sample's group of each document, `M` of them; empty without groups.
         breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """

@@ -155,6 +155,8 @@ class SampleWriter:
             left_out = dropout_draw < self._dropout_share(template) or segment.modality in together
             if not (is_condition and left_out):
                 segments.append(segment)
+            elif self._stays(segment):
+                segments.append(replace(segment, attended=False))
         return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
     def fill(self, planned: PlannedSample, waveform: np.ndarray, rate: int, *, cut: bool = False) -> Sample:
@@ -269,6 +271,10 @@ class SampleWriter:
         else:
             name, share = self._writer.given(template.of).name, self._dropout.latent
         return self._dropout.modalities.get(name, share)
+
+    def _stays(self, segment: Segment) -> bool:
+        modality = self._writer.modalities.get(segment.modality)
+        return isinstance(modality, HeardModality) and modality.stays
 
     def _left_out_together(self, seed: int) -> set[str]:
         """Return the modalities of the groups that are left out as a whole, drawn from the sample's seed."""

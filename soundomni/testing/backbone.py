@@ -21,7 +21,17 @@ from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.stored_order import store
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.core.sequence import Attend, PositionRule, Role, Segment, SegmentTable, audio_segment, position_advance, text_segment
+from soundomni.core.sequence import (
+    Attend,
+    PositionRule,
+    Role,
+    Segment,
+    SegmentTable,
+    audio_segment,
+    find_conditioned,
+    position_advance,
+    text_segment,
+)
 from soundomni.testing.suite import ModuleSuite, evaluating, noise, number, seeded
 
 
@@ -38,10 +48,22 @@ class TwoStreams(Router):
         return int(role in (Role.LATENT, Role.CODES))
 
 
-class OneLoss(TwoStreams):
-    """Feed-forward networks that add the mean square of their input as the loss "magnitude"."""
+class OneLoss(Router):
+    """Another router, with feed-forward networks that add the mean square of their input as the loss "magnitude"."""
 
     loss_names: ClassVar[tuple[str, ...]] = ("magnitude",)
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the other router's streams."""
+        return self._router.streams
+
+    def stream_of(self, role: Role) -> int:
+        """Return the other router's stream."""
+        return self._router.stream_of(role)
 
     def feed_forward(self, build: Callable[[], nn.Module], hidden_dim: int) -> nn.Module:
         """Return a plain network that also gives the loss."""
@@ -87,7 +109,7 @@ class BackboneSuite(ModuleSuite):
 
     def outputs(self, plugin: Any) -> list[Tensor]:
         """Return the outputs for two documents in one pack."""
-        (text, latents), _ = self.run(plugin, [_speaking(3), _speaking(6)])
+        (text, latents), _ = self.run(plugin, [self._speaking(plugin, 3), self._speaking(plugin, 6)])
         return [plugin.head(text), latents]
 
     def run(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> tuple[tuple[Tensor, Tensor], LossTerms]:
@@ -116,7 +138,7 @@ class BackboneSuite(ModuleSuite):
     def test_embed(self) -> None:
         """Token ids `[N]` become `[N, H]`, N = 0 included."""
         backbone = self.built()
-        for count in (5, 0):
+        for count in (5, 0) if backbone.takes_text else (0,):
             hidden, wanted = backbone.embed(torch.arange(count)), [count, backbone.hidden_dim]
             good = list(hidden.shape) == wanted and hidden.dtype.is_floating_point
             self.require(good, "embed", f"{count} ids gave {hidden.dtype} {list(hidden.shape)}; expected floating point {wanted}")
@@ -124,7 +146,7 @@ class BackboneSuite(ModuleSuite):
     def test_head(self) -> None:
         """Hidden tokens `[N, H]` become logits `[N, V]`, N = 0 included."""
         backbone = self.built()
-        for count in (5, 0):
+        for count in (5, 0) if backbone.takes_text else (0,):
             logits, wanted = backbone.head(noise(0, count, backbone.hidden_dim)), [count, self.vocab_size]
             self.require(list(logits.shape) == wanted, "head", f"{count} tokens gave logits {list(logits.shape)}; expected {wanted}")
 
@@ -132,7 +154,7 @@ class BackboneSuite(ModuleSuite):
         """Streams keep their number and length, and are finite, with losses that the router names."""
         backbone = self.built()
         names = self.router().loss_names
-        for documents in ([_speaking(5)], [_silent(4)]):
+        for documents in ([self._speaking(backbone, 5)], [_silent(4)] if backbone.takes_text else []):
             streams, layout, losses = self._forward(backbone, documents)
             found = [list(stream.shape) for stream in streams]
             wanted = [[length, backbone.hidden_dim] for length in layout.stored.stream_lengths]
@@ -143,9 +165,9 @@ class BackboneSuite(ModuleSuite):
 
     def test_losses(self) -> None:
         """The loss that the router's networks add is returned under the router's name for it."""
-        router = OneLoss()
+        router = OneLoss(self.router())
         backbone = self._made(router)
-        _, _, losses = self._forward(backbone, [_speaking(5)], router=router)
+        _, _, losses = self._forward(backbone, [self._speaking(backbone, 5)], router=router)
         found, expected = sorted(losses), sorted(router.loss_names)
         self.require(found == expected, "losses", f"losses {found} were returned, but the router names {expected}")
         for name, (total, count) in losses.items():
@@ -155,7 +177,7 @@ class BackboneSuite(ModuleSuite):
     def test_packing(self) -> None:
         """A document gives the same result on its own and packed with another."""
         backbone = self.built()
-        documents = [_speaking(3), _speaking(6)]
+        documents = [self._speaking(backbone, 3), self._speaking(backbone, 6)]
         with torch.no_grad():
             together, _ = self.run(backbone, documents)
             apart = [self.run(backbone, [document])[0] for document in documents]
@@ -167,6 +189,8 @@ class BackboneSuite(ModuleSuite):
     def test_causal(self) -> None:
         """A text token does not see what comes after it."""
         backbone = self.built()
+        if not backbone.takes_text:
+            return
         with torch.no_grad():
             (short, _), _ = self.run(backbone, [_silent(4)])
             (long, _), _ = self.run(backbone, [_silent(9)])
@@ -177,24 +201,29 @@ class BackboneSuite(ModuleSuite):
     def test_context(self) -> None:
         """A noise segment sees the text before it."""
         backbone = self.built()
+        if not backbone.takes_text:
+            return
         with torch.no_grad():
-            (_, first), _ = self.run(backbone, [_speaking(5)])
-            (_, second), _ = self.run(backbone, [_speaking(5, offset=7)])
+            (_, first), _ = self.run(backbone, [self._speaking(backbone, 5)])
+            (_, second), _ = self.run(backbone, [self._speaking(backbone, 5, offset=7)])
         self.require(not torch.equal(first, second), "context", "latents are the same after another text; expected them to attend to it")
 
     def test_positions(self) -> None:
         """Tokens give other results at other positions."""
         backbone = self.built()
         with torch.no_grad():
-            (_, shared), _ = self.run(backbone, [_speaking(5)])
-            (_, apart), _ = self.run(backbone, [_speaking(5, positions=PositionRule.ADVANCE)])
+            _move(backbone)
+            (_, shared), _ = self.run(backbone, [self._speaking(backbone, 5)])
+            (_, apart), _ = self.run(backbone, [self._speaking(backbone, 5, positions=PositionRule.ADVANCE)])
         message = "latents with a position each give the same result as those that share one; expected layout.position_ids to be used"
         self.require(not torch.allclose(apart, shared, rtol=0.0, atol=1e-6), "positions", message)
 
     def test_cache(self) -> None:
         """A noise segment gives the same result after text in a cache as after the text itself."""
         backbone, router = self.built(), self.router()
-        text, audio = document = _speaking(5)
+        if not backbone.takes_text:
+            return
+        text, audio = document = self._speaking(backbone, 5)
         with torch.no_grad():
             (_, expected), _ = self.run(backbone, [document])
             cache = self._empty_cache(backbone, [document])
@@ -212,19 +241,18 @@ class BackboneSuite(ModuleSuite):
 
     def test_conditions(self) -> None:
         """A backbone that takes conditions lets each clip see its own, and a clip without any is as in a model without them."""
-        documents = [_speaking(3), _speaking(6), _speaking(4)]
         with torch.no_grad():
             for way in ("cross", "global"):
                 backbone = self.built()
+                documents = [self._speaking(backbone, words) for words in (3, 6, 4)]
                 try:
-                    backbone.take_conditions([way])
+                    backbone.take_conditions({way: ["given"]})
                 except SpecError:
                     continue
-                for seed, parameter in enumerate(backbone.parameters()):
-                    parameter.add_(0.05 * noise(seed, *parameter.shape).to(parameter))
+                _move(backbone)
                 (_, none), _ = self.run(backbone, documents)
                 one, other = (self._run_conditioned(backbone, documents, way, changed=changed) for changed in (False, True))
-                edges = np.cumsum([0, *(segment.num_tokens for _, segment in documents)]).tolist()
+                edges = np.cumsum([0, *(document[-1].num_tokens for document in documents)]).tolist()
                 first, middle, last = (slice(begin, end) for begin, end in pairwise(edges))
                 unchanged = f"a clip without conditions that enter as '{way}' differs from one in a model that has none"
                 self.require_close(one[last], none[last], self.tolerance, "conditions", unchanged)
@@ -236,15 +264,13 @@ class BackboneSuite(ModuleSuite):
         """Return the latents of three documents, of which the first and the second have conditions; those of the second may change."""
         table, router = SegmentTable.from_samples(documents), self.router()
         stored = store(table, router.stream_of, len(router.streams))
-        given = torch.cat([noise(1, 4, backbone.hidden_dim), noise(3 if changed else 2, 3, backbone.hidden_dim)])
+        given = torch.cat([noise(1, 4, backbone.condition_dim), noise(3 if changed else 2, 3, backbone.condition_dim)])
         hidden, none = {"given": given}, dict[str, Tensor]()
         by_way = (hidden, none) if way == "cross" else (none, hidden)
-        clips = [[("given", 0)], [("given", 1)]]
+        clips = [[("given", 0)], [("given", 1)], []]
         conditions = join_conditions(*by_way, {"given": np.asarray([4, 3])}, clips, like=given)
-        ends = np.cumsum([sum(segment.length for segment in document) for document in documents]).tolist()
-        spans = [(end - 1 - audio.num_tokens, end - 1) for end, (_, audio) in zip(ends[:2], documents[:2], strict=True)]
         plan = plan_attention(table, stored, device=torch.device("cpu"))
-        seen = conditions.seen(stored, spans, dtype=given.dtype)
+        seen = conditions.seen(stored, _spans(documents), dtype=given.dtype).at(_times(documents))
         layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, conditions=seen)
         streams, _ = backbone(self._streams(backbone, layout, documents), layout)
         return layout.take(streams, Role.LATENT)
@@ -252,7 +278,7 @@ class BackboneSuite(ModuleSuite):
     def test_empty_streams(self) -> None:
         """With `takes_empty_streams`, a stream without tokens is left empty in inference, and the others come out as next to padding."""
         backbone = self.built()
-        if not backbone.takes_empty_streams:
+        if not backbone.takes_empty_streams or not backbone.takes_text:
             return
         documents = [_silent(4), _silent(6)]
         with torch.no_grad():
@@ -281,8 +307,10 @@ class BackboneSuite(ModuleSuite):
 
     def test_gradients(self) -> None:
         """Every parameter takes part in every backward pass, even for a batch without audio."""
-        for given, documents in (("text and audio", [_speaking(5)]), ("text alone", [_silent(4)])):
+        for given, words in (("text and audio", 5), ("text alone", 0)):
             backbone = self.built().train()
+            silent = [_silent(4)] if backbone.takes_text else []
+            documents = [self._speaking(backbone, words)] if words else silent
             streams, layout, losses = self._forward(backbone, documents)
             total = sum((stream.square().sum() for stream in streams), start=backbone.head(layout.take(streams, Role.TEXT)).sum())
             total = sum((loss for loss, _ in losses.values()), start=total)
@@ -305,8 +333,27 @@ class BackboneSuite(ModuleSuite):
         if cache is not None:
             cache.begin(stored.order, table.document[table.token_segments()], whole=False)
         layout = Layout(stored, torch.from_numpy(stored.position_ids), plan, cache)
+        if backbone.takes_times:
+            nothing = torch.zeros(0, backbone.condition_dim)
+            conditions = join_conditions({}, {}, {}, [[] for document in documents if document[-1].is_made], like=nothing)
+            layout = layout.with_conditions(conditions.seen(stored, _spans(documents), dtype=nothing.dtype).at(_times(documents)))
         streams, losses = backbone(self._streams(backbone, layout, documents), layout)
         return streams, layout, losses
+
+    @staticmethod
+    def _speaking(backbone: Backbone, words: int, *, offset: int = 0, positions: PositionRule = PositionRule.SHARED) -> tuple[Segment, ...]:
+        """Return a document of text, if the backbone takes any, and a noise segment with four frames more than there are words."""
+        frames = words + 4
+        audio = audio_segment(
+            role=Role.LATENT,
+            attend=Attend.NOISE,
+            num_frames=frames,
+            num_tokens=frames + backbone.lead_tokens,
+            num_samples=0,
+            boundary_ids=(1, 2) if backbone.takes_text else (),
+            positions=positions,
+        )
+        return (*_silent(words, offset=offset), audio) if backbone.takes_text else (audio,)
 
     def _empty_cache(self, backbone: Backbone, documents: Sequence[Sequence[Segment]]) -> KVCache:
         """Returns a cache with a row for each document and room for all of it."""
@@ -322,9 +369,12 @@ class BackboneSuite(ModuleSuite):
         """Return the hidden tokens of documents, `[N_e, H]` of each stream; frames are noise that depends on their
         number."""
         segments = [segment for document in documents for segment in document]
-        frames = [noise(segment.num_frames, segment.num_frames, backbone.hidden_dim) for segment in segments if segment.role == Role.LATENT]
+        counts = [segment.num_tokens for segment in segments if segment.role == Role.LATENT]
+        frames = [noise(count, count, backbone.hidden_dim) for count in counts]
         blocks = {
-            Role.TEXT: backbone.embed(torch.cat([torch.from_numpy(segment.token_ids) for segment in segments])),
+            Role.TEXT: backbone.embed(
+                torch.cat([torch.zeros(0, dtype=torch.int64), *(torch.from_numpy(one.token_ids) for one in segments)])
+            ),
             Role.LATENT: torch.cat([*frames, torch.zeros(0, backbone.hidden_dim)]),
         }
         return layout.place(blocks, backbone.hidden_dim)
@@ -335,14 +385,17 @@ def _silent(words: int, *, offset: int = 0) -> tuple[Segment, ...]:
     return (text_segment([3 + offset + word for word in range(words)], bos=1, eos=2),)
 
 
-def _speaking(words: int, *, offset: int = 0, positions: PositionRule = PositionRule.SHARED) -> tuple[Segment, ...]:
-    """Return a document of text and a noise segment with four frames more than there are words."""
-    audio = audio_segment(
-        role=Role.LATENT,
-        attend=Attend.NOISE,
-        num_frames=words + 4,
-        num_samples=0,
-        boundary_ids=(1, 2),
-        positions=positions,
-    )
-    return (*_silent(words, offset=offset), audio)
+def _move(backbone: Backbone) -> None:
+    """Move all parameters away from where they begin, such as zero."""
+    for seed, parameter in enumerate(backbone.parameters()):
+        parameter.add_(0.05 * noise(seed, *parameter.shape).to(parameter))
+
+
+def _spans(documents: Sequence[Sequence[Segment]]) -> list[tuple[int, int]]:
+    """Return the tokens [first, end) of the clips that are made, the last segment of each document."""
+    return [(one.first, one.end) for one in find_conditioned(documents)]
+
+
+def _times(documents: Sequence[Sequence[Segment]]) -> Tensor:
+    """Return a timestep for each clip that is made, which depends on its length only."""
+    return torch.tensor([1.0 / document[-1].num_frames for document in documents if document[-1].is_made])

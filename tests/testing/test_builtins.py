@@ -185,6 +185,8 @@ TestCodes = type("TestCodes", (suite(testing.ConnectorSuite, "Base", "codes"),),
 DEPTH = {"depth_dim": 8, "num_layers": 2, "num_heads": 2}
 TestDepthCodes = type("TestDepthCodes", (suite(testing.ConnectorSuite, "Base", "depth-codes", **DEPTH),), {"tokens": TestCodes.tokens})
 TestMLP = suite(testing.ConnectorSuite, "MLP", "mlp")
+TestIdentity = type("TestIdentity", (suite(testing.ConnectorSuite, "Base", "identity"),), {"hidden_dim": 6, "generates": False})
+TestResidualLinear = suite(testing.ConnectorSuite, "ResidualLinear", "residual-linear")
 
 TestModality = suite(testing.RouterSuite, "Modality", "modality")
 TestDense = suite(testing.RouterSuite, "Dense", "dense")
@@ -220,8 +222,28 @@ class TestMoTDense(suite(testing.BackboneSuite, "Base", "mot", **MOT)):
         return build("router", "dense")
 
 
+DIT = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2}
+
+
+class TestDiT(suite(testing.BackboneSuite, "Base", "dit", **DIT)):
+    def router(self):
+        return build("router", "dense")
+
+
+class TestDiTAdaLN(suite(testing.BackboneSuite, "Base", "dit", **DIT, conditioning="adaln", head_norm="layer", condition_dim=8)):
+    def router(self):
+        return build("router", "dense")
+
+
+class TestDiTDifferential(suite(testing.BackboneSuite, "Base", "dit", **DIT, differential=True, num_memory=2, project_conditions=True)):
+    def router(self):
+        return build("router", "dense")
+
+
 TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
 TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
+TestVPrediction = suite(testing.ObjectiveSuite, "VPrediction", "v-prediction")
+TestVPredictionUniform = suite(testing.ObjectiveSuite, "VPredictionUniform", "v-prediction", timesteps="uniform", shift=2.0)
 TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)
 TestMasked = type("TestMasked", (suite(testing.ObjectiveSuite, "Base", "masked"),), {"representation": CODES})
 TestMaskedCritic = type(

@@ -55,7 +55,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         sources = {name: _source(name, one, trust, drawn) for name, one in spec.used.items()}  # before all connectors
         scores: Scores = "own" if spec.critic is None else "none"
         parts = [(name, one, sources[name], _weights_of(f"{name}.connector", drawn)) for name, one in spec.used.items()]
-        modalities = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores=scores) for part in parts]
+        modalities = [_modality(*part, backbone=backbone, trust=trust, scores=scores) for part in parts]
         _check_aligned(modalities)
         _check_prompt(spec, modalities)
         with _weights_of("backbone", drawn):
@@ -86,7 +86,7 @@ def _critic(
     with _weights_of("critic", drawn):
         backbone = cast(Backbone, build("backbone", slot, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         parts = [(one.name, spec.used[one.name], sources[one.name], nullcontext()) for one in owners]
-        own = [_modality(*part, hidden_dim=backbone.hidden_dim, trust=trust, scores="only") for part in parts]
+        own = [_modality(*part, backbone=backbone, trust=trust, scores="only") for part in parts]
         _take_conditions(backbone, slot, own)
     return UnifiedModel(backbone=backbone, router=router, modalities=[share(one, owner) for one, owner in zip(own, owners, strict=True)])
 
@@ -111,15 +111,32 @@ def _check_prompt(spec: ModelSpec, modalities: Sequence[Modality]) -> None:
 def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modality]) -> None:
     """Tell a backbone in which ways conditions enter besides the sequence. Raise SpecError if it does not take them."""
     others = {one.name: one for one in modalities if isinstance(one, EncoderModality) and one.enters != "prefix"}
+    if not backbone.takes_text:
+        _check_without_text(slot, modalities)
     for name, one in others.items():
         if one.encoder.spec.source == "waveform":
             key = f"model.modalities.{name}"
             raise SpecError(f"{key}.enters is '{one.enters}', but its encoder hears audio; expected an encoder of texts or numbers")
     if others:
         try:
-            backbone.take_conditions(sorted({one.enters for one in others.values()}))
+            ways = {way: [name for name, one in others.items() if one.enters_as(way)] for way in ("cross", "global")}
+            backbone.take_conditions({way: names for way, names in ways.items() if names})
         except SpecError as error:
             raise SpecError(f"backbone '{slot.class_path}', for model.modalities.{next(iter(others))}: {error}") from error
+
+
+def _check_without_text(slot: Slot, modalities: Sequence[Modality]) -> None:
+    """Raise SpecError if a modality takes places in the sequence of a backbone that only has clips that are made."""
+    for one in modalities:
+        key = f"model.modalities.{one.name}"
+        if isinstance(one, EncoderModality) and one.enters == "prefix":
+            raise SpecError(
+                f"{key}.enters is 'prefix', but backbone '{slot.class_path}' only has tokens of what it makes. Set it to 'cross'"
+            )
+        if not isinstance(one, EncoderModality | MadeModality):
+            raise SpecError(
+                f"{key} has a codec, but no objective: backbone '{slot.class_path}' only has tokens of what it makes. Leave {key} out"
+            )
 
 
 def _weights_of(part: str, drawn: Collection[str] | None) -> AbstractContextManager[object]:
@@ -142,7 +159,7 @@ def _modality(
     source: Codec | Encoder,
     weights: AbstractContextManager[object],
     *,
-    hidden_dim: int,
+    backbone: Backbone,
     trust: bool,
     scores: Scores,
 ) -> Modality:
@@ -158,7 +175,9 @@ def _modality(
             tokens = others.with_scores(num_scores)
     else:
         tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
-    sizes = {"tokens": tokens, "hidden_dim": hidden_dim, "generates": objective is not None}
+    is_condition = isinstance(source, Encoder) and spec.enters != "prefix"
+    width = backbone.condition_dim if is_condition else backbone.hidden_dim
+    sizes = {"tokens": tokens, "hidden_dim": width, "generates": objective is not None}
     with weights:
         connector = cast(Connector, build("connector", spec.connector, trust_class_paths=trust, **sizes))
     if isinstance(source, Encoder):
@@ -179,6 +198,7 @@ def _modality(
         objective=objective,
         aligned=spec.aligned,
         num_scores=num_scores,
+        lead=backbone.lead_tokens,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -89,12 +90,16 @@ class Modality(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Device of the connector's parameters."""
-        return next(self.connector.parameters()).device
+        return self._sample.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the connector's parameters."""
-        return next(self.connector.parameters()).dtype
+        return self._sample.dtype
+
+    @property
+    def _sample(self) -> Tensor:
+        return next(chain(self.connector.parameters(), self.connector.buffers()))
 
 
 def share(modality: Modality, owner: Modality) -> Modality:
@@ -121,6 +126,10 @@ class EncoderModality(Modality):
         super().__init__(name=name, role=Role.FEATURES, connector=connector)
         self.encoder = encoder
         self.enters = enters
+
+    def enters_as(self, way: str) -> bool:
+        """Return whether clips see its tokens in a way, "cross" or "global"."""
+        return way in self.enters.split("+")
 
     @property
     def sample_rate(self) -> int:
@@ -322,6 +331,7 @@ class MadeModality(CodecModality):
         objective: the objective.
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
+        lead: tokens in front of the frames of a clip, which the backbone fills.
     """
 
     def __init__(
@@ -334,11 +344,13 @@ class MadeModality(CodecModality):
         objective: Objective,
         aligned: Sequence[str] = (),
         num_scores: int = 0,
+        lead: int = 0,
     ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
         self.objective = objective
         self.aligned = tuple(aligned)
         self.num_scores = num_scores
+        self.lead = lead
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -357,8 +369,8 @@ class MadeModality(CodecModality):
         return self.objective.made_levels(self.codec.spec)[1]
 
     def num_tokens(self, num_frames: int) -> int:
-        """Return how many tokens a clip of so many frames has, as its objective says."""
-        return self.objective.num_tokens(self.codec.spec, num_frames)
+        """Return how many tokens a clip of so many frames has: as its objective says, and those that lead."""
+        return self.lead + self.objective.num_tokens(self.codec.spec, num_frames)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -373,8 +385,37 @@ class MadeModality(CodecModality):
     def enter(self, clips: Clips) -> Entered:
         """Return clips in the hidden space, those to make corrupted."""
         query = self.corrupt(clips)
-        places = frame_places(clips.num_tokens, query.inputs.shape[-1], self.device)
+        places = self.places(clips.num_tokens, query.inputs.shape[-1])
         return Entered(self.enter_frames(query.inputs, query.timesteps, places), query, places)
+
+    def places(self, num_tokens: np.ndarray, padded: int) -> Tensor:
+        """Return `frame_places` of clips with `num_tokens` `[B]`, without the tokens that lead."""
+        return frame_places(num_tokens - self.lead, padded, self.device)
+
+    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0) -> Tensor:
+        """Return the hidden tokens `[N, H]` of those at `places`, as the objective shows them, and zeros for those that lead.
+
+        The arguments are those of `CodecModality.enter_frames`.
+        """
+        if timesteps is not None:
+            values = self.objective.shown(values, timesteps)
+            timesteps = self.objective.shown_times(timesteps)
+        hidden = super().enter_frames(values, timesteps, places, first=first)
+        return hidden if not self.lead else self._led(hidden, places, len(values), values.shape[-1])
+
+    def clip_times(self, timesteps: Tensor) -> Tensor:
+        """Return the timestep of each clip for a backbone that takes times, `[B]`, from `[B, T]`: the highest of its frames."""
+        times = self.objective.shown_times(timesteps)
+        return times.amax(1) if times.shape[1] else times.new_zeros(len(times))
+
+    def _led(self, hidden: Tensor, places: Tensor, num_clips: int, padded: int) -> Tensor:
+        """Return hidden tokens `[N, H]` with zeros for the tokens in front of each clip."""
+        led = hidden.new_zeros(len(places) + self.lead * num_clips, hidden.shape[1])
+        return led.index_copy(0, self._behind(places, padded), hidden)
+
+    def _behind(self, places: Tensor, padded: int) -> Tensor:
+        """Return where the tokens at `places` lie behind those that lead, int64 `[N]`."""
+        return torch.arange(len(places), device=places.device) + self.lead * (1 + places // padded)
 
     def corrupt(self, clips: Clips) -> Query:
         """Encode, normalize and corrupt the clips to make; each draws from its own seed."""
@@ -417,6 +458,8 @@ class MadeModality(CodecModality):
         codes, only its logits leave.
         """
         first, sizes = self.first_level, self.classes
+        if self.lead:
+            hidden = hidden.index_select(0, self._behind(places, like.shape[-1]))
         if level is None:
             if isinstance(self.connector, LevelsConnector) and ids is not None:
                 own = ids[:, first:].transpose(1, 2).flatten(0, 1).index_select(0, places)

@@ -9,8 +9,7 @@ R cache rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
-from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality, frame_places
+from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.conditions import Conditions, Kept, SeenConditions, join_conditions
 from soundomni.core.attention.kv_cache import KVCache
@@ -228,27 +227,46 @@ class UnifiedModel(nn.Module):
         return add_aligned(hidden, {name: own.num_frames for name, own in clips.items()}, added_to) if added_to else hidden
 
     def _with_conditions(self, layout: Layout, batch: PackedBatch, entered: Mapping[str, Entered]) -> Layout:
-        """Return the layout with the conditions that have no places in the sequence, if the model has such modalities."""
-        if not self.unplaced:
+        """Return the layout with the conditions that have no places in the sequence, if the model has such modalities, and the timesteps
+        of the clips, if the backbone takes them."""
+        if not self.unplaced and not self.backbone.takes_times:
             return layout
         hidden = {name: entered[name].hidden for name in self.unplaced}
         counts = {name: batch.of(name).num_tokens for name in self.unplaced}
-        conditions = self._join(hidden, counts, [one.conditions for one in batch.conditioned])
-        return replace(layout, conditions=self.seen(conditions, layout.stored, [(one.first, one.end) for one in batch.conditioned]))
+        clips, unattended = [one.conditions for one in batch.conditioned], [one.unattended for one in batch.conditioned]
+        conditions = self._join(hidden, counts, clips, unattended)
+        seen = self.seen(conditions, layout.stored, [(one.first, one.end) for one in batch.conditioned])
+        if self.backbone.takes_times:
+            seen = seen.at(self._clip_times(batch, entered))
+        return layout.with_conditions(seen)
+
+    def _clip_times(self, batch: PackedBatch, entered: Mapping[str, Entered]) -> Tensor:
+        """Return the timestep of each clip of a batch that is made, `[M]`."""
+        parts: list[Tensor] = []
+        begin: dict[str, int] = {}
+        count = 0
+        for modality in self.all_made:
+            query = entered[modality.name].query
+            assert query is not None, "it is made"
+            parts.append(modality.clip_times(query.timesteps))
+            begin[modality.name], count = count, count + len(query.timesteps)
+        chosen = [begin[name] + index for name, index in (one.clip for one in batch.conditioned)]
+        return torch.cat(parts).index_select(0, torch.tensor(chosen, dtype=torch.int64, device=self.device))
 
     def _join(
         self,
         hidden: Mapping[str, Tensor],
         num_tokens: Mapping[str, np.ndarray],
         clips: Sequence[Sequence[tuple[str, int]]],
+        unattended: Sequence[Collection[tuple[str, int]]],
         kept: Kept | None = None,
     ) -> Conditions:
         """Join the hidden tokens of conditions, `[N, H]` of each modality, see `join_conditions`."""
-        by_way = {
-            way: {name: tokens for name, tokens in hidden.items() if self.unplaced[name].enters == way} for way in ("cross", "global")
-        }
-        like = next(iter(hidden.values()))
-        return join_conditions(by_way["cross"], by_way["global"], num_tokens, clips, like=like, kept=kept)
+        unplaced = self.unplaced
+        by_way = {way: {name: tokens for name, tokens in hidden.items() if unplaced[name].enters_as(way)} for way in ("cross", "global")}
+        nothing = torch.zeros(0, self.backbone.condition_dim, device=self.device, dtype=self.dtype)
+        like = next(iter(hidden.values()), nothing)
+        return join_conditions(by_way["cross"], by_way["global"], num_tokens, clips, like=like, unattended=unattended, kept=kept)
 
     def review(self, batch: PackedBatch, layout: Layout, queries: Mapping[str, Query]) -> dict[str, Tensor]:
         """Return the scores `[B, P, T]` that each of another model's `queries` about a batch asks for."""
@@ -275,7 +293,7 @@ class UnifiedModel(nn.Module):
         """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch, and its hidden streams."""
         again = dict(entered)
         for name, query in queries.items():
-            places = frame_places(batch.of(name).num_tokens, query.inputs.shape[-1], self.device)
+            places = self.made(name).places(batch.of(name).num_tokens, query.inputs.shape[-1])
             again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
@@ -380,24 +398,28 @@ class UnifiedModel(nn.Module):
         return layout.take(streams, TEXT)
 
     def conditions(self, contexts: Sequence[Context]) -> Conditions | None:
-        """Return the conditions of rows that have no places in the sequence, for sampling; None if no row has any.
+        """Return the conditions of rows that have no places in the sequence, for sampling; None if no row has any, unless the backbone
+        takes times.
 
         Keys and values are computed in the first call that needs them, and kept.
         """
         found: dict[str, list[Segment]] = {}
         rows: list[list[tuple[str, int]]] = []
+        unattended: list[list[tuple[str, int]]] = []
         for context in contexts:
             rows.append([])
+            unattended.append([])
             for segment in context:
                 if not segment.placed:
                     own = found.setdefault(segment.modality, [])
                     rows[-1].append((segment.modality, len(own)))
+                    unattended[-1] += [] if segment.attended else rows[-1][-1:]
                     own.append(segment)
-        if not found:
+        if not found and not self.backbone.takes_times:
             return None
         clips = {name: Clips.of(own).to(self.device) for name, own in found.items()}
         hidden = {name: self.unplaced[name].enter_context(own) for name, own in clips.items()}
-        return self._join(hidden, {name: own.num_tokens for name, own in clips.items()}, rows, kept={})
+        return self._join(hidden, {name: own.num_tokens for name, own in clips.items()}, rows, unattended, kept={})
 
     def aligned_frames(self, slots: Sequence[Segment]) -> Tensor | None:
         """Return what the aligned clips of audio slots add to their frames, `[N, H]`; None if no slot has any."""
@@ -472,6 +494,9 @@ class UnifiedModel(nn.Module):
         modality = self.made(name)
         frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
         frames = frames if added is None else frames + added
+        if self.backbone.takes_times:
+            assert layout.conditions is not None, "a backbone that takes times has conditions"
+            layout = layout.with_conditions(layout.conditions.at(modality.clip_times(timesteps)))
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return layout.take(streams, name)

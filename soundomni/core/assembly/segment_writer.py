@@ -22,7 +22,8 @@ def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextToken
     """
     used = spec.used
     facts = [_facts(modality, used[modality.name]) for modality in model.each()]
-    return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat, prompt=spec.prompt)
+    has_text = model.backbone.takes_text
+    return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat, prompt=spec.prompt, has_text=has_text)
 
 
 def clip_writer(spec: RepresentationSpec, *, tokenizer: TextTokenizer) -> SegmentWriter:
@@ -42,6 +43,7 @@ def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | s
             positions=positions,
             attend=Attend.named(spec.attend),
             placed=spec.enters == "prefix",
+            stays=spec.enters == "cross+global",
         )
     assert isinstance(modality, CodecModality), "it has an encoder or a codec"
     made = modality if isinstance(modality, MadeModality) else None

@@ -1,13 +1,13 @@
 """Conditions of clips that have no places in the sequence: tokens to look at in every layer, and a vector for each clip.
 
-Shape letters: P stored tokens of a stream, C condition tokens of the batch, M clips with conditions, H hidden dimensions, h_kv
-key-value heads, d head dimensions.
+Shape letters: P stored tokens of a stream, C condition tokens of the batch, M clips, H dimensions of conditions, h_kv key-value heads, d
+head dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ Kept = dict[tuple[int, int], tuple[Tensor, Tensor]]
 """(layer, stream) → key and value of all condition tokens."""
 
 
+MAPPED = -1
+"""Stands for the layer in `Kept` under which mapped condition tokens are kept."""
+
+
 @dataclass(frozen=True)
 class SeenConditions:
     """Conditions, and which tokens of a layout see them.
@@ -33,14 +37,21 @@ class SeenConditions:
         tokens: `[C, H]`, the condition tokens of all clips.
         attention: stream → attention of its tokens to the condition tokens.
         vectors: `[M + 1, H]`: zero, then the sum of the global conditions of each clip.
+        by_name: modality → what it adds to `vectors`.
         clips: stream → int64 `[P]`, the row of `vectors` that belongs to each token, 0 for tokens without conditions.
+        rows, first: stream → int64, the row of each of its clips, and the place of its first token in the stream.
+        times: `[M + 1]`: zero, then the timestep of each clip; None unless the backbone takes times.
         kept: keys and values that were computed before; None in training, which computes them in every call.
     """
 
     tokens: Tensor
     attention: Mapping[int, AttentionPlan]
     vectors: Tensor
+    by_name: Mapping[str, Tensor]
     clips: Mapping[int, Tensor]
+    rows: Mapping[int, Tensor]
+    first: Mapping[int, Tensor]
+    times: Tensor | None = None
     kept: Kept | None = None
 
     def projected(self, layer: int, stream: int, project: Project) -> tuple[Tensor, Tensor]:
@@ -51,6 +62,18 @@ class SeenConditions:
             self.kept[layer, stream] = project(self.tokens)
         return self.kept[layer, stream]
 
+    def mapped(self, network: Callable[[Tensor], Tensor]) -> SeenConditions:
+        """Return the conditions with their tokens mapped by a network `[C, H]` → `[C, H']`, which is computed once while sampling."""
+
+        def twice(tokens: Tensor) -> tuple[Tensor, Tensor]:
+            return (out := network(tokens)), out
+
+        return replace(self, tokens=self.projected(MAPPED, 0, twice)[0])
+
+    def at(self, times: Tensor) -> SeenConditions:
+        """Return the conditions with the timestep of each clip, `[M]`."""
+        return replace(self, times=torch.cat([times.new_zeros(1), times]))
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -60,12 +83,14 @@ class Conditions:
         tokens: `[C, H]`.
         keys: for each clip, int64 numpy, its tokens among the C.
         vectors: `[M + 1, H]`: zero, then the sum of the global conditions of each clip.
+        by_name: modality → what it adds to `vectors`.
         kept: as in SeenConditions.
     """
 
     tokens: Tensor
     keys: Sequence[np.ndarray]
     vectors: Tensor
+    by_name: Mapping[str, Tensor]
     kept: Kept | None = None
 
     def seen(self, stored: StoredOrder, spans: Sequence[tuple[int, int]], *, dtype: torch.dtype) -> SeenConditions:
@@ -79,21 +104,26 @@ class Conditions:
         places, device = token_places(stored), self.tokens.device
         attention: dict[int, AttentionPlan] = {}
         clips: dict[int, Tensor] = {}
+        rows: dict[int, Tensor] = {}
+        begins: dict[int, Tensor] = {}
         begin = 0
         for stream, length in enumerate(stored.stream_lengths):
             own = np.zeros(length, dtype=np.int64)
             rectangles = []
+            found: list[tuple[int, int]] = []
             for clip, (first, end) in enumerate(spans):
                 query = places[first:end] - begin
                 if not len(query) or not 0 <= query[0] < length:
                     continue
                 own[query] = clip + 1
+                found.append((clip + 1, int(query[0])))
                 if len(self.keys[clip]):
                     rectangles.append(Rectangle(query, self.keys[clip]))
             attention[stream] = plan_cross(rectangles, device=device, dtype=dtype)
             clips[stream] = torch.from_numpy(own).to(device)
+            rows[stream], begins[stream] = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).to(device).unbind(1)
             begin += length
-        return SeenConditions(self.tokens, attention, self.vectors, clips, self.kept)
+        return SeenConditions(self.tokens, attention, self.vectors, self.by_name, clips, rows, begins, kept=self.kept)
 
 
 def join_conditions(
@@ -103,6 +133,7 @@ def join_conditions(
     clips: Sequence[Sequence[tuple[str, int]]],
     *,
     like: Tensor,
+    unattended: Sequence[Collection[tuple[str, int]]] = (),
     kept: Kept | None = None,
 ) -> Conditions:
     """Join the conditions of M clips.
@@ -113,6 +144,7 @@ def join_conditions(
         num_tokens: modality → number of tokens of each condition.
         clips: the conditions of each clip: (modality, index among its conditions).
         like: has the dtype and device of hidden tokens, and H columns.
+        unattended: those of the conditions of each clip that it does not attend to; empty if there are none.
         kept: where keys and values are kept; None in training.
     """
     first = {name: np.concatenate([[0], np.cumsum(counts)]) for name, counts in num_tokens.items()}
@@ -123,13 +155,16 @@ def join_conditions(
         return np.arange(first[name][index], first[name][index + 1], dtype=np.int64)
 
     nothing = np.zeros(0, np.int64)
-    keys = [np.concatenate([nothing, *(begin[n] + rows(n, i) for n, i in given if n in tokens)]) for given in clips]
-    total = like.new_zeros(len(clips) + 1, like.shape[1])
+    attended = [[one for one in given if one not in left] for given, left in zip(clips, unattended or [()] * len(clips), strict=True)]
+    keys = [np.concatenate([nothing, *(begin[n] + rows(n, i) for n, i in given if n in tokens)]) for given in attended]
+    by_name = {}
     for name, hidden in vectors.items():
         pairs = [(clip + 1, rows(name, i)) for clip, given in enumerate(clips) for n, i in given if n == name]
         chosen = torch.from_numpy(np.concatenate([nothing, *(own for _, own in pairs)])).to(like.device)
         to = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), clip) for clip, own in pairs)])).to(like.device)
         share = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), 1 / max(len(own), 1)) for _, own in pairs)])).to(hidden)
-        total = total.index_add(0, to, (hidden.index_select(0, chosen) * share[:, None]).to(total.dtype))
+        nothing_yet = like.new_zeros(len(clips) + 1, like.shape[1])
+        by_name[name] = nothing_yet.index_add(0, to, (hidden.index_select(0, chosen) * share[:, None]).to(like.dtype))
     joined = torch.cat(list(tokens.values())) if tokens else like.new_zeros(0, like.shape[1])
-    return Conditions(joined, keys, total, kept)
+    total = sum(by_name.values(), start=like.new_zeros(len(clips) + 1, like.shape[1]))
+    return Conditions(joined, keys, total, by_name, kept)

@@ -8,7 +8,7 @@ dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,10 @@ class Layout:
         key, value = self.conditions.projected(layer, stream, project)
         out: Tensor = self.conditions.attention[stream](query, key, value)
         return out
+
+    def with_conditions(self, conditions: SeenConditions) -> Layout:
+        """Return the layout with other conditions."""
+        return replace(self, conditions=conditions)
 
     def spaced_clips(self, stream: int, gap: int) -> SpacedClips | None:
         """Return where the frames of a stream lie with `gap` rows of zeros between clips, for convolutions; None if it has no clips.

@@ -80,7 +80,9 @@ class RequestBuilder:
         slot = self._contexts.slot(self.num_samples, of=self._modality.name)
         self._modality.check_frames(slot.num_frames)
         context = self._contexts.prompt(prompt, slot, clips=self._given.in_prompt(given))
-        negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt") if self._negative_prompt else ()
+        negative = self._contexts.without_prompt(slot)
+        if self._negative_prompt:
+            negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt")
         lower = self._given.lower_levels(given, slot)
         slot = self._given.with_aligned(slot, given)
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed, lower=lower)

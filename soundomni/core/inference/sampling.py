@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundomni.core.assembly.modality import MadeModality, frame_places
+from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_cached
 from soundomni.core.attention.conditions import Conditions
@@ -87,7 +87,7 @@ class AudioSlots:
         if not isinstance(first, int) or first:
             raise ValueError(f"first is {first}, but the tokens of this clip see each other; expected 0")
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
-        places = frame_places(self._tokens, values.shape[-1], self._model.device)
+        places = self._model.made(self._name).places(self._tokens, values.shape[-1])
         slots = (self._boundary, places, self._layout, self._added)
         return self._model.predict_frames(self._name, values, timesteps, *slots, review=review, level=level)
 

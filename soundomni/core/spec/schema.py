@@ -111,7 +111,7 @@ class SegmentTemplate:
 Normalize = Literal["channel", "half", "global", "none"]
 Positions = Literal["shared", "advance"]
 AttendName = Literal["full", "causal"]
-Enters = Literal["prefix", "cross", "global"]
+Enters = Literal["prefix", "cross", "global", "cross+global"]
 Chat = Literal["none", "qwen2-audio"]
 
 
@@ -135,7 +135,8 @@ class ModalitySpec:
         attend: attention among the tokens of a clip that is heard.
         enters: how texts and numbers that an encoder reads reach the clip that is made after them: as tokens before it in the sequence
             ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"), or as the mean of these tokens, which scales
-            and shifts the norms of every layer ("global").
+            and shifts the norms of every layer ("global"). With "cross+global", the mean stays when the condition is left out, in
+            training and for guidance.
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
     """

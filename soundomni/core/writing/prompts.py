@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
@@ -67,10 +68,20 @@ class PromptWriter:
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        texts = {"caption": text, "seconds": f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate:g}"}
+        texts = {"caption": text, "seconds": self._seconds(slot)}
         context = tuple(self._prompt(texts, clips or {}))
         self._check_prompt(context, slot, name)
         return context
+
+    def without_prompt(self, slot: Segment) -> Context:
+        """Write what guidance compares a prompt with: nothing but the conditions that stay, which clips do not attend to."""
+        texts = {"caption": "", "seconds": self._seconds(slot)}
+        reads = (template for template in self._writer.prompt if template.text is not None and template.of is not None)
+        staying = [template for template in reads if self._writer.reads(str(template.of)).stays and "{caption}" not in str(template.text)]
+        return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
+
+    def _seconds(self, slot: Segment) -> str:
+        return f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate:g}"
 
     def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
         for template in self._writer.prompt:
@@ -86,7 +97,7 @@ class PromptWriter:
         total = before + slot.length
         if self._max_tokens is None or total <= self._max_tokens:
             return
-        fits = modality.seconds_within(self._max_tokens - before - AUDIO_BOUNDARIES)
+        fits = modality.seconds_within(self._max_tokens - before - 2 * slot.boundary)
         given = sum(segment.length for segment in context if segment.of in self.in_prompt)
         clips = f" ({given} from given clips)" if given else ""
         raise DataError(

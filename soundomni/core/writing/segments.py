@@ -36,6 +36,7 @@ class HeardModality:
         positions: position rule of its tokens.
         attend: attention among the tokens of a clip.
         placed: whether its tokens have places in the sequence.
+        stays: whether a condition that is left out still reaches clips in one of its two ways.
     """
 
     name: str
@@ -45,6 +46,7 @@ class HeardModality:
     positions: PositionRule = PositionRule.ADVANCE
     attend: Attend = Attend.FULL
     placed: bool = True
+    stays: bool = False
 
     @property
     def sample_rate(self) -> int:
@@ -111,6 +113,7 @@ class SegmentWriter:
         tokenizer: the model's tokenizer.
         modalities: the model's modalities, in order.
         chat, prompt: as in ModelSpec.
+        has_text: whether the sequence can hold text; if not, clips have no boundary tokens.
     """
 
     def __init__(
@@ -120,8 +123,10 @@ class SegmentWriter:
         modalities: Iterable[HeardModality | CodecModality],
         chat: Chat = "none",
         prompt: Sequence[SegmentTemplate] = PROMPT,
+        has_text: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
+        self.has_text = has_text
         self.modalities = {modality.name: modality for modality in modalities}
         self.chat = chat
         self.prompt = tuple(prompt)
@@ -192,7 +197,9 @@ class SegmentWriter:
         return self.target(num_samples, of=template.of, made=made)
 
     def text(self, text: str, *, loss: bool = False) -> Segment:
-        """Write text as a causal segment; with loss, as one to predict."""
+        """Write text as a causal segment; with loss, as one to predict. Raise SpecError if the model has no text."""
+        if not self.has_text:
+            raise SpecError("the model has no text in its sequence. Name the modality whose encoder reads the text, as `of` of its segment")
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
     def features(self, num_samples: int, *, of: str | None = None) -> Segment:
@@ -258,8 +265,8 @@ class SegmentWriter:
         return segment
 
     @property
-    def _boundary_ids(self) -> tuple[int, int]:
-        return self.tokenizer.audio_bos, self.tokenizer.audio_eos
+    def _boundary_ids(self) -> tuple[int, int] | tuple[()]:
+        return (self.tokenizer.audio_bos, self.tokenizer.audio_eos) if self.has_text else ()
 
     def _frames(self, modality: CodecModality, num_samples: int, attend: Attend, known: np.ndarray | None) -> Segment:
         frames = modality.spec.num_frames(num_samples)

@@ -201,7 +201,7 @@ class _Made(MadeModality):
         if len(clips) == 0:
             return self.empty_query()
         tokens = self.objective.tokens(self.codec.spec)
-        shape = (2, len(clips), tokens.num_inputs, int(clips.num_tokens.max()))
+        shape = (2, len(clips), tokens.num_inputs, int(clips.num_tokens.max()) - self.lead)
         values = torch.empty(shape, device=self.device, dtype=_values_dtype(self))
         times = torch.empty(values.shape[1], values.shape[3], device=self.device)
         given = tokens.inputs[: self.first_level] if isinstance(tokens.inputs, tuple) else ()

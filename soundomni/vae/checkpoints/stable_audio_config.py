@@ -16,12 +16,14 @@ from typing import Any
 
 from soundomni.core.errors import SpecError, message_of
 from soundomni.core.files.small_files import read_json
-from soundomni.core.spec.values import convert, join, unknown_key
+from soundomni.core.pretrained.config_sections import Section
+from soundomni.core.spec.values import convert, join
 
 NAMES = ("audio_vae.json", "model_config.json", "config.json")
 """Names of configs next to their weights."""
 
 _DIFFUSERS_CLASS = "AutoencoderOobleck"
+BY = "the codec oobleck"
 
 
 @dataclass(frozen=True)
@@ -76,59 +78,6 @@ class _Diffusers:
     sampling_rate: int = 44100
 
 
-_MISSING = object()
-
-
-class _Section:
-    """One mapping of a config: returns checked values, and knows which ones nobody asked for."""
-
-    def __init__(self, value: Any, key: str) -> None:
-        self.key = key
-        self._values: dict[str, Any] = convert(value, dict[str, Any], key)
-        self._left = dict.fromkeys(self._values)
-
-    def __contains__(self, name: str) -> bool:
-        return self._values.get(name) is not None
-
-    def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
-        """Return a value; null counts as absent.
-
-        Raise SpecError if it has another type, or is absent and has no default.
-        """
-        self._left.pop(name, None)
-        if name in self:
-            return convert(self._values[name], annotation, join(self.key, name))
-        if default is _MISSING:
-            raise SpecError(f"{join(self.key, name)}: missing; it is needed to build the codec")
-        return default
-
-    def section(self, name: str) -> _Section:
-        """Return a mapping within this one, or an empty one if it is absent."""
-        return _Section(self.take(name, dict[str, Any], {}), join(self.key, name))
-
-    def fields(self, of: type) -> Any:
-        """Return a dataclass of the values; none may be left over."""
-        for name in self._values:
-            self._left.pop(name)
-        return convert(self._values, of, self.key)
-
-    def expect(self, name: str, expected: str) -> None:
-        """Raise SpecError unless a value is the text `expected`."""
-        given = self.take(name, str)
-        if given != expected:
-            raise SpecError(f"{join(self.key, name)} is '{given}'; expected '{expected}', the only one that the codec oobleck has")
-
-    def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
-        """Return the keys that nobody asked for.
-
-        Raise SpecError for one that is not in `unused`, unless `others` are allowed.
-        """
-        for name in self._left:
-            if name not in unused and not others:
-                raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
-        return [join(self.key, name) for name in self._left]
-
-
 def read_config(path: str | Path) -> CodecConfig:
     """Read a config of any of the three kinds.
 
@@ -163,12 +112,12 @@ def parse_config(tree: Any) -> CodecConfig:
     if isinstance(tree, Mapping) and not isinstance(tree.get("model"), Mapping):
         known = {"_class_name", *_Diffusers.__dataclass_fields__}
         if known & tree.keys():
-            return _parse_diffusers(_Section(tree, ""))
+            return _parse_diffusers(Section(tree, ""))
         raise SpecError(
             "it is not a config of an autoencoder; expected the key 'model', of stable-audio-tools, or "
             f"'_class_name': '{_DIFFUSERS_CLASS}', found {', '.join(map(repr, list(tree)[:5])) or 'none'}"
         )
-    top = _Section(tree, "")
+    top = Section(tree, "")
     sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
     audio_channels = top.take("audio_channels", int, None)
     model = top.section("model")
@@ -178,20 +127,20 @@ def parse_config(tree: Any) -> CodecConfig:
         unused = top.close(unused=("sample_size", "training"))
         return _parse_autoencoder(model, sample_rate, audio_channels, unused)
     pretransform = model.section("pretransform")
-    pretransform.expect("type", "autoencoder")
+    pretransform.expect("type", "autoencoder", by=BY)
     autoencoder = pretransform.section("config")
     unused = top.close(others=True) + model.close(others=True)  # keys of the model's other networks
     unused += pretransform.close(unused=("scale", "iterate_batch", "chunked", "model_half", "enable_grad"))
     return _parse_autoencoder(autoencoder, sample_rate, audio_channels, unused)
 
 
-def _parse_autoencoder(model: _Section, sample_rate: int, audio_channels: int | None, unused: list[str]) -> CodecConfig:
+def _parse_autoencoder(model: Section, sample_rate: int, audio_channels: int | None, unused: list[str]) -> CodecConfig:
     if "pretransform" in model:
         raise SpecError(f"{join(model.key, 'pretransform')} is given; expected none, because the codec oobleck takes waveforms")
     model.take("pretransform", Any, None)
     encoder_section, decoder_section, bottleneck = (model.section(name) for name in ("encoder", "decoder", "bottleneck"))
     for section, kind in ((encoder_section, "oobleck"), (decoder_section, "oobleck"), (bottleneck, "vae")):
-        section.expect("type", kind)
+        section.expect("type", kind, by=BY)
     bottleneck.section("config").close()
     soft_clip = decoder_section.take("soft_clip", bool, False)
     encoder: _Encoder = encoder_section.section("config").fields(_Encoder)
@@ -251,9 +200,9 @@ def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: st
     )
 
 
-def _parse_diffusers(top: _Section) -> CodecConfig:
+def _parse_diffusers(top: Section) -> CodecConfig:
     if "_class_name" in top:
-        top.expect("_class_name", _DIFFUSERS_CLASS)
+        top.expect("_class_name", _DIFFUSERS_CLASS, by=BY)
     given = {name: top.take(name, Any) for name in _Diffusers.__dataclass_fields__ if name in top}
     config: _Diffusers = convert(given, _Diffusers, "")
     unused = top.close(unused=("_class_name", "_diffusers_version", "_name_or_path"))

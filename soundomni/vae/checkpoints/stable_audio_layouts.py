@@ -4,6 +4,7 @@
 |---|---|
 | stable-audio-vae | none, or `state_dict.` for a checkpoint that was unwrapped |
 | full-model | `pretransform.model.`, next to the diffusion model and its conditioners |
+| full-training | `diffusion.pretransform.model.`, in a checkpoint of the diffusion model's training |
 | training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, next to the discriminator and the losses |
 | diffusers-oobleck | none; the modules are those of diffusers' AutoencoderOobleck |
 
@@ -48,6 +49,7 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
         _NOT_TRAINED | {"autoencoder.": "the last weights; their average is used instead"},
     ),
     "training": ("autoencoder.", _NOT_TRAINED),
+    "full-training": ("diffusion.pretransform.model.", {"diffusion.": "the diffusion model", "diffusion_ema.": "its average"}),
     "full-model": (
         "pretransform.model.",
         {"model.": "the diffusion model", "conditioner.": "a conditioner of the diffusion model"},
@@ -157,12 +159,23 @@ def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for ours, source in found.sources.items():
-        tensor = read_float32(weights, source)
-        if ours.endswith(f".{FOLDED}"):
-            state |= dict(zip(_parameters(ours), split_weight(tensor), strict=True))
-        else:
-            state[ours] = tensor.flatten() if _is_snake(ours, tuple(tensor.shape)) else tensor
+        state |= _parameters_in(weights, ours, source)
     return state
+
+
+def read_parameter(weights: WeightFile, found: Found, parameter: str) -> Tensor:
+    """Read one parameter as `load_state` reads all."""
+    source = found.source_of(parameter)
+    ours = next(ours for ours, name in found.sources.items() if name == source and parameter in _parameters(ours))
+    return _parameters_in(weights, ours, source)[parameter]
+
+
+def _parameters_in(weights: WeightFile, ours: str, source: str) -> dict[str, Tensor]:
+    """Read the parameters that one entry of Found.sources provides."""
+    tensor = read_float32(weights, source)
+    if ours.endswith(f".{FOLDED}"):
+        return dict(zip(_parameters(ours), split_weight(tensor), strict=True))
+    return {ours: tensor.flatten() if _is_snake(ours, tuple(tensor.shape)) else tensor}
 
 
 def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:

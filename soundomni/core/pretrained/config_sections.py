@@ -1,0 +1,61 @@
+"""Configs of other packages, read section by section: every value is checked, and keys that nobody asked for are known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from soundomni.core.errors import SpecError
+from soundomni.core.spec.values import convert, join, unknown_key
+
+_MISSING = object()
+
+
+class Section:
+    """One mapping of a config: returns checked values, and knows which ones nobody asked for."""
+
+    def __init__(self, value: Any, key: str) -> None:
+        self.key = key
+        self._values: dict[str, Any] = convert(value, dict[str, Any], key)
+        self._left = dict.fromkeys(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
+        """Return a value; null counts as absent.
+
+        Raise SpecError if it has another type, or is absent and has no default.
+        """
+        self._left.pop(name, None)
+        if name in self:
+            return convert(self._values[name], annotation, join(self.key, name))
+        if default is _MISSING:
+            raise SpecError(f"{join(self.key, name)}: missing; it is needed to build the model")
+        return default
+
+    def section(self, name: str) -> Section:
+        """Return a mapping within this one, or an empty one if it is absent."""
+        return Section(self.take(name, dict[str, Any], {}), join(self.key, name))
+
+    def fields(self, of: type) -> Any:
+        """Return a dataclass of the values; none may be left over."""
+        for name in self._values:
+            self._left.pop(name)
+        return convert(self._values, of, self.key)
+
+    def expect(self, name: str, expected: Any, *, by: str, default: Any = _MISSING) -> None:
+        """Raise SpecError unless a value is `expected`, which is all that there is here; `by` says in what."""
+        given = self.take(name, type(expected), default)
+        if given != expected:
+            raise SpecError(f"{join(self.key, name)} is {given!r}; expected {expected!r}, the only one that {by} has")
+
+    def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
+        """Return the keys that nobody asked for.
+
+        Raise SpecError for one that is not in `unused`, unless `others` are allowed.
+        """
+        for name in self._left:
+            if name not in unused and not others:
+                raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
+        return [join(self.key, name) for name in self._left]

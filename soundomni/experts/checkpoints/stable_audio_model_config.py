@@ -1,0 +1,194 @@
+"""Configs of stable-audio-tools for models with a diffusion transformer, read as a spec.
+
+A key that a config omits has the default of stable-audio-tools. Unknown keys, and anything that cannot be computed here, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.pretrained.config_sections import Section
+from soundomni.core.spec.values import join
+
+TRANSFORMER, MODEL = "the backbone dit", "the importer"
+Objective = Literal["v", "rectified_flow", "rf_denoiser"]
+T5, NUMBER = "t5", "number"
+LONGEST_TEXT = 128
+"""Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A condition of a model.
+
+    Args:
+        id: its name.
+        kind: "t5" or "number".
+        settings: for T5, the name of the model and its max_length; for a number, its range.
+        crosses, is_global: in which ways it enters.
+    """
+
+    id: str
+    kind: str
+    settings: Mapping[str, Any]
+    crosses: bool
+    is_global: bool
+
+    @property
+    def enters(self) -> str:
+        """The way in which it enters, as in a spec."""
+        return "cross+global" if self.crosses and self.is_global else "cross" if self.crosses else "global"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is known about a model without its weights.
+
+    Args:
+        sample_rate, channels: those of its audio.
+        sample_size: samples of the clips that it was trained on.
+        latent_dim: dimensions of its latents.
+        objective: what the network predicts.
+        backbone: arguments of the backbone `dit`.
+        condition_dim: dimensions of condition tokens.
+        conditions: its conditions.
+        global_ids: those that enter globally, in the order of their columns.
+        unused: keys of the config that do not matter.
+    """
+
+    sample_rate: int
+    channels: int
+    sample_size: int
+    latent_dim: int
+    objective: Objective
+    backbone: Mapping[str, Any]
+    condition_dim: int
+    conditions: tuple[Condition, ...]
+    global_ids: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def parse_model_config(tree: Any) -> ModelConfig:
+    """Read a config from parsed JSON.
+
+    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
+    """
+    top = Section(tree, "")
+    kind = top.take("model_type", str)
+    if kind != "diffusion_cond":
+        known = "autoencoders are read by `soundomni import stable-audio-vae`" if kind == "autoencoder" else "inpainting is not read yet"
+        raise SpecError(f"model_type is '{kind}'; expected 'diffusion_cond'; {known}")
+    sample_rate, sample_size, channels = top.take("sample_rate", int), top.take("sample_size", int), top.take("audio_channels", int, 2)
+    model = top.section("model")
+    unused = top.close(unused=("training",))
+    conditioning, diffusion = model.section("conditioning"), model.section("diffusion")
+    latent_dim = model.take("io_channels", int)
+    model.take("pretransform", dict[str, Any])
+    unused += model.close(unused=("in_channels", "out_channels"))
+    diffusion.expect("type", "dit", by=MODEL)
+    crosses, globals_ = (tuple(diffusion.take(f"{name}_ids", list[str], [])) for name in ("cross_attention_cond", "global_cond"))
+    for name in ("prepend_cond_ids", "input_concat_ids"):
+        diffusion.expect(name, [], by=MODEL, default=[])
+    objective: Objective = diffusion.take("diffusion_objective", Objective, "v")
+    transformer = diffusion.section("config")
+    unused += diffusion.close(unused=("distribution_shift_options",))
+    condition_dim = conditioning.take("cond_dim", int)
+    conditions = _conditions(conditioning, crosses, globals_)
+    unused += conditioning.close(unused=("default_keys",))
+    backbone = _backbone(transformer, latent_dim, condition_dim, has_cross=bool(crosses), num_global=len(globals_))
+    return ModelConfig(
+        sample_rate=sample_rate,
+        channels=channels,
+        sample_size=sample_size,
+        latent_dim=latent_dim,
+        objective=objective,
+        backbone=backbone,
+        condition_dim=condition_dim,
+        conditions=conditions,
+        global_ids=globals_,
+        unused=tuple(unused),
+    )
+
+
+def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...]) -> tuple[Condition, ...]:
+    """Read the conditioners. Raise SpecError for a kind that is not known, or an id without one."""
+    found = []
+    for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
+        one = Section(given, f"{join(section.key, 'configs')}[{index}]")
+        id, kind, settings = one.take("id", str), one.take("type", str), one.section("config")
+        one.close()
+        if not id.isidentifier():
+            raise SpecError(f"{join(one.key, 'id')} is '{id}'; expected a name of letters, digits and underscores")
+        read = {T5: _t5, NUMBER: _number}.get(kind)
+        if read is None:
+            near = did_you_mean(kind, (T5, NUMBER))
+            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected t5 or number, the only conditioners that are imported.{near}")
+        found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
+    ids = [one.id for one in found]
+    for id in (*crosses, *globals_):
+        if id not in ids:
+            raise SpecError(f"the condition '{id}' has no conditioner; the config has {', '.join(ids)}.{did_you_mean(id, ids)}")
+    return tuple(one for one in found if one.crosses or one.is_global)
+
+
+def _t5(settings: Section) -> dict[str, Any]:
+    """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
+    settings.expect("project_out", False, by=MODEL, default=False)
+    read = {"name": settings.take("t5_model_name", str, "t5-base"), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    settings.close(unused=("enable_grad", "output_dim"))
+    return read
+
+
+def _number(settings: Section) -> dict[str, Any]:
+    read = {"least": settings.take("min_val", float, 0.0), "most": settings.take("max_val", float, 1.0)}
+    settings.close(unused=("output_dim",))
+    return read
+
+
+def _backbone(config: Section, latent_dim: int, condition_dim: int, *, has_cross: bool, num_global: int) -> dict[str, Any]:
+    """Return the arguments of the backbone. Raise SpecError for what it does not have, and for sizes that contradict each other."""
+    hidden_dim, num_layers, num_heads = (
+        config.take("embed_dim", int, 768),
+        config.take("depth", int, 12),
+        config.take("num_heads", int, 8),
+    )
+    for name, (given, expected) in {
+        "io_channels": (config.take("io_channels", int, 32), latent_dim),
+        "cond_token_dim": (config.take("cond_token_dim", int, 0), condition_dim if has_cross else 0),
+        "global_cond_dim": (config.take("global_cond_dim", int, 0), num_global * condition_dim),
+    }.items():
+        if given != expected:
+            raise SpecError(f"{join(config.key, name)} is {given}; expected {expected}, to agree with the rest of the config")
+    projects_global = config.take("project_global_cond", bool, True)
+    if num_global and not projects_global and num_global * condition_dim != hidden_dim:
+        raise SpecError(f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have other sizes")
+    for name, value in {"patch_size": 1, "input_concat_dim": 0, "prepend_cond_dim": 0}.items():
+        config.expect(name, value, by=TRANSFORMER, default=value)
+    for name, text in {"transformer_type": "continuous_transformer", "timestep_cond_type": "global"}.items():
+        config.expect(name, text, by=TRANSFORMER, default=text)
+    for name, flag in {"rotary_pos_emb": True, "conformer": False, "use_sinusoidal_emb": False, "use_abs_pos_emb": False}.items():
+        config.expect(name, flag, by=TRANSFORMER, default=flag)
+    kind = config.take("global_cond_type", Literal["prepend", "adaLN"], "prepend")
+    attention = config.section("attn_kwargs")
+    norm, differential = attention.take("qk_norm", str, "none"), attention.take("differential", bool, False)
+    if norm not in ("none", "ln"):
+        raise SpecError(f"{join(attention.key, 'qk_norm')} is '{norm}'; expected 'none' or 'ln', which {TRANSFORMER} has")
+    attention.expect("feat_scale", False, by=TRANSFORMER, default=False)
+    attention.close()
+    projects = config.take("project_cond_tokens", bool, True)
+    num_memory = config.take("num_memory_tokens", int, 0)
+    config.close(unused=("zero_init_branch_outputs",))
+    return {
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "condition_dim": condition_dim,
+        "project_conditions": projects,
+        "conditioning": "prepend" if kind == "prepend" else "adaln",
+        "head_norm": "layer" if norm == "ln" else "none",
+        "num_memory": num_memory,
+        "differential": differential,
+    }
