@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.parsing import reads_no_spec
 
@@ -18,8 +18,9 @@ HELP = "write a run or model as a model directory, or in the layout of another p
 
 DTYPES = ("float32", "float16", "bfloat16")
 MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
+STABLE_AUDIO = "stable-audio-tools"
 CODECS = ("stable-audio-vae", "diffusers-oobleck")
-FORMATS = (MODEL, ORIGINAL, ADAPTER, *CODECS)
+FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, ADAPTER, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default=MODEL,
-        help="model: a model directory (default); soundomni: the layout of the original research code; peft-adapter: only "
+        help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
+        "checkpoint and config, for a diffusion transformer; peft-adapter: only "
         "the adapters of a run, one folder per expert stream; stable-audio-vae or diffusers-oobleck: only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
@@ -115,8 +117,28 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
     out = new_directory(args.out)
     model, told = _load(args)
     with replacing(out) as folder:
-        export_soundomni(model, folder, dtype=dtype)
+        if args.format == STABLE_AUDIO:
+            _stable_audio(model, folder, dtype)
+        else:
+            export_soundomni(model, folder, dtype=dtype)
     return told
+
+
+def _stable_audio(model: SoundOmni, folder: Path, dtype: Any) -> None:
+    """Write a model with its codec in the layout of stable-audio-tools."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
+    from soundomni.vae.checkpoints.stable_audio_export import stable_audio_codec
+    from soundomni.vae.oobleck import OobleckCodec
+
+    codec = model.model.made().codec
+    if not isinstance(codec, OobleckCodec):
+        raise SpecError(
+            f"the codec is {type(codec).__name__}, but stable-audio-tools only has oobleck; this model cannot be written for it"
+        )
+    tensors, config = stable_audio_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
+    export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)
 
 
 def _adapters(args: argparse.Namespace) -> dict[str, int]:

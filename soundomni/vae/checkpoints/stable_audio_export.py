@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.weights import write_tensors
@@ -45,15 +45,27 @@ def export_codec(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, l
     """
     if not isinstance(codec, OobleckCodec):
         raise SpecError(f"only the codec oobleck can be written as {layout}, not {type(codec).__name__}. Choose another --format")
+    state, config = _written(codec, init_args, layout)
+    weights_file, config_file = FILES[layout]
+    write_tensors(state, folder / weights_file)
+    (folder / config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def stable_audio_codec(codec: OobleckCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a codec and its config as stable-audio-tools has them within a model. Errors are those of `export_codec`."""
+    state, config = _written(codec, init_args, STABLE_AUDIO)
+    return state, config["model"]
+
+
+def _written(codec: OobleckCodec, init_args: Mapping[str, Any], layout: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and config of a codec in a layout. Raise SpecError if the layout's package cannot compute it."""
     config = (_diffusers if layout == DIFFUSERS else _stable_audio)(init_args)
     understood = parse_config(config).init_args  # reading the written config must give this codec
     different = [name for name, value in understood.items() if _plain(value) != _plain(init_args[name])]
     if different:
         raise SpecError(f"codec.{different[0]} is {init_args[different[0]]}, which {layout} cannot express")
-    weights_file, config_file = FILES[layout]
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in to_layout(codec.state_dict(), layout).items()}
-    write_tensors(state, folder / weights_file)
-    (folder / config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tensors = to_layout(codec.state_dict(), layout)
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, config
 
 
 def _stable_audio(args: Mapping[str, Any]) -> dict[str, Any]:
