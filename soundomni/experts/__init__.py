@@ -18,6 +18,7 @@ from soundomni.experts.number import NumberEncoder
 from soundomni.experts.qwen2_audio import Qwen2AudioEncoder
 from soundomni.experts.swiglu import SwiGLU
 from soundomni.experts.t5 import T5Encoder
+from soundomni.experts.t5gemma import T5GemmaEncoder
 from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RMSNorm",
     "SwiGLU",
     "T5Encoder",
+    "T5GemmaEncoder",
     "TopKFeedForward",
     "TopKRouter",
 ]
