@@ -1,6 +1,8 @@
 """Networks over tokens: backbones (a mixture of transformers, a Conformer), routers, connectors and understanding encoders."""
 
 from soundomni.experts.byte_text import BytesEncoder
+from soundomni.experts.clap_audio import ClapAudioEncoder
+from soundomni.experts.clap_text import ClapTextEncoder
 from soundomni.experts.conformer import ConformerBackbone
 from soundomni.experts.conformer_layer import ConformerExpert, ConformerLayer
 from soundomni.experts.connectors.codes import CodesConnector
@@ -23,6 +25,8 @@ from soundomni.experts.top_k import TopKFeedForward, TopKRouter
 
 __all__ = [
     "BytesEncoder",
+    "ClapAudioEncoder",
+    "ClapTextEncoder",
     "CodesConnector",
     "ConformerBackbone",
     "ConformerExpert",

@@ -10,6 +10,7 @@ import torch
 from ranks_in_threads import OneRank
 from stable_audio_files import audio_vae
 from t5_files import tiny_t5, tiny_t5gemma
+from tiny_networks import save_tiny_clap
 
 from soundomni import testing
 from soundomni.core.representation import RepresentationSpec, TokenSpec
@@ -193,6 +194,10 @@ TestT5 = local("T5", "t5", tiny_t5)
 TestT5Padded = local("T5Padded", "t5", tiny_t5, pad_to=6, truncate=True)
 TestT5Gemma = local("T5Gemma", "t5gemma", tiny_t5gemma)
 TestT5GemmaPadded = local("T5GemmaPadded", "t5gemma", tiny_t5gemma, pad_to=6)
+TestClapText = local("ClapText", "clap-text", save_tiny_clap)
+TestClapTextHidden = local("ClapTextHidden", "clap-text", save_tiny_clap, features="hidden")
+TestClapTextPadded = local("ClapTextPadded", "clap-text", save_tiny_clap, features="hidden", pad_to=6, truncate=True)
+TestClapAudio = local("ClapAudio", "clap-audio", save_tiny_clap)
 
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
 TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")
