@@ -11,7 +11,9 @@ from soundomni.experts.connectors.fourier import FourierConnector
 from soundomni.experts.connectors.linear import LinearConnector
 from soundomni.experts.connectors.mlp import MLPConnector
 from soundomni.experts.dense import DenseRouter
+from soundomni.experts.integer import IntegerEncoder
 from soundomni.experts.log_mel import LogMelEncoder
+from soundomni.experts.lookup import LookupEncoder
 from soundomni.experts.modality import ModalityRouter
 from soundomni.experts.mot import MoTBackbone
 from soundomni.experts.mot_layer import MoTExpert, MoTLayer
@@ -34,8 +36,10 @@ __all__ = [
     "DenseRouter",
     "DepthCodesConnector",
     "FourierConnector",
+    "IntegerEncoder",
     "LinearConnector",
     "LogMelEncoder",
+    "LookupEncoder",
     "MLPConnector",
     "MoTBackbone",
     "MoTExpert",

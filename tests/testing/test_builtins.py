@@ -169,6 +169,10 @@ TestBytes = suite(testing.EncoderSuite, "Bytes", "bytes", feature_dim=16, num_la
 TestNumber = suite(testing.EncoderSuite, "Number", "number", most=10.0, num_frequencies=3)
 
 
+TestNumberFixed = suite(testing.EncoderSuite, "NumberFixed", "number", most=10.0, num_frequencies=3, features="fixed", clamp=True)
+TestInteger = suite(testing.EncoderSuite, "Integer", "integer", most=4, feature_dim=6)
+TestLookup = suite(testing.EncoderSuite, "Lookup", "lookup", entries=["0", "1", "2"], feature_dim=6)
+TestLookupUnknown = suite(testing.EncoderSuite, "LookupUnknown", "lookup", entries=["rain"], feature_dim=6, unknown=True)
 
 
 class Local(testing.EncoderSuite):
