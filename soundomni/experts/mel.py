@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class MelSpectrum:
-    """Power spectra under a Hann window, combined by Slaney-normalized filters on the Slaney mel scale up to half the
-    sample rate.
+    """Power spectra under a Hann window, combined by Slaney-normalized filters on the Slaney mel scale.
 
     It holds no tensors: filters and window are made once per device and stay float32, whatever happens to the model's
     parameters.
@@ -31,6 +30,7 @@ class MelSpectrum:
         hop_length: samples between frames.
         num_mels: M.
         pad_mode: what a frame sees beyond the ends of the waveform: its mirror image, or zeros.
+        frequencies: lowest and highest frequency of the filters in Hz; None for 0 and half the sample rate.
     """
 
     sample_rate: int
@@ -38,6 +38,7 @@ class MelSpectrum:
     hop_length: int
     num_mels: int
     pad_mode: Literal["reflect", "constant"]
+    frequencies: tuple[float, float] | None = None
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Map `[B, S]` to float32 `[B, M, S // hop_length + 1]`; frame t is centered on sample t · hop_length."""
@@ -58,7 +59,7 @@ class MelSpectrum:
 @lru_cache(maxsize=16)
 def _constants(mel: MelSpectrum, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the window `[n_fft]` and the filters `[M, n_fft // 2 + 1]`."""
-    filters = mel_filters(num_mels=mel.num_mels, n_fft=mel.n_fft, sample_rate=mel.sample_rate, scale="slaney")
+    filters = mel_filters(num_mels=mel.num_mels, n_fft=mel.n_fft, sample_rate=mel.sample_rate, scale="slaney", frequencies=mel.frequencies)
     empty = int((filters.max(axis=1) == 0.0).sum())
     if empty:
         logger.warning(

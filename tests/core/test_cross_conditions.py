@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from t5_files import tiny_t5
+from t5_files import tiny_t5, tiny_t5gemma
 from tiny_conditions import CONFORMER, batch_of, conditioned_model, conditioned_spec, sample_writer, samples_of, user_of
 from tiny_models import MOT
 from torch import Tensor
@@ -279,6 +279,26 @@ def test_a_saved_model_needs_the_same_t5_and_makes_the_same(tmp_path: Path) -> N
     assert "\n" not in str(raised.value)
     again = SoundOmni.from_pretrained(folder, overrides={"model.modalities.letters.encoder.name": str(tmp_path / "moved")})
     for before, after in zip(made, again.generate(["zero one", "two"], seconds=0.04), strict=True):
+        assert np.array_equal(before.waveform, after.waveform)
+
+
+def test_padded_texts_train_their_padding_and_are_saved_without_their_network(tmp_path: Path) -> None:
+    folder = tiny_t5gemma(tmp_path / "t5gemma")
+    spec = conditioned_spec(objective="flow-matching")
+    letters = replace(spec.used["letters"], encoder=Slot("t5gemma", {"name": str(folder), "pad_to": 6}))
+    length = replace(spec.used["length"], encoder=Slot("number", {"most": 2.0, "num_frequencies": 3, "features": "fixed", "clamp": True}))
+    spec = replace(spec, modalities={**spec.modalities, "letters": letters, "length": length})
+    model = conditioned_model(spec, precise=False)
+    samples = samples_of(sample_writer(model, spec), ["zero one", "", "one two three four five zero"])
+    assert [sample.segments[0].num_tokens for sample in samples] == [6, 6, 6]
+    batch = PackedBatch.from_samples(samples)
+    sum(total for total, _ in model(batch).values()).backward()  # type: ignore[union-attr]
+    assert model.modality("letters").encoder.padding.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+    user = user_of(model, spec)
+    made = user.generate(["zero one", ""], seconds=0.04)
+    assert [name for name in model.state_dict() if ".encoder." in name] == ["modalities.letters.encoder.padding"]
+    again = SoundOmni.from_pretrained(user.save_pretrained(tmp_path / "model"))
+    for before, after in zip(made, again.generate(["zero one", ""], seconds=0.04), strict=True):
         assert np.array_equal(before.waveform, after.waveform)
 
 

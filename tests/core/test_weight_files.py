@@ -227,6 +227,24 @@ def test_wrong_indices(tmp_path: Path) -> None:
     assert "holds tensors that another shard also holds (a)" in refused(tmp_path / "m")
 
 
+def test_pickles_are_refused_by_their_names_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m"
+    shards(folder)
+    assert set(read_weights(folder, safe=True)) == {"a", "b", "c"}
+    monkeypatch.setattr(foreign_weights, "_read_file", lambda path: pytest.fail(f"{path} was opened"))
+    index = folder / "model.safetensors.index.json"
+    for name in ("model-00002-of-00002.bin", "x.ckpt", "x.safetensors.pt", "x"):
+        index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "c": name}}))
+        for path in (index, folder):
+            with pytest.raises(CheckpointError, match=f"keeps weights in {name}; expected only .safetensors files"):
+                read_weights(path, safe=True)
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="keeps weights in x.bin"):
+        read_weights(tmp_path / "x.bin", safe=True)
+    with pytest.raises(CheckpointError, match="expected a .safetensors file; it holds x.bin"):
+        read_weights(tmp_path, safe=True)
+
+
 def test_a_directory_has_one_weight_file(tmp_path: Path) -> None:
     assert "it holds no file" in refused(tmp_path)
     torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")

@@ -117,7 +117,7 @@ def test_another_model_and_damaged_files_are_refused_in_one_line(tmp_path: Path)
     config = json.loads((folder / "config.json").read_text())
     for broken, error, expected in (
         ({**config, "model_type": "bert"}, SpecError, "model_type 'bert'; expected t5"),
-        ([], SpecError, "expected t5"),
+        ([], SpecError, "expected the JSON object of a T5 model"),
     ):
         (folder / "config.json").write_text(json.dumps(broken))
         with pytest.raises(error, match=expected):

@@ -9,7 +9,8 @@ import soundfile
 import torch
 from ranks_in_threads import OneRank
 from stable_audio_files import audio_vae
-from t5_files import tiny_t5
+from t5_files import tiny_t5, tiny_t5gemma
+from tiny_networks import save_tiny_clap
 
 from soundomni import testing
 from soundomni.core.representation import RepresentationSpec, TokenSpec
@@ -168,16 +169,39 @@ TestBytes = suite(testing.EncoderSuite, "Bytes", "bytes", feature_dim=16, num_la
 TestNumber = suite(testing.EncoderSuite, "Number", "number", most=10.0, num_frequencies=3)
 
 
-class TestT5(testing.EncoderSuite):
-    name = "t5"
+TestNumberFixed = suite(testing.EncoderSuite, "NumberFixed", "number", most=10.0, num_frequencies=3, features="fixed", clamp=True)
+TestInteger = suite(testing.EncoderSuite, "Integer", "integer", most=4, feature_dim=6)
+TestLookup = suite(testing.EncoderSuite, "Lookup", "lookup", entries=["0", "1", "2"], feature_dim=6)
+TestLookupUnknown = suite(testing.EncoderSuite, "LookupUnknown", "lookup", entries=["rain"], feature_dim=6, unknown=True)
+
+
+class Local(testing.EncoderSuite):
+    """An encoder that uses a pretrained network in a folder, which `write` writes."""
+
+    arguments = {}  # noqa: RUF012
 
     @pytest.fixture(autouse=True)
     def model(self, tmp_path):
-        self.folder = str(tiny_t5(tmp_path))
+        self.folder = str(self.write(tmp_path))
 
     def make(self):
-        return build("encoder", self.name, {"name": self.folder})
+        return build("encoder", self.name, {"name": self.folder, **self.arguments})
 
+
+def local(label, name, write, **arguments):
+    """Returns a test class of an encoder with a pretrained network."""
+    members = {"name": name, "arguments": arguments, "write": staticmethod(write), "__module__": __name__}
+    return type(f"Test{label}", (Local,), members)
+
+
+TestT5 = local("T5", "t5", tiny_t5)
+TestT5Padded = local("T5Padded", "t5", tiny_t5, pad_to=6, truncate=True)
+TestT5Gemma = local("T5Gemma", "t5gemma", tiny_t5gemma)
+TestT5GemmaPadded = local("T5GemmaPadded", "t5gemma", tiny_t5gemma, pad_to=6)
+TestClapText = local("ClapText", "clap-text", save_tiny_clap)
+TestClapTextHidden = local("ClapTextHidden", "clap-text", save_tiny_clap, features="hidden")
+TestClapTextPadded = local("ClapTextPadded", "clap-text", save_tiny_clap, features="hidden", pad_to=6, truncate=True)
+TestClapAudio = local("ClapAudio", "clap-audio", save_tiny_clap)
 
 TestLinear = suite(testing.ConnectorSuite, "Linear", "linear")
 TestFourier = suite(testing.ConnectorSuite, "Fourier", "fourier")

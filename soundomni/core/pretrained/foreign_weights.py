@@ -94,8 +94,12 @@ class WeightFile(Mapping[str, Tensor]):
         return WeightFile(self.path, self.files, entries, self.others)
 
 
-def read_weights(path: str | Path) -> WeightFile:
+def read_weights(path: str | Path, *, safe: bool = False) -> WeightFile:
     """Open a weight file, a sharded one through its index, or a directory with one.
+
+    Args:
+        path: a weight file, an index, or a directory with one.
+        safe: only read safetensors. A pickle is refused by its name, also in an index, before any file of weights is opened.
 
     Raises:
         CheckpointError: it is missing, damaged or not a weight file, lacks a shard, or is a pickle that asks for more
@@ -103,12 +107,14 @@ def read_weights(path: str | Path) -> WeightFile:
     """
     given = Path(path)
     if given.is_dir():
-        return _read_directory(given)
+        return _read_directory(given, safe=safe)
     if not given.is_file():
         beside = [entry.name for entry in given.parent.iterdir()] if given.parent.is_dir() else []
         raise CheckpointError(f"no weights at '{given}': expected {EXPECTED}.{did_you_mean(given.name, beside)}")
     if given.name.endswith(INDEX_SUFFIX):
-        return _read_index(given)
+        return _read_index(given, safe=safe)
+    if safe:
+        _check_safe(given, [given.name])
     entries, others = _read_file(given)
     return WeightFile(given, (given,), entries, others)
 
@@ -215,9 +221,9 @@ class _Flattening:
         self.tensors[name] = tensor.detach()
 
 
-def _read_directory(directory: Path) -> WeightFile:
+def _read_directory(directory: Path, *, safe: bool) -> WeightFile:
     names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
-    for suffixes in ((SAFE_SUFFIX,), PICKLE_SUFFIXES):
+    for suffixes in ((SAFE_SUFFIX,), *(() if safe else (PICKLE_SUFFIXES,))):
         indices = [name for name in names if name.endswith(tuple(f"{suffix}{INDEX_SUFFIX}" for suffix in suffixes))]
         files = [name for name in names if name.endswith(suffixes)]
         found = indices or files
@@ -226,9 +232,10 @@ def _read_directory(directory: Path) -> WeightFile:
         if len(found) > 1:
             raise CheckpointError(f"'{directory}' holds several weight files ({some(found)}); name one of them")
         if found:
-            only = read_weights(directory / found[0])
+            only = read_weights(directory / found[0], safe=safe)
             return WeightFile(directory, only.files, {name: only._entries[name] for name in only}, only.others)
-    raise CheckpointError(f"no weights in '{directory}': expected {EXPECTED}; it holds {some(names) or 'no file'}")
+    expected = f"a {SAFE_SUFFIX} file" if safe else EXPECTED
+    raise CheckpointError(f"no weights in '{directory}': expected {expected}; it holds {some(names) or 'no file'}")
 
 
 def _all_shards(directory: Path, found: list[str]) -> list[str]:
@@ -242,7 +249,7 @@ def _all_shards(directory: Path, found: list[str]) -> list[str]:
     return names
 
 
-def _read_index(index: Path) -> WeightFile:
+def _read_index(index: Path, *, safe: bool) -> WeightFile:
     try:
         tree = read_json(index)
         table = tree["weight_map"]
@@ -253,6 +260,8 @@ def _read_index(index: Path) -> WeightFile:
     for shard in shards:
         if Path(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
             raise CheckpointError(f"'{index}' names the shard '{shard}'; expected a file next to it")
+    if safe:
+        _check_safe(index, shards)
     _check_shards(index.parent, shards)
     joined = _join(index, [index.parent / shard for shard in shards])
     absent = [name for name in pairs if name not in joined]
@@ -272,6 +281,12 @@ def read_float32(weights: WeightFile, name: str) -> Tensor:
     if not bool(tensor.isfinite().all()):
         raise CheckpointError(f"'{weights.path}': '{name}' has numbers that are not finite, as if its training had diverged")
     return tensor.to(torch.float32, copy=True).contiguous()
+
+
+def _check_safe(path: Path, files: list[str]) -> None:
+    pickles = [name for name in files if Path(name).suffix.lower() != SAFE_SUFFIX]
+    if pickles:
+        raise CheckpointError(f"'{path}' keeps weights in {some(pickles)}; expected only {SAFE_SUFFIX} files, which never hold code")
 
 
 def _check_shards(directory: Path, names: list[str]) -> None:
