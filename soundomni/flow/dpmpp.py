@@ -16,6 +16,7 @@ from torch import Tensor
 
 from soundomni.flow.data_sampler import DataSampler, Estimate
 from soundomni.flow.noise_schedules import NoiseSchedule, log_snr
+from soundomni.flow.timestep_schedule import check_shift
 
 
 class DPMppSampler(DataSampler):
@@ -36,7 +37,7 @@ class DPMppSampler(DataSampler):
     memory: ClassVar[int] = 2
 
     def __init__(self, *, num_steps: int = 20, shift: float = 1.0) -> None:
-        super().__init__(num_steps=num_steps, schedule=NoiseSchedule(spacing="even", shift=shift))
+        super().__init__(num_steps=num_steps, schedule=NoiseSchedule(spacing="even", shift=check_shift(shift)))
         self.shift = shift
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:

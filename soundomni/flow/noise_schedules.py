@@ -64,7 +64,7 @@ class NoiseSchedule:
             if spacing != self.spacing and value != field.default:
                 given = f"schedule.{field.name} is {value}, but the spacing '{self.spacing}' does not use it"
                 raise SpecError(f"{given}. Remove it, or set schedule.spacing to {spacing}")
-        check_shift(self.shift)
+        check_shift(self.shift, key="schedule.shift")
         low, high = self.log_snr
         if not -math.inf < low < high < math.inf:
             raise SpecError(f"schedule.log_snr is {list(self.log_snr)}; expected two finite numbers, the lower one first")
