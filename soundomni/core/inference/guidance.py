@@ -119,12 +119,11 @@ def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid:
     """Return the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional
     prediction.
     """
-    if guidance.renormalize == "channel":
-        norms = [torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
-    else:
-        if valid is not None:
-            conditional, steered = (v.masked_fill(~valid[:, None], 0.0) for v in (conditional, steered))
-        norms = [torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
+    dims = (1,) if guidance.renormalize == "channel" else (1, 2)
+    if guidance.renormalize == "global" and valid is not None:
+        conditional, steered = (v.masked_fill(~valid[:, None], 0.0) for v in (conditional, steered))
+    dtype = torch.promote_types(steered.dtype, torch.float32)
+    norms = [torch.linalg.vector_norm(v, dim=dims, keepdim=True, dtype=dtype) for v in (conditional, steered)]
     tiny = torch.finfo(torch.float32).tiny
     factor: Tensor = norms[0] / norms[1].clamp_min(tiny)
     return factor.clamp(guidance.renormalize_min, 1.0).to(steered.dtype)
