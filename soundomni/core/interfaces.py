@@ -616,6 +616,9 @@ class Sampler(ABC):
     With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
     `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
     HIDDEN. Each call of it is one of `num_evaluations`.
+
+    The noise of diffusion models is finite. A sampler that starts below timestep 1, at `starts_at`, multiplies pure noise by that
+    timestep first: the share of the data that is missing is next to nothing.
     """
 
     takes: ClassVar[Prediction] = "velocity"
@@ -623,8 +626,7 @@ class Sampler(ABC):
     by_level: ClassVar[bool] = False
     num_steps: int
     starts_at: float = 1.0
-    """Timestep of the first prediction when `begin` is 1. Below 1, the noise is multiplied by it first, as in samplers of
-    diffusion models, whose noise is finite."""
+    """Timestep of the first prediction from pure noise."""
 
     def count_steps(self, start: Representation) -> int:
         """Return how many steps `sample` takes from `start`, at most if clips end by themselves; by default `num_steps`."""

@@ -29,18 +29,20 @@ _ONLY: dict[str, Spacing] = {
 class NoiseSchedule:
     """Where the steps of a sampler lie between noise and data.
 
+    Published schedules count in the noise level σ = t / (1 − t), or in λ = −log σ, the log signal-to-noise ratio.
+
     A variation begins at a lower timestep, and takes as many steps from there. If that is already below the range of a
     "log-snr" or "exponential" schedule, the steps are even in t instead.
 
     Args:
         spacing: "even" in t; "cosine", even in the time of the cosine path of v-prediction (Salimans and Ho 2022); "log-snr",
-            even in λ, as stable-audio-tools samples rectified flows; "exponential", even in λ from one noise level to another,
-            then to 0, as k-diffusion samples.
+            even in λ, as stable-audio-tools samples rectified flows; "exponential", from `sigma_max` to `sigma_min`, even in λ unless
+            `rho` says otherwise, and then to 0, as k-diffusion samples.
         shift: for "even"; above 1, more of the steps are near the noise.
         log_snr: for "log-snr", λ from (noise, data); both ends are then replaced by t = 1 and t = 0.
         sigma_min: for "exponential", σ of the last step but one: the last one leads from there to 0.
         sigma_max: for "exponential", σ at which sampling starts.
-        rho: for "exponential", power of the place on that line; above 1, more of the steps are near the data.
+        rho: for "exponential"; above 1, more of the steps are near the data. λ is even at 1.
 
     Raises:
         SpecError: a setting is out of its range, or the spacing does not use it.
