@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from soundomni.core.errors import SpecError
-from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec, TokenSpec
+from soundomni.core.representation import FeatureSpec, Representation, RepresentationSpec, TokenSpec, frame_noise
 from soundomni.core.sequence import Attend, Role
 
 if TYPE_CHECKING:
@@ -554,10 +554,7 @@ class Objective(nn.Module, ABC):
             known: bool `[B, T]`, frames that keep their given values.
             generators: one for each clip.
         """
-        noise = torch.zeros_like(given.values)
-        for i, (frames, generator) in enumerate(zip(given.frame_counts, generators, strict=True)):
-            drawn = torch.randn(frames, noise.shape[1], generator=generator, device=generator.device)
-            noise[i, :, :frames] = drawn.T.to(noise)
+        noise = frame_noise(given.values, given.frame_counts, generators)
         return given.with_values(torch.where(known[:, None], given.values, noise))
 
     @abstractmethod
@@ -607,6 +604,15 @@ class Objective(nn.Module, ABC):
         """
         return output
 
+    def native(self, prediction: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        """Return the network's output `[B, P, T]` that `predicted` turns into this prediction, its inverse; by default the
+        prediction itself.
+
+        An objective of velocities that overrides one of the two overrides both. Guidance that depends on what the network
+        itself gives, such as `rescale`, works there. The other arguments are those of `predicted`.
+        """
+        return prediction
+
     def made(self, values: Representation) -> Representation:
         """Return the representation that sampled tokens stand for; by default they are its frames."""
         return values
@@ -635,12 +641,17 @@ class Sampler(ABC):
     With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
     `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
     HIDDEN. Each call of it is one of `num_evaluations`.
+
+    The noise of diffusion models is finite. A sampler that starts below timestep 1, at `starts_at`, multiplies pure noise by that
+    timestep first: the share of the data that is missing is next to nothing.
     """
 
     takes: ClassVar[Prediction] = "velocity"
     reviews: ClassVar[bool] = False
     by_level: ClassVar[bool] = False
     num_steps: int
+    starts_at: float = 1.0
+    """Timestep of the first prediction from pure noise."""
 
     def count_steps(self, start: Representation) -> int:
         """Return how many steps `sample` takes from `start`, at most if clips end by themselves; by default `num_steps`."""
@@ -666,7 +677,7 @@ class Sampler(ABC):
         It always takes `count_steps(start)` steps, wherever it begins, and asks for predictions only at timesteps above 0:
         at 0 nothing is left to predict, and a model treats values at timestep 0 as known. Codes that are not HIDDEN never
         change. `on_step(index, values)` is called after each step. A stochastic sampler draws for clip b from
-        `generators[b]` only.
+        `generators[b]` only, and nothing for padding.
 
         A sampler of the next token gets `Tokens`, and draws only what their `allowed` allows. It asks for tokens at timestep `begin`,
         each after all before it, and stops when all clips have ended, which may be before `count_steps(start)` steps. It returns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -123,6 +123,21 @@ def draw_noise(into: Tensor, frames: int, generator: Generator) -> None:
 
     drawn = torch.randn(into.shape[0], frames, generator=generator, device=generator.device)
     into[:, :frames] = drawn.to(into)
+
+
+def frame_noise(like: Tensor, frames: Sequence[int], generators: Sequence[Generator]) -> Tensor:
+    """Return normal noise `[B, D, T]` in the shape, type and place of `like`, zero beyond a clip's `frames`.
+
+    That of clip b is drawn from `generators[b]`, on its device, frame by frame, so that a longer clip begins with the noise of
+    a shorter one. Raise ValueError unless there is one generator for each clip.
+    """
+    import torch
+
+    noise = torch.zeros_like(like)
+    for i, (count, generator) in enumerate(zip(frames, generators, strict=True)):
+        drawn = torch.randn(count, like.shape[1], generator=generator, device=generator.device)
+        noise[i, :, :count] = drawn.T.to(noise)
+    return noise
 
 
 @dataclass(frozen=True)

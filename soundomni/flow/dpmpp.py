@@ -9,18 +9,17 @@ Shape letters: B clips, D latent dimensions, T frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from soundomni.core.interfaces import Predict, Sampler
-from soundomni.core.representation import Representation
-from soundomni.flow.timestep_schedule import check_shift, check_steps, predict_at, sampling_timesteps
+from soundomni.flow.data_sampler import DataSampler, Estimate
+from soundomni.flow.noise_schedules import NoiseSchedule, log_snr
+from soundomni.flow.timestep_schedule import check_shift
 
 
-class DPMppSampler(Sampler):
+class DPMppSampler(DataSampler):
     """Integrates the linear part exactly, and extrapolates the predicted data from the last two predictions, over λ.
 
     λ is infinite at both ends. From t = 1 the first two steps cannot look back and the last cannot look ahead, so these
@@ -35,41 +34,35 @@ class DPMppSampler(Sampler):
         SpecError: a number is out of range.
     """
 
+    memory: ClassVar[int] = 2
+
     def __init__(self, *, num_steps: int = 20, shift: float = 1.0) -> None:
-        self.num_steps = check_steps(num_steps)
-        self.shift = check_shift(shift)
+        super().__init__(num_steps=num_steps, schedule=NoiseSchedule(spacing="even", shift=check_shift(shift)))
+        self.shift = shift
 
-    def num_evaluations(self, start: Representation) -> int:
-        """One per step."""
-        return self.num_steps
-
-    def sample(
-        self,
-        predict: Predict,
-        start: Representation,
-        *,
-        generators: Sequence[torch.Generator] = (),
-        begin: float = 1.0,
-        on_step: Callable[[int, Tensor], None] | None = None,
-    ) -> Representation:
-        """Integrate values `[B, D, T]` from t = `begin` to t = 0. Deterministic: `generators` are not used."""
-        values = start.values
-        before: Tensor | None = None
-        width_before = math.inf
-        for index, (timestep, next_timestep) in enumerate(pairwise(sampling_timesteps(self.num_steps, self.shift, begin))):
-            width = _log_snr(next_timestep) - _log_snr(timestep)
-            data = values - timestep * predict_at(predict, values, timestep)
-            expected = data
-            if before is not None and next_timestep > 0.0:
-                expected = data + width / (2 * width_before) * (data - before)
-            values = next_timestep / timestep * values - (1.0 - next_timestep) * math.expm1(-width) * expected
-            before, width_before = data, width
-            if on_step is not None:
-                on_step(index, values)
-        return start.with_values(values)
+    def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
+        """Advance `values` `[B, D, T]` by one step, without fresh noise."""
+        return second_order_step(values, estimates, next_timestep), 0.0
 
 
-def _log_snr(timestep: float) -> float:
-    if timestep in (0.0, 1.0):
-        return math.inf if timestep == 0.0 else -math.inf
-    return math.log1p(-timestep) - math.log(timestep)
+def second_order_step(values: Tensor, estimates: Sequence[Estimate], next_timestep: float, *, eta: float = 0.0) -> Tensor:
+    """Return the values `[B, D, T]` after a step with up to two estimates, without the fresh noise of `fresh_noise`."""
+    timestep, data = estimates[0]
+    width = log_snr(next_timestep) - log_snr(timestep)
+    if len(estimates) > 1 and next_timestep > 0.0:
+        before = estimates[1]
+        data = data + width / (2 * (log_snr(timestep) - log_snr(before.timestep))) * (data - before.data)
+    return decay(timestep, next_timestep, eta) * values - (1.0 - next_timestep) * math.expm1(-width * (1.0 + eta)) * data
+
+
+def decay(timestep: float, next_timestep: float, eta: float) -> float:
+    """Return the share of the values that is left after a step; the rest is data, and noise if `eta` is above 0."""
+    left = next_timestep / timestep
+    return left * math.exp(eta * (log_snr(timestep) - log_snr(next_timestep))) if eta else left
+
+
+def fresh_noise(timestep: float, next_timestep: float, eta: float) -> float:
+    """Return the standard deviation of the fresh noise that replaces what `decay` took away with `eta`."""
+    if not eta or not next_timestep:
+        return 0.0
+    return next_timestep * math.sqrt(-math.expm1(2.0 * eta * (log_snr(timestep) - log_snr(next_timestep))))

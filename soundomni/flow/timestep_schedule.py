@@ -24,10 +24,10 @@ def shift_timestep(timestep: Number, shift: float) -> Number:
     return timestep / (timestep + (1.0 - timestep) / shift)
 
 
-def check_shift(shift: float) -> float:
-    """Return `shift`. Raise SpecError unless it is above 0."""
+def check_shift(shift: float, *, key: str = "shift") -> float:
+    """Return `shift`. Raise SpecError, naming its key, unless it is above 0."""
     if not shift > 0:
-        raise SpecError(f"shift is {shift}; expected a number above 0 (1 changes nothing)")
+        raise SpecError(f"{key} is {shift}; expected a number above 0 (1 changes nothing)")
     return shift
 
 

@@ -53,6 +53,10 @@ class XPrediction(FlowMatching):
         values, clean = inputs.float(), output.float()
         return (values - clean) / timesteps[:, None].float().clamp_min(SMALLEST)
 
+    def native(self, prediction: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        """Return x̂0 `[B, D, T]`, toward which the velocity `prediction` leads, in at least float32."""
+        return inputs.float() - timesteps[:, None].float().clamp_min(SMALLEST) * prediction.float()
+
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the loss of FlowMatching with each error of a frame times t / max(t, min_timestep)."""
         share = (query.timesteps / query.timesteps.clamp_min(self.min_timestep))[:, None]

@@ -238,6 +238,19 @@ class ObjectiveSuite(ConformanceSuite):
         finite = bool(found.masked_select(query.loss_mask[:, None]).isfinite().all())
         self.require(finite, "predicted", "predictions of frames that count are not finite")
 
+    def test_native(self) -> None:
+        """`native` gives the network's output back from the velocity that `predicted` made of it, for frames that count."""
+        objective = self.built()
+        if objective.predicts != "velocity":
+            return
+        query = self._corrupt(objective)
+        output = self.prediction(query, 0)
+        shown = query.inputs, query.timesteps
+        found = objective.native(objective.predicted(output, *shown), *shown)
+        counted = query.loss_mask[:, None].expand_as(output)
+        message = "native does not give back the output that predicted was given"
+        self.require_close(found[counted], output[counted], self.tolerance, "native", message)
+
     def test_noised(self) -> None:
         """`noised` leads from the clean values at timestep 0 to the start of sampling at 1, and changes neither in
         place."""

@@ -21,7 +21,7 @@ from soundomni.testing.suite import ConformanceSuite, generator, noise, seeded
 SHAPE = (3, 2, 5)
 LEVELS = (3, 4)
 CODES = RepresentationSpec(kind="codes", sample_rate=1, channels=1, downsampling_ratio=1, codebook_sizes=LEVELS)
-CODE_LENGTHS = (5, 3, 4)
+LENGTHS = (5, 3, 4)
 GIVEN = ((0, 0, 1, 2), (0, 1, 4, 3), (2, 0, 0, 1))
 """Cells of codes that are given: clip, level, frame and code."""
 
@@ -58,8 +58,11 @@ class SamplerSuite(ConformanceSuite):
         self.require(found == expected, "num_evaluations", message)
 
     def test_timesteps(self) -> None:
-        """Predictions are asked for at timesteps `[B]` in (0, 1], from 1 on and never rising."""
-        self._check_timesteps("timesteps", _asked(self.built()), begin=1.0)
+        """Predictions are asked for at timesteps `[B]` in (0, 1], from `starts_at` on and never rising."""
+        sampler = self.built()
+        found = sampler.starts_at
+        self.require(0.0 < found <= 1.0, "timesteps", f"starts_at is {found}; expected a timestep above 0, at most 1")
+        self._check_timesteps("timesteps", _asked(sampler), begin=found)
 
     def test_shape(self) -> None:
         """Values keep shape and dtype, also when predictions are asked for; the given ones are not changed in place."""
@@ -79,7 +82,10 @@ class SamplerSuite(ConformanceSuite):
 
     def test_target(self) -> None:
         """If the velocity is that of a straight line to x0, the result is x0; if logits allow one code in each cell, it is these
-        codes."""
+        codes.
+
+        A sampler that adds noise of its own leaves the line. It is shown a velocity that leads to x0 from anywhere.
+        """
         sampler = self.built()
         if sampler.takes == "logits":
             self._check_codes(sampler)
@@ -87,8 +93,10 @@ class SamplerSuite(ConformanceSuite):
         if not self.velocity:
             pytest.skip("this sampler takes other velocities")
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
-        result = _sample(sampler, lambda values, timesteps, *, first=0: start - data, start)
-        self.require_close(result, data, self.tolerance, "target", "constant velocity ε − x0 did not lead from ε to x0")
+        slope = start - data / sampler.starts_at  # of the line from x0 to what the sampler starts with, at that timestep
+        velocity, which = (_to_point(data), "velocity") if _adds_noise(sampler) else (_constant(slope), "constant velocity")
+        result = _sample(sampler, velocity, start)
+        self.require_close(result, data, self.tolerance, "target", f"{which} ε − x0 did not lead from ε to x0")
 
     def _check_codes(self, sampler: Sampler) -> None:
         codes = torch.stack([torch.randint(size, (SHAPE[0], SHAPE[2]), generator=generator(9)) for size in LEVELS], dim=1)
@@ -138,8 +146,9 @@ class SamplerSuite(ConformanceSuite):
             return
         start, data = noise(0, *SHAPE).double(), noise(1, *SHAPE).double()
         middle = (1 - begin) * data + begin * start
-        result = _sample(sampler, lambda values, timesteps, *, first=0: start - data, middle, begin=begin)
-        self.require_close(result, data, self.tolerance, "begin", "constant velocity ε − x0 did not lead from the middle to x0")
+        velocity, which = (_to_point(data), "velocity") if _adds_noise(sampler) else (_constant(start - data), "constant velocity")
+        result = _sample(sampler, velocity, middle, begin=begin)
+        self.require_close(result, data, self.tolerance, "begin", f"{which} ε − x0 did not lead from the middle to x0")
 
     def test_no_state(self) -> None:
         """The same call gives the same values twice: it keeps no state, and only draws from the generators."""
@@ -197,6 +206,23 @@ def _swirl(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
     return 2 * torch.sin(seen + 2.1 * torch.arange(sum(LEVELS))[:, None])
 
 
+def _constant(velocity: Tensor) -> Predict:
+    """Return a prediction that is the same everywhere."""
+    return lambda values, timesteps, *, first=0: velocity
+
+
+def _to_point(data: Tensor) -> Predict:
+    """Return the velocity of a flow whose data is a single point: it leads straight there from any values."""
+    return lambda values, timesteps, *, first=0: (values - data) / timesteps[:, None, None]
+
+
+def _adds_noise(sampler: Sampler) -> bool:
+    """Return whether a sampler of velocities draws from its generators: others give another result, the same ones do not."""
+    start = _start(sampler)
+    first, again, other = (_sample(sampler, _swirl, start.clone(), first_seed=seed) for seed in (0, 0, len(start)))
+    return torch.equal(first, again) and not torch.equal(first, other)
+
+
 def _start(sampler: Sampler, seed: int = 0) -> Tensor:
     """Return what sampling starts from: noise, or hidden codes of which some are given."""
     if sampler.takes == "velocity":
@@ -213,21 +239,19 @@ def _of_all_types(start: Tensor) -> list[Tensor]:
 
 
 def _frames(start: Tensor) -> tuple[int, ...]:
-    """Return the lengths of the clips of a start; those of codes have padding."""
+    """Return the lengths of the clips of a start; a batch has padding."""
     longest = start.shape[-1]
-    lengths = CODE_LENGTHS if not start.is_floating_point() else (longest,) * SHAPE[0]
-    return tuple(min(frames, longest) for frames in lengths[: len(start)]) if len(start) > 1 else (longest,)
+    return tuple(min(frames, longest) for frames in LENGTHS[: len(start)]) if len(start) > 1 else (longest,)
 
 
 def _within() -> Tensor:
     """Return which frames of codes are within their clips, `[B, 1, T]`."""
-    return length_mask(torch.tensor(CODE_LENGTHS), SHAPE[2])[:, None]
+    return length_mask(torch.tensor(LENGTHS), SHAPE[2])[:, None]
 
 
 def _batch(start: Tensor) -> Representation:
-    if start.is_floating_point():
-        return Representation.of_latents(start)
-    return Representation(start, torch.tensor(_frames(start)), CODES)
+    spec = Representation.of_latents(start).spec if start.is_floating_point() else CODES
+    return Representation(start, torch.tensor(_frames(start)), spec)
 
 
 def _sample(

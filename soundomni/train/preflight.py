@@ -81,7 +81,9 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     for made in model.all_made if model is not None else ():
-        slot = spec.of_model.all_made[made.name].sampler
+        written = spec.of_model.all_made[made.name]
+        check_guidance(written.guidance, predicts=made.objective.predicts)
+        slot = written.sampler
         assert slot is not None, "it was built"
         key = written_key(f"model.modalities.{made.name}.sampler", spec.of_model)
         check_sampler(samplers[made.name], made, key=key, name=slot.class_path)

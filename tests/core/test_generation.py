@@ -4,6 +4,7 @@ Shape letters: D latent dimensions, T frames.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -26,9 +27,11 @@ from soundomni.core.representation import Representation
 from soundomni.core.sequence import PositionRule, context_length
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
 from soundomni.core.waveform import Audio
+from soundomni.flow import XPrediction
 
 WORDS = st.sampled_from(["", "one", "two three four", "five zero five"])
 GUIDANCE = GuidanceSpec(scale=2.5, interval=(0.2, 0.9), renormalize="global")
+PROJECTED = GuidanceSpec(scale=4.0, rescale=0.7, parallel=0.2, norm_threshold=3.0)
 
 
 @st.composite
@@ -61,6 +64,30 @@ def test_batched_audio_equals_single(name: str, requests: list[AudioRequest]) ->
         assert not together.values[row, :, frames:].any() and together.lengths[row] == frames
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "ddim", "pingpong"])
+@settings(max_examples=4, deadline=None)
+@given(requests=st.lists(audio_requests(), min_size=2, max_size=3))
+def test_batched_audio_equals_single_with_noise_of_its_own_and_projected_guidance(sampler: str, requests: list[AudioRequest]) -> None:
+    together = make("modality", requests, sampler, PROJECTED)
+    for row, request in enumerate(requests):
+        alone = make("modality", [request], sampler, PROJECTED)
+        torch.testing.assert_close(together.values[row : row + 1, :, : request.num_frames], alone.values, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_rescaled_is_what_the_network_gives() -> None:
+    """A network that predicts the data: one step from pure noise ends on them, with the deviation of the conditional prediction."""
+    model = deepcopy(MODELS["modality"])
+    model.made().objective = XPrediction()
+    context, negative = contexts_of(model, ["one", ""])
+    request = AudioRequest(context=context, negative=negative, slot=slot(5, PositionRule.SHARED), seed=3)
+    deviations = []
+    for guidance in (GuidanceSpec(), GuidanceSpec(scale=90.0), GuidanceSpec(scale=90.0, rescale=1.0)):
+        made = sample_audio(model, [request], sampler=build_sampler(Slot("euler", {"num_steps": 1})), guidance=guidance)
+        deviations.append(made.values.std(1))
+    torch.testing.assert_close(deviations[2], deviations[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(deviations[1], deviations[0], rtol=1e-2)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 @settings(max_examples=6, deadline=None)
 @given(clips=st.lists(st.tuples(st.integers(20, 90), WORDS), min_size=1, max_size=4), count=st.integers(1, 6))
@@ -73,7 +100,7 @@ def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(na
         assert ids == greedy(model, context, count)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "rk4", "dpmpp"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "rk4", "dpmpp", "dpmpp-2m", "dpmpp-3m-sde", "ddim", "pingpong"])
 @settings(max_examples=5, deadline=None)
 @given(requests=st.lists(audio_requests(), min_size=1, max_size=3))
 def test_given_frames_come_back_exactly(sampler: str, requests: list[AudioRequest]) -> None:

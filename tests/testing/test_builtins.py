@@ -288,6 +288,18 @@ TestHeun = suite(testing.SamplerSuite, "Heun", "heun", num_steps=4, shift=3.0)
 TestMidpoint = suite(testing.SamplerSuite, "Midpoint", "midpoint", num_steps=4)
 TestRK4 = suite(testing.SamplerSuite, "RK4", "rk4", num_steps=3)
 TestDPMpp = suite(testing.SamplerSuite, "DPMpp", "dpmpp", num_steps=5, shift=2.0)
+TestDPMpp2M = suite(testing.SamplerSuite, "DPMpp2M", "dpmpp-2m", num_steps=5)
+TestDPMpp2MLogSnr = suite(testing.SamplerSuite, "DPMpp2MLogSnr", "dpmpp-2m", num_steps=5, schedule={"spacing": "log-snr"})
+WIDE = {"spacing": "exponential", "sigma_min": 0.03, "sigma_max": 100.0, "rho": 1.5}
+TestDPMpp2MSDE = suite(testing.SamplerSuite, "DPMpp2MSDE", "dpmpp-2m-sde", num_steps=5, schedule=WIDE)
+TestDPMpp3MSDE = suite(testing.SamplerSuite, "DPMpp3MSDE", "dpmpp-3m-sde", num_steps=5)
+TestDPMpp3MSDEFromNoise = suite(
+    testing.SamplerSuite, "DPMpp3MSDEFromNoise", "dpmpp-3m-sde", num_steps=5, eta=0.4, schedule={"spacing": "log-snr"}
+)
+TestDPMpp3MWithoutNoise = suite(testing.SamplerSuite, "DPMpp3MWithoutNoise", "dpmpp-3m-sde", num_steps=5, eta=0.0)
+TestDDIM = suite(testing.SamplerSuite, "DDIM", "ddim", num_steps=4)
+TestDDIMWithNoise = suite(testing.SamplerSuite, "DDIMWithNoise", "ddim", num_steps=4, eta=1.0, schedule={"spacing": "even"})
+TestPingPong = suite(testing.SamplerSuite, "PingPong", "pingpong", num_steps=3)
 TestMaskGIT = suite(testing.SamplerSuite, "MaskGIT", "maskgit", iterations=[3, 1])
 TestMaskGITRandom = suite(testing.SamplerSuite, "MaskGITRandom", "maskgit", iterations=[2], num_steps=3, order="random", greedy=False)
 TestMaskGITCritic = suite(testing.SamplerSuite, "MaskGITCritic", "maskgit-critic", iterations=[3, 1])

@@ -1,13 +1,14 @@
 """What generation does around a model's prediction: classifier-free guidance, and targets with some given frames.
 
 Both wrap a prediction into another one, so that samplers need not know about them. Velocities, scores and logits are
-guided alike.
+guided alike, except that only velocities can be rescaled or projected.
 
 Shape letters: B clips, D latent dimensions, T frames, G guidance branches.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, cast
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.inference.one_level import all_levels, takes_level
-from soundomni.core.interfaces import First, LevelPredict, Predict
+from soundomni.core.inference.projected_guidance import projected, projects
+from soundomni.core.interfaces import First, LevelPredict, Objective, Predict, Prediction
 from soundomni.core.spec.schema import GuidanceSpec
 
 
@@ -33,26 +35,31 @@ class PredictBranches(Protocol):
 RENORMALIZATIONS = ("none", "global", "channel")
 
 
-def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None) -> Predict:
+def guided(
+    predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None, objective: Objective | None = None
+) -> Predict:
     """Wrap the branches into one guided prediction.
 
     v = v_uncond + scale * (v_cond - v_uncond) (Ho and Salimans 2022, eq. 6), for clips whose timestep lies within the interval, both
-    ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. Then v is scaled by clamp(|v_cond| / |v|, renormalize_min, 1).
-    The unconditional branch only runs at steps at which some clip is guided, and never if the scale is 1.
+    ends included (Kynkäänniemi et al. 2024); other clips keep v_cond. If only part of the difference stays, see `projected`. Then the
+    network's output for v is rescaled, and v is scaled by clamp(|v_cond| / |v|, renormalize_min, 1). The unconditional branch only
+    runs at steps at which some clip is guided, and never if the scale is 1.
 
     Args:
         predict_branches: called with G = 1 or G = 2.
-        guidance: scale, interval and renormalization.
+        guidance: what to do with the branches.
         valid: bool `[B, T]`, the frames that count in the norm of a clip; None for all.
+        objective: knows what the network gave for a prediction, and whether that is a velocity; by default, the network itself gives
+            the velocities, or the guidance is one that also fits logits.
 
     Returns:
         (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
         It can be asked for one level if the branches can, and if there is no norm, which is that of all levels.
 
     Raises:
-        SpecError: a value of the guidance is out of its range.
+        SpecError: a value of the guidance is out of its range, or does not fit what the objective predicts.
     """
-    check_guidance(guidance)
+    check_guidance(guidance, predicts="velocity" if objective is None else objective.predicts)
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
 
@@ -62,32 +69,68 @@ def guided(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: 
         if guidance.scale == 1.0 or not (within is None or bool(within.any())):
             return branches(values, timesteps, 1, first=first)[0]
         conditional, unconditional = branches(values, timesteps, 2, first=first)
-        steered: Tensor = unconditional + guidance.scale * (conditional - unconditional)
+        counted = None if valid is None else valid[:, first:]
+        if projects(guidance):
+            steered = projected(conditional, unconditional, values, timesteps, guidance, valid=counted)
+        else:
+            steered = unconditional + guidance.scale * (conditional - unconditional)
+        if guidance.rescale:
+            steered = _rescaled(conditional, steered, values, timesteps, guidance.rescale, objective, first=first)
         if guidance.renormalize != "none":
-            steered = steered * _shrink(conditional, steered, guidance, None if valid is None else valid[:, first:])
+            steered = steered * _shrink(conditional, steered, guidance, counted)
         return steered if within is None else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
 
-    has_norm = guidance.scale != 1.0 and guidance.renormalize != "none"
+    has_norm = guidance.scale != 1.0 and (guidance.renormalize != "none" or guidance.rescale > 0.0 or projects(guidance))
     return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
+
+
+def without_norms(guidance: GuidanceSpec) -> GuidanceSpec:
+    """Return only the scale and the interval: for scores, whose size does not matter."""
+    return GuidanceSpec(scale=guidance.scale, interval=guidance.interval)
+
+
+def _rescaled(
+    conditional: Tensor,
+    steered: Tensor,
+    values: Tensor,
+    timesteps: Tensor,
+    share: float,
+    objective: Objective | None,
+    *,
+    first: First,
+) -> Tensor:
+    """Return the prediction `[B, D, T]` whose network output is `share` times that of `steered` with the standard deviation over
+    channels of the conditional one, frame by frame, plus the rest times that of `steered` (Lin et al. 2024, equations 15 and 16).
+    """
+    if objective is None:
+        return steered * _deviations(conditional, steered, share)
+    times = timesteps[:, None].expand(-1, values.shape[-1]) if timesteps.ndim == 1 else timesteps
+    wanted, found = (objective.native(prediction, values, times, first=first) for prediction in (conditional, steered))
+    return objective.predicted(found * _deviations(wanted, found, share), values, times, first=first).to(steered.dtype)
+
+
+def _deviations(wanted: Tensor, found: Tensor, share: float) -> Tensor:
+    """Return the factor `[B, 1, T]` that brings the standard deviation over channels back; 1 if there is no deviation."""
+    target, own = (output.std(1, correction=0, keepdim=True) for output in (wanted, found))
+    return 1.0 + share * torch.where(own > 0, target / own - 1.0, 0.0)
 
 
 def _shrink(conditional: Tensor, steered: Tensor, guidance: GuidanceSpec, valid: Tensor | None) -> Tensor:
     """Return the factor `[B, 1, 1]` or `[B, 1, T]` that brings the norm back, at most to that of the conditional
     prediction.
     """
-    if guidance.renormalize == "channel":
-        norms = [torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
-    else:
-        if valid is not None:
-            conditional, steered = (v.masked_fill(~valid[:, None], 0.0) for v in (conditional, steered))
-        norms = [torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=torch.float32) for v in (conditional, steered)]
+    dims = (1,) if guidance.renormalize == "channel" else (1, 2)
+    if guidance.renormalize == "global" and valid is not None:
+        conditional, steered = (v.masked_fill(~valid[:, None], 0.0) for v in (conditional, steered))
+    dtype = torch.promote_types(steered.dtype, torch.float32)
+    norms = [torch.linalg.vector_norm(v, dim=dims, keepdim=True, dtype=dtype) for v in (conditional, steered)]
     tiny = torch.finfo(torch.float32).tiny
     factor: Tensor = norms[0] / norms[1].clamp_min(tiny)
     return factor.clamp(guidance.renormalize_min, 1.0).to(steered.dtype)
 
 
-def check_guidance(guidance: GuidanceSpec) -> None:
-    """Raise SpecError, naming the dotted key, if a value is out of its range."""
+def check_guidance(guidance: GuidanceSpec, *, predicts: Prediction = "velocity") -> None:
+    """Raise SpecError, naming the dotted key, if a value is out of its range, or is only for velocities and these are not predicted."""
     low, high = guidance.interval
     if not low <= high:
         raise SpecError(f"guidance.interval is {(low, high)}; expected (low, high) with low <= high")
@@ -96,6 +139,16 @@ def check_guidance(guidance: GuidanceSpec) -> None:
         raise SpecError(f"guidance.renormalize is '{guidance.renormalize}'; expected none, global or channel.{near}")
     if not 0.0 <= guidance.renormalize_min <= 1.0:
         raise SpecError(f"guidance.renormalize_min is {guidance.renormalize_min}; expected a number from 0 to 1")
+    for name, off in (("rescale", 0.0), ("parallel", 1.0), ("norm_threshold", 0.0)):
+        value, most = getattr(guidance, name), math.inf if name == "norm_threshold" else 1.0
+        if not (0.0 <= value <= most and math.isfinite(value)):
+            expected = "a finite number from 0 up" if most == math.inf else "a number from 0 to 1"
+            raise SpecError(f"guidance.{name} is {value}; expected {expected}, with {off:g} for plain guidance")
+        if value != off and predicts != "velocity":
+            what = "logits" if predicts == "logits" else "the next token"
+            raise SpecError(
+                f"guidance.{name} is {value}, but the objective predicts {what}; expected {off:g}. It only applies to velocities"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.contexts import make_cache
-from soundomni.core.inference.guidance import guided
+from soundomni.core.inference.guidance import check_guidance, guided
 from soundomni.core.inference.places_ahead import PlacesAhead
 from soundomni.core.interfaces import Draft, DraftedSampler, First, LevelsConnector, Predict, Sampler
 from soundomni.core.representation import HIDDEN, Representation
@@ -170,6 +170,7 @@ def guided_tokens(model: UnifiedModel, requests: Sequence[AudioRequest], guidanc
 
     It is `PredictLevels` if the connector predicts each level from those below it. Guidance is then applied level by level.
     """
+    check_guidance(guidance, predicts="next-token")
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [request.context for request in requests] + [request.negative for request in requests] * (branches - 1)
     slots = TokenSlots(model, contexts, [request.slot for request in requests] * branches)

@@ -25,7 +25,7 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.contexts import make_cache
-from soundomni.core.inference.guidance import PredictBranches, guided
+from soundomni.core.inference.guidance import PredictBranches, guided, without_norms
 from soundomni.core.inference.next_token import sample_tokens
 from soundomni.core.interfaces import First, Sampler
 from soundomni.core.representation import Representation, length_mask
@@ -121,12 +121,12 @@ def sample_audio(
     valid = length_mask(given.lengths, given.values.shape[-1])
 
     made = valid & ~target.known
-    predict = target.hold(guided(_asking(slots), guidance, valid=made))
+    predict = target.hold(guided(_asking(slots), guidance, valid=made, objective=modality.objective))
     predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
     more: dict[str, Any] = {}
     if sampler.reviews:  # scores only rank cells, so how large they are needs no correction
         judges = slots if model.critic is None else _branches(model.critic, requests, guidance)
-        more["review"] = target.hold(guided(_asking(judges, review=True), replace(guidance, renormalize="none")))
+        more["review"] = target.hold(guided(_asking(judges, review=True), without_norms(guidance)))
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
     start = start.with_values(target.show(start.values))
     made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step, **more)

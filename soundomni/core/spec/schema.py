@@ -77,12 +77,20 @@ class GuidanceSpec:
         renormalize: limit on the guided prediction's norm: that of the conditional prediction over the whole clip
             ("global") or per token ("channel"); "none" for no limit.
         renormalize_min: lower bound of the renormalization factor.
+        rescale: share of the guided output of the network that is brought back to the standard deviation over channels that the
+            conditional output has in that frame (Lin et al. 2024); 0 turns it off. For velocities only.
+        parallel: share that stays of the part of the change, in the space of the clean data, that is parallel to the conditional
+            prediction (APG, Sadat et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
+        norm_threshold: largest norm of that change over a whole clip before it is scaled; 0 for no limit. For velocities only.
     """
 
     scale: float = switched_off("it to 1", 1.0)
     interval: tuple[float, float] = (0.0, 1.0)
     renormalize: Literal["none", "global", "channel"] = "none"
     renormalize_min: float = 0.0
+    rescale: float = switched_off("it to 0", 0.0)
+    parallel: float = switched_off("it to 1", 1.0)
+    norm_threshold: float = switched_off("it to 0", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
