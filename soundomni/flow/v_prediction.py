@@ -45,6 +45,10 @@ class VPrediction(FlowMatching):
         radius = _radius(timesteps)[:, None]
         return _precise(output) / radius + _slope(timesteps)[:, None] * _precise(inputs)
 
+    def native(self, prediction: Tensor, inputs: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        """Return v `[B, D, T]` for a velocity and x_t = `inputs`, in at least float32."""
+        return (_precise(prediction) - _slope(timesteps)[:, None] * _precise(inputs)) * _radius(timesteps)[:, None]
+
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the loss of FlowMatching with each error of a frame scaled to one of v."""
         radius = _radius(query.timesteps)[:, None]

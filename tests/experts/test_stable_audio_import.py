@@ -133,9 +133,9 @@ def test_an_imported_model_makes_clips(tmp_path: Path) -> None:
     model = SoundOmni.from_pretrained(tmp_path / "out")
     ways = {one.name: one.enters for one in model.model.each() if isinstance(one, EncoderModality)}
     assert ways == {"prompt": "cross", "seconds_start": "cross+global", "seconds_total": "cross+global"}
-    clips = [model.generate("one two", seconds=seconds, num_steps=3, seed=4)[0] for seconds in (0.1, 0.25)]
+    clips = [model.generate("one two", seconds=seconds, num_steps=3, seeds=[4])[0] for seconds in (0.1, 0.25)]
     assert [clip.waveform.shape for clip in clips] == [(2, 800), (2, 2000)]
-    assert not torch.equal(*(torch.from_numpy(model.generate(text, seconds=0.1, num_steps=3, seed=4)[0].waveform) for text in ("one", "two")))
+    assert not torch.equal(*(torch.from_numpy(model.generate(text, seconds=0.1, num_steps=3, seeds=[4])[0].waveform) for text in ("one", "two")))
 
 
 def without(name: str) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
@@ -160,7 +160,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
     "fewer layers": (setting("model.diffusion.config.depth", 1), "unexpected"),
     "another latent width": (setting("model.io_channels", 5), "expected 5, to agree with the rest"),
     "no objective of this name": (setting("model.diffusion.diffusion_objective", "epsilon"), "diffusion_objective"),
-    "no such conditioner": (setting("model.conditioning.configs.0.type", "t6"), "did you mean 't5'"),
+    "no such conditioner": (setting("model.conditioning.configs.0.type", "t6"), "Did you mean 't5'"),
     "a condition without a conditioner": (setting("model.diffusion.global_cond_ids", ["bpm"]), "has no conditioner"),
     "a key that is not known": (setting("model.diffusion.config.cross_atend", True), "cross_atend"),
     "patches": (setting("model.diffusion.config.patch_size", 2), "patch_size is 2"),

@@ -58,7 +58,8 @@ def export_stable_audio(
     state = model.model.state_dict()
     parts = parts_of(facts)
     taken = {name for part in parts for name in part.ours}
-    left = [name for name in state if name not in taken and not name.startswith(f"modalities.{LATENT}.codec.")]
+    others = tuple(f"modalities.{LATENT}.{part}." for part in ("codec", "normalizer"))
+    left = [name for name in state if name not in taken and not name.startswith(others)]
     if left:
         raise SpecError(f"the layout of stable-audio-tools has no place for '{left[0]}'")
     tensors = {part.source: part.write(state) for part in parts} | dict(buffers_of(facts))
@@ -104,7 +105,7 @@ def _config(spec: Spec) -> ModelConfig:
 def _sample_size(codec: Mapping[str, Any]) -> int:
     """Return the samples of a clip of SECONDS, rounded to whole frames."""
     ratio: int = math.prod(codec["strides"])
-    return ratio * round(SECONDS * codec["sample_rate"] / ratio)
+    return ratio * round(SECONDS * float(codec["sample_rate"]) / ratio)
 
 
 def _condition(name: str, spec: ModalitySpec) -> Condition:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.build import build_model
+from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.files.names import REPORT_FILE
@@ -113,6 +114,8 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
             makers[ours] = partial(_read, weights, names[part.source], part, shapes, ours)
     own = f"modalities.{LATENT}.codec."
     makers |= {f"{own}{name}": maker for name, maker in codec.makers.items()}
+    for name, tensor in LatentNormalizer.of(shell.made().codec.spec, "none").state_dict().items():
+        makers[f"modalities.{LATENT}.normalizer.{name}"] = partial(torch.clone, tensor)
     missing = sorted(shapes.keys() - makers.keys())
     if missing or makers.keys() - shapes.keys():
         raise CheckpointError(f"'{weights.path}' does not fill {amount(len(missing), 'tensor')} of the model ({some(missing)})")
