@@ -1,7 +1,7 @@
 """The noise schedules that models were published with, as timesteps of the path x_t = (1 − t)·x0 + t·ε.
 
-Other projects count noise in σ, the noise added to data of which nothing is taken away. On this path σ = t / (1 − t), from 0
-at t = 0 to infinity at t = 1, and the log signal-to-noise ratio that schedules and solvers use is λ = −log σ.
+Other projects count in σ, the standard deviation of the noise in x0 + σ·ε. On this path σ = t / (1 − t), from 0 at t = 0 to
+infinity at t = 1, and the log signal-to-noise ratio that schedules and solvers use is λ = −log σ.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ class PartialTarget:
     def hold(self, predict: Predict) -> Predict:
         """Wrap a prediction that takes a timestep per frame, `[B, T]`, into one that takes one per clip, `[B]`.
 
-        It is zero at known frames, so that a sampler of velocities leaves them where they are. Codes that are known do not
-        change anyway.
+        It is zero at known frames, so that a sampler of velocities leaves them where they are, unless it adds noise, which the
+        prediction never sees and `show` removes. Codes that are known do not change anyway.
         """
 
         def held(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
