@@ -435,6 +435,7 @@ class Query:
         levels: number of classes of each level of codes, by which logits are divided; empty for velocities.
         ids: the tokens to predict themselves, `[B, K, T]`, HIDDEN in cells without a code: a `LevelsConnector` predicts their levels
             from those below. None if the objective has no such tokens.
+        hints: what the network also sees of the known frames, `[B, D + 1, T]`, see `Objective.hints`; None if nothing.
     """
 
     inputs: Tensor
@@ -443,6 +444,7 @@ class Query:
     loss_mask: Tensor
     levels: tuple[int, ...] = ()
     ids: Tensor | None = None
+    hints: Tensor | None = None
 
     def clip(self, index: int) -> Query:
         """Return the query of one clip, as a batch of one."""
@@ -454,6 +456,7 @@ class Query:
             targets=self.targets[one],
             loss_mask=self.loss_mask[one],
             ids=None if self.ids is None else self.ids[one],
+            hints=None if self.hints is None else self.hints[one],
         )
 
 
@@ -505,6 +508,9 @@ class Objective(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]]
     predicts: ClassVar[Prediction] = "velocity"
     attend: ClassVar[Attend] = Attend.NOISE
+    shows_known: bool = False
+    """Whether known frames of latents become as noisy as the others, and the network sees what they hold in D + 1 numbers more of each
+    token (see `hints`). Otherwise it sees them clean, at timestep 0."""
     review: ClassVar[Review | None] = None
     """What the model is asked about its own predictions in training, in a second pass; None if nothing is."""
 
@@ -537,6 +543,17 @@ class Objective(nn.Module, ABC):
         """Return what the network is shown of clips that are only context, `[B, D, T]` or `[B, K, T]`; by default their values."""
         return clean.values
 
+    def hints(self, values: Tensor, known: Tensor) -> Tensor | None:
+        """Return what the network sees of known frames next to all tokens, `[B, D + 1, T]`; None unless `shows_known`.
+
+        It is 1 at known frames and 0 at others, then the values `[B, D, T]` at known frames and 0 at others (Evans et al. 2024b,
+        section 2.2, as stable-audio-tools trains inpainting).
+        """
+        if not self.shows_known:
+            return None
+        mask = known[:, None].to(values.dtype)
+        return torch.cat([mask, values * mask], dim=1)
+
     def check_known(self, known: Tensor) -> None:
         """Raise SpecError for known frames, bool `[B, T]`, around which the objective cannot make the others.
 
@@ -546,7 +563,8 @@ class Objective(nn.Module, ABC):
     def start(self, given: Representation, known: Tensor, generators: Sequence[torch.Generator]) -> Representation:
         """Return what sampling starts from, in the shape of `given`: by default standard normal noise.
 
-        The noise of a clip is drawn frame by frame, so that a longer clip begins with the noise of a shorter one.
+        The noise of a clip is drawn frame by frame, so that a longer clip begins with the noise of a shorter one. With `shows_known`,
+        known frames begin as noise too.
 
         Args:
             given: read at known frames, and at all frames of levels that are not made; its dtype, device and lengths are those of the
@@ -555,7 +573,7 @@ class Objective(nn.Module, ABC):
             generators: one for each clip.
         """
         noise = frame_noise(given.values, given.frame_counts, generators)
-        return given.with_values(torch.where(known[:, None], given.values, noise))
+        return given.with_values(noise if self.shows_known else torch.where(known[:, None], given.values, noise))
 
     @abstractmethod
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:

@@ -312,7 +312,12 @@ def _differs(made: RepresentationSpec, wanted: RepresentationSpec) -> str:
 
 
 def _check_gap(template: SegmentTemplate, modality: HeardModality | CodecModality) -> None:
-    """Raise SpecError for a gap in a clip that is made from beginning to end."""
+    """Raise SpecError for a gap in a clip that is made from beginning to end, or known frames that the model cannot see."""
+    if (template.gap or template.known) and isinstance(modality, CodecModality) and not modality.keeps:
+        raise SpecError(
+            "it keeps frames of its target, which the backbone cannot tell apart from others. Set shows_known of the objective of "
+            f"'{modality.name}' to true, or leave out the task"
+        )
     if template.gap is not None and isinstance(modality, CodecModality) and modality.target_attend == Attend.CAUSAL:
         raise SpecError(
             f"it leaves a gap in its target, but clips of '{modality.name}' are made from beginning to end. Use `known` in place of `gap`, "

@@ -6,6 +6,7 @@ Shape letters: B clips, D latent dimensions, T frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -29,6 +30,9 @@ class FlowMatching(Objective):
         mean: mean of the logit of t for "logit-normal"; ignored for "uniform".
         std: standard deviation of the logit of t for "logit-normal"; ignored for "uniform".
         shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
+        shows_known: whether the network sees which frames are known, and what they hold, in D + 1 numbers more of each token, while these
+            frames become as noisy as the others. Backbones with one timestep for a whole clip, such as `dit`, need it to continue and to
+            fill clips.
 
     Raises:
         SpecError: an argument is out of range.
@@ -36,8 +40,17 @@ class FlowMatching(Objective):
 
     loss_names: ClassVar[tuple[str, ...]] = ("velocity",)
 
-    def __init__(self, *, timesteps: Timesteps = "logit-normal", mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        timesteps: Timesteps = "logit-normal",
+        mean: float = 0.0,
+        std: float = 1.0,
+        shift: float = 1.0,
+        shows_known: bool = False,
+    ) -> None:
         super().__init__()
+        self.shows_known = shows_known
         known = get_args(Timesteps)
         if timesteps not in known:
             raise SpecError(f"timesteps is '{timesteps}'; expected logit-normal or uniform.{did_you_mean(timesteps, known)}")
@@ -52,7 +65,15 @@ class FlowMatching(Objective):
         """Return D numbers in and out. Raise SpecError for a codec of codes."""
         if spec.kind != "continuous":
             raise SpecError("flow matching needs continuous latents, but the codec makes codes. Use an objective for codes, such as masked")
-        return super().tokens(spec)
+        tokens = super().tokens(spec)
+        assert isinstance(tokens.inputs, int), "latents are numbers"
+        return replace(tokens, inputs=2 * tokens.inputs + 1) if self.shows_known else tokens
+
+    def given(self, clean: Representation) -> Tensor:
+        """Return the values of clips that are only context, `[B, D, T]`; with `shows_known`, as clips of which all frames are known."""
+        known = torch.ones_like(clean.values[:, 0], dtype=torch.bool)
+        hints = self.hints(clean.values, known)
+        return clean.values if hints is None else torch.cat([clean.values, hints], dim=1)
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
         """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
@@ -99,8 +120,9 @@ class FlowMatching(Objective):
             draw_noise(epsilon[i], frames, generators[i])
         epsilon = epsilon.masked_fill(~noise[:, None, None], 0.0)
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
-        counted = valid & noise[:, None] & ~known
-        per_frame = times.to(values.device)[:, None] * counted
+        made = valid & noise[:, None]
+        counted = made & ~known
+        per_frame = times.to(values.device)[:, None] * (made if self.shows_known else counted)
         data = values.masked_fill(~valid[:, None], 0.0)
         mix = per_frame[:, None].to(values.dtype)
         return Query(
@@ -108,6 +130,7 @@ class FlowMatching(Objective):
             timesteps=per_frame,
             targets=epsilon - data,
             loss_mask=counted,
+            hints=self.hints(data, known & made),
         )
 
     def _draw_timestep(self, generator: torch.Generator) -> float:

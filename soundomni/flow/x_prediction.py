@@ -41,9 +41,10 @@ class XPrediction(FlowMatching):
         mean: float = 0.0,
         std: float = 1.0,
         shift: float = 1.0,
+        shows_known: bool = False,
         min_timestep: float = 0.05,
     ) -> None:
-        super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift)
+        super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift, shows_known=shows_known)
         if not 0.0 < min_timestep <= 1.0:
             raise SpecError(f"min_timestep is {min_timestep}; expected a number above 0 and at most 1")
         self.min_timestep = min_timestep

@@ -77,16 +77,33 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(mask.dtype == torch.bool and list(mask.shape) == frames, "shapes", message)
 
     def test_clean(self) -> None:
-        """Known frames, and clips that are not targets, stay unchanged, at timestep 0 and without loss."""
-        clean, query = self._clean(), self._corrupt(self.built())
+        """Known frames, and clips that are not targets, stay unchanged, at timestep 0 and without loss; with `shows_known`, the known
+        frames of targets are hints instead."""
+        objective = self.built()
+        clean, query = self._clean(), self._corrupt(objective)
         for clip, (frames, noisy, given) in enumerate(zip(LENGTHS, NOISE, GIVEN, strict=True)):
             last = given if noisy else frames
+            if objective.shows_known and noisy:
+                self._require_hints(query, clean, clip, given)
+                continue
             what = f"the {last} known frames of clip {clip}" if noisy else f"clip {clip}, which is not a target,"
             message = f"{what} changed; expected them to stay clean"
             self.require_close(query.inputs[clip, :, :last], clean.values[clip, :, :last], 0.0, "clean", message)
             largest = float(query.timesteps[clip, :last].sum())
             self.require(largest == 0.0, "clean", f"{what} got timesteps other than 0; expected 0")
             self.require(not bool(query.loss_mask[clip, :last].any()), "clean", f"{what} count in the loss; expected them not to")
+
+    def _require_hints(self, query: Query, clean: Representation, clip: int, given: int) -> None:
+        """Require that the hints of a target are its known frames, which do not count in the loss."""
+        self.require(query.hints is not None, "clean", "shows_known is true, but a query has no hints")
+        assert query.hints is not None
+        wanted = torch.zeros_like(query.hints[clip])
+        wanted[0, :given] = 1
+        wanted[1:, :given] = clean.values[clip, :, :given]
+        message = f"the hints of clip {clip} are not a 1 and the clean values at its {given} known frames, and 0 elsewhere"
+        self.require_close(query.hints[clip], wanted, 0.0, "clean", message)
+        counted = bool(query.loss_mask[clip, :given].any())
+        self.require(not counted, "clean", f"the {given} known frames of clip {clip} count in the loss; expected them not to")
 
     def test_corrupts(self) -> None:
         """Targets differ from the clean representation, and between seeds."""
@@ -132,7 +149,9 @@ class ObjectiveSuite(ConformanceSuite):
         )
         shown = known[:, None].expand(kept.shape)
         same = torch.equal(first.values[shown], kept[shown])
-        self.require(same, "start", "known frames start from other values than the given ones")
+        message = "known frames start from the given values; expected noise, as shows_known is true"
+        message = message if objective.shows_known else "known frames start from other values than the given ones"
+        self.require(same != objective.shows_known, "start", message)
         made = (length_mask(given.lengths, max(LENGTHS)) & ~known)[:, None].expand(kept.shape)
         if self.representation.kind == "codes":
             hidden = bool((first.values[made] == HIDDEN).all())

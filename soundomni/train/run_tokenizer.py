@@ -63,7 +63,8 @@ def new_tokenizer(wanted: TokenizerSpec | None, mixture: Mixture) -> TextTokeniz
         return TextTokenizer.train([], vocab_size=BYTES)  # a codec reads no text, but clips have boundary tokens
     if wanted.path is not None:
         return TextTokenizer.load(wanted.path)
-    return TextTokenizer.train(mixture.captions(TOKENIZER_TEXTS), vocab_size=wanted.vocab_size)
+    texts = mixture.captions(TOKENIZER_TEXTS) if wanted.vocab_size > BYTES else ()  # bytes need no learning
+    return TextTokenizer.train(texts, vocab_size=wanted.vocab_size)
 
 
 def tokenizer_digest(run_dir: Path) -> str:

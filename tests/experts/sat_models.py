@@ -45,12 +45,15 @@ def backbone_slot(**arguments: Any) -> Slot:
     return Slot("dit", {**sizes, **arguments})
 
 
-def model_spec(backbone: Slot, *, objective: str = "v-prediction", sampler: Slot | None = None) -> ModelSpec:
+def model_spec(backbone: Slot, *, objective: str = "v-prediction", sampler: Slot | None = None, shows_known: bool = False) -> ModelSpec:
     codec = Slot("mdct", {"sample_rate": RATE, "frame_size": LATENT_DIM})
     number = Slot("number", {"least": 0.0, "most": MOST_SECONDS, "num_frequencies": 6})
     seconds = ModalitySpec(encoder=number, connector=Slot("linear"), enters="cross+global")
     made = ModalitySpec(
-        codec=codec, connector=Slot("residual-linear"), objective=Slot(objective), sampler=sampler or Slot("euler", {"num_steps": 5})
+        codec=codec,
+        connector=Slot("residual-linear"),
+        objective=Slot(objective, {"shows_known": shows_known}),
+        sampler=sampler or Slot("euler", {"num_steps": 5}),
     )
     prompt = ModalitySpec(encoder=Slot(f"{__name__}.Words"), connector=Slot("identity"), enters="cross")
     return ModelSpec(

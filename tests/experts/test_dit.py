@@ -12,12 +12,15 @@ from sat_models import FRAME, LATENT_DIM, RATE, TEXT_DIM, backbone_slot, feature
 from tiny_stages import TOKENIZER
 from torch import Tensor
 
+from soundomni import Kept, SoundOmni
 from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Item
 from soundomni.core.sequence import PackedBatch
-from soundomni.core.spec.schema import DropoutSpec, ModelSpec
+from soundomni.core.spec.schema import DropoutSpec, ModelSpec, Slot, Spec
+from soundomni.core.waveform import Audio
 from soundomni.core.writing.tasks import build_tasks
 from soundomni.data.samples import SampleWriter
 
@@ -34,16 +37,16 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 TEXTS = ["a loud bell", "", "rain", "two claps", "a", "noise of a street", "x y", "drums", "a sine tone", "birds", "wind"]
 
 
-def packed(model: UnifiedModel, spec: ModelSpec, texts: list[str]) -> PackedBatch:
+def packed(model: UnifiedModel, spec: ModelSpec, texts: list[str], *, task: str = "generate") -> PackedBatch:
     """Clips of different lengths with these captions; an empty one is left out, as dropout leaves conditions out."""
     writer = SampleWriter(
         segment_writer(model, spec, tokenizer=TOKENIZER), dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0, together={})
     )
-    task = build_tasks({})["generate"]
+    templates = build_tasks({})[task]
     samples = []
     for i, text in enumerate(texts):
         count = FRAME + 37 * i
-        planned = writer.plan(Item(key=str(i), num_samples=count, sample_rate=RATE, captions=(text or "?",)), task, seed=i, key=str(i))
+        planned = writer.plan(Item(key=str(i), num_samples=count, sample_rate=RATE, captions=(text or "?",)), templates, seed=i, key=str(i))
         waveform = np.random.default_rng(i).standard_normal((1, count)).astype(np.float32)
         sample = writer.fill(planned, waveform, RATE)  # type: ignore[arg-type]
         if not text:
@@ -88,11 +91,9 @@ def expected(
         words = features(torch.tensor([[float(ord(letter)) for letter in text]])) if text else torch.zeros(1, 5, TEXT_DIM)
         tokens = torch.cat([words, start, total], 1) if text else torch.zeros(1, 7, TEXT_DIM)
         whole = torch.cat([start, total], -1)[:, 0]
-        out.append(
-            transformer._forward(
-                shown[i : i + 1, :, :frames], times[i, :1], cross_attn_cond=tokens, global_embed=whole, use_checkpointing=False
-            )[0]
-        )
+        hints = None if query.hints is None else query.hints[i : i + 1, :, :frames]
+        given = {"cross_attn_cond": tokens, "global_embed": whole, "input_concat_cond": hints, "use_checkpointing": False}
+        out.append(transformer._forward(shown[i : i + 1, :, :frames], times[i, :1], **given)[0])
     return out
 
 
@@ -108,3 +109,52 @@ def test_a_packed_batch_equals_their_modules_on_each_clip(family: str) -> None:
     assert output.shape[1] == LATENT_DIM
     for i, one in enumerate(wanted):
         torch.testing.assert_close(output[i, :, : one.shape[1]], one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("objective", ["v-prediction", "flow-matching"])
+def test_known_frames_reach_their_modules_as_a_mask_and_masked_latents(objective: str) -> None:
+    spec = model_spec(backbone_slot(), objective=objective, shows_known=True)
+    model = random_model(spec)
+    batch = packed(model, spec, TEXTS, task="fill")
+    with torch.no_grad():
+        query, output = predictions(model, batch)
+        wanted = expected(model, spec, batch, query, TEXTS, {"input_concat_dim": LATENT_DIM + 1})
+    assert query.hints is not None and 0 < int(query.hints[:, 0].sum()) < query.loss_mask.numel()
+    assert not (query.loss_mask & query.hints[:, 0].bool()).any()
+    for i, one in enumerate(wanted):
+        torch.testing.assert_close(output[i, :, : one.shape[1]], one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+
+
+def test_a_model_without_hints_keeps_no_part_of_a_clip() -> None:
+    spec = model_spec(backbone_slot())
+    model = random_model(spec)
+    user = SoundOmni(model, Spec(model=spec), TOKENIZER, trust_class_paths=True)
+    clip = Audio(np.zeros((1, 400), np.float32), RATE)
+    with pytest.raises(SpecError, match="cannot keep parts of a clip: its backbone has one timestep"):
+        user.generate("rain", seconds=0.05, known=Kept(clip, [(0.0, 0.02)]))
+    with pytest.raises(SpecError, match="keeps frames of its target"):
+        SampleWriter(segment_writer(model, spec, tokenizer=TOKENIZER)).check(build_tasks({})["fill"])
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m", "dpmpp-3m-sde", "pingpong"])
+def test_what_is_kept_stays_exactly(sampler: str) -> None:
+    spec = model_spec(backbone_slot(), shows_known=True, sampler=Slot(sampler, {"num_steps": 4}))
+    model = random_model(spec)
+    user = SoundOmni(model, Spec(model=spec), TOKENIZER, trust_class_paths=True)
+    clip = Audio(np.random.default_rng(0).standard_normal((1, 400)).astype(np.float32), RATE)
+    given = model.made().encode(torch.from_numpy(clip.waveform)[None], torch.tensor([400])).values
+    made = [user.make("rain", seconds=0.05, known=Kept(clip, [(0.0, 0.02), (0.04, 0.05)]), seeds=seed)[0].values for seed in (1, 2)]
+    same = (made[0] == given).all(1)[0]
+    assert same.any() and not same.all() and torch.equal(made[0][..., same], given[..., same])
+    assert torch.equal(made[1][..., same], given[..., same]) and not torch.equal(*made)
+
+
+def test_every_parameter_has_a_gradient_with_and_without_clips() -> None:
+    spec = model_spec(backbone_slot(num_memory=2), shows_known=True)
+    model = random_model(spec)
+    for texts in (TEXTS[:3], []):
+        model.zero_grad()
+        total, count = model(packed(model, spec, texts, task="fill"))["velocity"]
+        (total / count.clamp_min(1)).backward()
+        lacking = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+        assert not [name for name in lacking if ".codec." not in name]

@@ -27,6 +27,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "prepended, projected": {},
     "norms of heads": {"attn_kwargs": {"qk_norm": "ln"}},
     "modulated": {"global_cond_type": "adaLN"},
+    "inpainting": {"input_concat_dim": 3},
     "memory, differential": {"num_memory_tokens": 2, "attn_kwargs": {"differential": True}},
 }
 
@@ -44,8 +45,10 @@ def config(objective: str = "v", **transformer: Any) -> dict[str, Any]:
         "type": "dit",
         "config": {**sizes, "global_cond_dim": 2 * COND, **transformer},
     }
+    inpaints = "input_concat_dim" in transformer
+    diffusion |= {"input_concat_ids": ["inpaint_mask", "inpaint_masked_input"]} if inpaints else {}
     return {
-        "model_type": "diffusion_cond",
+        "model_type": "diffusion_cond_inpaint" if inpaints else "diffusion_cond",
         "sample_size": 4096,
         "sample_rate": vae["sample_rate"],
         "audio_channels": vae["audio_channels"],
@@ -135,7 +138,9 @@ def test_an_imported_model_makes_clips(tmp_path: Path) -> None:
     assert ways == {"prompt": "cross", "seconds_start": "cross+global", "seconds_total": "cross+global"}
     clips = [model.generate("one two", seconds=seconds, num_steps=3, seeds=[4])[0] for seconds in (0.1, 0.25)]
     assert [clip.waveform.shape for clip in clips] == [(2, 800), (2, 2000)]
-    assert not torch.equal(*(torch.from_numpy(model.generate(text, seconds=0.1, num_steps=3, seeds=[4])[0].waveform) for text in ("one", "two")))
+    assert not torch.equal(
+        *(torch.from_numpy(model.generate(text, seconds=0.1, num_steps=3, seeds=[4])[0].waveform) for text in ("one", "two"))
+    )
 
 
 def without(name: str) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:

@@ -266,6 +266,9 @@ class TestDiTDifferential(suite(testing.BackboneSuite, "Base", "dit", **DIT, dif
 
 TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
 TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
+TestFlowMatchingInpainting = suite(testing.ObjectiveSuite, "FlowMatchingInpainting", "flow-matching", shows_known=True)
+TestXPredictionInpainting = suite(testing.ObjectiveSuite, "XPredictionInpainting", "x-prediction", shows_known=True)
+TestVPredictionInpainting = suite(testing.ObjectiveSuite, "VPredictionInpainting", "v-prediction", shows_known=True)
 TestVPrediction = suite(testing.ObjectiveSuite, "VPrediction", "v-prediction")
 TestVPredictionUniform = suite(testing.ObjectiveSuite, "VPredictionUniform", "v-prediction", timesteps="uniform", shift=2.0)
 TestFlowMatchingUniform = suite(testing.ObjectiveSuite, "FlowMatchingUniform", "flow-matching", timesteps="uniform", shift=2.0)

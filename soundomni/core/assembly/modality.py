@@ -386,20 +386,24 @@ class MadeModality(CodecModality):
         """Return clips in the hidden space, those to make corrupted."""
         query = self.corrupt(clips)
         places = self.places(clips.num_tokens, query.inputs.shape[-1])
-        return Entered(self.enter_frames(query.inputs, query.timesteps, places), query, places)
+        return Entered(self.enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
 
     def places(self, num_tokens: np.ndarray, padded: int) -> Tensor:
         """Return `frame_places` of clips with `num_tokens` `[B]`, without the tokens that lead."""
         return frame_places(num_tokens - self.lead, padded, self.device)
 
-    def enter_frames(self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0) -> Tensor:
+    def enter_frames(
+        self, values: Tensor, timesteps: Tensor | None, places: Tensor, *, first: First = 0, hints: Tensor | None = None
+    ) -> Tensor:
         """Return the hidden tokens `[N, H]` of those at `places`, as the objective shows them, and zeros for those that lead.
 
-        The arguments are those of `CodecModality.enter_frames`.
+        The other arguments are those of `CodecModality.enter_frames`; `hints` are those of `Objective.hints`.
         """
         if timesteps is not None:
             values = self.objective.shown(values, timesteps)
             timesteps = self.objective.shown_times(timesteps)
+        if hints is not None:
+            values = torch.cat([values, hints.to(values.dtype)], dim=1)
         hidden = super().enter_frames(values, timesteps, places, first=first)
         return hidden if not self.lead else self._led(hidden, places, len(values), values.shape[-1])
 
@@ -442,7 +446,8 @@ class MadeModality(CodecModality):
         """
         values = self._nothing()
         timesteps = torch.zeros(0, 1, device=self.device, dtype=self.dtype)
-        return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool())
+        hints = self.objective.hints(values, timesteps.bool())
+        return Query(inputs=values, timesteps=timesteps, targets=values, loss_mask=timesteps.bool(), hints=hints)
 
     def _connect(self, tokens: Tensor, timesteps: Tensor | None, places: Tensor, indices: Tensor) -> Tensor:
         if timesteps is None:

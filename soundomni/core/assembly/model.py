@@ -294,7 +294,7 @@ class UnifiedModel(nn.Module):
         again = dict(entered)
         for name, query in queries.items():
             places = self.made(name).places(batch.of(name).num_tokens, query.inputs.shape[-1])
-            again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places), query, places)
+            again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         scores = {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
@@ -449,6 +449,7 @@ class UnifiedModel(nn.Module):
         layout: Layout,
         added: Tensor | None = None,
         *,
+        hints: Tensor | None = None,
         first: First = 0,
         review: bool = False,
         level: int | None = None,
@@ -463,6 +464,7 @@ class UnifiedModel(nn.Module):
             places: the frames of the slots, from `frame_places`.
             layout: layout of the slots, with a cached plan; the cache already knows where they go.
             added: what is added to the frames, from `aligned_frames`; None for nothing.
+            hints: what the network also sees of known frames, `[R, D + 1, T]`, see `Objective.hints`.
             first: index of the first of these tokens in the clips, or in each.
             review: return the scores of the objective's review instead.
             level: the level of codes to predict; None for all of them.
@@ -470,7 +472,7 @@ class UnifiedModel(nn.Module):
         Returns:
             The prediction `[R, P, T]`; with a level, P is its vocabulary.
         """
-        hidden = self.hidden_tokens(name, values, timesteps, boundary_ids, places, layout, added, first=first)
+        hidden = self.hidden_tokens(name, values, timesteps, boundary_ids, places, layout, added, hints=hints, first=first)
         if review:
             modality = self.made(name)
             return modality.split(modality.leave(hidden, places, values))[1].float()
@@ -486,13 +488,15 @@ class UnifiedModel(nn.Module):
         layout: Layout,
         added: Tensor | None = None,
         *,
+        hints: Tensor | None = None,
         first: First = 0,
     ) -> Tensor:
         """Return the hidden tokens `[N, H]` of audio slots, from which `predict_tokens` predicts. The arguments are those of
         `predict_frames`."""
         # The sampler keeps its own precision: values and timesteps are not rounded to the precision of the parameters.
         modality = self.made(name)
-        frames = modality.enter_frames(values.to(self.dtype) if values.is_floating_point() else values, timesteps, places, first=first)
+        given = values.to(self.dtype) if values.is_floating_point() else values
+        frames = modality.enter_frames(given, timesteps, places, first=first, hints=hints)
         frames = frames if added is None else frames + added
         if self.backbone.takes_times:
             assert layout.conditions is not None, "a backbone that takes times has conditions"

@@ -21,7 +21,7 @@ def segment_writer(model: UnifiedModel, spec: ModelSpec, *, tokenizer: TextToken
         tokenizer: writes the texts.
     """
     used = spec.used
-    facts = [_facts(modality, used[modality.name]) for modality in model.each()]
+    facts = [_facts(modality, used[modality.name], one_time=model.backbone.takes_times) for modality in model.each()]
     has_text = model.backbone.takes_text
     return SegmentWriter(tokenizer=tokenizer, modalities=facts, chat=spec.chat, prompt=spec.prompt, has_text=has_text)
 
@@ -31,7 +31,7 @@ def clip_writer(spec: RepresentationSpec, *, tokenizer: TextTokenizer) -> Segmen
     return SegmentWriter(tokenizer=tokenizer, modalities=[segments.CodecModality(name=segments.CLIP, spec=spec)])
 
 
-def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | segments.CodecModality:
+def _facts(modality: Modality, spec: ModalitySpec, *, one_time: bool) -> segments.HeardModality | segments.CodecModality:
     positions = PositionRule.named(spec.positions)
     if isinstance(modality, EncoderModality):
         encoder = modality.encoder
@@ -55,4 +55,5 @@ def _facts(modality: Modality, spec: ModalitySpec) -> segments.HeardModality | s
         positions=positions,
         num_tokens=None if made is None else made.num_tokens,
         aligned=() if made is None else made.aligned,
+        keeps=made is None or not one_time or made.objective.shows_known,
     )

@@ -75,4 +75,4 @@ def given_frames(modality: MadeModality, requests: Sequence[AudioRequest]) -> tu
         if request.lower is not None:
             values[i, : len(request.lower), : request.num_frames] = request.lower.to(device)
     lengths = torch.tensor(frames, device=device)
-    return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask)
+    return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask, noisy=modality.objective.shows_known)

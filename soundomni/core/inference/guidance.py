@@ -155,16 +155,23 @@ def check_guidance(guidance: GuidanceSpec, *, predicts: Prediction = "velocity")
 class PartialTarget:
     """A target with some given frames: continuation, inpainting.
 
-    The model is always shown the given frames clean, at timestep 0, as in training; the sampler moves only the others. Sampling reads
-    `target.show(sampler.sample(target.hold(predict), target.show(noise), ...))`.
+    The model is always shown the given frames clean, at timestep 0, as in training; the sampler moves only the others. If they are
+    `noisy` instead, as for an objective that shows them in another way, they move straight to their values. Sampling reads
+    `target.show(sampler.sample(target.hold(predict), target.begun(noise), ...))`.
 
     Args:
         values: `[B, D, T]` or codes `[B, K, T]`, read at known frames only.
         known: bool `[B, T]`.
+        noisy: whether known frames are as noisy as the others.
     """
 
     values: Tensor
     known: Tensor
+    noisy: bool = False
+
+    def begun(self, values: Tensor) -> Tensor:
+        """Return what sampling begins with: `values`, with the given ones at known frames unless these are noisy."""
+        return values if self.noisy else self.show(values)
 
     def show(self, values: Tensor) -> Tensor:
         """Return `[B, D, T]` with exactly the given values at known frames."""
@@ -184,6 +191,10 @@ class PartialTarget:
         def held(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
             own = replace(self, values=self.values[..., first:], known=self.known[:, first:])
             ask = predict if level is None else partial(cast(LevelPredict, predict), level=level)
+            if own.noisy:
+                prediction = ask(values, timesteps[:, None].expand(-1, values.shape[-1]), first=first)
+                straight = (values - own.values.to(values.dtype)) / timesteps[:, None, None].to(values.dtype)
+                return torch.where(own.known[:, None], straight, prediction)
             prediction = ask(own.show(values), own.timesteps(timesteps), first=first)
             return prediction.masked_fill(own.known[:, None], 0.0)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.errors import SpecError
 from soundomni.core.inference.audio_request import AudioRequest
 from soundomni.core.inference.editing import Kept, known_frames
 from soundomni.core.inference.given_clips import Given, GivenClips
@@ -44,6 +45,7 @@ class RequestBuilder:
         keeps_all: bool = False,
     ) -> None:
         self._modality = model.made(of)
+        self._one_time = model.backbone.takes_times
         self._contexts = contexts
         self._given = GivenClips(model, contexts, self._modality)
         self._negative_prompt = negative_prompt
@@ -99,6 +101,11 @@ class RequestBuilder:
         mask = known_frames(
             kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1], may_be_all=self._keeps_all
         )
+        if self._one_time and not self._modality.objective.shows_known:
+            raise SpecError(
+                "the model cannot keep parts of a clip: its backbone has one timestep for a whole clip, and its objective does not show "
+                "what is known. Train it with shows_known of its objective"
+            )
         self._modality.objective.check_known(torch.from_numpy(mask)[None])
         given = self._encode(waveform, min(num_samples, waveform.shape[1]))
         known = torch.nn.functional.pad(given, (0, len(mask) - given.shape[1]))

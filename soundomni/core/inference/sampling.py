@@ -43,6 +43,7 @@ class AudioSlots:
         positions: position id of each slot.
         added: what is added to the frames of the slots, from `UnifiedModel.aligned_frames`; None for nothing.
         conditions: conditions of the rows that have no places in the sequence; None if there are none.
+        hints: what the network also sees of known frames, `[R, D + 1, T]`, see `Objective.hints`; None if nothing.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class AudioSlots:
         positions: Sequence[int],
         added: Tensor | None = None,
         conditions: Conditions | None = None,
+        hints: Tensor | None = None,
     ) -> None:
         table = SegmentTable.from_samples([(slot,) for slot in slots], first_position=positions)
         rows = len(slots)
@@ -75,7 +77,7 @@ class AudioSlots:
             self._layout = replace(self._layout, conditions=model.seen(conditions, stored, inside))
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
-        self._added = added
+        self._added, self._hints = added, hints
         self._name = slots[0].modality
 
     def predict(self, values: Tensor, timesteps: Tensor, *, first: First = 0, review: bool = False, level: int | None = None) -> Tensor:
@@ -89,7 +91,7 @@ class AudioSlots:
         self._cache.begin(self._layout.stored.order, self._rows, whole=True)
         places = self._model.made(self._name).places(self._tokens, values.shape[-1])
         slots = (self._boundary, places, self._layout, self._added)
-        return self._model.predict_frames(self._name, values, timesteps, *slots, review=review, level=level)
+        return self._model.predict_frames(self._name, values, timesteps, *slots, hints=self._hints, review=review, level=level)
 
 
 @torch.no_grad()
@@ -114,8 +116,8 @@ def sample_audio(
     modality = model.made(requests[0].slot.modality)
     if modality.objective.predicts == "next-token":
         return sample_tokens(model, requests, sampler=sampler, guidance=guidance, begin=begin, on_step=on_step, draft=draft)
-    slots = _branches(model, requests, guidance)
     given, target = given_frames(modality, requests)
+    slots = _branches(model, requests, guidance, modality.objective.hints(target.values, target.known))
     noise = [torch.Generator().manual_seed(request.seed) for request in requests]
     start = _varied(modality, requests, modality.objective.start(given, target.known, noise), begin)
     valid = length_mask(given.lengths, given.values.shape[-1])
@@ -125,15 +127,15 @@ def sample_audio(
     predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
     more: dict[str, Any] = {}
     if sampler.reviews:  # scores only rank cells, so how large they are needs no correction
-        judges = slots if model.critic is None else _branches(model.critic, requests, guidance)
+        judges = slots if model.critic is None else _branches(model.critic, requests, guidance, None)
         more["review"] = target.hold(guided(_asking(judges, review=True), without_norms(guidance)))
     generators = [torch.Generator().manual_seed(sampler_seed(request.seed)) for request in requests]
-    start = start.with_values(target.show(start.values))
+    start = start.with_values(target.begun(start.values))
     made_tokens = sampler.sample(predict, start, generators=generators, begin=begin, on_step=on_step, **more)
     return modality.objective.made(made_tokens.with_values(target.show(made_tokens.values) * valid[:, None]))
 
 
-def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec) -> dict[int, AudioSlots]:
+def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: GuidanceSpec, hints: Tensor | None) -> dict[int, AudioSlots]:
     """Return the audio slots of one guidance branch, and of two if guidance needs them, behind the contexts of the requests."""
     branches = 2 if guidance.scale != 1.0 else 1
     contexts = [r.context for r in requests] + [r.negative for r in requests] * (branches - 1)
@@ -148,6 +150,7 @@ def _branches(model: UnifiedModel, requests: Sequence[AudioRequest], guidance: G
             positions=[next_position(context) for context in contexts[: count * len(requests)]],
             added=added if added is None or count == 1 else torch.cat([added, torch.zeros_like(added)]),  # nothing without a prompt
             conditions=conditions,
+            hints=None if hints is None else hints.repeat(count, 1, 1),
         )
         for count in range(1, branches + 1)
     }

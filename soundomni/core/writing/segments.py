@@ -71,6 +71,7 @@ class CodecModality:
         positions: position rule of its tokens.
         num_tokens: tokens of a clip of so many frames; None if there is one for each frame.
         aligned: modalities whose tokens are added to those of a clip that is made.
+        keeps: whether frames of a clip to make can be known.
     """
 
     name: str
@@ -80,6 +81,7 @@ class CodecModality:
     positions: PositionRule = PositionRule.ADVANCE
     num_tokens: Callable[[int], int] | None = None
     aligned: tuple[str, ...] = ()
+    keeps: bool = True
 
     def tokens_of(self, num_samples: int) -> int:
         """Return the tokens of a clip of so many samples, without its boundaries."""

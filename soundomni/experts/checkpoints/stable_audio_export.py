@@ -28,7 +28,7 @@ from soundomni.core.spec.schema import ModalitySpec, Slot, Spec
 from soundomni.core.spec.slots import map_slots
 from soundomni.experts.checkpoints.stable_audio_import import facts_of
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, LATENT, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, T5, Condition, ModelConfig, Objective
+from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, KINDS, NUMBER, T5, Condition, ModelConfig, Objective
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model_config.json"
 OBJECTIVES: Mapping[str, Objective] = {"v-prediction": "v", "flow-matching": "rectified_flow"}
@@ -98,6 +98,7 @@ def _config(spec: Spec) -> ModelConfig:
         condition_dim=backbone["condition_dim"],
         conditions=conditions,
         global_ids=tuple(one.id for one in conditions if one.is_global),
+        inpaints=made.objective.init_args["shows_known"],
         unused=(),
     )
 
@@ -131,6 +132,7 @@ def _written(config: ModelConfig, codec_config: Mapping[str, Any]) -> dict[str, 
     crosses = [one.id for one in config.conditions if one.crosses]
     transformer = {
         "io_channels": config.latent_dim,
+        "input_concat_dim": config.latent_dim + 1 if config.inpaints else 0,
         "embed_dim": backbone["hidden_dim"],
         "depth": backbone["num_layers"],
         "num_heads": backbone["num_heads"],
@@ -143,8 +145,10 @@ def _written(config: ModelConfig, codec_config: Mapping[str, Any]) -> dict[str, 
         "num_memory_tokens": backbone["num_memory"],
         "attn_kwargs": {"qk_norm": "ln" if backbone["head_norm"] == "layer" else "none", "differential": backbone["differential"]},
     }
+    kind = next(kind for kind, inpaints in KINDS.items() if inpaints == config.inpaints)
+    concatenated = {"input_concat_ids": HINTS} if config.inpaints else {}
     return {
-        "model_type": "diffusion_cond",
+        "model_type": kind,
         "sample_size": config.sample_size,
         "sample_rate": config.sample_rate,
         "audio_channels": config.channels,
@@ -154,6 +158,7 @@ def _written(config: ModelConfig, codec_config: Mapping[str, Any]) -> dict[str, 
             "diffusion": {
                 "cross_attention_cond_ids": crosses,
                 "global_cond_ids": list(config.global_ids),
+                **concatenated,
                 "diffusion_objective": config.objective,
                 "type": "dit",
                 "config": transformer,

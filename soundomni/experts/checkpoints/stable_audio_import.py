@@ -42,6 +42,12 @@ KIND = "stable-audio"
 CONTAINER = "state_dict."
 TRAINING, AVERAGE = "diffusion.", "diffusion_ema.ema_model."
 _COUNTERS = {f"{AVERAGE.partition('.')[0]}.{name}": "a counter of the average" for name in ("initted", "step", "online_model.")}
+SAMPLERS: Mapping[str, Any] = {
+    "v": {"class_path": "dpmpp-3m-sde", "init_args": {"num_steps": 100}},
+    "rectified_flow": {"class_path": "ddim", "init_args": {"num_steps": 50, "schedule": {"spacing": "log-snr"}}},
+    "rf_denoiser": {"class_path": "pingpong", "init_args": {"num_steps": 8}},
+}
+"""Objective → the sampler with which stable-audio-tools uses such a model by default; its Euler steps of a flow are those of `ddim`."""
 _LAST = "the last weights; their average is used instead"
 
 
@@ -192,14 +198,12 @@ def write_imported(
 
 def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> dict[str, Any]:
     """Return the spec that a config stands for, as plain data."""
-    is_circle = config.objective == "v"
-    steps, scale = {"v": (100, 7.0), "rectified_flow": (50, 7.0), "rf_denoiser": (8, 1.0)}[config.objective]
-    sampler = {"v": "dpmpp-3m-sde", "rectified_flow": "euler", "rf_denoiser": "pingpong"}[config.objective]
+    name, scale = ("v-prediction" if config.objective == "v" else "flow-matching"), (1.0 if config.objective == "rf_denoiser" else 7.0)
     made = {
         "codec": {"class_path": "oobleck", "init_args": dict(codec.init_args)},
         "connector": "residual-linear",
-        "objective": {"class_path": "v-prediction" if is_circle else "flow-matching", "init_args": {"timesteps": "uniform"}},
-        "sampler": {"class_path": sampler, "init_args": {"num_steps": steps}},
+        "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
+        "sampler": SAMPLERS[config.objective],
         "guidance": {"scale": scale},
     }
     texts = [one for one in config.conditions if one.kind == T5]

@@ -16,6 +16,10 @@ from soundomni.core.spec.values import join
 TRANSFORMER, MODEL = "the backbone dit", "the importer"
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
 T5, NUMBER = "t5", "number"
+KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
+"""Kind of model → whether it sees known frames of a clip."""
+HINTS = ["inpaint_mask", "inpaint_masked_input"]
+"""What the input of such a model also holds, in this order."""
 LONGEST_TEXT = 128
 """Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
 
@@ -56,6 +60,7 @@ class ModelConfig:
         condition_dim: dimensions of condition tokens.
         conditions: its conditions.
         global_ids: those that enter globally, in the order of their columns.
+        inpaints: whether it sees known frames of a clip.
         unused: keys of the config that do not matter.
     """
 
@@ -68,6 +73,7 @@ class ModelConfig:
     condition_dim: int
     conditions: tuple[Condition, ...]
     global_ids: tuple[str, ...]
+    inpaints: bool
     unused: tuple[str, ...]
 
 
@@ -78,9 +84,10 @@ def parse_model_config(tree: Any) -> ModelConfig:
     """
     top = Section(tree, "")
     kind = top.take("model_type", str)
-    if kind != "diffusion_cond":
-        known = "autoencoders are read by `soundomni import stable-audio-vae`" if kind == "autoencoder" else "inpainting is not read yet"
-        raise SpecError(f"model_type is '{kind}'; expected 'diffusion_cond'; {known}")
+    if kind not in KINDS:
+        known = "autoencoders are read by `soundomni import stable-audio-vae`" if kind == "autoencoder" else "others are not imported"
+        raise SpecError(f"model_type is '{kind}'; expected {' or '.join(map(repr, KINDS))}; {known}")
+    inpaints = KINDS[kind]
     sample_rate, sample_size, channels = top.take("sample_rate", int), top.take("sample_size", int), top.take("audio_channels", int, 2)
     model = top.section("model")
     unused = top.close(unused=("training",))
@@ -90,15 +97,17 @@ def parse_model_config(tree: Any) -> ModelConfig:
     unused += model.close(unused=("in_channels", "out_channels"))
     diffusion.expect("type", "dit", by=MODEL)
     crosses, globals_ = (tuple(diffusion.take(f"{name}_ids", list[str], [])) for name in ("cross_attention_cond", "global_cond"))
-    for name in ("prepend_cond_ids", "input_concat_ids"):
-        diffusion.expect(name, [], by=MODEL, default=[])
+    diffusion.expect("prepend_cond_ids", [], by=MODEL, default=[])
+    diffusion.expect("input_concat_ids", HINTS if inpaints else [], by=f"a model of the type {kind}", default=[])
     objective: Objective = diffusion.take("diffusion_objective", Objective, "v")
     transformer = diffusion.section("config")
     unused += diffusion.close(unused=("distribution_shift_options",))
     condition_dim = conditioning.take("cond_dim", int)
     conditions = _conditions(conditioning, crosses, globals_)
     unused += conditioning.close(unused=("default_keys",))
-    backbone = _backbone(transformer, latent_dim, condition_dim, has_cross=bool(crosses), num_global=len(globals_))
+    widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
+    widths |= {"io_channels": latent_dim, "input_concat_dim": latent_dim + 1 if inpaints else 0}
+    backbone = _backbone(transformer, condition_dim, widths)
     return ModelConfig(
         sample_rate=sample_rate,
         channels=channels,
@@ -109,6 +118,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
         condition_dim=condition_dim,
         conditions=conditions,
         global_ids=globals_,
+        inpaints=inpaints,
         unused=tuple(unused),
     )
 
@@ -148,24 +158,24 @@ def _number(settings: Section) -> dict[str, Any]:
     return read
 
 
-def _backbone(config: Section, latent_dim: int, condition_dim: int, *, has_cross: bool, num_global: int) -> dict[str, Any]:
-    """Return the arguments of the backbone. Raise SpecError for what it does not have, and for sizes that contradict each other."""
+def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
+    """Return the arguments of the backbone; `widths` are what the rest of the config implies.
+
+    Raise SpecError for what it does not have, and for sizes that contradict each other.
+    """
     hidden_dim, num_layers, num_heads = (
         config.take("embed_dim", int, 768),
         config.take("depth", int, 12),
         config.take("num_heads", int, 8),
     )
-    for name, (given, expected) in {
-        "io_channels": (config.take("io_channels", int, 32), latent_dim),
-        "cond_token_dim": (config.take("cond_token_dim", int, 0), condition_dim if has_cross else 0),
-        "global_cond_dim": (config.take("global_cond_dim", int, 0), num_global * condition_dim),
-    }.items():
+    for name, expected in widths.items():
+        given = config.take(name, int, 32 if name == "io_channels" else 0)
         if given != expected:
             raise SpecError(f"{join(config.key, name)} is {given}; expected {expected}, to agree with the rest of the config")
     projects_global = config.take("project_global_cond", bool, True)
-    if num_global and not projects_global and num_global * condition_dim != hidden_dim:
+    if widths["global_cond_dim"] and not projects_global and widths["global_cond_dim"] != hidden_dim:
         raise SpecError(f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have other sizes")
-    for name, value in {"patch_size": 1, "input_concat_dim": 0, "prepend_cond_dim": 0}.items():
+    for name, value in {"patch_size": 1, "prepend_cond_dim": 0}.items():
         config.expect(name, value, by=TRANSFORMER, default=value)
     for name, text in {"transformer_type": "continuous_transformer", "timestep_cond_type": "global"}.items():
         config.expect(name, text, by=TRANSFORMER, default=text)
