@@ -17,6 +17,7 @@ from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import SpecError
+from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.interfaces import Item
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.schema import DropoutSpec, ModelSpec, Slot, Spec
@@ -158,3 +159,30 @@ def test_every_parameter_has_a_gradient_with_and_without_clips() -> None:
         (total / count.clamp_min(1)).backward()
         lacking = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
         assert not [name for name in lacking if ".codec." not in name]
+
+
+def test_a_window_is_made_and_cut() -> None:
+    """Shorter clips are the beginning of a window of fixed length, in which the number of seconds says where they end."""
+    spec = model_spec(backbone_slot())
+    made = spec.used["latent"]
+    window = replace(spec, modalities={**spec.modalities, "latent": replace(made, window=0.05)})
+    network = random_model(spec)
+    network_with = random_model(window)
+    plain, cut = (
+        SoundOmni(one, Spec(model=its), TOKENIZER, trust_class_paths=True) for one, its in ((network, spec), (network_with, window))
+    )
+    short = cut.generate("rain", seconds=0.02, seeds=1)[0].waveform
+    assert short.shape == (1, 160) and cut.make("rain", seconds=0.02, seeds=1)[0].values.shape[-1] == made_frames(160)
+    assert not np.allclose(short, plain.generate("rain", seconds=0.02, seeds=1)[0].waveform)
+    longer = cut.generate("rain", seconds=0.06, seeds=1)[0].waveform
+    assert np.array_equal(longer, plain.generate("rain", seconds=0.06, seeds=1)[0].waveform)
+    whole = cut.model.made()
+    builder = RequestBuilder(cut.model, cut.contexts, num_samples=160, negative_prompt=None)
+    request = builder.request("rain", seed=1)
+    assert request.num_frames == whole.codec.spec.num_frames(400)
+    told = next(segment for segment in request.context if segment.modality == "seconds_total")
+    assert told.waveform is not None and float(told.waveform[0, 0]) == pytest.approx(0.02)
+
+
+def made_frames(num_samples: int) -> int:
+    return num_samples // LATENT_DIM + 1

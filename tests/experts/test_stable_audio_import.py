@@ -105,6 +105,8 @@ def test_a_model_comes_in_and_goes_out_bit_for_bit(family: str, tmp_path: Path) 
     tensors = their_tensors(tree)
     assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, tensors)) == 0
     assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-tools", "--out", str(tmp_path / "again")]) == 0
+    written = json.loads((tmp_path / "again" / "model_config.json").read_text())
+    assert all(written[key] == tree[key] for key in ("model_type", "sample_size", "sample_rate", "audio_channels"))
     back = load_file(tmp_path / "again" / "model.safetensors")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in tensors.items())

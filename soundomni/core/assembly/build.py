@@ -199,6 +199,7 @@ def _modality(
         aligned=spec.aligned,
         num_scores=num_scores,
         lead=backbone.lead_tokens,
+        window=spec.window,
     )
 
 

@@ -332,6 +332,7 @@ class MadeModality(CodecModality):
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
         lead: tokens in front of the frames of a clip, which the backbone fills.
+        window: seconds that are made of shorter clips too; None to make clips as long as they are asked for.
     """
 
     def __init__(
@@ -345,12 +346,14 @@ class MadeModality(CodecModality):
         aligned: Sequence[str] = (),
         num_scores: int = 0,
         lead: int = 0,
+        window: float | None = None,
     ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
         self.objective = objective
         self.aligned = tuple(aligned)
         self.num_scores = num_scores
         self.lead = lead
+        self.window = window
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -387,6 +390,10 @@ class MadeModality(CodecModality):
         query = self.corrupt(clips)
         places = self.places(clips.num_tokens, query.inputs.shape[-1])
         return Entered(self.enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
+
+    def samples_made(self, num_samples: int) -> int:
+        """Return how many samples are made of a clip that is cut to `num_samples`."""
+        return num_samples if self.window is None else max(num_samples, round(self.window * self.sample_rate))
 
     def places(self, num_tokens: np.ndarray, padded: int) -> Tensor:
         """Return `frame_places` of clips with `num_tokens` `[B]`, without the tokens that lead."""

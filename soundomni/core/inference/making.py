@@ -130,12 +130,14 @@ class Maker:
         waveform = self.modality.decode(made).float().cpu().numpy()
         return [Audio.unchecked(fit_length(w, n), self.modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
 
-    def clips(self, made: Representation) -> list[Representation]:
-        """Return the clips of a batch one by one, as the codec gives them: `[1, D, T]` or `[1, K, T]` each, without padding."""
+    def clips(self, made: Representation, lengths: Sequence[int]) -> list[Representation]:
+        """Return the clips of a batch one by one, as the codec gives them: `[1, D, T]` or `[1, K, T]` each, for `lengths` samples."""
         with torch.no_grad():
             plain = self.modality.normalizer.denormalize(made)
-        rows = enumerate(plain.frame_counts)
-        return [Representation(plain.values[i : i + 1, :, :n].clone(), plain.lengths[i : i + 1], plain.spec, (n,)) for i, n in rows]
+        rows = enumerate(plain.spec.num_frames(count) for count in lengths)
+        return [
+            Representation(plain.values[i : i + 1, :, :n].clone(), plain.lengths[i : i + 1].clamp_max(n), plain.spec, (n,)) for i, n in rows
+        ]
 
     def _batches(self, requests: Sequence[AudioRequest], strength: float, size: int) -> Iterator[tuple[float, Sequence[AudioRequest]]]:
         """Yield the timestep to begin at, and requests that begin there, at most `size` of them, in order."""

@@ -28,7 +28,7 @@ class RequestBuilder:
     Args:
         model: the network.
         contexts: writes the model's prompts.
-        num_samples: S of each clip, at the codec's rate.
+        num_samples: S of each clip, at the codec's rate; more are made if the modality has a window.
         negative_prompt: what to steer away from, or None.
         of: the modality to make; None for the first one.
         keeps_all: whether a clip may be kept as a whole.
@@ -51,6 +51,7 @@ class RequestBuilder:
         self._negative_prompt = negative_prompt
         self._keeps_all = keeps_all
         self.num_samples = num_samples
+        self._samples_made = self._modality.samples_made(num_samples)
 
     def request(
         self,
@@ -79,17 +80,18 @@ class RequestBuilder:
         check_seed(seed)
         given = given or {}
         self._given.check(given)
-        slot = self._contexts.slot(self.num_samples, of=self._modality.name)
+        slot = self._contexts.slot(self._samples_made, of=self._modality.name)
         self._modality.check_frames(slot.num_frames)
-        context = self._contexts.prompt(prompt, slot, clips=self._given.in_prompt(given))
-        negative = self._contexts.without_prompt(slot)
+        seconds = self.num_samples / self._modality.sample_rate
+        context = self._contexts.prompt(prompt, slot, seconds=seconds, clips=self._given.in_prompt(given))
+        negative = self._contexts.without_prompt(slot, seconds=seconds)
         if self._negative_prompt:
-            negative = self._contexts.prompt(self._negative_prompt, slot, name="negative prompt")
+            negative = self._contexts.prompt(self._negative_prompt, slot, seconds=seconds, name="negative prompt")
         lower = self._given.lower_levels(given, slot)
         slot = self._given.with_aligned(slot, given)
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed, lower=lower)
         if varied is not None:
-            clip = self._encode(self._to_codec(varied), self.num_samples)
+            clip = self._encode(self._to_codec(varied), self._samples_made)
             if lower is not None:  # levels that are given stay as they are
                 clip = torch.cat([lower[: self._modality.first_level].to(clip), clip[self._modality.first_level :]])
             request = replace(request, varied=clip)
@@ -97,7 +99,7 @@ class RequestBuilder:
 
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:
         """Add the normalized values `[D, T]` of the kept parts."""
-        waveform, num_samples = self._to_codec(kept.clip), self.num_samples
+        waveform, num_samples = self._to_codec(kept.clip), self._samples_made
         mask = known_frames(
             kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1], may_be_all=self._keeps_all
         )

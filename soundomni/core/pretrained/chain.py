@@ -294,7 +294,7 @@ class Chain:
         made: dict[str, list[Representation]] = {}
         for name in names:
             batches = makers[name].batches(self._asked_of(name, asked, made), size=size, on_step=on_step)
-            made[name] = [clip for batch, _ in batches for clip in makers[name].clips(batch)]
+            made[name] = [clip for batch, lengths in batches for clip in makers[name].clips(batch, lengths)]
         return made
 
     def _asked_of(self, name: str, asked: Sequence[Asked], made: Mapping[str, Sequence[Representation]]) -> list[Asked]:

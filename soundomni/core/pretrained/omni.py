@@ -369,7 +369,7 @@ class SoundOmni:
         self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
-        return [clip for batch, _ in made for clip in maker.clips(batch)]
+        return [clip for batch, lengths in made for clip in maker.clips(batch, lengths)]
 
     def maker(
         self,

@@ -147,6 +147,8 @@ class ModalitySpec:
             training and for guidance.
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
+        window: seconds that are made of shorter clips too, which are then cut: for models that only know clips of one length, padded
+            with silence. Null makes clips as long as they are asked for.
     """
 
     codec: Slot | None = slot("codec", optional=True)
@@ -160,6 +162,7 @@ class ModalitySpec:
     attend: AttendName = "full"
     enters: Enters = switched_off("it to prefix", "prefix")
     aligned: list[str] = field(default_factory=list)
+    window: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

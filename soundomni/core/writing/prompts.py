@@ -57,31 +57,40 @@ class PromptWriter:
         """Modalities of which the prompt can hold a clip."""
         return tuple(self._writer.of(template).name for template in self._writer.prompt if template.audio is not None)
 
-    def prompt(self, text: str, slot: Segment, *, clips: Mapping[str, Segment] | None = None, name: str = "prompt") -> Context:
+    def prompt(
+        self,
+        text: str,
+        slot: Segment,
+        *,
+        seconds: float | None = None,
+        clips: Mapping[str, Segment] | None = None,
+        name: str = "prompt",
+    ) -> Context:
         """Write a prompt in front of the clip that is made.
 
         Args:
             text: what to make; an empty one is left out, as `data.condition_dropout` leaves texts out in training.
             slot: segment of the clip.
+            seconds: length of the clip; None for that of the slot.
             clips: modality → the clip of it that the prompt holds; it has none of a modality that is not named.
             name: what errors call the text.
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        texts = {"caption": text, "seconds": self._seconds(slot)}
+        texts = {"caption": text, "seconds": self._seconds(slot, seconds)}
         context = tuple(self._prompt(texts, clips or {}))
         self._check_prompt(context, slot, name)
         return context
 
-    def without_prompt(self, slot: Segment) -> Context:
+    def without_prompt(self, slot: Segment, *, seconds: float | None = None) -> Context:
         """Write what guidance compares a prompt with: nothing but the conditions that stay, which clips do not attend to."""
-        texts = {"caption": "", "seconds": self._seconds(slot)}
+        texts = {"caption": "", "seconds": self._seconds(slot, seconds)}
         reads = (template for template in self._writer.prompt if template.text is not None and template.of is not None)
         staying = [template for template in reads if self._writer.reads(str(template.of)).stays and "{caption}" not in str(template.text)]
         return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
 
-    def _seconds(self, slot: Segment) -> str:
-        return f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate:g}"
+    def _seconds(self, slot: Segment, seconds: float | None) -> str:
+        return f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate if seconds is None else seconds:g}"
 
     def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
         for template in self._writer.prompt:

@@ -35,7 +35,7 @@ OBJECTIVES: Mapping[str, Objective] = {"v-prediction": "v", "flow-matching": "re
 DENOISER: Objective = "rf_denoiser"
 """What stable-audio-tools calls a rectified flow that was distilled, which is sampled by `pingpong`."""
 SECONDS = 47.5
-"""Length of the clips that a config states for training, which the weights do not depend on."""
+"""Length of the clips that a config states for training a model without a window, which the weights do not depend on."""
 
 
 def export_stable_audio(
@@ -91,7 +91,7 @@ def _config(spec: Spec) -> ModelConfig:
     return ModelConfig(
         sample_rate=codec["sample_rate"],
         channels=codec["channels"],
-        sample_size=_sample_size(codec),
+        sample_size=_sample_size(codec, made.window),
         latent_dim=codec["latent_dim"],
         objective=DENOISER if made.sampler is not None and made.sampler.class_path == "pingpong" else OBJECTIVES[made.objective.class_path],
         backbone=backbone,
@@ -103,10 +103,10 @@ def _config(spec: Spec) -> ModelConfig:
     )
 
 
-def _sample_size(codec: Mapping[str, Any]) -> int:
-    """Return the samples of a clip of SECONDS, rounded to whole frames."""
-    ratio: int = math.prod(codec["strides"])
-    return ratio * round(SECONDS * float(codec["sample_rate"]) / ratio)
+def _sample_size(codec: Mapping[str, Any], window: float | None) -> int:
+    """Return the samples of the clips that a model makes: those of its window, or of SECONDS, rounded to whole frames."""
+    rate, ratio = float(codec["sample_rate"]), int(math.prod(codec["strides"]))
+    return round(window * rate) if window is not None else ratio * round(SECONDS * rate / ratio)
 
 
 def _condition(name: str, spec: ModalitySpec) -> Condition:

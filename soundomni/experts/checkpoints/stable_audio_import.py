@@ -205,6 +205,7 @@ def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> d
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
         "sampler": SAMPLERS[config.objective],
         "guidance": {"scale": scale},
+        "window": config.sample_size / config.sample_rate,
     }
     texts = [one for one in config.conditions if one.kind == T5]
     prompt = [{"text": "{caption}", "of": one.id} for one in texts]
