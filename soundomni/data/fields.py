@@ -114,15 +114,13 @@ class FieldFinder:
         return self._found[names]
 
     def check_seen(self, name: str) -> None:
-        """Raise DataError if the map names a column that no record of the table `name` has."""
+        """Raise DataError if the map names a column that no record has; `name` is what the records come from."""
         for role, columns in self._given.items():
             parts = [part for column in columns for part in (names_in(column) if role == "path" else (column,))]
             for column in parts:
                 if column not in self.seen and len(self.seen) < _MOST_SEEN:
                     near = did_you_mean(column, self.seen)
-                    raise DataError(
-                        f"{self._where}.{role} is '{column}'; expected a column of '{name}', which has {self._columns()}.{near}"
-                    )
+                    raise DataError(f"{self._where}.{role} is '{column}'; expected a column of {name}, which has {self._columns()}.{near}")
 
     def _columns(self) -> str:
         return few(tuple(self.seen), most=12) if self.seen else "none"

@@ -96,7 +96,7 @@ class Manifest(Dataset):
             part = self._part_of(row)
             if part is not None:
                 parts.append(part)
-        finder.check_seen(self._table.name)
+        finder.check_seen(f"'{self._table.name}'")
         self._items, self._cuts = self._listed(parts)
         self._skipped.sort(key=lambda skip: (skip.key, skip.reason))
         if not self._items:

@@ -25,7 +25,7 @@ MOST_TEXT = 4_000_000
 
 _MOST_TEXTS = 1 << 30  # bytes of a column of texts in a row group, as the footer announces them
 _ROWS = 64  # rows that are turned into records at a time
-_BATCH_BYTES = 1 << 25  # bytes of audio that are read at a time, about
+_BATCH_BYTES = 1 << 23  # bytes of audio that are read at a time, about
 _MOST_BATCH = 64
 _BUFFER = 1 << 16  # with one, a column is read in pieces instead of whole
 _MOST_DEPTH = 4

@@ -145,7 +145,7 @@ class _Archive:
             if after > self._size:
                 raise _Damaged("the archive is truncated in a long header")
             return after, said
-        name = self._name(said.name if said.name is not None else _short_name(head))
+        name = _text(said.name if said.name is not None else _short_name(head), said)
         size = said.size if said.size is not None and kind not in _OTHERS else size
         if first + size > self._size:
             self.found.cut = name
@@ -169,9 +169,6 @@ class _Archive:
         else:
             reason, group = _OTHERS.get(kind, (f"it is a member of type {kind!r}, which is not read", "other members of archives"))
             self.found.skipped.append(Skip(key, reason, "unsuitable", group))
-
-    def _name(self, raw: bytes) -> str:
-        return raw.split(b"\0")[0].decode("utf-8", "backslashreplace")
 
     def _check_end(self, position: int) -> None:
         """Note another archive after the end of this one: its clips would be lost silently."""
@@ -217,6 +214,16 @@ def _short_name(head: bytes) -> bytes:
     name = head[:100].split(b"\0")[0]
     prefix = head[345:500].split(b"\0")[0] if head[257:263] == b"ustar\0" else b""
     return prefix + b"/" + name if prefix else name
+
+
+def _text(raw: bytes, said: _Extended) -> str:
+    """Return a name as text; one that is not UTF-8 is a fault."""
+    name = raw.split(b"\0")[0]
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        said.fault = said.fault or "its name is not text in UTF-8"
+        return name.decode("utf-8", "replace")
 
 
 def _read_pax(data: bytes, said: _Extended) -> None:
