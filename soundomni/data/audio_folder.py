@@ -166,7 +166,11 @@ class AudioFolder(Dataset):
         told = [_why_mute(table, self._skipped) for table in tables]
         if not told:
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
-            told += [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}"] if listing.other_tables else []
+            told += (
+                [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}, or use the dataset manifest"]
+                if listing.other_tables
+                else []
+            )
             told += listing.unread_sidecars(keys)[:_MOST_NAMED]
         why = "; ".join(told).replace("?; ", "? ")
         return f"{start} has a caption: {why}{'' if why.endswith('?') else '.'} To use files without captions, set captions to false"

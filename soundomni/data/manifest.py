@@ -55,8 +55,9 @@ class Manifest(Dataset):
 
     Usual column names are recognized in any case:
 
-    - the path: `file_name`, `audio_filepath`, a column that ends with `_file_name`, or one of the other names that
-      audio-folder suggests. The columns `youtube_id` and `start_time` name AudioCaps' clips, `{youtube_id}_{start_time}.wav`.
+    - the path: `file_name`, `audio_filepath`, or a column that ends with `_file_name`; without these, one of `path`,
+      `audio`, `file`, `filename`, `wav` and similar names. The columns `youtube_id` and `start_time` name AudioCaps' clips,
+      `{youtube_id}_{start_time}.wav`.
     - captions: `prompt`, `caption`, `text`, `captions`, and numbered ones such as `caption_1`; without these, one of
       `transcription`, `transcript`, `sentence`, `normalized_text`, `description`, `raw_text`.
     - a part of the file, in seconds: `start` or `offset`, and `duration` or `end`.
