@@ -62,8 +62,8 @@ class Parquet(Dataset):
         captions: whether an item needs a caption or a question; if not, items without them are kept for tasks that need
             none.
         cache_mb: megabytes of row groups to keep in memory.
-        index_dir: folder for the indices. By default it is soundomni/indices in the user's cache folder (XDG_CACHE_HOME, or
-            ~/.cache), and they are only kept in memory if it cannot be written; "memory" never writes them.
+        index_dir: folder for the indices; by default ~/.cache/soundomni/indices, or the same in XDG_CACHE_HOME. If it cannot
+            be written, they are only kept in memory; "memory" never writes them.
 
     Damaged rows, row groups and shards, and rows without bytes, are left out and listed in `skipped`. Paths in the rows are
     never opened.

@@ -68,7 +68,7 @@ def _header(data: bytes | None, name: str) -> Header:
     try:
         num_samples, rate, _ = audio_info(Embedded(name, data))
     except UnreadableAudioError as error:
-        return Header(name=name, fault=message_of(error))
+        return Header(name=name, fault=message_of(error).removeprefix(f"cannot read '{name}': "))
     return Header(num_samples, rate, name)
 
 

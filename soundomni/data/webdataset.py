@@ -86,8 +86,8 @@ class WebDataset(Dataset):
         fields: {captions: COLUMN or columns} of the JSON objects, for other names than the usual ones.
         captions: whether an item needs a caption or a question; if not, items without them are kept for tasks that need
             none.
-        index_dir: folder for the indices. By default it is soundomni/indices in the user's cache folder (XDG_CACHE_HOME, or
-            ~/.cache), and they are only kept in memory if it cannot be written; "memory" never writes them.
+        index_dir: folder for the indices; by default ~/.cache/soundomni/indices, or the same in XDG_CACHE_HOME. If it cannot
+            be written, they are only kept in memory; "memory" never writes them.
 
     Links, devices, members whose name is absolute or leads out of the archive, JSON and text files above 4 MB, and audio
     that cannot be read are left out and listed in `skipped`. A truncated or damaged shard is listed with the place, and
@@ -286,7 +286,7 @@ def _header(shard: Path, member: Member) -> _Header:
     try:
         num_samples, rate, _ = audio_info(Embedded(member.name, shard, member.first, member.first + member.size))
     except UnreadableAudioError as error:
-        return _Header(fault=message_of(error))
+        return _Header(fault=message_of(error).removeprefix(f"cannot read '{member.name}': "))
     return _Header(num_samples, rate)
 
 
