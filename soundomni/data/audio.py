@@ -21,6 +21,9 @@ SUFFIXES = (
 )
 """Suffixes of the files that count as audio in listings."""
 
+HEADER_THREADS = 8
+"""Threads that read headers: opening many small files waits for the disk or the network, not for the processor."""
+
 MOST_DECODED = 2**29
 """Number of bytes of float32 that any file may decode to."""
 

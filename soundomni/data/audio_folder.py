@@ -14,14 +14,13 @@ import numpy as np
 from soundomni.core.errors import DataError, UnreadableAudioError, message_of, none_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.data.audio import SUFFIXES, audio_info, read_audio
+from soundomni.data.audio import HEADER_THREADS, SUFFIXES, audio_info, read_audio
 from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
 from soundomni.data.file_names import Names
 from soundomni.data.folder_listing import TABLES, Listing, check_patterns, list_folder, matches
 from soundomni.data.text_files import few, read_text
 
 _MOST_NAMED = 3  # files named in an error
-_HEADER_THREADS = 8  # opening many small files waits for the disk or the network, not for the processor
 
 
 class AudioFolder(Dataset):
@@ -78,7 +77,7 @@ class AudioFolder(Dataset):
             raise DataError(f"no audio files in {place(path)}{_looked_for(recursive, include, exclude, file_list)}{self._first_skip()}")
         # A table may only describe files that are not wanted; its faults do not matter then.
         tables = [read_table(self._root, name, names) for name in listing.tables if _is_about(name, keys)]
-        with ThreadPoolExecutor(_HEADER_THREADS) as threads:
+        with ThreadPoolExecutor(HEADER_THREADS) as threads:
             found = threads.map(lambda key: self._examine(key, listing, tables), keys)
             self._items = tuple(item for item in found if item is not None)
         if file_list is None:

@@ -102,12 +102,17 @@ def read_sidecar(path: Path) -> Notes:
         text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
         if path.suffix.lower() == ".json":
             return notes_of(_known(parse_json(text)))
-        captions = (text_of(line, "caption") for line in text.splitlines())
-        return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
+        return notes_in_lines(text)
     except OSError as error:
         raise ValueError(f"{path.name}: it cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def notes_in_lines(text: str) -> Notes:
+    """Return the captions of a text, one on each line that is not blank. Raise ValueError."""
+    captions = (text_of(line, "caption") for line in text.splitlines())
+    return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
 
 
 def merge(audio: str, places: Mapping[str, Notes]) -> Notes:

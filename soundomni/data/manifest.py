@@ -5,6 +5,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from soundomni.core.errors import DataError, UnreadableAudioError, message_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.data.audio import audio_info, read_audio
+from soundomni.data.audio import HEADER_THREADS, audio_info, read_audio
 from soundomni.data.captions import Gathered, Notes
 from soundomni.data.fields import FieldFinder
 from soundomni.data.file_names import Names
@@ -26,7 +27,6 @@ from soundomni.data.reports import why_unusable
 from soundomni.data.text_files import few
 
 ROLES = ("path", "captions", "start", "end", "duration", "seconds")
-_HEADER_THREADS = 8  # opening many small files waits for the disk or the network, not for the processor
 _USUAL_FILES = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _ROUNDING = 0.01  # seconds by which a duration with two digits is off
@@ -88,7 +88,8 @@ class Manifest(Dataset):
     ) -> None:
         finder = FieldFinder(fields, roles=ROLES)
         self._table = _find_table(path)
-        self._root = _find_root(self._table, root)
+        found = _find_root(self._table, root)
+        self._root = Path(os.path.normpath(found.absolute()))  # absolute paths are compared with it, and have no `..`
         self._names = Names(())
         self._needs_captions = captions
         self._skipped: list[Skip] = []
@@ -157,7 +158,7 @@ class Manifest(Dataset):
     def _listed(self, parts: list[_Part]) -> tuple[tuple[Item, ...], tuple[tuple[str, int, bool], ...]]:
         """Return the items, and of each (key of its file, first sample, whether it is the whole file)."""
         keys = sorted({part.key for part in parts})
-        with ThreadPoolExecutor(_HEADER_THREADS) as threads:
+        with ThreadPoolExecutor(HEADER_THREADS) as threads:
             headers = {key: header for key, header in zip(keys, threads.map(self._header, keys), strict=True) if header is not None}
         gathered: dict[tuple[str, int, int], Gathered] = {}
         for part in parts:
@@ -227,7 +228,7 @@ def _find_root(table: Path, root: str | None) -> Path:
     if root is not None:
         folder = local_path(root)
         if not folder.is_dir():
-            raise DataError(f"root is {place(root)}, which is not a folder; expected the folder in which the paths of '{table.name}' start")
+            raise DataError(f"root is {place(root)}, which is not a folder; expected the one in which the paths of '{table.name}' start")
         return folder
     listed = fairseq_root(table)
     if listed is None:

@@ -15,7 +15,7 @@ from soundomni.data.captions import CAPTION_KEYS, QUESTION_KEYS, cell_of
 from soundomni.data.fields import FieldFinder, Fields
 from soundomni.data.parquet_files import MetadataReader
 from soundomni.data.tables import Table
-from soundomni.data.text_files import kind_of, parse_json
+from soundomni.data.text_files import compression_of, kind_of, parse_json
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MOST_ROW_BYTES = 4_000_000
@@ -23,7 +23,6 @@ MOST_ROW_BYTES = 4_000_000
 
 _FAIRSEQ = re.compile(r"[^\t\n]+\t\d{1,12}")
 _HEAD = 1 << 16
-_ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _check_text(path: Path) -> None:
     head = _head(path)
     if not head.strip():
         raise DataError(f"'{path}' is empty; expected a row for each clip")
-    archive = next((name for magic, name in _ARCHIVES.items() if head.startswith(magic)), None)
+    archive = compression_of(head)
     if archive is not None:
         raise DataError(f"'{path}' is compressed ({archive}); expected text. Unpack it")
     if head.startswith(b"\x80") or (head.count(0) * 4 > len(head)):

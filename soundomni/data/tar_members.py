@@ -13,6 +13,7 @@ from pathlib import Path
 from soundomni.core.errors import DataError, one_line
 from soundomni.core.files.small_files import open_regular
 from soundomni.core.interfaces import Skip
+from soundomni.data.text_files import compression_of
 
 BLOCK = 512
 _MOST_NAME = 1 << 16  # bytes of a long name, or of a pax header
@@ -26,7 +27,6 @@ _OTHERS = {
     b"4": ("it is a device", "devices in archives"),
     b"6": ("it is a pipe", "devices in archives"),
 }
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Archive:
         head = self._read(0, BLOCK)
         if not head:
             raise DataError(f"cannot read '{path}': the file is empty")
-        compressed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
+        compressed = compression_of(head)
         if compressed is not None:
             raise DataError(f"cannot read '{path}': it is compressed ({compressed}); expected an uncompressed tar archive. Unpack it")
         if len(head) == BLOCK and head.strip(b"\0") and not _is_header(head):

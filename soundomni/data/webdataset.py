@@ -18,8 +18,8 @@ from soundomni.core.errors import DataError, UnreadableAudioError, message_of
 from soundomni.core.files.paths import place
 from soundomni.core.files.small_files import open_regular
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.data.audio import SUFFIXES, audio_info, read_audio
-from soundomni.data.captions import Notes, merge, text_of
+from soundomni.data.audio import HEADER_THREADS, SUFFIXES, audio_info, read_audio
+from soundomni.data.captions import Notes, merge, notes_in_lines
 from soundomni.data.decoder import Embedded
 from soundomni.data.fields import FieldFinder
 from soundomni.data.folder_listing import unread_format
@@ -30,7 +30,6 @@ from soundomni.data.shard_listing import list_shards
 from soundomni.data.tar_members import Member, scan
 from soundomni.data.text_files import few, kind_of, parse_json
 
-_HEADER_THREADS = 8  # reading many headers waits for the disk or the network, not for the processor
 _TEXTS = ("json", "txt")
 _MOST_AUDIO_BYTES = 1 << 32
 _KINDS: Mapping[str, Literal["unreadable", "missing", "no caption", "unsuitable"]] = {
@@ -170,7 +169,7 @@ class WebDataset(Dataset):
         found = scan(shard, key)
         contents = _Contents(found.members, {}, found.skipped, found.cut)
         audio = [member for member in found.members if _is_audio(member.name)]
-        with ThreadPoolExecutor(_HEADER_THREADS) as threads:
+        with ThreadPoolExecutor(HEADER_THREADS) as threads:
             headers = threads.map(lambda member: _header(shard, member), audio)
             contents.headers = {member.name: header for member, header in zip(audio, headers, strict=True)}
         index.write(shard, identity, _to_json(contents, key))
@@ -238,7 +237,7 @@ class WebDataset(Dataset):
             file.seek(member.first)
             try:
                 text = file.read(member.size).decode("utf-8-sig")
-                places[f".{extension}"] = self._record(text) if extension == "json" else _lines(text)
+                places[f".{extension}"] = self._record(text) if extension == "json" else notes_in_lines(text)
             except ValueError as error:
                 raise ValueError(f".{extension}: {message_of(error)}") from error
         return merge(name, places)
@@ -248,11 +247,6 @@ class WebDataset(Dataset):
         if not isinstance(record, dict):
             raise ValueError(f"expected an object, found {kind_of(record)}")
         return self._finder.find(record).notes(record)
-
-
-def _lines(text: str) -> Notes:
-    captions = (text_of(line, "caption") for line in text.splitlines())
-    return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -250,6 +250,17 @@ def test_a_root_is_where_paths_start_and_end(sounds, tmp_path):
         Manifest(path=path, root=str(sounds / "none"))
 
 
+def test_a_relative_root_takes_absolute_paths_too(sounds, monkeypatch):
+    monkeypatch.chdir(sounds / "sub")
+    path = lines(sounds / "sub", {"path": str(sounds / "b.flac"), "text": "y"}, {"path": "a.wav", "text": "x"})
+    data = Manifest(path=path, root="..")
+    assert list(items_of(data)) == ["a.wav", "b.flac"]
+    monkeypatch.chdir(sounds)
+    assert data.load(0)[0].shape == (1, RATE)
+    lines(sounds, {"path": str(sounds / "b.flac"), "text": "y"})
+    assert len(Manifest(path="sub/../data.jsonl")) == 1
+
+
 def test_files_that_have_no_decoder_are_counted_by_format(sounds):
     (sounds / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     (sounds / "y.wav").write_bytes(b"\0\0\0\x20ftypM4A ")
